@@ -1,0 +1,198 @@
+//! Docker's config directory, and what is read of it.
+//!
+//! Source: docker/cli `cli/config`. Read as docker reads it: keys in any case, only the first JSON
+//! value of the file, an empty file is an empty config. Better than docker where that loses
+//! something: one bad entry of `auths` costs that entry, not random others. Never written here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+use serde_json::{Map, Value};
+
+use crate::secret::Secret;
+
+/// The keys of `config.json` that matter for a push.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// The file itself, whether it exists or not.
+    pub path: PathBuf,
+    /// `auths`, by registry as it is spelled in the file.
+    pub auths: BTreeMap<String, AuthEntry>,
+    /// `credsStore`: the credential helper for every registry.
+    pub credentials_store: Option<String>,
+    /// `credHelpers`: the helper for one registry; an empty name means `auths`.
+    pub credential_helpers: BTreeMap<String, String>,
+    pub current_context: Option<String>,
+}
+
+/// One entry of `auths`, not yet decoded.
+#[derive(Debug, Default)]
+pub struct AuthEntry {
+    /// base64 of `user:password`.
+    pub auth: Option<Secret>,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub identity_token: Option<Secret>,
+    pub registry_token: Option<Secret>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read `{}`", path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{}` is no JSON that docker would read", path.display())]
+    Malformed {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("`{key}` in `{}` is not what docker expects there", path.display())]
+    WrongType { path: PathBuf, key: &'static str },
+    #[error("no home directory: set DOCKER_CONFIG or HOME")]
+    NoHome,
+}
+
+/// Docker's config directory: `--config`, else `DOCKER_CONFIG`, else `~/.docker`.
+///
+/// An empty variable counts as unset.
+///
+/// # Errors
+/// [`ConfigError::NoHome`] if there is nothing to go by.
+pub fn directory(flag: Option<&Path>) -> Result<PathBuf, ConfigError> {
+    let variable = || env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let home =
+        || env::home_dir().filter(|home| !home.as_os_str().is_empty()).map(|home| home.join(".docker"));
+    flag.map(Path::to_owned).or_else(variable).or_else(home).ok_or(ConfigError::NoHome)
+}
+
+impl Config {
+    /// What a missing file means.
+    pub fn empty(directory: &Path) -> Self {
+        Self { path: directory.join("config.json"), ..Self::default() }
+    }
+
+    /// Reads `config.json` of this directory.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be understood; a missing or empty one is an empty config.
+    pub fn load(directory: &Path) -> Result<Self, ConfigError> {
+        let mut config = Self::empty(directory);
+        let bytes = match fs::read(&config.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(config),
+            Err(source) => return Err(ConfigError::Unreadable { path: config.path, source }),
+        };
+        let mut values = serde_json::Deserializer::from_slice(&bytes).into_iter::<Value>();
+        match values.next() {
+            None => {}
+            Some(Ok(value)) => config.read(&value)?,
+            Some(Err(source)) => return Err(ConfigError::Malformed { path: config.path, source }),
+        }
+        Ok(config)
+    }
+
+    fn read(&mut self, value: &Value) -> Result<(), ConfigError> {
+        let wrong = |key| ConfigError::WrongType { path: self.path.clone(), key };
+        let text = |key| match field(value, key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
+            Some(_) => Err(wrong(key)),
+        };
+        let object = |key| match field(value, key) {
+            None | Some(Value::Null) => Ok(Map::new()),
+            Some(Value::Object(map)) => Ok(map.clone()),
+            Some(_) => Err(wrong(key)),
+        };
+        if !value.is_object() {
+            return Err(wrong("the file"));
+        }
+        let credentials_store = text("credsStore")?;
+        let current_context = text("currentContext")?;
+        let helpers = object("credHelpers")?;
+        let auths = object("auths")?;
+        self.credential_helpers =
+            helpers.into_iter().filter_map(|(key, name)| Some((key, name.as_str()?.to_owned()))).collect();
+        self.auths = auths.into_iter().map(|(key, entry)| (key, AuthEntry::read(&entry))).collect();
+        self.credentials_store = credentials_store;
+        self.current_context = current_context;
+        Ok(())
+    }
+}
+
+impl AuthEntry {
+    fn read(entry: &Value) -> Self {
+        let text = |key| {
+            field(entry, key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+        };
+        let secret = |key| text(key).map(Secret::new);
+        Self {
+            auth: secret("auth"),
+            username: text("username"),
+            password: secret("password"),
+            identity_token: secret("identitytoken"),
+            registry_token: secret("registrytoken"),
+        }
+    }
+}
+
+/// The value of a key, in any case, as Go's JSON finds it; the exact spelling goes first.
+pub fn field<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
+    let map = object.as_object()?;
+    map.get(key).or_else(|| map.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, value)| value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("config.json"), text).unwrap();
+        Config::load(directory.path())
+    }
+
+    #[test]
+    fn reads_what_docker_reads() {
+        let text = r#"{"AUTHS":{"localhost:1":{"Auth":"Ym9iOng=","identityToken":""},"h":null},
+            "credsstore":"pass","credHelpers":{"ghcr.io":"gh","plain.example.com":""},
+            "currentContext":"far","plugins":{"x":{"y":"z"}}} trailing"#;
+        let config = load(text).unwrap();
+        assert_eq!(config.auths["localhost:1"].auth.as_ref().unwrap().expose(), "Ym9iOng=");
+        assert!(config.auths["localhost:1"].identity_token.is_none(), "empty means none");
+        assert!(config.auths["h"].auth.is_none());
+        assert_eq!(config.credentials_store.as_deref(), Some("pass"));
+        assert_eq!(config.credential_helpers["ghcr.io"], "gh");
+        assert_eq!(config.credential_helpers["plain.example.com"], "");
+        assert_eq!(config.current_context.as_deref(), Some("far"));
+    }
+
+    #[test]
+    fn nothing_there_is_an_empty_config() {
+        for text in ["", " \n", "{}"] {
+            let config = load(text).unwrap();
+            assert!(config.auths.is_empty() && config.credentials_store.is_none(), "{text:?}");
+        }
+        let nowhere = tempfile::tempdir().unwrap();
+        assert!(Config::load(nowhere.path()).unwrap().auths.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_that_names_the_file() {
+        for text in ["{", "\u{feff}{}", "[]", r#"{"auths":[]}"#, r#"{"credsStore":5}"#] {
+            let error = load(text).unwrap_err();
+            assert!(error.to_string().contains("config.json`"), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let config = load(r#"{"auths":{"h":{"auth":"c2VjcmV0","password":"geheim"}}}"#).unwrap();
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("c2VjcmV0") && !shown.contains("geheim"), "{shown}");
+    }
+}

@@ -1,0 +1,140 @@
+//! Asking for a login at the terminal.
+//!
+//! Prompts go to the terminal itself, never to stdout. The password is read by rpassword, which
+//! puts the terminal into raw mode and leaves it there when a signal ends the process, and which
+//! prints its prompt while the terminal still echoes. So [`TerminalGuard`] takes the echo away
+//! before, and puts everything back on every way out.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Read, Write};
+
+use rustix::process::getpgrp;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+
+use super::Credentials;
+use crate::secret::Secret;
+use crate::text::clean;
+
+const TERMINAL: &str = "/dev/tty";
+
+#[derive(Debug, thiserror::Error)]
+pub enum PromptError {
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+    /// Ctrl-D, or the terminal is gone.
+    #[error("no answer was given")]
+    NoAnswer,
+    #[error("cannot ask at the terminal")]
+    Terminal(#[source] io::Error),
+}
+
+/// Somebody who can be asked.
+#[derive(Debug)]
+pub struct Terminal(());
+
+impl Terminal {
+    /// The terminal, if there is one to ask on: stdin and stderr belong to it, and this process
+    /// is in its foreground (in the background a read would stop it).
+    pub fn find() -> Option<Self> {
+        let attended = io::stdin().is_terminal() && io::stderr().is_terminal();
+        let foreground = || tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp());
+        (attended && foreground() && File::open(TERMINAL).is_ok()).then_some(Self(()))
+    }
+
+    /// Asks for user name and password. `username`: what Enter alone means. `Ok(None)`: a name or
+    /// a password was left empty.
+    ///
+    /// Cancel-safe as far as the terminal goes: dropping the future restores its settings, though
+    /// the thread that reads from it stays until the process ends.
+    ///
+    /// # Errors
+    /// Ctrl-C, Ctrl-D, or a terminal that cannot be used.
+    pub async fn ask(&self, username: Option<&str>) -> Result<Option<Credentials>, PromptError> {
+        let mut guard = TerminalGuard::new().map_err(PromptError::Terminal)?;
+        let default = username.map(str::to_owned);
+        let name = tokio::task::spawn_blocking(move || ask_username(default)).await;
+        let Some(username) = name.unwrap_or(Err(PromptError::NoAnswer))? else {
+            guard.line_ended = true;
+            return Ok(None);
+        };
+        guard.hide_echo().map_err(PromptError::Terminal)?;
+        let password =
+            tokio::task::spawn_blocking(ask_password).await.unwrap_or(Err(PromptError::NoAnswer))?;
+        guard.line_ended = true;
+        Ok(password.map(|password| Credentials::Basic { username, password }))
+    }
+}
+
+fn ask_username(default: Option<String>) -> Result<Option<String>, PromptError> {
+    let label = default
+        .as_ref()
+        .map_or_else(|| "Username: ".to_owned(), |name| format!("Username ({}): ", clean(name)));
+    let typed = read_line(&label).map_err(sort)?;
+    Ok(Some(typed.trim().to_owned()).filter(|typed| !typed.is_empty()).or(default))
+}
+
+fn ask_password() -> Result<Option<Secret>, PromptError> {
+    let password = Secret::new(rpassword::prompt_password("Password: ").map_err(sort)?);
+    Ok(Some(password).filter(|password| !password.expose().is_empty()))
+}
+
+fn sort(error: io::Error) -> PromptError {
+    match error.kind() {
+        io::ErrorKind::Interrupted => PromptError::Interrupted,
+        io::ErrorKind::UnexpectedEof => PromptError::NoAnswer,
+        _ => PromptError::Terminal(error),
+    }
+}
+
+/// A line from the terminal, with echo. Byte by byte: what is typed ahead is the password's.
+fn read_line(label: &str) -> io::Result<String> {
+    let mut terminal = OpenOptions::new().read(true).write(true).open(TERMINAL)?;
+    terminal.write_all(label.as_bytes())?;
+    let mut line = Vec::new();
+    let mut byte = [0];
+    loop {
+        match terminal.read(&mut byte) {
+            Ok(0) if line.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) => break,
+            Ok(_) if byte[0] == b'\n' => break,
+            Ok(_) => line.push(byte[0]),
+            // A signal that the process goes on after, such as a resize.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Puts the terminal back as it was, the cursor on a line of its own.
+struct TerminalGuard {
+    terminal: File,
+    settings: Termios,
+    /// The last answer was ended by Enter, so the cursor is not behind a prompt.
+    line_ended: bool,
+}
+
+impl TerminalGuard {
+    fn new() -> io::Result<Self> {
+        let terminal = OpenOptions::new().read(true).write(true).open(TERMINAL)?;
+        let settings = tcgetattr(&terminal)?;
+        Ok(Self { terminal, settings, line_ended: false })
+    }
+
+    fn hide_echo(&self) -> io::Result<()> {
+        let mut settings = self.settings.clone();
+        settings.local_modes.remove(LocalModes::ECHO);
+        Ok(tcsetattr(&self.terminal, OptionalActions::Now, &settings)?)
+    }
+}
+
+impl Drop for TerminalGuard {
+    fn drop(&mut self) {
+        // Nothing can be done for a terminal that is gone.
+        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.settings);
+        if !self.line_ended {
+            let _ = self.terminal.write_all(b"\n");
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! The engine's lines, and what each of them says.
+//!
+//! A push answers with JSON objects one after the other. They may be split or joined anywhere:
+//! engines end each with CRLF or LF, proxies cut them where they like.
+//!
+//! Source: moby `api/types/jsonstream` and `auxprogress`, and `daemon/containerd/progress.go`.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::text::clean;
+
+/// What one object of the stream says. All text in it is [`clean`], except [`Event::Refused`]'s.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A layer changed, or moved on. `id`: 12 hex digits of its diff ID or digest.
+    Layer { id: String, state: LayerState },
+    /// `TAG: digest: … size: …`: the registry took the manifest. `size`: of the manifest, in bytes.
+    Pushed { tag: String, digest: String, size: u64 },
+    /// The engine had only one platform of the image, and pushed that under the tag.
+    PlatformInsteadOfIndex,
+    /// Blobs of the image are not in the engine's store; an error line follows.
+    ContentMissing,
+    /// The push failed. The engine's own text, unclean, for [`crate::failure`] to read.
+    Refused { message: String },
+    /// Any other status line.
+    Note { text: String },
+}
+
+/// What happens to one layer. Sizes are in bytes, of the uncompressed layer on the classic store,
+/// of the blob on the containerd store. `current` may exceed `total`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LayerState {
+    Preparing,
+    Waiting,
+    Pushing {
+        current: u64,
+        total: u64,
+    },
+    Pushed,
+    AlreadyExists,
+    MountedFrom(String),
+    /// The engine tries this layer again by itself.
+    Retrying {
+        seconds: u64,
+    },
+    /// The engine's words are no documented API: keep and show one we do not know.
+    Other(String),
+}
+
+impl LayerState {
+    fn from_status(status: &str, progress: Progress) -> Self {
+        if let Some(from) = status.strip_prefix("Mounted from ") {
+            return Self::MountedFrom(clean(from));
+        }
+        let seconds = status.strip_prefix("Retrying in ").and_then(|s| s.split(' ').next()?.parse().ok());
+        if let Some(seconds) = seconds {
+            return Self::Retrying { seconds };
+        }
+        match status {
+            "Preparing" => Self::Preparing,
+            "Waiting" => Self::Waiting,
+            "Pushing" => Self::Pushing { current: progress.current(), total: progress.total() },
+            "Pushed" => Self::Pushed,
+            // The classic store's words, then the containerd store's.
+            "Layer already exists" | "Already exists" => Self::AlreadyExists,
+            other => Self::Other(clean(other)),
+        }
+    }
+
+    /// Nothing more will happen to the layer.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Pushed | Self::AlreadyExists | Self::MountedFrom(_))
+    }
+}
+
+impl fmt::Display for LayerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Preparing => f.write_str("Preparing"),
+            Self::Waiting => f.write_str("Waiting"),
+            Self::Pushing { .. } => f.write_str("Pushing"),
+            Self::Pushed => f.write_str("Pushed"),
+            Self::AlreadyExists => f.write_str("Layer already exists"),
+            Self::MountedFrom(repository) => write!(f, "Mounted from {repository}"),
+            Self::Retrying { seconds } => write!(f, "Retrying in {seconds} seconds"),
+            Self::Other(status) => f.write_str(status),
+        }
+    }
+}
+
+/// One object as sent. Unknown fields are ignored, wrong numbers clamped.
+#[derive(Deserialize)]
+struct Message {
+    status: Option<String>,
+    id: Option<String>,
+    #[serde(rename = "progressDetail")]
+    progress: Option<Progress>,
+    #[serde(rename = "errorDetail")]
+    error_detail: Option<ErrorDetail>,
+    /// The older copy of `errorDetail.message`; some engines send it alone.
+    error: Option<String>,
+    aux: Option<Value>,
+}
+
+/// `f64`, since that takes any JSON number: negative ones and those past 2^64 are clamped by `as`.
+#[derive(Clone, Copy, Default, Deserialize)]
+struct Progress {
+    current: Option<f64>,
+    total: Option<f64>,
+}
+
+impl Progress {
+    fn current(self) -> u64 {
+        self.current.unwrap_or_default() as u64
+    }
+
+    fn total(self) -> u64 {
+        self.total.unwrap_or_default() as u64
+    }
+}
+
+#[derive(Deserialize)]
+struct ErrorDetail {
+    #[serde(default)]
+    message: String,
+}
+
+impl Message {
+    /// podman puts `aux` beside `status` in one object, so one object can be several events.
+    fn report(self, on_event: &mut impl FnMut(Event)) {
+        if let Some(event) = self.aux.as_ref().and_then(from_aux) {
+            on_event(event);
+        }
+        let detail = self.error_detail.map(|detail| detail.message).filter(|text| !text.is_empty());
+        if let Some(message) = detail.or(self.error) {
+            on_event(Event::Refused { message });
+        } else if let Some(status) = self.status {
+            on_event(match self.id.filter(|id| !id.is_empty()) {
+                Some(id) => {
+                    let state = LayerState::from_status(&status, self.progress.unwrap_or_default());
+                    Event::Layer { id: clean(&id), state }
+                }
+                None => from_digest_line(&status).unwrap_or_else(|| Event::Note { text: clean(&status) }),
+            });
+        }
+    }
+}
+
+/// `1: digest: sha256:… size: 528`, from `status` alone: texts of errors carry faked ones.
+fn from_digest_line(status: &str) -> Option<Event> {
+    let (tag, rest) = status.split_once(": digest: ")?;
+    let (digest, size) = rest.split_once(" size: ")?;
+    let size = size.trim().parse().ok()?;
+    pushed(tag, digest, size)
+}
+
+fn from_aux(aux: &Value) -> Option<Event> {
+    let holds = |key: &str| aux.get(key).and_then(Value::as_bool) == Some(true);
+    if holds("contentMissing") {
+        return Some(Event::ContentMissing);
+    }
+    if holds("manifestPushedInsteadOfIndex") {
+        return Some(Event::PlatformInsteadOfIndex);
+    }
+    let text = |key: &str| aux.get(key).and_then(Value::as_str);
+    pushed(text("Tag")?, text("Digest")?, aux.get("Size").and_then(Value::as_u64).unwrap_or_default())
+}
+
+fn pushed(tag: &str, digest: &str, size: u64) -> Option<Event> {
+    let (algorithm, hex) = digest.split_once(':')?;
+    let fits = algorithm.bytes().all(|b| b.is_ascii_alphanumeric())
+        && hex.len() >= 32
+        && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    fits.then(|| Event::Pushed { tag: clean(tag), digest: digest.to_owned(), size })
+}
+
+/// Why what came is not a stream of an engine.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("the engine's answer is no JSON: `{start}`")]
+    NotJson { start: String },
+    #[error("the engine sent an object that cannot be read ({reason}): `{start}`")]
+    Malformed { start: String, reason: String },
+    #[error("the engine sent an object of more than {} MB", MAX_OBJECT / 1_000_000)]
+    TooLong,
+    #[error("the engine's answer ends in the middle of an object: `{start}`")]
+    Truncated { start: String },
+}
+
+/// Real lines reach 200 kB (a proxy's page inside an error); past this nothing good is meant.
+const MAX_OBJECT: usize = 8_000_000;
+
+/// Cuts the bytes of a stream into objects, and each object into events.
+///
+/// Holds at most one unfinished object, so memory stays flat however long the stream.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The object that the last bytes left unfinished.
+    unfinished: Vec<u8>,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Decoder {
+    /// Takes the next bytes, and hands over what they complete.
+    ///
+    /// # Errors
+    /// Once for a stream: after an error nothing more can be read from it.
+    pub fn decode(&mut self, bytes: &[u8], mut on_event: impl FnMut(Event)) -> Result<(), DecodeError> {
+        let mut start = 0;
+        for (at, byte) in bytes.iter().enumerate() {
+            if self.depth == 0 {
+                match byte {
+                    b'{' => (self.depth, start) = (1, at),
+                    byte if byte.is_ascii_whitespace() => {}
+                    _ => return Err(DecodeError::NotJson { start: excerpt(&bytes[at..]) }),
+                }
+            } else if self.ends_object(*byte) {
+                let object = &bytes[start..=at];
+                if self.unfinished.is_empty() {
+                    report(object, &mut on_event)?;
+                } else {
+                    self.unfinished.extend_from_slice(object);
+                    report(&self.unfinished, &mut on_event)?;
+                    self.unfinished.clear();
+                }
+            }
+        }
+        if self.depth > 0 {
+            self.unfinished.extend_from_slice(&bytes[start..]);
+        }
+        if self.unfinished.len() > MAX_OBJECT {
+            return Err(DecodeError::TooLong);
+        }
+        Ok(())
+    }
+
+    /// The stream has ended: was that between two objects?
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`] if it was not.
+    pub fn finish(&self) -> Result<(), DecodeError> {
+        if self.depth == 0 {
+            Ok(())
+        } else {
+            Err(DecodeError::Truncated { start: excerpt(&self.unfinished) })
+        }
+    }
+
+    /// Follows braces and strings; nothing else can end an object.
+    fn ends_object(&mut self, byte: u8) -> bool {
+        if self.in_string {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' => self.escaped = true,
+                b'"' => self.in_string = false,
+                _ => {}
+            }
+            return false;
+        }
+        match byte {
+            b'"' => self.in_string = true,
+            b'{' => self.depth += 1,
+            b'}' => self.depth -= 1,
+            _ => {}
+        }
+        self.depth == 0
+    }
+}
+
+fn report(object: &[u8], on_event: &mut impl FnMut(Event)) -> Result<(), DecodeError> {
+    match serde_json::from_slice::<Message>(object) {
+        Ok(message) => {
+            message.report(on_event);
+            Ok(())
+        }
+        Err(error) => Err(DecodeError::Malformed { start: excerpt(object), reason: error.to_string() }),
+    }
+}
+
+/// The first bytes of something unexpected, as one can print them.
+fn excerpt(bytes: &[u8]) -> String {
+    const MAX: usize = 80;
+    let text = clean(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX)]));
+    if text.chars().count() <= MAX { text } else { text.chars().take(MAX).chain(['…']).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn decode_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Event>, DecodeError> {
+        let mut decoder = Decoder::default();
+        let mut events = Vec::new();
+        for piece in pieces {
+            decoder.decode(piece, |event| events.push(event))?;
+        }
+        decoder.finish().map(|()| events)
+    }
+
+    fn decode(text: &str) -> Result<Vec<Event>, DecodeError> {
+        decode_all([text.as_bytes()])
+    }
+
+    fn layer(id: &str, state: LayerState) -> Event {
+        Event::Layer { id: id.to_owned(), state }
+    }
+
+    #[test]
+    fn reads_what_engines_send() {
+        let pushed = Event::Pushed { tag: "1".to_owned(), digest: DIGEST.to_owned(), size: 528 };
+        let digest_line = format!(r#"{{"status":"1: digest: {DIGEST} size: 528"}}"#);
+        let aux = format!(r#"{{"progressDetail":{{}},"aux":{{"Tag":"1","Digest":"{DIGEST}","Size":528}}}}"#);
+        let table = [
+            (
+                r#"{"status":"The push refers to repository [localhost:5001/app]"}"#,
+                Event::Note { text: "The push refers to repository [localhost:5001/app]".to_owned() },
+            ),
+            (
+                r#"{"status":"Preparing","progressDetail":{},"id":"91efb8fa70ba"}"#,
+                layer("91efb8fa70ba", LayerState::Preparing),
+            ),
+            (
+                r#"{"status":"Pushing","progressDetail":{"current":2753536,"total":20971520},"progress":"[==> ]","id":"a"}"#,
+                layer("a", LayerState::Pushing { current: 2_753_536, total: 20_971_520 }),
+            ),
+            (r#"{"status":"Pushing","id":"a"}"#, layer("a", LayerState::Pushing { current: 0, total: 0 })),
+            (
+                r#"{"status":"Layer already exists","progressDetail":{},"id":"a"}"#,
+                layer("a", LayerState::AlreadyExists),
+            ),
+            (
+                r#"{"status":"Already exists","progressDetail":{},"id":"a"}"#,
+                layer("a", LayerState::AlreadyExists),
+            ),
+            (
+                r#"{"status":"Mounted from t/other","id":"a"}"#,
+                layer("a", LayerState::MountedFrom("t/other".to_owned())),
+            ),
+            (
+                r#"{"status":"Retrying in 14 seconds","id":"a"}"#,
+                layer("a", LayerState::Retrying { seconds: 14 }),
+            ),
+            (
+                r#"{"status":"Un\u001b[2Javailable","id":"\u001b]a"}"#,
+                layer("]a", LayerState::Other("Un[2Javailable".to_owned())),
+            ),
+            (&digest_line, pushed.clone()),
+            (&aux, pushed),
+            (r#"{"aux":{"contentMissing":true,"desc":{}}}"#, Event::ContentMissing),
+            (r#"{"aux":{"manifestPushedInsteadOfIndex":true}}"#, Event::PlatformInsteadOfIndex),
+            (
+                r#"{"errorDetail":{"code":401,"message":"no basic auth credentials"},"error":"no basic auth credentials"}"#,
+                Event::Refused { message: "no basic auth credentials".to_owned() },
+            ),
+            (r#"{"error":"x"}"#, Event::Refused { message: "x".to_owned() }),
+            (r#"{"errorDetail":{},"error":"x"}"#, Event::Refused { message: "x".to_owned() }),
+        ];
+        for (line, want) in table {
+            assert_eq!(decode(line), Ok(vec![want]), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_digest_counts_only_in_a_status_of_its_own() {
+        let faked = [
+            format!(r#"{{"errorDetail":{{"message":"1: digest: {DIGEST} size: 528"}}}}"#),
+            format!(r#"{{"status":"1: digest: {DIGEST} size: 528","id":"a"}}"#),
+            r#"{"status":"1: digest: sha256:short size: 528"}"#.to_owned(),
+            format!(r#"{{"status":"1: digest: {DIGEST} size: many"}}"#),
+        ];
+        for line in faked {
+            let events = decode(&line).unwrap();
+            assert!(!events.iter().any(|event| matches!(event, Event::Pushed { .. })), "{line}");
+        }
+    }
+
+    #[test]
+    fn one_object_of_podman_is_two_events() {
+        let line = format!(
+            r#"{{"status":"1: digest: {DIGEST} size: 5","aux":{{"Tag":"1","Digest":"{DIGEST}","Size":5}}}}"#
+        );
+        assert_eq!(decode(&line).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn wild_numbers_are_clamped() {
+        let table = [("-5", 0), ("9223372036854775808", 1 << 63), ("1e300", u64::MAX), ("null", 0)];
+        for (number, want) in table {
+            let line = format!(r#"{{"status":"Pushing","progressDetail":{{"current":{number}}},"id":"a"}}"#);
+            assert_eq!(decode(&line), Ok(vec![layer("a", LayerState::Pushing { current: want, total: 0 })]));
+        }
+    }
+
+    #[test]
+    fn says_what_is_no_stream() {
+        let excerpt = |text: &str| text.to_owned();
+        let table = [
+            ("<html>\r\n<b>no", DecodeError::NotJson { start: excerpt("<html> <b>no") }),
+            ("{\"status\":\"x\"}\r\n<html>", DecodeError::NotJson { start: excerpt("<html>") }),
+            ("[1]", DecodeError::NotJson { start: excerpt("[1]") }),
+            ("}", DecodeError::NotJson { start: excerpt("}") }),
+            (r#"{"status":"x"#, DecodeError::Truncated { start: excerpt(r#"{"status":"x"#) }),
+            (r#"{"a":{}"#, DecodeError::Truncated { start: excerpt(r#"{"a":{}"#) }),
+        ];
+        for (text, want) in table {
+            assert_eq!(decode(text), Err(want), "{text}");
+        }
+        assert!(matches!(decode("{oops}"), Err(DecodeError::Malformed { .. })));
+        assert!(matches!(decode(r#"{"status":5}"#), Err(DecodeError::Malformed { .. })));
+    }
+
+    #[test]
+    fn an_endless_object_is_given_up() {
+        let mut decoder = Decoder::default();
+        let piece = vec![b'x'; 1 << 20];
+        decoder.decode(br#"{"status":""#, |_| {}).unwrap();
+        let result = (0..100).try_for_each(|_| decoder.decode(&piece, |_| {}));
+        assert_eq!(result, Err(DecodeError::TooLong));
+        assert!(decoder.unfinished.len() < 2 * MAX_OBJECT);
+    }
+
+    proptest! {
+        #[test]
+        fn where_the_stream_is_cut_does_not_matter(
+            texts in proptest::collection::vec("[a-z{}\\\\\"\u{e4} \n]{0,12}", 1..8),
+            joint in prop_oneof![Just(""), Just("\n"), Just("\r\n")],
+            size in 1_usize..9,
+        ) {
+            let lines: Vec<String> =
+                texts.iter().map(|text| serde_json::json!({"status": text, "id": "a"}).to_string()).collect();
+            let stream = lines.join(joint);
+            let whole = decode(&stream).unwrap();
+            prop_assert_eq!(whole.len(), texts.len());
+            prop_assert_eq!(decode_all(stream.as_bytes().chunks(size)).unwrap(), whole);
+        }
+    }
+}

@@ -1,0 +1,546 @@
+//! What a refused push means.
+//!
+//! Engines tell failures in English only, each in words of its own, and the same answer of a
+//! registry comes out differently from every one of them. This is the one place that reads those
+//! words. Pure: the table below is tried from the top, the first line that fits decides, and the
+//! order is half of the knowledge (an IAM text holds the word "policy", a quota comes as "denied").
+//!
+//! Tested on the recordings in `tests/failures/`; sources stand beside each text there.
+
+use hyper::StatusCode;
+
+/// What kind of failure a push ended with; each has an exit status of its own in [`crate::error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Credentials are missing, wrong or expired.
+    Auth,
+    /// The registry knows the account, and will not let it write there.
+    Denied,
+    /// The registry refuses the content: immutable tag, quota, size, policy.
+    Rejected,
+    /// The connection between engine and registry.
+    Network,
+    RateLimited,
+    /// The registry is in trouble.
+    Server,
+    Tls,
+    /// No such image in the engine's store.
+    NotFound,
+    /// The engine has the image, but not all of its content.
+    ContentMissing,
+    Reference,
+    /// The engine itself: unreachable, too old, out of disk, gone in the middle.
+    Engine,
+    Cancelled,
+    Other,
+}
+
+impl Class {
+    /// The word for it in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::Denied => "denied",
+            Self::Rejected => "rejected",
+            Self::Network => "network",
+            Self::RateLimited => "rate_limited",
+            Self::Server => "server",
+            Self::Tls => "tls",
+            Self::NotFound => "not_found",
+            Self::ContentMissing => "content_missing",
+            Self::Reference => "reference",
+            Self::Engine => "engine",
+            Self::Cancelled => "cancelled",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// How far a push had come when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Before any layer.
+    Start,
+    /// Some layer was still on its way.
+    Layers,
+    /// Every layer was pushed or already there: the manifest was next.
+    Manifest,
+}
+
+/// All that is known of a failure.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// The engine's text as it came, line ends and all.
+    pub message: &'a str,
+    /// The HTTP status of the engine's own answer, if that was an error.
+    pub http_status: Option<u16>,
+    /// An `aux` line said that blobs are missing from the engine's store.
+    pub content_missing: bool,
+    pub phase: Phase,
+    pub credentials_sent: bool,
+    /// `domain/path`: cut out of the text before it is read, since a repository may be called
+    /// `team/forbidden`.
+    pub repository: &'a str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub class: Class,
+    /// What to do, with `{registry}`, `{repository}` and `{tag}` to be filled in.
+    pub hint: &'static str,
+}
+
+/// What a line of the table concludes.
+#[derive(Clone, Copy)]
+enum Conclusion {
+    Is(Class),
+    /// The same text for "not logged in" and for "may not write here": without credentials it is
+    /// the first, with them the second.
+    AuthUnlessSent,
+    /// The same text for a layer lost on its way and for a manifest that is not wanted.
+    NetworkUnlessManifest,
+}
+
+struct Rule {
+    conclusion: Conclusion,
+    /// Any of these in the lower-case text; a `*` stands for anything between two parts.
+    words: &'static [&'static str],
+    /// Any of these as the status that the registry, or a proxy before it, answered with.
+    statuses: &'static [u16],
+    hint: &'static str,
+}
+
+/// Shorthands that keep the table a table.
+macro_rules! rules {
+    ($($conclusion:expr, [$($word:literal),* $(,)?], [$($status:literal),*], $hint:expr;)*) => {
+        &[$(Rule { conclusion: $conclusion, words: &[$($word),*], statuses: &[$($status),*], hint: $hint }),*]
+    };
+}
+
+use Class::{Auth, Cancelled, ContentMissing, Denied, Engine, Network, NotFound, Other};
+use Class::{RateLimited, Rejected, Server, Tls};
+use Conclusion::{AuthUnlessSent, Is, NetworkUnlessManifest};
+
+const LOG_IN: &str = "log in with `docker login {registry}`, pass `--username NAME --password-stdin`, or set DOCKER_AUTH_CONFIG";
+const MAY_NOT_WRITE: &str = "this account may not write to {repository}: check the name, or log in with another account (`docker login {registry}`)";
+const TOKEN_RIGHTS: &str = "give the token the right to write packages, or log in with one that has it";
+const ECR_LOGIN: &str =
+    "log in again: `aws ecr get-login-password | docker login --username AWS --password-stdin {registry}`";
+const GCLOUD_LOGIN: &str = "log in: `gcloud auth configure-docker {registry}`";
+const NEW_TAG: &str = "this tag exists and may not be changed: push another tag";
+const QUOTA: &str = "the registry's quota is used up: delete images there, or have it raised";
+const TOO_LARGE: &str =
+    "a proxy before {registry} limits the size of a request (nginx: `client_max_body_size 0`)";
+const TRY_AGAIN: &str = "try again";
+const WAIT: &str = "wait a minute and try again; logging in often raises the limit";
+const TRUST: &str = "the engine does not trust {registry}: put its CA into /etc/docker/certs.d/{registry}/ca.crt on the engine's machine";
+const PLAIN_HTTP: &str = "{registry} speaks plain HTTP: give it TLS, or add it to `insecure-registries` in the engine's daemon.json";
+const PROXY_SCHEME: &str =
+    "the proxy before {registry} sends plain HTTP addresses: let it pass on `X-Forwarded-Proto: https`";
+const CHECK_NAME: &str = "check the name {registry}, and that the engine's machine can resolve it";
+const CHECK_LISTENS: &str = "check that {registry} is up, and that the engine's machine can reach it";
+const NOT_A_REGISTRY: &str = "what answers at {registry} is not a registry: check host and port";
+const BUILD_FIRST: &str =
+    "see what is here with `docker images`, then tag it: `docker tag IMAGE {repository}:{tag}`";
+const PULL_AGAIN: &str = "pull or build the image again, for this platform (`docker pull --platform`)";
+const SERVER_TROUBLE: &str = "{registry} is in trouble: try again, then ask its administrator";
+const SEE_REGISTRY: &str = "look into the log of {registry}";
+const FORMAT: &str = "the registry does not take this kind of manifest: build without attestations (`--provenance=false`), or change its settings";
+const CREATE_REPOSITORY: &str = "create the repository in {registry} first, and check the name";
+const UPDATE_ENGINE: &str = "update docker on the engine's machine, or unset DOCKER_API_VERSION";
+const ENGINE_DISK: &str = "the engine's disk is full: `docker system prune`";
+
+/// From the top, the first that fits. Numbered as in the order that was measured to be right.
+const RULES: &[Rule] = rules![
+    // 1 · our own hanging up, told back
+    Is(Cancelled), ["context canceled", "context cancelled", "upload cancelled", "operation was canceled"], [], TRY_AGAIN;
+
+    // 2 · the engine, or the way to it
+    Is(Engine), ["permission denied while trying to connect to the docker"], [],
+        "join the `docker` group and log in again, or use sudo";
+    Is(Engine), ["connect to the docker daemon", "connect to docker daemon", "connect to podman", "is the docker daemon running",
+        "failed to connect to the docker api", "error during connect", "docker daemon is not running"], [],
+        "start the engine (`systemctl start docker`), or choose another with `--context` or DOCKER_HOST";
+    Is(Engine), ["client version * is too", "requires api version", "client is newer than server"], [], UPDATE_ENGINE;
+    Is(Engine), ["authorization denied by plugin"], [], "the engine's own authorisation plugin forbids this call: ask who runs the engine";
+    Is(Other), ["errno 28"], [], SEE_REGISTRY;
+    Is(Engine), ["no space left on device"], [], ENGINE_DISK;
+    Is(Engine), ["file integrity checksum failed", "layer does not exist", "input/output error", "error creating overlay mount",
+        "error reading tar", "failed to get layer"], [],
+        "the engine's copy of the image is damaged: remove the image, and pull or build it again";
+    Is(Auth), ["x-registry-auth"], [], LOG_IN;
+
+    // 3 · no such image here; engines say it of the local store only
+    Is(NotFound), ["an image does not exist locally", "tag does not exist: ", "image not known", "no such image",
+        "repository does not exist: ", "failed to find image", "does not resolve to an image id", "image not found locally",
+        "unable to find image", "image does not exist locally"], [], BUILD_FIRST;
+
+    // 4 · not a name
+    Is(Class::Reference), ["invalid reference format", "invalid tag format", "must be lowercase", "cannot push a digest reference",
+        "not be more than 255", "64-byte hexadecimal", "invalid image name", "name invalid", "name_invalid",
+        "invalid repository name", "must be a storage reference", "destination specifies a digest", "could not parse reference",
+        "couldn't parse reference", "failed to parse platform", "both os and architecture must be provided",
+        "is not a valid repository", "is not a valid image", "invalid image reference", "repository name component",
+        "repository can only contain", "tag can only contain", "not a valid tag", "refusing to create an ambiguous tag"], [],
+        "a reference is `registry.example.com/team/app:tag`, in lower case, without a scheme";
+
+    // 5 · the image is here, its content is not
+    Is(ContentMissing), ["content digest * not found", "does not provide the specified platform", "does not provide any platform",
+        "does not match the specified platform", "manifests found for platform", "no specific platform requested",
+        "no match for platform", "blob not found locally", "missing content"], [], PULL_AGAIN;
+
+    // 6 · certificates; a slow handshake is the network's
+    Is(Network), ["handshake timeout"], [], TRY_AGAIN;
+    Is(Tls), ["server gave http response to https client", "first record does not look like a tls"], [], PLAIN_HTTP;
+    Is(Tls), ["plain http request was sent to https port", "client sent an http request to an https server"], [], PROXY_SCHEME;
+    Is(Tls), ["missing key client.key", "missing client certificate", "certificate required", "bad certificate"], [],
+        "{registry} wants a client certificate: put client.cert and client.key into /etc/docker/certs.d/{registry}/ on the engine's machine";
+    Is(Tls), ["certificate has expired"], [], "the certificate of {registry} has expired, or the clock of the engine's machine is wrong";
+    Is(Tls), ["x509:", "tls: ", "unable to ping registry endpoint", "certificate verify failed",
+        "certificate signed by unknown", "self-signed certificate", "self signed certificate"], [], TRUST;
+
+    // 7 · no registry at all, a proxy's login, too often (before logins: "unauthenticated pull rate limit")
+    Is(Network), ["proxy authentication required"], [407], "the proxy of the engine's machine wants a login: see its HTTP_PROXY settings";
+    Is(Other), ["malformed http response", "stopped after 10 redirects", "did not include a token", "invalid checksum digest",
+        "invalid content digest in response", "got digest * expected", "unsupported protocol scheme", "not a valid registry"],
+        [200, 202, 204], NOT_A_REGISTRY;
+    Is(RateLimited), ["toomanyrequests", "too many requests", "rate exceeded", "rate limit", "ratelimit", "rate-limit", "hap429",
+        "throttl", "request limit", "quota metric"], [429], WAIT;
+
+    // 8 · words that settle who is meant: rights first (IAM says "policy", GAR "may not exist"), then logins
+    Is(Auth), ["unauthenticated request", "may have invalid credentials", "missing authentication token"], [], GCLOUD_LOGIN;
+    Is(Denied), ["is not authorized to perform", "artifactregistry.repositories.* denied", "storage.buckets.",
+        "caller does not have permission", "requires * permission", "lacks * permission"], [],
+        "give this account the right to push to {repository} (IAM policy or role)";
+    Is(Denied), ["unauthorized to access repository", "no-repo-write-permission", "you do not have permission", "insufficient permission",
+        "insufficient privileges", "does not have sufficient", "insufficient rights", "not have access", "write access"], [], MAY_NOT_WRITE;
+    Is(Denied), ["permission_denied", "installation not allowed", "reqpackageaccess", "insufficient scopes", "write_package"], [], TOKEN_RIGHTS;
+    Is(Auth), ["token has expired", "token is expired", "token expired", "expired token", "expiredtoken"], [], ECR_LOGIN;
+    Is(Auth), ["no basic auth credentials", "incorrect username or password", "invalid username/password", "unauthenticated",
+        "anonymous users", "access denied. the provided password", "not login", "not logged in", "authenticate error",
+        "invalid username or password", "wrong username or password", "bad credentials", "invalid credentials", "bad username or password",
+        "login required", "requires login", "invalid_token", "invalid token", "must be authenticated", "personal access token",
+        "please login", "please log in", "docker login", "error getting credentials", "bad refresh token", "invalid_grant",
+        "could not authenticate", "unable to authenticate", "not authenticated", "failed to authenticate",
+        "authentication failed", "unable to retrieve auth token"], [], LOG_IN;
+
+    // 9 · what the registry will not have (before 10 to 13: it comes as "denied:", "unauthorized:", "unknown:")
+    Is(Rejected), ["immutable", "immutability", "cannot be overwritten", "cannot overwrite", "can't overwrite", "not allow overwrit",
+        "does not allow updating", "cannot update tag", "tag invalid", "tag_invalid", "manifest tag did not match", "already exists in the"], [], NEW_TAG;
+    Is(Rejected), ["entity too large", "payload too large", "content too large", "request body too large", "body is too large"], [413], TOO_LARGE;
+    Is(Rejected), ["quota", "upper limit", "hard limit", "limit is ", "storage limit", "size limit", "limit exceeded", "limit reached",
+        "exceeds the limit", "maximum allowed", "maximum number", "exceeded the maximum", "insufficient storage"], [507], QUOTA;
+    Is(Rejected), ["aka.ms/acr/firewall", "is not allowed access", "ip address is not allowed"], [],
+        "the firewall of {registry} refuses the engine's address: allow it there, or push from inside";
+    Is(Rejected), ["does not exist in the registry with id", "name unknown", "name_unknown", "name not known", "no default local repository",
+        "repository \"*\" not found", "repository * not found", "project * not found", "namespace * not found", "namespace unknown",
+        "project not found"], [], CREATE_REPOSITORY;
+    Is(Rejected), ["manifest invalid", "manifest_invalid", "manifest unverified", "manifest_unverified", "manifest failed signature",
+        "schema 1", "media type", "media-type", "mediatype", "unsupported manifest"], [415], FORMAT;
+    Is(Rejected), ["deploying to groups", "operation is disallowed", "is disallowed", "read-only", "read only mode", "readonly", "is blocked",
+        "been blocked", "blocked by", "method not allowed", "policy violation", "violates", "vulnerabilit", "not signed", "unsupported: ",
+        "unsupported\n", "policy_violation", "legal reasons", "payment required", "billing", "subscription", "pricing plan"], [402, 405, 409, 412, 451],
+        "the registry does not take this image there: see its rules for {repository}";
+
+    // 10 · both of "not logged in" and "may not"
+    AuthUnlessSent, ["insufficient_scope", "requested access to the resource", "access to the requested resource",
+        "push access denied", "access to the resource is denied"], [], MAY_NOT_WRITE;
+
+    // 11 · logins, in weaker words; "denied" said before "unauthorized" is the stronger
+    Is(Auth), ["authentication required", "authentication is required"], [401], LOG_IN;
+    Is(Denied), ["denied*unauthorized"], [], MAY_NOT_WRITE;
+    Is(Auth), ["unauthorized", "unauthorised", "authenticat", "credential", "oauth token: 400"], [], LOG_IN;
+
+    // 12 · the registry's own trouble, by number
+    Is(Server), [], [500, 501, 502, 503, 504, 505, 506, 508, 509, 510, 511, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530, 599], SERVER_TROUBLE;
+
+    // 13 · refused without a reason
+    Is(Network), ["connect: permission denied"], [], CHECK_LISTENS;
+    Is(Denied), ["<html*denied", "<html*forbidden", "denied*<html", "cloudflare"], [],
+        "a proxy before {registry} answered, not the registry: ask who runs it; another login may not help";
+    Is(Denied), ["denied", "forbidden", "permission", "not authorized", "not authorised", "not allowed to"], [403], MAY_NOT_WRITE;
+
+    // 14 · trouble, by words
+    Is(Server), ["internal server error", "internal error", "service unavailable", "bad gateway", "gateway timeout", "gateway time-out",
+        "temporarily unavailable", "unavailable", "unknown error", "registry: unknown unknown", "circuit breaker", "server error"], [], SERVER_TROUBLE;
+
+    // 15 · the way between engine and registry
+    NetworkUnlessManifest, ["blob upload invalid", "blob_upload_invalid"], [],
+        "the registry lost the upload: push once more; if it stays so, look into the log of {registry}";
+    Is(Network), ["blob upload unknown", "blob_upload_unknown", "unknown blob", "blob unknown", "blob_unknown", "digest invalid", "digest_invalid",
+        "size invalid", "size_invalid", "did not match uploaded", "did not match content length", "digest did not match"], [],
+        "the registry lost part of the upload: push once more; if it stays so, look into the log of {registry}";
+    Is(Network), ["no such host", "server misbehaving", "name resolution", "lookup "], [], CHECK_NAME;
+    Is(Network), ["connection refused", "no route to host", "network is unreachable", "host is unreachable", "host is down"], [], CHECK_LISTENS;
+    Is(Network), ["connection", "broken pipe", "eof", "timeout", "timed out", "deadline exceeded", "dial tcp", "stream error", "goaway",
+        "proxyconnect", "http2: ", "request canceled", "must be retried", "retrying in", "read tcp", "write tcp", "closed pipe"], [], TRY_AGAIN;
+];
+
+/// Sorts a failure.
+pub fn classify(evidence: &Evidence<'_>) -> Verdict {
+    if evidence.content_missing {
+        return Verdict { class: ContentMissing, hint: PULL_AGAIN };
+    }
+    let text = readable(evidence.message, evidence.repository);
+    let status = registry_status(&text);
+    let rule = RULES.iter().find(|rule| {
+        rule.words.iter().any(|words| contains(&text, words))
+            || status.is_some_and(|status| rule.statuses.contains(&status))
+    });
+    if let Some(rule) = rule {
+        let class = match rule.conclusion {
+            Is(class) => class,
+            AuthUnlessSent if evidence.credentials_sent => Denied,
+            AuthUnlessSent => Auth,
+            NetworkUnlessManifest if evidence.phase == Phase::Manifest => Rejected,
+            NetworkUnlessManifest => Network,
+        };
+        let hint =
+            if class == Auth && matches!(rule.conclusion, AuthUnlessSent) { LOG_IN } else { rule.hint };
+        return Verdict { class, hint };
+    }
+    match evidence.http_status {
+        // The engine's router redirects a path with an empty name.
+        Some(301) => Verdict { class: Class::Reference, hint: "check the name of the image" },
+        Some(401) => Verdict { class: Auth, hint: LOG_IN },
+        Some(403) => Verdict { class: Denied, hint: MAY_NOT_WRITE },
+        Some(_) => Verdict { class: Engine, hint: "look into the engine's log" },
+        None => Verdict { class: Other, hint: SEE_REGISTRY },
+    }
+}
+
+/// Lower case, on one line, without addresses and the repository's name: those hold any word.
+fn readable(message: &str, repository: &str) -> String {
+    let lower = message
+        .to_lowercase()
+        .replace(&repository.to_lowercase(), "(name)")
+        // How some clients of the engine announce any error of it; says nothing of the registry.
+        .replace("(http code 500) server error", "");
+    let mut text = String::with_capacity(lower.len());
+    for word in lower.split_whitespace() {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        match word.find("http://").or_else(|| word.find("https://")) {
+            // An address that tells something: the registry's own pages about a refusal.
+            Some(_) if word.contains("aka.ms/") || word.contains("docs.quay.io/issues/") => {
+                text.push_str(word)
+            }
+            Some(at) => {
+                text.push_str(&word[..at]);
+                text.push_str("(url)");
+            }
+            None if is_name(word) => text.push_str("(name)"),
+            None => text.push_str(word),
+        }
+    }
+    text.push('\n');
+    text
+}
+
+/// `ghcr.io/team/authentication:1`; not `username/password` or a path.
+fn is_name(word: &str) -> bool {
+    word.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':'])) && !word.contains("aka.ms/")
+}
+
+/// `words`, its parts between `*` in this order.
+fn contains(text: &str, words: &str) -> bool {
+    let mut rest = text;
+    words.split('*').all(|part| match rest.find(part) {
+        Some(at) => {
+            rest = &rest[at + part.len()..];
+            true
+        }
+        None => false,
+    })
+}
+
+/// The status that registry, token server or proxy answered with, from the places where engines
+/// write it, and from any number with its standard phrase behind it (`403 (Forbidden)`). Never
+/// any three digits: ports, sizes and digests have those too.
+fn registry_status(text: &str) -> Option<u16> {
+    const BEFORE: &[&str] = &[
+        "(url) ",
+        "parsing http ",
+        "http status: ",
+        "http status code: ",
+        "http code ",
+        "http code: ",
+        "statuscode: ",
+        "status code: ",
+        "status code ",
+        "code from registry ",
+        "unexpected status: ",
+        "authorization status: ",
+        "failed with status: ",
+        "server returned ",
+        "response code: ",
+        "<title>",
+        "returned status ",
+        "error: status ",
+        " returned ",
+        "status=",
+        "status ",
+    ];
+    let mut found: Vec<(usize, u16)> = Vec::new();
+    for before in BEFORE {
+        for (at, _) in text.match_indices(before) {
+            let number = at + before.len();
+            found.extend(number_at(text, number).map(|status| (number, status)));
+        }
+    }
+    for (at, _) in text.match_indices(['4', '5']) {
+        if let Some(status) = number_at(text, at) {
+            let phrase = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+            let after = text[at + 3..].trim_start_matches([' ', '(', ':', '"']);
+            if phrase.is_some_and(|phrase| after.starts_with(&phrase.to_lowercase())) {
+                found.push((at, status));
+            }
+        }
+    }
+    found.into_iter().min().map(|(_, status)| status)
+}
+
+/// A number of exactly three digits that stands alone.
+fn number_at(text: &str, at: usize) -> Option<u16> {
+    let bytes = text.as_bytes();
+    let alone = |byte: Option<&u8>| byte.is_none_or(|b| !b.is_ascii_alphanumeric());
+    let before = at.checked_sub(1).and_then(|at| bytes.get(at));
+    let digits = text.get(at..at + 3)?;
+    let fits = digits.bytes().all(|b| b.is_ascii_digit()) && alone(before) && alone(bytes.get(at + 3));
+    fits.then(|| digits.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::event::{Decoder, Event, LayerState};
+
+    #[derive(Deserialize)]
+    struct Recorded {
+        id: String,
+        engine: String,
+        http_status: u16,
+        stream: Vec<String>,
+        ended: String,
+        class: String,
+        credentials_sent: bool,
+    }
+
+    #[derive(Deserialize)]
+    struct Wild {
+        message: String,
+        class: String,
+        #[serde(default)]
+        acceptable: Vec<String>,
+        source: String,
+    }
+
+    fn lines<T: for<'a> Deserialize<'a>>(text: &str) -> Vec<T> {
+        text.lines().map(|line| serde_json::from_str(line).expect("a row of JSON")).collect()
+    }
+
+    /// What a recording comes out as, by the same steps as in a push.
+    fn class_of(recorded: &Recorded) -> &'static str {
+        let stream = recorded.stream.join("\r\n");
+        let refused = |message: &str, content_missing, phase| {
+            classify(&Evidence {
+                message,
+                http_status: (recorded.http_status != 200).then_some(recorded.http_status),
+                content_missing,
+                phase,
+                credentials_sent: recorded.credentials_sent,
+                repository: "localhost/none",
+            })
+            .class
+            .name()
+        };
+        if recorded.http_status != 200 {
+            return refused(&crate::engine::error_message(stream.as_bytes()), false, Phase::Start);
+        }
+        let mut layers: BTreeMap<String, LayerState> = BTreeMap::new();
+        let (mut content_missing, mut digest, mut refusal) = (false, false, None);
+        let mut decoder = Decoder::default();
+        let decoded = decoder.decode(stream.as_bytes(), |event| match event {
+            Event::Layer { id, state } => _ = layers.insert(id, state),
+            Event::ContentMissing => content_missing = true,
+            Event::Pushed { .. } => digest = true,
+            Event::Refused { message } => _ = refusal.get_or_insert(message),
+            Event::Note { .. } | Event::PlatformInsteadOfIndex => {}
+        });
+        decoded.unwrap_or_else(|error| panic!("{}: {error}", recorded.id));
+        let phase = match layers.is_empty() {
+            true => Phase::Start,
+            false if layers.values().all(LayerState::is_final) => Phase::Manifest,
+            false => Phase::Layers,
+        };
+        match refusal {
+            Some(message) => refused(&message, content_missing, phase),
+            None if digest => "success",
+            None => "engine",
+        }
+    }
+
+    /// Not decided by any text: the engine had answered nothing yet when the recording ended.
+    fn hung(recorded: &Recorded) -> bool {
+        recorded.ended != "complete"
+    }
+
+    #[test]
+    fn recordings_come_out_as_labelled() {
+        let recorded: Vec<Recorded> = lines(include_str!("../tests/failures/recorded.jsonl"));
+        let mut by_engine: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        let mut wrong = Vec::new();
+        for recording in recorded.iter().filter(|recording| !hung(recording)) {
+            let got = class_of(recording);
+            let (right, all) = by_engine.entry(&recording.engine).or_default();
+            *all += 1;
+            if got == recording.class {
+                *right += 1;
+            } else {
+                wrong
+                    .push(format!("{} {}: {} is not {got}", recording.engine, recording.id, recording.class));
+            }
+        }
+        println!("right of all, by engine: {by_engine:?}");
+        assert_eq!(wrong, Vec::<String>::new());
+    }
+
+    #[test]
+    fn texts_from_the_wild_come_out_as_labelled() {
+        let wild: Vec<Wild> = lines(include_str!("../tests/failures/wild.jsonl"));
+        let wrong: Vec<String> = wild
+            .iter()
+            .filter_map(|wild| {
+                let class = |credentials_sent| {
+                    classify(&Evidence {
+                        message: &wild.message,
+                        http_status: None,
+                        content_missing: false,
+                        phase: Phase::Layers,
+                        credentials_sent,
+                        repository: "localhost/none",
+                    })
+                    .class
+                    .name()
+                };
+                // `class` names what is right with credentials sent, or one of two acceptable answers.
+                let (with, without) = (class(true), class(false));
+                let right = if wild.acceptable.is_empty() {
+                    with == wild.class
+                } else {
+                    wild.acceptable.iter().any(|c| c == with) && wild.acceptable.iter().any(|c| c == without)
+                };
+                (!right).then(|| {
+                    format!("{}: {} is not {with}/{without}: {}", wild.source, wild.class, wild.message)
+                })
+            })
+            .collect();
+        println!("{} of {} right", wild.len() - wrong.len(), wild.len());
+        assert_eq!(wrong, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,86 @@
+//! argv and signals in, exit status out.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use docker_regpush::plugin;
+use docker_regpush::secret::Secret;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Usage errors, as docker's own.
+const USAGE: u8 = 125;
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = env::args_os().collect();
+    // Asked before every call of docker: nothing else is started for it.
+    if plugin::wants_metadata(&args) {
+        return match plugin::write_metadata(io::stdout()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    let call = match plugin::parse(&args) {
+        Ok(call) => call,
+        Err(error) => {
+            // A closed stdout or stderr leaves nothing to say.
+            let _ = error.print();
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let auth_config = take_auth_config();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let status = runtime.block_on(docker_regpush::run(&call, auth_config, cancelled()));
+    // A thread may still wait for a helper or for the terminal.
+    runtime.shutdown_background();
+    status.into()
+}
+
+/// Takes `DOCKER_AUTH_CONFIG` out of the environment: it holds passwords, and children inherit it.
+fn take_auth_config() -> Option<Secret> {
+    const NAME: &str = "DOCKER_AUTH_CONFIG";
+    let text = env::var(NAME).ok().filter(|text| !text.is_empty());
+    #[expect(unsafe_code, reason = "no other thread runs yet that could read the environment")]
+    // SAFETY: called from `main` before the runtime and its threads.
+    unsafe {
+        env::remove_var(NAME);
+    }
+    text.map(Secret::new)
+}
+
+/// Waits for a signal, or for docker to hang up, and says what status that is.
+async fn cancelled() -> u8 {
+    let signalled = |kind: SignalKind, status: u8| async move {
+        match signal(kind) {
+            Ok(mut signals) => _ = signals.recv().await,
+            // The signal then ends the process by itself.
+            Err(_) => std::future::pending().await,
+        }
+        status
+    };
+    let any_signal = async {
+        tokio::select! {
+            status = signalled(SignalKind::interrupt(), INTERRUPTED) => status,
+            status = signalled(SignalKind::terminate(), 143) => status,
+            status = signalled(SignalKind::hangup(), 129) => status,
+        }
+    };
+    tokio::pin!(any_signal);
+    tokio::select! {
+        status = &mut any_signal => status,
+        () = plugin::stopped_by_docker() => {
+            // With `docker regpush … | tee` both come together; the signal knows the status.
+            tokio::time::timeout(Duration::from_millis(50), any_signal).await.unwrap_or(INTERRUPTED)
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! How far a push has come: a fold over its events.
+
+use std::collections::HashMap;
+
+use crate::event::{Event, LayerState};
+use crate::failure::Phase;
+
+/// An image has at most 127 layers on the classic store; past this ids are made up.
+const MAX_LAYERS: usize = 10_000;
+
+/// One layer as last heard of. Sizes in bytes, as the engine counts them.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    pub id: String,
+    pub state: LayerState,
+    pub current: u64,
+    /// 0 where the engine never said.
+    pub total: u64,
+}
+
+/// A tag that the registry took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushedTag {
+    pub tag: String,
+    pub digest: String,
+    /// Of the manifest, in bytes.
+    pub size: u64,
+}
+
+/// Layers by how they ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LayerCounts {
+    pub total: usize,
+    pub pushed: usize,
+    pub exists: usize,
+    pub mounted: usize,
+}
+
+/// Everything one attempt has told so far.
+#[derive(Debug, Default)]
+pub struct Progress {
+    layers: Vec<Layer>,
+    by_id: HashMap<String, usize>,
+    pub pushed: Vec<PushedTag>,
+    /// The first refusal, unclean; what follows it only repeats or explains.
+    pub refusal: Option<String>,
+    pub content_missing: bool,
+    pub platform_instead_of_index: bool,
+}
+
+impl Progress {
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Layer { id, state } => self.layer(id, state),
+            Event::Pushed { tag, digest, size } => {
+                let pushed = PushedTag { tag: tag.clone(), digest: digest.clone(), size: *size };
+                // Some engines say it twice, in the status and in `aux`.
+                if !self.pushed.contains(&pushed) && self.pushed.len() < MAX_LAYERS {
+                    self.pushed.push(pushed);
+                }
+            }
+            Event::Refused { message } => _ = self.refusal.get_or_insert_with(|| message.clone()),
+            Event::ContentMissing => self.content_missing = true,
+            Event::PlatformInsteadOfIndex => self.platform_instead_of_index = true,
+            Event::Note { .. } => {}
+        }
+    }
+
+    fn layer(&mut self, id: &str, state: &LayerState) {
+        let at = match self.by_id.get(id) {
+            Some(at) => *at,
+            None if self.layers.len() >= MAX_LAYERS => return,
+            None => {
+                let layer = Layer { id: id.to_owned(), state: LayerState::Waiting, current: 0, total: 0 };
+                self.layers.push(layer);
+                self.by_id.insert(id.to_owned(), self.layers.len() - 1);
+                self.layers.len() - 1
+            }
+        };
+        let layer = &mut self.layers[at];
+        match state {
+            LayerState::Pushing { current, total } => {
+                (layer.current, layer.total) = (*current, layer.total.max(*total));
+            }
+            LayerState::Pushed => layer.current = layer.total.max(layer.current),
+            LayerState::Retrying { .. } => layer.current = 0,
+            _ => {}
+        }
+        layer.state = state.clone();
+    }
+
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The state that a layer was last heard in.
+    pub fn state_of(&self, id: &str) -> Option<&LayerState> {
+        self.by_id.get(id).map(|at| &self.layers[*at].state)
+    }
+
+    pub fn counts(&self) -> LayerCounts {
+        let count =
+            |fits: fn(&LayerState) -> bool| self.layers.iter().filter(|layer| fits(&layer.state)).count();
+        LayerCounts {
+            total: self.layers.len(),
+            pushed: count(|state| matches!(state, LayerState::Pushed)),
+            exists: count(|state| matches!(state, LayerState::AlreadyExists)),
+            mounted: count(|state| matches!(state, LayerState::MountedFrom(_))),
+        }
+    }
+
+    /// Bytes sent and bytes to send, of the layers whose size is known; never more sent than all.
+    pub fn bytes(&self) -> (u64, u64) {
+        self.layers.iter().fold((0, 0), |(sent, all): (u64, u64), layer| {
+            let total = layer.total.max(if layer.state.is_final() { layer.current } else { 0 });
+            let current = if total == 0 { layer.current } else { layer.current.min(total) };
+            (sent.saturating_add(current), all.saturating_add(total.max(current)))
+        })
+    }
+
+    /// Some bytes went to the registry, so it had accepted the credentials before.
+    pub fn has_moved(&self) -> bool {
+        self.layers.iter().any(|layer| layer.current > 0 || layer.state == LayerState::Pushed)
+    }
+
+    pub fn phase(&self) -> Phase {
+        match self.layers.as_slice() {
+            [] => Phase::Start,
+            layers if layers.iter().all(|layer| layer.state.is_final()) => Phase::Manifest,
+            _ => Phase::Layers,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fold(states: &[(&str, LayerState)]) -> Progress {
+        let mut progress = Progress::default();
+        for (id, state) in states {
+            progress.apply(&Event::Layer { id: (*id).to_owned(), state: state.clone() });
+        }
+        progress
+    }
+
+    fn pushing(current: u64, total: u64) -> LayerState {
+        LayerState::Pushing { current, total }
+    }
+
+    #[test]
+    fn counts_layers_and_bytes() {
+        let progress = fold(&[
+            ("a", pushing(5, 10)),
+            ("a", LayerState::Pushed),
+            ("b", pushing(12, 10)),
+            ("c", LayerState::AlreadyExists),
+            ("d", LayerState::MountedFrom("x".to_owned())),
+            ("e", pushing(3, 0)),
+        ]);
+        assert_eq!(progress.counts(), LayerCounts { total: 5, pushed: 1, exists: 1, mounted: 1 });
+        assert_eq!(progress.bytes(), (23, 23), "more than all is all");
+    }
+
+    #[test]
+    fn wild_sizes_do_not_overflow() {
+        let progress = fold(&[("a", pushing(u64::MAX, u64::MAX)), ("b", pushing(u64::MAX, u64::MAX))]);
+        assert_eq!(progress.bytes(), (u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn ids_without_end_are_not_kept() {
+        let mut progress = Progress::default();
+        for number in 0..2 * MAX_LAYERS {
+            progress.apply(&Event::Layer { id: number.to_string(), state: LayerState::Waiting });
+        }
+        assert_eq!(progress.layers().len(), MAX_LAYERS);
+    }
+
+    #[test]
+    fn tells_the_phase_and_whether_anything_moved() {
+        let table = [
+            (vec![], Phase::Start, false),
+            (vec![("a", LayerState::Preparing)], Phase::Layers, false),
+            (vec![("a", pushing(1, 9))], Phase::Layers, true),
+            (vec![("a", LayerState::AlreadyExists)], Phase::Manifest, false),
+            (vec![("a", LayerState::Pushed), ("b", LayerState::Waiting)], Phase::Layers, true),
+            (vec![("a", LayerState::Pushed), ("b", LayerState::AlreadyExists)], Phase::Manifest, true),
+        ];
+        for (states, phase, moved) in table {
+            let progress = fold(&states);
+            assert_eq!((progress.phase(), progress.has_moved()), (phase, moved), "{states:?}");
+        }
+    }
+
+    #[test]
+    fn keeps_the_first_refusal() {
+        let mut progress = Progress::default();
+        for message in ["denied", "later"] {
+            progress.apply(&Event::Refused { message: message.to_owned() });
+        }
+        assert_eq!(progress.refusal.as_deref(), Some("denied"));
+    }
+}

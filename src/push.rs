@@ -1,0 +1,391 @@
+//! The use case: one image to its registry, with the conversation that a refusal leads to.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::credentials::prompt::{PromptError, Terminal};
+use crate::credentials::{Credentials, Keyring, Source};
+use crate::engine::{AuthAnswer, Engine, EngineError, PushRequest};
+use crate::failure::{Class, Evidence, Phase, Verdict, classify};
+use crate::present::Presenter;
+use crate::progress::{Progress, PushedTag};
+use crate::reference::Reference;
+use crate::text::clean;
+
+/// How often somebody is asked for a login.
+const QUESTIONS: usize = 3;
+/// After a refusal the engine has nothing more to say that matters.
+const AFTER_REFUSAL: Duration = Duration::from_secs(2);
+/// Names of local images offered in place of one that is not there.
+const MAX_SIMILAR: usize = 3;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The stream ended properly, and named no digest.
+    #[error("the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`")]
+    Unconfirmed { reference: String, tag: String },
+    #[error("{registry} accepted none of {QUESTIONS} logins")]
+    GivenUp { registry: String },
+    #[error("no login for {registry}")]
+    Prompt {
+        registry: String,
+        #[source]
+        source: PromptError,
+    },
+}
+
+/// A push that engine or registry refused, with all that explains it.
+#[derive(Debug)]
+pub struct Refusal {
+    pub verdict: Verdict,
+    /// The engine's text, cleaned.
+    pub reason: String,
+    pub reference: Reference,
+    pub login: Login,
+    /// Local images whose names are near, if the image was not found.
+    pub similar: Vec<String>,
+}
+
+/// What a push went with.
+#[derive(Clone, Debug)]
+pub struct Login {
+    pub username: Option<String>,
+    pub anonymous: bool,
+    pub source: Source,
+    /// Why sources that should have answered did not.
+    pub problems: Vec<String>,
+}
+
+impl Login {
+    fn new(credentials: &Credentials, source: Source, problems: Vec<String>) -> Self {
+        let username = credentials.username().map(clean);
+        Self { username, anonymous: credentials.is_anonymous(), source, problems }
+    }
+}
+
+/// "no credentials", or whose they were and where they came from.
+impl fmt::Display for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.username, &self.source) {
+            (_, Source::Nothing) => f.write_str("no credentials")?,
+            _ if self.anonymous => f.write_str("no credentials (--anonymous)")?,
+            (Some(username), Source::Prompt) => write!(f, "user `{username}`, as typed")?,
+            (Some(username), source) => write!(f, "user `{username}` from {source}")?,
+            (None, source) => write!(f, "the token from {source}")?,
+        }
+        match self.problems.join("; ") {
+            problems if problems.is_empty() => Ok(()),
+            problems => write!(f, " ({problems})"),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reference, login, reason, .. } = self;
+        let registry = reference.domain();
+        write!(f, "cannot push {}: ", reference.familiar())?;
+        match self.verdict.class {
+            Class::Auth if login.anonymous => {
+                write!(f, "{registry} wants a login, and there are {login} for it: {reason}")
+            }
+            Class::Auth => write!(f, "{registry} does not accept {login}: {reason}"),
+            Class::Denied => write!(f, "{registry} does not allow it with {login}: {reason}"),
+            Class::NotFound => write!(f, "no such image in the engine: {reason}"),
+            _ => f.write_str(reason),
+        }
+    }
+}
+
+impl Refusal {
+    /// The image is here, but not under a name of this registry.
+    pub fn is_untagged_here(&self) -> bool {
+        let here =
+            |name: &String| name.parse::<Reference>().is_ok_and(|r| r.domain() == self.reference.domain());
+        !self.similar.iter().any(here)
+    }
+}
+
+/// What is known of a push when it ends, however it ends.
+#[derive(Debug)]
+pub struct Record {
+    pub attempts: u32,
+    pub progress: Progress,
+    pub login: Option<Login>,
+    pub warnings: Vec<String>,
+}
+
+/// One image on its way.
+pub struct Push<'a> {
+    pub reference: &'a Reference,
+    pub engine: &'a mut Engine,
+    pub keyring: &'a Keyring,
+    /// Whom to ask for a login; nobody with `--no-prompt`.
+    pub terminal: Option<&'a Terminal>,
+    pub presenter: &'a mut dyn Presenter,
+    pub record: &'a mut Record,
+}
+
+impl Push<'_> {
+    /// Pushes with what Docker holds for the registry; if that is refused, asks, checks the
+    /// answer, and pushes again.
+    ///
+    /// # Errors
+    /// [`PushError`]; the record tells how far it came.
+    pub async fn run(mut self) -> Result<PushedTag, PushError> {
+        let key = self.reference.credentials_key();
+        let presenter = &mut *self.presenter;
+        let found = self
+            .keyring
+            .find(key, |helper| presenter.tell(&format!("waiting for docker-credential-{helper} …")))
+            .await;
+        let problems: Vec<String> =
+            found.problems.iter().map(|problem| clean(&problem.to_string())).collect();
+        for problem in &problems {
+            self.warn(problem.clone());
+        }
+        let mut credentials = found.credentials;
+        let mut login = Login::new(&credentials, found.source, problems);
+        let mut same_again = true;
+        let mut questions = QUESTIONS;
+        loop {
+            self.record.login = Some(login.clone());
+            let verdict = match self.attempt(&credentials).await? {
+                Ok(pushed) => return Ok(pushed),
+                Err(verdict) => verdict,
+            };
+            // A token can expire while layers move; the same login then gets a new one.
+            if verdict.class == Class::Auth
+                && !login.anonymous
+                && same_again
+                && self.record.progress.has_moved()
+            {
+                same_again = false;
+                self.presenter.note("the login expired on the way; pushing on with the same");
+                continue;
+            }
+            let refusal = self.refusal(verdict, login.clone()).await;
+            if !self.may_ask(&refusal, questions) {
+                return Err(PushError::Refused(Box::new(refusal)));
+            }
+            self.presenter.tell(&refusal.to_string());
+            credentials = self.ask(login.username.as_deref(), &mut questions).await?;
+            login = Login::new(&credentials, Source::Prompt, Vec::new());
+        }
+    }
+
+    /// One push to its end: the digest of the tag, or why it was refused.
+    async fn attempt(&mut self, credentials: &Credentials) -> Result<Result<PushedTag, Verdict>, PushError> {
+        self.record.attempts += 1;
+        self.record.progress = Progress::default();
+        let outcome = self.follow(credentials).await;
+        self.presenter.finish();
+        let repository = self.reference.repository();
+        let evidence = |message, http_status| Evidence {
+            message,
+            http_status,
+            content_missing: self.record.progress.content_missing,
+            phase: self.record.progress.phase(),
+            credentials_sent: !credentials.is_anonymous(),
+            repository: &repository,
+        };
+        // A refusal counts even where the stream broke behind it.
+        if let Some(message) = &self.record.progress.refusal {
+            return Ok(Err(classify(&evidence(message, None))));
+        }
+        match outcome {
+            Ok(()) => {}
+            Err(EngineError::Answered { status, message }) => {
+                let verdict = classify(&evidence(&message, Some(status.as_u16())));
+                let reason = if message.trim().is_empty() { status.to_string() } else { message };
+                self.record.progress.refusal = Some(reason);
+                return Ok(Err(verdict));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let tag = self.reference.tag_or_latest();
+        let pushed = self.record.progress.pushed.iter().find(|pushed| pushed.tag == tag);
+        match pushed {
+            Some(pushed) => Ok(Ok(pushed.clone())),
+            None => Err(PushError::Unconfirmed { reference: self.reference.familiar(), tag: tag.to_owned() }),
+        }
+    }
+
+    /// Reads the stream to its end, and shows it.
+    async fn follow(&mut self, credentials: &Credentials) -> Result<(), EngineError> {
+        let Self { presenter, record, .. } = self;
+        let progress = &mut record.progress;
+        let request = PushRequest { reference: self.reference, credentials };
+        let mut stream = self.engine.push(&request).await?;
+        let period = presenter.period();
+        let mut ticks = tokio::time::interval(period.unwrap_or(Duration::MAX / 4));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick comes at once, when there is nothing to show.
+        ticks.tick().await;
+        let mut deadline: Option<Instant> = None;
+        loop {
+            let gone_on = tokio::select! {
+                more = stream.next(|event| {
+                    presenter.event(&event, progress);
+                    progress.apply(&event);
+                }) => more?,
+                _ = ticks.tick(), if period.is_some() => {
+                    presenter.tick(progress);
+                    true
+                }
+                () = async { tokio::time::sleep_until(deadline.expect("checked by if")).await }, if deadline.is_some() => false,
+            };
+            if !gone_on {
+                return Ok(());
+            }
+            if progress.refusal.is_some() && deadline.is_none() {
+                deadline = Some(Instant::now() + AFTER_REFUSAL);
+            }
+        }
+    }
+
+    async fn refusal(&mut self, verdict: Verdict, login: Login) -> Refusal {
+        let reason = clean(self.record.progress.refusal.as_deref().unwrap_or_default());
+        let similar = match verdict.class {
+            Class::NotFound => match self.engine.local_names().await {
+                Ok(names) => similar_names(self.reference, &names),
+                // It would only have made the message better.
+                Err(_) => Vec::new(),
+            },
+            _ => Vec::new(),
+        };
+        Refusal { verdict, reason, reference: self.reference.clone(), login, similar }
+    }
+
+    /// Somebody is there, was not asked too often, and another login could help. Credentials given
+    /// for this call alone are the user's last word; and who typed a good login, but may not write,
+    /// is not asked again.
+    fn may_ask(&self, refusal: &Refusal, questions: usize) -> bool {
+        let helps = match refusal.verdict.class {
+            Class::Auth => true,
+            Class::Denied => refusal.login.source != Source::Prompt,
+            _ => false,
+        };
+        helps && questions > 0 && self.terminal.is_some() && refusal.login.source != Source::CommandLine
+    }
+
+    /// Asks until the registry takes a login. It is checked by the engine's `/auth`, so that a
+    /// wrong password costs one failed login, not one for each layer.
+    async fn ask(&mut self, username: Option<&str>, questions: &mut usize) -> Result<Credentials, PushError> {
+        let registry = self.reference.domain();
+        let terminal = self.terminal.expect("checked by may_ask");
+        let mut username = username.map(str::to_owned);
+        while *questions > 0 {
+            *questions -= 1;
+            let asked = terminal.ask(username.as_deref()).await;
+            let asked =
+                asked.map_err(|source| PushError::Prompt { registry: registry.to_owned(), source })?;
+            let Some(typed) = asked else {
+                self.presenter.tell("a user name and a password are needed");
+                continue;
+            };
+            username = typed.username().map(str::to_owned);
+            match self.engine.check(&typed, self.reference.credentials_key()).await? {
+                AuthAnswer::Accepted { identity_token: Some(token) } => {
+                    return Ok(Credentials::IdentityToken { username, token });
+                }
+                AuthAnswer::Accepted { identity_token: None } => return Ok(typed),
+                AuthAnswer::Refused { message } if is_about_login(&message) => {
+                    let who = username.as_deref().map(clean).unwrap_or_default();
+                    self.presenter.tell(&format!(
+                        "{registry} does not accept this password for `{who}`: {}",
+                        clean(&message)
+                    ));
+                }
+                // The engine could not ask the registry; the push itself will tell.
+                AuthAnswer::Refused { .. } => return Ok(typed),
+            }
+        }
+        Err(PushError::GivenUp { registry: registry.to_owned() })
+    }
+
+    fn warn(&mut self, warning: String) {
+        self.presenter.tell(&format!("warning: {warning}"));
+        self.record.warnings.push(warning);
+    }
+}
+
+/// Basic registries come as HTTP 500 with their 401 inside the text, so only the text can tell.
+fn is_about_login(message: &str) -> bool {
+    let evidence = Evidence {
+        message,
+        http_status: None,
+        content_missing: false,
+        phase: Phase::Start,
+        credentials_sent: true,
+        repository: "(none)",
+    };
+    matches!(classify(&evidence).class, Class::Auth | Class::Denied)
+}
+
+/// Local images that may be meant, the nearest first: the same path and tag under another
+/// registry, then names that differ in a few letters.
+fn similar_names(wanted: &Reference, names: &[String]) -> Vec<String> {
+    let wanted_name = wanted.familiar();
+    let last = |reference: &Reference| reference.path().rsplit('/').next().map(str::to_owned);
+    let mut near: Vec<(usize, &String)> = names
+        .iter()
+        .filter_map(|name| {
+            let reference: Reference = name.parse().ok()?;
+            let same_image =
+                last(&reference) == last(wanted) && reference.tag_or_latest() == wanted.tag_or_latest();
+            let distance = strsim::damerau_levenshtein(&reference.familiar(), &wanted_name);
+            let limit = 2.max(wanted.path().len() / 4);
+            let same_repository = reference.repository() == wanted.repository();
+            match distance {
+                _ if same_repository => Some((distance, name)),
+                distance if distance <= limit => Some((distance, name)),
+                _ if same_image => Some((limit + 1, name)),
+                _ => None,
+            }
+        })
+        .collect();
+    near.sort();
+    near.into_iter().map(|(_, name)| name.clone()).take(MAX_SIMILAR).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_names_that_may_be_meant() {
+        let names =
+            ["localhost:5000/app:1", "localhost:5000/app:2", "app:1", "seed:1", "ghcr.io/team/web:latest"];
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let table: [(&str, &[&str]); 5] = [
+            ("localhost:5000/app:3", &["localhost:5000/app:1", "localhost:5000/app:2"]),
+            ("localhost:5000/apq:1", &["localhost:5000/app:1", "localhost:5000/app:2"]),
+            ("registry.example.com/seed:1", &["seed:1"]),
+            ("web", &["ghcr.io/team/web:latest"]),
+            ("registry.example.com/nothing-like-it:9", &[]),
+        ];
+        for (wanted, similar) in table {
+            assert_eq!(similar_names(&wanted.parse().unwrap(), &names), similar, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn tells_a_wrong_password_from_a_registry_that_cannot_be_asked() {
+        let table = [
+            ("login attempt to http://localhost:5001/v2/ failed with status: 401 Unauthorized", true),
+            (r#"Get "https://h/v2/": unauthorized: incorrect username or password"#, true),
+            (r#"Get "http://localhost:1/v2/": dial tcp 127.0.0.1:1: connect: connection refused"#, false),
+            ("login attempt to http://h/v2/ failed with status: 503 Service Unavailable", false),
+        ];
+        for (message, about_login) in table {
+            assert_eq!(is_about_login(message), about_login, "{message}");
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Image references: what docker takes for a name, and what it makes of it.
+//!
+//! Source: the grammar of `distribution/reference` (`regexp.go`, `normalize.go`), read there and
+//! held against the docker CLI. No kept crate is faithful to it: `oci-spec` 0.10 differs in 11
+//! of 100 inputs (`Foo/bar`, IPv6 domains, 64-digit names, the tag `ü`).
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The domain that a name without one stands for.
+const HUB: &str = "docker.io";
+const LEGACY_HUB: &str = "index.docker.io";
+/// The key under which docker keeps the credentials for [`HUB`]; it matches exactly this string.
+const HUB_CREDENTIALS_KEY: &str = "https://index.docker.io/v1/";
+/// Where the Hub keeps names of a single component.
+const OFFICIAL: &str = "library/";
+const MAX_PATH: usize = 255;
+const MAX_TAG: usize = 128;
+
+/// A reference that can be pushed: `domain/path`, perhaps `:tag`, never a digest.
+///
+/// `Display` gives the canonical form: `docker.io/library/app:1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    domain: String,
+    path: String,
+    tag: Option<String>,
+}
+
+/// Why a text is no reference that can be pushed, in docker's own words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReferenceError {
+    #[error("invalid reference format")]
+    Format,
+    #[error("invalid reference format: repository name ({repository}) must be lowercase")]
+    Uppercase { repository: String },
+    #[error("repository name must not be more than 255 characters")]
+    TooLong,
+    #[error("invalid repository name ({name}), cannot specify 64-byte hexadecimal strings")]
+    Identifier { name: String },
+    #[error("unsupported digest algorithm")]
+    DigestAlgorithm,
+    #[error("invalid checksum digest length")]
+    DigestLength,
+    #[error("invalid checksum digest format")]
+    DigestFormat,
+    #[error("cannot push a digest reference")]
+    Digest,
+}
+
+impl Reference {
+    /// `host[:port]` of the registry; `docker.io` for the Hub.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// What follows the domain, with `library/` where the Hub adds it.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The tag that a push of it names: `latest` where none was given.
+    pub fn tag_or_latest(&self) -> &str {
+        self.tag.as_deref().unwrap_or("latest")
+    }
+
+    /// The canonical name without tag: `docker.io/library/app`.
+    pub fn repository(&self) -> String {
+        format!("{}/{}", self.domain, self.path)
+    }
+
+    /// The repository as people write it: `app` for `docker.io/library/app`.
+    pub fn familiar_repository(&self) -> String {
+        if self.domain != HUB {
+            return self.repository();
+        }
+        match self.path.strip_prefix(OFFICIAL) {
+            Some(name) if !name.contains('/') => name.to_owned(),
+            _ => self.path.clone(),
+        }
+    }
+
+    /// The whole reference as people write it, with its tag: `app:latest`.
+    pub fn familiar(&self) -> String {
+        format!("{}:{}", self.familiar_repository(), self.tag_or_latest())
+    }
+
+    /// The key under which docker keeps credentials for this registry, and the `serveraddress`
+    /// that engines want beside them: the domain, or the Hub's historical URL.
+    pub fn credentials_key(&self) -> &str {
+        if self.domain == HUB { HUB_CREDENTIALS_KEY } else { &self.domain }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.domain, self.path)?;
+        match &self.tag {
+            Some(tag) => write!(f, ":{tag}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FromStr for Reference {
+    type Err = ReferenceError;
+
+    fn from_str(input: &str) -> Result<Self, ReferenceError> {
+        if input.len() == 64 && input.bytes().all(is_lower_hex) {
+            return Err(ReferenceError::Identifier { name: input.to_owned() });
+        }
+        let (domain, rest) = split_domain(input);
+        // docker looks at upper case before anything else, and takes the path for what stands
+        // before the first colon, whatever that is.
+        let before_colon = rest.split(':').next().unwrap_or_default();
+        if before_colon.to_lowercase() != before_colon {
+            return Err(ReferenceError::Uppercase { repository: before_colon.to_owned() });
+        }
+        let (name, digest) = match rest.split_once('@') {
+            Some((name, digest)) => (name, Some(digest)),
+            None => (rest.as_str(), None),
+        };
+        let (path, tag) = match name.split_once(':') {
+            Some((path, tag)) => (path, Some(tag)),
+            None => (name, None),
+        };
+        // docker reads `exa_mple.com/app` as a path without any domain, since no domain has an
+        // underscore. Engines with the containerd store push it to the host of that name all the
+        // same (28.5, measured), so here it is the domain, which credentials can be found for.
+        let domain_fits = is_domain(domain) || is_path_component(domain);
+        let valid = domain_fits && is_path(path) && tag.is_none_or(is_tag);
+        if !valid || digest.is_some_and(|digest| !has_digest_shape(digest)) {
+            return Err(ReferenceError::Format);
+        }
+        if path.len() > MAX_PATH {
+            return Err(ReferenceError::TooLong);
+        }
+        if let Some(digest) = digest {
+            check_digest(digest)?;
+            return Err(ReferenceError::Digest);
+        }
+        Ok(Self { domain: domain.to_owned(), path: path.to_owned(), tag: tag.map(str::to_owned) })
+    }
+}
+
+/// Domain and remainder, with what docker adds where the domain is left out.
+///
+/// Without a slash nothing is a domain: `localhost:5000` is the Hub's `localhost` with a tag.
+fn split_domain(input: &str) -> (&str, String) {
+    let (domain, rest) = match input.split_once('/') {
+        Some((LEGACY_HUB, rest)) => (HUB, rest),
+        Some((first, rest)) if looks_like_domain(first) => (first, rest),
+        _ => (HUB, input),
+    };
+    let official = domain == HUB && !rest.contains('/');
+    let rest = if official { format!("{OFFICIAL}{rest}") } else { rest.to_owned() };
+    (domain, rest)
+}
+
+/// A namespace of the Hub has neither dot nor colon nor capitals, so what has is a domain.
+fn looks_like_domain(first: &str) -> bool {
+    first == "localhost" || first.contains(['.', ':']) || first.to_lowercase() != first
+}
+
+fn is_domain(domain: &str) -> bool {
+    let (host, port) = match domain.rfind(':') {
+        // The last colon of `[::1]` belongs to the address.
+        Some(at) if !domain.ends_with(']') => (&domain[..at], Some(&domain[at + 1..])),
+        _ => (domain, None),
+    };
+    let host_fits = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(ipv6) => !ipv6.is_empty() && ipv6.bytes().all(|b| b.is_ascii_hexdigit() || b == b':'),
+        None => host.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        }),
+    };
+    host_fits && port.is_none_or(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn is_path(path: &str) -> bool {
+    path.split('/').all(is_path_component)
+}
+
+/// `[a-z0-9]+`, joined by `.`, `_`, `__` or any run of `-`.
+fn is_path_component(component: &str) -> bool {
+    let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = component.as_bytes();
+    let ends_fit = bytes.first().is_some_and(|b| is_word(*b)) && bytes.last().is_some_and(|b| is_word(*b));
+    ends_fit
+        && component
+            .split(|c: char| c.is_ascii() && is_word(c as u8))
+            .all(|joint| matches!(joint, "" | "." | "_" | "__") || joint.bytes().all(|b| b == b'-'))
+}
+
+/// `[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}`
+fn is_tag(tag: &str) -> bool {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    tag.len() <= MAX_TAG
+        && tag.bytes().next().is_some_and(is_word)
+        && tag.bytes().all(|b| is_word(b) || b == b'.' || b == b'-')
+}
+
+/// `algorithm:hex`, the algorithm of letters and digits joined by `+ . _ -`, 32 hex digits or more.
+fn has_digest_shape(digest: &str) -> bool {
+    let Some((algorithm, hex)) = digest.split_once(':') else {
+        return false;
+    };
+    let algorithm_fits = algorithm.split(['+', '.', '_', '-']).all(|part| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.bytes().all(|b| b.is_ascii_alphanumeric())
+    });
+    algorithm_fits && hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn check_digest(digest: &str) -> Result<(), ReferenceError> {
+    let (algorithm, hex) = digest.split_once(':').ok_or(ReferenceError::Format)?;
+    let length = match algorithm {
+        "sha256" => 64,
+        "sha384" => 96,
+        "sha512" => 128,
+        _ => return Err(ReferenceError::DigestAlgorithm),
+    };
+    if hex.len() != length {
+        return Err(ReferenceError::DigestLength);
+    }
+    if !hex.bytes().all(is_lower_hex) {
+        return Err(ReferenceError::DigestFormat);
+    }
+    Ok(())
+}
+
+fn is_lower_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn finds_domain_path_and_tag() {
+        let table = [
+            // input, domain, path, tag, familiar
+            ("app", "docker.io", "library/app", None, "app:latest"),
+            ("app:1", "docker.io", "library/app", Some("1"), "app:1"),
+            ("docker.io/app", "docker.io", "library/app", None, "app:latest"),
+            ("index.docker.io/app", "docker.io", "library/app", None, "app:latest"),
+            ("docker.io/library/app", "docker.io", "library/app", None, "app:latest"),
+            ("team/app:1.2", "docker.io", "team/app", Some("1.2"), "team/app:1.2"),
+            ("library/a/b", "docker.io", "library/a/b", None, "library/a/b:latest"),
+            ("localhost:5000", "docker.io", "library/localhost", Some("5000"), "localhost:5000"),
+            ("localhost/app", "localhost", "app", None, "localhost/app:latest"),
+            ("LOCALHOST:5000/x", "LOCALHOST:5000", "x", None, "LOCALHOST:5000/x:latest"),
+            ("127.0.0.1/a", "127.0.0.1", "a", None, "127.0.0.1/a:latest"),
+            ("[::1]:5000/app:a", "[::1]:5000", "app", Some("a"), "[::1]:5000/app:a"),
+            ("[2001:db8::1]/app", "[2001:db8::1]", "app", None, "[2001:db8::1]/app:latest"),
+            ("exa_mple.com/app", "exa_mple.com", "app", None, "exa_mple.com/app:latest"),
+            ("Foo/bar", "Foo", "bar", None, "Foo/bar:latest"),
+            ("registry-1.docker.io/x", "registry-1.docker.io", "x", None, "registry-1.docker.io/x:latest"),
+            ("a--b", "docker.io", "library/a--b", None, "a--b:latest"),
+            ("a__b", "docker.io", "library/a__b", None, "a__b:latest"),
+            ("a-----b.c_d", "docker.io", "library/a-----b.c_d", None, "a-----b.c_d:latest"),
+            ("app:_A-.9", "docker.io", "library/app", Some("_A-.9"), "app:_A-.9"),
+            (
+                "x-y.example.com:443/a/b/c",
+                "x-y.example.com:443",
+                "a/b/c",
+                None,
+                "x-y.example.com:443/a/b/c:latest",
+            ),
+        ];
+        for (input, domain, path, tag, familiar) in table {
+            let reference: Reference = input.parse().unwrap_or_else(|e| panic!("{input}: {e}"));
+            let got = (reference.domain(), reference.path(), reference.tag());
+            assert_eq!(got, (domain, path, tag), "{input}");
+            assert_eq!(reference.familiar(), familiar, "{input}");
+        }
+    }
+
+    #[test]
+    fn refuses_in_dockers_words() {
+        let format = "invalid reference format";
+        let digest = "cannot push a digest reference";
+        let hex64 = &DIGEST[7..];
+        let table = [
+            ("", format),
+            (" app", format),
+            ("app ", format),
+            ("app:", format),
+            (":1", format),
+            ("a___b", format),
+            ("a._b", format),
+            ("-a", format),
+            ("a-", format),
+            ("a//b", format),
+            ("ex..com/a", format),
+            ("-ex.com/a", format),
+            ("http://f/b", format),
+            ("https://x.example.com/y", format),
+            ("::1/app", format),
+            ("[]:5000/app", format),
+            ("[fe80::1%25eth0]:5000/app", format),
+            ("localhost:5000/", format),
+            ("localhost:/app", format),
+            ("localhost:abc/app", format),
+            ("exa_mple.com:5000/app", format),
+            ("app:ü", format),
+            ("äpp", format),
+            ("app:1:2", format),
+            ("app:.1", format),
+            ("app@sha256:abc", format),
+            ("app@", format),
+            ("APP:1", "invalid reference format: repository name (library/APP) must be lowercase"),
+            (
+                "host.example.com/Team/app",
+                "invalid reference format: repository name (Team/app) must be lowercase",
+            ),
+            (
+                "app@SHA256:1",
+                "invalid reference format: repository name (library/app@SHA256) must be lowercase",
+            ),
+            (&format!("app@{DIGEST}"), digest),
+            (&format!("app:1@{DIGEST}"), digest),
+            (&format!("localhost:5000/app@{DIGEST}"), digest),
+            (&format!("app@md5:{hex64}"), "unsupported digest algorithm"),
+            (&format!("app@sha512:{hex64}"), "invalid checksum digest length"),
+            (&format!("app@sha256:{}", hex64.to_uppercase()), "invalid checksum digest format"),
+            (
+                hex64,
+                &format!("invalid repository name ({hex64}), cannot specify 64-byte hexadecimal strings"),
+            ),
+            (&"a".repeat(256), "repository name must not be more than 255 characters"),
+            (&"a".repeat(248), "repository name must not be more than 255 characters"),
+            (&format!("app:{}", "t".repeat(129)), format),
+        ];
+        for (input, want) in table {
+            let got = input.parse::<Reference>().map(|r| r.to_string());
+            assert_eq!(got.map_err(|e| e.to_string()), Err(want.to_owned()), "{input}");
+        }
+    }
+
+    #[test]
+    fn length_counts_the_path_without_the_domain() {
+        let path = "a".repeat(255);
+        assert!(format!("registry.example.com:5000/{path}").parse::<Reference>().is_ok());
+        assert!("a".repeat(247).parse::<Reference>().is_ok(), "library/ counts");
+        assert!(format!("app:{}", "t".repeat(128)).parse::<Reference>().is_ok());
+    }
+
+    #[test]
+    fn the_hub_has_a_key_of_its_own() {
+        let key = |input: &str| input.parse::<Reference>().unwrap().credentials_key().to_owned();
+        assert_eq!(key("bob/x"), "https://index.docker.io/v1/");
+        assert_eq!(key("index.docker.io/bob/x"), "https://index.docker.io/v1/");
+        assert_eq!(key("localhost:5000/x"), "localhost:5000");
+        assert_eq!(key("registry-1.docker.io/x"), "registry-1.docker.io");
+    }
+
+    proptest! {
+        #[test]
+        fn canonical_and_familiar_forms_mean_the_same(
+            domain in prop_oneof![
+                "[a-z0-9]{1,8}(-[a-z0-9]{1,3})?\\.[a-z]{2,3}(:[0-9]{1,5})?",
+                "\\[[0-9a-f]{0,4}:[0-9a-f:]{1,12}\\](:[0-9]{1,5})?",
+                Just("docker.io".to_owned()),
+            ],
+            path in "[a-z0-9]{1,9}((\\.|_|__|-{1,3})[a-z0-9]{1,5}){0,2}(/[a-z0-9]{1,9}){0,3}",
+            tag in proptest::option::of("[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}"),
+        ) {
+            // docker's familiar form of the Hub's `a.b/c` reads as a registry `a.b` again.
+            prop_assume!(domain != HUB || !path.split('/').next().is_some_and(|first| first.contains('.')));
+            let suffix = tag.as_ref().map(|t| format!(":{t}")).unwrap_or_default();
+            let input = format!("{domain}/{path}{suffix}");
+            let reference: Reference = input.parse().unwrap();
+            prop_assert_eq!(reference.domain(), &domain);
+            prop_assert_eq!(reference.tag(), tag.as_deref());
+            prop_assert_eq!(&reference.to_string().parse::<Reference>().unwrap(), &reference);
+            let familiar: Reference = reference.familiar().parse().unwrap();
+            prop_assert_eq!(familiar.repository(), reference.repository());
+        }
+
+        #[test]
+        fn any_text_is_parsed_or_refused(input in "\\PC{0,80}") {
+            if let Ok(reference) = input.parse::<Reference>() {
+                let again: Reference = reference.to_string().parse().unwrap();
+                prop_assert_eq!(again, reference);
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The result of a push, as scripts read it on stdout.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::cli::Format;
+use crate::error::Error;
+use crate::progress::{LayerCounts, PushedTag};
+use crate::push::Record;
+use crate::reference::Reference;
+
+/// One line of `--format json`. A public format: fields may be added, never renamed.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// Canonical: `docker.io/library/app:1`; as typed, where that is no reference.
+    reference: String,
+    name: Option<String>,
+    tag: Option<&'a str>,
+    status: &'static str,
+    digest: Option<&'a str>,
+    /// Of the manifest, in bytes.
+    size: Option<u64>,
+    layers: LayerCounts,
+    /// Sent by the engine, as it counts them.
+    bytes: u64,
+    attempts: u32,
+    seconds: f64,
+    /// Whether the registry was asked afterwards what it serves; `null`: it was not.
+    verified: Option<bool>,
+    credentials: Option<LineCredentials<'a>>,
+    warnings: &'a [String],
+    error: Option<LineError>,
+}
+
+#[derive(Serialize)]
+struct LineCredentials<'a> {
+    source: String,
+    username: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct LineError {
+    class: &'static str,
+    message: String,
+    hint: Option<String>,
+}
+
+/// What is reported: the image as typed, and as parsed if it could be.
+pub struct Report<'a> {
+    pub typed: &'a str,
+    pub reference: Option<&'a Reference>,
+    pub record: &'a Record,
+    pub elapsed: Duration,
+    pub result: &'a Result<PushedTag, Error>,
+}
+
+impl Report<'_> {
+    /// Writes the result: `NAME@DIGEST` or nothing, or a line of JSON either way.
+    ///
+    /// # Errors
+    /// stdout is closed or full.
+    pub fn write(&self, format: Format, out: &mut impl Write) -> io::Result<()> {
+        match (format, self.result, self.reference) {
+            (Format::Ref, Ok(pushed), Some(reference)) => {
+                writeln!(out, "{}@{}", reference.repository(), pushed.digest)?;
+            }
+            (Format::Ref, ..) => {}
+            (Format::Json, ..) => {
+                serde_json::to_writer(&mut *out, &self.line())?;
+                writeln!(out)?;
+            }
+        }
+        out.flush()
+    }
+
+    fn line(&self) -> Line<'_> {
+        let pushed = self.result.as_ref().ok();
+        let reference = self
+            .reference
+            .map(|reference| format!("{}:{}", reference.repository(), reference.tag_or_latest()));
+        let credentials = self.record.login.as_ref();
+        Line {
+            reference: reference.unwrap_or_else(|| self.typed.to_owned()),
+            name: self.reference.map(Reference::repository),
+            tag: self.reference.map(Reference::tag_or_latest),
+            status: if pushed.is_some() { "pushed" } else { "failed" },
+            digest: pushed.map(|pushed| pushed.digest.as_str()),
+            size: pushed.map(|pushed| pushed.size),
+            layers: self.record.progress.counts(),
+            bytes: self.record.progress.bytes().0,
+            attempts: self.record.attempts,
+            seconds: (self.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+            verified: None,
+            credentials: credentials.map(|login| LineCredentials {
+                source: login.source.name(),
+                username: login.username.as_deref(),
+            }),
+            warnings: &self.record.warnings,
+            error: self.result.as_ref().err().map(|error| LineError {
+                class: error.class().name(),
+                message: error.message(),
+                hint: error.hint(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Text from engines, registries and helpers, made fit for a terminal or a log.
+//!
+//! All of it is hostile: registries pass escape sequences, line ends and whole HTML pages through
+//! the engine intact. It is cleaned once, where it enters.
+
+/// More than this of one message helps nobody; registries send pages of 200 kB.
+const MAX_CHARS: usize = 1000;
+
+/// One line without control characters: white space folded, cut after 1000 characters.
+///
+/// Also without the characters that reorder text on a terminal (Unicode TR #36, 2.10).
+pub fn clean(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(MAX_CHARS));
+    let mut chars = 0;
+    for word in text.split(|c: char| c.is_whitespace()) {
+        let mut kept = word.chars().filter(|c| !c.is_control() && !is_reordering(*c)).peekable();
+        if kept.peek().is_some() && chars > 0 {
+            line.push(' ');
+            chars += 1;
+        }
+        for c in kept {
+            if chars >= MAX_CHARS {
+                line.push('…');
+                return line;
+            }
+            line.push(c);
+            chars += 1;
+        }
+    }
+    line
+}
+
+fn is_reordering(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// `12.3MB`: four significant digits in powers of 1000, as docker prints sizes.
+pub fn human_size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut size = bytes as f64;
+    let mut unit = 0;
+    while size >= 1000.0 && unit + 1 < UNITS.len() {
+        size /= 1000.0;
+        unit += 1;
+    }
+    let digits = match size {
+        s if s < 10.0 => 3,
+        s if s < 100.0 => 2,
+        s if s < 1000.0 => 1,
+        _ => 0,
+    };
+    let number = format!("{size:.digits$}");
+    let number =
+        if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { &number };
+    format!("{number}{}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_nothing_that_moves_a_terminal() {
+        let table = [
+            ("plain text", "plain text"),
+            ("denied: \x1b[2J\x1b[31mred\x1b[0m\r\nlatest: digest", "denied: [2J[31mred[0m latest: digest"),
+            ("\x1b]0;title\x07x\u{9b}31m", "]0;titlex31m"),
+            ("  a \t b\n\nc ", "a b c"),
+            ("user\u{202e}drowssap", "userdrowssap"),
+            ("\x1b \x07 x", "x"),
+            ("您没有权限", "您没有权限"),
+            ("", ""),
+        ];
+        for (input, want) in table {
+            assert_eq!(clean(input), want, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn cuts_a_page_of_html() {
+        let line = clean(&"x".repeat(200_000));
+        assert_eq!(line.chars().count(), MAX_CHARS + 1);
+        assert!(line.ends_with('…'));
+    }
+
+    #[test]
+    fn sizes_read_as_docker_prints_them() {
+        let table = [
+            (0, "0B"),
+            (512, "512B"),
+            (1024, "1.024kB"),
+            (2_753_536, "2.754MB"),
+            (20_971_520, "20.97MB"),
+            (459_543_410, "459.5MB"),
+            (1_000_000, "1MB"),
+            (100_000, "100kB"),
+            (u64::MAX, "18447PB"),
+        ];
+        for (bytes, want) in table {
+            assert_eq!(human_size(bytes), want);
+        }
+    }
+}
