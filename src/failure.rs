@@ -510,37 +510,44 @@ mod tests {
         assert_eq!(wrong, Vec::<String>::new());
     }
 
+    /// Texts from public issue threads; `found.jsonl` was collected after the rules were written,
+    /// and came out right in 138 of 149 before they were looked at.
     #[test]
     fn texts_from_the_wild_come_out_as_labelled() {
-        let wild: Vec<Wild> = lines(include_str!("../tests/failures/wild.jsonl"));
-        let wrong: Vec<String> = wild
-            .iter()
-            .filter_map(|wild| {
-                let class = |credentials_sent| {
-                    classify(&Evidence {
-                        message: &wild.message,
-                        http_status: None,
-                        content_missing: false,
-                        phase: Phase::Layers,
-                        credentials_sent,
-                        repository: "localhost/none",
-                    })
-                    .class
-                    .name()
-                };
-                // `class` names what is right with credentials sent, or one of two acceptable answers.
-                let (with, without) = (class(true), class(false));
-                let right = if wild.acceptable.is_empty() {
-                    with == wild.class
-                } else {
-                    wild.acceptable.iter().any(|c| c == with) && wild.acceptable.iter().any(|c| c == without)
-                };
-                (!right).then(|| {
-                    format!("{}: {} is not {with}/{without}: {}", wild.source, wild.class, wild.message)
-                })
-            })
-            .collect();
-        println!("{} of {} right", wild.len() - wrong.len(), wild.len());
-        assert_eq!(wrong, Vec::<String>::new());
+        for (name, text) in [
+            ("wild", include_str!("../tests/failures/wild.jsonl")),
+            ("found", include_str!("../tests/failures/found.jsonl")),
+        ] {
+            let wild: Vec<Wild> = lines(text);
+            let wrong: Vec<String> = wild.iter().filter_map(Wild::complaint).collect();
+            println!("{name}: {} of {} right", wild.len() - wrong.len(), wild.len());
+            assert_eq!(wrong, Vec::<String>::new());
+        }
+    }
+
+    impl Wild {
+        fn class(&self, credentials_sent: bool) -> &'static str {
+            let evidence = Evidence {
+                message: &self.message,
+                http_status: None,
+                content_missing: false,
+                phase: Phase::Layers,
+                credentials_sent,
+                repository: "localhost/none",
+            };
+            classify(&evidence).class.name()
+        }
+
+        /// `class` is what is right with credentials sent, unless either of two is acceptable.
+        fn complaint(&self) -> Option<String> {
+            let (with, without) = (self.class(true), self.class(false));
+            let right = if self.acceptable.is_empty() {
+                with == self.class
+            } else {
+                [with, without].iter().all(|class| self.acceptable.iter().any(|other| other == class))
+            };
+            let Self { source, class, message, .. } = self;
+            (!right).then(|| format!("{source}: {class} is not {with}/{without}: {message}"))
+        }
     }
 }

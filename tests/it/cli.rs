@@ -1,0 +1,104 @@
+//! What docker and a shell see of the executable itself.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::env::{TestEnv, run};
+
+fn words(env: &TestEnv, words: &[&str]) -> Command {
+    let mut command = env.without_engine();
+    command.args(words);
+    command
+}
+
+#[test]
+fn the_handshake_is_one_object_and_nothing_else() {
+    let run = run(&mut words(&TestEnv::new(), &["docker-cli-plugin-metadata"]));
+    let metadata: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(metadata["SchemaVersion"], "0.1.0");
+    assert_eq!((run.status, run.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn usage_errors_are_125_on_stderr_with_dockers_reason() {
+    let digest = format!("app@sha256:{}", "0".repeat(64));
+    let table: [(&[&str], &str); 8] = [
+        (&["regpush"], "the following required arguments were not provided"),
+        (&["regpush", "--nope", "app"], "unexpected argument '--nope'"),
+        (&["-H", "a", "-H", "b", "regpush", "app"], "specify only one -H"),
+        (&["-H", "unix:///a", "-c", "b", "regpush", "app"], "cannot specify both --host and --context"),
+        (
+            &["regpush", "APP:1"],
+            "error: invalid reference format: repository name (library/APP) must be lowercase",
+        ),
+        (&["regpush", "http://x/y"], "error: invalid reference format\n"),
+        (&["regpush", &digest], "error: cannot push a digest reference\n"),
+        (&["regpush", "-u", "me", "--password-stdin", "app"], "no password on stdin"),
+    ];
+    let env = TestEnv::new();
+    for (arguments, reason) in table {
+        let run = run(&mut words(&env, arguments));
+        assert_eq!(run.status, 125, "{arguments:?}: {run}");
+        assert!(run.stderr.contains(reason), "{arguments:?}: {run}");
+        assert_eq!(run.stdout, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    let env = TestEnv::new();
+    for arguments in [&["regpush", "--help"][..], &["help", "regpush"], &["--help"]] {
+        let run = run(&mut words(&env, arguments));
+        assert_eq!((run.status, run.stderr.as_str()), (0, ""), "{arguments:?}");
+        assert!(run.stdout.contains("--password-stdin") && run.stdout.contains("Exit status:"), "{run}");
+    }
+    for arguments in [&["regpush", "--version"][..], &["-v", "regpush"], &["--version"]] {
+        let run = run(&mut words(&env, arguments));
+        assert_eq!(run.stdout, concat!("docker-regpush ", env!("CARGO_PKG_VERSION"), "\n"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn without_an_engine_the_socket_and_who_chose_it_are_named() {
+    let env = TestEnv::new();
+    let nowhere = env.path("nothing.sock");
+    let url = format!("unix://{}", nowhere.display());
+
+    let flag = run(&mut words(&env, &["-H", &url, "regpush", "app"]));
+    assert_eq!(flag.status, 4, "{flag}");
+    assert!(flag.stderr.contains(&format!("cannot connect to the engine at {url} (from --host)")), "{flag}");
+    assert!(flag.stderr.contains("hint: nothing is at "), "{flag}");
+
+    let variable = run(words(&env, &["regpush", "--format", "json", "app"]).env("DOCKER_HOST", &url));
+    assert_eq!(variable.status, 4, "{variable}");
+    assert!(variable.stderr.contains("(from DOCKER_HOST)"), "{variable}");
+    let result = variable.json();
+    assert_eq!(result["error"]["class"], "engine");
+    assert_eq!(result["reference"], "docker.io/library/app:latest");
+
+    // A socket that nobody listens at any more.
+    drop(std::os::unix::net::UnixListener::bind(&nowhere).unwrap());
+    let refused = run(&mut words(&env, &["-H", &url, "regpush", "app"]));
+    assert!(refused.stderr.contains("hint: no engine listens at "), "{refused}");
+}
+
+#[test]
+fn an_engine_that_cannot_be_reached_yet_is_named() {
+    let env = TestEnv::new();
+    let run = run(words(&env, &["regpush", "app"]).env("DOCKER_HOST", "tcp://127.0.0.1:1"));
+    assert_eq!(run.status, 4, "{run}");
+    assert!(run.stderr.contains("cannot reach `tcp://127.0.0.1:1` (from DOCKER_HOST)"), "{run}");
+}
+
+#[test]
+fn a_reader_that_hangs_up_is_no_panic() {
+    let env = TestEnv::new();
+    for arguments in ["regpush --help", "docker-cli-plugin-metadata"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = words(&env, &arguments.split(' ').collect::<Vec<_>>());
+        let status = command.stdout(writer).status().unwrap();
+        assert!(status.code().is_some_and(|code| code <= 1), "{arguments}: {status}");
+    }
+}

@@ -1,0 +1,250 @@
+//! A refusal, somebody at the terminal, and what comes of it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use portable_pty::CommandBuilder;
+use serde_json::json;
+
+use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, host, refusal};
+use crate::support::env::{TestEnv, run};
+use crate::support::terminal::Terminal;
+
+const IMAGE: &str = "localhost:5000/app:1";
+const LOGIN_FAILED: &str =
+    r#"{"message":"login attempt to http://localhost:5000/v2/ failed with status: 401 Unauthorized"}"#;
+const LOGIN_GOOD: &str = r#"{"IdentityToken":"","Status":"Login Succeeded"}"#;
+const AUTH: &str = "POST /v1.41/auth";
+const PUSH: &str = "POST /v1.41/images/localhost:5000/app/push?tag=1";
+
+fn refused() -> Reply {
+    Reply::stream([refusal("no basic auth credentials")])
+}
+
+fn accepted() -> Reply {
+    Reply::stream([digest_line("1")])
+}
+
+fn at_terminal(env: &TestEnv, engine: &FakeEngine, options: &[&str]) -> Terminal {
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_docker-regpush"));
+    command.env_clear();
+    for (name, value) in env.variables() {
+        command.env(name, value);
+    }
+    command.env("DOCKER_HOST", host(&engine.socket));
+    command.env("TERM", "xterm");
+    command.arg("regpush");
+    command.args(options);
+    command.arg(IMAGE);
+    Terminal::start(command, 100, 30)
+}
+
+#[test]
+fn asks_checks_and_pushes_again() {
+    let engine = FakeEngine::start()
+        .on(PUSH, refused())
+        .on(AUTH, Reply::json(500, LOGIN_FAILED))
+        .on(AUTH, Reply::json(200, LOGIN_GOOD))
+        .on(PUSH, accepted());
+    let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
+    terminal.wait_for("localhost:5000 wants a login, and there are no credentials for it");
+    terminal.wait_for("Username: ");
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    assert!(!terminal.echoes());
+    terminal.type_in("wrong\r");
+    terminal.wait_for("localhost:5000 does not accept this password for `alice`");
+    terminal.wait_for("Username (alice): ");
+    terminal.type_in("\r");
+    terminal.wait_for("Password: ");
+    terminal.type_in("right\r");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 0, "{}", ended.text);
+    assert!(ended.text.contains(&format!("localhost:5000/app@{DIGEST}")), "{}", ended.text);
+    assert!(!ended.text.contains("wrong") && !ended.text.contains("right"), "{}", ended.text);
+    assert!(ended.restored);
+
+    let requests = engine.requests();
+    let login = json!({"username": "alice", "password": "right", "serveraddress": "localhost:5000"});
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&requests[2].body).unwrap(), login);
+    assert_eq!(requests[3].registry_auth(), login, "and the push goes with what was checked");
+}
+
+#[test]
+fn odd_passwords_arrive_as_typed() {
+    for password in ["~?>~?>", "  both ends  ", r#"quo"te's\back"#, "pässwörd 密码 🔑", "a:b"] {
+        let engine = FakeEngine::start()
+            .on(PUSH, refused())
+            .on(AUTH, Reply::json(200, LOGIN_GOOD))
+            .on(PUSH, accepted());
+        let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
+        terminal.wait_for("Username: ");
+        terminal.type_in("alice\r");
+        terminal.wait_for("Password: ");
+        terminal.type_in(&format!("{password}\r"));
+        let ended = terminal.finish();
+        assert_eq!(ended.status, 0, "{}", ended.text);
+        assert_eq!(engine.pushes()[1].registry_auth()["password"], password);
+    }
+}
+
+#[test]
+fn an_identity_token_goes_in_place_of_the_password() {
+    let engine = FakeEngine::start()
+        .on(PUSH, refused())
+        .on(AUTH, Reply::json(200, r#"{"IdentityToken":"idtok","Status":"Login Succeeded"}"#))
+        .on(PUSH, accepted());
+    let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
+    terminal.wait_for("Username: ");
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    terminal.type_in("pw\r");
+    assert_eq!(terminal.finish().status, 0);
+    let sent = json!({"username": "alice", "serveraddress": "localhost:5000", "identitytoken": "idtok"});
+    assert_eq!(engine.pushes()[1].registry_auth(), sent);
+}
+
+#[test]
+fn three_wrong_answers_are_enough() {
+    let mut engine = FakeEngine::start().on(PUSH, refused());
+    for _ in 0..2 {
+        engine = engine
+            .on(AUTH, Reply::json(401, r#"{"message":"unauthorized: incorrect username or password"}"#));
+    }
+    let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
+    terminal.wait_for("Username: ");
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    // Nothing was typed: the registry is not bothered with it.
+    terminal.type_in("\r");
+    terminal.wait_for("a user name and a password are needed");
+    for _ in 0..2 {
+        terminal.wait_for("Username");
+        terminal.type_in("bob\r");
+        terminal.wait_for("Password: ");
+        terminal.type_in("pw\r");
+    }
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 3, "{}", ended.text);
+    assert!(ended.text.contains("error: localhost:5000 accepted none of 3 logins"), "{}", ended.text);
+    assert_eq!(engine.pushes().len(), 1);
+}
+
+#[test]
+fn http_refusals_lead_to_the_same_question() {
+    for (status, body) in [(401, r#"{"message":"unauthorized"}"#), (403, r#"{"message":""}"#), (401, "")] {
+        let engine = FakeEngine::start()
+            .on(PUSH, Reply::json(status, body))
+            .on(AUTH, Reply::json(200, LOGIN_GOOD))
+            .on(PUSH, accepted());
+        let mut terminal = at_terminal(&TestEnv::new(), &engine, &["-q"]);
+        terminal.wait_for("Username: ");
+        terminal.type_in("alice\r");
+        terminal.wait_for("Password: ");
+        terminal.type_in("pw\r");
+        let ended = terminal.finish();
+        assert_eq!(ended.status, 0, "{status}: {}", ended.text);
+    }
+}
+
+#[test]
+fn who_may_not_write_is_not_asked_again() {
+    let denied = || Reply::stream([refusal("denied: requested access to the resource is denied")]);
+    let engine =
+        FakeEngine::start().on(PUSH, denied()).on(AUTH, Reply::json(200, LOGIN_GOOD)).on(PUSH, denied());
+    let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
+    terminal.wait_for("Username: ");
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    terminal.type_in("pw\r");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 3, "{}", ended.text);
+    assert!(ended.text.contains("does not allow it with user `alice`, as typed"), "{}", ended.text);
+    assert!(ended.text.contains("may not write to localhost:5000/app"), "{}", ended.text);
+}
+
+#[test]
+fn nobody_is_asked_who_said_so_or_gave_a_login() {
+    for options in [&["--no-prompt"][..], &["--anonymous"]] {
+        let engine = FakeEngine::start().on(PUSH, refused());
+        let ended = at_terminal(&TestEnv::new(), &engine, options).finish();
+        assert_eq!(ended.status, 3, "{options:?}: {}", ended.text);
+        assert!(!ended.text.contains("Username"), "{options:?}: {}", ended.text);
+    }
+}
+
+#[test]
+fn without_a_terminal_nobody_is_asked() {
+    let engine = FakeEngine::start().on(PUSH, refused());
+    let run = run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
+    assert_eq!(run.status, 3, "{run}");
+    assert!(!run.stderr.contains("Username"), "{run}");
+}
+
+#[test]
+fn every_way_out_of_the_question_restores_the_terminal() {
+    enum Way {
+        Keys(&'static str),
+        Signal(Signal),
+    }
+    let ways = [
+        (Way::Keys("\x03"), 130),
+        (Way::Keys("\x04"), 3),
+        (Way::Signal(Signal::SIGINT), 130),
+        (Way::Signal(Signal::SIGTERM), 143),
+        (Way::Signal(Signal::SIGHUP), 129),
+    ];
+    for (way, status) in ways {
+        for question in ["Username: ", "Password: "] {
+            let engine = FakeEngine::start().on(PUSH, refused());
+            let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
+            terminal.wait_for("Username: ");
+            if question == "Password: " {
+                terminal.type_in("alice\r");
+                terminal.wait_for("Password: ");
+            }
+            match way {
+                Way::Keys(keys) => terminal.type_in(keys),
+                Way::Signal(signal) => kill(Pid::from_raw(terminal.process()), signal).unwrap(),
+            }
+            let ended = terminal.finish();
+            assert_eq!(ended.status, status, "{question}: {}", ended.text);
+            assert!(ended.restored, "{question}: {status}");
+            assert!(ended.text.ends_with("\r\n"), "{question}: {:?}", ended.text);
+        }
+    }
+}
+
+#[test]
+fn stopping_in_mid_push_closes_the_connection() {
+    let pushing = r#"{"status":"Pushing","progressDetail":{"current":5,"total":10},"id":"aa"}"#;
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let engine = FakeEngine::start().on_every_push(Reply::stream([pushing]).ending(End::Hang));
+        let terminal = at_terminal(&TestEnv::new(), &engine, &[]);
+        terminal.wait_for("aa: Pushing");
+        kill(Pid::from_raw(terminal.process()), signal).unwrap();
+        let ended = terminal.finish();
+        assert_eq!(ended.status, status, "{}", ended.text);
+        assert!(ended.restored);
+        engine.wait_until_client_is_gone();
+    }
+}
+
+#[test]
+fn docker_hanging_up_the_control_socket_stops_the_push() {
+    let engine = FakeEngine::start().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
+    let env = TestEnv::new();
+    let socket = env.path("control.sock");
+    let docker = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut command = env.command(&engine);
+    command.args(["regpush", IMAGE]).env("DOCKER_CLI_PLUGIN_SOCKET", &socket);
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let (control, _) = docker.accept().unwrap();
+    engine.wait_for_pushes(1);
+    drop(control);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    engine.wait_until_client_is_gone();
+}

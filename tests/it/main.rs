@@ -1,0 +1,8 @@
+//! Drives the executable, in a scrubbed environment, against a fake engine that replays recordings.
+
+mod cli;
+mod conversation;
+mod credentials;
+mod output;
+mod push;
+mod support;

@@ -1,0 +1,149 @@
+//! What is seen, where, and in which mode.
+
+use portable_pty::CommandBuilder;
+
+use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, host, refusal};
+use crate::support::env::{TestEnv, run};
+use crate::support::terminal::Terminal;
+
+const IMAGE: &str = "localhost:5000/app:1";
+
+fn lines() -> Vec<String> {
+    let mut lines = vec![r#"{"status":"The push refers to repository [localhost:5000/app]"}"#.to_owned()];
+    for id in ["aa", "bb"] {
+        lines.push(format!(r#"{{"status":"Preparing","progressDetail":{{}},"id":"{id}"}}"#));
+    }
+    for current in [1000, 500_000, 1_000_000] {
+        let detail = format!(r#"{{"current":{current},"total":1000000}}"#);
+        lines.push(format!(r#"{{"status":"Pushing","progressDetail":{detail},"id":"aa"}}"#));
+    }
+    lines.push(r#"{"status":"Pushed","progressDetail":{},"id":"aa"}"#.to_owned());
+    lines.push(r#"{"status":"Layer already exists","progressDetail":{},"id":"bb"}"#.to_owned());
+    lines.push(digest_line("1"));
+    lines.push(format!(r#"{{"progressDetail":{{}},"aux":{{"Tag":"1","Digest":"{DIGEST}","Size":528}}}}"#));
+    lines
+}
+
+#[test]
+fn the_result_in_json_has_every_field() {
+    let engine = FakeEngine::start().on_every_push(Reply::stream(lines()));
+    let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", IMAGE]));
+    let mut result = run.json();
+    assert!(result["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.0));
+    result["seconds"] = 0.into();
+    insta::assert_snapshot!(result.to_string(), @r#"{"attempts":1,"bytes":1000000,"credentials":{"source":"none","username":null},"digest":"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","error":null,"layers":{"exists":1,"mounted":0,"pushed":1,"total":2},"name":"localhost:5000/app","reference":"localhost:5000/app:1","seconds":0,"size":528,"status":"pushed","tag":"1","verified":null,"warnings":[]}"#);
+    assert!(run.stdout.ends_with("}\n") && run.stdout.lines().count() == 1, "{run}");
+}
+
+#[test]
+fn the_failure_in_json_has_class_message_and_hint() {
+    let engine = FakeEngine::start().on_every_push(Reply::stream([refusal("denied: quota exceeded")]));
+    let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", IMAGE]));
+    assert_eq!(run.status, 1, "{run}");
+    let result = run.json();
+    assert_eq!(result["status"], "failed");
+    insta::assert_snapshot!(result["error"].to_string(), @r#"{"class":"rejected","hint":"the registry's quota is used up: delete images there, or have it raised","message":"cannot push localhost:5000/app:1: denied: quota exceeded"}"#);
+    assert!(result["digest"].is_null() && result["size"].is_null());
+}
+
+#[test]
+fn a_name_that_is_no_reference_fails_in_json_too() {
+    let run = run(TestEnv::new().without_engine().args(["regpush", "--format", "json", "APP:1"]));
+    assert_eq!(run.status, 125, "{run}");
+    let result = run.json();
+    assert_eq!(
+        (result["reference"].as_str(), result["error"]["class"].as_str()),
+        (Some("APP:1"), Some("reference"))
+    );
+}
+
+#[test]
+fn without_a_terminal_there_are_lines() {
+    let engine = FakeEngine::start().on_every_push(Reply::stream(lines()));
+    let run = run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
+    let (shown, summary) = run.stderr.trim_end().rsplit_once('\n').unwrap();
+    insta::assert_snapshot!(shown, @r"
+    The push refers to repository [localhost:5000/app]
+    aa: Pushing
+    aa: Pushed
+    bb: Layer already exists
+    1: digest: sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef size: 528
+    ");
+    assert!(summary.starts_with("pushed localhost:5000/app:1: 1 of 2 layers sent, 1MB in 0."), "{summary}");
+}
+
+#[test]
+fn no_control_character_of_the_engine_reaches_the_terminal() {
+    let escapes = "\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{202e}\r\n\u{8}";
+    let mut lines = vec![
+        serde_json::json!({"status": format!("note {escapes}")}).to_string(),
+        serde_json::json!({"status": format!("state {escapes}"), "id": format!("aa{escapes}")}).to_string(),
+        serde_json::json!({"status": format!("Mounted from {escapes}x"), "id": "bb"}).to_string(),
+    ];
+    lines.push(refusal(&format!("denied: {escapes}really")));
+    let engine = FakeEngine::start().on_every_push(Reply::stream(&lines));
+    for progress in ["plain", "none"] {
+        let run = run(TestEnv::new().command(&engine).args([
+            "regpush",
+            "--format",
+            "json",
+            "--progress",
+            progress,
+            IMAGE,
+        ]));
+        let odd = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!run.stderr.contains(odd) && !run.stdout.contains(odd), "{run}");
+        assert!(
+            run.stderr.contains("denied: ]0;title [2J") || run.stderr.contains("denied: ]0;title[2J31m"),
+            "{run}"
+        );
+    }
+}
+
+#[test]
+fn a_terminal_gets_a_picture_that_goes_when_the_push_is_done() {
+    // Slow enough for some frames: the engine waits for nobody, so the stream is long.
+    let mut stream = lines();
+    let last = stream.split_off(6);
+    for step in 0..60_000 {
+        let detail = format!(r#"{{"current":{},"total":1000000}}"#, step * 16);
+        stream.push(format!(r#"{{"status":"Pushing","progressDetail":{detail},"id":"aa"}}"#));
+    }
+    stream.extend(last);
+    let engine = FakeEngine::start().on_every_push(Reply::stream(stream));
+    let env = TestEnv::new();
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_docker-regpush"));
+    command.env_clear();
+    for (name, value) in env.variables() {
+        command.env(name, value);
+    }
+    command.env("DOCKER_HOST", host(&engine.socket));
+    command.env("TERM", "xterm");
+    command.args(["regpush", IMAGE]);
+    let ended = Terminal::start(command, 80, 24).finish();
+    assert_eq!(ended.status, 0, "{}", ended.text);
+    assert!(ended.text.contains("\x1b[?2026h"), "frames were drawn: {:?}", ended.text);
+    let mut screen = vt100::Parser::new(24.try_into().unwrap(), 80.try_into().unwrap(), 100);
+    screen.process(ended.text.as_bytes());
+    let contents = screen.screen().contents();
+    let rows: Vec<&str> = contents.lines().collect();
+    assert!(rows[0].starts_with("pushed localhost:5000/app:1: 1 of 2 layers sent, 1MB in "), "{rows:?}");
+    assert!(rows[1].starts_with("localhost:5000/app@sha256:"), "{rows:?}");
+    assert!(ended.restored);
+}
+
+#[test]
+fn a_dumb_terminal_gets_lines() {
+    let engine = FakeEngine::start().on_every_push(Reply::stream(lines()));
+    let env = TestEnv::new();
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_docker-regpush"));
+    command.env_clear();
+    for (name, value) in env.variables() {
+        command.env(name, value);
+    }
+    command.env("DOCKER_HOST", host(&engine.socket));
+    command.env("TERM", "dumb");
+    command.args(["regpush", IMAGE]);
+    let ended = Terminal::start(command, 80, 24).finish();
+    assert!(!ended.text.contains('\x1b') && ended.text.contains("aa: Pushed"), "{:?}", ended.text);
+}

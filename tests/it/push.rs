@@ -1,0 +1,213 @@
+//! From the engine's answer to the exit status.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Deserialize;
+
+use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, host, refusal};
+use crate::support::env::{TestEnv, run, run_with_stdin};
+
+const REFERS: &str = r#"{"status":"The push refers to repository [localhost:5000/app]"}"#;
+
+#[test]
+fn the_request_is_dockers() {
+    let table = [
+        ("localhost:5000/app:1", "/v1.41/images/localhost:5000/app/push?tag=1"),
+        ("app", "/v1.41/images/docker.io/library/app/push?tag=latest"),
+        ("[::1]:5000/r:1", "/v1.41/images/%5B::1%5D:5000/r/push?tag=1"),
+    ];
+    for (image, path) in table {
+        let tag = path.rsplit('=').next().unwrap();
+        let engine = FakeEngine::start().on(&format!("POST {path}"), Reply::stream([digest_line(tag)]));
+        let pushed = run(TestEnv::new().command(&engine).args(["regpush", "-q", image]));
+        assert_eq!(pushed.status, 0, "{image}: {pushed}");
+        let request = &engine.pushes()[0];
+        assert_eq!(request.header("x-registry-auth"), Some("e30="), "always sent: 20.10 answers 400 without");
+        assert_eq!(request.body, b"{}", "engines before 28.4 read it");
+        assert_eq!(request.header("host"), Some("api.moby.localhost"));
+    }
+}
+
+#[test]
+fn stdout_is_the_name_with_the_digest() {
+    let lines = [REFERS.to_owned(), digest_line("1")];
+    for options in [&["regpush"][..], &["regpush", "-q"], &["regpush", "--progress", "none"]] {
+        let engine = FakeEngine::start().on_every_push(Reply::stream(&lines));
+        let run = run(TestEnv::new().command(&engine).args(options).arg("localhost:5000/app:1"));
+        assert_eq!(run.stdout, format!("localhost:5000/app@{DIGEST}\n"), "{run}");
+        assert_eq!(run.stderr.is_empty(), options.len() > 1, "{run}");
+    }
+}
+
+/// Every recording of every engine, through the executable.
+#[test]
+fn recordings_end_with_the_class_they_are_labelled_with() {
+    #[derive(Deserialize)]
+    struct Recorded {
+        id: String,
+        engine: String,
+        http_status: u16,
+        content_type: Option<String>,
+        stream: Vec<String>,
+        ended: String,
+        class: String,
+        credentials_sent: bool,
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/failures/recorded.jsonl");
+    let text = fs::read_to_string(path).unwrap();
+    let recorded = text.lines().map(|line| serde_json::from_str::<Recorded>(line).unwrap());
+    let env = TestEnv::new();
+    let (mut count, mut wrong) = (0, Vec::new());
+    // Whoever gave up waiting for the engine recorded no answer.
+    for recording in recorded.filter(|recording| recording.ended == "complete") {
+        let tag = tag_pushed(&recording.stream).unwrap_or("1");
+        let line_end = if recording.engine.starts_with("podman") { "\n" } else { "\r\n" };
+        let reply = Reply {
+            status: recording.http_status,
+            content_type: recording.content_type.as_ref().map(|_| "application/json"),
+            pieces: recording.stream.iter().map(|line| format!("{line}{line_end}").into_bytes()).collect(),
+            end: End::Proper,
+        };
+        let mut engine = FakeEngine::start().on_every_push(reply);
+        if recording.class == "not_found" {
+            engine = engine.on("GET /v1.41/images/json", Reply::json(200, "[]"));
+        }
+        let mut command = env.command(&engine);
+        command.args(["regpush", "--format", "json"]).arg(format!("localhost:5000/t/none:{tag}"));
+        let run = if recording.credentials_sent {
+            run_with_stdin(command.args(["-u", "alice", "--password-stdin"]), b"secret")
+        } else {
+            run(&mut command)
+        };
+        let result = run.json();
+        let class = result["error"]["class"].as_str().unwrap_or("success");
+        count += 1;
+        if class != recording.class || run.stderr.bytes().any(|byte| byte.is_ascii_control() && byte != b'\n')
+        {
+            wrong.push(format!(
+                "{} {}: {} is not {class}: {run}",
+                recording.engine, recording.id, recording.class
+            ));
+        }
+    }
+    assert!(count > 700, "only {count} recordings were read");
+    assert!(wrong.is_empty(), "{} of {count} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The tag that a stream names a digest for.
+fn tag_pushed(stream: &[String]) -> Option<&str> {
+    let line = stream.iter().find(|line| line.contains(": digest: "))?;
+    line.strip_prefix(r#"{"status":""#)?.split(": digest: ").next()
+}
+
+#[test]
+fn what_ends_without_a_digest_is_a_failure_that_says_so() {
+    let line = |text: &str| vec![text.as_bytes().to_vec()];
+    let lost = "lost the connection to the engine";
+    let table = [
+        ("an empty answer", vec![], End::Proper, "without confirming it: no digest for tag `1`"),
+        ("the first line alone", line(REFERS), End::Proper, "without confirming it"),
+        ("the first line alone, closed", line(REFERS), End::Close, "without confirming it"),
+        ("another tag's digest", line(&digest_line("2")), End::Proper, "no digest for tag `1`"),
+        ("cut between objects", line(REFERS), End::Cut, lost),
+        ("cut behind the digest", line(&digest_line("1")), End::Cut, lost),
+        ("cut in an object", line(r#"{"status":"Pus"#), End::Cut, lost),
+        ("an object without end", line(r#"{"status":"Pus"#), End::Close, "ends in the middle of an object"),
+        ("HTML", line("<html><h1>502"), End::Proper, "is no JSON: `<html><h1>502`"),
+        ("HTML behind a line", line(&format!("{REFERS}\r\n<html>")), End::Close, "is no JSON: `<html>`"),
+        ("an object that is no message", line(r#"{"status":7}"#), End::Proper, "cannot be read"),
+    ];
+    for (name, pieces, end, message) in table {
+        let reply = Reply { status: 200, content_type: Some("application/json"), pieces, end };
+        let engine = FakeEngine::start().on_every_push(reply);
+        let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
+        assert_eq!(run.status, 4, "{name}: {run}");
+        assert!(run.stderr.contains(message), "{name}: {run}");
+        assert_eq!(run.stdout, "", "{name}");
+    }
+}
+
+#[test]
+fn an_error_without_detail_is_an_error() {
+    let engine = FakeEngine::start().on_every_push(Reply::stream([r#"{"error":"no space left on device"}"#]));
+    let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
+    assert_eq!(run.status, 4, "{run}");
+    assert!(run.stderr.contains("cannot push localhost:5000/app:1: no space left on device"), "{run}");
+}
+
+#[test]
+fn a_refusal_ends_the_push_even_if_the_engine_does_not_hang_up() {
+    let reply = Reply::stream([refusal("manifest invalid")]).ending(End::Hang);
+    let engine = FakeEngine::start().on_every_push(reply);
+    let started = Instant::now();
+    let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
+    assert_eq!(run.status, 1, "{run}");
+    assert!(started.elapsed().as_secs() < 15, "{:?}", started.elapsed());
+}
+
+#[test]
+fn where_the_stream_is_cut_into_pieces_does_not_matter() {
+    let page = "x".repeat(200_000);
+    let long = format!(r#"{{"status":"{page}","unknown":{{"a":[{{}}]}}}}"#);
+    let stream = format!("{REFERS}\r\n{long}{}\n\n{}", r#"{"status":"Pushed","id":"aa"}"#, digest_line("1"));
+    for size in [1, 7, 4096, 1 << 20] {
+        let pieces = stream.as_bytes().chunks(size).map(<[u8]>::to_vec).collect();
+        let reply = Reply { status: 200, content_type: None, pieces, end: End::Proper };
+        let engine = FakeEngine::start().on_every_push(reply);
+        let run = run(TestEnv::new().command(&engine).args([
+            "regpush",
+            "--format",
+            "json",
+            "localhost:5000/app:1",
+        ]));
+        assert_eq!(run.status, 0, "{size}: {run}");
+        assert_eq!(run.json()["layers"]["pushed"], 1, "{size}");
+    }
+}
+
+#[test]
+fn an_image_that_is_not_here_comes_with_the_names_that_are() {
+    let images = r#"[{"RepoTags":["app:1","localhost:5000/other:1"]},{"RepoTags":null},{"RepoTags":["<none>:<none>"]}]"#;
+    let table = [
+        (
+            "localhost:5000/app:1",
+            "hint: name it for the registry first: `docker tag app:1 localhost:5000/app:1`",
+        ),
+        ("localhost:5000/othr:1", "hint: did you mean localhost:5000/other:1?"),
+        ("localhost:5000/nothing-like-that:7", "hint: see what is here with `docker images`"),
+    ];
+    for (image, hint) in table {
+        let engine = FakeEngine::start()
+            .on_every_push(Reply::stream([refusal(&format!("tag does not exist: {image}"))]))
+            .on("GET /v1.41/images/json", Reply::json(200, images));
+        let run = run(TestEnv::new().command(&engine).args(["regpush", image]));
+        assert_eq!(run.status, 5, "{run}");
+        assert!(run.stderr.contains(hint), "{run}");
+    }
+}
+
+#[test]
+fn a_ping_that_says_nothing_leaves_the_version_to_the_engine() {
+    let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+    let mut command = TestEnv::new().command(&engine);
+    let pinned = run(command.args(["regpush", "localhost:5000/app:1"]).env("DOCKER_API_VERSION", "v1.30"));
+    assert_eq!(pinned.status, 0, "{pinned}");
+    assert!(engine.pushes()[0].line.starts_with("POST /v1.30/images/"), "{:?}", engine.pushes());
+
+    let garbage =
+        run(TestEnv::new().command(&engine).args(["regpush", "app"]).env("DOCKER_API_VERSION", "garbage"));
+    assert_eq!(garbage.status, 4, "{garbage}");
+    assert!(garbage.stderr.contains("invalid API version (`garbage`) in DOCKER_API_VERSION"), "{garbage}");
+}
+
+#[test]
+fn the_host_option_goes_before_the_variable() {
+    let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+    let env = TestEnv::new();
+    let mut command = env.without_engine();
+    command.env("DOCKER_HOST", "unix:///nothing/here").args(["--host", &host(&engine.socket)]);
+    let run = run(command.args(["regpush", "localhost:5000/app:1"]));
+    assert_eq!(run.status, 0, "{run}");
+}

@@ -1,0 +1,276 @@
+//! A fake engine on a Unix socket: replays what real ones sent, keeps the requests, and fails the
+//! test if it was never called or was asked something that was not planned.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use serde_json::Value;
+
+/// One request as it came.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// `POST /v1.41/images/x/push?tag=1`
+    pub line: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The credentials it carries, decoded as an engine decodes them.
+    pub fn registry_auth(&self) -> Value {
+        let header = self.header("x-registry-auth").expect("the header is always sent");
+        let json = URL_SAFE.decode(header).expect("padded base64 of the URL alphabet");
+        serde_json::from_slice(&json).expect("JSON in the header")
+    }
+}
+
+/// How an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The last chunk was sent.
+    Proper,
+    /// The connection breaks in the middle of the chunks.
+    Cut,
+    /// Without chunks: the body lasts until the connection is closed.
+    Close,
+    /// It never ends: the client has to go.
+    Hang,
+}
+
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub content_type: Option<&'static str>,
+    /// Each is written, and sent, by itself.
+    pub pieces: Vec<Vec<u8>>,
+    pub end: End,
+}
+
+impl Reply {
+    /// A push that the engine took on: its lines, ended as docker ends them.
+    pub fn stream<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) -> Self {
+        let pieces = lines.into_iter().map(|line| format!("{}\r\n", line.as_ref()).into_bytes()).collect();
+        Self { status: 200, content_type: Some("application/json"), pieces, end: End::Proper }
+    }
+
+    pub fn json(status: u16, body: &str) -> Self {
+        Self { status, ..Self::stream([body]) }
+    }
+
+    pub fn ending(mut self, end: End) -> Self {
+        self.end = end;
+        self
+    }
+}
+
+#[derive(Default)]
+struct State {
+    planned: VecDeque<(String, Reply)>,
+    /// Answers each push, however often.
+    always: Option<Reply>,
+    requests: Vec<Request>,
+    unplanned: Vec<String>,
+    /// Clients that went while an answer was hanging.
+    gone: usize,
+}
+
+pub struct FakeEngine {
+    pub socket: PathBuf,
+    shared: Arc<(Mutex<State>, Condvar)>,
+    _directory: tempfile::TempDir,
+}
+
+impl FakeEngine {
+    /// Answers pings as 20.10 does, and else only what is planned.
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let socket = directory.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let shared = Arc::new((Mutex::new(State::default()), Condvar::new()));
+        let for_clients = Arc::clone(&shared);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let shared = Arc::clone(&for_clients);
+                thread::spawn(move || serve(stream, &shared));
+            }
+        });
+        Self { socket, shared, _directory: directory }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.0.lock().expect("no client panics")
+    }
+
+    /// Plans the answer to the next request that starts with `line`.
+    pub fn on(self, line: &str, reply: Reply) -> Self {
+        self.state().planned.push_back((line.to_owned(), reply));
+        self
+    }
+
+    /// Answers every push like this.
+    pub fn on_every_push(self, reply: Reply) -> Self {
+        self.state().always = Some(reply);
+        self
+    }
+
+    /// All that was asked, pings left out.
+    pub fn requests(&self) -> Vec<Request> {
+        self.state().requests.iter().filter(|request| !request.line.contains(" /_ping")).cloned().collect()
+    }
+
+    pub fn pushes(&self) -> Vec<Request> {
+        self.requests().into_iter().filter(|request| request.line.contains("/push?")).collect()
+    }
+
+    /// Waits until a client has gone from a hanging answer.
+    pub fn wait_until_client_is_gone(&self) {
+        self.wait("the client stayed", |state| state.gone > 0);
+    }
+
+    /// Waits until this many pushes have come in.
+    pub fn wait_for_pushes(&self, count: usize) {
+        self.wait("too few pushes", |state| {
+            state.requests.iter().filter(|request| request.line.contains("/push?")).count() >= count
+        });
+    }
+
+    fn wait(&self, otherwise: &str, condition: impl Fn(&State) -> bool) {
+        let (_, changed) = &*self.shared;
+        let waited =
+            changed.wait_timeout_while(self.state(), Duration::from_secs(20), |state| !condition(state));
+        assert!(!waited.expect("no client panics").1.timed_out(), "{otherwise}");
+    }
+}
+
+impl Drop for FakeEngine {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            return;
+        }
+        let state = self.state();
+        assert!(!state.requests.is_empty(), "the engine was never called");
+        assert_eq!(state.unplanned, Vec::<String>::new(), "asked and not planned");
+        let missing: Vec<&str> = state.planned.iter().map(|(line, _)| line.as_str()).collect();
+        assert_eq!(missing, Vec::<&str>::new(), "planned and never asked");
+    }
+}
+
+fn serve(stream: UnixStream, shared: &(Mutex<State>, Condvar)) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
+    let mut writer = stream;
+    while let Ok(Some(request)) = read_request(&mut reader) {
+        let reply = {
+            let mut state = shared.0.lock().expect("no client panics");
+            state.requests.push(request.clone());
+            shared.1.notify_all();
+            reply_to(&mut state, &request)
+        };
+        let head_only = request.line.starts_with("HEAD ");
+        match answer(&mut writer, &reply, head_only) {
+            Ok(End::Proper) => {}
+            Ok(End::Hang) => {
+                // Returns when the client closes.
+                let _ = reader.read(&mut [0]);
+                shared.0.lock().expect("no client panics").gone += 1;
+                shared.1.notify_all();
+                return;
+            }
+            Ok(End::Cut | End::Close) | Err(_) => return,
+        }
+    }
+}
+
+fn reply_to(state: &mut State, request: &Request) -> Reply {
+    if request.line.ends_with(" /_ping") {
+        return Reply::json(200, "OK");
+    }
+    if request.line.contains("/push?")
+        && let Some(reply) = &state.always
+    {
+        return reply.clone();
+    }
+    match state.planned.iter().position(|(line, _)| request.line.starts_with(line)) {
+        Some(at) => state.planned.remove(at).expect("it was just found").1,
+        None => {
+            state.unplanned.push(request.line.clone());
+            Reply::json(404, r#"{"message":"page not found"}"#)
+        }
+    }
+}
+
+fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        match line.trim_end() {
+            "" => break,
+            line => head.push(line.to_owned()),
+        }
+    }
+    let mut lines = head.into_iter();
+    let line = lines.next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned();
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(": ").map(|(key, value)| (key.to_owned(), value.to_owned())))
+        .collect();
+    let mut request = Request { line, headers, body: Vec::new() };
+    let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    request.body = vec![0; length];
+    reader.read_exact(&mut request.body)?;
+    Ok(Some(request))
+}
+
+fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool) -> io::Result<End> {
+    let mut head = format!("HTTP/1.1 {} X\r\nApi-Version: 1.41\r\n", reply.status);
+    if let Some(content_type) = reply.content_type {
+        head += &format!("Content-Type: {content_type}\r\n");
+    }
+    if head_only {
+        writer.write_all(format!("{head}Content-Length: 0\r\n\r\n").as_bytes())?;
+        return Ok(End::Proper);
+    }
+    let chunked = reply.end != End::Close;
+    head += if chunked { "Transfer-Encoding: chunked\r\n\r\n" } else { "Connection: close\r\n\r\n" };
+    writer.write_all(head.as_bytes())?;
+    for piece in reply.pieces.iter().filter(|piece| !piece.is_empty()) {
+        if chunked {
+            let frame = [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();
+            writer.write_all(&frame)?;
+        } else {
+            writer.write_all(piece)?;
+        }
+    }
+    if reply.end == End::Proper {
+        writer.write_all(b"0\r\n\r\n")?;
+    }
+    Ok(reply.end)
+}
+
+/// A line of a success, as every engine sends it.
+pub fn digest_line(tag: &str) -> String {
+    format!(r#"{{"status":"{tag}: digest: {DIGEST} size: 528"}}"#)
+}
+
+pub const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+pub fn refusal(message: &str) -> String {
+    serde_json::json!({"errorDetail": {"message": message}, "error": message}).to_string()
+}
+
+/// The path as docker writes it with `DOCKER_HOST`.
+pub fn host(socket: &Path) -> String {
+    format!("unix://{}", socket.display())
+}

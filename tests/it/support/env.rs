@@ -1,0 +1,121 @@
+//! A scrubbed environment: empty HOME and DOCKER_CONFIG, and a PATH with only what is put in.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use super::engine::{FakeEngine, host};
+
+pub struct TestEnv {
+    directory: tempfile::TempDir,
+}
+
+impl TestEnv {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for name in ["home", "docker", "bin"] {
+            fs::create_dir(directory.path().join(name)).expect("a directory");
+        }
+        Self { directory }
+    }
+
+    pub fn config_directory(&self) -> PathBuf {
+        self.directory.path().join("docker")
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.config_directory().join("config.json")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn with_config(self, json: &str) -> Self {
+        fs::write(self.config_file(), json).expect("config.json");
+        self
+    }
+
+    /// A credential helper: `docker-credential-NAME`, a shell script.
+    pub fn with_helper(self, name: &str, script: &str) -> Self {
+        let path = self.path("bin").join(format!("docker-credential-{name}"));
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a helper");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+        self
+    }
+
+    /// Our executable, asking the fake engine.
+    pub fn command(&self, engine: &FakeEngine) -> Command {
+        let mut command = self.without_engine();
+        command.env("DOCKER_HOST", host(&engine.socket));
+        command
+    }
+
+    pub fn without_engine(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_docker-regpush"));
+        command.env_clear().stdin(Stdio::null());
+        for (name, value) in self.variables() {
+            command.env(name, value);
+        }
+        command
+    }
+
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let own = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
+        vec![
+            ("HOME", own(self.path("home"))),
+            ("DOCKER_CONFIG", own(self.config_directory())),
+            ("PATH", format!("{}:/usr/bin:/bin", own(self.path("bin")))),
+        ]
+    }
+}
+
+/// What a run left behind.
+pub struct Run {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "status {}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr)
+    }
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Self {
+            status: output.status.code().expect("not killed by a signal"),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+}
+
+pub fn run(command: &mut Command) -> Run {
+    command.output().expect("the executable runs").into()
+}
+
+/// Runs it with this on its stdin.
+pub fn run_with_stdin(command: &mut Command, stdin: &[u8]) -> Run {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("the executable runs");
+    child.stdin.take().expect("piped").write_all(stdin).expect("it reads its stdin");
+    child.wait_with_output().expect("it ends").into()
+}
+
+pub fn exists(path: &Path) -> bool {
+    path.try_exists().expect("a path that can be looked at")
+}
