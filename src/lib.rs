@@ -39,6 +39,9 @@ use crate::report::Report;
 use crate::secret::Secret;
 use crate::text::{clean, human_size};
 
+/// How long a credential helper may take where nobody can answer it.
+const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
+
 /// Carries out a call, and returns its exit status.
 ///
 /// * `auth_config`: the value of `DOCKER_AUTH_CONFIG`, taken out of the environment so that no
@@ -105,8 +108,10 @@ async fn push(
     });
     let choice = Choice::from_environment(call.docker.hosts.first().cloned(), call.docker.context.clone());
     let endpoint = Endpoint::resolve(&choice, &config)?;
-    let keyring = Keyring { given, variable: auth_config, config };
-    let terminal = if options.no_prompt { None } else { Terminal::find() };
+    let terminal = Terminal::find();
+    let patience = terminal.is_none().then_some(UNATTENDED_HELPER);
+    let keyring = Keyring { given, variable: auth_config, config, patience };
+    let terminal = terminal.filter(|_| !options.no_prompt);
     if reference.tag().is_none() {
         presenter.note("Using default tag: latest");
     }

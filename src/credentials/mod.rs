@@ -1,19 +1,20 @@
 //! Which credentials a push goes with: the chain of sources, and what engines want to hear of them.
 //!
-//! `docker_credential` runs helpers and decodes `auth` entries. It is always handed a config of one
-//! entry made here, since its own choice among several is not docker's (measured: 35 of 80 cases
-//! agree). Its types and error texts stay in this module: their `Debug` prints passwords.
+//! `docker_credential` decodes the entries of config.json. It is always handed a config of one entry
+//! made here, since its own choice among several is not docker's (measured: 35 of 80 cases agree).
+//! Its types and error texts stay in this module: their `Debug` prints passwords.
 
+mod helper;
 pub mod prompt;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
-use std::{env, fmt};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
-use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
+use docker_credential::{DockerCredential, get_credential_from_reader};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -159,15 +160,9 @@ pub struct Found {
     pub problems: Vec<CredentialsError>,
 }
 
-/// What a helper prints when it has nothing for a registry
-/// (docker-credential-helpers `credentials.ErrCredentialsNotFound`); no error.
-const NOT_FOUND: &str = "credentials not found in native keychain";
 /// `docker login` keeps the tokens of its web login beside the Hub's key; they are no password.
 const HUB_TOKEN_KEYS: [&str; 2] =
     ["https://index.docker.io/v1/access-token", "https://index.docker.io/v1/refresh-token"];
-/// A helper that takes longer is probably waiting for its user: a PIN, a touch.
-const SLOW_HELPER: Duration = Duration::from_secs(3);
-
 /// Everything that may hold credentials, in the order it is asked.
 #[derive(Debug)]
 pub struct Keyring {
@@ -176,6 +171,8 @@ pub struct Keyring {
     /// The text of `DOCKER_AUTH_CONFIG`.
     pub variable: Option<Secret>,
     pub config: Config,
+    /// How long a helper may take; `None` where its user may be typing a PIN.
+    pub patience: Option<Duration>,
 }
 
 impl Keyring {
@@ -227,9 +224,9 @@ impl Keyring {
         let mut helpers: Vec<&String> =
             own_helper.into_iter().chain(store).filter(|name| !name.is_empty()).collect();
         helpers.dedup();
-        for helper in helpers {
-            if let Some(credentials) = keep(ask_helper(helper, key, &mut on_slow).await) {
-                return Some((credentials, Source::Helper(helper.clone())));
+        for name in helpers {
+            if let Some(credentials) = keep(helper::get(name, key, self.patience, &mut on_slow).await) {
+                return Some((credentials, Source::Helper(name.clone())));
             }
         }
         let (name, entry) = entry_for(&self.config.auths, key)?;
@@ -239,11 +236,6 @@ impl Keyring {
             problem,
         }))?;
         Some((credentials, Source::File(self.config.path.clone())))
-    }
-
-    /// Names the place that was searched last, for "nothing was found in …".
-    pub fn place(&self) -> &Path {
-        &self.config.path
     }
 }
 
@@ -313,78 +305,6 @@ fn from_variable(text: &Secret, key: &str) -> Result<Option<Credentials>, Creden
             Err(problem) => Err(broken(format!("the entry for {key} {problem}"))),
         },
     }
-}
-
-/// Runs `docker-credential-NAME get`. The thread that waits for it is left behind when the
-/// push is interrupted; the helper, in the same process group, gets the signal too.
-async fn ask_helper(
-    helper: &str,
-    key: &str,
-    on_slow: &mut impl FnMut(&str),
-) -> Result<Option<Credentials>, CredentialsError> {
-    let (name, registry) = (helper.to_owned(), key.to_owned());
-    let mut asked = tokio::task::spawn_blocking(move || run_helper(&name, &registry));
-    let answer = tokio::select! {
-        answer = &mut asked => answer,
-        () = tokio::time::sleep(SLOW_HELPER) => {
-            on_slow(helper);
-            asked.await
-        }
-    };
-    answer.unwrap_or_else(|_| Err(failed(helper, key, "it was abandoned")))
-}
-
-fn failed(helper: &str, registry: &str, reason: &str) -> CredentialsError {
-    CredentialsError::HelperFailed { helper: clean(helper), registry: clean(registry), reason: clean(reason) }
-}
-
-fn run_helper(helper: &str, key: &str) -> Result<Option<Credentials>, CredentialsError> {
-    /// The crate reports a helper that exits without reading its input as an error, by chance:
-    /// it wrote into a closed pipe (108 of 400 runs). Asking again is harmless.
-    const ATTEMPTS: usize = 5;
-
-    if !is_in_path(&format!("docker-credential-{helper}")) {
-        return Err(CredentialsError::HelperMissing { helper: clean(helper), registry: clean(key) });
-    }
-    let config = json!({"credHelpers": {key: helper}}).to_string();
-    for _ in 0..ATTEMPTS {
-        return match get_credential_from_reader(config.as_bytes(), key) {
-            // How an old `pass` helper says that it has nothing.
-            Ok(DockerCredential::UsernamePassword(username, secret))
-                if username.is_empty() && secret.is_empty() =>
-            {
-                Ok(None)
-            }
-            Ok(DockerCredential::UsernamePassword(username, secret)) => {
-                Ok(Some(Credentials::Basic { username, password: Secret::new(secret) }))
-            }
-            Ok(DockerCredential::IdentityToken(token)) => {
-                Ok(Some(Credentials::IdentityToken { username: None, token: Secret::new(token) }))
-            }
-            Err(CredentialRetrievalError::HelperFailure { stdout, .. }) if stdout.trim() == NOT_FOUND => {
-                Ok(None)
-            }
-            // The reason stands on stdout, and what looks like credentials stays unquoted.
-            Err(CredentialRetrievalError::HelperFailure { stdout, stderr, .. }) => {
-                let reason = [stdout, stderr].into_iter().map(|text| clean(&text));
-                let reason = reason
-                    .filter(|text| !text.is_empty() && !text.contains('{'))
-                    .collect::<Vec<_>>()
-                    .join(": ");
-                Err(failed(helper, key, if reason.is_empty() { "it gave no reason" } else { &reason }))
-            }
-            Err(CredentialRetrievalError::HelperCommunicationError) => continue,
-            Err(_) => Err(failed(helper, key, "its answer is not the JSON of a credential helper")),
-        };
-    }
-    Err(failed(helper, key, "it cannot be run, or hangs up before it is asked"))
-}
-
-/// Relative entries of PATH do not count, as for docker.
-fn is_in_path(program: &str) -> bool {
-    let paths = env::var_os("PATH").unwrap_or_default();
-    !program.contains('/')
-        && env::split_paths(&paths).any(|dir| dir.is_absolute() && dir.join(program).is_file())
 }
 
 #[cfg(test)]
@@ -528,6 +448,7 @@ mod tests {
             given: Some(basic("alice", "hunter2")),
             variable: Some(Secret::new("hunter2".to_owned())),
             config: Config::default(),
+            patience: None,
         };
         assert!(!format!("{found:?}{keyring:?}").contains("hunter2"));
     }

@@ -1,1 +1,381 @@
-fn main() {}
+//! Real parts only: `docker regpush` through the docker CLI, on docker 20.10 with the classic store
+//! and 28.5 with the containerd store, to real registries. Each test has registries, repositories
+//! and content of its own: the containerd store mounts blobs across repositories, ignoring ports.
+
+mod support;
+#[path = "../it/support/terminal.rs"]
+mod terminal;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use support::{Engine, Home, Registry, SlowLine, engines, ok, ok_with_stdin, run, run_with_stdin};
+use terminal::Terminal;
+
+const SMALL: usize = 100_000;
+const PASSWORD: &str = "s3cret pass~?>";
+
+fn on_each_engine(test: impl Fn(&Engine)) {
+    for engine in engines() {
+        println!("engine {}", engine.name);
+        test(&engine);
+    }
+}
+
+fn packed(user: &str, password: &str) -> String {
+    STANDARD.encode(format!("{user}:{password}"))
+}
+
+#[test]
+fn docker_lists_the_plugin_and_asks_it_for_help() {
+    on_each_engine(|engine| {
+        let home = Home::new();
+        let help = ok(engine.docker(&home).arg("--help"));
+        assert!(help.lines().any(|line| line.trim().starts_with("regpush*")), "{help}");
+        let info = ok(engine.docker(&home).args(["info", "--format", "{{json .ClientInfo.Plugins}}"]));
+        let plugins: Value = serde_json::from_str(&info).unwrap();
+        let ours = plugins.as_array().unwrap().iter().find(|plugin| plugin["Name"] == "regpush").unwrap();
+        assert_eq!(ours["Version"], env!("CARGO_PKG_VERSION"));
+        assert!(ours["Err"].is_null(), "{ours}");
+        for words in [["help", "regpush"], ["regpush", "--help"]] {
+            assert!(
+                ok(engine.docker(&home).args(words)).contains("docker regpush [OPTIONS] IMAGE"),
+                "{words:?}"
+            );
+        }
+        assert!(ok(engine.docker(&home).args(["regpush", "--version"])).starts_with("docker-regpush "));
+    });
+}
+
+#[test]
+fn an_open_registry_serves_the_digest_that_was_printed() {
+    on_each_engine(|engine| {
+        let (home, registry) = (Home::new(), Registry::open());
+        let image = engine.image(&home, &registry.name("open/app:1"), SMALL);
+        let pushed = run(engine.docker(&home).args(["regpush", &image.name]));
+        assert_eq!(pushed.status, 0, "{pushed:?}");
+        let digest = registry.digest("open/app", "1", None);
+        let reference = registry.name(&format!("open/app@{digest}"));
+        assert_eq!(pushed.stdout, format!("{reference}\n"));
+
+        let again = run(engine.docker(&home).args(["regpush", "--format", "json", &image.name]));
+        assert_eq!(again.status, 0, "{again:?}");
+        let result: Value = serde_json::from_str(&again.stdout).unwrap();
+        assert_eq!(result["digest"], digest);
+        assert_eq!(result["layers"], json!({"total": 1, "pushed": 0, "exists": 1, "mounted": 0}));
+
+        for name in [&image.name, &reference] {
+            ok(engine.docker(&home).args(["rmi", "-f", &image.id]));
+            ok(engine.docker(&home).args(["pull", "-q", name]));
+            let layers = |name: &str| {
+                ok(engine.docker(&home).args(["inspect", "-f", "{{json .RootFS}}{{.Id}}", name]))
+            };
+            assert!(
+                layers(name).contains(&image.id),
+                "{name} is not the image that was pushed: {}",
+                layers(name)
+            );
+        }
+    });
+}
+
+#[test]
+fn stored_logins_just_work() {
+    on_each_engine(|engine| {
+        let registry = Registry::with_users(&[("alice", PASSWORD)]);
+        let host = registry.name("").trim_end_matches('/').to_owned();
+        let helper = json!({"ServerURL": host, "Username": "alice", "Secret": PASSWORD}).to_string();
+        let configs = [
+            ("config", json!({"auths": {&host: {"auth": packed("alice", PASSWORD)}}})),
+            ("helper:pass", json!({"credsStore": "pass"})),
+            ("helper:script", json!({"credsStore": "pass", "credHelpers": {&host: "script"}})),
+        ];
+        for (source, config) in configs {
+            let home = Home::new();
+            home.config(&config);
+            if source == "helper:pass" {
+                fill_pass(&home, &helper);
+            }
+            home.helper("script", &format!("cat >/dev/null\ncat <<'X'\n{helper}\nX"));
+
+            let path = format!("stored/{}", source.replace(':', "-"));
+            let image = engine.image(&home, &registry.name(&format!("{path}:1")), SMALL);
+            let pushed = run(engine.docker(&home).args(["regpush", "--format", "json", &image.name]));
+            assert_eq!(pushed.status, 0, "{source}: {pushed:?}");
+            let result: Value = serde_json::from_str(&pushed.stdout).unwrap();
+            assert_eq!(result["credentials"], json!({"source": source, "username": "alice"}));
+            assert_eq!(result["digest"], registry.digest(&path, "1", Some(("alice", PASSWORD))));
+        }
+        assert_eq!(registry.failed_logins(), 0);
+    });
+}
+
+/// A store of `pass` with a key made for it, that holds these credentials.
+fn fill_pass(home: &Home, credentials: &str) {
+    fs::create_dir(home.path("gnupg")).unwrap();
+    fs::set_permissions(home.path("gnupg"), fs::Permissions::from_mode(0o700)).unwrap();
+    let mut gpg = home.command("gpg");
+    gpg.args(["--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]);
+    ok(gpg.args(["--quick-generate-key", "regpush-test", "default", "default", "never"]));
+    ok(home.command("pass").args(["init", "regpush-test"]));
+    ok_with_stdin(home.command("docker-credential-pass").arg("store"), credentials.as_bytes());
+}
+
+#[test]
+fn one_wrong_password_at_the_terminal_is_one_failed_login() {
+    on_each_engine(|engine| {
+        let (home, registry) = (Home::new(), Registry::with_users(&[("alice", PASSWORD)]));
+        let image = engine.image(&home, &registry.name("typed/app:1"), SMALL);
+        let mut command = engine.docker_at_terminal(&home);
+        command.args(["regpush", &image.name]);
+        let mut terminal = Terminal::start(command, 120, 30);
+        terminal.wait_for("wants a login, and there are no credentials for it");
+        terminal.wait_for("Username: ");
+        terminal.type_in("alice\r");
+        terminal.wait_for("Password: ");
+        terminal.type_in("wrong\r");
+        terminal.wait_for("does not accept this password for `alice`");
+        terminal.wait_for("Username (alice): ");
+        terminal.type_in("\r");
+        terminal.wait_for("Password: ");
+        terminal.type_in(&format!("{PASSWORD}\r"));
+        let ended = terminal.finish();
+        assert_eq!(ended.status, 0, "{}", ended.text);
+        assert!(ended.restored);
+        assert!(!ended.text.contains(PASSWORD), "{}", ended.text);
+        let digest = registry.digest("typed/app", "1", Some(("alice", PASSWORD)));
+        assert!(ended.text.contains(&digest), "{}", ended.text);
+        assert_eq!(registry.failed_logins(), 1, "{}", registry.log());
+        assert!(!home.path(".docker/config.json").exists(), "what is typed is not kept");
+    });
+}
+
+#[test]
+fn odd_passwords_reach_the_registry_as_they_are() {
+    let users = [
+        ("tilde", "~?>~?>~?>"),
+        ("spaces", "  both ends  "),
+        ("quotes", r#"qu"o'te\s"#),
+        ("utf8", "pässwörd密码🔑"),
+    ];
+    on_each_engine(|engine| {
+        let (home, registry) = (Home::new(), Registry::with_users(&users));
+        let image = engine.image(&home, &registry.name("odd/app:1"), SMALL);
+        let host = registry.name("").trim_end_matches('/').to_owned();
+        for (user, password) in users {
+            let given = ["regpush", "-q", "-u", user, "--password-stdin", &image.name];
+            let stdin = format!("{password}\n");
+            let pushed = run_with_stdin(engine.docker(&home).args(given), stdin.as_bytes());
+            assert_eq!(pushed.status, 0, "{user} from stdin: {pushed:?}");
+
+            home.config(&json!({"auths": {&host: {"auth": packed(user, password)}}}));
+            let pushed = run(engine.docker(&home).args(["regpush", "-q", &image.name]));
+            assert_eq!(pushed.status, 0, "{user} from config.json: {pushed:?}");
+            home.config(&json!({}));
+
+            let mut command = engine.docker_at_terminal(&home);
+            command.args(["regpush", &image.name]);
+            let mut terminal = Terminal::start(command, 120, 30);
+            terminal.wait_for("Username: ");
+            terminal.type_in(&format!("{user}\r"));
+            terminal.wait_for("Password: ");
+            terminal.type_in(&format!("{password}\r"));
+            let ended = terminal.finish();
+            assert_eq!(ended.status, 0, "{user} typed: {}", ended.text);
+        }
+        assert_eq!(registry.failed_logins(), 0);
+    });
+}
+
+#[test]
+fn without_a_terminal_a_refusal_is_quick_and_says_what_helps() {
+    on_each_engine(|engine| {
+        let (home, registry) = (Home::new(), Registry::with_users(&[("alice", PASSWORD)]));
+        let host = registry.name("").trim_end_matches('/').to_owned();
+        let image = engine.image(&home, &registry.name("refused/app:1"), SMALL);
+
+        let started = Instant::now();
+        let refused = run(engine.docker(&home).args(["regpush", &image.name]));
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        assert_eq!(refused.status, 3, "{refused:?}");
+        let login = format!("docker login {host}");
+        for words in [host.as_str(), "no credentials", &login, "--password-stdin", "DOCKER_AUTH_CONFIG"] {
+            assert!(refused.stderr.contains(words), "{words}: {refused:?}");
+        }
+
+        home.config(&json!({"auths": {&host: {"auth": packed("alice", "stale")}}}));
+        let stale = run(engine.docker(&home).args(["regpush", &image.name]));
+        assert_eq!(stale.status, 3, "{stale:?}");
+        let file = home.path(".docker/config.json").display().to_string();
+        assert!(stale.stderr.contains(&format!("does not accept user `alice` from `{file}`")), "{stale:?}");
+
+        home.config(&json!({"credsStore": "stale"}));
+        home.helper("stale", r#"echo '{"Username":"alice","Secret":"stale"}'"#);
+        let stale = run(engine.docker(&home).args(["regpush", &image.name]));
+        assert!(
+            stale.stderr.contains("user `alice` from the credential helper `docker-credential-stale`"),
+            "{stale:?}"
+        );
+    });
+}
+
+#[test]
+fn an_image_that_is_not_there_is_5_with_near_names() {
+    on_each_engine(|engine| {
+        let (home, registry) = (Home::new(), Registry::open());
+        let image = engine.image(&home, &registry.name("near/application:1"), SMALL);
+        let missing = registry.name("near/aplication:1");
+        let run = run(engine.docker(&home).args(["regpush", &missing]));
+        assert_eq!(run.status, 5, "{run:?}");
+        assert!(run.stderr.contains(&format!("did you mean {}?", image.name)), "{run:?}");
+    });
+}
+
+#[test]
+fn who_may_not_open_the_socket_is_told_so() {
+    let [engine, _] = engines();
+    let home = Home::new();
+    // A user without rights needs a copy that he can reach.
+    let program = home.path("docker-regpush");
+    fs::copy(env!("CARGO_BIN_EXE_docker-regpush"), &program).unwrap();
+    for path in [home.root(), &program] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::set_permissions(&engine.socket, fs::Permissions::from_mode(0o660)).unwrap();
+    let mut command = home.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+    let run =
+        run(command.arg("-H").arg(format!("unix://{}", engine.socket.display())).args(["regpush", "app"]));
+    assert_eq!(run.status, 4, "{run:?}");
+    let socket = engine.socket.display();
+    assert!(run.stderr.contains(&format!("cannot connect to the engine at unix://{socket}")), "{run:?}");
+    assert!(run.stderr.contains(&format!("hint: you may not open {socket}")), "{run:?}");
+}
+
+#[test]
+fn contexts_of_docker_choose_the_engine() {
+    on_each_engine(|engine| {
+        let (home, registry) = (Home::new(), Registry::open());
+        let image = engine.image(&home, &registry.name("context/app:1"), SMALL);
+        let host = format!("host=unix://{}", engine.socket.display());
+        ok(engine.docker(&home).args(["context", "create", "mine", "--docker", &host]));
+        let docker = |words: &[&str]| {
+            let mut command = engine.docker(&home);
+            command.env_remove("DOCKER_HOST").args(words).args(["regpush", "-q", &image.name]);
+            run(&mut command)
+        };
+        assert_eq!(docker(&["--context", "mine"]).status, 0);
+        ok(engine.docker(&home).args(["context", "use", "mine"]));
+        assert_eq!(docker(&[]).status, 0);
+    });
+}
+
+/// In the middle of a push: no secret in sight, and Ctrl-C stops the engine too.
+#[test]
+fn ctrl_c_in_mid_push_stops_the_engine() {
+    on_each_engine(|engine| {
+        let (home, registry) = (Home::new(), Registry::with_users(&[("alice", PASSWORD)]));
+        let line = SlowLine::to(&registry, 2_000_000);
+        let image = engine.image(&home, &line.name("slow/app:1"), 60_000_000);
+        let host = line.name("").trim_end_matches('/').to_owned();
+        home.config(&json!({"auths": {&host: {"auth": packed("alice", PASSWORD)}}}));
+        let mut command = engine.docker_at_terminal(&home);
+        command.args(["regpush", &image.name]);
+        let mut terminal = Terminal::start(command, 80, 24);
+        line.wait_until_moved(1_000_000);
+        terminal.wait_for(": Pushing [");
+        terminal.type_in("\x03");
+        let ended = terminal.finish();
+        assert_eq!(ended.status, 130, "{}", ended.text);
+        assert!(ended.restored && ended.text.contains("error: interrupted"), "{}", ended.text);
+        line.wait_until_quiet();
+        support::wait_for("the registry sees the upload break", || {
+            registry.log().contains("client disconnected during blob").then_some(())
+        });
+        if engine.name == "20.10" {
+            // The containerd store logs nothing of it.
+            support::wait_for("the engine's log tells", || {
+                fs::read_to_string(&engine.log).ok()?.contains("context canceled").then_some(())
+            });
+        }
+        assert!(!registry.log().contains("/slow/app/manifests/1"), "no manifest came");
+    });
+}
+
+#[test]
+fn a_password_is_in_no_argv_and_no_environment_while_a_push_runs() {
+    // docker 20.10 has no control socket to tell the plugin by that docker was stopped.
+    let [_, engine] = engines();
+    let (home, registry) = (Home::new(), Registry::with_users(&[("alice", PASSWORD)]));
+    let line = SlowLine::to(&registry, 1_000_000);
+    let image = engine.image(&home, &line.name("secret/app:1"), 30_000_000);
+    let mut command = engine.docker(&home);
+    command.args(["-D", "regpush", "-u", "alice", "--password-stdin", &image.name]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), PASSWORD.as_bytes()).unwrap();
+    line.wait_until_moved(500_000);
+    let mut seen = 0;
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        for file in ["cmdline", "environ"] {
+            // Processes come and go, and some files belong to threads of the kernel.
+            let Ok(bytes) = fs::read(process.path().join(file)) else { continue };
+            let text = String::from_utf8_lossy(&bytes);
+            seen += usize::from(text.contains("--password-stdin"));
+            for secret in [PASSWORD, &packed("alice", PASSWORD)] {
+                assert!(!text.contains(secret), "{:?} {file}: {text}", process.path());
+            }
+        }
+    }
+    assert_eq!(seen, 2, "docker and the plugin were looked at");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.id().try_into().unwrap()),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    let output = child.wait_with_output().unwrap();
+    // docker tells by the control socket alone, so by which signal is not known.
+    assert_eq!(output.status.code(), Some(130));
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(printed.contains("debug: POST ") && !printed.contains(PASSWORD), "{printed}");
+    line.wait_until_quiet();
+}
+
+#[test]
+fn the_script_installs_and_uninstalls() {
+    let home = Home::new();
+    let directory = home.path(".docker/cli-plugins");
+    fs::remove_file(directory.join("docker-regpush")).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh");
+    let install = |words: &[&str]| {
+        let mut command = std::process::Command::new(script);
+        command.args(words).env("HOME", home.root()).env_remove("DOCKER_CONFIG");
+        // The build is the same; only where it goes differs.
+        for (name, path) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            if std::env::var_os(name).is_none() {
+                command.env(name, std::env::home_dir().unwrap().join(path));
+            }
+        }
+        run(&mut command)
+    };
+    let installed = install(&[]);
+    assert_eq!(installed.status, 0, "{installed:?}");
+    let [engine, _] = engines();
+    assert!(ok(engine.docker(&home).args(["regpush", "--version"])).starts_with("docker-regpush "));
+    let removed = install(&["--uninstall"]);
+    assert_eq!(removed.status, 0, "{removed:?}");
+    assert!(!directory.join("docker-regpush").exists());
+    assert_eq!(install(&["--nonsense"]).status, 125);
+    // A link that somebody made is replaced, not followed.
+    let other = home.path("other");
+    fs::write(&other, "precious").unwrap();
+    symlink(&other, directory.join("docker-regpush")).unwrap();
+    assert_eq!(install(&[]).status, 0);
+    assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+}

@@ -1,7 +1,12 @@
 //! Whose credentials a push goes with, and that they go nowhere else.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::engine::{FakeEngine, Reply, digest_line, refusal};
@@ -133,10 +138,7 @@ fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
             r#"{"credsStore":"junk"}"#,
             "`docker-credential-junk` failed for localhost:5000: its answer is not the JSON",
         ),
-        (
-            r#"{"credsStore":"leaky"}"#,
-            "`docker-credential-leaky` failed for localhost:5000: it gave no reason",
-        ),
+        (r#"{"credsStore":"leaky"}"#, "`docker-credential-leaky` failed for localhost:5000: exit status: 1"),
         (r#"{"auths":{"localhost:5000":{"auth":"%%%"}}}"#, "the entry for localhost:5000 in `"),
         (r#"{"auths":"#, "config.json` is no JSON that docker would read"),
     ];
@@ -159,12 +161,32 @@ fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
 }
 
 #[test]
-fn a_helper_that_does_not_read_its_input_is_asked_again() {
+fn a_helper_that_does_not_read_its_input_is_heard() {
     let env = TestEnv::new()
         .with_config(r#"{"credsStore":"x"}"#)
         .with_helper("x", r#"exec 0<&-; printf '{"Username":"alice","Secret":"s3cret"}'"#);
     for _ in 0..20 {
         assert_eq!(push(&env, &[], IMAGE, None).0["username"], "alice");
+    }
+}
+
+#[test]
+fn a_helper_that_is_waited_for_is_named_and_ended_with_us() {
+    let env = TestEnv::new()
+        .with_config(r#"{"credsStore":"x"}"#)
+        .with_helper("x", r#"echo $$ >"$HOME/pid"; exec sleep 1000"#);
+    let engine = FakeEngine::start();
+    let mut child = env.command(&engine).args(["regpush", IMAGE]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert_eq!(stderr.next().unwrap().unwrap(), "waiting for docker-credential-x …");
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    let helper = fs::read_to_string(env.path("home/pid")).unwrap();
+    let gone = || kill(Pid::from_raw(helper.trim().parse().unwrap()), None).is_err();
+    let started = Instant::now();
+    while !gone() {
+        assert!(started.elapsed() < Duration::from_secs(10), "the helper {helper} goes on");
+        std::thread::yield_now();
     }
 }
 

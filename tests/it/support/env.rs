@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -43,8 +42,11 @@ impl TestEnv {
     /// A credential helper: `docker-credential-NAME`, a shell script.
     pub fn with_helper(self, name: &str, script: &str) -> Self {
         let path = self.path("bin").join(format!("docker-credential-{name}"));
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a helper");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+        // Written by another process: a child that another test starts meanwhile would hold the file
+        // open, and what is open for writing cannot be run.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"cat >"$0" && chmod 755 "$0""#]).arg(&path);
+        assert_eq!(run_with_stdin(&mut shell, format!("#!/bin/sh\n{script}\n").as_bytes()).status, 0);
         self
     }
 

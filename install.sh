@@ -1,0 +1,257 @@
+#!/bin/sh
+# Builds docker-regpush and installs it as a plugin of the docker CLI. Asks nothing.
+#
+#   ./install.sh                into ${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins
+#   ./install.sh --system       for every user, into /usr/local/lib/docker/cli-plugins
+#   ./install.sh --uninstall    takes it away again (--system --uninstall likewise)
+#   ./install.sh --demo         installs, then pushes a small image to a registry with a password
+set -eu
+
+say() { printf '%s\n' "$*"; }
+fail() {
+    printf 'install.sh: %s\n' "$*" >&2
+    exit 1
+}
+usage() {
+    sed -n 's/^#   //p' "$here/install.sh"
+}
+has() { command -v "$1" >/dev/null 2>&1; }
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+system='' demo='' uninstall=''
+for word in "$@"; do
+    case $word in
+        --system) system=yes ;;
+        --demo) demo=yes ;;
+        --uninstall) uninstall=yes ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        *)
+            printf 'install.sh: unknown option %s\n' "$word" >&2
+            usage >&2
+            exit 125
+            ;;
+    esac
+done
+
+if [ "$system" ]; then
+    plugins=/usr/local/lib/docker/cli-plugins
+else
+    [ "${DOCKER_CONFIG:-${HOME:-}}" ] || fail "no home directory: set HOME or DOCKER_CONFIG, or use --system"
+    plugins=${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins
+fi
+plugin=$plugins/docker-regpush
+
+# ---------------------------------------------------------------------------------------------
+# build and install
+
+# rustup's own folders, where HOME is not the one it was installed for.
+find_rust() {
+    if has getent && [ ! -d "${HOME:-}/.rustup" ]; then
+        home=$(getent passwd "$(id -u)" | cut -d: -f6)
+        [ -d "$home/.rustup" ] && export RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
+        [ -d "$home/.cargo" ] && export CARGO_HOME="${CARGO_HOME:-$home/.cargo}"
+        [ -d "$home/.cargo/bin" ] && PATH=$PATH:$home/.cargo/bin
+    fi
+    has cargo || fail "cargo is missing: install Rust 1.88 or later (https://rustup.rs), then run this again"
+    has cc || fail "a C linker is missing: on Debian or Ubuntu \`apt-get install gcc libc6-dev\`, then run this again"
+}
+
+install_plugin() {
+    find_rust
+    say "building docker-regpush (a minute or two the first time)"
+    (cd "$here" && cargo build --release --locked --quiet) || fail "the build failed; Rust 1.88 or later is needed"
+    built=${CARGO_TARGET_DIR:-$here/target}/release/docker-regpush
+    mkdir -p "$plugins" || fail "cannot write to $plugins"
+    # Renamed into place: docker may be running the old one.
+    { cp "$built" "$plugin.new" && chmod 755 "$plugin.new" && mv -f "$plugin.new" "$plugin"; } ||
+        fail "cannot write $plugin"
+    say "installed $("$plugin" --version) into $plugins"
+    has docker || say "docker itself is not here yet; until it is, call $plugin directly"
+}
+
+# ---------------------------------------------------------------------------------------------
+# the demo: what is started here is stopped and removed at the end, however it ends
+
+work='' registry_pid='' engine_pid='' container='' image=''
+
+clean_up() {
+    trap - EXIT INT TERM HUP
+    if [ "$image" ]; then
+        docker rmi -f "$image" "$image_id" >/dev/null 2>&1 || :
+    fi
+    [ -z "$container" ] || docker rm -fv "$container" >/dev/null 2>&1 || :
+    for pid in $registry_pid $engine_pid; do
+        kill "$pid" 2>/dev/null || :
+        wait "$pid" 2>/dev/null || :
+    done
+    [ -z "$work" ] || rm -rf "$work"
+}
+
+# Debian's services of these packages are not wanted, only their programs.
+apt_install() {
+    policy=/usr/sbin/policy-rc.d
+    ours=''
+    if [ ! -e "$policy" ]; then
+        ours=yes
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    installed=yes
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@"; } \
+        >"$work/apt.log" 2>&1 || installed=''
+    [ -z "$ours" ] || rm -f "$policy"
+    [ "$installed" ] || {
+        tail -n 20 "$work/apt.log" >&2
+        fail "apt-get could not install $*"
+    }
+}
+
+# Root on Debian or Ubuntu: what is missing can be installed.
+may_install() { has apt-get && [ "$(id -u)" = 0 ]; }
+
+until_true() { # until_true SECONDS WHAT COMMAND...
+    tries=$(($1 * 10))
+    what=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || fail "waited in vain for $what"
+        sleep 0.1
+    done
+}
+
+start_engine() {
+    if ! has docker && may_install; then
+        say "installing docker.io"
+        apt_install docker.io
+    fi
+    has docker || fail "docker is missing: install it first (https://docs.docker.com/engine/install/)"
+    if docker version >/dev/null 2>&1; then
+        say "using the engine that answers: docker $(docker version --format '{{.Server.Version}}')"
+        return
+    fi
+    if ! has dockerd && may_install; then
+        say "installing docker.io"
+        apt_install docker.io
+    fi
+    { has dockerd && [ "$(id -u)" = 0 ]; } || fail "no engine answers: start docker, or run the demo as root on Debian or Ubuntu"
+    unset DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH
+    export DOCKER_HOST="unix://$work/docker.sock"
+    printf '{}\n' >"$work/daemon.json"
+    dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/pid" -H "$DOCKER_HOST" \
+        --config-file "$work/daemon.json" --bridge=none --iptables=false --ip6tables=false >"$work/dockerd.log" 2>&1 &
+    engine_pid=$!
+    until_true 60 "the engine (its log: $work/dockerd.log)" docker version
+    say "started an engine for the demo: docker $(docker version --format '{{.Server.Version}}')"
+}
+
+# Someone who may push: `demo`, with the password `open sesame`.
+password='open sesame'
+# shellcheck disable=SC2016 # a bcrypt hash, as `htpasswd -nbB` prints it
+htpasswd='demo:$2y$05$qReCNM6MUcp1MlDQNq3mgOF9n0iTXFCF9/ga0uc4wNLmrf9TrZhfa'
+
+start_registry() {
+    if ! has docker-registry && may_install; then
+        say "installing docker-registry"
+        apt_install docker-registry
+    fi
+    printf '%s\n' "$htpasswd" >"$work/htpasswd"
+    if has docker-registry; then
+        cat >"$work/registry.yml" <<YAML
+version: 0.1
+storage: {filesystem: {rootdirectory: $work/registry}}
+http: {addr: 127.0.0.1:0}
+auth: {htpasswd: {realm: demo, path: $work/htpasswd}}
+YAML
+        docker-registry serve "$work/registry.yml" >"$work/registry.log" 2>&1 &
+        registry_pid=$!
+        until_true 30 "the registry" grep -q 'listening on 127.0.0.1:' "$work/registry.log"
+        port=$(sed -n 's/.*listening on 127\.0\.0\.1:\([0-9]*\).*/\1/p' "$work/registry.log" | head -n 1)
+    else
+        container=$(docker create -p 127.0.0.1::5000 -e REGISTRY_AUTH=htpasswd -e REGISTRY_AUTH_HTPASSWD_REALM=demo \
+            -e REGISTRY_AUTH_HTPASSWD_PATH=/htpasswd registry:2) || fail "cannot make a container of registry:2"
+        docker cp "$work/htpasswd" "$container:/htpasswd" >/dev/null
+        docker start "$container" >/dev/null
+        port=$(docker port "$container" 5000/tcp | sed -n 's/.*://p' | head -n 1)
+    fi
+    say "started a registry with a password at localhost:$port"
+}
+
+show() { printf '\n$ %s\n' "$*"; }
+
+# Answers the questions of a push at a terminal made by script(1), each when it is asked.
+push_at_terminal() {
+    log=$work/terminal.log
+    : >"$log"
+    asked() { until_true 60 "the question" grep -q "$1" "$log"; }
+    {
+        asked 'Username: ' && printf 'demo\n'
+        asked 'Password: ' && printf '%s\n' "$password"
+        # The end of its input would be typed as Ctrl-D.
+        until_true 60 "the push" grep -Eq "@sha256:|error:" "$log"
+    } | script -qefc "docker regpush $image" "$log"
+}
+
+demo() {
+    work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-demo.XXXXXX")
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    trap 'exit 129' HUP
+    start_engine
+    start_registry
+
+    printf 'hello from docker regpush, %s\n' "$(date)" >"$work/hello.txt"
+    tar -C "$work" -cf "$work/image.tar" hello.txt
+    image=localhost:$port/demo/hello:1
+    image_id=$(docker import "$work/image.tar" "$image")
+
+    say ""
+    say "1. Nobody is logged in, and without a terminal nobody can be asked:"
+    show "docker regpush $image </dev/null"
+    status=0
+    docker regpush "$image" </dev/null || status=$?
+    say "(exit status $status)"
+    [ "$status" = 3 ] || fail "the registry should have refused that"
+
+    say ""
+    if script --version 2>/dev/null | grep -q util-linux; then
+        say "2. At a terminal it asks; \`demo\` and the password are typed here:"
+        show "docker regpush $image"
+        push_at_terminal || fail "the push failed"
+    else
+        say "2. With the password on stdin:"
+        show "docker regpush --username demo --password-stdin $image <password"
+        printf '%s\n' "$password" | docker regpush --username demo --password-stdin "$image"
+    fi
+
+    say ""
+    say "3. In a script, stdout is the digest and nothing else:"
+    show "reference=\$(docker regpush -q -u demo --password-stdin $image <password); echo \$reference"
+    reference=$(printf '%s\n' "$password" | docker regpush -q -u demo --password-stdin "$image")
+    say "$reference"
+
+    say ""
+    say "4. The tag, read back from the registry after the local image is removed:"
+    docker rmi -f "$image" "$image_id" >/dev/null
+    mkdir "$work/config"
+    printf '{"auths":{"localhost:%s":{"auth":"%s"}}}\n' "$port" "$(printf 'demo:%s' "$password" | base64)" \
+        >"$work/config/config.json"
+    show "docker pull $image"
+    docker --config "$work/config" pull "$image" | tee "$work/pulled"
+    grep -q "^Digest: ${reference##*@}\$" "$work/pulled" || fail "the registry serves another digest than was pushed"
+    clean_up
+    say ""
+    say "Done; what the demo started is stopped and removed. Now: docker regpush --help"
+}
+
+if [ "$uninstall" ]; then
+    rm -f "$plugin" || fail "cannot remove $plugin"
+    say "removed $plugin"
+    exit 0
+fi
+install_plugin
+[ -z "$demo" ] || demo

