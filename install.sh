@@ -75,14 +75,15 @@ install_plugin() {
 # ---------------------------------------------------------------------------------------------
 # the demo: what is started here is stopped and removed at the end, however it ends
 
-work='' registry_pid='' engine_pid='' container='' image=''
+work='' registry_pid='' engine_pid='' container='' pulled='' image=''
 
 clean_up() {
     trap - EXIT INT TERM HUP
     if [ "$image" ]; then
-        docker rmi -f "$image" "$image_id" >/dev/null 2>&1 || :
+        docker rmi -f "$image" >/dev/null 2>&1 || :
     fi
     [ -z "$container" ] || docker rm -fv "$container" >/dev/null 2>&1 || :
+    [ -z "$pulled" ] || docker rmi -f registry:2 >/dev/null 2>&1 || :
     for pid in $registry_pid $engine_pid; do
         kill "$pid" 2>/dev/null || :
         wait "$pid" 2>/dev/null || :
@@ -129,6 +130,12 @@ start_engine() {
         apt_install docker.io
     fi
     has docker || fail "docker is missing: install it first (https://docs.docker.com/engine/install/)"
+    # The registry will be on this machine's loopback, so the engine has to be here too.
+    endpoint=${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null)} || :
+    case $endpoint in
+        unix://* | npipe://*) ;;
+        *) fail "the engine at $endpoint is not on this machine, and the demo's registry will be: unset DOCKER_HOST or choose a local context" ;;
+    esac
     if docker version >/dev/null 2>&1; then
         say "using the engine that answers: docker $(docker version --format '{{.Server.Version}}')"
         return
@@ -171,11 +178,14 @@ YAML
         until_true 30 "the registry" grep -q 'listening on 127.0.0.1:' "$work/registry.log"
         port=$(sed -n 's/.*listening on 127\.0\.0\.1:\([0-9]*\).*/\1/p' "$work/registry.log" | head -n 1)
     else
+        docker image inspect registry:2 >/dev/null 2>&1 || pulled=yes
         container=$(docker create -p 127.0.0.1::5000 -e REGISTRY_AUTH=htpasswd -e REGISTRY_AUTH_HTPASSWD_REALM=demo \
             -e REGISTRY_AUTH_HTPASSWD_PATH=/htpasswd registry:2) || fail "cannot make a container of registry:2"
         docker cp "$work/htpasswd" "$container:/htpasswd" >/dev/null
         docker start "$container" >/dev/null
         port=$(docker port "$container" 5000/tcp | sed -n 's/.*://p' | head -n 1)
+        listens() { docker logs "$container" 2>&1 | grep -q 'listening on '; }
+        until_true 30 "the registry" listens
     fi
     say "started a registry with a password at localhost:$port"
 }
@@ -207,7 +217,7 @@ demo() {
     printf 'hello from docker regpush, %s\n' "$(date)" >"$work/hello.txt"
     tar -C "$work" -cf "$work/image.tar" hello.txt
     image=localhost:$port/demo/hello:1
-    image_id=$(docker import "$work/image.tar" "$image")
+    docker import "$work/image.tar" "$image" >/dev/null
 
     say ""
     say "1. Nobody is logged in, and without a terminal nobody can be asked:"
@@ -236,7 +246,7 @@ demo() {
 
     say ""
     say "4. The tag, read back from the registry after the local image is removed:"
-    docker rmi -f "$image" "$image_id" >/dev/null
+    docker rmi -f "$image" >/dev/null
     mkdir "$work/config"
     printf '{"auths":{"localhost:%s":{"auth":"%s"}}}\n' "$port" "$(printf 'demo:%s' "$password" | base64)" \
         >"$work/config/config.json"

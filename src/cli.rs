@@ -139,5 +139,5 @@ Exit status:
 
 Examples:
   docker regpush registry.example.com/team/app:1.2
-  digest=$(docker regpush -q localhost:5000/app)
+  image=$(docker regpush -q localhost:5000/app)
   docker regpush -u ci --password-stdin registry.example.com/app:1 <token.txt";

@@ -32,7 +32,7 @@ pub fn terminal_size() -> Size {
     }
 }
 
-pub struct Tty<W> {
+pub struct Tty<W: Write> {
     out: W,
     size: fn() -> Size,
     started: Instant,
@@ -118,6 +118,13 @@ impl<W: Write> Presenter for Tty<W> {
     }
 
     fn finish(&mut self) {
+        self.draw(Vec::new());
+    }
+}
+
+/// Ctrl-C drops the push in the middle of a frame.
+impl<W: Write> Drop for Tty<W> {
+    fn drop(&mut self) {
         self.draw(Vec::new());
     }
 }

@@ -3,6 +3,7 @@
 //! and content of its own: the containerd store mounts blobs across repositories, ignoring ports.
 
 mod support;
+#[allow(dead_code, reason = "the other test program uses all of it")]
 #[path = "../it/support/terminal.rs"]
 mod terminal;
 
@@ -294,10 +295,7 @@ fn ctrl_c_in_mid_push_stops_the_engine() {
         let ended = terminal.finish();
         assert_eq!(ended.status, 130, "{}", ended.text);
         assert!(ended.restored && ended.text.contains("error: interrupted"), "{}", ended.text);
-        line.wait_until_quiet();
-        support::wait_for("the registry sees the upload break", || {
-            registry.log().contains("client disconnected during blob").then_some(())
-        });
+        registry.wait_for_a_broken_upload();
         if engine.name == "20.10" {
             // The containerd store logs nothing of it.
             support::wait_for("the engine's log tells", || {
@@ -344,7 +342,7 @@ fn a_password_is_in_no_argv_and_no_environment_while_a_push_runs() {
     assert_eq!(output.status.code(), Some(130));
     let printed = String::from_utf8_lossy(&output.stderr);
     assert!(printed.contains("debug: POST ") && !printed.contains(PASSWORD), "{printed}");
-    line.wait_until_quiet();
+    registry.wait_for_a_broken_upload();
 }
 
 #[test]
