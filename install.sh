@@ -18,7 +18,7 @@ usage() {
 has() { command -v "$1" >/dev/null 2>&1; }
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-system='' demo='' uninstall=''
+system='' demo='' uninstall='' work=''
 for word in "$@"; do
     case $word in
         --system) system=yes ;;
@@ -44,53 +44,6 @@ else
 fi
 plugin=$plugins/docker-regpush
 
-# ---------------------------------------------------------------------------------------------
-# build and install
-
-# rustup's own folders, where HOME is not the one it was installed for.
-find_rust() {
-    if has getent && [ ! -d "${HOME:-}/.rustup" ]; then
-        home=$(getent passwd "$(id -u)" | cut -d: -f6)
-        [ -d "$home/.rustup" ] && export RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
-        [ -d "$home/.cargo" ] && export CARGO_HOME="${CARGO_HOME:-$home/.cargo}"
-        [ -d "$home/.cargo/bin" ] && PATH=$PATH:$home/.cargo/bin
-    fi
-    has cargo || fail "cargo is missing: install Rust 1.88 or later (https://rustup.rs), then run this again"
-    has cc || fail "a C linker is missing: on Debian or Ubuntu \`apt-get install gcc libc6-dev\`, then run this again"
-}
-
-install_plugin() {
-    find_rust
-    say "building docker-regpush (a minute or two the first time)"
-    (cd "$here" && cargo build --release --locked --quiet) || fail "the build failed; Rust 1.88 or later is needed"
-    built=${CARGO_TARGET_DIR:-$here/target}/release/docker-regpush
-    mkdir -p "$plugins" || fail "cannot write to $plugins"
-    # Renamed into place: docker may be running the old one.
-    { cp "$built" "$plugin.new" && chmod 755 "$plugin.new" && mv -f "$plugin.new" "$plugin"; } ||
-        fail "cannot write $plugin"
-    say "installed $("$plugin" --version) into $plugins"
-    has docker || say "docker itself is not here yet; until it is, call $plugin directly"
-}
-
-# ---------------------------------------------------------------------------------------------
-# the demo: what is started here is stopped and removed at the end, however it ends
-
-work='' registry_pid='' engine_pid='' container='' pulled='' image=''
-
-clean_up() {
-    trap - EXIT INT TERM HUP
-    if [ "$image" ]; then
-        docker rmi -f "$image" >/dev/null 2>&1 || :
-    fi
-    [ -z "$container" ] || docker rm -fv "$container" >/dev/null 2>&1 || :
-    [ -z "$pulled" ] || docker rmi -f registry:2 >/dev/null 2>&1 || :
-    for pid in $registry_pid $engine_pid; do
-        kill "$pid" 2>/dev/null || :
-        wait "$pid" 2>/dev/null || :
-    done
-    [ -z "$work" ] || rm -rf "$work"
-}
-
 # Debian's services of these packages are not wanted, only their programs.
 apt_install() {
     policy=/usr/sbin/policy-rc.d
@@ -112,6 +65,58 @@ apt_install() {
 
 # Root on Debian or Ubuntu: what is missing can be installed.
 may_install() { has apt-get && [ "$(id -u)" = 0 ]; }
+
+# ---------------------------------------------------------------------------------------------
+# build and install
+
+# rustup's own folders, where HOME is not the one it was installed for.
+find_rust() {
+    if has getent && [ ! -d "${HOME:-}/.rustup" ]; then
+        home=$(getent passwd "$(id -u)" | cut -d: -f6)
+        [ -d "$home/.rustup" ] && export RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
+        [ -d "$home/.cargo" ] && export CARGO_HOME="${CARGO_HOME:-$home/.cargo}"
+        [ -d "$home/.cargo/bin" ] && PATH=$PATH:$home/.cargo/bin
+    fi
+    has cargo || fail "cargo is missing: install Rust 1.88 or later (https://rustup.rs), then run this again"
+    # The demo sets up all it needs, where it can.
+    if ! has cc && [ "$demo" ] && may_install; then
+        say "installing gcc, for its linker"
+        apt_install gcc libc6-dev
+    fi
+    has cc || fail "a C linker is missing: on Debian or Ubuntu \`apt-get install gcc libc6-dev\`, then run this again"
+}
+
+install_plugin() {
+    find_rust
+    say "building docker-regpush (a minute or two the first time)"
+    (cd "$here" && cargo build --release --locked --quiet) || fail "the build failed; Rust 1.88 or later is needed"
+    built=${CARGO_TARGET_DIR:-$here/target}/release/docker-regpush
+    mkdir -p "$plugins" || fail "cannot write to $plugins"
+    # Renamed into place: docker may be running the old one.
+    { cp "$built" "$plugin.new" && chmod 755 "$plugin.new" && mv -f "$plugin.new" "$plugin"; } ||
+        fail "cannot write $plugin"
+    say "installed $("$plugin" --version) into $plugins"
+    has docker || say "docker itself is not here yet; until it is, call $plugin directly"
+}
+
+# ---------------------------------------------------------------------------------------------
+# the demo: what is started here is stopped and removed at the end, however it ends
+
+registry_pid='' engine_pid='' container='' pulled='' image=''
+
+clean_up() {
+    trap - EXIT INT TERM HUP
+    if [ "$image" ]; then
+        docker rmi -f "$image" >/dev/null 2>&1 || :
+    fi
+    [ -z "$container" ] || docker rm -fv "$container" >/dev/null 2>&1 || :
+    [ -z "$pulled" ] || docker rmi -f registry:2 >/dev/null 2>&1 || :
+    for pid in $registry_pid $engine_pid; do
+        kill "$pid" 2>/dev/null || :
+        wait "$pid" 2>/dev/null || :
+    done
+    [ -z "$work" ] || rm -rf "$work"
+}
 
 until_true() { # until_true SECONDS WHAT COMMAND...
     tries=$(($1 * 10))
@@ -206,11 +211,6 @@ push_at_terminal() {
 }
 
 demo() {
-    work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-demo.XXXXXX")
-    trap clean_up EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM
-    trap 'exit 129' HUP
     start_engine
     start_registry
 
@@ -262,6 +262,13 @@ if [ "$uninstall" ]; then
     rm -f "$plugin" || fail "cannot remove $plugin"
     say "removed $plugin"
     exit 0
+fi
+if [ "$demo" ]; then
+    work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-demo.XXXXXX")
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    trap 'exit 129' HUP
 fi
 install_plugin
 [ -z "$demo" ] || demo

