@@ -72,6 +72,9 @@ pub struct PushRequest<'a> {
     pub credentials: &'a Credentials,
 }
 
+/// Takes a line about each call, for `--debug`; of headers only the names.
+pub type Trace = fn(&str);
+
 /// What `POST /auth` said of credentials.
 #[derive(Debug)]
 pub enum AuthAnswer {
@@ -87,19 +90,17 @@ pub struct Engine {
     transport: Transport,
     /// `/v1.41`, or nothing where the engine did not say: then it takes its own.
     prefix: String,
-    debug: bool,
+    trace: Option<Trace>,
 }
 
 impl Engine {
     /// Connects, and agrees on an API version: the lower of the engine's and ours, or what
     /// `DOCKER_API_VERSION` says, unasked.
     ///
-    /// * `debug`: each call and its status on stderr; of headers only the names.
-    ///
     /// # Errors
     /// Nothing listens there, it does not answer a ping within 20 s, or the variable is no version.
-    pub async fn connect(endpoint: Endpoint, debug: bool) -> Result<Self, EngineError> {
-        let mut engine = Self { transport: Transport::new(endpoint), prefix: String::new(), debug };
+    pub async fn connect(endpoint: Endpoint, trace: Option<Trace>) -> Result<Self, EngineError> {
+        let mut engine = Self { transport: Transport::new(endpoint), prefix: String::new(), trace };
         let pinned = env::var("DOCKER_API_VERSION").ok().filter(|version| !version.is_empty());
         if let Some(version) = pinned {
             let number = parse_version(&version).ok_or_else(|| EngineError::ApiVersion(clean(&version)))?;
@@ -231,15 +232,15 @@ impl Engine {
             value.set_sensitive(true);
             headers.insert("x-registry-auth", value);
         }
-        if self.debug {
+        if let Some(trace) = self.trace {
             let names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
-            eprintln!("debug: {method} {path} ({})", names.join(", "));
+            trace(&format!("{method} {path} ({})", names.join(", ")));
         }
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().expect("a reference, percent-encoded, is a path");
         let response = self.transport.send(request).await?;
-        if self.debug {
-            eprintln!("debug: {}", response.status());
+        if let Some(trace) = self.trace {
+            trace(&response.status().to_string());
         }
         Ok(response)
     }

@@ -52,11 +52,10 @@ pub async fn run(call: &Call, auth_config: Option<Secret>, cancelled: impl Futur
     let mut record = Record { attempts: 0, progress: Progress::default(), login: None, warnings: Vec::new() };
     let parsed = call.push.image.parse::<Reference>();
     // Reads stdin, before signals are caught: they end the process as long as it waits there.
-    let given = given_credentials(&call.push);
-    let result = match (&parsed, given) {
-        (Err(error), _) => Err(error.clone().into()),
-        (_, Err(error)) => Err(error),
-        (Ok(reference), Ok(given)) => tokio::select! {
+    let checked = parsed.as_ref().map_err(|error| error.clone().into());
+    let result = match checked.and_then(|reference| Ok((reference, given_credentials(&call.push)?))) {
+        Err(error) => Err(error),
+        Ok((reference, given)) => tokio::select! {
             result = push(call, reference, given, auth_config, &mut record) => result,
             // Dropping the push closes its connection, and with that the engine stops.
             status = cancelled => Err(Error::Cancelled(status)),
@@ -115,7 +114,7 @@ async fn push(
     if reference.tag().is_none() {
         presenter.note("Using default tag: latest");
     }
-    let mut engine = Engine::connect(endpoint, debug).await?;
+    let mut engine = Engine::connect(endpoint, debug.then_some(tell_debug)).await?;
     let started = Instant::now();
     let push = Push {
         reference,
@@ -166,6 +165,10 @@ fn given_credentials(options: &PushOptions) -> Result<Option<Credentials>, Error
         return Err(Error::PasswordMissing);
     }
     Ok(Some(Credentials::Basic { username, password: Secret::new(password.to_owned()) }))
+}
+
+fn tell_debug(line: &str) {
+    let _ = writeln!(io::stderr(), "debug: {line}");
 }
 
 fn tell_error(error: &Error) {

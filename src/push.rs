@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::credentials::prompt::{PromptError, Terminal};
 use crate::credentials::{Credentials, Keyring, Source};
@@ -223,11 +223,11 @@ impl Push<'_> {
         let progress = &mut record.progress;
         let request = PushRequest { reference: self.reference, credentials };
         let mut stream = self.engine.push(&request).await?;
-        let period = presenter.period();
-        let mut ticks = tokio::time::interval(period.unwrap_or(Duration::MAX / 4));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick comes at once, when there is nothing to show.
-        ticks.tick().await;
+        let mut ticks = presenter.period().map(|period| {
+            let mut ticks = interval_at(Instant::now() + period, period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        });
         let mut deadline: Option<Instant> = None;
         loop {
             let gone_on = tokio::select! {
@@ -235,11 +235,11 @@ impl Push<'_> {
                     presenter.event(&event, progress);
                     progress.apply(&event);
                 }) => more?,
-                _ = ticks.tick(), if period.is_some() => {
+                () = next_tick(&mut ticks) => {
                     presenter.tick(progress);
                     true
                 }
-                () = async { tokio::time::sleep_until(deadline.expect("checked by if")).await }, if deadline.is_some() => false,
+                () = until(deadline) => false,
             };
             if !gone_on {
                 return Ok(());
@@ -313,6 +313,20 @@ impl Push<'_> {
     fn warn(&mut self, warning: String) {
         self.presenter.tell(&format!("warning: {warning}"));
         self.record.warnings.push(warning);
+    }
+}
+
+async fn next_tick(ticks: &mut Option<Interval>) {
+    match ticks {
+        Some(ticks) => _ = ticks.tick().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

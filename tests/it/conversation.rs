@@ -5,10 +5,9 @@ use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use portable_pty::CommandBuilder;
 use serde_json::json;
 
-use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, host, refusal};
+use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, refusal};
 use crate::support::env::{TestEnv, run};
 use crate::support::terminal::Terminal;
 
@@ -28,17 +27,15 @@ fn accepted() -> Reply {
 }
 
 fn at_terminal(env: &TestEnv, engine: &FakeEngine, options: &[&str]) -> Terminal {
-    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_docker-regpush"));
-    command.env_clear();
-    for (name, value) in env.variables() {
-        command.env(name, value);
-    }
-    command.env("DOCKER_HOST", host(&engine.socket));
-    command.env("TERM", "xterm");
-    command.arg("regpush");
-    command.args(options);
-    command.arg(IMAGE);
-    Terminal::start(command, 100, 30)
+    env.at_terminal(engine, "xterm", &[&["regpush"], options, &[IMAGE]].concat())
+}
+
+/// Answers both questions, each when it is asked.
+fn log_in(terminal: &mut Terminal, username: &str, password: &str) {
+    terminal.wait_for("Username");
+    terminal.type_in(&format!("{username}\r"));
+    terminal.wait_for("Password: ");
+    terminal.type_in(&format!("{password}\r"));
 }
 
 #[test]
@@ -80,10 +77,7 @@ fn odd_passwords_arrive_as_typed() {
             .on(AUTH, Reply::json(200, LOGIN_GOOD))
             .on(PUSH, accepted());
         let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
-        terminal.wait_for("Username: ");
-        terminal.type_in("alice\r");
-        terminal.wait_for("Password: ");
-        terminal.type_in(&format!("{password}\r"));
+        log_in(&mut terminal, "alice", password);
         let ended = terminal.finish();
         assert_eq!(ended.status, 0, "{}", ended.text);
         assert_eq!(engine.pushes()[1].registry_auth()["password"], password);
@@ -97,10 +91,7 @@ fn an_identity_token_goes_in_place_of_the_password() {
         .on(AUTH, Reply::json(200, r#"{"IdentityToken":"idtok","Status":"Login Succeeded"}"#))
         .on(PUSH, accepted());
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
-    terminal.wait_for("Username: ");
-    terminal.type_in("alice\r");
-    terminal.wait_for("Password: ");
-    terminal.type_in("pw\r");
+    log_in(&mut terminal, "alice", "pw");
     assert_eq!(terminal.finish().status, 0);
     let sent = json!({"username": "alice", "serveraddress": "localhost:5000", "identitytoken": "idtok"});
     assert_eq!(engine.pushes()[1].registry_auth(), sent);
@@ -114,17 +105,11 @@ fn three_wrong_answers_are_enough() {
             .on(AUTH, Reply::json(401, r#"{"message":"unauthorized: incorrect username or password"}"#));
     }
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
-    terminal.wait_for("Username: ");
-    terminal.type_in("alice\r");
-    terminal.wait_for("Password: ");
     // Nothing was typed: the registry is not bothered with it.
-    terminal.type_in("\r");
+    log_in(&mut terminal, "alice", "");
     terminal.wait_for("a user name and a password are needed");
     for _ in 0..2 {
-        terminal.wait_for("Username");
-        terminal.type_in("bob\r");
-        terminal.wait_for("Password: ");
-        terminal.type_in("pw\r");
+        log_in(&mut terminal, "bob", "pw");
     }
     let ended = terminal.finish();
     assert_eq!(ended.status, 3, "{}", ended.text);
@@ -140,10 +125,7 @@ fn http_refusals_lead_to_the_same_question() {
             .on(AUTH, Reply::json(200, LOGIN_GOOD))
             .on(PUSH, accepted());
         let mut terminal = at_terminal(&TestEnv::new(), &engine, &["-q"]);
-        terminal.wait_for("Username: ");
-        terminal.type_in("alice\r");
-        terminal.wait_for("Password: ");
-        terminal.type_in("pw\r");
+        log_in(&mut terminal, "alice", "pw");
         let ended = terminal.finish();
         assert_eq!(ended.status, 0, "{status}: {}", ended.text);
     }
@@ -155,10 +137,7 @@ fn who_may_not_write_is_not_asked_again() {
     let engine =
         FakeEngine::start().on(PUSH, denied()).on(AUTH, Reply::json(200, LOGIN_GOOD)).on(PUSH, denied());
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
-    terminal.wait_for("Username: ");
-    terminal.type_in("alice\r");
-    terminal.wait_for("Password: ");
-    terminal.type_in("pw\r");
+    log_in(&mut terminal, "alice", "pw");
     let ended = terminal.finish();
     assert_eq!(ended.status, 3, "{}", ended.text);
     assert!(ended.text.contains("does not allow it with user `alice`, as typed"), "{}", ended.text);

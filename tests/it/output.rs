@@ -1,10 +1,7 @@
 //! What is seen, where, and in which mode.
 
-use portable_pty::CommandBuilder;
-
-use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, host, refusal};
+use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, refusal};
 use crate::support::env::{TestEnv, run};
-use crate::support::terminal::Terminal;
 
 const IMAGE: &str = "localhost:5000/app:1";
 
@@ -111,19 +108,10 @@ fn a_terminal_gets_a_picture_that_goes_when_the_push_is_done() {
     }
     stream.extend(last);
     let engine = FakeEngine::start().on_every_push(Reply::stream(stream));
-    let env = TestEnv::new();
-    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_docker-regpush"));
-    command.env_clear();
-    for (name, value) in env.variables() {
-        command.env(name, value);
-    }
-    command.env("DOCKER_HOST", host(&engine.socket));
-    command.env("TERM", "xterm");
-    command.args(["regpush", IMAGE]);
-    let ended = Terminal::start(command, 80, 24).finish();
+    let ended = TestEnv::new().at_terminal(&engine, "xterm", &["regpush", IMAGE]).finish();
     assert_eq!(ended.status, 0, "{}", ended.text);
     assert!(ended.text.contains("\x1b[?2026h"), "frames were drawn: {:?}", ended.text);
-    let mut screen = vt100::Parser::new(24.try_into().unwrap(), 80.try_into().unwrap(), 100);
+    let mut screen = vt100::Parser::new(30.try_into().unwrap(), 100.try_into().unwrap(), 100);
     screen.process(ended.text.as_bytes());
     let contents = screen.screen().contents();
     let rows: Vec<&str> = contents.lines().collect();
@@ -135,15 +123,6 @@ fn a_terminal_gets_a_picture_that_goes_when_the_push_is_done() {
 #[test]
 fn a_dumb_terminal_gets_lines() {
     let engine = FakeEngine::start().on_every_push(Reply::stream(lines()));
-    let env = TestEnv::new();
-    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_docker-regpush"));
-    command.env_clear();
-    for (name, value) in env.variables() {
-        command.env(name, value);
-    }
-    command.env("DOCKER_HOST", host(&engine.socket));
-    command.env("TERM", "dumb");
-    command.args(["regpush", IMAGE]);
-    let ended = Terminal::start(command, 80, 24).finish();
+    let ended = TestEnv::new().at_terminal(&engine, "dumb", &["regpush", IMAGE]).finish();
     assert!(!ended.text.contains('\x1b') && ended.text.contains("aa: Pushed"), "{:?}", ended.text);
 }

@@ -5,9 +5,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use portable_pty::CommandBuilder;
 use serde_json::Value;
 
 use super::engine::{FakeEngine, host};
+use super::terminal::Terminal;
 
 pub struct TestEnv {
     directory: tempfile::TempDir,
@@ -55,6 +57,19 @@ impl TestEnv {
         let mut command = self.without_engine();
         command.env("DOCKER_HOST", host(&engine.socket));
         command
+    }
+
+    /// The same at a terminal, of this kind (`TERM`).
+    pub fn at_terminal(&self, engine: &FakeEngine, kind: &str, arguments: &[&str]) -> Terminal {
+        let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_docker-regpush"));
+        command.env_clear();
+        for (name, value) in self.variables() {
+            command.env(name, value);
+        }
+        command.env("DOCKER_HOST", host(&engine.socket));
+        command.env("TERM", kind);
+        command.args(arguments);
+        Terminal::start(command, 100, 30)
     }
 
     pub fn without_engine(&self) -> Command {
