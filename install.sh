@@ -115,7 +115,12 @@ clean_up() {
         kill "$pid" 2>/dev/null || :
         wait "$pid" 2>/dev/null || :
     done
-    [ -z "$work" ] || rm -rf "$work"
+    [ -z "$work" ] || {
+        # An engine may leave its data folder mounted on itself.
+        awk -v work="$work/" 'index($2, work) == 1 { print $2 }' /proc/mounts 2>/dev/null | sort -r |
+            while read -r mounted; do umount "$mounted" || :; done
+        rm -rf "$work"
+    }
 }
 
 until_true() { # until_true SECONDS WHAT COMMAND...

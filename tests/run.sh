@@ -175,9 +175,16 @@ stop_engines() {
     done
 }
 
+remove_work() {
+    # An engine may leave its data folder mounted on itself.
+    awk -v work="$work/" 'index($2, work) == 1 { print $2 }' /proc/mounts | sort -r |
+        while read -r mounted; do umount "$mounted" || :; done
+    rm -rf "$work"
+}
+
 work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-e2e.XXXXXX")
 chmod 755 "$work"
-trap 'stop_engines; rm -rf "$work"' EXIT
+trap 'stop_engines; remove_work' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 unpack_engine 20.10 "$old_suite"
