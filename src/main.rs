@@ -1,13 +1,12 @@
 //! argv and signals in, exit status out.
 
-use std::env;
 use std::ffi::OsString;
-use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
+use std::{env, fs, io};
 
-use docker_regpush::plugin;
 use docker_regpush::secret::Secret;
+use docker_regpush::{command, plugin};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Usage errors, as docker's own.
@@ -40,7 +39,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let status = runtime.block_on(docker_regpush::run(&call, auth_config, cancelled()));
+    let status = runtime.block_on(command::run(&call, auth_config, cancelled()));
     // A thread may still wait for a helper or for the terminal.
     runtime.shutdown_background();
     status.into()
@@ -60,7 +59,12 @@ fn take_auth_config() -> Option<Secret> {
 
 /// Waits for a signal, or for docker to hang up, and says what status that is.
 async fn cancelled() -> u8 {
+    let ignored = ignored_signals();
     let signalled = |kind: SignalKind, status: u8| async move {
+        let is_ignored = ignored >> (kind.as_raw_value() - 1) & 1 == 1;
+        if is_ignored {
+            return std::future::pending().await;
+        }
         match signal(kind) {
             Ok(mut signals) => _ = signals.recv().await,
             // The signal then ends the process by itself.
@@ -83,4 +87,12 @@ async fn cancelled() -> u8 {
             tokio::time::timeout(Duration::from_millis(50), any_signal).await.unwrap_or(INTERRUPTED)
         }
     }
+}
+
+/// The signals that whoever started us wants ignored, as a mask: `nohup` and shells that put a job
+/// into the background do that. Linux tells (proc(5), `SigIgn`); elsewhere none are.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }

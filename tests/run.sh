@@ -125,7 +125,10 @@ unpack_engine() {
     mkdir -p "$into/lists/partial" "$into/packages"
     # apt fetches as a user of its own.
     chmod 777 "$into/packages"
-    echo "deb $(mirror) $2 main $([ "$ID" = debian ] || echo universe)" >"$into/list"
+    keyring=/usr/share/keyrings/$ID-archive-keyring.gpg
+    signed=''
+    [ ! -e "$keyring" ] || signed="[signed-by=$keyring]"
+    echo "deb $signed $(mirror) $2 main $([ "$ID" = debian ] || echo universe)" >"$into/list"
     (
         cd "$into/packages"
         quietly() { "$@" >"$into/log" 2>&1 || { tail -n 20 "$into/log" && exit 1; }; }

@@ -1,5 +1,6 @@
 //! A refusal, somebody at the terminal, and what comes of it.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
@@ -7,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, refusal};
+use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, host, refusal};
 use crate::support::env::{TestEnv, run};
 use crate::support::terminal::Terminal;
 
@@ -209,6 +210,27 @@ fn stopping_in_mid_push_closes_the_connection() {
         assert!(ended.restored);
         engine.wait_until_client_is_gone();
     }
+}
+
+#[test]
+fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
+    let pushing = r#"{"status":"Pushing","id":"aa"}"#;
+    let engine = FakeEngine::start().on_every_push(Reply::stream([pushing]).ending(End::Hang));
+    let env = TestEnv::new();
+    let program = env.command(&engine).get_program().to_owned();
+    let mut command = std::process::Command::new("sh");
+    command.env_clear().envs(env.variables()).env("DOCKER_HOST", host(&engine.socket));
+    // As nohup does.
+    command.args(["-c", r#"trap '' HUP; exec "$0" regpush "$1""#]).arg(program).arg(IMAGE);
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert_eq!(stderr.next().unwrap().unwrap(), "aa: Pushing");
+    let process = Pid::from_raw(child.id().try_into().unwrap());
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
+    assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & 1, 1, "{status}");
+    kill(process, Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
 #[test]

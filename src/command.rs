@@ -1,0 +1,162 @@
+//! A call from its options to its exit status: what is set up for a push, and what is told of it.
+
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use crate::cli::{ProgressMode, PushOptions};
+use crate::config::Config;
+use crate::context::{Choice, Endpoint};
+use crate::credentials::prompt::Terminal;
+use crate::credentials::{Credentials, Keyring};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::plugin::Call;
+use crate::progress::{Progress, PushedTag};
+use crate::push::{Push, Record};
+use crate::reference::Reference;
+use crate::report::Report;
+use crate::secret::Secret;
+use crate::text::{clean, human_size};
+use crate::{config, present};
+
+/// How long a credential helper may take where nobody can answer it.
+const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
+
+/// Carries out a call, and returns its exit status.
+///
+/// * `auth_config`: the value of `DOCKER_AUTH_CONFIG`, taken out of the environment so that no
+///   child inherits it.
+/// * `cancelled`: ends with an exit status when the call is to be given up.
+pub async fn run(call: &Call, auth_config: Option<Secret>, cancelled: impl Future<Output = u8>) -> u8 {
+    let started = Instant::now();
+    let mut record = Record { attempts: 0, progress: Progress::default(), login: None, warnings: Vec::new() };
+    let parsed = call.push.image.parse::<Reference>();
+    // Reads stdin, before signals are caught: they end the process as long as it waits there.
+    let checked = parsed.as_ref().map_err(|error| error.clone().into());
+    let result = match checked.and_then(|reference| Ok((reference, given_credentials(&call.push)?))) {
+        Err(error) => Err(error),
+        Ok((reference, given)) => tokio::select! {
+            result = push(call, reference, given, auth_config, &mut record) => result,
+            // Dropping the push closes its connection, and with that the engine stops.
+            status = cancelled => Err(Error::Cancelled(status)),
+        },
+    };
+    let elapsed = started.elapsed();
+    let report = Report {
+        typed: &call.push.image,
+        reference: parsed.as_ref().ok(),
+        record: &record,
+        elapsed,
+        result: &result,
+    };
+    let written = match report.write(call.push.format, &mut io::stdout().lock()) {
+        // Who reads only part of the result wants no more: `docker regpush … | head -c 0`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Error::Output),
+    };
+    match result.and(written) {
+        Ok(()) => 0,
+        Err(error) => {
+            tell_error(&error);
+            error.exit_status()
+        }
+    }
+}
+
+async fn push(
+    call: &Call,
+    reference: &Reference,
+    given: Option<Credentials>,
+    auth_config: Option<Secret>,
+    record: &mut Record,
+) -> Result<PushedTag, Error> {
+    let options = &call.push;
+    let debug = call.docker.debug || call.docker.log_level.as_deref() == Some("debug");
+    let mut presenter = present::presenter(match options.progress {
+        _ if options.quiet => ProgressMode::None,
+        // A redrawn screen and lines of debugging spoil each other.
+        ProgressMode::Auto if debug => ProgressMode::Plain,
+        mode => mode,
+    });
+    let directory = config::directory(call.docker.config.as_deref())?;
+    let config = Config::load(&directory).unwrap_or_else(|error| {
+        let warning = Error::from(error).message();
+        presenter.tell(&format!("warning: {warning}"));
+        record.warnings.push(warning);
+        Config::empty(&directory)
+    });
+    let choice = Choice::from_environment(call.docker.hosts.first().cloned(), call.docker.context.clone());
+    let endpoint = Endpoint::resolve(&choice, &config)?;
+    let terminal = Terminal::find();
+    let patience = terminal.is_none().then_some(UNATTENDED_HELPER);
+    let keyring = Keyring { given, variable: auth_config, config, patience };
+    let terminal = terminal.filter(|_| !options.no_prompt);
+    if reference.tag().is_none() {
+        presenter.note("Using default tag: latest");
+    }
+    let mut engine = Engine::connect(endpoint, debug.then_some(tell_debug)).await?;
+    let started = Instant::now();
+    let push = Push {
+        reference,
+        engine: &mut engine,
+        keyring: &keyring,
+        terminal: terminal.as_ref(),
+        presenter: &mut *presenter,
+        record,
+    };
+    let pushed = push.run().await?;
+    if record.progress.platform_instead_of_index {
+        let warning =
+            "not every platform of the image is here; only the one that is was pushed under this tag";
+        presenter.tell(&format!("warning: {warning}"));
+        record.warnings.push(warning.to_owned());
+    }
+    presenter.note(&summary(reference, &record.progress, started.elapsed()));
+    Ok(pushed)
+}
+
+/// `pushed app:1: 1 of 3 layers sent, 20.97MB in 1.3 s`; the containerd store tells no bytes of small layers.
+fn summary(reference: &Reference, progress: &Progress, elapsed: Duration) -> String {
+    let counts = progress.counts();
+    let bytes = match progress.bytes().0 {
+        0 => String::new(),
+        bytes => format!(", {}", human_size(bytes)),
+    };
+    let seconds = elapsed.as_secs_f64();
+    let name = reference.familiar();
+    format!("pushed {name}: {} of {} layers sent{bytes} in {seconds:.1} s", counts.pushed, counts.total)
+}
+
+/// What `--username`, `--password-stdin` and `--anonymous` say.
+fn given_credentials(options: &PushOptions) -> Result<Option<Credentials>, Error> {
+    if options.anonymous {
+        return Ok(Some(Credentials::Anonymous));
+    }
+    let Some(username) = options.username.clone() else { return Ok(None) };
+    let mut text = String::new();
+    io::stdin().read_to_string(&mut text).map_err(Error::PasswordUnreadable)?;
+    let text = Secret::new(text);
+    // One line end, and nothing else: passwords may end in spaces.
+    let password = text
+        .expose()
+        .strip_suffix('\n')
+        .map_or(text.expose(), |line| line.strip_suffix('\r').unwrap_or(line));
+    if password.is_empty() {
+        return Err(Error::PasswordMissing);
+    }
+    Ok(Some(Credentials::Basic { username, password: Secret::new(password.to_owned()) }))
+}
+
+fn tell_debug(line: &str) {
+    let _ = writeln!(io::stderr(), "debug: {line}");
+}
+
+fn tell_error(error: &Error) {
+    let mut lines = format!("error: {}\n", error.message());
+    if let Some(hint) = error.hint() {
+        lines += &format!("hint: {}\n", clean(&hint));
+    }
+    // Nobody is left to tell where stderr is closed.
+    let _ = io::stderr().write_all(lines.as_bytes());
+}
