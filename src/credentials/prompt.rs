@@ -2,11 +2,14 @@
 //!
 //! Prompts go to the terminal itself, never to stdout. The password is read by rpassword, which
 //! puts the terminal into raw mode and leaves it there when a signal ends the process, and which
-//! prints its prompt while the terminal still echoes. So [`TerminalGuard`] takes the echo away
-//! before, and puts everything back on every way out.
+//! prints its prompt while the terminal still echoes, and turns a quick Ctrl-D into nothing. So
+//! [`TerminalGuard`] sets the mode before, and puts everything back on every way out.
 
+use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::process::getpgrp;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
@@ -58,9 +61,11 @@ impl Terminal {
             guard.line_ended = true;
             return Ok(None);
         };
-        guard.hide_echo().map_err(PromptError::Terminal)?;
-        let password =
-            tokio::task::spawn_blocking(ask_password).await.unwrap_or(Err(PromptError::NoAnswer))?;
+        guard.set_raw().map_err(PromptError::Terminal)?;
+        let (reading, read) = mpsc::channel();
+        guard.reader = Some(read);
+        let password = tokio::task::spawn_blocking(move || ask_password(reading)).await;
+        let password = password.unwrap_or(Err(PromptError::NoAnswer))?;
         guard.line_ended = true;
         Ok(password.map(|password| Credentials::Basic { username, password }))
     }
@@ -74,7 +79,8 @@ fn ask_username(default: Option<String>) -> Result<Option<String>, PromptError> 
     Ok(Some(typed.trim().to_owned()).filter(|typed| !typed.is_empty()).or(default))
 }
 
-fn ask_password() -> Result<Option<Secret>, PromptError> {
+/// `_reading` is dropped when rpassword has finished with the terminal.
+fn ask_password(_reading: mpsc::Sender<Infallible>) -> Result<Option<Secret>, PromptError> {
     let password = Secret::new(rpassword::prompt_password("Password: ").map_err(sort)?);
     Ok(Some(password).filter(|password| !password.expose().is_empty()))
 }
@@ -113,24 +119,34 @@ struct TerminalGuard {
     settings: Termios,
     /// The last answer was ended by Enter, so the cursor is not behind a prompt.
     line_ended: bool,
+    /// Hangs up when rpassword is done. On Ctrl-C it raises the signal that drops this guard, and
+    /// only then puts back the settings it found: ours must come last.
+    reader: Option<mpsc::Receiver<Infallible>>,
 }
 
 impl TerminalGuard {
+    /// rpassword needs no time at all, unless it still waits for a key; then it sets nothing more.
+    const READER_ENDS: Duration = Duration::from_millis(100);
+
     fn new() -> io::Result<Self> {
         let terminal = OpenOptions::new().read(true).write(true).open(TERMINAL)?;
         let settings = tcgetattr(&terminal)?;
-        Ok(Self { terminal, settings, line_ended: false })
+        Ok(Self { terminal, settings, line_ended: false, reader: None })
     }
 
-    fn hide_echo(&self) -> io::Result<()> {
+    /// The mode rpassword is about to set: no echo, and every key as it is typed.
+    fn set_raw(&self) -> io::Result<()> {
         let mut settings = self.settings.clone();
-        settings.local_modes.remove(LocalModes::ECHO);
+        settings.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
         Ok(tcsetattr(&self.terminal, OptionalActions::Now, &settings)?)
     }
 }
 
 impl Drop for TerminalGuard {
     fn drop(&mut self) {
+        if let Some(reader) = &self.reader {
+            let _ = reader.recv_timeout(Self::READER_ENDS);
+        }
         // Nothing can be done for a terminal that is gone.
         let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.settings);
         if !self.line_ended {
