@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::termios::{LocalFlags, Termios};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
@@ -83,7 +83,18 @@ impl Terminal {
     }
 
     pub fn finish(mut self) -> Ended {
-        let status = self.child.wait().expect("it ends").exit_code();
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                break status.exit_code();
+            }
+            if started.elapsed() > PATIENCE {
+                let _ = self.child.kill();
+                let screen = self.screen.0.lock().expect("no panic");
+                panic!("it does not end: {}", String::from_utf8_lossy(&screen.text));
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
         let restored = self.settings() == self.settings_before;
         let guard = self.screen.0.lock().expect("no panic");
         let waiting = self.screen.1.wait_timeout_while(guard, PATIENCE, |screen| !screen.ended);
