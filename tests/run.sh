@@ -111,10 +111,9 @@ engine_pids=''
 
 # The mirror of this machine, from its own sources: `URIs:` of deb822, or the second word of a line.
 mirror() {
-    {
-        sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/*.sources 2>/dev/null
-        sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' /etc/apt/sources.list 2>/dev/null
-    } | grep -E "/$ID/?\$" | head -n 1
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
+        [ ! -f "$file" ] || sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' "$file"
+    done | grep -E "/$ID/?\$" | head -n 1
 }
 
 # unpack_engine NAME SUITE: docker of that suite, into target/engines/NAME.
