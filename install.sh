@@ -18,7 +18,7 @@ usage() {
 has() { command -v "$1" >/dev/null 2>&1; }
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-system='' demo='' uninstall='' work=''
+system='' demo='' uninstall='' work='' policy=''
 for word in "$@"; do
     case $word in
         --system) system=yes ;;
@@ -46,21 +46,22 @@ plugin=$plugins/docker-regpush
 
 # Debian's services of these packages are not wanted, only their programs.
 apt_install() {
-    policy=/usr/sbin/policy-rc.d
-    ours=''
-    if [ ! -e "$policy" ]; then
-        ours=yes
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        policy=/usr/sbin/policy-rc.d
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
     fi
-    installed=yes
     { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@"; } \
-        >"$work/apt.log" 2>&1 || installed=''
-    [ -z "$ours" ] || rm -f "$policy"
-    [ "$installed" ] || {
+        >"$work/apt.log" 2>&1 || {
         tail -n 20 "$work/apt.log" >&2
         fail "apt-get could not install $*"
     }
+    remove_policy
+}
+
+remove_policy() {
+    [ -z "$policy" ] || rm -f "$policy"
+    policy=''
 }
 
 # Root on Debian or Ubuntu: what is missing can be installed.
@@ -89,12 +90,13 @@ find_rust() {
 install_plugin() {
     find_rust
     say "building docker-regpush (a minute or two the first time)"
-    (cd "$here" && cargo build --release --locked --quiet) || fail "the build failed; Rust 1.88 or later is needed"
-    built=${CARGO_TARGET_DIR:-$here/target}/release/docker-regpush
     mkdir -p "$plugins" || fail "cannot write to $plugins"
+    plugin=$(CDPATH='' cd -- "$plugins" && pwd)/docker-regpush
+    cd "$here"
+    cargo build --release --locked --quiet || fail "the build failed; Rust 1.88 or later is needed"
     # Renamed into place: docker may be running the old one.
-    { cp "$built" "$plugin.new" && chmod 755 "$plugin.new" && mv -f "$plugin.new" "$plugin"; } ||
-        fail "cannot write $plugin"
+    { cp "${CARGO_TARGET_DIR:-target}/release/docker-regpush" "$plugin.new" && chmod 755 "$plugin.new" &&
+        mv -f "$plugin.new" "$plugin"; } || fail "cannot write $plugin"
     say "installed $("$plugin" --version) into $plugins"
     has docker || say "docker itself is not here yet; until it is, call $plugin directly"
 }
@@ -106,6 +108,7 @@ registry_pid='' engine_pid='' container='' pulled='' image=''
 
 clean_up() {
     trap - EXIT INT TERM HUP
+    remove_policy
     if [ "$image" ]; then
         docker rmi -f "$image" >/dev/null 2>&1 || :
     fi
@@ -264,8 +267,12 @@ demo() {
 }
 
 if [ "$uninstall" ]; then
-    rm -f "$plugin" || fail "cannot remove $plugin"
-    say "removed $plugin"
+    if [ -e "$plugin" ] || [ -h "$plugin" ]; then
+        rm -f "$plugin" || fail "cannot remove $plugin"
+        say "removed $plugin"
+    else
+        say "nothing is installed at $plugin"
+    fi
     exit 0
 fi
 if [ "$demo" ]; then

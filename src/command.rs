@@ -1,10 +1,12 @@
 //! A call from its options to its exit status: what is set up for a push, and what is told of it.
 
+use std::env;
 use std::future::Future;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::time::{Duration, Instant};
 
 use crate::cli::{ProgressMode, PushOptions};
+use crate::config;
 use crate::config::Config;
 use crate::context::{Choice, Endpoint};
 use crate::credentials::prompt::Terminal;
@@ -12,13 +14,13 @@ use crate::credentials::{Credentials, Keyring};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::plugin::Call;
+use crate::present::{Plain, Presenter, Silent, Tty, terminal_size};
 use crate::progress::{Progress, PushedTag};
 use crate::push::{Push, Record};
 use crate::reference::Reference;
 use crate::report::Report;
 use crate::secret::Secret;
 use crate::text::{clean, human_size};
-use crate::{config, present};
 
 /// How long a credential helper may take where nobody can answer it.
 const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
@@ -73,7 +75,7 @@ async fn push(
 ) -> Result<PushedTag, Error> {
     let options = &call.push;
     let debug = call.docker.debug || call.docker.log_level.as_deref() == Some("debug");
-    let mut presenter = present::presenter(match options.progress {
+    let mut presenter = presenter(match options.progress {
         _ if options.quiet => ProgressMode::None,
         // A redrawn screen and lines of debugging spoil each other.
         ProgressMode::Auto if debug => ProgressMode::Plain,
@@ -96,7 +98,6 @@ async fn push(
         presenter.note("Using default tag: latest");
     }
     let mut engine = Engine::connect(endpoint, debug.then_some(tell_debug)).await?;
-    let started = Instant::now();
     let push = Push {
         reference,
         engine: &mut engine,
@@ -112,18 +113,30 @@ async fn push(
         presenter.tell(&format!("warning: {warning}"));
         record.warnings.push(warning.to_owned());
     }
-    presenter.note(&summary(reference, &record.progress, started.elapsed()));
+    presenter.note(&summary(reference, &record.progress));
     Ok(pushed)
 }
 
+/// The presenter of a mode. `auto`: redrawing on a terminal that can do it, else lines.
+fn presenter(mode: ProgressMode) -> Box<dyn Presenter> {
+    let term = env::var_os("TERM").unwrap_or_default();
+    let can_redraw = || io::stderr().is_terminal() && !term.is_empty() && term != "dumb";
+    match mode {
+        ProgressMode::None => Box::new(Silent),
+        ProgressMode::Tty => Box::new(Tty::new(io::stderr(), terminal_size)),
+        ProgressMode::Auto if can_redraw() => Box::new(Tty::new(io::stderr(), terminal_size)),
+        ProgressMode::Auto | ProgressMode::Plain => Box::new(Plain::new(io::stderr())),
+    }
+}
+
 /// `pushed app:1: 1 of 3 layers sent, 20.97MB in 1.3 s`; the containerd store tells no bytes of small layers.
-fn summary(reference: &Reference, progress: &Progress, elapsed: Duration) -> String {
+fn summary(reference: &Reference, progress: &Progress) -> String {
     let counts = progress.counts();
     let bytes = match progress.bytes().0 {
         0 => String::new(),
         bytes => format!(", {}", human_size(bytes)),
     };
-    let seconds = elapsed.as_secs_f64();
+    let seconds = progress.elapsed().as_secs_f64();
     let name = reference.familiar();
     format!("pushed {name}: {} of {} layers sent{bytes} in {seconds:.1} s", counts.pushed, counts.total)
 }

@@ -21,8 +21,9 @@ pub struct Config {
     pub auths: BTreeMap<String, AuthEntry>,
     /// `credsStore`: the credential helper for every registry.
     pub credentials_store: Option<String>,
-    /// `credHelpers`: the helper for one registry; an empty name means `auths`.
-    pub credential_helpers: BTreeMap<String, String>,
+    /// `credHelpers`: the helper for one registry; an empty name means `auths`, `None` something
+    /// that is no name.
+    pub credential_helpers: BTreeMap<String, Option<String>>,
     pub current_context: Option<String>,
 }
 
@@ -35,6 +36,8 @@ pub struct AuthEntry {
     pub password: Option<Secret>,
     pub identity_token: Option<Secret>,
     pub registry_token: Option<Secret>,
+    /// Something in it has a type that docker would not take.
+    pub is_malformed: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -115,8 +118,8 @@ impl Config {
         let current_context = text("currentContext")?;
         let helpers = object("credHelpers")?;
         let auths = object("auths")?;
-        self.credential_helpers =
-            helpers.into_iter().filter_map(|(key, name)| Some((key, name.as_str()?.to_owned()))).collect();
+        let name = |value: Value| value.as_str().map(str::to_owned);
+        self.credential_helpers = helpers.into_iter().map(|(key, value)| (key, name(value))).collect();
         self.auths = auths.into_iter().map(|(key, entry)| (key, AuthEntry::read(&entry))).collect();
         self.credentials_store = credentials_store;
         self.current_context = current_context;
@@ -126,16 +129,22 @@ impl Config {
 
 impl AuthEntry {
     fn read(entry: &Value) -> Self {
-        let text = |key| {
-            field(entry, key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+        let mut is_malformed = !(entry.is_object() || entry.is_null());
+        let mut text = |key| match field(entry, key) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(text.clone()).filter(|text| !text.is_empty()),
+            Some(_) => {
+                is_malformed = true;
+                None
+            }
         };
-        let secret = |key| text(key).map(Secret::new);
         Self {
-            auth: secret("auth"),
+            auth: text("auth").map(Secret::new),
             username: text("username"),
-            password: secret("password"),
-            identity_token: secret("identitytoken"),
-            registry_token: secret("registrytoken"),
+            password: text("password").map(Secret::new),
+            identity_token: text("identitytoken").map(Secret::new),
+            registry_token: text("registrytoken").map(Secret::new),
+            is_malformed,
         }
     }
 }
@@ -166,8 +175,8 @@ mod tests {
         assert!(config.auths["localhost:1"].identity_token.is_none(), "empty means none");
         assert!(config.auths["h"].auth.is_none());
         assert_eq!(config.credentials_store.as_deref(), Some("pass"));
-        assert_eq!(config.credential_helpers["ghcr.io"], "gh");
-        assert_eq!(config.credential_helpers["plain.example.com"], "");
+        assert_eq!(config.credential_helpers["ghcr.io"].as_deref(), Some("gh"));
+        assert_eq!(config.credential_helpers["plain.example.com"].as_deref(), Some(""));
         assert_eq!(config.current_context.as_deref(), Some("far"));
     }
 

@@ -90,9 +90,14 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// The flags given, with the variables of this process.
+    /// The flags given, with the variables of this process. What is not UTF-8 in one is replaced: the
+    /// endpoint is then not found, by a name that can be shown.
     pub fn from_environment(host: Option<String>, context: Option<String>) -> Self {
-        let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        let variable = |name| {
+            env::var_os(name)
+                .map(|value| value.to_string_lossy().into_owned())
+                .filter(|value| !value.is_empty())
+        };
         Self {
             host,
             context,

@@ -101,8 +101,9 @@ impl Engine {
     /// Nothing listens there, it does not answer a ping within 20 s, or the variable is no version.
     pub async fn connect(endpoint: Endpoint, trace: Option<Trace>) -> Result<Self, EngineError> {
         let mut engine = Self { transport: Transport::new(endpoint), prefix: String::new(), trace };
-        let pinned = env::var("DOCKER_API_VERSION").ok().filter(|version| !version.is_empty());
+        let pinned = env::var_os("DOCKER_API_VERSION").filter(|version| !version.is_empty());
         if let Some(version) = pinned {
+            let version = version.to_string_lossy();
             let number = parse_version(&version).ok_or_else(|| EngineError::ApiVersion(clean(&version)))?;
             engine.prefix = format!("/v{}.{}", number.0, number.1);
             return Ok(engine);

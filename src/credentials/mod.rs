@@ -217,12 +217,16 @@ impl Keyring {
         {
             return Some((credentials, Source::Variable));
         }
-        let own_helper = self.config.credential_helpers.get(key);
+        let own = self.config.credential_helpers.get(key);
+        if let Some(None) = own {
+            keep(Err(self.bad_entry(key, "is, in `credHelpers`, not the name of a helper")));
+        }
+        let own = own.and_then(Option::as_ref);
         // An empty name in `credHelpers` forces `auths` for this registry.
         let store =
-            self.config.credentials_store.as_ref().filter(|_| own_helper.is_none_or(|name| !name.is_empty()));
+            self.config.credentials_store.as_ref().filter(|_| own.is_none_or(|name| !name.is_empty()));
         let mut helpers: Vec<&String> =
-            own_helper.into_iter().chain(store).filter(|name| !name.is_empty()).collect();
+            own.into_iter().chain(store).filter(|name| !name.is_empty()).collect();
         helpers.dedup();
         for name in helpers {
             if let Some(credentials) = keep(helper::get(name, key, self.patience, &mut on_slow).await) {
@@ -230,12 +234,14 @@ impl Keyring {
             }
         }
         let (name, entry) = entry_for(&self.config.auths, key)?;
-        let credentials = keep(decode(entry).map_err(|problem| CredentialsError::Entry {
-            registry: clean(name),
-            path: self.config.path.clone(),
-            problem,
-        }))?;
+        let credentials = keep(decode(entry).map_err(|problem| self.bad_entry(name, problem)))?;
         Some((credentials, Source::File(self.config.path.clone())))
+    }
+}
+
+impl Keyring {
+    fn bad_entry(&self, registry: &str, problem: &'static str) -> CredentialsError {
+        CredentialsError::Entry { registry: clean(registry), path: self.config.path.clone(), problem }
     }
 }
 
@@ -252,6 +258,9 @@ fn entry_for<'a>(auths: &'a BTreeMap<String, AuthEntry>, key: &str) -> Option<(&
 }
 
 fn decode(entry: &AuthEntry) -> Result<Option<Credentials>, &'static str> {
+    if entry.is_malformed {
+        return Err("is not what docker expects there");
+    }
     let basic = match (&entry.auth, &entry.username, &entry.password) {
         (Some(auth), _, _) => Some(decode_auth(auth)?),
         (None, Some(username), Some(password)) => Some((username.clone(), password.clone())),

@@ -5,13 +5,12 @@
 mod plain;
 mod tty;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 pub use plain::Plain;
-pub use tty::Tty;
+pub use tty::{Tty, terminal_size};
 
-use crate::cli::ProgressMode;
 use crate::event::Event;
 use crate::progress::Progress;
 
@@ -36,27 +35,8 @@ pub trait Presenter {
     fn finish(&mut self);
 }
 
-/// The presenter of a mode. `auto`: redrawing on a terminal that can do it, else lines.
-pub fn presenter(mode: ProgressMode) -> Box<dyn Presenter> {
-    let mode = match mode {
-        ProgressMode::Auto if can_redraw() => ProgressMode::Tty,
-        ProgressMode::Auto => ProgressMode::Plain,
-        chosen => chosen,
-    };
-    match mode {
-        ProgressMode::None => Box::new(Silent),
-        ProgressMode::Tty => Box::new(Tty::new(io::stderr(), tty::terminal_size)),
-        ProgressMode::Plain | ProgressMode::Auto => Box::new(Plain::new(io::stderr())),
-    }
-}
-
-fn can_redraw() -> bool {
-    io::stderr().is_terminal()
-        && std::env::var_os("TERM").is_some_and(|term| term != "dumb" && !term.is_empty())
-}
-
 /// `--quiet`: only what must be said.
-struct Silent;
+pub struct Silent;
 
 impl Presenter for Silent {
     fn event(&mut self, _: &Event, _: &Progress) {}

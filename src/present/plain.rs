@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::mem::discriminant;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Presenter;
 use crate::event::{Event, LayerState};
@@ -11,12 +11,11 @@ use crate::text::human_size;
 
 pub struct Plain<W> {
     out: W,
-    started: Instant,
 }
 
 impl<W: Write> Plain<W> {
     pub fn new(out: W) -> Self {
-        Self { out, started: Instant::now() }
+        Self { out }
     }
 
     fn line(&mut self, line: &str) {
@@ -29,8 +28,7 @@ impl<W: Write> Presenter for Plain<W> {
         match event {
             Event::Layer { id, state } => {
                 // The containerd store says "Waiting" ten times a second, for every layer.
-                let news =
-                    progress.state_of(id).is_none_or(|before| discriminant(before) != discriminant(state));
+                let news = progress.state_of(id).is_none_or(|before| is_news(before, state));
                 if news && !matches!(state, LayerState::Preparing | LayerState::Waiting) {
                     self.line(&format!("{id}: {state}"));
                 }
@@ -47,7 +45,7 @@ impl<W: Write> Presenter for Plain<W> {
     }
 
     fn tick(&mut self, progress: &Progress) {
-        let line = totals(progress, self.started.elapsed());
+        let line = totals(progress, progress.elapsed());
         self.line(&line);
     }
 
@@ -64,6 +62,14 @@ impl<W: Write> Presenter for Plain<W> {
     }
 
     fn finish(&mut self) {}
+}
+
+/// Another kind of state; bytes and seconds that pass are none.
+fn is_news(before: &LayerState, now: &LayerState) -> bool {
+    match (before, now) {
+        (LayerState::Other(before), LayerState::Other(now)) => before != now,
+        _ => discriminant(before) != discriminant(now),
+    }
 }
 
 /// `3 of 7 layers  42 %  310MB of 740MB  12.4MB/s`; of the bytes only what is known.
@@ -114,6 +120,9 @@ mod tests {
             layer("aaa", LayerState::Retrying { seconds: 4 }),
             layer("aaa", LayerState::Pushing { current: 5, total: 9 }),
             layer("aaa", LayerState::Pushed),
+            layer("bbb", LayerState::Other("Unavailable".to_owned())),
+            layer("bbb", LayerState::Other("Unavailable".to_owned())),
+            layer("bbb", LayerState::Other("Strange".to_owned())),
             layer("bbb", LayerState::AlreadyExists),
             Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
             Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
@@ -124,6 +133,8 @@ mod tests {
         aaa: Retrying in 5 seconds
         aaa: Pushing
         aaa: Pushed
+        bbb: Unavailable
+        bbb: Strange
         bbb: Layer already exists
         1: digest: sha256:00 size: 5
         ");

@@ -4,7 +4,7 @@
 //! measured at 13 to 76 times the bytes, since it redraws every line in full width.
 
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::termios::tcgetwinsize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -35,7 +35,6 @@ pub fn terminal_size() -> Size {
 pub struct Tty<W: Write> {
     out: W,
     size: fn() -> Size,
-    started: Instant,
     /// What stands on the terminal, the cursor at the start of the line below.
     shown: Vec<String>,
     shown_width: usize,
@@ -43,7 +42,7 @@ pub struct Tty<W: Write> {
 
 impl<W: Write> Tty<W> {
     pub fn new(out: W, size: fn() -> Size) -> Self {
-        Self { out, size, started: Instant::now(), shown: Vec::new(), shown_width: 0 }
+        Self { out, size, shown: Vec::new(), shown_width: 0 }
     }
 
     /// One write: up to the first row, each row that changed, and what is left over cleared.
@@ -102,7 +101,7 @@ impl<W: Write> Presenter for Tty<W> {
 
     fn tick(&mut self, progress: &Progress) {
         let size = (self.size)();
-        self.draw(render(progress, self.started.elapsed(), size));
+        self.draw(render(progress, progress.elapsed(), size));
     }
 
     fn period(&self) -> Option<Duration> {

@@ -1,9 +1,9 @@
 //! Real parts only: `docker regpush` through the docker CLI, on docker 20.10 with the classic store
-//! and 28.5 with the containerd store, to real registries. Each test has registries, repositories
+//! and on 28 or later with the containerd store, to real registries. Each test has registries, repositories
 //! and content of its own: the containerd store mounts blobs across repositories, ignoring ports.
 
 mod support;
-#[allow(dead_code, reason = "the other test program uses all of it")]
+#[expect(dead_code, reason = "the other test program uses all of it")]
 #[path = "../it/support/terminal.rs"]
 mod terminal;
 
@@ -203,7 +203,8 @@ fn without_a_terminal_a_refusal_is_quick_and_says_what_helps() {
 
         let started = Instant::now();
         let refused = run(engine.docker(&home).args(["regpush", &image.name]));
-        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        // It takes a fraction of a second; this is against waiting for an answer or a retry.
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         assert_eq!(refused.status, 3, "{refused:?}");
         let login = format!("docker login {host}");
         for words in [host.as_str(), "no credentials", &login, "--password-stdin", "DOCKER_AUTH_CONFIG"] {
@@ -296,7 +297,7 @@ fn ctrl_c_in_mid_push_stops_the_engine() {
         assert_eq!(ended.status, 130, "{}", ended.text);
         assert!(ended.restored && ended.text.contains("error: interrupted"), "{}", ended.text);
         registry.wait_for_a_broken_upload();
-        if engine.name == "20.10" {
+        if engine.name == "classic" {
             // The containerd store logs nothing of it.
             support::wait_for("the engine's log tells", || {
                 fs::read_to_string(&engine.log).ok()?.contains("context canceled").then_some(())
@@ -325,7 +326,7 @@ fn a_password_is_in_no_argv_and_no_environment_while_a_push_runs() {
             // Processes come and go, and some files belong to threads of the kernel.
             let Ok(bytes) = fs::read(process.path().join(file)) else { continue };
             let text = String::from_utf8_lossy(&bytes);
-            seen += usize::from(text.contains("--password-stdin"));
+            seen += usize::from(file == "cmdline" && text.contains(&image.name));
             for secret in [PASSWORD, &packed("alice", PASSWORD)] {
                 assert!(!text.contains(secret), "{:?} {file}: {text}", process.path());
             }

@@ -26,11 +26,11 @@ pub struct Engine {
     pub log: PathBuf,
 }
 
-/// 20.10 with the classic store, 28.5 with the containerd store.
+/// docker 20.10 with the classic store, 28 or later with the containerd store.
 pub fn engines() -> [Engine; 2] {
     let root = std::env::var_os("REGPUSH_E2E")
         .expect("start these tests with tests/run.sh, which starts the engines");
-    ["20.10", "28.5"].map(|name| {
+    ["classic", "containerd"].map(|name| {
         let directory = Path::new(&root).join(name);
         Engine {
             name,

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -114,8 +115,27 @@ fn three_wrong_answers_are_enough() {
     }
     let ended = terminal.finish();
     assert_eq!(ended.status, 3, "{}", ended.text);
-    assert!(ended.text.contains("error: localhost:5000 accepted none of 3 logins"), "{}", ended.text);
+    assert!(
+        ended.text.contains("error: localhost:5000 accepted no login, after 2 wrong ones"),
+        "{}",
+        ended.text
+    );
     assert_eq!(engine.pushes().len(), 1);
+}
+
+#[test]
+fn the_refused_push_is_over_while_somebody_types() {
+    let hanging = refused().ending(End::Hang);
+    let engine =
+        FakeEngine::start().on(PUSH, hanging).on(AUTH, Reply::json(200, LOGIN_GOOD)).on(PUSH, accepted());
+    let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
+    terminal.wait_for("Username");
+    engine.wait_until_client_is_gone();
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    terminal.type_in("pw\r");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 0, "{}", ended.text);
 }
 
 #[test]
@@ -210,6 +230,24 @@ fn stopping_in_mid_push_closes_the_connection() {
         assert!(ended.restored);
         engine.wait_until_client_is_gone();
     }
+}
+
+#[test]
+fn a_push_whose_log_nobody_reads_can_be_stopped() {
+    let line = |n| format!(r#"{{"status":"a note, and another, and another: {n}"}}"#);
+    let engine = FakeEngine::start().on_every_push(Reply::stream((0..20_000).map(line)).ending(End::Hang));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut child = TestEnv::new().command(&engine).args(["regpush", IMAGE]).stderr(writer).spawn().unwrap();
+    let process = Pid::from_raw(child.id().try_into().unwrap());
+    // A pipe holds 64 KiB; then the program waits for a reader.
+    let started = Instant::now();
+    while rustix::io::ioctl_fionread(&reader).unwrap() < 60_000 {
+        assert!(started.elapsed().as_secs() < 20, "it does not fill its pipe");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    kill(process, Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(reader);
 }
 
 #[test]

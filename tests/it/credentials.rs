@@ -141,6 +141,15 @@ fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
         (r#"{"credsStore":"leaky"}"#, "`docker-credential-leaky` failed for localhost:5000: exit status: 1"),
         (r#"{"auths":{"localhost:5000":{"auth":"%%%"}}}"#, "the entry for localhost:5000 in `"),
         (r#"{"auths":"#, "config.json` is no JSON that docker would read"),
+        (r#"{"auths":{"localhost:5000":{"auth":5}}}"#, "config.json` is not what docker expects there"),
+        (
+            r#"{"auths":{"localhost:5000":"Ym9iOmZpbGVwdw=="}}"#,
+            "config.json` is not what docker expects there",
+        ),
+        (
+            r#"{"credHelpers":{"localhost:5000":5}}"#,
+            "config.json` is, in `credHelpers`, not the name of a helper",
+        ),
     ];
     for (config, warning) in table {
         let env = TestEnv::new()
@@ -158,6 +167,15 @@ fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
     let (_, run) = push(&TestEnv::new(), &[], IMAGE, Some(variable));
     assert!(run.stderr.contains("warning: DOCKER_AUTH_CONFIG is not what docker expects"), "{run}");
     assert!(!run.to_string().contains("hunter2"), "{run}");
+}
+
+#[test]
+fn a_file_that_cannot_be_run_is_no_helper() {
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#);
+    fs::write(env.path("bin/docker-credential-x"), "no program").unwrap();
+    let (sent, run) = push(&env, &[], IMAGE, None);
+    assert_eq!(sent, json!({}));
+    assert!(run.stderr.contains("`docker-credential-x`, wanted for localhost:5000, is not in PATH"), "{run}");
 }
 
 #[test]

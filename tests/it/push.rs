@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -84,6 +85,7 @@ fn recordings_end_with_the_class_they_are_labelled_with() {
         let result = run.json();
         let class = result["error"]["class"].as_str().unwrap_or("success");
         count += 1;
+        assert_eq!(run.status, status_of(class), "{run}");
         if class != recording.class || run.stderr.bytes().any(|byte| byte.is_ascii_control() && byte != b'\n')
         {
             wrong.push(format!(
@@ -94,6 +96,20 @@ fn recordings_end_with_the_class_they_are_labelled_with() {
     }
     assert!(count > 700, "only {count} recordings were read");
     assert!(wrong.is_empty(), "{} of {count} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The table of the design.
+fn status_of(class: &str) -> i32 {
+    match class {
+        "success" => 0,
+        "rejected" | "other" => 1,
+        "auth" | "denied" => 3,
+        "engine" => 4,
+        "not_found" | "content_missing" => 5,
+        "network" | "rate_limited" | "server" | "tls" => 6,
+        "reference" => 125,
+        class => panic!("no recording is {class}"),
+    }
 }
 
 /// The tag that a stream names a digest for.
@@ -127,6 +143,22 @@ fn what_ends_without_a_digest_is_a_failure_that_says_so() {
         assert!(run.stderr.contains(message), "{name}: {run}");
         assert_eq!(run.stdout, "", "{name}");
     }
+}
+
+#[test]
+fn a_reader_of_the_result_may_hang_up() {
+    let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = TestEnv::new().command(&engine);
+    let status = command.args(["regpush", "-q", "localhost:5000/app:1"]).stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = TestEnv::new().command(&engine);
+    let status =
+        command.args(["regpush", "-q", "localhost:5000/app:1"]).stdout(full).stderr(Stdio::null()).status();
+    assert_eq!(status.unwrap().code(), Some(1), "a result that is lost is an error");
 }
 
 #[test]
