@@ -217,7 +217,7 @@ const RULES: &[Rule] = rules![
     Is(Denied), ["permission_denied", "installation not allowed", "reqpackageaccess", "insufficient scopes", "write_package"], [], TOKEN_RIGHTS;
     Is(Auth), ["token has expired", "token is expired", "token expired", "expired token", "expiredtoken"], [], ECR_LOGIN;
     Is(Auth), ["no basic auth credentials", "incorrect username or password", "invalid username/password", "unauthenticated",
-        "anonymous users", "access denied. the provided password", "not login", "not logged in", "authenticate error",
+        "anonymous users", "could not find robot", "access denied. the provided password", "not login", "not logged in", "authenticate error",
         "invalid username or password", "wrong username or password", "bad credentials", "invalid credentials", "bad username or password",
         "login required", "requires login", "invalid_token", "invalid token", "must be authenticated", "personal access token",
         "please login", "please log in", "docker login", "error getting credentials", "bad refresh token", "invalid_grant",
@@ -233,13 +233,13 @@ const RULES: &[Rule] = rules![
     Is(Rejected), ["aka.ms/acr/firewall", "is not allowed access", "ip address is not allowed"], [],
         "the firewall of {registry} refuses the engine's address: allow it there, or push from inside";
     Is(Rejected), ["does not exist in the registry with id", "name unknown", "name_unknown", "name not known", "no default local repository",
-        "repository \"*\" not found", "repository * not found", "project * not found", "namespace * not found", "namespace unknown",
+        "repository \"*\" not found", "repository '*' not found", "repository not found", "project * not found", "namespace * not found", "namespace unknown",
         "project not found"], [], CREATE_REPOSITORY;
     Is(Rejected), ["manifest invalid", "manifest_invalid", "manifest unverified", "manifest_unverified", "manifest failed signature",
         "schema 1", "media type", "media-type", "mediatype", "unsupported manifest"], [415], FORMAT;
     Is(Rejected), ["deploying to groups", "operation is disallowed", "is disallowed", "read-only", "read only mode", "readonly", "is blocked",
-        "been blocked", "blocked by", "method not allowed", "policy violation", "violates", "vulnerabilit", "not signed", "unsupported: ",
-        "unsupported\n", "policy_violation", "legal reasons", "payment required", "billing", "subscription", "pricing plan"], [402, 405, 409, 412, 451],
+        "been blocked", "blocked by", "method not allowed", "policy violation", "violates", "vulnerabilit", "not signed", "unsupported: ", "is unsupported", "unsupported\n",
+        "policy_violation", "legal reasons", "payment required", "billing", "subscription", "pricing plan"], [402, 405, 409, 412, 451],
         "the registry does not take this image there: see its rules for {repository}";
 
     // 10 · both of "not logged in" and "may not"
@@ -249,7 +249,7 @@ const RULES: &[Rule] = rules![
     // 11 · logins, in weaker words; "denied" said before "unauthorized" is the stronger
     Is(Auth), ["authentication required", "authentication is required"], [401], LOG_IN;
     Is(Denied), ["denied*unauthorized"], [], MAY_NOT_WRITE;
-    Is(Auth), ["unauthorized", "unauthorised", "authenticat", "credential", "oauth token: 400"], [], LOG_IN;
+    Is(Auth), ["unauthorized", "unauthorised", "authenticat", "credential"], [], LOG_IN;
 
     // 12 · the registry's own trouble, by number
     Is(Server), [], [500, 501, 502, 503, 504, 505, 506, 508, 509, 510, 511, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530, 599], SERVER_TROUBLE;
