@@ -60,7 +60,7 @@ pub struct PushOptions {
     #[arg(long, value_enum, default_value_t, value_name = "ref|json", hide_possible_values = true)]
     pub format: Format,
     /// Log in as NAME for this push alone
-    #[arg(short, long, value_name = "NAME", requires = "password_stdin")]
+    #[arg(short, long, value_name = "NAME", requires = "password_stdin", value_parser = username)]
     pub username: Option<String>,
     /// Read the password for --username from stdin
     #[arg(long, requires = "username")]
@@ -68,12 +68,21 @@ pub struct PushOptions {
     /// Push without credentials, whatever Docker holds
     #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
     pub anonymous: bool,
-    /// Never ask for a login
+    /// Never ask for a login; nor is asked where stdin or stderr is no terminal
     #[arg(long)]
     pub no_prompt: bool,
     /// Accepted and ignored, as in docker 29
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value_t = true, default_missing_value = "true")]
     pub disable_content_trust: bool,
+}
+
+/// Basic authentication ends a user name at the first colon (RFC 7617, 2).
+fn username(typed: &str) -> Result<String, &'static str> {
+    match typed {
+        "" => Err("a user name is needed"),
+        typed if typed.contains(':') => Err("a user name cannot have a colon"),
+        typed => Ok(typed.to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -17,13 +17,16 @@ use crate::plugin::Call;
 use crate::present::{Plain, Presenter, Silent, Tty, terminal_size};
 use crate::progress::{Progress, PushedTag};
 use crate::push::{Push, Record};
-use crate::reference::Reference;
+use crate::reference::{Reference, ReferenceError};
 use crate::report::Report;
 use crate::secret::Secret;
 use crate::text::{clean, human_size};
 
 /// How long a credential helper may take where nobody can answer it.
 const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
+
+/// Bytes; tokens reach a few thousand. What is longer is another file, or has no end.
+const MAX_PASSWORD: u64 = 64 << 10;
 
 /// Carries out a call, and returns its exit status.
 ///
@@ -35,7 +38,9 @@ pub async fn run(call: &Call, auth_config: Option<Secret>, cancelled: impl Futur
     let mut record = Record { attempts: 0, progress: Progress::default(), login: None, warnings: Vec::new() };
     let parsed = call.push.image.parse::<Reference>();
     // Reads stdin, before signals are caught: they end the process as long as it waits there.
-    let checked = parsed.as_ref().map_err(|error| error.clone().into());
+    let not_one =
+        |error: &ReferenceError| Error::Reference { typed: call.push.image.clone(), reason: error.clone() };
+    let checked = parsed.as_ref().map_err(not_one);
     let result = match checked.and_then(|reference| Ok((reference, given_credentials(&call.push)?))) {
         Err(error) => Err(error),
         Ok((reference, given)) => tokio::select! {
@@ -82,17 +87,21 @@ async fn push(
         mode => mode,
     });
     let directory = config::directory(call.docker.config.as_deref())?;
-    let config = Config::load(&directory).unwrap_or_else(|error| {
+    let loaded = Config::load(&directory).map_err(|error| {
         let warning = Error::from(error).message();
         presenter.tell(&format!("warning: {warning}"));
-        record.warnings.push(warning);
-        Config::empty(&directory)
+        record.warnings.push(warning.clone());
+        warning
     });
+    let (config, config_problem) = match loaded {
+        Ok(config) => (config, None),
+        Err(problem) => (Config::empty(&directory), Some(problem)),
+    };
     let choice = Choice::from_environment(call.docker.hosts.first().cloned(), call.docker.context.clone());
     let endpoint = Endpoint::resolve(&choice, &config)?;
     let terminal = Terminal::find();
     let patience = terminal.is_none().then_some(UNATTENDED_HELPER);
-    let keyring = Keyring { given, variable: auth_config, config, patience };
+    let keyring = Keyring { given, variable: auth_config, config, config_problem, patience };
     let terminal = terminal.filter(|_| !options.no_prompt);
     if reference.tag().is_none() {
         presenter.note("Using default tag: latest");
@@ -132,12 +141,15 @@ fn presenter(mode: ProgressMode) -> Box<dyn Presenter> {
 /// `pushed app:1: 1 of 3 layers sent, 20.97MB in 1.3 s`; the containerd store tells no bytes of small layers.
 fn summary(reference: &Reference, progress: &Progress) -> String {
     let counts = progress.counts();
+    let name = reference.familiar();
+    if counts.pushed == 0 && counts.total > 0 {
+        return format!("pushed {name}: every layer was there already");
+    }
     let bytes = match progress.bytes().0 {
         0 => String::new(),
         bytes => format!(", {}", human_size(bytes)),
     };
     let seconds = progress.elapsed().as_secs_f64();
-    let name = reference.familiar();
     format!("pushed {name}: {} of {} layers sent{bytes} in {seconds:.1} s", counts.pushed, counts.total)
 }
 
@@ -148,8 +160,11 @@ fn given_credentials(options: &PushOptions) -> Result<Option<Credentials>, Error
     }
     let Some(username) = options.username.clone() else { return Ok(None) };
     let mut text = String::new();
-    io::stdin().read_to_string(&mut text).map_err(Error::PasswordUnreadable)?;
+    let read = io::stdin().take(MAX_PASSWORD + 1).read_to_string(&mut text);
     let text = Secret::new(text);
+    if read.map_err(Error::PasswordUnreadable)? as u64 > MAX_PASSWORD {
+        return Err(Error::PasswordTooLong);
+    }
     // One line end, and nothing else: passwords may end in spaces.
     let password = text
         .expose()

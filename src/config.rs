@@ -48,12 +48,14 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
-    #[error("`{}` is no JSON that docker would read", path.display())]
+    #[error("`{}` is not valid JSON", path.display())]
     Malformed {
         path: PathBuf,
         #[source]
         source: serde_json::Error,
     },
+    #[error("`{}` is not a JSON object", path.display())]
+    NotAnObject { path: PathBuf },
     #[error("`{key}` in `{}` is not what docker expects there", path.display())]
     WrongType { path: PathBuf, key: &'static str },
     #[error("no home directory: set DOCKER_CONFIG or HOME")]
@@ -85,12 +87,14 @@ impl Config {
     /// A file that is there and cannot be understood; a missing or empty one is an empty config.
     pub fn load(directory: &Path) -> Result<Self, ConfigError> {
         let mut config = Self::empty(directory);
-        let bytes = match fs::read(&config.path) {
+        let bytes = match read_regular(&config.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(config),
             Err(source) => return Err(ConfigError::Unreadable { path: config.path, source }),
         };
-        let mut values = serde_json::Deserializer::from_slice(&bytes).into_iter::<Value>();
+        // Like Go, which docker is written in: a bad byte in one value is no reason to lose the others.
+        let text = String::from_utf8_lossy(&bytes);
+        let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
         match values.next() {
             None => {}
             Some(Ok(value)) => config.read(&value)?,
@@ -112,7 +116,7 @@ impl Config {
             Some(_) => Err(wrong(key)),
         };
         if !value.is_object() {
-            return Err(wrong("the file"));
+            return Err(ConfigError::NotAnObject { path: self.path.clone() });
         }
         let credentials_store = text("credsStore")?;
         let current_context = text("currentContext")?;
@@ -125,6 +129,14 @@ impl Config {
         self.current_context = current_context;
         Ok(())
     }
+}
+
+/// Nothing that could keep us waiting, such as a FIFO.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    fs::read(path)
 }
 
 impl AuthEntry {
@@ -178,6 +190,23 @@ mod tests {
         assert_eq!(config.credential_helpers["ghcr.io"].as_deref(), Some("gh"));
         assert_eq!(config.credential_helpers["plain.example.com"].as_deref(), Some(""));
         assert_eq!(config.current_context.as_deref(), Some("far"));
+    }
+
+    #[test]
+    fn a_bad_byte_costs_the_value_it_stands_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = b"{\"auths\":{\"h\":{\"auth\":\"Ym9iOng=\",\"x\":\"\xff\"}}}";
+        fs::write(directory.path().join("config.json"), text).unwrap();
+        let config = Config::load(directory.path()).unwrap();
+        assert_eq!(config.auths["h"].auth.as_ref().unwrap().expose(), "Ym9iOng=");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("config.json")).unwrap();
+        let error = Config::load(directory.path()).unwrap_err();
+        assert!(matches!(error, ConfigError::Unreadable { .. }), "{error}");
     }
 
     #[test]

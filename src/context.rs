@@ -61,7 +61,7 @@ impl fmt::Display for Origin {
 pub enum ContextError {
     #[error("conflicting options: cannot specify both --host and --context")]
     Conflict,
-    #[error("context `{name}` not found: cannot read `{}`", path.display())]
+    #[error("context `{name}` not found in `{}`", path.display())]
     NotFound {
         name: String,
         path: PathBuf,
@@ -98,9 +98,11 @@ impl Choice {
                 .map(|value| value.to_string_lossy().into_owned())
                 .filter(|value| !value.is_empty())
         };
+        // docker takes an empty one for unset too: `-H "$UNSET"`.
+        let given = |flag: Option<String>| flag.filter(|value| !value.is_empty());
         Self {
-            host,
-            context,
+            host: given(host),
+            context: given(context),
             host_variable: variable("DOCKER_HOST"),
             context_variable: variable("DOCKER_CONTEXT"),
         }
@@ -152,7 +154,8 @@ impl Endpoint {
 fn stored_host(directory: &Path, name: &str) -> Result<String, ContextError> {
     let id: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
     let path = directory.join("contexts/meta").join(id).join("meta.json");
-    let not_found = |source| ContextError::NotFound { name: name.to_owned(), path: path.clone(), source };
+    let store = directory.join("contexts");
+    let not_found = |source| ContextError::NotFound { name: name.to_owned(), path: store.clone(), source };
     let bytes = fs::read(&path).map_err(not_found)?;
     let meta: Value = serde_json::from_slice(&bytes).map_err(|error| not_found(error.into()))?;
     let docker = field(&meta, "Endpoints").and_then(|endpoints| field(endpoints, "docker"));

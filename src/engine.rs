@@ -260,6 +260,8 @@ impl Engine {
     async fn refusal(&self, response: Response<Incoming>) -> EngineError {
         let status = response.status();
         match self.whole(response).await {
+            // A proxy's page; what engines write is JSON, or a line of text.
+            Ok(body) if body.trim_ascii_start().starts_with(b"<") => DecodeError::not_json(&body).into(),
             Ok(body) => EngineError::Answered { status, message: error_message(&body) },
             Err(error) => error,
         }

@@ -10,14 +10,14 @@ use crate::credentials::prompt::PromptError;
 use crate::engine::EngineError;
 use crate::failure::Class;
 use crate::push::{PushError, Refusal, Suggestion};
-use crate::reference::ReferenceError;
+use crate::reference::{Reference, ReferenceError};
 use crate::text::clean;
 use crate::transport::TransportError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error(transparent)]
-    Reference(#[from] ReferenceError),
+    #[error("{reason}")]
+    Reference { typed: String, reason: ReferenceError },
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -30,6 +30,8 @@ pub enum Error {
     PasswordUnreadable(#[source] io::Error),
     #[error("no password on stdin")]
     PasswordMissing,
+    #[error("the password on stdin is longer than 64 kB: is that the right file?")]
+    PasswordTooLong,
     #[error("cannot write the result to stdout")]
     Output(#[source] io::Error),
     #[error("{}", if *.0 == 143 { "terminated" } else { "interrupted" })]
@@ -49,7 +51,7 @@ impl From<PushError> for Error {
 impl Error {
     pub fn class(&self) -> Class {
         match self {
-            Self::Reference(_) => Class::Reference,
+            Self::Reference { .. } => Class::Reference,
             Self::Context(_) | Self::Engine(_) => Class::Engine,
             Self::Push(error) => match error {
                 PushError::Refused(refusal) => refusal.verdict.class,
@@ -57,9 +59,8 @@ impl Error {
                 PushError::Prompt { .. } | PushError::GivenUp { .. } => Class::Auth,
             },
             Self::Cancelled(_) => Class::Cancelled,
-            Self::Config(_) | Self::PasswordUnreadable(_) | Self::PasswordMissing | Self::Output(_) => {
-                Class::Other
-            }
+            Self::PasswordUnreadable(_) | Self::PasswordMissing | Self::PasswordTooLong => Class::Other,
+            Self::Config(_) | Self::Output(_) => Class::Other,
         }
     }
 
@@ -67,7 +68,7 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Cancelled(status) => return *status,
-            Self::PasswordUnreadable(_) | Self::PasswordMissing => return 125,
+            Self::PasswordUnreadable(_) | Self::PasswordMissing | Self::PasswordTooLong => return 125,
             Self::Context(ContextError::Conflict | ContextError::Format { .. }) => return 125,
             _ => {}
         }
@@ -85,10 +86,16 @@ impl Error {
     /// What to type or look at next.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Reference(ReferenceError::Digest) => "push it by a tag; the digest comes out the same",
-            Self::Reference(ReferenceError::Uppercase { .. }) => "spell the repository in lower case",
-            Self::Reference(_) => {
-                "an image is named like `registry.example.com/team/app:tag`, without a scheme"
+            Self::Reference { reason: ReferenceError::Digest, .. } => {
+                "push it by a tag; the digest comes out the same"
+            }
+            Self::Reference { reason: ReferenceError::Uppercase { .. }, .. } => {
+                "spell the repository in lower case"
+            }
+            Self::Reference { typed, .. } => {
+                return Some(format!(
+                    "`{typed}` is not named like `registry.example.com/team/app:tag`, without a scheme"
+                ));
             }
             Self::Context(ContextError::NotFound { .. }) => "see `docker context ls`",
             Self::Engine(error) | Self::Push(PushError::Engine(error)) => return engine_hint(error),
@@ -118,6 +125,9 @@ fn engine_hint(error: &EngineError) -> Option<String> {
     let hint = match error {
         EngineError::Transport(TransportError::Unreachable { endpoint, source }) => {
             unreachable_hint(endpoint, source)
+        }
+        EngineError::Transport(TransportError::Lost(error)) if error.is_parse() => {
+            "what answers there is no engine: check --host, --context and DOCKER_HOST".to_owned()
         }
         EngineError::Transport(TransportError::Lost(_)) => {
             "the engine may have stopped: look into its log, and push again".to_owned()
@@ -161,8 +171,29 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
     if refusal.login.source == Source::Variable && refusal.verdict.class == Class::Auth {
         return Some("DOCKER_AUTH_CONFIG goes before every `docker login`: change or unset it".to_owned());
     }
+    if refusal.login.source == Source::CommandLine && refusal.verdict.class == Class::Auth {
+        let hint = if refusal.login.anonymous {
+            "leave out --anonymous"
+        } else {
+            "check --username, and the password given on stdin"
+        };
+        return Some(hint.to_owned());
+    }
+    if refusal.verdict.class == Class::NotFound && looks_like_id(reference) {
+        return Some(format!(
+            "that looks like an image ID; name it first: `docker tag {} HOST/PATH:TAG`",
+            reference.familiar()
+        ));
+    }
     let hint = refusal.verdict.hint;
     let filled = hint.replace("{registry}", reference.domain());
     let filled = filled.replace("{repository}", &reference.familiar_repository());
     Some(filled.replace("{tag}", reference.tag_or_latest()))
+}
+
+/// `0bc980ece940` or `sha256:…`, which docker reads as names of the Hub.
+fn looks_like_id(reference: &Reference) -> bool {
+    let name = reference.familiar_repository();
+    let is_hex = |text: &str| text.len() >= 12 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    name == "sha256" || (reference.tag().is_none() && is_hex(&name))
 }

@@ -190,6 +190,13 @@ pub enum DecodeError {
     Truncated { start: String },
 }
 
+impl DecodeError {
+    /// Something else than JSON, by its first bytes.
+    pub fn not_json(bytes: &[u8]) -> Self {
+        Self::NotJson { start: excerpt(bytes) }
+    }
+}
+
 /// Real lines reach 200 kB (a proxy's page inside an error); past this nothing good is meant.
 const MAX_OBJECT: usize = 8_000_000;
 
@@ -217,7 +224,7 @@ impl Decoder {
                 match byte {
                     b'{' => (self.depth, start) = (1, at),
                     byte if byte.is_ascii_whitespace() => {}
-                    _ => return Err(DecodeError::NotJson { start: excerpt(&bytes[at..]) }),
+                    _ => return Err(DecodeError::not_json(&bytes[at..])),
                 }
             } else if self.ends_object(*byte) {
                 let object = &bytes[start..=at];

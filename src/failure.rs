@@ -131,7 +131,8 @@ const NEW_TAG: &str = "this tag exists and may not be changed: push another tag"
 const QUOTA: &str = "the registry's quota is used up: delete images there, or have it raised";
 const TOO_LARGE: &str =
     "a proxy before {registry} limits the size of a request (nginx: `client_max_body_size 0`)";
-const TRY_AGAIN: &str = "try again";
+const TRY_AGAIN: &str =
+    "the connection between engine and {registry} broke: check that it is up, and push again";
 const WAIT: &str = "wait a minute and try again; logging in often raises the limit";
 const TRUST: &str = "the engine does not trust {registry}: put its CA into /etc/docker/certs.d/{registry}/ca.crt on the engine's machine";
 const PLAIN_HTTP: &str = "{registry} speaks plain HTTP: give it TLS, or add it to `insecure-registries` in the engine's daemon.json";
@@ -181,7 +182,7 @@ const RULES: &[Rule] = rules![
         "invalid repository name", "must be a storage reference", "destination specifies a digest", "could not parse reference",
         "couldn't parse reference", "failed to parse platform", "both os and architecture must be provided",
         "is not a valid repository", "is not a valid image", "invalid image reference", "repository name component",
-        "repository can only contain", "tag can only contain", "not a valid tag", "refusing to create an ambiguous tag"], [],
+        "repository can only contain", "no host in request url", "tag can only contain", "not a valid tag", "refusing to create an ambiguous tag"], [],
         "a reference is `registry.example.com/team/app:tag`, in lower case, without a scheme";
 
     // 5 · the image is here, its content is not

@@ -78,19 +78,22 @@ impl Login {
     }
 }
 
-/// "no credentials", or whose they were and where they came from.
-impl fmt::Display for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Login {
+    /// Whose it was, and where it came from.
+    fn describe(&self) -> String {
         match (&self.username, &self.source) {
-            (_, Source::Nothing) => f.write_str("no credentials")?,
-            _ if self.anonymous => f.write_str("no credentials (--anonymous)")?,
-            (Some(username), Source::Prompt) => write!(f, "user `{username}`, as typed")?,
-            (Some(username), source) => write!(f, "user `{username}` from {source}")?,
-            (None, source) => write!(f, "the token from {source}")?,
+            (Some(username), Source::Prompt) => format!("user `{username}`, as typed"),
+            (Some(username), source) => format!("user `{username}` from {source}"),
+            (None, source) => format!("the token from {source}"),
         }
-        match self.problems.join("; ") {
-            problems if problems.is_empty() => Ok(()),
-            problems => write!(f, " ({problems})"),
+    }
+
+    /// Why there was none.
+    fn describe_nothing(&self) -> String {
+        match (&self.source, self.problems.is_empty()) {
+            (Source::CommandLine, _) => "--anonymous was given: no credentials were sent".to_owned(),
+            (_, true) => "there are no credentials for it".to_owned(),
+            (_, false) => format!("no credentials were found for it ({})", self.problems.join("; ")),
         }
     }
 }
@@ -102,10 +105,17 @@ impl fmt::Display for Refusal {
         write!(f, "cannot push {}: ", reference.familiar())?;
         match self.verdict.class {
             Class::Auth if login.anonymous => {
-                write!(f, "{registry} wants a login, and there are {login} for it: {reason}")
+                write!(f, "{registry} wants a login, and {}: {reason}", login.describe_nothing())
             }
-            Class::Auth => write!(f, "{registry} does not accept {login}: {reason}"),
-            Class::Denied => write!(f, "{registry} does not allow it with {login}: {reason}"),
+            Class::Denied if login.anonymous => {
+                write!(
+                    f,
+                    "{registry} does not allow it without a login, and {}: {reason}",
+                    login.describe_nothing()
+                )
+            }
+            Class::Auth => write!(f, "{registry} does not accept {}: {reason}", login.describe()),
+            Class::Denied => write!(f, "{registry} does not allow it to {}: {reason}", login.describe()),
             Class::NotFound => write!(f, "no such image in the engine: {reason}"),
             _ => f.write_str(reason),
         }
@@ -143,13 +153,16 @@ impl Push<'_> {
         let presenter = &mut *self.presenter;
         let found = self
             .keyring
-            .find(key, |helper| presenter.tell(&format!("waiting for docker-credential-{helper} …")))
+            .find(key, |helper| {
+                presenter.tell(&format!("waiting for docker-credential-{helper}, asked for {key} …"))
+            })
             .await;
         let problems: Vec<String> =
             found.problems.iter().map(|problem| clean(&problem.to_string())).collect();
         for problem in &problems {
             self.warn(problem.clone());
         }
+        let problems = self.keyring.config_problem.iter().cloned().chain(problems).collect();
         let mut credentials = found.credentials;
         let mut login = Login::new(&credentials, found.source, problems);
         let mut same_again = true;
@@ -286,11 +299,13 @@ impl Push<'_> {
             let asked = terminal.ask(username.as_deref()).await;
             let asked =
                 asked.map_err(|source| PushError::Prompt { registry: registry.to_owned(), source })?;
-            let Some(typed) = asked else {
+            let (typed_name, password) = asked;
+            username = typed_name;
+            let (Some(name), Some(password)) = (&username, password) else {
                 self.presenter.tell("a user name and a password are needed");
                 continue;
             };
-            username = typed.username().map(str::to_owned);
+            let typed = Credentials::Basic { username: name.clone(), password };
             match self.engine.check(&typed, self.reference.credentials_key()).await? {
                 AuthAnswer::Accepted { identity_token: Some(token) } => {
                     return Ok(Credentials::IdentityToken { username, token });
@@ -368,10 +383,14 @@ fn suggest(wanted: &Reference, names: &[String]) -> Option<Suggestion> {
         ));
     }
     let last = |reference: &Reference| reference.path().rsplit('/').next().map(str::to_owned);
-    let same = |reference: &Reference| {
-        last(reference) == last(wanted) && reference.tag_or_latest() == wanted.tag_or_latest()
-    };
-    here.into_iter().find(|(_, reference)| same(reference)).map(|(name, _)| Suggestion::Tag(name.clone()))
+    let mut namesakes = here.into_iter().filter(|(_, reference)| last(reference) == last(wanted)).peekable();
+    if wanted.tag().is_none() {
+        // Whoever left out the tag may have left out the registry too.
+        namesakes.peek()?;
+        return Some(Suggestion::Near(namesakes.map(|(name, _)| name.clone()).take(MAX_SIMILAR).collect()));
+    }
+    let same_tag = |reference: &Reference| reference.tag_or_latest() == wanted.tag_or_latest();
+    namesakes.find(|(_, reference)| same_tag(reference)).map(|(name, _)| Suggestion::Tag(name.clone()))
 }
 
 #[cfg(test)]
@@ -383,7 +402,7 @@ mod tests {
         let near =
             |names: &[&str]| Some(Suggestion::Near(names.iter().map(|name| (*name).to_owned()).collect()));
         let tag = |name: &str| Some(Suggestion::Tag(name.to_owned()));
-        let table: [(&str, &[&str], Option<Suggestion>); 7] = [
+        let table: [(&str, &[&str], Option<Suggestion>); 8] = [
             // wanted, here
             (
                 "localhost:5000/app:3",
@@ -398,7 +417,8 @@ mod tests {
             ),
             ("localhost:5000/app:1", &["localhost:5001/apb:1", "app:2"], near(&["localhost:5001/apb:1"])),
             ("registry.example.com/team/seed:1", &["app:1", "seed:2", "seed:1"], tag("seed:1")),
-            ("web", &["ghcr.io/team/web:latest"], tag("ghcr.io/team/web:latest")),
+            ("web:latest", &["ghcr.io/team/web:latest"], tag("ghcr.io/team/web:latest")),
+            ("web", &["seed:1", "localhost:5000/web:1"], near(&["localhost:5000/web:1"])),
             ("registry.example.com/nothing-like-it:9", &["app:1"], None),
         ];
         for (wanted, here, want) in table {

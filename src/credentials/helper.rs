@@ -28,6 +28,9 @@ const TOKEN: &str = "<token>";
 /// A helper that takes longer is probably waiting for its user: a PIN, a touch.
 const SLOW: Duration = Duration::from_secs(3);
 
+/// Characters of what a helper says for itself.
+const MAX_REASON: usize = 200;
+
 /// Asks a helper. `Ok(None)`: it has nothing for this registry.
 ///
 /// * `key`: the registry as docker keeps it.
@@ -75,7 +78,8 @@ pub async fn get(
     }
     // The reason stands on stdout; what looks like an answer all the same is not quoted.
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let reasons = [stdout.expose(), &stderr].map(clean);
+    let reasons =
+        [stdout.expose(), &stderr].map(|text| clean(text).chars().take(MAX_REASON).collect::<String>());
     let reasons: Vec<String> =
         reasons.into_iter().filter(|reason| !reason.is_empty() && !reason.contains('{')).collect();
     Err(failed(&if reasons.is_empty() { output.status.to_string() } else { reasons.join(": ") }))

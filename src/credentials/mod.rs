@@ -145,7 +145,7 @@ pub enum CredentialsError {
     Variable { reason: String },
     #[error("the entry for {registry} in `{}` {problem}", path.display())]
     Entry { registry: String, path: PathBuf, problem: &'static str },
-    #[error("credential helper `docker-credential-{helper}`, wanted for {registry}, is not in PATH")]
+    #[error("credential helper `docker-credential-{helper}`, wanted for {registry}, is no program in PATH")]
     HelperMissing { helper: String, registry: String },
     #[error("credential helper `docker-credential-{helper}` failed for {registry}: {reason}")]
     HelperFailed { helper: String, registry: String, reason: String },
@@ -171,6 +171,8 @@ pub struct Keyring {
     /// The text of `DOCKER_AUTH_CONFIG`.
     pub variable: Option<Secret>,
     pub config: Config,
+    /// Why config.json could not be read; told already, and part of the explanation at a refusal.
+    pub config_problem: Option<String>,
     /// How long a helper may take; `None` where its user may be typing a PIN.
     pub patience: Option<Duration>,
 }
@@ -457,6 +459,7 @@ mod tests {
             given: Some(basic("alice", "hunter2")),
             variable: Some(Secret::new("hunter2".to_owned())),
             config: Config::default(),
+            config_problem: None,
             patience: None,
         };
         assert!(!format!("{found:?}{keyring:?}").contains("hunter2"));

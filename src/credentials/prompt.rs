@@ -14,7 +14,6 @@ use std::time::Duration;
 use rustix::process::getpgrp;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
-use super::Credentials;
 use crate::secret::Secret;
 use crate::text::clean;
 
@@ -45,29 +44,30 @@ impl Terminal {
         (attended && foreground() && File::open(TERMINAL).is_ok()).then_some(Self(()))
     }
 
-    /// Asks for user name and password. `username`: what Enter alone means. `Ok(None)`: a name or
-    /// a password was left empty.
+    /// Asks for user name and password. `username`: what Enter alone means. What is left empty is
+    /// `None`, and without a name no password is asked for.
     ///
     /// Cancel-safe as far as the terminal goes: dropping the future restores its settings, though
     /// the thread that reads from it stays until the process ends.
     ///
     /// # Errors
     /// Ctrl-C, Ctrl-D, or a terminal that cannot be used.
-    pub async fn ask(&self, username: Option<&str>) -> Result<Option<Credentials>, PromptError> {
+    pub async fn ask(&self, username: Option<&str>) -> Result<(Option<String>, Option<Secret>), PromptError> {
         let mut guard = TerminalGuard::new().map_err(PromptError::Terminal)?;
         let default = username.map(str::to_owned);
-        let name = tokio::task::spawn_blocking(move || ask_username(default)).await;
-        let Some(username) = name.unwrap_or(Err(PromptError::NoAnswer))? else {
+        let username = tokio::task::spawn_blocking(move || ask_username(default)).await;
+        let username = username.unwrap_or(Err(PromptError::NoAnswer))?;
+        if username.is_none() {
             guard.line_ended = true;
-            return Ok(None);
-        };
+            return Ok((None, None));
+        }
         guard.set_raw().map_err(PromptError::Terminal)?;
         let (reading, read) = mpsc::channel();
         guard.reader = Some(read);
         let password = tokio::task::spawn_blocking(move || ask_password(reading)).await;
         let password = password.unwrap_or(Err(PromptError::NoAnswer))?;
         guard.line_ended = true;
-        Ok(password.map(|password| Credentials::Basic { username, password }))
+        Ok((username, password))
     }
 }
 

@@ -57,7 +57,8 @@ impl<W: Write> Tty<W> {
         // Synchronized output: terminals that know it show the frame at once, others ignore it.
         let mut frame = String::from("\x1b[?2026h");
         if rows > 0 {
-            frame += &format!("\x1b[{rows}A");
+            // Ctrl-C may have been echoed where the cursor waits.
+            frame += &format!("\r\x1b[{rows}A");
         }
         if !kept {
             // A narrower terminal has wrapped the lines.

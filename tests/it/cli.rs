@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::env::{TestEnv, run};
+use crate::support::env::{TestEnv, run, run_with_stdin};
 
 fn words(env: &TestEnv, words: &[&str]) -> Command {
     let mut command = env.without_engine();
@@ -23,7 +23,7 @@ fn the_handshake_is_one_object_and_nothing_else() {
 #[test]
 fn usage_errors_are_125_on_stderr_with_dockers_reason() {
     let digest = format!("app@sha256:{}", "0".repeat(64));
-    let table: [(&[&str], &str); 8] = [
+    let table: [(&[&str], &str); 10] = [
         (&["regpush"], "the following required arguments were not provided"),
         (&["regpush", "--nope", "app"], "unexpected argument '--nope'"),
         (&["-H", "a", "-H", "b", "regpush", "app"], "specify only one -H"),
@@ -35,6 +35,8 @@ fn usage_errors_are_125_on_stderr_with_dockers_reason() {
         (&["regpush", "http://x/y"], "error: invalid reference format\n"),
         (&["regpush", &digest], "error: cannot push a digest reference\n"),
         (&["regpush", "-u", "me", "--password-stdin", "app"], "no password on stdin"),
+        (&["regpush", "-u", "", "--password-stdin", "app"], "a user name is needed"),
+        (&["regpush", "-u", "a:b", "--password-stdin", "app"], "a user name cannot have a colon"),
     ];
     let env = TestEnv::new();
     for (arguments, reason) in table {
@@ -43,6 +45,14 @@ fn usage_errors_are_125_on_stderr_with_dockers_reason() {
         assert!(run.stderr.contains(reason), "{arguments:?}: {run}");
         assert_eq!(run.stdout, "", "{arguments:?}");
     }
+}
+
+#[test]
+fn a_password_has_an_end() {
+    let mut command = words(&TestEnv::new(), &["regpush", "-u", "me", "--password-stdin", "app"]);
+    let run = run_with_stdin(&mut command, &[b'x'; (64 << 10) + 1]);
+    assert_eq!(run.status, 125, "{run}");
+    assert!(run.stderr.contains("the password on stdin is longer than 64 kB"), "{run}");
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn who_may_not_write_is_not_asked_again() {
     log_in(&mut terminal, "alice", "pw");
     let ended = terminal.finish();
     assert_eq!(ended.status, 3, "{}", ended.text);
-    assert!(ended.text.contains("does not allow it with user `alice`, as typed"), "{}", ended.text);
+    assert!(ended.text.contains("does not allow it to user `alice`, as typed"), "{}", ended.text);
     assert!(ended.text.contains("may not write to localhost:5000/app"), "{}", ended.text);
 }
 

@@ -128,7 +128,7 @@ fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
     let table = [
         (
             r#"{"credsStore":"gone"}"#,
-            "credential helper `docker-credential-gone`, wanted for localhost:5000, is not in PATH",
+            "credential helper `docker-credential-gone`, wanted for localhost:5000, is no program in PATH",
         ),
         (
             r#"{"credsStore":"x"}"#,
@@ -140,7 +140,7 @@ fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
         ),
         (r#"{"credsStore":"leaky"}"#, "`docker-credential-leaky` failed for localhost:5000: exit status: 1"),
         (r#"{"auths":{"localhost:5000":{"auth":"%%%"}}}"#, "the entry for localhost:5000 in `"),
-        (r#"{"auths":"#, "config.json` is no JSON that docker would read"),
+        (r#"{"auths":"#, "config.json` is not valid JSON"),
         (r#"{"auths":{"localhost:5000":{"auth":5}}}"#, "config.json` is not what docker expects there"),
         (
             r#"{"auths":{"localhost:5000":"Ym9iOmZpbGVwdw=="}}"#,
@@ -175,7 +175,10 @@ fn a_file_that_cannot_be_run_is_no_helper() {
     fs::write(env.path("bin/docker-credential-x"), "no program").unwrap();
     let (sent, run) = push(&env, &[], IMAGE, None);
     assert_eq!(sent, json!({}));
-    assert!(run.stderr.contains("`docker-credential-x`, wanted for localhost:5000, is not in PATH"), "{run}");
+    assert!(
+        run.stderr.contains("`docker-credential-x`, wanted for localhost:5000, is no program in PATH"),
+        "{run}"
+    );
 }
 
 #[test]
@@ -196,7 +199,10 @@ fn a_helper_that_is_waited_for_is_named_and_ended_with_us() {
     let engine = FakeEngine::start();
     let mut child = env.command(&engine).args(["regpush", IMAGE]).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert_eq!(stderr.next().unwrap().unwrap(), "waiting for docker-credential-x …");
+    assert_eq!(
+        stderr.next().unwrap().unwrap(),
+        "waiting for docker-credential-x, asked for localhost:5000 …"
+    );
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
     let helper = fs::read_to_string(env.path("home/pid")).unwrap();
@@ -249,7 +255,7 @@ fn a_refusal_names_registry_user_source_and_what_helps() {
             &file,
             None,
             denied,
-            vec!["localhost:5000 does not allow it with user `bob`", "may not write to localhost:5000/app"],
+            vec!["localhost:5000 does not allow it to user `bob`", "may not write to localhost:5000/app"],
         ),
         (
             "{}",
@@ -261,7 +267,7 @@ fn a_refusal_names_registry_user_source_and_what_helps() {
             r#"{"credsStore":"gone"}"#,
             None,
             "no basic auth credentials",
-            vec!["no credentials (credential helper `docker-credential-gone`"],
+            vec!["no credentials were found for it (credential helper `docker-credential-gone`"],
         ),
     ];
     for (config, variable, message, words) in table {

@@ -162,6 +162,16 @@ fn a_reader_of_the_result_may_hang_up() {
 }
 
 #[test]
+fn a_page_of_a_proxy_is_not_the_registrys_word() {
+    let page =
+        Reply { content_type: Some("text/html"), ..Reply::json(502, "<html><title>502 Bad Gateway</title>") };
+    let engine = FakeEngine::start().on_every_push(page);
+    let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
+    assert_eq!(run.status, 4, "{run}");
+    assert!(run.stderr.contains("the engine's answer is no JSON: `<html><title>502 Bad Gateway"), "{run}");
+}
+
+#[test]
 fn an_error_without_detail_is_an_error() {
     let engine = FakeEngine::start().on_every_push(Reply::stream([r#"{"error":"no space left on device"}"#]));
     let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
@@ -240,6 +250,11 @@ fn the_host_option_goes_before_the_variable() {
     let env = TestEnv::new();
     let mut command = env.without_engine();
     command.env("DOCKER_HOST", "unix:///nothing/here").args(["--host", &host(&engine.socket)]);
-    let run = run(command.args(["regpush", "localhost:5000/app:1"]));
-    assert_eq!(run.status, 0, "{run}");
+    let chosen = run(command.args(["regpush", "localhost:5000/app:1"]));
+    assert_eq!(chosen.status, 0, "{chosen}");
+
+    // An empty one is unset, as for docker.
+    let mut command = env.command(&engine);
+    let unset = run(command.args(["--host", "", "-c", "", "regpush", "localhost:5000/app:1"]));
+    assert_eq!(unset.status, 0, "{unset}");
 }
