@@ -182,7 +182,7 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
     if refusal.verdict.class == Class::NotFound && looks_like_id(reference) {
         return Some(format!(
             "that looks like an image ID; name it first: `docker tag {} HOST/PATH:TAG`",
-            reference.familiar()
+            reference.tag().map_or_else(|| reference.familiar_repository(), |_| reference.familiar())
         ));
     }
     let hint = refusal.verdict.hint;

@@ -167,14 +167,16 @@ const RULES: &[Rule] = rules![
     Is(Other), ["errno 28"], [], SEE_REGISTRY;
     Is(Engine), ["no space left on device"], [], ENGINE_DISK;
     Is(Engine), ["file integrity checksum failed", "layer does not exist", "input/output error", "error creating overlay mount",
-        "error reading tar", "failed to get layer"], [],
+        "error reading tar", "failed to get layer", "layer not known", "/containers/storage/overlay", "no such file or directory"], [],
         "the engine's copy of the image is damaged: remove the image, and pull or build it again";
+    Is(Engine), ["failed to receive status", "grpc: the client connection"], [], "the builder or engine went away: look into its log";
+    Is(Engine), ["already in progress"], [], "the engine is pushing this already: wait until that is done";
     Is(Auth), ["x-registry-auth"], [], LOG_IN;
 
     // 3 · no such image here; engines say it of the local store only
     Is(NotFound), ["an image does not exist locally", "tag does not exist: ", "image not known", "no such image",
         "repository does not exist: ", "failed to find image", "does not resolve to an image id", "image not found locally",
-        "unable to find image", "image does not exist locally"], [], BUILD_FIRST;
+        "unable to find image", "no such id", "image does not exist locally"], [], BUILD_FIRST;
 
     // 4 · not a name
     Is(Class::Reference), ["invalid reference format", "invalid tag format", "must be lowercase", "cannot push a digest reference",
@@ -263,7 +265,7 @@ const RULES: &[Rule] = rules![
 
     // 14 · trouble, by words
     Is(Server), ["internal server error", "internal error", "service unavailable", "bad gateway", "gateway timeout", "gateway time-out",
-        "temporarily unavailable", "unavailable", "unknown error", "registry: unknown unknown", "circuit breaker", "server error"], [], SERVER_TROUBLE;
+        "temporarily unavailable", "unavailable", "unknown error", "registry: unknown unknown", "circuit breaker"], [], SERVER_TROUBLE;
 
     // 15 · the way between engine and registry
     NetworkUnlessManifest, ["blob upload invalid", "blob_upload_invalid"], [],
@@ -274,7 +276,7 @@ const RULES: &[Rule] = rules![
     Is(Network), ["no such host", "server misbehaving", "name resolution", "lookup "], [], CHECK_NAME;
     Is(Network), ["connection refused", "no route to host", "network is unreachable", "host is unreachable", "host is down"], [], CHECK_LISTENS;
     Is(Network), ["connection", "broken pipe", "eof", "timeout", "timed out", "deadline exceeded", "dial tcp", "stream error", "goaway",
-        "proxyconnect", "http2: ", "request canceled", "must be retried", "retrying in", "read tcp", "write tcp", "closed pipe"], [], TRY_AGAIN;
+        "proxyconnect", "http2: ", "no response", "pected size", "request canceled", "must be retried", "retrying in", "read tcp", "write tcp", "closed pipe"], [], TRY_AGAIN;
 ];
 
 /// Sorts a failure.
@@ -315,8 +317,10 @@ fn readable(message: &str, repository: &str) -> String {
     let lower = message
         .to_lowercase()
         .replace(&repository.to_lowercase(), "(name)")
-        // How some clients of the engine announce any error of it; says nothing of the registry.
-        .replace("(http code 500) server error", "");
+        // How some clients announce any error; says nothing of this one.
+        .replace("(http code 500) server error", "")
+        .replace("and that you are authenticated correctly", "")
+        .replace("checking push permission", "");
     let mut text = String::with_capacity(lower.len());
     for word in lower.split_whitespace() {
         if !text.is_empty() {
@@ -371,6 +375,8 @@ fn registry_status(text: &str) -> Option<u16> {
         "status code: ",
         "status code ",
         "code from registry ",
+        "unexpected ",
+        "server error: ",
         "unexpected status: ",
         "authorization status: ",
         "failed with status: ",
@@ -519,8 +525,9 @@ mod tests {
         }
     }
 
-    /// Texts from public issue threads; `found.jsonl` was collected after the rules were written,
-    /// and came out right in 138 of 149 before they were looked at.
+    /// Texts from public issue threads. `found.jsonl` was collected, twice, after the rules were
+    /// written and by somebody who had not read them: before they were looked at, 138 of 149 came
+    /// out as labelled, and then 84 of 100 of a mixture with more builders' and old clients' texts.
     #[test]
     fn texts_from_the_wild_come_out_as_labelled() {
         for (name, text) in [
