@@ -56,7 +56,9 @@ impl Error {
             Self::Push(error) => match error {
                 PushError::Refused(refusal) => refusal.verdict.class,
                 PushError::Engine(_) | PushError::Unconfirmed { .. } => Class::Engine,
-                PushError::Prompt { .. } | PushError::GivenUp { .. } => Class::Auth,
+                PushError::Prompt { .. } | PushError::GivenUp { .. } | PushError::NothingTyped { .. } => {
+                    Class::Auth
+                }
             },
             Self::Cancelled(_) => Class::Cancelled,
             Self::PasswordUnreadable(_) | Self::PasswordMissing | Self::PasswordTooLong => Class::Other,
@@ -101,7 +103,11 @@ impl Error {
             Self::Engine(error) | Self::Push(PushError::Engine(error)) => return engine_hint(error),
             Self::Push(PushError::Refused(refusal)) => return refusal_hint(refusal),
             Self::Push(PushError::Unconfirmed { .. }) => "look into the engine's log, and push again",
-            Self::Push(PushError::GivenUp { registry, .. } | PushError::Prompt { registry, .. }) => {
+            Self::Push(
+                PushError::GivenUp { registry, .. }
+                | PushError::NothingTyped { registry }
+                | PushError::Prompt { registry, .. },
+            ) => {
                 return Some(format!("check the account, or log in with `docker login {registry}`"));
             }
             _ => return None,

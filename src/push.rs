@@ -30,7 +30,10 @@ pub enum PushError {
     /// The stream ended properly, and named no digest.
     #[error("the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`")]
     Unconfirmed { reference: String, tag: String },
-    #[error("{registry} accepted no login, after {refused} wrong ones")]
+    /// Nothing was typed that the registry could be asked about.
+    #[error("no login was typed for {registry}")]
+    NothingTyped { registry: String },
+    #[error("{registry} accepted none of the {refused} logins typed")]
     GivenUp { registry: String, refused: usize },
     #[error("no login for {registry}")]
     Prompt {
@@ -76,16 +79,15 @@ impl Login {
         let username = credentials.username().map(clean);
         Self { username, anonymous: credentials.is_anonymous(), source, problems }
     }
-}
 
-impl Login {
-    /// Whose it was, and where it came from.
+    /// Whose it was, and where it came from, after which others failed.
     fn describe(&self) -> String {
-        match (&self.username, &self.source) {
+        let login = match (&self.username, &self.source) {
             (Some(username), Source::Prompt) => format!("user `{username}`, as typed"),
             (Some(username), source) => format!("user `{username}` from {source}"),
             (None, source) => format!("the token from {source}"),
-        }
+        };
+        if self.problems.is_empty() { login } else { format!("{login} ({})", self.problems.join("; ")) }
     }
 
     /// Why there was none.
@@ -323,7 +325,12 @@ impl Push<'_> {
                 AuthAnswer::Refused { .. } => return Ok(typed),
             }
         }
-        Err(PushError::GivenUp { registry: registry.to_owned(), refused })
+        let registry = registry.to_owned();
+        Err(if refused == 0 {
+            PushError::NothingTyped { registry }
+        } else {
+            PushError::GivenUp { registry, refused }
+        })
     }
 
     fn warn(&mut self, warning: String) {

@@ -116,7 +116,7 @@ fn three_wrong_answers_are_enough() {
     let ended = terminal.finish();
     assert_eq!(ended.status, 3, "{}", ended.text);
     assert!(
-        ended.text.contains("error: localhost:5000 accepted no login, after 2 wrong ones"),
+        ended.text.contains("error: localhost:5000 accepted none of the 2 logins typed"),
         "{}",
         ended.text
     );

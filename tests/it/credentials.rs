@@ -264,6 +264,15 @@ fn a_refusal_names_registry_user_source_and_what_helps() {
             vec!["user `bob` from DOCKER_AUTH_CONFIG", "goes before every `docker login`"],
         ),
         (
+            r#"{"credsStore":"gone","auths":{"localhost:5000":{"auth":"Ym9iOmZpbGVwdw=="}}}"#,
+            None,
+            wrong,
+            vec![
+                "does not accept user `bob` from `",
+                "config.json` (credential helper `docker-credential-gone`",
+            ],
+        ),
+        (
             r#"{"credsStore":"gone"}"#,
             None,
             "no basic auth credentials",
