@@ -124,9 +124,10 @@ use Conclusion::{AuthUnlessSent, Is, NetworkUnlessManifest};
 const LOG_IN: &str = "log in with `docker login {registry}`, pass `--username NAME --password-stdin`, or set DOCKER_AUTH_CONFIG";
 const MAY_NOT_WRITE: &str = "this account may not write to {repository}: check the name, or log in with another account (`docker login {registry}`)";
 const TOKEN_RIGHTS: &str = "give the token the right to write packages, or log in with one that has it";
-const ECR_LOGIN: &str =
-    "log in again: `aws ecr get-login-password | docker login --username AWS --password-stdin {registry}`";
-const GCLOUD_LOGIN: &str = "log in: `gcloud auth configure-docker {registry}`";
+const EXPIRED: &str = "log in again right before the push: `docker login {registry}`; on ECR `aws ecr get-login-password | docker login --username AWS --password-stdin {registry}`";
+const NO_LOGIN_CAME: &str =
+    "log in: `docker login {registry}`; on Google `gcloud auth configure-docker {registry}`";
+const NO_REASON: &str = "{registry} gave no reason: this account may not write to {repository}, its login has expired, or a firewall or proxy refuses the engine's address";
 const NEW_TAG: &str = "this tag exists and may not be changed: push another tag";
 const QUOTA: &str = "the registry's quota is used up: delete images there, or have it raised";
 const TOO_LARGE: &str =
@@ -211,14 +212,14 @@ const RULES: &[Rule] = rules![
         "throttl", "request limit", "quota metric"], [429], WAIT;
 
     // 8 · words that settle who is meant: rights first (IAM says "policy", GAR "may not exist"), then logins
-    Is(Auth), ["unauthenticated request", "may have invalid credentials", "missing authentication token"], [], GCLOUD_LOGIN;
+    Is(Auth), ["unauthenticated request", "may have invalid credentials", "missing authentication token"], [], NO_LOGIN_CAME;
     Is(Denied), ["is not authorized to perform", "artifactregistry.repositories.* denied", "storage.buckets.",
         "does not have permission", "requires * permission", "lacks * permission"], [],
         "give this account the right to push to {repository} (IAM policy or role)";
     Is(Denied), ["unauthorized to access repository", "no-repo-write-permission", "you do not have permission", "insufficient permission",
         "insufficient privileges", "does not have sufficient", "insufficient rights", "not have access", "write access"], [], MAY_NOT_WRITE;
     Is(Denied), ["permission_denied", "installation not allowed", "reqpackageaccess", "insufficient scopes", "write_package"], [], TOKEN_RIGHTS;
-    Is(Auth), ["token has expired", "token is expired", "token expired", "expired token", "expiredtoken"], [], ECR_LOGIN;
+    Is(Auth), ["token has expired", "token is expired", "token expired", "expired token", "expiredtoken"], [], EXPIRED;
     Is(Auth), ["no basic auth credentials", "incorrect username or password", "invalid username/password", "unauthenticated",
         "anonymous users", "could not find robot", "access denied. the provided password", "not login", "not logged in", "authenticate error",
         "invalid username or password", "wrong username or password", "bad credentials", "invalid credentials", "bad username or password",
@@ -261,7 +262,8 @@ const RULES: &[Rule] = rules![
     Is(Network), ["connect: permission denied"], [], CHECK_LISTENS;
     Is(Denied), ["<html*denied", "<html*forbidden", "denied*<html", "cloudflare"], [],
         "a proxy before {registry} answered, not the registry: ask who runs it; another login may not help";
-    Is(Denied), ["denied", "forbidden", "permission", "not authorized", "not authorised", "not allowed to"], [403], MAY_NOT_WRITE;
+    Is(Denied), [], [403], NO_REASON;
+    Is(Denied), ["denied", "forbidden", "permission", "not authorized", "not authorised", "not allowed to"], [], MAY_NOT_WRITE;
 
     // 14 · trouble, by words
     Is(Server), ["internal server error", "internal error", "service unavailable", "bad gateway", "gateway timeout", "gateway time-out",
