@@ -68,6 +68,8 @@ impl<W: Write> Presenter for Plain<W> {
 fn is_news(before: &LayerState, now: &LayerState) -> bool {
     match (before, now) {
         (LayerState::Other(before), LayerState::Other(now)) => before != now,
+        // The next wait, not a second less of this one.
+        (LayerState::Retrying { seconds: before }, LayerState::Retrying { seconds: now }) => now > before,
         _ => discriminant(before) != discriminant(now),
     }
 }
@@ -118,6 +120,7 @@ mod tests {
             layer("aaa", LayerState::Pushing { current: 5, total: 9 }),
             layer("aaa", LayerState::Retrying { seconds: 5 }),
             layer("aaa", LayerState::Retrying { seconds: 4 }),
+            layer("aaa", LayerState::Retrying { seconds: 10 }),
             layer("aaa", LayerState::Pushing { current: 5, total: 9 }),
             layer("aaa", LayerState::Pushed),
             layer("bbb", LayerState::Other("Unavailable".to_owned())),
@@ -131,6 +134,7 @@ mod tests {
         The push refers to repository [localhost:5000/app]
         aaa: Pushing
         aaa: Retrying in 5 seconds
+        aaa: Retrying in 10 seconds
         aaa: Pushing
         aaa: Pushed
         bbb: Unavailable

@@ -69,6 +69,35 @@ fn without_a_terminal_there_are_lines() {
     assert!(summary.starts_with("pushed localhost:5000/app:1: 1 of 2 layers sent, 1MB in 0."), "{summary}");
 }
 
+/// An image of seven layers, as both stores told its way to a registry.
+#[test]
+fn what_real_engines_sent_is_told_in_a_few_lines() {
+    let table = [
+        ("docker-20.10-classic-seven-layers", "localhost:5055/rec20", 16_844_800),
+        ("docker-28.5-containerd-seven-layers", "localhost:5055/rec28", 16_844_800),
+    ];
+    for (name, repository, bytes) in table {
+        let path = format!("{}/tests/recordings/{name}.ndjson", env!("CARGO_MANIFEST_DIR"));
+        let stream = std::fs::read_to_string(path).unwrap();
+        let engine = FakeEngine::start().on_every_push(Reply::stream(stream.lines()));
+        let image = format!("{repository}:1");
+        let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", &image]));
+        assert_eq!(run.status, 0, "{run}");
+        let result = run.json();
+        assert_eq!(
+            result["layers"],
+            serde_json::json!({"total": 7, "pushed": 7, "exists": 0, "mounted": 0}),
+            "{name}"
+        );
+        assert_eq!(result["bytes"], bytes, "{name}");
+        let digest = result["digest"].as_str().unwrap();
+        assert!(stream.contains(&format!("1: digest: {digest} size: {}", result["size"])), "{name}: {run}");
+        // What refers to the repository, a start and an end for each layer, the digest, the summary.
+        assert!(run.stderr.lines().count() <= 1 + 2 * 7 + 2, "{name}: {run}");
+        assert_eq!(run.stderr.matches(": Pushed").count(), 7, "{name}: {run}");
+    }
+}
+
 #[test]
 fn no_control_character_of_the_engine_reaches_the_terminal() {
     let escapes = "\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{202e}\r\n\u{8}";
