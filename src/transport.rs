@@ -45,22 +45,25 @@ impl Transport {
     }
 
     /// Sends a request, and returns when the engine has answered with a status. The connection is
-    /// used again if the answer before was read to its end.
+    /// used again if the answer before was read to its end; if it turns out to be dead, as after a
+    /// long wait for somebody at a prompt, the request goes out once more on a new one. (All that
+    /// we ask of an engine can be asked twice.)
     ///
     /// # Errors
     /// [`TransportError::Unreachable`] if no connection can be made, [`TransportError::Lost`] if
     /// it breaks before the answer.
     pub async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, TransportError> {
-        let reusable = match &mut self.link {
-            Some(link) => link.ready().await.is_ok(),
-            None => false,
-        };
-        let link = match self.link.take().filter(|_| reusable) {
-            Some(link) => link,
-            None => self.dial().await?,
-        };
-        let link = self.link.insert(link);
-        link.send_request(request).await.map_err(TransportError::Lost)
+        if let Some(mut link) = self.link.take()
+            && link.ready().await.is_ok()
+            && let Ok(response) = link.send_request(request.clone()).await
+        {
+            self.link = Some(link);
+            return Ok(response);
+        }
+        let mut link = self.dial().await?;
+        let response = link.send_request(request).await.map_err(TransportError::Lost)?;
+        self.link = Some(link);
+        Ok(response)
     }
 
     async fn dial(&self) -> Result<SendRequest<Body>, TransportError> {

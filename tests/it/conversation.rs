@@ -139,6 +139,20 @@ fn the_refused_push_is_over_while_somebody_types() {
 }
 
 #[test]
+fn a_connection_that_died_meanwhile_is_made_again() {
+    for _ in 0..10 {
+        let engine = FakeEngine::start()
+            .on(PUSH, refused().ending(End::Rude))
+            .on(AUTH, Reply::json(200, LOGIN_GOOD).ending(End::Rude))
+            .on(PUSH, accepted());
+        let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
+        log_in(&mut terminal, "alice", "pw");
+        let ended = terminal.finish();
+        assert_eq!(ended.status, 0, "{}", ended.text);
+    }
+}
+
+#[test]
 fn http_refusals_lead_to_the_same_question() {
     for (status, body) in [(401, r#"{"message":"unauthorized"}"#), (403, r#"{"message":""}"#), (401, "")] {
         let engine = FakeEngine::start()

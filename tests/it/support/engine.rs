@@ -46,6 +46,8 @@ pub enum End {
     Close,
     /// It never ends: the client has to go.
     Hang,
+    /// Properly, and then the connection is closed without a word.
+    Rude,
 }
 
 #[derive(Clone, Debug)]
@@ -186,7 +188,7 @@ fn serve(stream: UnixStream, shared: &(Mutex<State>, Condvar)) {
                 shared.1.notify_all();
                 return;
             }
-            Ok(End::Cut | End::Close) | Err(_) => return,
+            Ok(End::Cut | End::Close | End::Rude) | Err(_) => return,
         }
     }
 }
@@ -253,7 +255,7 @@ fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool) -> io::Result
             writer.write_all(piece)?;
         }
     }
-    if reply.end == End::Proper {
+    if matches!(reply.end, End::Proper | End::Rude) {
         writer.write_all(b"0\r\n\r\n")?;
     }
     Ok(reply.end)
