@@ -83,6 +83,20 @@ pub struct Evidence<'a> {
     pub repository: &'a str,
 }
 
+impl<'a> Evidence<'a> {
+    /// A text, and nothing else known.
+    pub fn of_text(message: &'a str, credentials_sent: bool) -> Self {
+        Self {
+            message,
+            http_status: None,
+            content_missing: false,
+            phase: Phase::Layers,
+            credentials_sent,
+            repository: "(none)",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub class: Class,
@@ -515,14 +529,7 @@ mod tests {
             ("Unauthenticated request. Unauthenticated requests do not have permission \"x\"", Auth),
         ];
         for (message, class) in table {
-            let evidence = Evidence {
-                message,
-                http_status: None,
-                content_missing: false,
-                phase: Phase::Start,
-                credentials_sent: true,
-                repository: "localhost/none",
-            };
+            let evidence = Evidence::of_text(message, true);
             assert_eq!(classify(&evidence).class, class, "{message}");
         }
     }
@@ -545,14 +552,7 @@ mod tests {
 
     impl Wild {
         fn class(&self, credentials_sent: bool) -> &'static str {
-            let evidence = Evidence {
-                message: &self.message,
-                http_status: None,
-                content_missing: false,
-                phase: Phase::Layers,
-                credentials_sent,
-                repository: "localhost/none",
-            };
+            let evidence = Evidence::of_text(&self.message, credentials_sent);
             classify(&evidence).class.name()
         }
 

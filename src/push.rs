@@ -8,7 +8,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use crate::credentials::prompt::{PromptError, Terminal};
 use crate::credentials::{Credentials, Keyring, Source};
 use crate::engine::{AuthAnswer, Engine, EngineError, PushRequest};
-use crate::failure::{Class, Evidence, Phase, Verdict, classify};
+use crate::failure::{Class, Evidence, Verdict, classify};
 use crate::present::Presenter;
 use crate::progress::{Progress, PushedTag};
 use crate::reference::Reference;
@@ -355,15 +355,7 @@ async fn until(deadline: Option<Instant>) {
 
 /// Basic registries come as HTTP 500 with their 401 inside the text, so only the text can tell.
 fn is_about_login(message: &str) -> bool {
-    let evidence = Evidence {
-        message,
-        http_status: None,
-        content_missing: false,
-        phase: Phase::Start,
-        credentials_sent: true,
-        repository: "(none)",
-    };
-    matches!(classify(&evidence).class, Class::Auth | Class::Denied)
+    matches!(classify(&Evidence::of_text(message, true)).class, Class::Auth | Class::Denied)
 }
 
 /// Names that differ from this one in a few letters or in the tag; else an image of the same last
