@@ -92,11 +92,17 @@ install_plugin() {
     say "building docker-regpush (a minute or two the first time)"
     mkdir -p "$plugins" || fail "cannot write to $plugins"
     plugin=$(CDPATH='' cd -- "$plugins" && pwd)/docker-regpush
-    cd "$here"
-    cargo build --release --locked --quiet || fail "the build failed; Rust 1.88 or later is needed"
-    # Renamed into place: docker may be running the old one.
-    { cp "${CARGO_TARGET_DIR:-target}/release/docker-regpush" "$plugin.new" && chmod 755 "$plugin.new" &&
-        mv -f "$plugin.new" "$plugin"; } || fail "cannot write $plugin"
+    # A target directory of our own choice, whatever cargo is configured to; renamed into place, since
+    # docker may be running the old one.
+    (
+        cd "$here" || exit 1
+        unset CARGO_BUILD_TARGET
+        target=${CARGO_TARGET_DIR:-target}
+        cargo build --release --locked --quiet --target-dir "$target" ||
+            fail "the build failed; Rust 1.88 or later is needed"
+        { cp "$target/release/docker-regpush" "$plugin.new" && chmod 755 "$plugin.new" &&
+            mv -f "$plugin.new" "$plugin"; } || fail "cannot write $plugin"
+    ) || exit 1
     say "installed $("$plugin" --version) into $plugins"
     has docker || say "docker itself is not here yet; until it is, call $plugin directly"
 }

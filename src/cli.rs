@@ -38,6 +38,17 @@ pub struct DockerOptions {
     pub tlsverify: Option<bool>,
 }
 
+impl DockerOptions {
+    /// The level as docker reads it: in any case.
+    pub fn log_level(&self) -> Option<String> {
+        self.log_level.as_ref().map(|level| level.to_lowercase())
+    }
+
+    pub fn is_debug(&self) -> bool {
+        self.debug || self.log_level().is_some_and(|level| level == "debug" || level == "trace")
+    }
+}
+
 /// What a push takes.
 #[derive(Args, Clone, Debug)]
 pub struct PushOptions {
@@ -144,7 +155,8 @@ and pushes again.";
 const AFTER_HELP: &str = "\
 Exit status:
   0 pushed · 1 refused by the registry · 3 credentials missing or refused · 4 no engine
-  5 no such image · 6 network, TLS or registry trouble · 125 usage · 130 interrupted
+  5 no such image · 6 network, TLS or registry trouble · 125 usage
+  130 interrupted · 143 terminated · 129 hung up
 
 Examples:
   docker regpush registry.example.com/team/app:1.2

@@ -79,7 +79,7 @@ async fn push(
     record: &mut Record,
 ) -> Result<PushedTag, Error> {
     let options = &call.push;
-    let debug = call.docker.debug || call.docker.log_level.as_deref() == Some("debug");
+    let debug = call.docker.is_debug();
     let mut presenter = presenter(match options.progress {
         _ if options.quiet => ProgressMode::None,
         // A redrawn screen and lines of debugging spoil each other.
@@ -138,19 +138,26 @@ fn presenter(mode: ProgressMode) -> Box<dyn Presenter> {
     }
 }
 
-/// `pushed app:1: 1 of 3 layers sent, 20.97MB in 1.3 s`; the containerd store tells no bytes of small layers.
+/// `pushed app:1: 1 of 3 layers sent, 1 mounted, 20.97MB in 1.3 s`, of which each part is said only
+/// where the engine told of it: podman names no layers, the containerd store no bytes of small ones.
 fn summary(reference: &Reference, progress: &Progress) -> String {
     let counts = progress.counts();
     let name = reference.familiar();
-    if counts.pushed == 0 && counts.total > 0 {
+    if counts.total > 0 && counts.exists == counts.total {
         return format!("pushed {name}: every layer was there already");
     }
-    let bytes = match progress.bytes().0 {
-        0 => String::new(),
-        bytes => format!(", {}", human_size(bytes)),
-    };
-    let seconds = progress.elapsed().as_secs_f64();
-    format!("pushed {name}: {} of {} layers sent{bytes} in {seconds:.1} s", counts.pushed, counts.total)
+    let mut parts = Vec::new();
+    if counts.total > 0 {
+        parts.push(format!("{} of {} layers sent", counts.pushed, counts.total));
+    }
+    if counts.mounted > 0 {
+        parts.push(format!("{} mounted", counts.mounted));
+    }
+    if progress.bytes().0 > 0 {
+        parts.push(human_size(progress.bytes().0));
+    }
+    let told = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
+    format!("pushed {name}{told} in {:.1} s", progress.elapsed().as_secs_f64())
 }
 
 /// What `--username`, `--password-stdin` and `--anonymous` say.
@@ -187,4 +194,33 @@ fn tell_error(error: &Error) {
     }
     // Nobody is left to tell where stderr is closed.
     let _ = io::stderr().write_all(lines.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, LayerState};
+
+    #[test]
+    fn the_summary_says_what_the_engine_told() {
+        let mounted = || LayerState::MountedFrom("x".to_owned());
+        let pushing = LayerState::Pushing { current: 5, total: 10 };
+        let table = [
+            (vec![], "pushed app:1 in 0.0 s"),
+            (vec![LayerState::AlreadyExists], "pushed app:1: every layer was there already"),
+            (
+                vec![LayerState::Pushed, LayerState::AlreadyExists],
+                "pushed app:1: 1 of 2 layers sent in 0.0 s",
+            ),
+            (vec![mounted()], "pushed app:1: 0 of 1 layers sent, 1 mounted in 0.0 s"),
+            (vec![mounted(), pushing], "pushed app:1: 0 of 2 layers sent, 1 mounted, 5B in 0.0 s"),
+        ];
+        for (states, want) in table {
+            let mut progress = Progress::default();
+            for (at, state) in states.into_iter().enumerate() {
+                progress.apply(&Event::Layer { id: at.to_string(), state });
+            }
+            assert_eq!(summary(&"app:1".parse().unwrap(), &progress), want);
+        }
+    }
 }

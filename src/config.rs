@@ -5,6 +5,8 @@
 //! something: one bad entry of `auths` costs that entry, not random others. Never written here.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
@@ -87,7 +89,7 @@ impl Config {
     /// A file that is there and cannot be understood; a missing or empty one is an empty config.
     pub fn load(directory: &Path) -> Result<Self, ConfigError> {
         let mut config = Self::empty(directory);
-        let bytes = match read_regular(&config.path) {
+        let bytes = match read_file(&config.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(config),
             Err(source) => return Err(ConfigError::Unreadable { path: config.path, source }),
@@ -131,12 +133,19 @@ impl Config {
     }
 }
 
-/// Nothing that could keep us waiting, such as a FIFO.
-fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+/// A file of docker's, but not one that would keep us waiting (a FIFO), or has no end.
+///
+/// # Errors
+/// As for any file.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    const MAX: u64 = 64 << 20;
+    let kind = fs::metadata(path)?.file_type();
+    if kind.is_fifo() || kind.is_socket() {
+        return Err(io::Error::other("it is no file"));
     }
-    fs::read(path)
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 impl AuthEntry {
@@ -204,9 +213,14 @@ mod tests {
     #[test]
     fn what_is_no_file_is_not_waited_for() {
         let directory = tempfile::tempdir().unwrap();
-        fs::create_dir(directory.path().join("config.json")).unwrap();
+        let path = directory.path().join("config.json");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let error = Config::load(directory.path()).unwrap_err();
         assert!(matches!(error, ConfigError::Unreadable { .. }), "{error}");
+
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        assert!(Config::load(directory.path()).unwrap().auths.is_empty(), "a way to say: no config");
     }
 
     #[test]

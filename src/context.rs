@@ -5,12 +5,12 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::{env, fs, io};
+use std::{env, io};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::config::{Config, field};
+use crate::config::{Config, field, read_file};
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 const DEFAULT_CONTEXT: &str = "default";
@@ -156,7 +156,7 @@ fn stored_host(directory: &Path, name: &str) -> Result<String, ContextError> {
     let path = directory.join("contexts/meta").join(id).join("meta.json");
     let store = directory.join("contexts");
     let not_found = |source| ContextError::NotFound { name: name.to_owned(), path: store.clone(), source };
-    let bytes = fs::read(&path).map_err(not_found)?;
+    let bytes = read_file(&path).map_err(not_found)?;
     let meta: Value = serde_json::from_slice(&bytes).map_err(|error| not_found(error.into()))?;
     let docker = field(&meta, "Endpoints").and_then(|endpoints| field(endpoints, "docker"));
     let host = docker.and_then(|docker| field(docker, "Host")).and_then(Value::as_str);
@@ -166,6 +166,8 @@ fn stored_host(directory: &Path, name: &str) -> Result<String, ContextError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

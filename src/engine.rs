@@ -136,11 +136,12 @@ impl Engine {
         Ok(None)
     }
 
-    /// Asks the engine to push one tag. A refusal of the registry is an [`Event::Refused`] in the
-    /// stream, never an error of this call: engines say 200 before they contact the registry.
+    /// Asks the engine to push one tag. A refusal of the registry nearly always is an
+    /// [`Event::Refused`] in the stream: engines say 200 before they contact the registry.
     ///
     /// # Errors
-    /// The engine is gone, or refuses the call itself.
+    /// The engine is gone, or [`EngineError::Answered`]: it refuses the call, now and then for the
+    /// registry (podman, proxies between us and the engine).
     ///
     /// Source: Docker Engine API 1.24, `POST /images/{name}/push`. Without `tag` an engine would
     /// push every tag; without the header 20.10 answers 400.
@@ -237,9 +238,11 @@ impl Engine {
             let names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
             trace(&format!("{method} {path} ({})", names.join(", ")));
         }
+        // A login that fails must fail once.
+        let repeatable = !path.ends_with("/auth");
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().expect("a reference, percent-encoded, is a path");
-        let response = self.transport.send(request).await?;
+        let response = self.transport.send(request, repeatable).await?;
         if let Some(trace) = self.trace {
             trace(&response.status().to_string());
         }

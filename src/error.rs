@@ -34,7 +34,7 @@ pub enum Error {
     PasswordTooLong,
     #[error("cannot write the result to stdout")]
     Output(#[source] io::Error),
-    #[error("{}", if *.0 == 143 { "terminated" } else { "interrupted" })]
+    #[error("{}", match .0 { 143 => "terminated", 129 => "hung up", _ => "interrupted" })]
     Cancelled(u8),
 }
 

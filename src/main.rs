@@ -89,11 +89,7 @@ async fn cancelled() -> u8 {
 
 /// Waits for a signal, or for docker to hang up, and says what status that is.
 async fn first_reason() -> u8 {
-    let ignored = ignored_signals();
     let signalled = |kind: SignalKind, status: u8| async move {
-        if ignored >> (kind.as_raw_value() - 1) & 1 == 1 {
-            return std::future::pending().await;
-        }
         match signal(kind) {
             Ok(mut signals) => _ = signals.recv().await,
             // The signal then ends the process by itself.
@@ -101,11 +97,14 @@ async fn first_reason() -> u8 {
         }
         status
     };
+    // docker takes the first two even where they are ignored, as in the background of a script; and
+    // leaves the third alone, so that `nohup docker …` goes on.
+    let hangs_up = !is_hangup_ignored();
     let any_signal = async {
         tokio::select! {
             status = signalled(SignalKind::interrupt(), INTERRUPTED) => status,
             status = signalled(SignalKind::terminate(), 143) => status,
-            status = signalled(SignalKind::hangup(), 129) => status,
+            status = signalled(SignalKind::hangup(), 129), if hangs_up => status,
         }
     };
     tokio::pin!(any_signal);
@@ -118,10 +117,9 @@ async fn first_reason() -> u8 {
     }
 }
 
-/// The signals that whoever started us wants ignored, as a mask: `nohup` and shells that put a job
-/// into the background do that. Linux tells (proc(5), `SigIgn`); elsewhere none are.
-fn ignored_signals() -> u64 {
+/// Started by `nohup`: Linux tells (proc(5), `SigIgn`, the lowest bit); elsewhere it is not known.
+fn is_hangup_ignored() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

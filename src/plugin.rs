@@ -105,8 +105,8 @@ fn checked(
     if docker.hosts.len() > 1 {
         return Err(command.error(ErrorKind::TooManyValues, "specify only one -H"));
     }
-    const LEVELS: [&str; 7] = ["debug", "info", "warn", "error", "fatal", "panic", "trace"];
-    if let Some(level) = docker.log_level.as_deref().filter(|level| !LEVELS.contains(level)) {
+    const LEVELS: [&str; 8] = ["debug", "info", "warn", "warning", "error", "fatal", "panic", "trace"];
+    if let Some(level) = docker.log_level().filter(|level| !LEVELS.contains(&level.as_str())) {
         return Err(command.error(ErrorKind::InvalidValue, format!("unable to parse logging level: {level}")));
     }
     Ok(Call { docker, push })
@@ -171,6 +171,13 @@ mod tests {
         assert_eq!(call.docker.hosts, ["regpush"]);
         assert_eq!(call.push.image, "regpush");
         assert_eq!((call.docker.tls, call.docker.tlsverify), (Some(true), Some(false)));
+
+        for (level, is_debug) in
+            [("debug", true), ("DEBUG", true), ("trace", true), ("warning", false), ("Info", false)]
+        {
+            let call = parse_words(&format!("x -l {level} regpush app")).unwrap();
+            assert_eq!(call.docker.is_debug(), is_debug, "{level}");
+        }
 
         let call = parse_words("x regpush -- -a").unwrap();
         assert_eq!(call.push.image, "-a", "refused later, as a reference");

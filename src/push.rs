@@ -307,6 +307,12 @@ impl Push<'_> {
                 self.presenter.tell("a user name and a password are needed");
                 continue;
             };
+            if name.contains(':') {
+                // Basic authentication would end it there (RFC 7617, 2).
+                self.presenter.tell("a user name cannot have a colon");
+                username = None;
+                continue;
+            }
             let typed = Credentials::Basic { username: name.clone(), password };
             match self.engine.check(&typed, self.reference.credentials_key()).await? {
                 AuthAnswer::Accepted { identity_token: Some(token) } => {

@@ -153,6 +153,17 @@ fn a_connection_that_died_meanwhile_is_made_again() {
 }
 
 #[test]
+fn a_login_goes_out_once_whatever_becomes_of_it() {
+    let engine = FakeEngine::start().on(PUSH, refused()).on(AUTH, Reply::json(200, "").ending(End::Nothing));
+    let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
+    log_in(&mut terminal, "alice", "pw");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 4, "{}", ended.text);
+    assert!(ended.text.contains("lost the connection to the engine"), "{}", ended.text);
+    assert_eq!(engine.requests().len(), 2, "a push, and one question about the login");
+}
+
+#[test]
 fn http_refusals_lead_to_the_same_question() {
     for (status, body) in [(401, r#"{"message":"unauthorized"}"#), (403, r#"{"message":""}"#), (401, "")] {
         let engine = FakeEngine::start()
@@ -265,15 +276,15 @@ fn a_push_whose_log_nobody_reads_can_be_stopped() {
 }
 
 #[test]
-fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
+fn nohup_keeps_a_push_going() {
     let pushing = r#"{"status":"Pushing","id":"aa"}"#;
     let engine = FakeEngine::start().on_every_push(Reply::stream([pushing]).ending(End::Hang));
     let env = TestEnv::new();
     let program = env.command(&engine).get_program().to_owned();
     let mut command = std::process::Command::new("sh");
     command.env_clear().envs(env.variables()).env("DOCKER_HOST", host(&engine.socket));
-    // As nohup does.
-    command.args(["-c", r#"trap '' HUP; exec "$0" regpush "$1""#]).arg(program).arg(IMAGE);
+    // HUP as nohup does it; INT as a shell does it for the background of a script.
+    command.args(["-c", r#"trap '' HUP INT; exec "$0" regpush "$1""#]).arg(program).arg(IMAGE);
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
     assert_eq!(stderr.next().unwrap().unwrap(), "aa: Pushing");
@@ -281,8 +292,8 @@ fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
     assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & 1, 1, "{status}");
-    kill(process, Signal::SIGTERM).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(143));
+    kill(process, Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
 #[test]

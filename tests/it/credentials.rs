@@ -206,7 +206,11 @@ fn a_helper_that_is_waited_for_is_named_and_ended_with_us() {
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
     let helper = fs::read_to_string(env.path("home/pid")).unwrap();
-    let gone = || kill(Pid::from_raw(helper.trim().parse().unwrap()), None).is_err();
+    // Or a zombie, where nobody waits for orphans.
+    let gone = || match fs::read_to_string(format!("/proc/{}/stat", helper.trim())) {
+        Ok(stat) => stat.contains(") Z "),
+        Err(_) => true,
+    };
     let started = Instant::now();
     while !gone() {
         assert!(started.elapsed() < Duration::from_secs(10), "the helper {helper} goes on");

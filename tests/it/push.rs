@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, host, refusal};
+use crate::support::engine::{DIGEST, End, FakeEngine, Ping, Reply, digest_line, host, refusal};
 use crate::support::env::{TestEnv, run, run_with_stdin};
 
 const REFERS: &str = r#"{"status":"The push refers to repository [localhost:5000/app]"}"#;
@@ -231,7 +231,22 @@ fn an_image_that_is_not_here_comes_with_the_names_that_are() {
 }
 
 #[test]
-fn a_ping_that_says_nothing_leaves_the_version_to_the_engine() {
+fn the_version_is_agreed_on_by_ping() {
+    let table = [
+        (Ping::Version141, "POST /v1.41/images/"),
+        (Ping::NoVersion, "POST /images/"),
+        (Ping::GetOnly, "POST /v1.41/images/"),
+    ];
+    for (ping, line) in table {
+        let engine = FakeEngine::start().with_ping(ping).on_every_push(Reply::stream([digest_line("1")]));
+        let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
+        assert_eq!(run.status, 0, "{ping:?}: {run}");
+        assert!(engine.pushes()[0].line.starts_with(line), "{ping:?}: {:?}", engine.pushes());
+    }
+}
+
+#[test]
+fn a_version_in_the_environment_is_taken_unasked() {
     let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
     let mut command = TestEnv::new().command(&engine);
     let pinned = run(command.args(["regpush", "localhost:5000/app:1"]).env("DOCKER_API_VERSION", "v1.30"));

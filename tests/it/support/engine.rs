@@ -48,6 +48,20 @@ pub enum End {
     Hang,
     /// Properly, and then the connection is closed without a word.
     Rude,
+    /// The connection is closed without an answer.
+    Nothing,
+}
+
+/// What the engine says to a ping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ping {
+    /// As 20.10.
+    #[default]
+    Version141,
+    /// As something that knows no versions.
+    NoVersion,
+    /// As something that does not know HEAD, and hangs up on it.
+    GetOnly,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +92,7 @@ impl Reply {
 
 #[derive(Default)]
 struct State {
+    ping: Ping,
     planned: VecDeque<(String, Reply)>,
     /// Answers each push, however often.
     always: Option<Reply>,
@@ -112,6 +127,11 @@ impl FakeEngine {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.0.lock().expect("no client panics")
+    }
+
+    pub fn with_ping(self, ping: Ping) -> Self {
+        self.state().ping = ping;
+        self
     }
 
     /// Plans the answer to the next request that starts with `line`.
@@ -172,14 +192,14 @@ fn serve(stream: UnixStream, shared: &(Mutex<State>, Condvar)) {
     let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
     let mut writer = stream;
     while let Ok(Some(request)) = read_request(&mut reader) {
-        let reply = {
+        let (reply, ping) = {
             let mut state = shared.0.lock().expect("no client panics");
             state.requests.push(request.clone());
             shared.1.notify_all();
-            reply_to(&mut state, &request)
+            (reply_to(&mut state, &request), state.ping)
         };
         let head_only = request.line.starts_with("HEAD ");
-        match answer(&mut writer, &reply, head_only) {
+        match answer(&mut writer, &reply, head_only, ping != Ping::NoVersion) {
             Ok(End::Proper) => {}
             Ok(End::Hang) => {
                 // Returns when the client closes.
@@ -188,14 +208,15 @@ fn serve(stream: UnixStream, shared: &(Mutex<State>, Condvar)) {
                 shared.1.notify_all();
                 return;
             }
-            Ok(End::Cut | End::Close | End::Rude) | Err(_) => return,
+            Ok(End::Cut | End::Close | End::Rude | End::Nothing) | Err(_) => return,
         }
     }
 }
 
 fn reply_to(state: &mut State, request: &Request) -> Reply {
     if request.line.ends_with(" /_ping") {
-        return Reply::json(200, "OK");
+        let hangs_up = state.ping == Ping::GetOnly && request.line.starts_with("HEAD ");
+        return Reply::json(200, "OK").ending(if hangs_up { End::Nothing } else { End::Proper });
     }
     if request.line.contains("/push?")
         && let Some(reply) = &state.always
@@ -235,8 +256,12 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     Ok(Some(request))
 }
 
-fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool) -> io::Result<End> {
-    let mut head = format!("HTTP/1.1 {} X\r\nApi-Version: 1.41\r\n", reply.status);
+fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool, with_version: bool) -> io::Result<End> {
+    if reply.end == End::Nothing {
+        return Ok(End::Nothing);
+    }
+    let version = if with_version { "Api-Version: 1.41\r\n" } else { "" };
+    let mut head = format!("HTTP/1.1 {} X\r\n{version}", reply.status);
     if let Some(content_type) = reply.content_type {
         head += &format!("Content-Type: {content_type}\r\n");
     }
