@@ -130,7 +130,7 @@ fn the_refused_push_is_over_while_somebody_types() {
         FakeEngine::start().on(PUSH, hanging).on(AUTH, Reply::json(200, LOGIN_GOOD)).on(PUSH, accepted());
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
     terminal.wait_for("Username");
-    engine.wait_until_client_is_gone();
+    engine.wait_until_connection_is_over();
     terminal.type_in("alice\r");
     terminal.wait_for("Password: ");
     terminal.type_in("pw\r");
@@ -146,6 +146,7 @@ fn a_connection_that_died_meanwhile_is_made_again() {
             .on(AUTH, Reply::json(200, LOGIN_GOOD).ending(End::Rude))
             .on(PUSH, accepted());
         let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
+        engine.wait_until_connection_is_over();
         log_in(&mut terminal, "alice", "pw");
         let ended = terminal.finish();
         assert_eq!(ended.status, 0, "{}", ended.text);
@@ -253,7 +254,7 @@ fn stopping_in_mid_push_closes_the_connection() {
         let ended = terminal.finish();
         assert_eq!(ended.status, status, "{}", ended.text);
         assert!(ended.restored);
-        engine.wait_until_client_is_gone();
+        engine.wait_until_connection_is_over();
     }
 }
 
@@ -310,5 +311,5 @@ fn docker_hanging_up_the_control_socket_stops_the_push() {
     engine.wait_for_pushes(1);
     drop(control);
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    engine.wait_until_client_is_gone();
+    engine.wait_until_connection_is_over();
 }

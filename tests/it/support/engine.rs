@@ -98,7 +98,7 @@ struct State {
     always: Option<Reply>,
     requests: Vec<Request>,
     unplanned: Vec<String>,
-    /// Clients that went while an answer was hanging.
+    /// Connections that are over: the client went from a hanging answer, or we were rude.
     gone: usize,
 }
 
@@ -155,9 +155,9 @@ impl FakeEngine {
         self.requests().into_iter().filter(|request| request.line.contains("/push?")).collect()
     }
 
-    /// Waits until a client has gone from a hanging answer.
-    pub fn wait_until_client_is_gone(&self) {
-        self.wait("the client stayed", |state| state.gone > 0);
+    /// Waits until a connection is over: the client has gone from a hanging answer, or we were rude.
+    pub fn wait_until_connection_is_over(&self) {
+        self.wait("the connection stayed", |state| state.gone > 0);
     }
 
     /// Waits until this many pushes have come in.
@@ -208,7 +208,13 @@ fn serve(stream: UnixStream, shared: &(Mutex<State>, Condvar)) {
                 shared.1.notify_all();
                 return;
             }
-            Ok(End::Cut | End::Close | End::Rude | End::Nothing) | Err(_) => return,
+            Ok(End::Rude) => {
+                drop((reader, writer));
+                shared.0.lock().expect("no client panics").gone += 1;
+                shared.1.notify_all();
+                return;
+            }
+            Ok(End::Cut | End::Close | End::Nothing) | Err(_) => return,
         }
     }
 }
