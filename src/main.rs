@@ -1,14 +1,16 @@
 //! argv and signals in, exit status out.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::process::{self, ExitCode};
+use std::sync::mpsc;
 use std::time::Duration;
 use std::{env, fs, io, thread};
 
 use docker_regpush::secret::Secret;
 use docker_regpush::{command, plugin};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 /// Usage errors, as docker's own.
@@ -70,16 +72,21 @@ fn take_auth_config() -> Option<Secret> {
 async fn cancelled() -> u8 {
     const GRACE: Duration = Duration::from_secs(2);
     let (tell, told) = oneshot::channel();
+    let (ready, is_ready) = mpsc::channel::<Infallible>();
     thread::spawn(move || {
         let Ok(runtime) = new_runtime() else { return };
         runtime.block_on(async {
-            let status = first_reason().await;
+            let Ok(signals) = Signals::catch() else { return };
+            drop(ready);
+            let status = signals.first_reason().await;
             // The receiver is gone when the call has just ended by itself.
             let _ = tell.send(status);
             tokio::time::sleep(GRACE).await;
             process::exit(status.into());
         });
     });
+    // From here on every signal is caught, before anything is asked at a terminal.
+    let _ = is_ready.recv();
     match told.await {
         Ok(status) => status,
         // No thread, no signals: they end the process by themselves.
@@ -87,32 +94,46 @@ async fn cancelled() -> u8 {
     }
 }
 
-/// Waits for a signal, or for docker to hang up, and says what status that is.
-async fn first_reason() -> u8 {
-    let signalled = |kind: SignalKind, status: u8| async move {
-        match signal(kind) {
-            Ok(mut signals) => _ = signals.recv().await,
-            // The signal then ends the process by itself.
-            Err(_) => std::future::pending().await,
-        }
-        status
-    };
-    // docker takes the first two even where they are ignored, as in the background of a script; and
-    // leaves the third alone, so that `nohup docker …` goes on.
-    let hangs_up = !is_hangup_ignored();
-    let any_signal = async {
+/// docker takes the first two even where they are ignored, as in the background of a script; and
+/// leaves the third alone, so that `nohup docker …` goes on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup,
+        })
+    }
+
+    /// Waits for a signal, or for docker to hang up, and says what status that is.
+    async fn first_reason(mut self) -> u8 {
         tokio::select! {
-            status = signalled(SignalKind::interrupt(), INTERRUPTED) => status,
-            status = signalled(SignalKind::terminate(), 143) => status,
-            status = signalled(SignalKind::hangup(), 129), if hangs_up => status,
+            status = self.next() => status,
+            () = plugin::stopped_by_docker() => {
+                // With `docker regpush … | tee` both come together; the signal knows the status.
+                tokio::time::timeout(Duration::from_millis(50), self.next()).await.unwrap_or(INTERRUPTED)
+            }
         }
-    };
-    tokio::pin!(any_signal);
-    tokio::select! {
-        status = &mut any_signal => status,
-        () = plugin::stopped_by_docker() => {
-            // With `docker regpush … | tee` both come together; the signal knows the status.
-            tokio::time::timeout(Duration::from_millis(50), any_signal).await.unwrap_or(INTERRUPTED)
+    }
+
+    async fn next(&mut self) -> u8 {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => INTERRUPTED,
+            _ = self.terminate.recv() => 143,
+            _ = hangup => 129,
         }
     }
 }

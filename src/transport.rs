@@ -80,6 +80,8 @@ impl Transport {
         repeatable: bool,
     ) -> Result<Sent, TransportError> {
         let Some(mut link) = self.link.take() else { return Ok(Sent::Not(request)) };
+        // If the end of the connection has come, lets the task that moves its bytes see it first.
+        tokio::task::yield_now().await;
         if link.ready().await.is_err() {
             return Ok(Sent::Not(request));
         }
