@@ -3,8 +3,13 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use portable_pty::CommandBuilder;
 use serde_json::Value;
 
@@ -121,8 +126,9 @@ impl From<Output> for Run {
     }
 }
 
+/// Runs it with what was set for its stdin, which is nothing.
 pub fn run(command: &mut Command) -> Run {
-    command.output().expect("the executable runs").into()
+    finish(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the executable runs"))
 }
 
 /// Runs it with this on its stdin.
@@ -134,7 +140,19 @@ pub fn run_with_stdin(command: &mut Command, stdin: &[u8]) -> Run {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         written => written.expect("a pipe"),
     }
-    child.wait_with_output().expect("it ends").into()
+    finish(child)
+}
+
+/// A program that does not end fails its test, rather than keep it for ever.
+fn finish(child: Child) -> Run {
+    let process = Pid::from_raw(child.id().try_into().expect("a process number"));
+    let (ended, is_ended) = mpsc::channel();
+    thread::spawn(move || ended.send(child.wait_with_output()));
+    let Ok(output) = is_ended.recv_timeout(Duration::from_secs(60)) else {
+        let _ = kill(process, Signal::SIGKILL);
+        panic!("the executable does not end");
+    };
+    output.expect("it can be waited for").into()
 }
 
 pub fn exists(path: &Path) -> bool {
