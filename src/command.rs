@@ -35,12 +35,12 @@ const MAX_PASSWORD: u64 = 64 << 10;
 /// * `cancelled`: ends with an exit status when the call is to be given up.
 pub async fn run(call: &Call, auth_config: Option<Secret>, cancelled: impl Future<Output = u8>) -> u8 {
     let started = Instant::now();
-    let mut record = Record { attempts: 0, progress: Progress::default(), login: None, warnings: Vec::new() };
+    let mut record = Record::default();
     let parsed = call.push.image.parse::<Reference>();
-    // Reads stdin, before signals are caught: they end the process as long as it waits there.
-    let not_one =
+    let no_reference =
         |error: &ReferenceError| Error::Reference { typed: call.push.image.clone(), reason: error.clone() };
-    let checked = parsed.as_ref().map_err(not_one);
+    let checked = parsed.as_ref().map_err(no_reference);
+    // Credentials may be read from stdin, before signals are caught: until then they end the process.
     let result = match checked.and_then(|reference| Ok((reference, given_credentials(&call.push)?))) {
         Err(error) => Err(error),
         Ok((reference, given)) => tokio::select! {

@@ -100,6 +100,9 @@ impl Error {
                 ));
             }
             Self::Context(ContextError::NotFound { .. }) => "see `docker context ls`",
+            Self::Context(ContextError::Unsupported { .. }) => {
+                "choose an engine with a unix:// endpoint (`docker context ls`), or use `docker push`"
+            }
             Self::Engine(error) | Self::Push(PushError::Engine(error)) => return engine_hint(error),
             Self::Push(PushError::Refused(refusal)) => return refusal_hint(refusal),
             Self::Push(PushError::Unconfirmed { .. }) => "look into the engine's log, and push again",

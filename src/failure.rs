@@ -189,7 +189,7 @@ const RULES: &[Rule] = rules![
     Is(Auth), ["x-registry-auth"], [], LOG_IN;
 
     // 3 · no such image here; engines say it of the local store only
-    Is(NotFound), ["an image does not exist locally", "tag does not exist: ", "image not known", "no such image",
+    Is(NotFound), ["tag does not exist: ", "image not known", "no such image",
         "repository does not exist: ", "failed to find image", "does not resolve to an image id", "image not found locally",
         "unable to find image", "no such id", "image does not exist locally"], [], BUILD_FIRST;
 
@@ -255,7 +255,7 @@ const RULES: &[Rule] = rules![
         "project not found"], [], CREATE_REPOSITORY;
     Is(Rejected), ["manifest invalid", "manifest_invalid", "manifest unverified", "manifest_unverified", "manifest failed signature",
         "schema 1", "media type", "media-type", "mediatype", "unsupported manifest"], [415], FORMAT;
-    Is(Rejected), ["deploying to groups", "operation is disallowed", "is disallowed", "read-only", "read only mode", "readonly", "is blocked",
+    Is(Rejected), ["deploying to groups", "is disallowed", "read-only", "read only mode", "readonly", "is blocked",
         "been blocked", "blocked by", "method not allowed", "policy violation", "violates", "vulnerabilit", "not signed", "unsupported: ", "is unsupported", "unsupported\n",
         "policy_violation", "legal reasons", "payment required", "billing", "subscription", "pricing plan"], [402, 405, 409, 412, 451],
         "the registry does not take this image there: see its rules for {repository}";
@@ -314,8 +314,9 @@ pub fn classify(evidence: &Evidence<'_>) -> Verdict {
             NetworkUnlessManifest if evidence.phase == Phase::Manifest => Rejected,
             NetworkUnlessManifest => Network,
         };
-        let hint =
-            if class == Auth && matches!(rule.conclusion, AuthUnlessSent) { LOG_IN } else { rule.hint };
+        // Without credentials there is no account that might not write.
+        let nobody = !evidence.credentials_sent && matches!(rule.hint, MAY_NOT_WRITE | NO_REASON);
+        let hint = if nobody { LOG_IN } else { rule.hint };
         return Verdict { class, hint };
     }
     match evidence.http_status {
@@ -531,6 +532,14 @@ mod tests {
         for (message, class) in table {
             let evidence = Evidence::of_text(message, true);
             assert_eq!(classify(&evidence).class, class, "{message}");
+        }
+    }
+
+    #[test]
+    fn who_sent_no_credentials_is_told_to_log_in() {
+        for message in ["denied: requested access to the resource is denied", "denied", "403 (Forbidden)"] {
+            assert_eq!(classify(&Evidence::of_text(message, false)).hint, LOG_IN, "{message}");
+            assert_ne!(classify(&Evidence::of_text(message, true)).hint, LOG_IN, "{message}");
         }
     }
 

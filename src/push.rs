@@ -125,7 +125,7 @@ impl fmt::Display for Refusal {
 }
 
 /// What is known of a push when it ends, however it ends.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Record {
     pub attempts: u32,
     pub progress: Progress,

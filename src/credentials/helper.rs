@@ -27,7 +27,6 @@ const NOT_FOUND: &str = "credentials not found in native keychain";
 const TOKEN: &str = "<token>";
 /// A helper that takes longer is probably waiting for its user: a PIN, a touch.
 const SLOW: Duration = Duration::from_secs(3);
-
 /// Characters of what a helper says for itself.
 const MAX_REASON: usize = 200;
 

@@ -163,6 +163,7 @@ pub struct Found {
 /// `docker login` keeps the tokens of its web login beside the Hub's key; they are no password.
 const HUB_TOKEN_KEYS: [&str; 2] =
     ["https://index.docker.io/v1/access-token", "https://index.docker.io/v1/refresh-token"];
+
 /// Everything that may hold credentials, in the order it is asked.
 #[derive(Debug)]
 pub struct Keyring {
@@ -239,9 +240,7 @@ impl Keyring {
         let credentials = keep(decode(entry).map_err(|problem| self.bad_entry(name, problem)))?;
         Some((credentials, Source::File(self.config.path.clone())))
     }
-}
 
-impl Keyring {
     fn bad_entry(&self, registry: &str, problem: &'static str) -> CredentialsError {
         CredentialsError::Entry { registry: clean(registry), path: self.config.path.clone(), problem }
     }

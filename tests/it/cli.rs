@@ -99,6 +99,7 @@ fn an_engine_that_cannot_be_reached_yet_is_named() {
     let run = run(words(&env, &["regpush", "app"]).env("DOCKER_HOST", "tcp://127.0.0.1:1"));
     assert_eq!(run.status, 4, "{run}");
     assert!(run.stderr.contains("cannot reach `tcp://127.0.0.1:1` (from DOCKER_HOST)"), "{run}");
+    assert!(run.stderr.contains("hint: choose an engine with a unix:// endpoint"), "{run}");
 }
 
 #[test]
