@@ -8,6 +8,7 @@ use crate::context::{Address, ContextError, Endpoint};
 use crate::credentials::Source;
 use crate::credentials::prompt::PromptError;
 use crate::engine::EngineError;
+use crate::event::DecodeError;
 use crate::failure::Class;
 use crate::push::{PushError, Refusal, Suggestion};
 use crate::reference::{Reference, ReferenceError};
@@ -55,7 +56,7 @@ impl Error {
             Self::Context(_) | Self::Engine(_) => Class::Engine,
             Self::Push(error) => match error {
                 PushError::Refused(refusal) => refusal.verdict.class,
-                PushError::Engine(_) | PushError::Unconfirmed { .. } => Class::Engine,
+                PushError::Engine { .. } | PushError::Unconfirmed { .. } => Class::Engine,
                 PushError::Prompt { .. } | PushError::GivenUp { .. } | PushError::NothingTyped { .. } => {
                     Class::Auth
                 }
@@ -103,7 +104,9 @@ impl Error {
             Self::Context(ContextError::Unsupported { .. }) => {
                 "choose an engine with a unix:// endpoint (`docker context ls`), or use `docker push`"
             }
-            Self::Engine(error) | Self::Push(PushError::Engine(error)) => return engine_hint(error),
+            Self::Engine(error) | Self::Push(PushError::Engine { source: error, .. }) => {
+                return engine_hint(error);
+            }
             Self::Push(PushError::Refused(refusal)) => return refusal_hint(refusal),
             Self::Push(PushError::Unconfirmed { .. }) => "look into the engine's log, and push again",
             Self::Push(
@@ -138,7 +141,8 @@ fn engine_hint(error: &EngineError) -> Option<String> {
         EngineError::Transport(TransportError::Lost(error)) if error.is_parse() => {
             "what answers there is no engine: check --host, --context and DOCKER_HOST".to_owned()
         }
-        EngineError::Transport(TransportError::Lost(_)) => {
+        EngineError::Transport(TransportError::Lost(_))
+        | EngineError::Decode(DecodeError::Truncated { .. }) => {
             "the engine may have stopped: look into its log, and push again".to_owned()
         }
         EngineError::ApiVersion(_) => "set it to a version like 1.41, or unset it".to_owned(),

@@ -25,8 +25,13 @@ const MAX_SIMILAR: usize = 3;
 pub enum PushError {
     #[error("{0}")]
     Refused(Box<Refusal>),
-    #[error(transparent)]
-    Engine(#[from] EngineError),
+    /// The engine went away in the middle, or does not talk as one.
+    #[error("cannot push {reference}")]
+    Engine {
+        reference: String,
+        #[source]
+        source: EngineError,
+    },
     /// The stream ended properly, and named no digest.
     #[error("the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`")]
     Unconfirmed { reference: String, tag: String },
@@ -222,7 +227,7 @@ impl Push<'_> {
                 self.record.progress.refusal = Some(reason);
                 return Ok(Err(verdict));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(self.engine_error(error)),
         }
         let tag = self.reference.tag_or_latest();
         let pushed = self.record.progress.pushed.iter().find(|pushed| pushed.tag == tag);
@@ -314,7 +319,8 @@ impl Push<'_> {
                 continue;
             }
             let typed = Credentials::Basic { username: name.clone(), password };
-            match self.engine.check(&typed, self.reference.credentials_key()).await? {
+            let checked = self.engine.check(&typed, self.reference.credentials_key()).await;
+            match checked.map_err(|error| self.engine_error(error))? {
                 AuthAnswer::Accepted { identity_token: Some(token) } => {
                     return Ok(Credentials::IdentityToken { username, token });
                 }
@@ -337,6 +343,10 @@ impl Push<'_> {
         } else {
             PushError::GivenUp { registry, refused }
         })
+    }
+
+    fn engine_error(&self, source: EngineError) -> PushError {
+        PushError::Engine { reference: self.reference.familiar(), source }
     }
 
     fn warn(&mut self, warning: String) {

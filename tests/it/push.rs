@@ -141,6 +141,7 @@ fn what_ends_without_a_digest_is_a_failure_that_says_so() {
         let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
         assert_eq!(run.status, 4, "{name}: {run}");
         assert!(run.stderr.contains(message), "{name}: {run}");
+        assert!(run.stderr.contains("localhost:5000/app:1"), "{name}: {run}");
         assert_eq!(run.stdout, "", "{name}");
     }
 }
