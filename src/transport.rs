@@ -39,22 +39,17 @@ pub struct Transport {
     link: Option<SendRequest<Body>>,
 }
 
-enum Sent {
-    Answered(Response<Incoming>),
-    /// Here it is back.
-    Not(Request<Body>),
-}
-
 impl Transport {
     pub fn new(endpoint: Endpoint) -> Self {
         Self { endpoint, link: None }
     }
 
     /// Sends a request, and returns when the engine has answered with a status. The connection is
-    /// used again if the answer before was read to its end; one that turns out to be dead, as after
-    /// a long wait for somebody at a prompt, is made anew.
+    /// used again if the answer before was read to its end; if it turns out to be dead, the request
+    /// goes out once more on a new one.
     ///
-    /// * `repeatable`: may go out a second time, if the first went into a dying connection.
+    /// * `repeatable`: may arrive twice. What may not goes on a new connection at once, since of one
+    ///   that breaks nobody knows what had arrived.
     ///
     /// # Errors
     /// [`TransportError::Unreachable`] if no connection can be made, [`TransportError::Lost`] if
@@ -64,39 +59,17 @@ impl Transport {
         request: Request<Body>,
         repeatable: bool,
     ) -> Result<Response<Incoming>, TransportError> {
-        let request = match self.send_on_kept(request, repeatable).await? {
-            Sent::Answered(response) => return Ok(response),
-            Sent::Not(request) => request,
-        };
+        if let Some(mut link) = self.link.take().filter(|_| repeatable)
+            && link.ready().await.is_ok()
+            && let Ok(response) = link.send_request(request.clone()).await
+        {
+            self.link = Some(link);
+            return Ok(response);
+        }
         let mut link = self.dial().await?;
         let response = link.send_request(request).await.map_err(TransportError::Lost)?;
         self.link = Some(link);
         Ok(response)
-    }
-
-    async fn send_on_kept(
-        &mut self,
-        request: Request<Body>,
-        repeatable: bool,
-    ) -> Result<Sent, TransportError> {
-        let Some(mut link) = self.link.take() else { return Ok(Sent::Not(request)) };
-        // If the end of the connection has come, lets the task that moves its bytes see it first.
-        tokio::task::yield_now().await;
-        if link.ready().await.is_err() {
-            return Ok(Sent::Not(request));
-        }
-        let copy = repeatable.then(|| request.clone());
-        match link.try_send_request(request).await {
-            Ok(response) => {
-                self.link = Some(link);
-                Ok(Sent::Answered(response))
-            }
-            // It never left, or nothing came back and it may go again.
-            Err(mut error) => match error.take_message().or(copy) {
-                Some(request) => Ok(Sent::Not(request)),
-                None => Err(TransportError::Lost(error.into_error())),
-            },
-        }
     }
 
     async fn dial(&self) -> Result<SendRequest<Body>, TransportError> {
