@@ -1,8 +1,9 @@
 //! What may be typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 /// Docker's own options. They come before the plugin's name, and mean what they mean to docker.
 ///
@@ -11,7 +12,7 @@ use clap::{ArgAction, Args, Parser, ValueEnum};
 #[command(next_help_heading = "Docker's options")]
 pub struct DockerOptions {
     /// Docker's config directory [default: $DOCKER_CONFIG or ~/.docker]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub config: Option<PathBuf>,
     /// The context that names the engine [default: $DOCKER_CONTEXT or the current one]
     #[arg(short, long, value_name = "NAME")]
@@ -19,24 +20,31 @@ pub struct DockerOptions {
     /// Show each call to the engine
     #[arg(short = 'D', long)]
     pub debug: bool,
-    /// The engine's socket, such as unix:///var/run/docker.sock [default: $DOCKER_HOST]
+    /// Where the engine listens: unix://, tcp:// or ssh:// [default: $DOCKER_HOST]
     #[arg(short = 'H', long = "host", value_name = "URL")]
     pub hosts: Vec<String>,
     /// debug, info, warn, error or fatal; debug is the same as -D
     #[arg(short, long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// Use TLS (TCP engines only)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]
+    /// Speak TLS with the engine; also implied by --tlsverify [default: $DOCKER_TLS]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pub tls: Option<bool>,
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// Trust engines with certificates of this CA [default: ca.pem in $DOCKER_CERT_PATH or ~/.docker]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub tlscacert: Option<PathBuf>,
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// Show the engine this certificate [default: cert.pem there]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub tlscert: Option<PathBuf>,
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// Its key [default: key.pem there]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub tlskey: Option<PathBuf>,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]
+    /// Speak TLS, and verify the engine [default: $DOCKER_TLS_VERIFY]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pub tlsverify: Option<bool>,
 }
+
+/// What docker takes for a level, and `warning`, which it takes too.
+pub const LOG_LEVELS: [&str; 8] = ["debug", "info", "warn", "warning", "error", "fatal", "panic", "trace"];
 
 impl DockerOptions {
     /// The level as docker reads it: in any case.
@@ -47,14 +55,39 @@ impl DockerOptions {
     pub fn is_debug(&self) -> bool {
         self.debug || self.log_level().is_some_and(|level| level == "debug" || level == "trace")
     }
+
+    /// Those that choose an engine, for a docker that is to reach it for us.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        let paths = [
+            ("--config", &self.config),
+            ("--tlscacert", &self.tlscacert),
+            ("--tlscert", &self.tlscert),
+            ("--tlskey", &self.tlskey),
+        ];
+        for (name, path) in paths {
+            arguments.extend(path.iter().flat_map(|path| [OsString::from(name), path.into()]));
+        }
+        let texts = [("--context", self.context.as_ref()), ("--host", self.hosts.first())];
+        for (name, text) in texts {
+            arguments.extend(text.iter().flat_map(|text| [OsString::from(name), text.into()]));
+        }
+        for (name, flag) in [("--tls", self.tls), ("--tlsverify", self.tlsverify)] {
+            arguments.extend(flag.map(|flag| OsString::from(format!("{name}={flag}"))));
+        }
+        arguments
+    }
 }
 
 /// What a push takes.
 #[derive(Args, Clone, Debug)]
 pub struct PushOptions {
     /// The image, named for its registry: [HOST[:PORT]/]PATH[:TAG]
-    #[arg(value_name = "IMAGE")]
-    pub image: String,
+    #[arg(value_name = "IMAGE", required = true)]
+    image: Option<String>,
+    /// Every tag that the repository IMAGE has in the engine
+    #[arg(short, long)]
+    pub all_tags: bool,
     /// Only the result, warnings and errors; the same as --progress none
     #[arg(short, long)]
     pub quiet: bool,
@@ -87,6 +120,13 @@ pub struct PushOptions {
     pub disable_content_trust: bool,
 }
 
+impl PushOptions {
+    /// The image as it was typed.
+    pub fn image(&self) -> &str {
+        self.image.as_deref().expect("clap wants one where there is no other command")
+    }
+}
+
 /// Basic authentication ends a user name at the first colon (RFC 7617, 2).
 fn username(typed: &str) -> Result<String, &'static str> {
     match typed {
@@ -94,6 +134,31 @@ fn username(typed: &str) -> Result<String, &'static str> {
         typed if typed.contains(':') => Err("a user name cannot have a colon"),
         typed => Ok(typed.to_owned()),
     }
+}
+
+/// Words that are no image; one of that name is written `hook:latest`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Words {
+    /// A hint after a failed `docker push`, shown by docker
+    Hook {
+        #[command(subcommand)]
+        action: HookAction,
+    },
+    /// Kept free for commands to come.
+    #[command(hide = true)]
+    Auth { registry: Option<String> },
+    #[command(hide = true)]
+    Ls { registry: Option<String> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum HookAction {
+    /// Have docker ask regpush after each `docker push`
+    Install,
+    /// Take that back
+    Remove,
+    /// Whether docker asks, and whether it shows hints at all
+    Status,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -117,8 +182,11 @@ pub enum Format {
 #[command(
     name = "docker-regpush",
     bin_name = "docker regpush",
-    override_usage = "docker regpush [OPTIONS] IMAGE",
+    override_usage = "docker regpush [OPTIONS] IMAGE\n       docker regpush hook install|remove|status",
     version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
     about = ABOUT,
     long_about = None,
     after_help = AFTER_HELP
@@ -126,14 +194,19 @@ pub enum Format {
 pub struct PluginCommand {
     #[command(flatten)]
     pub push: PushOptions,
+    #[command(subcommand)]
+    pub words: Option<Words>,
 }
 
 /// The same without docker, its options among ours.
 #[derive(Debug, Parser)]
 #[command(
     name = "docker-regpush",
-    override_usage = "docker-regpush [OPTIONS] IMAGE",
+    override_usage = "docker-regpush [OPTIONS] IMAGE\n       docker-regpush hook install|remove|status",
     version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
     about = ABOUT,
     long_about = None,
     after_help = AFTER_HELP
@@ -143,6 +216,8 @@ pub struct StandaloneCommand {
     pub push: PushOptions,
     #[command(flatten)]
     pub docker: DockerOptions,
+    #[command(subcommand)]
+    pub words: Option<Words>,
 }
 
 const ABOUT: &str = "\
@@ -160,5 +235,6 @@ Exit status:
 
 Examples:
   docker regpush registry.example.com/team/app:1.2
+  docker -c build-box regpush --all-tags registry.example.com/team/app
   image=$(docker regpush -q localhost:5000/app)
   docker regpush -u ci --password-stdin registry.example.com/app:1 <token.txt";

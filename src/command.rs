@@ -1,22 +1,21 @@
-//! A call from its options to its exit status: what is set up for a push, and what is told of it.
+//! A push from its options to its exit status: what is set up for it, and what is told of it.
 
 use std::env;
 use std::future::Future;
 use std::io::{self, IsTerminal, Read, Write};
 use std::time::{Duration, Instant};
 
-use crate::cli::{ProgressMode, PushOptions};
-use crate::config;
-use crate::config::Config;
-use crate::context::{Choice, Endpoint};
+use crate::cli::{DockerOptions, ProgressMode, PushOptions};
+use crate::config::{self, Config};
+use crate::context::{Choice, Endpoint, TlsChoice};
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Keyring};
-use crate::engine::Engine;
+use crate::engine::{Engine, LocalImage};
 use crate::error::Error;
-use crate::plugin::Call;
+use crate::headers;
 use crate::present::{Plain, Presenter, Silent, Tty, terminal_size};
 use crate::progress::{Progress, PushedTag};
-use crate::push::{Push, Record};
+use crate::push::{Push, Record, suggest};
 use crate::reference::{Reference, ReferenceError};
 use crate::report::Report;
 use crate::secret::Secret;
@@ -25,105 +24,232 @@ use crate::text::{clean, human_size};
 /// How long a credential helper may take where nobody can answer it.
 const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
 
+/// How long an engine may take to list its images.
+const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Bytes; tokens reach a few thousand. What is longer is another file, or has no end.
 const MAX_PASSWORD: u64 = 64 << 10;
 
-/// Carries out a call, and returns its exit status.
+/// Pushes what was asked for, and returns the exit status.
 ///
 /// * `auth_config`: the value of `DOCKER_AUTH_CONFIG`, taken out of the environment so that no
 ///   child inherits it.
 /// * `cancelled`: ends with an exit status when the call is to be given up.
-pub async fn run(call: &Call, auth_config: Option<Secret>, cancelled: impl Future<Output = u8>) -> u8 {
-    let started = Instant::now();
-    let mut record = Record::default();
-    let parsed = call.push.image.parse::<Reference>();
-    let no_reference =
-        |error: &ReferenceError| Error::Reference { typed: call.push.image.clone(), reason: error.clone() };
-    let checked = parsed.as_ref().map_err(no_reference);
+pub async fn run(
+    docker: &DockerOptions,
+    options: &PushOptions,
+    auth_config: Option<Secret>,
+    cancelled: impl Future<Output = u8>,
+) -> u8 {
+    let mut run = Run {
+        docker,
+        options,
+        reference: None,
+        record: Record::default(),
+        started: Instant::now(),
+        status: 0,
+    };
     // Credentials may be read from stdin, before signals are caught: until then they end the process.
-    let result = match checked.and_then(|reference| Ok((reference, given_credentials(&call.push)?))) {
-        Err(error) => Err(error),
-        Ok((reference, given)) => tokio::select! {
-            result = push(call, reference, given, auth_config, &mut record) => result,
+    let given = run.read_reference().and_then(|()| given_credentials(options));
+    match given {
+        Err(error) => run.finish(Err(error)),
+        Ok(given) => tokio::select! {
+            () = run.all(given, auth_config) => {}
             // Dropping the push closes its connection, and with that the engine stops.
-            status = cancelled => Err(Error::Cancelled(status)),
+            status = cancelled => run.finish(Err(Error::Cancelled(status))),
         },
-    };
-    let elapsed = started.elapsed();
-    let report = Report {
-        typed: &call.push.image,
-        reference: parsed.as_ref().ok(),
-        record: &record,
-        elapsed,
-        result: &result,
-    };
-    let written = match report.write(call.push.format, &mut io::stdout().lock()) {
-        // Who reads only part of the result wants no more: `docker regpush … | head -c 0`.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(Error::Output),
-    };
-    match result.and(written) {
-        Ok(()) => 0,
-        Err(error) => {
-            tell_error(&error);
-            error.exit_status()
+    }
+    run.status
+}
+
+/// One call of the program: images one after the other, each with a result of its own.
+struct Run<'a> {
+    docker: &'a DockerOptions,
+    options: &'a PushOptions,
+    /// The image at work, and what is known of its push; with the first it is all that was typed.
+    reference: Option<Reference>,
+    record: Record,
+    started: Instant,
+    /// Of the first failure.
+    status: u8,
+}
+
+/// What the pushes of a call share.
+struct Session {
+    presenter: Box<dyn Presenter>,
+    keyring: Keyring,
+    terminal: Option<Terminal>,
+    engine: Engine,
+}
+
+impl Run<'_> {
+    fn read_reference(&mut self) -> Result<(), Error> {
+        let typed = self.options.image();
+        let reference = typed
+            .parse::<Reference>()
+            .map_err(|reason: ReferenceError| Error::Reference { typed: typed.to_owned(), reason })?;
+        let has_tag = reference.tag().is_some();
+        self.reference = Some(reference);
+        if self.options.all_tags && has_tag { Err(Error::TagWithAllTags) } else { Ok(()) }
+    }
+
+    async fn all(&mut self, given: Option<Credentials>, auth_config: Option<Secret>) {
+        let prepared = match self.prepare(given, auth_config).await {
+            Ok(mut session) => self.targets(&mut session).await.map(|targets| (session, targets)),
+            Err(error) => Err(error),
+        };
+        let (mut session, targets) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return self.finish(Err(error)),
+        };
+        for target in targets {
+            self.reference = Some(target.clone());
+            let result = self.push(&target, &mut session).await;
+            let is_over = matches!(result, Err(Error::Cancelled(_)));
+            if matches!(&result, Err(Error::Push(error)) if error.is_unanswered()) {
+                // Nobody is asked twice in one call.
+                session.terminal = None;
+            }
+            self.finish(result);
+            if is_over {
+                return;
+            }
         }
+    }
+
+    async fn prepare(
+        &mut self,
+        given: Option<Credentials>,
+        auth_config: Option<Secret>,
+    ) -> Result<Session, Error> {
+        let options = self.options;
+        let debug = self.docker.is_debug();
+        let mut presenter = presenter(match options.progress {
+            _ if options.quiet => ProgressMode::None,
+            // A redrawn screen and lines of debugging spoil each other.
+            ProgressMode::Auto if debug => ProgressMode::Plain,
+            mode => mode,
+        });
+        let directory = config::directory(self.docker.config.as_deref())?;
+        let loaded = Config::load(&directory).map_err(|error| {
+            let warning = Error::from(error).message();
+            presenter.tell(&format!("warning: {warning}"));
+            self.record.warnings.push(warning.clone());
+            warning
+        });
+        let (config, config_problem) = match loaded {
+            Ok(config) => (config, None),
+            Err(problem) => (Config::empty(&directory), Some(problem)),
+        };
+        let endpoint = Endpoint::resolve(&choice(self.docker), &config)?;
+        let headers = headers::custom(&config)?;
+        let terminal = Terminal::find();
+        let patience = terminal.is_none().then_some(UNATTENDED_HELPER);
+        let keyring = Keyring { given, variable: auth_config, config, config_problem, patience, typed: None };
+        let engine = Engine::connect(endpoint, headers, debug.then_some(tell_debug)).await?;
+        Ok(Session { presenter, keyring, terminal: terminal.filter(|_| !options.no_prompt), engine })
+    }
+
+    /// What is to be pushed: the image, or each tag of it that the engine has, in the order of names.
+    /// One by one, since podman does not know "all", and so that each has its result.
+    async fn targets(&mut self, session: &mut Session) -> Result<Vec<Reference>, Error> {
+        let reference = self.reference.clone().expect("read before");
+        if !self.options.all_tags {
+            if reference.tag().is_none() {
+                session.presenter.note("Using default tag: latest");
+            }
+            return Ok(vec![reference]);
+        }
+        let images = session.engine.local_images(LIST_TIMEOUT).await?;
+        let same_repository = |name: &String| {
+            let named =
+                name.parse::<Reference>().ok().filter(|named| named.repository() == reference.repository());
+            named.and_then(|named| Some(reference.with_tag(named.tag()?)))
+        };
+        let mut targets: Vec<Reference> =
+            images.iter().filter_map(|image| same_repository(&image.name)).collect();
+        targets.sort_by(|a, b| a.tag().cmp(&b.tag()));
+        targets.dedup();
+        if targets.is_empty() {
+            let suggestion = suggest(&reference, &repositories(images));
+            return Err(Error::NoTags { repository: reference.familiar_repository(), suggestion });
+        }
+        Ok(targets)
+    }
+
+    async fn push(&mut self, reference: &Reference, session: &mut Session) -> Result<PushedTag, Error> {
+        let push = Push {
+            reference,
+            engine: &mut session.engine,
+            keyring: &mut session.keyring,
+            terminal: session.terminal.as_ref(),
+            presenter: &mut *session.presenter,
+            record: &mut self.record,
+        };
+        let pushed = push.run().await?;
+        if self.record.progress.platform_instead_of_index {
+            let warning =
+                "not every platform of the image is here; only the one that is was pushed under this tag";
+            session.presenter.tell(&format!("warning: {warning}"));
+            self.record.warnings.push(warning.to_owned());
+        }
+        session.presenter.note(&summary(reference, &self.record.progress));
+        Ok(pushed)
+    }
+
+    /// Tells how the image at work ended, and is ready for the next.
+    fn finish(&mut self, result: Result<PushedTag, Error>) {
+        let report = Report {
+            typed: self.options.image(),
+            reference: self.reference.as_ref(),
+            record: &self.record,
+            elapsed: self.started.elapsed(),
+            result: &result,
+        };
+        let written = match report.write(self.options.format, &mut io::stdout().lock()) {
+            // Who reads only part of the result wants no more: `docker regpush … | head -c 0`.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => written.map_err(Error::Output),
+        };
+        if let Err(error) = result.and(written) {
+            tell_error(&error);
+            if self.status == 0 {
+                self.status = error.exit_status();
+            }
+        }
+        (self.record, self.started) = (Record::default(), Instant::now());
     }
 }
 
-async fn push(
-    call: &Call,
-    reference: &Reference,
-    given: Option<Credentials>,
-    auth_config: Option<Secret>,
-    record: &mut Record,
-) -> Result<PushedTag, Error> {
-    let options = &call.push;
-    let debug = call.docker.is_debug();
-    let mut presenter = presenter(match options.progress {
-        _ if options.quiet => ProgressMode::None,
-        // A redrawn screen and lines of debugging spoil each other.
-        ProgressMode::Auto if debug => ProgressMode::Plain,
-        mode => mode,
-    });
-    let directory = config::directory(call.docker.config.as_deref())?;
-    let loaded = Config::load(&directory).map_err(|error| {
-        let warning = Error::from(error).message();
-        presenter.tell(&format!("warning: {warning}"));
-        record.warnings.push(warning.clone());
-        warning
-    });
-    let (config, config_problem) = match loaded {
-        Ok(config) => (config, None),
-        Err(problem) => (Config::empty(&directory), Some(problem)),
-    };
-    let choice = Choice::from_environment(call.docker.hosts.first().cloned(), call.docker.context.clone());
-    let endpoint = Endpoint::resolve(&choice, &config)?;
-    let terminal = Terminal::find();
-    let patience = terminal.is_none().then_some(UNATTENDED_HELPER);
-    let keyring = Keyring { given, variable: auth_config, config, config_problem, patience };
-    let terminal = terminal.filter(|_| !options.no_prompt);
-    if reference.tag().is_none() {
-        presenter.note("Using default tag: latest");
+/// The images without their tags, each once.
+fn repositories(mut images: Vec<LocalImage>) -> Vec<LocalImage> {
+    for image in &mut images {
+        if let Some((repository, _)) = image.name.rsplit_once(':') {
+            image.name.truncate(repository.len());
+        }
     }
-    let mut engine = Engine::connect(endpoint, debug.then_some(tell_debug)).await?;
-    let push = Push {
-        reference,
-        engine: &mut engine,
-        keyring: &keyring,
-        terminal: terminal.as_ref(),
-        presenter: &mut *presenter,
-        record,
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    images.dedup_by(|a, b| a.name == b.name);
+    images
+}
+
+/// What docker's options and variables say about the engine.
+pub fn choice(docker: &DockerOptions) -> Choice {
+    let choice = Choice {
+        host: docker.hosts.first().cloned(),
+        context: docker.context.clone(),
+        tls: TlsChoice {
+            on: docker.tls,
+            verify: docker.tlsverify,
+            authorities: docker.tlscacert.clone(),
+            certificate: docker.tlscert.clone(),
+            key: docker.tlskey.clone(),
+            ..TlsChoice::default()
+        },
+        docker_arguments: docker.arguments(),
+        ..Choice::default()
     };
-    let pushed = push.run().await?;
-    if record.progress.platform_instead_of_index {
-        let warning =
-            "not every platform of the image is here; only the one that is was pushed under this tag";
-        presenter.tell(&format!("warning: {warning}"));
-        record.warnings.push(warning.to_owned());
-    }
-    presenter.note(&summary(reference, &record.progress));
-    Ok(pushed)
+    choice.with_environment()
 }
 
 /// The presenter of a mode. `auto`: redrawing on a terminal that can do it, else lines.

@@ -2,11 +2,11 @@
 //!
 //! Source: docker/cli `cli/config`. Read as docker reads it: keys in any case, only the first JSON
 //! value of the file, an empty file is an empty config. Better than docker where that loses
-//! something: one bad entry of `auths` costs that entry, not random others. Never written here.
+//! something: one bad entry of `auths` costs that entry, not random others.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::os::unix::fs::FileTypeExt as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
@@ -27,6 +27,8 @@ pub struct Config {
     /// that is no name.
     pub credential_helpers: BTreeMap<String, Option<String>>,
     pub current_context: Option<String>,
+    /// `HttpHeaders`: sent with every call to an engine.
+    pub headers: BTreeMap<String, Secret>,
 }
 
 /// One entry of `auths`, not yet decoded.
@@ -124,9 +126,13 @@ impl Config {
         let current_context = text("currentContext")?;
         let helpers = object("credHelpers")?;
         let auths = object("auths")?;
+        let headers = object("HttpHeaders")?;
         let name = |value: Value| value.as_str().map(str::to_owned);
         self.credential_helpers = helpers.into_iter().map(|(key, value)| (key, name(value))).collect();
         self.auths = auths.into_iter().map(|(key, entry)| (key, AuthEntry::read(&entry))).collect();
+        // docker takes no other value than a text, and the whole file for broken with one.
+        let header = |value: Value| value.as_str().map(|text| Secret::new(text.to_owned()));
+        self.headers = headers.into_iter().filter_map(|(name, value)| Some((name, header(value)?))).collect();
         self.credentials_store = credentials_store;
         self.current_context = current_context;
         Ok(())
@@ -146,6 +152,51 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Puts another text in the place of a file, or takes it away (`None`), in one step: whoever reads it
+/// meanwhile sees the old or the new. Links are followed; mode and owner stay; a new file is for its
+/// owner alone.
+///
+/// * `before`: what it held when it was read. It is not written if that is no longer true.
+///
+/// # Errors
+/// As for any file, or it was changed by somebody else.
+pub fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io::Result<()> {
+    let target = match fs::canonicalize(path) {
+        Ok(target) => target,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        Err(error) => return Err(error),
+    };
+    let now = read_file(&target);
+    let is_the_same = match (&now, before) {
+        (Ok(now), Some(before)) => now == before,
+        (Err(error), None) => error.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    };
+    if !is_the_same {
+        return Err(io::Error::other("it was changed meanwhile; try again"));
+    }
+    let Some(text) = after else { return fs::remove_file(target) };
+    let directory = target.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory)?;
+    let mut file = tempfile::Builder::new().prefix("config.json").tempfile_in(directory)?;
+    file.write_all(text.as_bytes())?;
+    if let Ok(old) = fs::metadata(&target) {
+        file.as_file().set_permissions(old.permissions())?;
+        // Root may be changing another's.
+        let is_other = file.as_file().metadata()?.uid() != old.uid();
+        if is_other {
+            std::os::unix::fs::fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
+        }
+    }
+    file.as_file().sync_all()?;
+    match file.persist(&target) {
+        Ok(_) => Ok(()),
+        // A file that is mounted by itself, as into a container, can only be written where it is.
+        Err(error) if error.error.kind() == io::ErrorKind::ResourceBusy => fs::write(target, text),
+        Err(error) => Err(error.error),
+    }
 }
 
 impl AuthEntry {

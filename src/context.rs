@@ -1,30 +1,92 @@
-//! Which engine: flag, variable, context or default.
+//! Which engine: flag, variable, context or default, and how to speak to it.
 //!
-//! Source: docker/cli `cli/command/cli.go` (`resolveContextName`) and `cli/context/store`; the
-//! order was held against the CLI, whose documentation has two of them the other way round.
+//! Source: docker/cli `cli/command/cli.go` (`resolveContextName`), `cli/flags/options.go`, `opts/hosts.go`,
+//! `cli/context/store` and `cli/connhelper`; held against the CLI, whose documentation has the order
+//! of two variables the other way round.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::{env, io};
 
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::config::{Config, field, read_file};
+use crate::config::{Config, ConfigError, directory, field, read_file};
+use crate::secret::Secret;
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+const DEFAULT_PIPE: &str = "//./pipe/docker_engine";
+const DEFAULT_TCP_HOST: &str = "localhost";
+const DEFAULT_TCP_PORT: u16 = 2375;
+/// Where docker looks if TLS is asked for and no host is.
+const DEFAULT_TLS_HOST: &str = "tcp://localhost:2376";
 const DEFAULT_CONTEXT: &str = "default";
 
-/// Where an engine listens, and who said so.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where an engine listens, whether with TLS, and who said so.
+#[derive(Clone, Debug)]
 pub struct Endpoint {
     pub address: Address,
+    pub tls: Option<Tls>,
     pub origin: Origin,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Unix(PathBuf),
+    /// `host`: without the brackets of IPv6. `base`: stands before every path of the API.
+    Tcp {
+        host: String,
+        port: u16,
+        base: String,
+    },
+    NamedPipe(String),
+    Ssh(SshHost),
+    /// docker reaches it for us: `docker ARGUMENTS system dial-stdio`.
+    ThroughDocker {
+        arguments: Vec<OsString>,
+    },
+}
+
+/// `ssh://[user@]host[:port][/socket]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SshHost {
+    pub user: Option<String>,
+    pub host: String,
+    pub port: Option<String>,
+    /// The engine's socket on that machine, where it is not the default.
+    pub socket: Option<String>,
+}
+
+/// How TLS is spoken to an engine.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The only authorities that count, in PEM; `None`: those of the system.
+    pub authorities: Option<Pem>,
+    pub identity: Option<Identity>,
+    /// Any certificate will do.
+    pub skip_verify: bool,
+}
+
+/// A client certificate with its key.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub certificate: Pem,
+    pub key: Pem,
+}
+
+/// A PEM file, and what is in it.
+#[derive(Clone)]
+pub struct Pem {
+    pub path: PathBuf,
+    pub text: Secret,
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pem({})", self.path.display())
+    }
 }
 
 /// What chose the endpoint, for messages.
@@ -34,14 +96,51 @@ pub enum Origin {
     Flag,
     /// `DOCKER_HOST`
     Variable,
-    Context(String),
+    Context {
+        name: String,
+        named_by: NamedBy,
+    },
     Default,
+    /// `DOCKER_CLI_PLUGIN_USE_DIAL_STDIO`: docker itself chooses.
+    Docker,
+}
+
+/// What named the context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedBy {
+    /// `-c`, `--context`
+    Flag,
+    /// `DOCKER_CONTEXT`
+    Variable,
+    /// `currentContext` of config.json, which `docker context use` writes.
+    Current,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.address, self.origin)
+    }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp { host, port, base } if host.contains(':') => write!(f, "tcp://[{host}]:{port}{base}"),
+            Self::Tcp { host, port, base } => write!(f, "tcp://{host}:{port}{base}"),
+            Self::NamedPipe(path) => write!(f, "npipe://{path}"),
+            Self::Ssh(SshHost { user, host, port, socket }) => {
+                f.write_str("ssh://")?;
+                if let Some(user) = user {
+                    write!(f, "{user}@")?;
+                }
+                if host.contains(':') { write!(f, "[{host}]") } else { f.write_str(host) }?;
+                if let Some(port) = port {
+                    write!(f, ":{port}")?;
+                }
+                f.write_str(socket.as_deref().unwrap_or_default())
+            }
+            Self::ThroughDocker { .. } => f.write_str("`docker system dial-stdio`"),
         }
     }
 }
@@ -51,9 +150,20 @@ impl fmt::Display for Origin {
         match self {
             Self::Flag => f.write_str("from --host"),
             Self::Variable => f.write_str("from DOCKER_HOST"),
-            Self::Context(name) => write!(f, "from context `{name}`"),
+            Self::Context { name, named_by } => write!(f, "from context `{name}`, {named_by}"),
             Self::Default => f.write_str("the default"),
+            Self::Docker => f.write_str("asked for by DOCKER_CLI_PLUGIN_USE_DIAL_STDIO"),
         }
+    }
+}
+
+impl fmt::Display for NamedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flag => "named by --context",
+            Self::Variable => "named by DOCKER_CONTEXT",
+            Self::Current => "the current one",
+        })
     }
 }
 
@@ -61,19 +171,40 @@ impl fmt::Display for Origin {
 pub enum ContextError {
     #[error("conflicting options: cannot specify both --host and --context")]
     Conflict,
-    #[error("context `{name}` not found in `{}`", path.display())]
+    #[error("context `{name}` ({named_by}) not found in `{}`", path.display())]
     NotFound {
         name: String,
+        named_by: NamedBy,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("context `{name}` has no docker endpoint in `{}`", path.display())]
-    NoEndpoint { name: String, path: PathBuf },
-    #[error("invalid bind address format: {host}")]
-    Format { host: String },
-    #[error("cannot reach `{host}` ({origin}): this version speaks to engines over Unix sockets only")]
-    Unsupported { host: String, origin: Origin },
+    #[error("context `{name}` ({named_by}) cannot be read: `{}`", path.display())]
+    Unreadable {
+        name: String,
+        named_by: NamedBy,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("context `{name}` ({named_by}) has no docker endpoint in `{}`", path.display())]
+    NoEndpoint { name: String, named_by: NamedBy, path: PathBuf },
+    #[error("invalid bind address format: {host} ({origin})")]
+    Format { host: String, origin: Origin },
+    #[error("ssh host connection is not valid: invalid SSH URL: {reason} ({origin})")]
+    Ssh { reason: String, origin: Origin },
+    /// `fd://` is how systemd hands an engine its socket; docker's CLI takes it and then crashes.
+    #[error("`{host}` ({origin}) is not an address that a client can connect to")]
+    NoAddress { host: String, origin: Origin },
+    #[error("cannot read `{}`, which TLS to the engine needs ({origin})", path.display())]
+    TlsFile {
+        path: PathBuf,
+        origin: Origin,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
 }
 
 /// What was said about the engine before any file is read.
@@ -87,24 +218,54 @@ pub struct Choice {
     pub host_variable: Option<String>,
     /// `DOCKER_CONTEXT`
     pub context_variable: Option<String>,
+    pub tls: TlsChoice,
+    /// `DOCKER_CLI_PLUGIN_USE_DIAL_STDIO` is set.
+    pub through_docker: bool,
+    /// docker's own options, for docker to be called with once more.
+    pub docker_arguments: Vec<OsString>,
+}
+
+/// What was said about TLS. Only the default context heeds it; a stored one has its own.
+#[derive(Clone, Debug, Default)]
+pub struct TlsChoice {
+    /// `--tls`
+    pub on: Option<bool>,
+    /// `--tlsverify`
+    pub verify: Option<bool>,
+    /// `--tlscacert`, `--tlscert`, `--tlskey`
+    pub authorities: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// `DOCKER_TLS` is set, to whatever: `0` counts too.
+    pub on_variable: bool,
+    /// `DOCKER_TLS_VERIFY` is set, to whatever.
+    pub verify_variable: bool,
+    /// `DOCKER_CERT_PATH`
+    pub directory: Option<PathBuf>,
 }
 
 impl Choice {
-    /// The flags given, with the variables of this process. What is not UTF-8 in one is replaced: the
-    /// endpoint is then not found, by a name that can be shown.
-    pub fn from_environment(host: Option<String>, context: Option<String>) -> Self {
-        let variable = |name| {
-            env::var_os(name)
-                .map(|value| value.to_string_lossy().into_owned())
-                .filter(|value| !value.is_empty())
-        };
+    /// With the variables of this process. What is not UTF-8 in one is replaced: the endpoint is then
+    /// not found, by a name that can be shown.
+    #[must_use]
+    pub fn with_environment(self) -> Self {
+        let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+        let text = |name| variable(name).map(|value| value.to_string_lossy().into_owned());
         // docker takes an empty one for unset too: `-H "$UNSET"`.
         let given = |flag: Option<String>| flag.filter(|value| !value.is_empty());
         Self {
-            host: given(host),
-            context: given(context),
-            host_variable: variable("DOCKER_HOST"),
-            context_variable: variable("DOCKER_CONTEXT"),
+            host: given(self.host),
+            context: given(self.context),
+            host_variable: text("DOCKER_HOST"),
+            context_variable: text("DOCKER_CONTEXT"),
+            tls: TlsChoice {
+                on_variable: variable("DOCKER_TLS").is_some(),
+                verify_variable: variable("DOCKER_TLS_VERIFY").is_some(),
+                directory: variable("DOCKER_CERT_PATH").map(PathBuf::from),
+                ..self.tls
+            },
+            through_docker: variable("DOCKER_CLI_PLUGIN_USE_DIAL_STDIO").is_some(),
+            ..self
         }
     }
 }
@@ -114,54 +275,300 @@ impl Endpoint {
     /// `currentContext`, default. A context named `default` is the choice without contexts.
     ///
     /// # Errors
-    /// A context that is not in the store, or an endpoint that this version cannot reach.
+    /// A context that is not in the store, an address that is none, or a file of TLS that cannot be
+    /// read.
     pub fn resolve(choice: &Choice, config: &Config) -> Result<Self, ContextError> {
         if choice.host.is_some() && choice.context.is_some() {
             return Err(ContextError::Conflict);
         }
+        if choice.through_docker {
+            let address = Address::ThroughDocker { arguments: choice.docker_arguments.clone() };
+            return Ok(Self::new(address, None, Origin::Docker));
+        }
         let named = match (&choice.context, &choice.host, &choice.host_variable) {
-            (Some(name), _, _) => Some(name),
-            (None, None, None) => choice.context_variable.as_ref().or(config.current_context.as_ref()),
+            (Some(name), _, _) => Some((name, NamedBy::Flag)),
+            (None, None, None) => {
+                let variable = choice.context_variable.as_ref().map(|name| (name, NamedBy::Variable));
+                variable.or(config.current_context.as_ref().map(|name| (name, NamedBy::Current)))
+            }
             _ => None,
         };
-        if let Some(name) = named.filter(|name| *name != DEFAULT_CONTEXT) {
-            let directory = config.path.parent().unwrap_or(Path::new("."));
-            return Self::parse(&stored_host(directory, name)?, Origin::Context(name.clone()));
+        if let Some((name, named_by)) = named.filter(|(name, _)| *name != DEFAULT_CONTEXT) {
+            let directory = config.path.parent().unwrap_or(Path::new(".")).join("contexts");
+            let context = StoredContext::read(&directory, name, named_by)?;
+            return context.endpoint(choice);
         }
-        match (&choice.host, &choice.host_variable) {
-            (Some(host), _) => Self::parse(host, Origin::Flag),
-            (None, Some(host)) => Self::parse(host, Origin::Variable),
-            (None, None) => Self::parse("unix://", Origin::Default),
-        }
+        let (host, origin) = match (&choice.host, &choice.host_variable) {
+            (Some(host), _) => (host.trim(), Origin::Flag),
+            (None, Some(host)) => (host.trim(), Origin::Variable),
+            (None, None) => ("", Origin::Default),
+        };
+        let address = match host {
+            "" if choice.tls.is_on() => Address::from_option(DEFAULT_TLS_HOST, &origin),
+            host => Address::from_option(host, &origin),
+        }?;
+        let tls = if choice.tls.is_on() { Some(choice.tls.read(&origin)?) } else { None };
+        Ok(Self::new(address, tls, origin))
     }
 
-    fn parse(host: &str, origin: Origin) -> Result<Self, ContextError> {
-        let host = host.trim();
-        if let Some(path) = host.strip_prefix("unix://") {
-            let path = if path.is_empty() { DEFAULT_SOCKET } else { path };
-            return Ok(Self { address: Address::Unix(PathBuf::from(path)), origin });
-        }
-        let known = ["tcp://", "ssh://", "npipe://", "fd://"].iter().any(|scheme| host.starts_with(scheme));
-        // Without a scheme docker reads a TCP address.
-        if known || !host.contains("://") {
-            return Err(ContextError::Unsupported { host: host.to_owned(), origin });
-        }
-        Err(ContextError::Format { host: host.to_owned() })
+    /// A connection costs a login: ssh asks for keys each time.
+    pub fn is_dear(&self) -> bool {
+        matches!(self.address, Address::Ssh(_) | Address::ThroughDocker { .. })
+    }
+
+    /// Neither ssh nor docker is spoken to with TLS, whatever else was said.
+    fn new(address: Address, tls: Option<Tls>, origin: Origin) -> Self {
+        let tls = tls.filter(|_| !matches!(address, Address::Ssh(_) | Address::ThroughDocker { .. }));
+        Self { address, tls, origin }
     }
 }
 
-/// `Endpoints.docker.Host` of a stored context: `meta/<sha256 of the name>/meta.json`.
-fn stored_host(directory: &Path, name: &str) -> Result<String, ContextError> {
-    let id: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
-    let path = directory.join("contexts/meta").join(id).join("meta.json");
-    let store = directory.join("contexts");
-    let not_found = |source| ContextError::NotFound { name: name.to_owned(), path: store.clone(), source };
-    let bytes = read_file(&path).map_err(not_found)?;
-    let meta: Value = serde_json::from_slice(&bytes).map_err(|error| not_found(error.into()))?;
-    let docker = field(&meta, "Endpoints").and_then(|endpoints| field(endpoints, "docker"));
-    let host = docker.and_then(|docker| field(docker, "Host")).and_then(Value::as_str);
-    host.map(str::to_owned)
-        .ok_or_else(|| ContextError::NoEndpoint { name: name.to_owned(), path: path.clone() })
+impl TlsChoice {
+    /// To say anything about verification, even no, asks for TLS.
+    fn is_on(&self) -> bool {
+        self.verify.is_some() || self.verify_variable || self.on.unwrap_or(self.on_variable)
+    }
+
+    /// Reads what it names. A certificate or key that nobody named may be missing; the CA may not,
+    /// not even where nothing is verified.
+    fn read(&self, origin: &Origin) -> Result<Tls, ContextError> {
+        // docker fixes it before it has seen `--config`, which therefore does not move it.
+        let default = |name: &str| {
+            let directory = self.directory.clone().map_or_else(|| directory(None), Ok)?;
+            Ok::<_, ContextError>(directory.join(name))
+        };
+        let named_or = |named: &Option<PathBuf>, name| named.clone().map_or_else(|| default(name), Ok);
+        let optional = |named: &Option<PathBuf>, name| {
+            let path = named_or(named, name)?;
+            let is_there = named.is_some() || path.try_exists().unwrap_or(true);
+            // An empty name means none.
+            if is_there && !path.as_os_str().is_empty() {
+                Pem::read(path, origin).map(Some)
+            } else {
+                Ok(None)
+            }
+        };
+        let authorities =
+            Some(named_or(&self.authorities, "ca.pem")?).filter(|path| !path.as_os_str().is_empty());
+        let authorities = authorities.map(|path| Pem::read(path, origin)).transpose()?;
+        let certificate = optional(&self.certificate, "cert.pem")?;
+        let key = optional(&self.key, "key.pem")?;
+        let identity = certificate.zip(key).map(|(certificate, key)| Identity { certificate, key });
+        Ok(Tls { authorities, identity, skip_verify: !self.verify.unwrap_or(self.verify_variable) })
+    }
+}
+
+impl Pem {
+    fn read(path: PathBuf, origin: &Origin) -> Result<Self, ContextError> {
+        match read_file(&path) {
+            Ok(bytes) => Ok(Self { path, text: Secret::new(String::from_utf8_lossy(&bytes).into_owned()) }),
+            Err(source) => Err(ContextError::TlsFile { path, origin: origin.clone(), source }),
+        }
+    }
+}
+
+impl Address {
+    /// What `--host` or `DOCKER_HOST` says; empty: the default.
+    fn from_option(host: &str, origin: &Origin) -> Result<Self, ContextError> {
+        match host.split_once("://") {
+            None if host.is_empty() => Ok(Self::default_local()),
+            // Without a scheme docker reads a TCP address.
+            None => Self::tcp(host, DEFAULT_TCP_PORT, host, origin),
+            Some(("tcp", rest)) => Self::tcp(rest, DEFAULT_TCP_PORT, host, origin),
+            Some(_) => Self::local_or_ssh(host, origin).unwrap_or_else(|| {
+                Err(ContextError::Format { host: host.to_owned(), origin: origin.clone() })
+            }),
+        }
+    }
+
+    /// What a stored context says, which docker does not normalise: no scheme is no address, and a
+    /// port that is left out is the one of HTTP.
+    fn from_context(
+        host: &str,
+        has_tls: bool,
+        choice: &Choice,
+        origin: &Origin,
+    ) -> Result<Self, ContextError> {
+        match host.split_once("://") {
+            None if host.is_empty() => Ok(Self::default_local()),
+            None => Err(ContextError::Format { host: host.to_owned(), origin: origin.clone() }),
+            // docker takes no notice of the scheme here: it is TLS that makes it HTTPS.
+            Some(("tcp" | "http" | "https", rest)) => {
+                Self::tcp(rest, if has_tls { 443 } else { 80 }, host, origin)
+            }
+            Some(_) => Self::local_or_ssh(host, origin)
+                .unwrap_or_else(|| Ok(Self::ThroughDocker { arguments: choice.docker_arguments.clone() })),
+        }
+    }
+
+    fn default_local() -> Self {
+        if cfg!(windows) {
+            Self::NamedPipe(DEFAULT_PIPE.to_owned())
+        } else {
+            Self::Unix(PathBuf::from(DEFAULT_SOCKET))
+        }
+    }
+
+    /// The schemes that mean the same in an option and in a context; `None`: another one.
+    fn local_or_ssh(host: &str, origin: &Origin) -> Option<Result<Self, ContextError>> {
+        let (scheme, rest) = host.split_once("://")?;
+        Some(match (scheme, rest) {
+            ("unix", "") => Ok(Self::Unix(PathBuf::from(DEFAULT_SOCKET))),
+            ("unix", path) => Ok(Self::Unix(PathBuf::from(path))),
+            ("npipe", "") if cfg!(windows) => Ok(Self::NamedPipe(DEFAULT_PIPE.to_owned())),
+            ("npipe", path) if cfg!(windows) => Ok(Self::NamedPipe(path.to_owned())),
+            ("npipe" | "fd", _) => {
+                Err(ContextError::NoAddress { host: host.to_owned(), origin: origin.clone() })
+            }
+            ("ssh", rest) => SshHost::parse(rest)
+                .map(Self::Ssh)
+                .map_err(|reason| ContextError::Ssh { reason, origin: origin.clone() }),
+            _ => return None,
+        })
+    }
+
+    /// `host[:port][/base]`, each of which may be left out. `given`: the whole, for messages.
+    fn tcp(rest: &str, default_port: u16, given: &str, origin: &Origin) -> Result<Self, ContextError> {
+        let format = || ContextError::Format { host: given.to_owned(), origin: origin.clone() };
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        let (authority, base) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        let (host, port) = split_port(authority.rsplit('@').next().unwrap_or_default()).ok_or_else(format)?;
+        let port = match port {
+            None | Some("") => default_port,
+            Some(port) => port.parse().map_err(|_| format())?,
+        };
+        let host = if host.is_empty() { DEFAULT_TCP_HOST } else { host };
+        let is_host = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:%".contains(&b));
+        if !is_host || base.bytes().any(|b| !b.is_ascii_graphic()) {
+            return Err(format());
+        }
+        Ok(Self::Tcp { host: host.to_owned(), port, base: base.trim_end_matches('/').to_owned() })
+    }
+}
+
+/// Host, without brackets, and port of `host:port`.
+fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
+    if let Some(rest) = authority.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']')?;
+        return match rest {
+            "" => Some((host, None)),
+            rest => Some((host, Some(rest.strip_prefix(':')?))),
+        };
+    }
+    match authority.split_once(':') {
+        Some((_, port)) if port.contains(':') => None,
+        Some((host, port)) => Some((host, Some(port))),
+        None => Some((authority, None)),
+    }
+}
+
+impl SshHost {
+    /// Refuses what docker refuses, in its words.
+    fn parse(rest: &str) -> Result<Self, String> {
+        if let Some((_, fragment)) = rest.split_once('#').filter(|(_, fragment)| !fragment.is_empty()) {
+            return Err(format!("fragments are not allowed: {fragment:?}"));
+        }
+        let rest = rest.trim_end_matches('#');
+        if let Some((_, query)) = rest.split_once('?').filter(|(_, query)| !query.is_empty()) {
+            return Err(format!("query parameters are not allowed: {query:?}"));
+        }
+        let rest = rest.trim_end_matches('?');
+        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(user, host)| (user, host));
+        if user.contains(':') {
+            return Err("plain-text password is not supported".to_owned());
+        }
+        let (host, port) = split_port(host).ok_or("the host cannot be read")?;
+        if host.is_empty() {
+            return Err("hostname is empty".to_owned());
+        }
+        let port = port.filter(|port| !port.is_empty());
+        if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+            return Err(format!("invalid port {:?} after host", port.unwrap_or_default()));
+        }
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(|text| text.into_owned());
+        let user = decoded(user).map_err(|_| "invalid user")?;
+        let path = decoded(path).map_err(|_| "invalid path")?;
+        // docker's words are longer; what a shell cannot quote can be in no name.
+        if [host, &user, &path].iter().any(|text| text.chars().any(char::is_control)) {
+            return Err("control characters are not allowed".to_owned());
+        }
+        Ok(Self {
+            user: Some(user).filter(|user| !user.is_empty()),
+            host: host.to_owned(),
+            port: port.map(str::to_owned),
+            socket: Some(path).filter(|path| !matches!(path.as_str(), "" | "/")),
+        })
+    }
+}
+
+/// One context as `docker context create` wrote it: `meta/<id>/meta.json` and `tls/<id>/docker/*.pem`,
+/// the id being the SHA-256 of its name.
+struct StoredContext {
+    host: String,
+    skip_verify: bool,
+    tls_directory: PathBuf,
+    origin: Origin,
+}
+
+impl StoredContext {
+    fn read(store: &Path, name: &str, named_by: NamedBy) -> Result<Self, ContextError> {
+        let id: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = store.join("meta").join(&id).join("meta.json");
+        let name = name.to_owned();
+        let meta = read_file(&path)
+            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).map_err(io::Error::from));
+        let meta = match meta {
+            Ok(meta) => meta,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(ContextError::NotFound { name, named_by, path: store.to_owned(), source });
+            }
+            Err(source) => return Err(ContextError::Unreadable { name, named_by, path, source }),
+        };
+        let docker = field(&meta, "Endpoints").and_then(|endpoints| field(endpoints, "docker"));
+        let Some(docker) = docker else {
+            return Err(ContextError::NoEndpoint { name, named_by, path });
+        };
+        let host = field(docker, "Host").and_then(Value::as_str).unwrap_or_default();
+        Ok(Self {
+            host: host.to_owned(),
+            skip_verify: field(docker, "SkipTLSVerify").and_then(Value::as_bool).unwrap_or_default(),
+            tls_directory: store.join("tls").join(id).join("docker"),
+            origin: Origin::Context { name, named_by },
+        })
+    }
+
+    fn endpoint(self, choice: &Choice) -> Result<Endpoint, ContextError> {
+        let file = |name| match Pem::read(self.tls_directory.join(name), &self.origin) {
+            Err(ContextError::TlsFile { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        };
+        let (authorities, certificate, key) = (file("ca.pem")?, file("cert.pem")?, file("key.pem")?);
+        let has_files = authorities.is_some() || certificate.is_some() || key.is_some();
+        let identity = certificate.zip(key).map(|(certificate, key)| Identity { certificate, key });
+        let tls = (has_files || self.skip_verify).then_some(Tls {
+            authorities,
+            identity,
+            skip_verify: self.skip_verify,
+        });
+        let address = Address::from_context(&self.host, tls.is_some(), choice, &self.origin)?;
+        Ok(Endpoint::new(address, tls, self.origin))
+    }
+}
+
+/// The names of all stored contexts, each with what its author says of it. For completion: what cannot
+/// be read is left out.
+pub fn stored_contexts(config_directory: &Path) -> Vec<(String, String)> {
+    let Ok(entries) = std::fs::read_dir(config_directory.join("contexts/meta")) else { return Vec::new() };
+    let read = |path: PathBuf| -> Option<(String, String)> {
+        let meta: Value = serde_json::from_slice(&read_file(&path.join("meta.json")).ok()?).ok()?;
+        let description = field(&meta, "Metadata").and_then(|metadata| field(metadata, "Description"));
+        let name = field(&meta, "Name")?.as_str()?.to_owned();
+        Some((name, description.and_then(Value::as_str).unwrap_or_default().to_owned()))
+    };
+    let mut contexts: Vec<_> = entries.flatten().filter_map(|entry| read(entry.path())).collect();
+    contexts.sort();
+    contexts
 }
 
 #[cfg(test)]
@@ -170,58 +577,218 @@ mod tests {
 
     use super::*;
 
+    fn own(text: Option<&str>) -> Option<String> {
+        text.map(str::to_owned)
+    }
+
+    /// A context as docker writes it, its files of TLS given by name.
+    fn store(directory: &Path, name: &str, endpoint: &str, tls: &[&str]) {
+        let id: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
+        let meta = directory.join("contexts/meta").join(&id);
+        fs::create_dir_all(&meta).unwrap();
+        let text = format!(r#"{{"Name":"{name}","Metadata":{{}},"endpoints":{{"docker":{endpoint}}}}}"#);
+        fs::write(meta.join("meta.json"), text).unwrap();
+        let files = directory.join("contexts/tls").join(&id).join("docker");
+        fs::create_dir_all(&files).unwrap();
+        for file in tls {
+            fs::write(files.join(file), *file).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_context_is_found_by_the_hash_of_its_name() {
+        // As docker names the folder of "fk".
+        let id: String = Sha256::digest("fk").iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(id, "5bddbdea794b5ac1ebd76c5987e666ec03cc3f70f07276253550ba7bb8876cc0");
+    }
+
+    /// The order is held against the real CLI in tests/e2e.
     #[test]
     fn the_choice_is_dockers() {
         let directory = tempfile::tempdir().unwrap();
-        // sha256 of "fk", as docker names the folder.
-        let id = "5bddbdea794b5ac1ebd76c5987e666ec03cc3f70f07276253550ba7bb8876cc0";
-        let meta = directory.path().join("contexts/meta").join(id);
-        fs::create_dir_all(&meta).unwrap();
-        let text = r#"{"Name":"fk","Metadata":{},"endpoints":{"docker":{"host":"unix:///fk","SkipTLSVerify":false}}}"#;
-        fs::write(meta.join("meta.json"), text).unwrap();
-
-        let context = |name: &str| Origin::Context(name.to_owned());
+        store(directory.path(), "fk", r#"{"host":"unix:///fk","SkipTLSVerify":false}"#, &[]);
+        let context = |named_by| Origin::Context { name: "fk".to_owned(), named_by };
         let table = [
             // --host, --context, DOCKER_HOST, DOCKER_CONTEXT, currentContext → socket, origin
             ([None, None, None, None, None], DEFAULT_SOCKET, Origin::Default),
             ([Some("unix:///a"), None, Some("unix:///b"), Some("fk"), Some("fk")], "/a", Origin::Flag),
             ([None, None, Some("unix:///b"), Some("fk"), Some("fk")], "/b", Origin::Variable),
-            ([None, None, None, Some("fk"), Some("default")], "/fk", context("fk")),
-            ([None, None, None, None, Some("fk")], "/fk", context("fk")),
-            ([None, Some("fk"), Some("unix:///b"), None, None], "/fk", context("fk")),
+            ([None, None, None, Some("fk"), Some("default")], "/fk", context(NamedBy::Variable)),
+            ([None, None, None, None, Some("fk")], "/fk", context(NamedBy::Current)),
+            ([None, Some("fk"), Some("unix:///b"), None, None], "/fk", context(NamedBy::Flag)),
             ([None, Some("default"), Some("unix:///b"), None, Some("fk")], "/b", Origin::Variable),
             ([None, None, None, Some("default"), Some("fk")], DEFAULT_SOCKET, Origin::Default),
             ([Some("unix://fake.sock"), None, None, None, None], "fake.sock", Origin::Flag),
             ([Some(" unix:// "), None, None, None, None], DEFAULT_SOCKET, Origin::Flag),
         ];
         for ([host, flag, host_variable, context_variable, current], socket, origin) in table {
-            let own = |text: Option<&str>| text.map(str::to_owned);
             let choice = Choice {
                 host: own(host),
                 context: own(flag),
                 host_variable: own(host_variable),
                 context_variable: own(context_variable),
+                ..Choice::default()
             };
             let config = Config { current_context: own(current), ..Config::empty(directory.path()) };
             let got = Endpoint::resolve(&choice, &config).unwrap();
-            assert_eq!(got, Endpoint { address: Address::Unix(socket.into()), origin }, "{choice:?}");
+            assert_eq!((got.address, got.origin), (Address::Unix(socket.into()), origin), "{choice:?}");
         }
+    }
+
+    #[test]
+    fn addresses_are_read_as_docker_reads_them() {
+        let table = [
+            // --host, what docker connects to
+            ("tcp://", "tcp://localhost:2375"),
+            (":9", "tcp://localhost:9"),
+            ("127.0.0.1", "tcp://127.0.0.1:2375"),
+            ("127.0.0.1:1", "tcp://127.0.0.1:1"),
+            ("tcp://127.0.0.1:", "tcp://127.0.0.1:2375"),
+            ("tcp://127.0.0.1:1/base", "tcp://127.0.0.1:1/base"),
+            ("tcp://127.0.0.1:1?x=1", "tcp://127.0.0.1:1"),
+            ("tcp://u:p@h:1", "tcp://h:1"),
+            ("tcp://[::1]:1", "tcp://[::1]:1"),
+            ("  tcp://127.0.0.1:1 ", "tcp://127.0.0.1:1"),
+            ("/var/run/docker.sock", "tcp://localhost:2375/var/run/docker.sock"),
+            ("unix:///a b.sock", "unix:///a b.sock"),
+            ("ssh://me@[::1]:22/run/x.sock", "ssh://me@[::1]:22/run/x.sock"),
+        ];
+        for (host, want) in table {
+            let choice = Choice { host: own(Some(host)), ..Choice::default() };
+            let got =
+                Endpoint::resolve(&choice, &Config::default()).unwrap_or_else(|e| panic!("{host}: {e}"));
+            assert_eq!(got.address.to_string(), want, "{host}");
+            assert!(got.tls.is_none());
+        }
+    }
+
+    #[test]
+    fn contexts_have_their_own_tls_and_addresses() {
+        let directory = tempfile::tempdir().unwrap();
+        let all = ["ca.pem", "cert.pem", "key.pem"];
+        let table: [(&str, &[&str], &str, &str); 8] = [
+            // endpoint, files → address, TLS
+            (r#"{"Host":"tcp://h:1"}"#, &[], "tcp://h:1", "none"),
+            (r#"{"Host":"tcp://h"}"#, &[], "tcp://h:80", "none"),
+            (r#"{"Host":"https://h"}"#, &all, "tcp://h:443", "ca identity"),
+            (r#"{"Host":"tcp://h:1"}"#, &all[..1], "tcp://h:1", "ca"),
+            (r#"{"Host":"tcp://h:1"}"#, &all[1..2], "tcp://h:1", ""),
+            (r#"{"Host":"tcp://h:1","SKIPTLSVERIFY":true}"#, &[], "tcp://h:1", "unverified"),
+            (r#"{"Host":"ssh://h"}"#, &all, "ssh://h", "none"),
+            (r#"{"Host":"vsock://1"}"#, &[], "`docker system dial-stdio`", "none"),
+        ];
+        for (number, (endpoint, files, address, tls)) in table.into_iter().enumerate() {
+            let name = format!("c{number}");
+            store(directory.path(), &name, endpoint, files);
+            let choice = Choice {
+                context: Some(name),
+                // Only the default context heeds it.
+                tls: TlsChoice { verify_variable: true, ..TlsChoice::default() },
+                ..Choice::default()
+            };
+            let got = Endpoint::resolve(&choice, &Config::empty(directory.path())).unwrap();
+            let shown = got.tls.as_ref().map_or("none".to_owned(), |tls| {
+                let parts = [
+                    tls.authorities.as_ref().map(|_| "ca"),
+                    tls.identity.as_ref().map(|_| "identity"),
+                    tls.skip_verify.then_some("unverified"),
+                ];
+                parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+            });
+            assert_eq!((got.address.to_string().as_str(), shown.as_str()), (address, tls), "{endpoint}");
+        }
+    }
+
+    /// As docker 28.5 answered, one by one.
+    #[test]
+    fn tls_has_odd_rules() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["ca.pem", "cert.pem", "key.pem"] {
+            fs::write(directory.path().join(name), name).unwrap();
+        }
+        let table = [
+            // --tls, --tlsverify, DOCKER_TLS, DOCKER_TLS_VERIFY → TLS, verified
+            (None, None, false, false, None),
+            (Some(true), None, false, false, Some(false)),
+            (Some(false), None, true, false, None),
+            (Some(false), None, false, true, Some(true)),
+            (None, None, true, false, Some(false)),
+            (None, None, false, true, Some(true)),
+            (None, Some(true), false, false, Some(true)),
+            (None, Some(false), false, false, Some(false)),
+            (None, Some(false), false, true, Some(false)),
+            (Some(false), Some(false), false, false, Some(false)),
+        ];
+        for (on, verify, on_variable, verify_variable, want) in table {
+            let path = directory.path().to_owned();
+            let tls = TlsChoice {
+                on,
+                verify,
+                on_variable,
+                verify_variable,
+                directory: Some(path),
+                ..TlsChoice::default()
+            };
+            let choice = Choice { tls, ..Choice::default() };
+            let got = Endpoint::resolve(&choice, &Config::default()).unwrap();
+            assert_eq!(got.tls.as_ref().map(|tls| !tls.skip_verify), want, "{choice:?}");
+            let address = if want.is_some() { DEFAULT_TLS_HOST } else { "unix:///var/run/docker.sock" };
+            assert_eq!(got.address.to_string(), address, "{choice:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_nobody_named_may_be_missing() {
+        let directory = tempfile::tempdir().unwrap();
+        let resolve = |tls: TlsChoice| {
+            let tls = TlsChoice { on: Some(true), directory: Some(directory.path().to_owned()), ..tls };
+            Endpoint::resolve(&Choice { tls, ..Choice::default() }, &Config::default())
+        };
+        let missing = resolve(TlsChoice::default()).unwrap_err().to_string();
+        assert!(missing.contains("ca.pem`, which TLS to the engine needs"), "{missing}");
+        fs::write(directory.path().join("ca.pem"), "x").unwrap();
+        assert!(resolve(TlsChoice::default()).unwrap().tls.unwrap().identity.is_none());
+        let named =
+            TlsChoice { certificate: Some(directory.path().join("mine.pem")), ..TlsChoice::default() };
+        let missing = resolve(named).unwrap_err().to_string();
+        assert!(missing.contains("mine.pem`"), "{missing}");
     }
 
     #[test]
     fn says_why_there_is_no_endpoint() {
         let directory = tempfile::tempdir().unwrap();
+        store(directory.path(), "broken", "{}}", &[]);
+        store(directory.path(), "bare", r#"{"Host":"h:1"}"#, &[]);
         let config = Config::empty(directory.path());
         let with = |host: Option<&str>, context: Option<&str>| {
-            let own = |text: Option<&str>| text.map(str::to_owned);
             let choice = Choice { host: own(host), context: own(context), ..Choice::default() };
             Endpoint::resolve(&choice, &config).unwrap_err()
         };
         assert!(matches!(with(Some("unix:///a"), Some("b")), ContextError::Conflict));
         assert!(matches!(with(None, Some("nope")), ContextError::NotFound { .. }));
-        assert!(matches!(with(Some("http://x"), None), ContextError::Format { .. }));
-        for host in ["tcp://h:1", "ssh://me@h", "h:2375"] {
-            assert!(matches!(with(Some(host), None), ContextError::Unsupported { .. }), "{host}");
+        assert!(matches!(with(None, Some("broken")), ContextError::Unreadable { .. }));
+        assert!(matches!(with(None, Some("bare")), ContextError::Format { .. }));
+        for host in
+            ["http://x", "TCP://127.0.0.1:1", "tcp://127.0.0.1:x", "tcp://h h:1", "tcp://h:99999", "::1"]
+        {
+            assert!(matches!(with(Some(host), None), ContextError::Format { .. }), "{host}");
+        }
+        for host in ["fd://", "fd://3", "npipe:////./pipe/x"] {
+            assert!(matches!(with(Some(host), None), ContextError::NoAddress { .. }), "{host}");
+        }
+        let table = [
+            ("ssh://u:p@h", "plain-text password is not supported"),
+            ("ssh://h?x=1", "query parameters are not allowed: \"x=1\""),
+            ("ssh://h#f", "fragments are not allowed: \"f\""),
+            ("ssh://", "hostname is empty"),
+            ("ssh:///x", "hostname is empty"),
+            ("ssh://h:x", "invalid port \"x\" after host"),
+            ("ssh://m%0ae@h", "control characters are not allowed"),
+        ];
+        for (host, reason) in table {
+            let error = with(Some(host), None).to_string();
+            let want = format!("ssh host connection is not valid: invalid SSH URL: {reason} (from --host)");
+            assert_eq!(error, want);
         }
     }
 }

@@ -3,17 +3,20 @@
 //! Source: Docker Engine API 1.24 to 1.51; podman's Docker API answers the same calls.
 
 use std::env;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::context::Endpoint;
+use crate::context::{Address, Endpoint};
 use crate::credentials::Credentials;
 use crate::event::{DecodeError, Decoder, Event};
 use crate::reference::Reference;
@@ -25,10 +28,12 @@ use crate::transport::{Transport, TransportError};
 const API_VERSION: (u32, u32) = (1, 51);
 /// An answer that is not a stream: errors, `/auth`, lists of images.
 const MAX_BODY: usize = 16 << 20;
+/// The oldest that any engine in use speaks; its push is the one we know.
+const MIN_API_VERSION: (u32, u32) = (1, 24);
 /// An engine that answers at all answers a ping at once.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// For questions whose answer only makes a message better.
-const ASIDE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same where ssh has to log in first; docker has it give up a connection after 30 s.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
 const USER_AGENT_VALUE: &str = concat!("docker-regpush/", env!("CARGO_PKG_VERSION"));
 
 /// What stays as it is in a path. docker itself leaves `/` and `:` and encodes `[` and `]`.
@@ -55,8 +60,10 @@ pub enum EngineError {
     Answered { status: StatusCode, message: String },
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    #[error("the engine does not answer")]
-    Silent,
+    #[error("the engine at {endpoint} does not answer")]
+    Silent { endpoint: Arc<Endpoint> },
+    #[error("the engine at {endpoint} speaks API {}.{}, and {}.{} is the oldest that can be used", version.0, version.1, MIN_API_VERSION.0, MIN_API_VERSION.1)]
+    TooOld { endpoint: Arc<Endpoint>, version: (u32, u32) },
     #[error("the engine's answer is longer than {} MB", MAX_BODY >> 20)]
     TooLong,
     #[error("invalid API version (`{0}`) in DOCKER_API_VERSION")]
@@ -70,6 +77,15 @@ pub enum EngineError {
 pub struct PushRequest<'a> {
     pub reference: &'a Reference,
     pub credentials: &'a Credentials,
+}
+
+/// One name of an image in the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalImage {
+    /// `repository:tag`, as the engine shows it.
+    pub name: String,
+    /// Bytes, as the engine counts them.
+    pub size: u64,
 }
 
 /// Takes a line about each call, for `--debug`; of headers only the names.
@@ -90,6 +106,8 @@ pub struct Engine {
     transport: Transport,
     /// `/v1.41`, or nothing where the engine did not say: then it takes its own.
     prefix: String,
+    /// `Host`, which is none for a socket, and the user's own.
+    headers: HeaderMap,
     trace: Option<Trace>,
 }
 
@@ -97,10 +115,18 @@ impl Engine {
     /// Connects, and agrees on an API version: the lower of the engine's and ours, or what
     /// `DOCKER_API_VERSION` says, unasked.
     ///
+    /// * `headers`: sent with every call, unless they are ours to set.
+    ///
     /// # Errors
-    /// Nothing listens there, it does not answer a ping within 20 s, or the variable is no version.
-    pub async fn connect(endpoint: Endpoint, trace: Option<Trace>) -> Result<Self, EngineError> {
-        let mut engine = Self { transport: Transport::new(endpoint), prefix: String::new(), trace };
+    /// Nothing listens there, it does not answer a ping within 20 s (60 s over ssh), it is too old, or
+    /// the variable is no version.
+    pub async fn connect(
+        endpoint: Endpoint,
+        headers: HeaderMap,
+        trace: Option<Trace>,
+    ) -> Result<Self, EngineError> {
+        let mut engine = Self { transport: Transport::new(endpoint), prefix: String::new(), headers, trace };
+        engine.headers.insert(HOST, host_header(&engine.transport.endpoint().address));
         let pinned = env::var_os("DOCKER_API_VERSION").filter(|version| !version.is_empty());
         if let Some(version) = pinned {
             let version = version.to_string_lossy();
@@ -108,12 +134,24 @@ impl Engine {
             engine.prefix = format!("/v{}.{}", number.0, number.1);
             return Ok(engine);
         }
-        let ping = tokio::time::timeout(PING_TIMEOUT, engine.ping()).await;
-        if let Some(version) = ping.map_err(|_| EngineError::Silent)?? {
+        let limit = if engine.transport.endpoint().is_dear() { LOGIN_TIMEOUT } else { PING_TIMEOUT };
+        let ping = tokio::time::timeout(limit, engine.ping()).await;
+        if let Some(version) = ping.map_err(|_| engine.silent())?? {
+            if version < MIN_API_VERSION {
+                return Err(EngineError::TooOld { endpoint: engine.endpoint(), version });
+            }
             let (major, minor) = version.min(API_VERSION);
             engine.prefix = format!("/v{major}.{minor}");
         }
         Ok(engine)
+    }
+
+    fn endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(self.transport.endpoint())
+    }
+
+    fn silent(&self) -> EngineError {
+        EngineError::Silent { endpoint: self.endpoint() }
     }
 
     /// The engine's API version, from `HEAD /_ping`, or from `GET` where that is unknown.
@@ -122,15 +160,27 @@ impl Engine {
             let is_last = method == Method::GET;
             let response = match self.call(method, "/_ping", None, Bytes::new()).await {
                 // What stands between us and an engine may not know HEAD, and hang up.
-                Err(EngineError::Transport(TransportError::Lost(_))) if !is_last => continue,
+                Err(EngineError::Transport(TransportError::Lost { .. })) if !is_last => continue,
                 response => response?,
             };
             let version = response.headers().get("api-version").and_then(|value| value.to_str().ok());
             let version = version.and_then(parse_version);
             let answered = response.status() == StatusCode::OK;
-            self.whole(response).await?;
+            let body = self.whole(response).await?;
             if answered {
                 return Ok(version);
+            }
+            // As servers in Go (dockerd), nginx and Apache put it, with status 400.
+            let text = String::from_utf8_lossy(&body).to_lowercase();
+            if [
+                "http request to an https server",
+                "plain http request was sent to https",
+                "speaking plain http to an ssl",
+            ]
+            .iter()
+            .any(|words| text.contains(words))
+            {
+                return Err(TransportError::WantsTls { endpoint: self.endpoint() }.into());
             }
         }
         Ok(None)
@@ -148,13 +198,89 @@ impl Engine {
     pub async fn push(&mut self, request: &PushRequest<'_>) -> Result<PushStream, EngineError> {
         let reference = request.reference;
         let name = utf8_percent_encode(&reference.repository(), PATH).to_string();
-        let path = format!("{}/images/{name}/push?tag={}", self.prefix, reference.tag_or_latest());
+        let mut path = format!("{}/images/{name}/push?tag={}", self.prefix, reference.tag_or_latest());
+        if is_loopback(reference.domain()) {
+            // podman needs to be told what docker knows by itself: on its own machine, plain HTTP will do.
+            path += "&tlsVerify=false";
+        }
         let header = request.credentials.header(reference.credentials_key());
         let response = self.call(Method::POST, &path, Some(&header), Bytes::from_static(b"{}")).await?;
         if response.status() != StatusCode::OK {
             return Err(self.refusal(response).await);
         }
-        Ok(PushStream { body: response.into_body(), decoder: Decoder::default() })
+        let endpoint = self.endpoint();
+        Ok(PushStream { body: response.into_body(), decoder: Decoder::default(), endpoint })
+    }
+
+    /// What a stream that broke off really died of: the program that carried it may have said.
+    pub async fn explain(&mut self, error: EngineError) -> EngineError {
+        match error {
+            EngineError::Transport(error @ TransportError::Lost { .. }) => {
+                self.transport.explain_loss(error).await.into()
+            }
+            error => error,
+        }
+    }
+
+    /// What the registry says the tag names: digest and size of its manifest, in bytes. `None`: it says
+    /// nothing, or the engine does not ask (podman).
+    ///
+    /// # Errors
+    /// The engine is gone.
+    ///
+    /// Source: Docker Engine API 1.30, `GET /distribution/{name}/json`.
+    pub async fn in_registry(
+        &mut self,
+        request: &PushRequest<'_>,
+    ) -> Result<Option<(String, u64)>, EngineError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(rename = "Descriptor")]
+            descriptor: Descriptor,
+        }
+        #[derive(Deserialize)]
+        struct Descriptor {
+            digest: String,
+            size: u64,
+        }
+        let reference = request.reference;
+        let name = format!("{}:{}", reference.repository(), reference.tag_or_latest());
+        let path = format!("{}/distribution/{}/json", self.prefix, utf8_percent_encode(&name, PATH));
+        let header = request.credentials.header(reference.credentials_key());
+        let answer: Option<Answer> = self.ask(&path, Some(&header)).await?;
+        Ok(answer.map(|answer| (clean(&answer.descriptor.digest), answer.descriptor.size)))
+    }
+
+    /// The digests that an image in the engine goes by: its ID, and what registries call it. None if it
+    /// is not there.
+    ///
+    /// # Errors
+    /// The engine is gone.
+    pub async fn digests(&mut self, reference: &Reference) -> Result<Vec<String>, EngineError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(rename = "Id")]
+            id: String,
+            #[serde(rename = "RepoDigests", default)]
+            names: Option<Vec<String>>,
+        }
+        let name = format!("{}:{}", reference.repository(), reference.tag_or_latest());
+        let path = format!("{}/images/{}/json", self.prefix, utf8_percent_encode(&name, PATH));
+        let Some(Answer { id, names }) = self.ask(&path, None).await? else { return Ok(Vec::new()) };
+        let digest = |name: String| name.split_once('@').map(|(_, digest)| digest.to_owned());
+        Ok(std::iter::once(id).chain(names.unwrap_or_default().into_iter().filter_map(digest)).collect())
+    }
+
+    /// A question whose answer is JSON; `None` for any other answer.
+    async fn ask<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        registry_auth: Option<&Secret>,
+    ) -> Result<Option<T>, EngineError> {
+        let response = self.call(Method::GET, path, registry_auth, Bytes::new()).await?;
+        let answered = response.status() == StatusCode::OK;
+        let body = self.whole(response).await?;
+        Ok(if answered { serde_json::from_slice(&body).ok() } else { None })
     }
 
     /// Has the registry check credentials, once, without a push.
@@ -190,28 +316,37 @@ impl Engine {
         Ok(AuthAnswer::Accepted { identity_token: Some(token).filter(|t| !t.is_empty()).map(Secret::new) })
     }
 
-    /// The names of all local images, `repository:tag`, as the engine shows them. For messages:
-    /// gives up after 2 s.
+    /// All local images that have a name.
     ///
     /// # Errors
-    /// The engine is gone or silent, or its answer is no list of images.
-    pub async fn local_names(&mut self) -> Result<Vec<String>, EngineError> {
+    /// The engine is gone or silent for longer than `limit`, or its answer is no list of images.
+    pub async fn local_images(&mut self, limit: Duration) -> Result<Vec<LocalImage>, EngineError> {
         #[derive(Deserialize)]
         struct Image {
             /// `null` on engines before 1.43 for an image without a name.
             #[serde(rename = "RepoTags", default)]
             names: Option<Vec<String>>,
+            #[serde(rename = "Size", default)]
+            size: i64,
         }
         let path = format!("{}/images/json", self.prefix);
         let asked = async {
             let response = self.call(Method::GET, &path, None, Bytes::new()).await?;
+            if response.status() != StatusCode::OK {
+                return Err(self.refusal(response).await);
+            }
             self.whole(response).await
         };
-        let body = tokio::time::timeout(ASIDE_TIMEOUT, asked).await.map_err(|_| EngineError::Silent)??;
+        let asked = tokio::time::timeout(limit, asked).await;
+        let body = asked.map_err(|_| self.silent())??;
         let images: Vec<Image> =
             serde_json::from_slice(&body).map_err(|error| EngineError::Unreadable("/images/json", error))?;
-        let names = images.into_iter().flat_map(|image| image.names.unwrap_or_default());
-        Ok(names.filter(|name| !name.starts_with("<none>")).map(|name| clean(&name)).collect())
+        let named = images.into_iter().flat_map(|image| {
+            let size = u64::try_from(image.size).unwrap_or_default();
+            let names = image.names.unwrap_or_default().into_iter();
+            names.map(move |name| LocalImage { name: clean(&name), size })
+        });
+        Ok(named.filter(|image| !image.name.starts_with("<none>")).collect())
     }
 
     async fn call(
@@ -223,8 +358,8 @@ impl Engine {
     ) -> Result<Response<Incoming>, EngineError> {
         let mut request = Request::new(Full::new(body.clone()));
         let headers = request.headers_mut();
-        // docker's own; the name of a socket is no host.
-        headers.insert(HOST, HeaderValue::from_static("api.moby.localhost"));
+        // The user's first: ours count.
+        headers.clone_from(&self.headers);
         headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
         if !body.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -241,7 +376,12 @@ impl Engine {
         // A login that fails must fail once.
         let repeatable = !path.ends_with("/auth");
         *request.method_mut() = method;
-        *request.uri_mut() = path.parse().expect("a reference, percent-encoded, is a path");
+        let base = match &self.transport.endpoint().address {
+            Address::Tcp { base, .. } => base,
+            _ => "",
+        };
+        let url = format!("{base}{path}").parse();
+        *request.uri_mut() = url.expect("a reference, percent-encoded, and a base, checked, make a path");
         let response = self.transport.send(request, repeatable).await?;
         if let Some(trace) = self.trace {
             trace(&response.status().to_string());
@@ -254,14 +394,24 @@ impl Engine {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(EngineError::TooLong),
             Err(error) => match error.downcast::<hyper::Error>() {
-                Ok(error) => Err(TransportError::Lost(*error).into()),
-                Err(_) => Err(EngineError::Silent),
+                Ok(error) => Err(TransportError::lost(self.transport.endpoint(), *error).into()),
+                Err(_) => Err(self.silent()),
             },
         }
     }
 
     async fn refusal(&self, response: Response<Incoming>) -> EngineError {
         let status = response.status();
+        if status.is_redirection() {
+            // Never followed: credentials would go along.
+            let target =
+                response.headers().get(LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let target = target.map(|target| format!(" to {target}")).unwrap_or_default();
+            return EngineError::Answered {
+                status,
+                message: format!("unexpected redirect in response{target}"),
+            };
+        }
         match self.whole(response).await {
             // A proxy's page; what engines write is JSON, or a line of text.
             Ok(body) if body.trim_ascii_start().starts_with(b"<") => DecodeError::not_json(&body).into(),
@@ -276,6 +426,7 @@ impl Engine {
 pub struct PushStream {
     body: Incoming,
     decoder: Decoder,
+    endpoint: Arc<Endpoint>,
 }
 
 impl PushStream {
@@ -292,7 +443,7 @@ impl PushStream {
                 }
                 Ok(true)
             }
-            Some(Err(error)) => Err(TransportError::Lost(error).into()),
+            Some(Err(error)) => Err(TransportError::lost(&self.endpoint, error).into()),
             None => Ok(self.decoder.finish().map(|()| false)?),
         }
     }
@@ -308,6 +459,28 @@ pub fn error_message(body: &[u8]) -> String {
         .or_else(|| text(&value["error"]))
         .or_else(|| text(&value["cause"]))
         .unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
+}
+
+/// docker's own for what has no host.
+fn host_header(address: &Address) -> HeaderValue {
+    match address {
+        Address::Tcp { host, port, .. } => {
+            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            HeaderValue::from_str(&format!("{host}:{port}")).expect("checked when the address was read")
+        }
+        Address::Ssh(_) | Address::ThroughDocker { .. } => HeaderValue::from_static("docker.example.com"),
+        Address::Unix(_) | Address::NamedPipe(_) => HeaderValue::from_static("api.moby.localhost"),
+    }
+}
+
+/// A registry on the engine's own machine, where docker needs no TLS (moby `registry/config.go`).
+fn is_loopback(domain: &str) -> bool {
+    let host = match domain.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => host,
+        _ => domain,
+    };
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// `1.41` or `v1.41`.

@@ -4,16 +4,17 @@ use std::error::Error as StdError;
 use std::io;
 
 use crate::config::ConfigError;
-use crate::context::{Address, ContextError, Endpoint};
+use crate::context::{Address, ContextError, Endpoint, Origin, SshHost};
 use crate::credentials::Source;
 use crate::credentials::prompt::PromptError;
 use crate::engine::EngineError;
 use crate::event::DecodeError;
-use crate::failure::Class;
+use crate::failure::{Class, tunnel_hint};
+use crate::headers::HeadersError;
 use crate::push::{PushError, Refusal, Suggestion};
 use crate::reference::{Reference, ReferenceError};
 use crate::text::clean;
-use crate::transport::TransportError;
+use crate::transport::{TlsProblem, TransportError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,9 +25,16 @@ pub enum Error {
     #[error(transparent)]
     Context(#[from] ContextError),
     #[error(transparent)]
+    Headers(#[from] HeadersError),
+    #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
     Push(PushError),
+    /// `--all-tags` of a repository that has none here.
+    #[error("no tag of {repository} is in the engine")]
+    NoTags { repository: String, suggestion: Option<Suggestion> },
+    #[error("tag can't be used with --all-tags/-a")]
+    TagWithAllTags,
     #[error("cannot read the password from stdin")]
     PasswordUnreadable(#[source] io::Error),
     #[error("no password on stdin")]
@@ -53,7 +61,9 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Reference { .. } => Class::Reference,
-            Self::Context(_) | Self::Engine(_) => Class::Engine,
+            Self::NoTags { .. } => Class::NotFound,
+            Self::TagWithAllTags => Class::Reference,
+            Self::Context(_) | Self::Headers(_) | Self::Engine(_) => Class::Engine,
             Self::Push(error) => match error {
                 PushError::Refused(refusal) => refusal.verdict.class,
                 PushError::Engine { .. } | PushError::Unconfirmed { .. } => Class::Engine,
@@ -72,7 +82,13 @@ impl Error {
         match self {
             Self::Cancelled(status) => return *status,
             Self::PasswordUnreadable(_) | Self::PasswordMissing | Self::PasswordTooLong => return 125,
-            Self::Context(ContextError::Conflict | ContextError::Format { .. }) => return 125,
+            Self::Context(
+                ContextError::Conflict
+                | ContextError::Format { .. }
+                | ContextError::Ssh { .. }
+                | ContextError::NoAddress { .. },
+            )
+            | Self::Headers(_) => return 125,
             _ => {}
         }
         match self.class() {
@@ -100,10 +116,13 @@ impl Error {
                     "`{typed}` is not named like `registry.example.com/team/app:tag`, without a scheme"
                 ));
             }
-            Self::Context(ContextError::NotFound { .. }) => "see `docker context ls`",
-            Self::Context(ContextError::Unsupported { .. }) => {
-                "choose an engine with a unix:// endpoint (`docker context ls`), or use `docker push`"
+            Self::Context(error) => return context_hint(error),
+            Self::Headers(_) => "mend or remove that header",
+            Self::NoTags { suggestion: Some(suggestion), repository } => {
+                return Some(suggestion_hint(suggestion, repository));
             }
+            Self::NoTags { .. } => "see what is here with `docker images`",
+            Self::TagWithAllTags => "leave out the tag, or --all-tags",
             Self::Engine(error) | Self::Push(PushError::Engine { source: error, .. }) => {
                 return engine_hint(error);
             }
@@ -133,53 +152,148 @@ impl Error {
     }
 }
 
+fn context_hint(error: &ContextError) -> Option<String> {
+    let hint = match error {
+        ContextError::NotFound { .. } => {
+            "see `docker context ls`, or choose with --context or `docker context use`"
+        }
+        ContextError::Unreadable { name, .. } | ContextError::NoEndpoint { name, .. } => {
+            return Some(format!(
+                "see `docker context inspect {name}`, or make it anew with `docker context create`"
+            ));
+        }
+        ContextError::Format { .. } | ContextError::NoAddress { .. } => {
+            "an engine is at unix://PATH, tcp://HOST:PORT or ssh://USER@HOST"
+        }
+        ContextError::Ssh { .. } => "it is ssh://[USER@]HOST[:PORT][/SOCKET]",
+        ContextError::TlsFile { origin: Origin::Context { name, .. }, .. } => {
+            return Some(format!(
+                "give the context its certificates anew: `docker context update {name} --docker …`"
+            ));
+        }
+        ContextError::TlsFile { .. } => {
+            "name it with --tlscacert, --tlscert and --tlskey, or its folder with DOCKER_CERT_PATH; for an engine without TLS unset DOCKER_TLS and DOCKER_TLS_VERIFY"
+        }
+        ContextError::Conflict => "leave out one of them",
+        ContextError::Config(_) => return None,
+    };
+    Some(hint.to_owned())
+}
+
 fn engine_hint(error: &EngineError) -> Option<String> {
     let hint = match error {
-        EngineError::Transport(TransportError::Unreachable { endpoint, source }) => {
-            unreachable_hint(endpoint, source)
+        EngineError::Transport(error) => return Some(transport_hint(error)),
+        EngineError::Decode(DecodeError::Truncated { .. }) => {
+            "the engine may have stopped: look into its log, and push again"
         }
-        EngineError::Transport(TransportError::Lost(error)) if error.is_parse() => {
-            "what answers there is no engine: check --host, --context and DOCKER_HOST".to_owned()
-        }
-        EngineError::Transport(TransportError::Lost(_))
-        | EngineError::Decode(DecodeError::Truncated { .. }) => {
+        EngineError::ApiVersion(_) => "set it to a version like 1.41, or unset it",
+        EngineError::TooOld { .. } => "update docker on the engine's machine",
+        _ => "check that an engine listens at this endpoint: `docker version`",
+    };
+    Some(hint.to_owned())
+}
+
+fn transport_hint(error: &TransportError) -> String {
+    match error {
+        TransportError::Unreachable { endpoint, source } => unreachable_hint(endpoint, source),
+        TransportError::WantsTls { endpoint } => with_tls_options(
+            endpoint,
+            "pass --tlsverify with --tlscacert, --tlscert and --tlskey, or set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH",
+        ),
+        TransportError::Tls { endpoint, problem } => match problem {
+            TlsProblem::PlainText => with_tls_options(
+                endpoint,
+                "leave out --tls and --tlsverify, and unset DOCKER_TLS and DOCKER_TLS_VERIFY",
+            ),
+            TlsProblem::UnknownAuthority { .. } | TlsProblem::Authorities { .. } => with_tls_options(
+                endpoint,
+                "name the CA that signed it with --tlscacert, or as ca.pem in DOCKER_CERT_PATH",
+            ),
+            TlsProblem::IdentityMissing | TlsProblem::Identity { .. } | TlsProblem::IdentityRefused { .. } => {
+                with_tls_options(
+                    endpoint,
+                    "name one that the engine's CA signed with --tlscert and --tlskey, or as cert.pem and key.pem in DOCKER_CERT_PATH",
+                )
+            }
+            TlsProblem::Expired | TlsProblem::NotYetValid => {
+                "have the engine's certificate renewed, and check the clocks of both machines".to_owned()
+            }
+            TlsProblem::WrongName { .. } => {
+                "name the engine as its certificate does, or have that renewed for this name".to_owned()
+            }
+            TlsProblem::Other(_) => "see what it says: `openssl s_client -connect HOST:PORT`".to_owned(),
+        },
+        TransportError::Tunnel { endpoint, said, .. } => match &endpoint.address {
+            Address::Ssh(SshHost { user, host, .. }) => {
+                let login = user.as_ref().map_or_else(|| host.clone(), |user| format!("{user}@{host}"));
+                tunnel_hint(said).replace("{login}", &login).replace("{host}", host)
+            }
+            _ => "see what `docker version` says with the same options".to_owned(),
+        },
+        TransportError::Lost { endpoint, source } if source.is_parse() => match &endpoint.address {
+            Address::Tcp { .. } if endpoint.tls.is_none() => {
+                "what answers there is no engine, or one that wants TLS (--tlsverify, DOCKER_TLS_VERIFY): check --host, --context and DOCKER_HOST".to_owned()
+            }
+            _ => "what answers there is no engine: check --host, --context and DOCKER_HOST".to_owned(),
+        },
+        TransportError::Lost { .. } => {
             "the engine may have stopped: look into its log, and push again".to_owned()
         }
-        EngineError::ApiVersion(_) => "set it to a version like 1.41, or unset it".to_owned(),
-        _ => "check that an engine listens at this endpoint: `docker version`".to_owned(),
-    };
-    Some(hint)
+    }
+}
+
+/// A stored context keeps its own TLS: there the options do nothing.
+fn with_tls_options(endpoint: &Endpoint, options: &str) -> String {
+    match &endpoint.origin {
+        Origin::Context { name, .. } => format!(
+            "the context keeps its own: `docker context update {name} --docker host={},ca=FILE,cert=FILE,key=FILE`, without the files for no TLS",
+            endpoint.address
+        ),
+        _ => options.to_owned(),
+    }
 }
 
 fn unreachable_hint(endpoint: &Endpoint, source: &io::Error) -> String {
-    let Address::Unix(path) = &endpoint.address;
-    let path = path.display();
-    match source.kind() {
-        io::ErrorKind::PermissionDenied => {
+    const ANOTHER: &str = "or name another with --context or DOCKER_HOST";
+    match (&endpoint.address, source.kind()) {
+        (Address::Unix(path), io::ErrorKind::PermissionDenied) => {
+            let path = path.display();
             format!("you may not open {path}: join its group (often `docker`) and log in again, or use sudo")
         }
-        io::ErrorKind::NotFound => {
+        (Address::Unix(path), io::ErrorKind::NotFound) => {
             format!(
-                "nothing is at {path}: start the engine (`systemctl start docker`), or name another with --context or DOCKER_HOST"
+                "nothing is at {}: start the engine (`systemctl start docker`), {ANOTHER}",
+                path.display()
             )
         }
-        _ => format!(
-            "no engine listens at {path}: start it (`systemctl start docker`), or name another with --context or DOCKER_HOST"
-        ),
+        (Address::Unix(path), _) => {
+            format!("no engine listens at {}: start it (`systemctl start docker`), {ANOTHER}", path.display())
+        }
+        (Address::Tcp { base, .. }, _) if base.ends_with(".sock") => {
+            format!("for a socket write unix://{base}")
+        }
+        (Address::Tcp { .. }, io::ErrorKind::ConnectionRefused) => {
+            format!("no engine listens there: start it with this address (dockerd `-H`), {ANOTHER}")
+        }
+        (Address::Tcp { .. }, _) => format!("check host name, network and firewall, {ANOTHER}"),
+        (Address::Ssh(_), io::ErrorKind::NotFound) => "install ssh, of OpenSSH".to_owned(),
+        (Address::ThroughDocker { .. }, io::ErrorKind::NotFound) => "install the docker CLI".to_owned(),
+        _ => format!("see `docker version`, {ANOTHER}"),
+    }
+}
+
+/// What may have been meant in place of what is not here.
+fn suggestion_hint(suggestion: &Suggestion, wanted: &str) -> String {
+    match suggestion {
+        Suggestion::Near(names) => format!("did you mean {}?", names.join(" or ")),
+        Suggestion::Tag(name) => format!("name it for the registry first: `docker tag {name} {wanted}`"),
     }
 }
 
 fn refusal_hint(refusal: &Refusal) -> Option<String> {
     let reference = &refusal.reference;
-    match &refusal.suggestion {
-        Some(Suggestion::Near(names)) => return Some(format!("did you mean {}?", names.join(" or "))),
-        Some(Suggestion::Tag(name)) => {
-            return Some(format!(
-                "name it for the registry first: `docker tag {name} {}`",
-                reference.familiar()
-            ));
-        }
-        None => {}
+    if let Some(suggestion) = &refusal.suggestion {
+        return Some(suggestion_hint(suggestion, &reference.familiar()));
     }
     if refusal.login.source == Source::Variable && refusal.verdict.class == Class::Auth {
         return Some("DOCKER_AUTH_CONFIG goes before every `docker login`: change or unset it".to_owned());

@@ -164,6 +164,7 @@ const SEE_REGISTRY: &str = "look into the log of {registry}";
 const FORMAT: &str = "the registry does not take this kind of manifest: build without attestations (`--provenance=false`), or change its settings";
 const CREATE_REPOSITORY: &str = "create the repository in {registry} first, and check the name";
 const UPDATE_ENGINE: &str = "update docker on the engine's machine, or unset DOCKER_API_VERSION";
+const UPDATE_PLUGIN: &str = "unset DOCKER_API_VERSION, or update docker-regpush";
 const ENGINE_DISK: &str = "the engine's disk is full: `docker system prune`";
 
 /// From the top, the first that fits. Numbered as in the order that was measured to be right.
@@ -177,6 +178,7 @@ const RULES: &[Rule] = rules![
     Is(Engine), ["connect to the docker daemon", "connect to docker daemon", "connect to podman", "is the docker daemon running",
         "failed to connect to the docker api", "error during connect", "docker daemon is not running"], [],
         "start the engine (`systemctl start docker`), or choose another with `--context` or DOCKER_HOST";
+    Is(Engine), ["client version * is too old"], [], UPDATE_PLUGIN;
     Is(Engine), ["client version * is too", "requires api version", "client is newer than server"], [], UPDATE_ENGINE;
     Is(Engine), ["authorization denied by plugin"], [], "the engine's own authorisation plugin forbids this call: ask who runs the engine";
     Is(Other), ["errno 28"], [], SEE_REGISTRY;
@@ -327,6 +329,56 @@ pub fn classify(evidence: &Evidence<'_>) -> Verdict {
         Some(_) => Verdict { class: Engine, hint: "look into the engine's log" },
         None => Verdict { class: Other, hint: SEE_REGISTRY },
     }
+}
+
+/// What ssh, and docker at its other end, say on stderr when they cannot carry a connection; a hint with
+/// `{login}` and `{host}` to be filled in.
+///
+/// Source: OpenSSH `sshconnect.c`, `sshconnect2.c`; docker/cli `cli/command/system/dial_stdio.go`.
+pub fn tunnel_hint(said: &str) -> &'static str {
+    const RULES: [(&[&str], &str); 7] = [
+        (
+            &["remote host identification has changed", "host key for * has changed"],
+            "the machine shows another host key than before: find out why; if it was set up anew, `ssh-keygen -R {host}`, then `ssh {login}`",
+        ),
+        (
+            &["host key verification failed", "host key is known for"],
+            "its host key is not known here: connect once with `ssh {login}`, and compare the key",
+        ),
+        (
+            &[
+                "permission denied while trying to connect",
+                "permission denied: unix",
+                "dial unix * permission denied",
+            ],
+            "that user may not open the engine's socket there: add it to the group `docker`",
+        ),
+        (
+            &["permission denied", "too many authentication failures"],
+            "`ssh {login}` has to work without a question: check the user's name, and load the key (`ssh-add`)",
+        ),
+        (
+            &["docker: command not found", "docker: not found", "unknown command: docker"],
+            "docker is not on that machine, or not in the PATH of its ssh logins: `ssh {login} docker version`",
+        ),
+        (
+            &["cannot connect to the docker daemon", "failed to connect to the docker api", "dial unix"],
+            "the engine on that machine does not run: `ssh {login} docker version`",
+        ),
+        (
+            &[
+                "could not resolve",
+                "connection refused",
+                "timed out",
+                "no route to host",
+                "network is unreachable",
+            ],
+            "the machine cannot be reached: try `ssh {login}`",
+        ),
+    ];
+    let text = said.to_lowercase();
+    let rule = RULES.iter().find(|(words, _)| words.iter().any(|words| contains(&text, words)));
+    rule.map_or("try it by hand: `ssh {login} docker system dial-stdio`", |(_, hint)| hint)
 }
 
 /// Lower case, on one line, without addresses and the repository's name: those hold any word.

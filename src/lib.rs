@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod command;
+pub mod completion;
 pub mod config;
 pub mod context;
 pub mod credentials;
@@ -11,6 +12,8 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod failure;
+pub mod headers;
+pub mod hook;
 pub mod plugin;
 pub mod present;
 pub mod progress;

@@ -7,8 +7,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 use std::{env, fs, io, thread};
 
+use docker_regpush::plugin::Command;
 use docker_regpush::secret::Secret;
-use docker_regpush::{command, plugin};
+use docker_regpush::{command, completion, hook, plugin};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -26,6 +27,17 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
+    if let Some(question) = plugin::hook_question(&args) {
+        // docker shows what it can read, and nothing else.
+        return if hook::answer(question, io::stdout()).is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    if let Some(request) = completion::Request::read(&args) {
+        return if request.answer(io::stdout()).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let call = match plugin::parse(&args) {
         Ok(call) => call,
         Err(error) => {
@@ -33,6 +45,10 @@ fn main() -> ExitCode {
             let _ = error.print();
             return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
+    };
+    let options = match &call.command {
+        Command::Hook(action) => return hook::run(*action, &call.docker).into(),
+        Command::Push(options) => options,
     };
     let auth_config = take_auth_config();
     let runtime = match new_runtime() {
@@ -42,7 +58,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let status = runtime.block_on(command::run(&call, auth_config, cancelled()));
+    let status = runtime.block_on(command::run(&call.docker, options, auth_config, cancelled()));
     // A thread may still wait for a helper or for the terminal.
     runtime.shutdown_background();
     status.into()
@@ -68,7 +84,8 @@ fn take_auth_config() -> Option<Secret> {
 /// Ends with an exit status when a signal, or docker, wants the call to be given up.
 ///
 /// Signals are waited for on a thread of their own: the one that pushes may hang in writing to a
-/// terminal or pipe that nobody reads. If it does not end in time, it is ended from here.
+/// terminal or pipe that nobody reads. If it does not end in time, or two more signals come, it is
+/// ended from here.
 async fn cancelled() -> u8 {
     const GRACE: Duration = Duration::from_secs(2);
     let (tell, told) = oneshot::channel();
@@ -76,12 +93,17 @@ async fn cancelled() -> u8 {
     thread::spawn(move || {
         let Ok(runtime) = new_runtime() else { return };
         runtime.block_on(async {
-            let Ok(signals) = Signals::catch() else { return };
+            let Ok(mut signals) = Signals::catch() else { return };
             drop(ready);
             let status = signals.first_reason().await;
             // The receiver is gone when the call has just ended by itself.
             let _ = tell.send(status);
-            tokio::time::sleep(GRACE).await;
+            // docker too ends a plugin by force at the third signal.
+            let insisted = async {
+                signals.next().await;
+                signals.next().await
+            };
+            let _ = tokio::time::timeout(GRACE, insisted).await;
             process::exit(status.into());
         });
     });
@@ -113,7 +135,7 @@ impl Signals {
     }
 
     /// Waits for a signal, or for docker to hang up, and says what status that is.
-    async fn first_reason(mut self) -> u8 {
+    async fn first_reason(&mut self) -> u8 {
         tokio::select! {
             status = self.next() => status,
             () = plugin::stopped_by_docker() => {

@@ -5,17 +5,21 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use rustix::process::getppid;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 
-use crate::cli::{DockerOptions, PluginCommand, PushOptions, StandaloneCommand};
+use crate::cli::{
+    DockerOptions, HookAction, LOG_LEVELS, PluginCommand, PushOptions, StandaloneCommand, Words,
+};
 
 /// What docker is told about us; the file is its one source.
 const METADATA: &str = include_str!("../plugin-metadata/metadata.json");
-const NAME: &str = "regpush";
+pub const NAME: &str = "regpush";
 
 /// docker asks for metadata with exactly this argument, before each run and for each `docker --help`.
 pub fn wants_metadata(args: &[OsString]) -> bool {
@@ -31,11 +35,25 @@ pub fn write_metadata(mut out: impl Write) -> io::Result<()> {
     out.flush()
 }
 
+/// The question that docker asks after a command that a hook is installed for: one argument of JSON.
+pub fn hook_question(args: &[OsString]) -> Option<&OsStr> {
+    match args {
+        [_, name, word, question] if name == NAME && word == "docker-cli-plugin-hooks" => Some(question),
+        _ => None,
+    }
+}
+
 /// A call, sorted.
 #[derive(Debug)]
 pub struct Call {
     pub docker: DockerOptions,
-    pub push: PushOptions,
+    pub command: Command,
+}
+
+#[derive(Debug)]
+pub enum Command {
+    Push(PushOptions),
+    Hook(HookAction),
 }
 
 /// docker's argv is the user's own: docker's options, the plugin's name, what follows it.
@@ -54,13 +72,13 @@ struct FromDocker {
     #[arg(short, long)]
     version: bool,
     #[command(subcommand)]
-    words: Words,
+    rest: Rest,
 }
 
 #[derive(Subcommand)]
-enum Words {
+enum Rest {
     #[command(external_subcommand)]
-    All(Vec<OsString>),
+    Words(Vec<OsString>),
 }
 
 /// Reads argv, as docker passes it or as typed without docker.
@@ -68,7 +86,7 @@ enum Words {
 /// # Errors
 /// clap's: a usage error, or the help or version that was asked for.
 pub fn parse(args: &[OsString]) -> Result<Call, clap::Error> {
-    if let Ok(FromDocker { docker, help, version, words: Words::All(words) }) =
+    if let Ok(FromDocker { docker, help, version, rest: Rest::Words(words) }) =
         FromDocker::try_parse_from(args)
     {
         match words.split_first() {
@@ -76,53 +94,85 @@ pub fn parse(args: &[OsString]) -> Result<Call, clap::Error> {
             // `docker -v regpush` asks the plugin.
             Some((name, _)) if name == NAME && version => return parse_plugin(docker, &["--version".into()]),
             Some((name, rest)) if name == NAME => return parse_plugin(docker, rest),
-            // `docker help regpush`; a plugin must leave with 0 here.
-            Some((word, _)) if word == "help" => return parse_plugin(docker, &["--help".into()]),
+            // `docker help regpush hook`; a plugin must leave with 0 here.
+            Some((word, rest)) if word == "help" => {
+                return parse_help(docker, rest.strip_prefix(&[OsString::from(NAME)]).unwrap_or(rest));
+            }
+            // Without docker, but with its options before: clap would take the word for an image.
+            Some((word, _)) if PluginCommand::command().find_subcommand(word).is_some() => {
+                return parse_plugin(docker, &words);
+            }
             _ => {}
         }
     }
     let command = StandaloneCommand::try_parse_from(args)?;
-    checked(command.docker, command.push, StandaloneCommand::command())
+    checked(command.docker, command.push, command.words, StandaloneCommand::command())
 }
 
 fn parse_plugin(docker: DockerOptions, rest: &[OsString]) -> Result<Call, clap::Error> {
+    if let [word, of @ ..] = rest
+        && word == "help"
+    {
+        return parse_help(docker, of);
+    }
     let name: &OsStr = NAME.as_ref();
-    let rest = match rest {
-        [word, ..] if word == "help" => &["--help".into()],
-        rest => rest,
-    };
     let words = std::iter::once(name).chain(rest.iter().map(OsString::as_os_str));
     let command = PluginCommand::try_parse_from(words)?;
-    checked(docker, command.push, PluginCommand::command())
+    checked(docker, command.push, command.words, PluginCommand::command())
+}
+
+/// The help of a command, or of all where there is none of that name.
+fn parse_help(docker: DockerOptions, of: &[OsString]) -> Result<Call, clap::Error> {
+    let has_own = of.first().is_some_and(|word| PluginCommand::command().find_subcommand(word).is_some());
+    let command = of.iter().take(usize::from(has_own)).cloned();
+    parse_plugin(docker, &command.chain(["--help".into()]).collect::<Vec<_>>())
 }
 
 /// What clap cannot say of an option.
 fn checked(
     docker: DockerOptions,
     push: PushOptions,
+    words: Option<Words>,
     mut command: clap::Command,
 ) -> Result<Call, clap::Error> {
     if docker.hosts.len() > 1 {
         return Err(command.error(ErrorKind::TooManyValues, "specify only one -H"));
     }
-    const LEVELS: [&str; 8] = ["debug", "info", "warn", "warning", "error", "fatal", "panic", "trace"];
-    if let Some(level) = docker.log_level().filter(|level| !LEVELS.contains(&level.as_str())) {
+    if let Some(level) = docker.log_level().filter(|level| !LOG_LEVELS.contains(&level.as_str())) {
         return Err(command.error(ErrorKind::InvalidValue, format!("unable to parse logging level: {level}")));
     }
-    Ok(Call { docker, push })
+    let reserved = |command: &mut clap::Command, word: &str| {
+        let reason = format!(
+            "`{word}` is kept for a command of a later version; an image of that name is written `{word}:latest`"
+        );
+        Err(command.error(ErrorKind::InvalidSubcommand, reason))
+    };
+    let command = match words {
+        None => Command::Push(push),
+        Some(Words::Hook { action }) => Command::Hook(action),
+        Some(Words::Auth { .. }) => return reserved(&mut command, "auth"),
+        Some(Words::Ls { .. }) => return reserved(&mut command, "ls"),
+    };
+    Ok(Call { docker, command })
 }
 
-/// Waits until docker hangs up the control socket: it was told to stop, or is gone. Without a
-/// socket (docker before 25, or no docker at all) it waits for ever: there are only signals then.
+/// Waits until docker hangs up the control socket: it was told to stop, or is gone. Without docker it
+/// waits for ever: there are only signals then.
 ///
 /// docker never writes to it; end and error both mean stop. Where docker's stdout is a terminal
 /// it leaves stopping to the terminal's own signal.
 pub async fn stopped_by_docker() {
-    let Some(name) = env::var("DOCKER_CLI_PLUGIN_SOCKET").ok().filter(|name| !name.is_empty()) else {
-        return std::future::pending().await;
-    };
+    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    match (variable("DOCKER_CLI_PLUGIN_SOCKET"), variable("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND")) {
+        (Some(name), _) => until_hung_up(&name).await,
+        (None, Some(_)) => until_orphaned().await,
+        (None, None) => std::future::pending().await,
+    }
+}
+
+async fn until_hung_up(name: &str) {
     // `@name` is an abstract socket, which Linux spells with a NUL.
-    let path = name.strip_prefix('@').map_or_else(|| name.clone(), |rest| format!("\0{rest}"));
+    let path = name.strip_prefix('@').map_or_else(|| name.to_owned(), |rest| format!("\0{rest}"));
     let Ok(mut socket) = UnixStream::connect(path).await else {
         return std::future::pending().await;
     };
@@ -130,11 +180,25 @@ pub async fn stopped_by_docker() {
     while socket.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
 }
 
+/// docker before 25 has no socket. When it is gone, we have another parent.
+async fn until_orphaned() {
+    const PERIOD: Duration = Duration::from_millis(200);
+    let docker = getppid();
+    while getppid() == docker {
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
 
     use super::*;
+
+    fn push(call: &Call) -> &PushOptions {
+        let Command::Push(options) = &call.command else { panic!("{call:?}") };
+        options
+    }
 
     fn parse_words(line: &str) -> Result<Call, clap::Error> {
         let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
@@ -164,12 +228,12 @@ mod tests {
         let call = parse_words("x --config=C -H U -D --log-level debug regpush -q app:1").unwrap();
         assert_eq!(call.docker.config.as_deref(), Some("C".as_ref()));
         assert_eq!(call.docker.hosts, ["U"]);
-        assert!(call.docker.debug && call.push.quiet);
-        assert_eq!(call.push.image, "app:1");
+        assert!(call.docker.debug && push(&call).quiet);
+        assert_eq!(push(&call).image(), "app:1");
 
         let call = parse_words("x -DHregpush -c far --tls --tlsverify=false regpush regpush").unwrap();
         assert_eq!(call.docker.hosts, ["regpush"]);
-        assert_eq!(call.push.image, "regpush");
+        assert_eq!(push(&call).image(), "regpush");
         assert_eq!((call.docker.tls, call.docker.tlsverify), (Some(true), Some(false)));
 
         for (level, is_debug) in
@@ -180,7 +244,7 @@ mod tests {
         }
 
         let call = parse_words("x regpush -- -a").unwrap();
-        assert_eq!(call.push.image, "-a", "refused later, as a reference");
+        assert_eq!(push(&call).image(), "-a", "refused later, as a reference");
     }
 
     #[test]
@@ -188,12 +252,37 @@ mod tests {
         for line in ["x -H U -q app:1", "x -q app:1 -H U", "x -H U regpush -q app:1"] {
             let call = parse_words(line).unwrap();
             assert_eq!(
-                (call.docker.hosts.as_slice(), call.push.image.as_str()),
+                (call.docker.hosts.as_slice(), push(&call).image()),
                 (&["U".to_owned()][..], "app:1"),
                 "{line}"
             );
-            assert!(call.push.quiet, "{line}");
+            assert!(push(&call).quiet, "{line}");
         }
+    }
+
+    #[test]
+    fn words_of_ours_are_no_images() {
+        for line in ["x regpush hook install", "x hook install", "x -D --config C hook install"] {
+            let call = parse_words(line).unwrap();
+            assert!(matches!(call.command, Command::Hook(HookAction::Install)), "{line}: {call:?}");
+        }
+        assert_eq!(push(&parse_words("x regpush hook:latest").unwrap()).image(), "hook:latest");
+        assert!(parse_words("x regpush ls").unwrap_err().to_string().contains("written `ls:latest`"));
+        for line in ["x help regpush hook", "x regpush help hook", "x regpush hook --help"] {
+            let help = parse_words(line).unwrap_err().to_string();
+            assert!(
+                help.contains("docker regpush hook <COMMAND>") && help.contains("install"),
+                "{line}: {help}"
+            );
+        }
+    }
+
+    #[test]
+    fn docker_is_called_again_with_the_same_engine() {
+        let line = "x --config=C -D -H U --tlsverify --tlscacert F regpush app";
+        let arguments = parse_words(line).unwrap().docker.arguments();
+        assert_eq!(arguments, ["--config", "C", "--tlscacert", "F", "--host", "U", "--tlsverify=true"]);
+        assert_eq!(parse_words("x -c far regpush app").unwrap().docker.arguments(), ["--context", "far"]);
     }
 
     #[test]
@@ -235,6 +324,10 @@ mod tests {
             "x regpush --anonymous -u me --password-stdin app",
             "x regpush --progress fancy app",
             "x regpush -H U app",
+            "x regpush hook",
+            "x regpush hook nonsense",
+            "x regpush auth",
+            "x regpush ls localhost:5000",
         ];
         for line in lines {
             assert!(parse_words(line).unwrap_err().use_stderr(), "{line}");

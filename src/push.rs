@@ -7,7 +7,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::credentials::prompt::{PromptError, Terminal};
 use crate::credentials::{Credentials, Keyring, Source};
-use crate::engine::{AuthAnswer, Engine, EngineError, PushRequest};
+use crate::engine::{AuthAnswer, Engine, EngineError, LocalImage, PushRequest};
 use crate::failure::{Class, Evidence, Verdict, classify};
 use crate::present::Presenter;
 use crate::progress::{Progress, PushedTag};
@@ -18,6 +18,8 @@ use crate::text::clean;
 const QUESTIONS: usize = 3;
 /// After a refusal the engine has nothing more to say that matters.
 const AFTER_REFUSAL: Duration = Duration::from_secs(2);
+/// How long the engine may take to list its images, where that only makes a message better.
+const ASIDE: Duration = Duration::from_secs(2);
 /// Names of local images offered in place of one that is not there.
 const MAX_SIMILAR: usize = 3;
 
@@ -33,7 +35,9 @@ pub enum PushError {
         source: EngineError,
     },
     /// The stream ended properly, and named no digest.
-    #[error("the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`")]
+    #[error(
+        "the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`, nor does the registry confirm it"
+    )]
     Unconfirmed { reference: String, tag: String },
     /// Nothing was typed that the registry could be asked about.
     #[error("no login was typed for {registry}")]
@@ -46,6 +50,13 @@ pub enum PushError {
         #[source]
         source: PromptError,
     },
+}
+
+impl PushError {
+    /// Somebody was asked for a login, and none came of it.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::NothingTyped { .. } | Self::GivenUp { .. } | Self::Prompt { .. })
+    }
 }
 
 /// A push that engine or registry refused, with all that explains it.
@@ -135,6 +146,8 @@ pub struct Record {
     pub attempts: u32,
     pub progress: Progress,
     pub login: Option<Login>,
+    /// The registry was asked what it serves, and that is the image.
+    pub verified: Option<bool>,
     pub warnings: Vec<String>,
 }
 
@@ -142,7 +155,7 @@ pub struct Record {
 pub struct Push<'a> {
     pub reference: &'a Reference,
     pub engine: &'a mut Engine,
-    pub keyring: &'a Keyring,
+    pub keyring: &'a mut Keyring,
     /// Whom to ask for a login; nobody with `--no-prompt`.
     pub terminal: Option<&'a Terminal>,
     pub presenter: &'a mut dyn Presenter,
@@ -177,7 +190,12 @@ impl Push<'_> {
         loop {
             self.record.login = Some(login.clone());
             let verdict = match self.attempt(&credentials).await? {
-                Ok(pushed) => return Ok(pushed),
+                Ok(pushed) => {
+                    if login.source == Source::Prompt {
+                        self.keyring.typed = Some((key.to_owned(), credentials));
+                    }
+                    return Ok(pushed);
+                }
                 Err(verdict) => verdict,
             };
             // A token can expire while layers move; the same login then gets a new one.
@@ -227,14 +245,34 @@ impl Push<'_> {
                 self.record.progress.refusal = Some(reason);
                 return Ok(Err(verdict));
             }
-            Err(error) => return Err(self.engine_error(error)),
+            Err(error) => {
+                let error = self.engine.explain(error).await;
+                return Err(self.engine_error(error));
+            }
         }
         let tag = self.reference.tag_or_latest();
-        let pushed = self.record.progress.pushed.iter().find(|pushed| pushed.tag == tag);
+        let pushed = self.record.progress.pushed.iter().find(|pushed| pushed.tag == tag).cloned();
         match pushed {
-            Some(pushed) => Ok(Ok(pushed.clone())),
-            None => Err(PushError::Unconfirmed { reference: self.reference.familiar(), tag: tag.to_owned() }),
+            Some(pushed) => Ok(Ok(pushed)),
+            None => self.confirm(credentials).await.map(Ok).ok_or_else(|| PushError::Unconfirmed {
+                reference: self.reference.familiar(),
+                tag: tag.to_owned(),
+            }),
         }
+    }
+
+    /// Has the engine ask the registry what the tag names, since the engine itself did not say (docker 24
+    /// with the containerd store ends without a digest, podman before 3 with nothing at all). Believed
+    /// if the engine's own image goes by that digest.
+    async fn confirm(&mut self, credentials: &Credentials) -> Option<PushedTag> {
+        let request = PushRequest { reference: self.reference, credentials };
+        let (digest, size) = self.engine.in_registry(&request).await.ok()??;
+        if !self.engine.digests(self.reference).await.ok()?.contains(&digest) {
+            return None;
+        }
+        self.record.verified = Some(true);
+        self.presenter.note("the engine named no digest; the registry was asked, and has the image");
+        Some(PushedTag { tag: self.reference.tag_or_latest().to_owned(), digest, size })
     }
 
     /// Reads the stream to its end, and shows it.
@@ -275,7 +313,7 @@ impl Push<'_> {
         let suggestion = match verdict.class {
             // Failing to ask would only have made the message better.
             Class::NotFound => {
-                self.engine.local_names().await.ok().and_then(|names| suggest(self.reference, &names))
+                self.engine.local_images(ASIDE).await.ok().and_then(|images| suggest(self.reference, &images))
             }
             _ => None,
         };
@@ -376,11 +414,11 @@ fn is_about_login(message: &str) -> bool {
 
 /// Names that differ from this one in a few letters or in the tag; else an image of the same last
 /// name and tag that was never named for this registry.
-fn suggest(wanted: &Reference, names: &[String]) -> Option<Suggestion> {
+pub fn suggest(wanted: &Reference, images: &[LocalImage]) -> Option<Suggestion> {
     let wanted_name = wanted.familiar();
     let limit = 2.max(wanted.path().len() / 4);
     let here: Vec<(&String, Reference)> =
-        names.iter().filter_map(|name| Some((name, name.parse().ok()?))).collect();
+        images.iter().filter_map(|image| Some((&image.name, image.name.parse().ok()?))).collect();
     let mut near: Vec<(usize, &String)> = here
         .iter()
         .map(|(name, reference)| {
@@ -437,8 +475,9 @@ mod tests {
             ("registry.example.com/nothing-like-it:9", &["app:1"], None),
         ];
         for (wanted, here, want) in table {
-            let names: Vec<String> = here.iter().map(|name| (*name).to_owned()).collect();
-            assert_eq!(suggest(&wanted.parse().unwrap(), &names), want, "{wanted}");
+            let image = |name: &&str| LocalImage { name: (*name).to_owned(), size: 0 };
+            let images: Vec<LocalImage> = here.iter().map(image).collect();
+            assert_eq!(suggest(&wanted.parse().unwrap(), &images), want, "{wanted}");
         }
     }
 

@@ -8,10 +8,10 @@ use std::fmt;
 use std::str::FromStr;
 
 /// The domain that a name without one stands for.
-const HUB: &str = "docker.io";
+pub const HUB: &str = "docker.io";
 const LEGACY_HUB: &str = "index.docker.io";
 /// The key under which docker keeps the credentials for [`HUB`]; it matches exactly this string.
-const HUB_CREDENTIALS_KEY: &str = "https://index.docker.io/v1/";
+pub const HUB_CREDENTIALS_KEY: &str = "https://index.docker.io/v1/";
 /// Where the Hub keeps names of a single component.
 const OFFICIAL: &str = "library/";
 /// What DNS allows, with room for a port. docker has no limit here; requests do.
@@ -68,6 +68,12 @@ impl Reference {
     /// The tag that a push of it names: `latest` where none was given.
     pub fn tag_or_latest(&self) -> &str {
         self.tag.as_deref().unwrap_or("latest")
+    }
+
+    /// The same repository, with this tag.
+    #[must_use]
+    pub fn with_tag(&self, tag: &str) -> Self {
+        Self { tag: Some(tag.to_owned()), ..self.clone() }
     }
 
     /// The canonical name without tag: `docker.io/library/app`.
@@ -161,6 +167,11 @@ fn split_domain(input: &str) -> (&str, String) {
     let official = domain == HUB && !rest.contains('/');
     let rest = if official { format!("{OFFICIAL}{rest}") } else { rest.to_owned() };
     (domain, rest)
+}
+
+/// A registry stands in the name itself; `team/app` only means one.
+pub fn has_registry(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(first, _)| looks_like_domain(first))
 }
 
 /// A namespace of the Hub has neither dot nor colon nor capitals, so what has is a domain.

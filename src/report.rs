@@ -92,7 +92,7 @@ impl Report<'_> {
             bytes: self.record.progress.bytes().0,
             attempts: self.record.attempts,
             seconds: (self.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
-            verified: None,
+            verified: self.record.verified,
             credentials: credentials.map(|login| LineCredentials {
                 source: login.source.name(),
                 username: login.username.as_deref(),

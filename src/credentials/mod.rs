@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::config::{AuthEntry, Config};
+use crate::reference::{HUB, HUB_CREDENTIALS_KEY};
 use crate::secret::Secret;
 use crate::text::clean;
 
@@ -176,6 +177,8 @@ pub struct Keyring {
     pub config_problem: Option<String>,
     /// How long a helper may take; `None` where its user may be typing a PIN.
     pub patience: Option<Duration>,
+    /// What was typed for a registry, and taken by it: nobody is asked twice in one call.
+    pub typed: Option<(String, Credentials)>,
 }
 
 impl Keyring {
@@ -194,6 +197,10 @@ impl Keyring {
                 source: Source::CommandLine,
                 problems: Vec::new(),
             };
+        }
+        if let Some((_, credentials)) = self.typed.as_ref().filter(|(typed_for, _)| typed_for == key) {
+            let credentials = credentials.clone();
+            return Found { credentials, source: Source::Prompt, problems: Vec::new() };
         }
         let mut problems = Vec::new();
         let (credentials, source) = match self.search(key, &mut problems, on_slow).await {
@@ -246,12 +253,28 @@ impl Keyring {
     }
 }
 
+/// The registries that config.json names, each with where its credentials are. For completion.
+pub fn registries(config: &Config) -> BTreeMap<String, Source> {
+    let shown = |name: &str| if name == HUB_CREDENTIALS_KEY { HUB.to_owned() } else { host(name).to_owned() };
+    let file = || Source::File(config.path.clone());
+    let stored = config.auths.keys().filter(|name| !HUB_TOKEN_KEYS.contains(&name.as_str()));
+    let stored =
+        stored.map(|name| (shown(name), config.credentials_store.clone().map_or_else(file, Source::Helper)));
+    let own = config.credential_helpers.iter().map(|(name, helper)| {
+        let helper = helper.clone().filter(|helper| !helper.is_empty());
+        (shown(name), helper.map_or_else(file, Source::Helper))
+    });
+    stored.chain(own).collect()
+}
+
+/// `localhost:5000` of `https://localhost:5000/v1/`, which older logins wrote.
+fn host(name: &str) -> &str {
+    let rest = name.split_once("://").map_or(name, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or_default()
+}
+
 /// The exact key, else the first whose host is the key: older logins wrote `https://host/v1/`.
 fn entry_for<'a>(auths: &'a BTreeMap<String, AuthEntry>, key: &str) -> Option<(&'a str, &'a AuthEntry)> {
-    let host = |name: &str| {
-        let rest = name.split_once("://").map_or(name, |(_, rest)| rest);
-        rest.split('/').next().unwrap_or_default().to_owned()
-    };
     let exact = auths.get_key_value(key);
     let by_host =
         || auths.iter().find(|(name, _)| !HUB_TOKEN_KEYS.contains(&name.as_str()) && host(name) == key);
@@ -455,6 +478,7 @@ mod tests {
         let found =
             Found { credentials: basic("alice", "hunter2"), source: Source::Prompt, problems: Vec::new() };
         let keyring = Keyring {
+            typed: None,
             given: Some(basic("alice", "hunter2")),
             variable: Some(Secret::new("hunter2".to_owned())),
             config: Config::default(),

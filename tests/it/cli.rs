@@ -94,15 +94,6 @@ fn without_an_engine_the_socket_and_who_chose_it_are_named() {
 }
 
 #[test]
-fn an_engine_that_cannot_be_reached_yet_is_named() {
-    let env = TestEnv::new();
-    let run = run(words(&env, &["regpush", "app"]).env("DOCKER_HOST", "tcp://127.0.0.1:1"));
-    assert_eq!(run.status, 4, "{run}");
-    assert!(run.stderr.contains("cannot reach `tcp://127.0.0.1:1` (from DOCKER_HOST)"), "{run}");
-    assert!(run.stderr.contains("hint: choose an engine with a unix:// endpoint"), "{run}");
-}
-
-#[test]
 fn a_reader_that_hangs_up_is_no_panic() {
     let env = TestEnv::new();
     for arguments in ["regpush --help", "docker-cli-plugin-metadata"] {

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, host, refusal};
+use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, refusal};
 use crate::support::env::{TestEnv, run};
 use crate::support::terminal::Terminal;
 
@@ -283,7 +283,7 @@ fn nohup_keeps_a_push_going() {
     let env = TestEnv::new();
     let program = env.command(&engine).get_program().to_owned();
     let mut command = std::process::Command::new("sh");
-    command.env_clear().envs(env.variables()).env("DOCKER_HOST", host(&engine.socket));
+    command.env_clear().envs(env.variables()).env("DOCKER_HOST", &engine.host);
     // HUP as nohup does it; INT as a shell does it for the background of a script.
     command.args(["-c", r#"trap '' HUP INT; exec "$0" regpush "$1""#]).arg(program).arg(IMAGE);
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -312,4 +312,44 @@ fn docker_hanging_up_the_control_socket_stops_the_push() {
     drop(control);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     engine.wait_until_connection_is_over();
+}
+
+/// docker before 25 has no control socket: its end shows in another parent.
+#[test]
+fn a_docker_that_is_killed_takes_its_push_along() {
+    let engine = FakeEngine::start().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
+    let env = TestEnv::new();
+    let program = env.command(&engine).get_program().to_owned();
+    let mut docker = std::process::Command::new("sh");
+    docker.env_clear().envs(env.variables()).env("DOCKER_HOST", &engine.host);
+    docker.env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", "docker");
+    docker.args(["-c", r#""$0" regpush "$1"; exit"#]).arg(program).arg(IMAGE);
+    let mut docker = docker.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    engine.wait_for_pushes(1);
+    docker.kill().unwrap();
+    docker.wait().unwrap();
+    engine.wait_until_connection_is_over();
+}
+
+#[test]
+fn a_third_signal_ends_it_at_once() {
+    let line = |n| format!(r#"{{"status":"a note, and another, and another: {n}"}}"#);
+    let engine = FakeEngine::start().on_every_push(Reply::stream((0..20_000).map(line)).ending(End::Hang));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut child = TestEnv::new().command(&engine).args(["regpush", IMAGE]).stderr(writer).spawn().unwrap();
+    let process = Pid::from_raw(child.id().try_into().unwrap());
+    let started = Instant::now();
+    while rustix::io::ioctl_fionread(&reader).unwrap() < 60_000 {
+        assert!(started.elapsed().as_secs() < 20, "it does not fill its pipe");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // It hangs in writing; alone, the first signal would end it after 2 s.
+    let stopped = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        let _ = kill(process, Signal::SIGINT);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(stopped.elapsed() < Duration::from_millis(1500), "{:?}", stopped.elapsed());
+    drop(reader);
 }

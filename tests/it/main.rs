@@ -3,6 +3,8 @@
 mod cli;
 mod conversation;
 mod credentials;
+mod engines;
+mod hook;
 mod output;
 mod push;
 mod support;

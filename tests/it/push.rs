@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use crate::support::engine::{DIGEST, End, FakeEngine, Ping, Reply, digest_line, host, refusal};
+use crate::support::engine::{DIGEST, End, FakeEngine, Ping, Reply, digest_line, refusal};
 use crate::support::env::{TestEnv, run, run_with_stdin};
 
 const REFERS: &str = r#"{"status":"The push refers to repository [localhost:5000/app]"}"#;
@@ -69,7 +69,7 @@ fn recordings_end_with_the_class_they_are_labelled_with() {
             status: recording.http_status,
             content_type: recording.content_type.as_ref().map(|_| "application/json"),
             pieces: recording.stream.iter().map(|line| format!("{line}{line_end}").into_bytes()).collect(),
-            end: End::Proper,
+            ..Reply::json(200, "")
         };
         let mut engine = FakeEngine::start().on_every_push(reply);
         if recording.class == "not_found" {
@@ -136,8 +136,11 @@ fn what_ends_without_a_digest_is_a_failure_that_says_so() {
         ("an object that is no message", line(r#"{"status":7}"#), End::Proper, "cannot be read"),
     ];
     for (name, pieces, end, message) in table {
-        let reply = Reply { status: 200, content_type: Some("application/json"), pieces, end };
-        let engine = FakeEngine::start().on_every_push(reply);
+        let reply = Reply { pieces, end, ..Reply::json(200, "") };
+        let mut engine = FakeEngine::start().on_every_push(reply);
+        if message.contains("digest") || message.contains("confirming") {
+            engine = engine.on("GET /v1.41/distribution/", Reply::json(404, "{}"));
+        }
         let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
         assert_eq!(run.status, 4, "{name}: {run}");
         assert!(run.stderr.contains(message), "{name}: {run}");
@@ -197,7 +200,7 @@ fn where_the_stream_is_cut_into_pieces_does_not_matter() {
     let stream = format!("{REFERS}\r\n{long}{}\n\n{}", r#"{"status":"Pushed","id":"aa"}"#, digest_line("1"));
     for size in [1, 7, 4096, 1 << 20] {
         let pieces = stream.as_bytes().chunks(size).map(<[u8]>::to_vec).collect();
-        let reply = Reply { status: 200, content_type: None, pieces, end: End::Proper };
+        let reply = Reply { content_type: None, pieces, ..Reply::json(200, "") };
         let engine = FakeEngine::start().on_every_push(reply);
         let run = run(TestEnv::new().command(&engine).args([
             "regpush",
@@ -265,7 +268,7 @@ fn the_host_option_goes_before_the_variable() {
     let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
     let env = TestEnv::new();
     let mut command = env.without_engine();
-    command.env("DOCKER_HOST", "unix:///nothing/here").args(["--host", &host(&engine.socket)]);
+    command.env("DOCKER_HOST", "unix:///nothing/here").args(["--host", &engine.host]);
     let chosen = run(command.args(["regpush", "localhost:5000/app:1"]));
     assert_eq!(chosen.status, 0, "{chosen}");
 

@@ -1,10 +1,10 @@
-//! A fake engine on a Unix socket: replays what real ones sent, keeps the requests, and fails the
+//! A fake engine on a Unix socket, or a TCP port: replays what real ones sent, keeps the requests, and fails the
 //! test if it was never called or was asked something that was not planned.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
@@ -62,12 +62,17 @@ pub enum Ping {
     NoVersion,
     /// As something that does not know HEAD, and hangs up on it.
     GetOnly,
+    /// As something of another age.
+    Version(&'static str),
+    /// Not at all: with this text, and status 400.
+    Refused(&'static str),
 }
 
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: u16,
     pub content_type: Option<&'static str>,
+    pub headers: Vec<(&'static str, &'static str)>,
     /// Each is written, and sent, by itself.
     pub pieces: Vec<Vec<u8>>,
     pub end: End,
@@ -77,7 +82,13 @@ impl Reply {
     /// A push that the engine took on: its lines, ended as docker ends them.
     pub fn stream<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) -> Self {
         let pieces = lines.into_iter().map(|line| format!("{}\r\n", line.as_ref()).into_bytes()).collect();
-        Self { status: 200, content_type: Some("application/json"), pieces, end: End::Proper }
+        Self {
+            status: 200,
+            content_type: Some("application/json"),
+            headers: Vec::new(),
+            pieces,
+            end: End::Proper,
+        }
     }
 
     pub fn json(status: u16, body: &str) -> Self {
@@ -103,9 +114,10 @@ struct State {
 }
 
 pub struct FakeEngine {
-    pub socket: PathBuf,
+    /// As docker takes it with `--host`.
+    pub host: String,
     shared: Arc<(Mutex<State>, Condvar)>,
-    _directory: tempfile::TempDir,
+    _directory: Option<tempfile::TempDir>,
 }
 
 impl FakeEngine {
@@ -114,15 +126,37 @@ impl FakeEngine {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let socket = directory.path().join("docker.sock");
         let listener = UnixListener::bind(&socket).expect("a socket");
+        let host = format!("unix://{}", socket.display());
+        Self::serve(host, Some(directory), move || {
+            let (stream, _) = listener.accept()?;
+            Ok((stream.try_clone()?, stream))
+        })
+    }
+
+    /// The same on a port of loopback.
+    pub fn at_tcp() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let host = format!("tcp://{}", listener.local_addr().expect("an address"));
+        Self::serve(host, None, move || {
+            let (stream, _) = listener.accept()?;
+            Ok((stream.try_clone()?, stream))
+        })
+    }
+
+    fn serve<R: Read + Send + 'static, W: Write + Send + 'static>(
+        host: String,
+        directory: Option<tempfile::TempDir>,
+        accept: impl Fn() -> io::Result<(R, W)> + Send + 'static,
+    ) -> Self {
         let shared = Arc::new((Mutex::new(State::default()), Condvar::new()));
         let for_clients = Arc::clone(&shared);
         thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
+            while let Ok((reader, writer)) = accept() {
                 let shared = Arc::clone(&for_clients);
-                thread::spawn(move || serve(stream, &shared));
+                thread::spawn(move || serve(BufReader::new(reader), writer, &shared));
             }
         });
-        Self { socket, shared, _directory: directory }
+        Self { host, shared, _directory: directory }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -148,7 +182,7 @@ impl FakeEngine {
 
     /// All that was asked, pings left out.
     pub fn requests(&self) -> Vec<Request> {
-        self.state().requests.iter().filter(|request| !request.line.contains(" /_ping")).cloned().collect()
+        self.state().requests.iter().filter(|request| !request.line.ends_with("/_ping")).cloned().collect()
     }
 
     pub fn pushes(&self) -> Vec<Request> {
@@ -188,9 +222,7 @@ impl Drop for FakeEngine {
     }
 }
 
-fn serve(stream: UnixStream, shared: &(Mutex<State>, Condvar)) {
-    let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
-    let mut writer = stream;
+fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State>, Condvar)) {
     while let Ok(Some(request)) = read_request(&mut reader) {
         let (reply, ping) = {
             let mut state = shared.0.lock().expect("no client panics");
@@ -199,7 +231,7 @@ fn serve(stream: UnixStream, shared: &(Mutex<State>, Condvar)) {
             (reply_to(&mut state, &request), state.ping)
         };
         let head_only = request.line.starts_with("HEAD ");
-        match answer(&mut writer, &reply, head_only, ping != Ping::NoVersion) {
+        match answer(&mut writer, &reply, head_only, ping) {
             Ok(End::Proper) => {}
             Ok(End::Hang) => {
                 // Returns when the client closes.
@@ -220,7 +252,10 @@ fn serve(stream: UnixStream, shared: &(Mutex<State>, Condvar)) {
 }
 
 fn reply_to(state: &mut State, request: &Request) -> Reply {
-    if request.line.ends_with(" /_ping") {
+    if request.line.ends_with("/_ping") {
+        if let Ping::Refused(text) = state.ping {
+            return Reply { content_type: None, ..Reply::json(400, text) };
+        }
         let hangs_up = state.ping == Ping::GetOnly && request.line.starts_with("HEAD ");
         return Reply::json(200, "OK").ending(if hangs_up { End::Nothing } else { End::Proper });
     }
@@ -253,7 +288,7 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     let mut lines = head.into_iter();
     let line = lines.next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned();
     let headers: Vec<(String, String)> = lines
-        .filter_map(|line| line.split_once(": ").map(|(key, value)| (key.to_owned(), value.to_owned())))
+        .filter_map(|line| line.split_once(':').map(|(key, value)| (key.to_owned(), value.trim().to_owned())))
         .collect();
     let mut request = Request { line, headers, body: Vec::new() };
     let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
@@ -262,12 +297,19 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     Ok(Some(request))
 }
 
-fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool, with_version: bool) -> io::Result<End> {
+fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool, ping: Ping) -> io::Result<End> {
     if reply.end == End::Nothing {
         return Ok(End::Nothing);
     }
-    let version = if with_version { "Api-Version: 1.41\r\n" } else { "" };
-    let mut head = format!("HTTP/1.1 {} X\r\n{version}", reply.status);
+    let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
+    match ping {
+        Ping::Version141 | Ping::GetOnly => head += "Api-Version: 1.41\r\n",
+        Ping::Version(version) => head += &format!("Api-Version: {version}\r\n"),
+        Ping::NoVersion | Ping::Refused(_) => {}
+    }
+    for (name, value) in &reply.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
     if let Some(content_type) = reply.content_type {
         head += &format!("Content-Type: {content_type}\r\n");
     }
@@ -301,9 +343,4 @@ pub const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcde
 
 pub fn refusal(message: &str) -> String {
     serde_json::json!({"errorDetail": {"message": message}, "error": message}).to_string()
-}
-
-/// The path as docker writes it with `DOCKER_HOST`.
-pub fn host(socket: &Path) -> String {
-    format!("unix://{}", socket.display())
 }

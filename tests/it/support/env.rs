@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use portable_pty::CommandBuilder;
 use serde_json::Value;
 
-use super::engine::{FakeEngine, host};
+use super::engine::FakeEngine;
 use super::terminal::Terminal;
 
 pub struct TestEnv {
@@ -48,7 +48,12 @@ impl TestEnv {
 
     /// A credential helper: `docker-credential-NAME`, a shell script.
     pub fn with_helper(self, name: &str, script: &str) -> Self {
-        let path = self.path("bin").join(format!("docker-credential-{name}"));
+        self.with_program(&format!("docker-credential-{name}"), script)
+    }
+
+    /// A program in PATH, a shell script.
+    pub fn with_program(self, name: &str, script: &str) -> Self {
+        let path = self.path("bin").join(name);
         // Written by another process: a child that another test starts meanwhile would hold the file
         // open, and what is open for writing cannot be run.
         let mut shell = Command::new("sh");
@@ -60,7 +65,7 @@ impl TestEnv {
     /// Our executable, asking the fake engine.
     pub fn command(&self, engine: &FakeEngine) -> Command {
         let mut command = self.without_engine();
-        command.env("DOCKER_HOST", host(&engine.socket));
+        command.env("DOCKER_HOST", &engine.host);
         command
     }
 
@@ -71,7 +76,7 @@ impl TestEnv {
         for (name, value) in self.variables() {
             command.env(name, value);
         }
-        command.env("DOCKER_HOST", host(&engine.socket));
+        command.env("DOCKER_HOST", &engine.host);
         command.env("TERM", kind);
         command.args(arguments);
         Terminal::start(command, 100, 30)

@@ -1,0 +1,293 @@
+//! What a shell offers behind `docker regpush`, in the protocol of docker's own completion (cobra):
+//! a candidate a line, its description behind a tab, at the end a line with a directive.
+//!
+//! docker's generated scripts call `docker __complete`, which comes here with the plugin's name in front;
+//! the script that distributions ship calls the plugin itself, without. docker's global options never
+//! come along.
+//!
+//! Source: docker/cli `cli-plugins/manager/cobra.go` and `contrib/completion/bash/docker`, spf13/cobra
+//! `completions.go`.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use clap::{CommandFactory as _, FromArgMatches as _, ValueHint};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
+use hyper::header::HeaderMap;
+
+use crate::cli::{DockerOptions, LOG_LEVELS, PluginCommand, StandaloneCommand};
+use crate::command::choice;
+use crate::config::{self, Config};
+use crate::context::{self, Endpoint};
+use crate::credentials;
+use crate::engine::{Engine, LocalImage};
+use crate::plugin::NAME;
+use crate::reference::has_registry;
+use crate::text::{clean, human_size};
+
+/// Who presses TAB does not wait for longer.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// cobra's `ShellCompDirective`: a file's name is as good as what is offered; it is not; only a
+/// directory's is.
+const FILES: u8 = 0;
+const NO_FILES: u8 = 4;
+const DIRECTORIES: u8 = 16;
+
+/// A command line up to the word at the cursor, which may be empty.
+#[derive(Debug)]
+pub struct Request {
+    words: Vec<OsString>,
+    /// As docker calls it: after `docker regpush`, where docker's options are not ours.
+    is_plugin: bool,
+    has_descriptions: bool,
+}
+
+impl Request {
+    /// Reads argv; `None`: nothing is to be completed.
+    pub fn read(args: &[OsString]) -> Option<Self> {
+        let [_, word, words @ ..] = args else { return None };
+        let wants_descriptions = match word.to_str()? {
+            "__complete" => true,
+            "__completeNoDesc" => false,
+            _ => return None,
+        };
+        let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+        // One word alone is the one at the cursor.
+        let is_named = words.len() > 1 && words[0] == NAME;
+        Some(Self {
+            words: words[usize::from(is_named)..].to_vec(),
+            is_plugin: is_named || is_set("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"),
+            // docker asks for descriptions even where its user wants none.
+            has_descriptions: wants_descriptions && !is_set("DOCKER_CLI_DISABLE_COMPLETION_DESCRIPTION"),
+        })
+    }
+
+    /// Writes the candidates and the directive. Silent about all that fails: there is nowhere to say it.
+    ///
+    /// # Errors
+    /// stdout is closed or full.
+    pub fn answer(&self, mut out: impl Write) -> io::Result<()> {
+        let (candidates, directive) = self.candidates();
+        let mut text = String::new();
+        for (value, description) in candidates {
+            text += &value;
+            if self.has_descriptions && !description.is_empty() {
+                text += &format!("\t{description}");
+            }
+            text.push('\n');
+        }
+        text += &format!(":{directive}\n");
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
+
+    fn candidates(&self) -> (Vec<(String, String)>, u8) {
+        let current = self.words.last().map(|word| word.to_string_lossy()).unwrap_or_default();
+        let is_option = current.starts_with('-');
+        // The shell puts `--format=` before the candidates itself.
+        let prefix = current.find('=').filter(|_| is_option).map_or("", |at| &current[..=at]);
+        let directive = Arc::new(AtomicU8::new(NO_FILES));
+        let mut command = self.command(&directive);
+        let names: Vec<String> =
+            command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        let words = std::iter::once(OsString::from(NAME)).chain(self.words.iter().cloned()).collect();
+        let found = complete(&mut command, words, self.words.len().max(1), None).unwrap_or_default();
+        let mut candidates = Vec::new();
+        for candidate in found.iter().filter(|candidate| !candidate.is_hide_set()) {
+            let value = clean(&candidate.get_value().to_string_lossy());
+            let value = value.strip_prefix(prefix).unwrap_or(&value).to_owned();
+            // As for docker's commands: options are offered to who has typed a dash, and commands first.
+            let is_late_command = self.words.len() > 1 && names.contains(&value);
+            if value.is_empty() || is_late_command || (value.starts_with('-') && !is_option) {
+                continue;
+            }
+            let description = candidate.get_help().map(|help| clean(&help.to_string())).unwrap_or_default();
+            candidates.push((value, description));
+        }
+        (candidates, directive.load(Ordering::Relaxed))
+    }
+
+    /// Our command line, each value with what knows its candidates.
+    fn command(&self, directive: &Arc<AtomicU8>) -> clap::Command {
+        let (command, docker, all_tags) = self.parsed();
+        let registries = ArgValueCompleter::new(known(&docker, registries));
+        let contexts = ArgValueCompleter::new(known(&docker, contexts));
+        let images = ArgValueCompleter::new(move |current: &OsStr| {
+            images(&docker, all_tags, &current.to_string_lossy())
+        });
+        let levels =
+            ArgValueCompleter::new(|current: &OsStr| matching(LOG_LEVELS.map(|level| (level, "")), current));
+        let registry = |command: clap::Command| {
+            let registries = registries.clone();
+            command.mut_arg("registry", |arg| arg.add(registries))
+        };
+        let command = command.mut_subcommand("auth", registry).mut_subcommand("ls", registry);
+        command.mut_args(|arg| match (arg.get_id().as_str(), arg.get_value_hint()) {
+            ("image", _) => arg.add(images.clone()),
+            ("context", _) => arg.add(contexts.clone()),
+            ("log_level", _) => arg.add(levels.clone()),
+            // The shell knows its files better.
+            (_, hint @ (ValueHint::FilePath | ValueHint::DirPath)) => {
+                let directive = Arc::clone(directive);
+                let value = if hint == ValueHint::DirPath { DIRECTORIES } else { FILES };
+                arg.add(ArgValueCompleter::new(move |_: &OsStr| {
+                    directive.store(value, Ordering::Relaxed);
+                    Vec::new()
+                }))
+            }
+            _ => arg,
+        })
+    }
+
+    /// What the words say so far: docker's options, where they may stand, and `--all-tags`.
+    fn parsed(&self) -> (clap::Command, DockerOptions, bool) {
+        let command = if self.is_plugin { PluginCommand::command() } else { StandaloneCommand::command() };
+        let before = self.words.split_last().map_or(&[][..], |(_, before)| before);
+        let words = std::iter::once(OsStr::new(NAME)).chain(before.iter().map(OsString::as_os_str));
+        let matches = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
+        let all_tags = matches.as_ref().is_some_and(|matches| matches.get_flag("all_tags"));
+        let docker = matches.filter(|_| !self.is_plugin);
+        let docker = docker.and_then(|matches| DockerOptions::from_arg_matches(&matches).ok());
+        (command, docker.unwrap_or_default(), all_tags)
+    }
+}
+
+/// Candidates that Docker's config directory knows.
+fn known(
+    docker: &DockerOptions,
+    list: fn(&Config) -> Vec<(String, String)>,
+) -> impl Fn(&OsStr) -> Vec<CompletionCandidate> + use<> {
+    let directory = docker.config.clone();
+    move |current| {
+        let config = config::directory(directory.as_deref()).and_then(|directory| Config::load(&directory));
+        matching(config.map(|config| list(&config)).unwrap_or_default(), current)
+    }
+}
+
+fn registries(config: &Config) -> Vec<(String, String)> {
+    credentials::registries(config)
+        .into_iter()
+        .map(|(registry, source)| (registry, source.to_string()))
+        .collect()
+}
+
+fn contexts(config: &Config) -> Vec<(String, String)> {
+    let default = ("default".to_owned(), "DOCKER_HOST, or the engine of this machine".to_owned());
+    let mut contexts = vec![default];
+    if let Some(directory) = config.path.parent() {
+        contexts.extend(context::stored_contexts(directory));
+    }
+    contexts
+}
+
+fn matching<V: Into<String>, D: Into<String>>(
+    pairs: impl IntoIterator<Item = (V, D)>,
+    current: &OsStr,
+) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    let pairs = pairs.into_iter().map(|(value, description)| (value.into(), description.into()));
+    let matching = pairs.filter(|(value, _): &(String, String)| value.starts_with(&*current));
+    matching
+        .map(|(value, description): (String, String)| {
+            CompletionCandidate::new(value)
+                .help(Some(description).filter(|text| !text.is_empty()).map(Into::into))
+        })
+        .collect()
+}
+
+/// Local images that name a registry; with `--all-tags` their repositories.
+fn images(docker: &DockerOptions, all_tags: bool, current: &str) -> Vec<CompletionCandidate> {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return Vec::new();
+    };
+    let listed = runtime.block_on(async { tokio::time::timeout(PATIENCE, local_images(docker)).await });
+    // A lookup of a host's name may still be waited for.
+    runtime.shutdown_background();
+    let images = listed.ok().flatten().unwrap_or_default();
+    let named = images.into_iter().filter(|image| has_registry(&image.name));
+    let mut pairs: Vec<(String, String)> = named
+        .map(|image| match image.name.rsplit_once(':') {
+            Some((repository, _)) if all_tags => (repository.to_owned(), String::new()),
+            _ => (image.name, human_size(image.size)),
+        })
+        .collect();
+    pairs.sort();
+    pairs.dedup();
+    matching(pairs, OsStr::new(current))
+}
+
+/// `None`: the engine is away, or is reached by logging in, which TAB should not do.
+async fn local_images(docker: &DockerOptions) -> Option<Vec<LocalImage>> {
+    let directory = config::directory(docker.config.as_deref()).ok()?;
+    let config = Config::load(&directory).ok()?;
+    let endpoint = Endpoint::resolve(&choice(docker), &config).ok()?;
+    if endpoint.is_dear() {
+        return None;
+    }
+    let headers = crate::headers::custom(&config).unwrap_or_else(|_| HeaderMap::new());
+    let mut engine = Engine::connect(endpoint, headers, None).await.ok()?;
+    engine.local_images(PATIENCE).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(words: &[&str]) -> String {
+        let args =
+            ["docker-regpush", "__complete"].iter().chain(words).map(OsString::from).collect::<Vec<_>>();
+        let mut out = Vec::new();
+        Request::read(&args).unwrap().answer(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn values(answer: &str) -> Vec<&str> {
+        answer.lines().map(|line| line.split('\t').next().unwrap()).collect()
+    }
+
+    #[test]
+    fn options_and_their_values_are_offered() {
+        let options = answer(&["regpush", "--"]);
+        for option in ["--all-tags", "--format", "--no-prompt", "--progress"] {
+            assert!(values(&options).contains(&option), "{option}: {options}");
+        }
+        assert!(options.contains("--quiet\tOnly the result"), "{options}");
+        assert!(!options.contains("--disable-content-trust") && !options.contains("--host"), "{options}");
+        assert!(options.ends_with("\n:4\n"));
+
+        let table: [(&[&str], &[&str]); 9] = [
+            (&["regpush", "--progress", ""], &["auto", "tty", "plain", "none", ":4"]),
+            (&["regpush", "--progress", "p"], &["plain", ":4"]),
+            (&["regpush", "--progress=p"], &["plain", ":4"]),
+            (&["regpush", "-q", "--format", "j"], &["json", ":4"]),
+            (&["regpush", "hook", ""], &["install", "remove", "status", ":4"]),
+            (&["regpush", "h"], &["hook", ":4"]),
+            (&["regpush", "-q", "h"], &[":4"]),
+            (&["-l", "wa"], &["warn", "warning", ":4"]),
+            (&["--tlscacert", ""], &[":0"]),
+        ];
+        for (words, want) in table {
+            assert_eq!(values(&answer(words)), want, "{words:?}");
+        }
+        assert_eq!(answer(&["--config", ""]), ":16\n");
+        // Without docker its options are ours.
+        assert!(values(&answer(&["--"])).contains(&"--host"));
+    }
+
+    #[test]
+    fn only_the_two_words_ask_for_completion() {
+        let read = |words: &[&str]| Request::read(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(read(&["x", "regpush", "app"]).is_none());
+        assert!(read(&["x"]).is_none());
+        assert!(read(&["x", "__complete"]).is_some());
+        let without = read(&["x", "__completeNoDesc", "regpush", "--q"]).unwrap();
+        let mut out = Vec::new();
+        without.answer(&mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "--quiet\n:4\n");
+    }
+}

@@ -1,0 +1,105 @@
+//! Headers that the user wants on every call to the engine: `HttpHeaders` of config.json, or
+//! `DOCKER_CUSTOM_HEADERS` in their place.
+//!
+//! Source: docker/cli `cli/command/client_options.go`.
+
+use std::env;
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::Config;
+
+const VARIABLE: &str = "DOCKER_CUSTOM_HEADERS";
+/// Go's HTTP client, which docker uses, makes these itself and ignores a user's.
+const OURS: [&str; 6] =
+    ["host", "user-agent", "content-length", "transfer-encoding", "trailer", "connection"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum HeadersError {
+    #[error("failed to set custom headers from {VARIABLE} environment variable: {reason}")]
+    Variable { reason: String },
+    #[error("`{name}` in {place} is no header that HTTP can carry")]
+    Header { name: String, place: String },
+}
+
+/// The user's headers, from this process's environment or the config.
+///
+/// # Errors
+/// The variable is not `key=value` pairs with commas between them, or a header has characters that HTTP
+/// does not allow. Values are not quoted: some are secrets.
+pub fn custom(config: &Config) -> Result<HeaderMap, HeadersError> {
+    let variable = env::var_os(VARIABLE).filter(|value| !value.is_empty());
+    match variable {
+        Some(value) => header_map(from_variable(&value.to_string_lossy())?, VARIABLE),
+        None => header_map(
+            config.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())),
+            &format!("`HttpHeaders` of `{}`", config.path.display()),
+        ),
+    }
+}
+
+/// One CSV record of `key=value`; quotes allow a comma in a value.
+fn from_variable(text: &str) -> Result<Vec<(String, String)>, HeadersError> {
+    let broken = |reason: String| HeadersError::Variable { reason };
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+    let record = reader.records().next().transpose().map_err(|error| broken(error.to_string()))?;
+    let pair = |field: &str| match field.split_once('=') {
+        // The field may be a secret that was meant to have a name.
+        None => Err(broken("missing \"=\" in a key=value pair".to_owned())),
+        Some((key, _)) if key.trim().is_empty() => {
+            Err(broken("a key=value pair has an empty key".to_owned()))
+        }
+        Some((key, value)) => Ok((key.trim().to_owned(), value.to_owned())),
+    };
+    record.unwrap_or_default().iter().map(pair).collect()
+}
+
+fn header_map(
+    pairs: impl IntoIterator<Item = (String, String)>,
+    place: &str,
+) -> Result<HeaderMap, HeadersError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let broken = || HeadersError::Header { name: name.clone(), place: place.to_owned() };
+        let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| broken())?;
+        let mut value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| broken())?;
+        value.set_sensitive(true);
+        if !OURS.contains(&key.as_str()) {
+            headers.insert(key, value);
+        }
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_is_one_record_of_csv() {
+        let table = [
+            ("one=1", "one=1"),
+            ("one=1,\"two=a,b\",three=", "one=1 two=a,b three="),
+            ("a=b=c", "a=b=c"),
+            ("host=x,User-Agent=y,z=1", "z=1"),
+        ];
+        for (text, want) in table {
+            let headers = header_map(from_variable(text).unwrap(), VARIABLE).unwrap();
+            let pairs = headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap()));
+            assert_eq!(pairs.collect::<Vec<_>>().join(" "), want, "{text}");
+            assert!(headers.values().all(HeaderValue::is_sensitive));
+        }
+    }
+
+    #[test]
+    fn what_is_no_header_is_named_and_not_quoted() {
+        let reason = |text: &str| {
+            let read = from_variable(text).and_then(|pairs| header_map(pairs, VARIABLE));
+            read.unwrap_err().to_string()
+        };
+        assert!(reason("s3cret").ends_with("missing \"=\" in a key=value pair"), "{}", reason("s3cret"));
+        assert!(reason("=s3cret").ends_with("an empty key"));
+        assert_eq!(reason("a b=s3cret"), format!("`a b` in {VARIABLE} is no header that HTTP can carry"));
+        assert!(!reason("\"a=s3\ncret\"").contains("s3"));
+    }
+}

@@ -1,0 +1,211 @@
+//! A connection over the stdin and stdout of a program: `ssh … docker system dial-stdio` for an
+//! engine on another machine, `docker … system dial-stdio` for an endpoint that only docker knows.
+//!
+//! Source: docker/cli `cli/connhelper` (28.5; its argv was recorded with a fake ssh), and
+//! `cli-plugins/plugin`.
+
+use std::collections::VecDeque;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::TransportError;
+use super::dial::Stream;
+use crate::context::{Endpoint, SshHost};
+
+/// Bytes kept of what the program says on stderr, the last ones.
+const MAX_SAID: usize = 4096;
+/// How long a program whose stdout broke off may take to end.
+const END: Duration = Duration::from_secs(3);
+
+/// The program that carries a connection. Dropping it ends the program.
+#[derive(Debug)]
+pub struct Tunnel {
+    child: Child,
+    /// For messages.
+    command: String,
+    said: Arc<Mutex<VecDeque<u8>>>,
+    listener: JoinHandle<()>,
+}
+
+impl Tunnel {
+    pub fn ssh(host: &SshHost) -> io::Result<(Self, Box<dyn Stream>)> {
+        Self::start(OsStr::new("ssh"), &ssh_arguments(host))
+    }
+
+    /// * `arguments`: docker's own options, which choose the engine.
+    pub fn docker(arguments: &[OsString]) -> io::Result<(Self, Box<dyn Stream>)> {
+        // docker's argv[0], so that it is the same docker.
+        let docker = env::var_os("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND").filter(|name| !name.is_empty());
+        let docker = docker.unwrap_or_else(|| OsString::from("docker"));
+        let words = ["system", "dial-stdio"].map(OsString::from);
+        Self::start(&docker, &[arguments, &words].concat())
+    }
+
+    fn start(program: &OsStr, arguments: &[OsString]) -> io::Result<(Self, Box<dyn Stream>)> {
+        let mut command = Command::new(program);
+        command.args(arguments).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Made for docker by docker, and read by it as its own.
+        command.env_remove("DOCKER_CLI_PLUGIN_USE_DIAL_STDIO");
+        #[cfg(unix)]
+        detach(&mut command);
+        let shown = shown(program, arguments);
+        let mut child = command
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot run `{shown}`: {error}")))?;
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let said = Arc::default();
+        let listener = tokio::spawn(listen(stderr.expect("piped"), Arc::clone(&said)));
+        let stream = tokio::io::join(stdout.expect("piped"), stdin.expect("piped"));
+        Ok((Self { child, command: shown, said, listener }, Box::new(stream)))
+    }
+
+    /// Puts the program's end in the place of an error that came of it. A program that goes on was not
+    /// what broke.
+    pub async fn explain(mut self, error: TransportError, endpoint: &Arc<Endpoint>) -> TransportError {
+        let Ok(Ok(status)) = timeout(END, self.child.wait()).await else { return error };
+        // What it left running may keep stderr open.
+        let _ = timeout(END, &mut self.listener).await;
+        let said: Vec<u8> =
+            self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        TransportError::Tunnel {
+            endpoint: Arc::clone(endpoint),
+            command: self.command.clone(),
+            status: status.to_string(),
+            said: String::from_utf8_lossy(&said).into_owned(),
+        }
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// A session of its own, as docker gives it: the terminal's Ctrl-C is for us, and we end it. Where we
+/// are killed, Linux ends it.
+#[cfg(unix)]
+fn detach(command: &mut Command) {
+    let prepare = || {
+        rustix::process::setsid()?;
+        // Of the thread that starts it: the runtime's only one, which lives as long as we do.
+        #[cfg(target_os = "linux")]
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        Ok(())
+    };
+    #[expect(unsafe_code, reason = "there is no safe way to prepare a child")]
+    // SAFETY: two system calls, which neither allocate nor lock.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
+
+async fn listen(mut stderr: impl AsyncRead + Unpin, said: Arc<Mutex<VecDeque<u8>>>) {
+    let mut buffer = [0; 1024];
+    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.extend(&buffer[..read]);
+        let surplus = said.len().saturating_sub(MAX_SAID);
+        said.drain(..surplus);
+    }
+}
+
+fn shown(program: &OsStr, arguments: &[OsString]) -> String {
+    let words = std::iter::once(program).chain(arguments.iter().map(OsString::as_os_str));
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// docker's own, to the letter: `-o ConnectTimeout=30` is one word, and user and port are quoted
+/// although no shell reads them.
+fn ssh_arguments(SshHost { user, host, port, socket }: &SshHost) -> Vec<OsString> {
+    let mut arguments = Vec::new();
+    for (option, value) in [("-l", user), ("-p", port)] {
+        if let Some(value) = value {
+            arguments.extend([option.to_owned(), quoted(value)]);
+        }
+    }
+    let engine =
+        socket.as_ref().map(|path| quoted(&format!("--host=unix://{path}")) + " ").unwrap_or_default();
+    let remote = format!("docker {engine}system dial-stdio");
+    arguments.extend(["-o ConnectTimeout=30", "-T", "--", &quoted(host), &remote].map(str::to_owned));
+    arguments.into_iter().map(OsString::from).collect()
+}
+
+/// As `syntax.Quote` of mvdan.cc/sh, which docker uses, for a POSIX shell.
+fn quoted(word: &str) -> String {
+    const SPECIAL: &str = ";\"'()$|&><` \t\r\n\\#{~*?[=";
+    if word.is_empty() {
+        return "''".to_owned();
+    }
+    if !word.contains(|c| SPECIAL.contains(c)) {
+        return word.to_owned();
+    }
+    if !word.contains('\'') {
+        return format!("'{word}'");
+    }
+    let escaped = |c| if matches!(c, '"' | '\\' | '`' | '$') { format!("\\{c}") } else { c.to_string() };
+    format!("\"{}\"", word.chars().map(escaped).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::context::{Address, Choice, Endpoint};
+
+    /// Recorded with docker 28.5.2 and a fake ssh.
+    #[test]
+    fn the_argv_is_dockers() {
+        let plain = "docker system dial-stdio";
+        let table: [(&str, &[&str], &str, &str); 14] = [
+            // URL, before the fixed words, host, remote command
+            ("ssh://h", &[], "h", plain),
+            ("ssh://me@h:22", &["-l", "me", "-p", "22"], "h", plain),
+            ("ssh://us%20er@h", &["-l", "'us er'"], "h", plain),
+            ("ssh://us'er@h", &["-l", "\"us'er\""], "h", plain),
+            ("ssh://a$b@h", &["-l", "'a$b'"], "h", plain),
+            ("ssh://[::1]:22", &["-p", "22"], "::1", plain),
+            (
+                "ssh://me@h/run/x.sock",
+                &["-l", "me"],
+                "h",
+                "docker '--host=unix:///run/x.sock' system dial-stdio",
+            ),
+            (
+                "ssh://me@h/run/a%20b.sock",
+                &["-l", "me"],
+                "h",
+                "docker '--host=unix:///run/a b.sock' system dial-stdio",
+            ),
+            (
+                "ssh://me@h/run/it's",
+                &["-l", "me"],
+                "h",
+                "docker \"--host=unix:///run/it's\" system dial-stdio",
+            ),
+            ("ssh://me@h//x", &["-l", "me"], "h", "docker '--host=unix:////x' system dial-stdio"),
+            ("ssh://-oX@h", &["-l", "-oX"], "h", plain),
+            ("ssh://me@-oP", &["-l", "me"], "-oP", plain),
+            ("ssh://a%23b=c@h/", &["-l", "'a#b=c'"], "h", plain),
+            ("ssh://ME@HoST:", &["-l", "ME"], "HoST", plain),
+        ];
+        for (url, before, host, remote) in table {
+            let choice = Choice { host: Some(url.to_owned()), ..Choice::default() };
+            let endpoint =
+                Endpoint::resolve(&choice, &Config::default()).unwrap_or_else(|e| panic!("{url}: {e}"));
+            let Address::Ssh(ssh) = &endpoint.address else { panic!("{endpoint:?}") };
+            let want = [before, &["-o ConnectTimeout=30", "-T", "--", host, remote]].concat();
+            assert_eq!(ssh_arguments(ssh), want, "{url}");
+        }
+    }
+}

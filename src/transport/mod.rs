@@ -1,0 +1,198 @@
+//! One HTTP exchange with the engine at a time, over a connection that is kept.
+//!
+//! [`dial`] makes the connection, whatever the endpoint is, and hyper speaks HTTP/1.1 on it. Not
+//! hyperlocal's own client: that sends `Host: <hex of the socket's path>`, and panics on a space in a
+//! request's path.
+
+mod child;
+mod dial;
+mod tls;
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{HeaderValue, PROXY_AUTHORIZATION};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+
+use crate::context::Endpoint;
+use child::Tunnel;
+pub use tls::TlsProblem;
+
+pub type Body = Full<Bytes>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// Nobody answers at the endpoint, or we may not ask there.
+    #[error("cannot connect to the engine at {endpoint}")]
+    Unreachable {
+        endpoint: Arc<Endpoint>,
+        #[source]
+        source: io::Error,
+    },
+    /// The two do not agree on TLS, or on each other's certificates.
+    #[error("no TLS with the engine at {endpoint}: {problem}")]
+    Tls { endpoint: Arc<Endpoint>, problem: TlsProblem },
+    /// The engine, or what stands before it, expects TLS, and we spoke without.
+    #[error("the engine at {endpoint} wants TLS")]
+    WantsTls { endpoint: Arc<Endpoint> },
+    /// The program that was to carry the bytes ended. `said`: its last words, unclean.
+    #[error("cannot reach the engine at {endpoint}: `{command}` ended with {status}{}", last_words(said))]
+    Tunnel { endpoint: Arc<Endpoint>, command: String, status: String, said: String },
+    #[error("lost the connection to the engine at {endpoint}")]
+    Lost {
+        endpoint: Arc<Endpoint>,
+        #[source]
+        source: hyper::Error,
+    },
+}
+
+fn last_words(said: &str) -> String {
+    if said.trim().is_empty() { String::new() } else { format!(": {}", said.trim()) }
+}
+
+/// An engine's endpoint, with the connection to it once there is one.
+///
+/// Dropping it, and the body that is being read, closes the connection, and with that the engine
+/// gives up a push it was doing (docker 20.10 and 28, podman 4.3: measured within 2.5 s).
+#[derive(Debug)]
+pub struct Transport {
+    endpoint: Arc<Endpoint>,
+    link: Option<Link>,
+}
+
+/// A connection that speaks HTTP.
+#[derive(Debug)]
+struct Link {
+    sender: SendRequest<Body>,
+    forward: Option<Forward>,
+    /// Carries the bytes, and ends with the link.
+    tunnel: Option<Tunnel>,
+}
+
+/// A proxy that wants the whole URL in each request.
+#[derive(Debug)]
+struct Forward {
+    /// `http://host:port`
+    origin: String,
+    authorization: Option<HeaderValue>,
+}
+
+impl Transport {
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint: Arc::new(endpoint), link: None }
+    }
+
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Sends a request, and returns when the engine has answered with a status. The connection is
+    /// used again if the answer before was read to its end; if it turns out to be dead, the request
+    /// goes out once more on a new one.
+    ///
+    /// * `repeatable`: may arrive twice. What may not goes on a new connection at once, since of one
+    ///   that breaks nobody knows what had arrived; or, where connections are dear, on the one there
+    ///   is, and is not repeated.
+    ///
+    /// # Errors
+    /// [`TransportError::Lost`] if the connection breaks before the answer; any other if none can be
+    /// made.
+    pub async fn send(
+        &mut self,
+        request: Request<Body>,
+        repeatable: bool,
+    ) -> Result<Response<Incoming>, TransportError> {
+        if let Some(mut link) = self.link.take().filter(|_| repeatable || self.endpoint.is_dear())
+            && link.sender.ready().await.is_ok()
+        {
+            match link.send(request.clone()).await {
+                Ok(response) => {
+                    self.link = Some(link);
+                    return Ok(response);
+                }
+                Err(error) if !repeatable => return Err(self.explain(error, link.tunnel).await),
+                Err(_) => {}
+            }
+        }
+        let mut link = self.dial().await?;
+        match link.send(request).await {
+            Ok(response) => {
+                self.link = Some(link);
+                Ok(response)
+            }
+            Err(error) => Err(self.explain(error, link.tunnel).await),
+        }
+    }
+
+    async fn dial(&self) -> Result<Link, TransportError> {
+        let dialed = dial::dial(&self.endpoint).await?;
+        let handshake = handshake(TokioIo::new(dialed.stream)).await;
+        let (sender, connection) =
+            handshake.map_err(|source| TransportError::lost(&self.endpoint, source))?;
+        // Moves the bytes. How a connection ended is told by the exchange that it broke.
+        tokio::spawn(async { drop(connection.await) });
+        Ok(Link { sender, forward: dialed.forward, tunnel: dialed.tunnel })
+    }
+
+    /// Why a connection broke, by the one who knows best: the program that carried it, TLS, or hyper.
+    async fn explain(&self, error: hyper::Error, tunnel: Option<Tunnel>) -> TransportError {
+        match tunnel {
+            Some(tunnel) => tunnel.explain(TransportError::lost(&self.endpoint, error), &self.endpoint).await,
+            None => TransportError::lost(&self.endpoint, error),
+        }
+    }
+
+    /// The same of a connection that broke while its answer was read.
+    pub async fn explain_loss(&mut self, error: TransportError) -> TransportError {
+        match self.link.take().and_then(|link| link.tunnel) {
+            Some(tunnel) => tunnel.explain(error, &self.endpoint).await,
+            None => error,
+        }
+    }
+}
+
+impl TransportError {
+    /// What an exchange that broke means.
+    pub fn lost(endpoint: &Arc<Endpoint>, source: hyper::Error) -> Self {
+        let endpoint = Arc::clone(endpoint);
+        match (&endpoint.tls, tls::find(&source)) {
+            // With TLS 1.3 an engine refuses a client's certificate only after the handshake.
+            (Some(tls), Some(error)) => {
+                let problem = TlsProblem::of(error, tls);
+                Self::Tls { endpoint, problem }
+            }
+            _ => Self::Lost { endpoint, source },
+        }
+    }
+}
+
+impl Link {
+    async fn send(&mut self, mut request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
+        if let Some(forward) = &self.forward {
+            let url = format!("{}{}", forward.origin, request.uri());
+            *request.uri_mut() = url.parse().expect("an endpoint's host and a path make a URL");
+            if let Some(authorization) = &forward.authorization {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
+            }
+        }
+        self.sender.send_request(request).await
+    }
+}
+
+/// The first of an error's causes that is of this type. `io::Error` hides what it wraps from `source`.
+fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = wrapped.map(|wrapped| wrapped as &(dyn StdError + 'static)).or_else(|| error.source());
+    }
+    None
+}

@@ -1,0 +1,290 @@
+//! TLS to an engine: whose certificates count, which one we show, and what went wrong in words.
+//!
+//! Source: docker/cli `cli/context/docker/load.go`: TLS 1.2 or later, and if a CA is given, that alone.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
+    OtherError, RootCertStore, SignatureScheme,
+};
+use tokio_rustls::TlsConnector;
+
+use super::cause;
+use super::dial::Stream;
+use crate::context::{Identity, Pem, Tls};
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsProblem {
+    #[error("`{}` holds no CA certificate", path.display())]
+    Authorities { path: PathBuf },
+    #[error("the client certificate `{}` with the key `{}` cannot be used: {reason}", certificate.display(), key.display())]
+    Identity { certificate: PathBuf, key: PathBuf, reason: String },
+    #[error("what answers there does not speak TLS")]
+    PlainText,
+    #[error("its certificate is not signed by {}", authorities.as_ref().map_or("an authority that this system trusts".to_owned(), |path| format!("the CA in `{}`", path.display())))]
+    UnknownAuthority { authorities: Option<PathBuf> },
+    #[error("its certificate has expired")]
+    Expired,
+    #[error("its certificate is not valid yet: is the clock right?")]
+    NotYetValid,
+    #[error("its certificate is not for `{host}`{}", if names.is_empty() { String::new() } else { format!(", but for {}", names.join(", ")) })]
+    WrongName { host: String, names: Vec<String> },
+    #[error("it wants a client certificate, and there is none")]
+    IdentityMissing,
+    #[error("it does not accept the client certificate `{}`: {reason}", certificate.display())]
+    IdentityRefused { certificate: PathBuf, reason: &'static str },
+    #[error("{0}")]
+    Other(String),
+}
+
+pub enum WrapError {
+    Problem(TlsProblem),
+    /// The connection itself broke.
+    Io(io::Error),
+}
+
+/// Speaks TLS on a connection.
+///
+/// * `host`: what the engine's certificate has to be for.
+pub async fn wrap(stream: Box<dyn Stream>, tls: &Tls, host: &str) -> Result<Box<dyn Stream>, WrapError> {
+    let config = config(tls).map_err(WrapError::Problem)?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| WrapError::Problem(TlsProblem::Other(format!("`{host}` can be in no certificate"))))?;
+    match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => Err(match find(&error) {
+            Some(problem) => WrapError::Problem(TlsProblem::of(problem, tls)),
+            None => WrapError::Io(error),
+        }),
+    }
+}
+
+/// The error of TLS inside another, if that is what it was.
+pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
+    cause(error)
+}
+
+impl TlsProblem {
+    pub fn of(error: &Error, tls: &Tls) -> Self {
+        let authorities = tls.authorities.as_ref().map(|pem| pem.path.clone());
+        match error {
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::PlainText,
+            Error::InvalidCertificate(error) => match error {
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    Self::NotYetValid
+                }
+                CertificateError::NotValidForNameContext { expected, presented } => {
+                    Self::WrongName { host: expected.to_str().into_owned(), names: names(presented) }
+                }
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                    Self::UnknownAuthority { authorities }
+                }
+                error => Self::Other(format!("its certificate is not valid: {error}")),
+            },
+            Error::AlertReceived(alert) => Self::of_alert(*alert, tls),
+            error => Self::Other(error.to_string()),
+        }
+    }
+
+    /// What an engine says when it hangs up (RFC 8446, 6.2), which is about our certificate, or the
+    /// lack of one.
+    fn of_alert(alert: AlertDescription, tls: &Tls) -> Self {
+        use AlertDescription as Alert;
+        let reason = match alert {
+            Alert::CertificateExpired => "it has expired",
+            Alert::UnknownCA => "it is not signed by the engine's CA",
+            Alert::BadCertificate
+            | Alert::CertificateRequired
+            | Alert::HandshakeFailure
+            | Alert::CertificateUnknown
+            | Alert::UnsupportedCertificate
+            | Alert::AccessDenied => "it is not good for a client of this engine",
+            alert => return Self::Other(format!("the engine broke it off: {alert:?}")),
+        };
+        match &tls.identity {
+            Some(identity) => {
+                Self::IdentityRefused { certificate: identity.certificate.path.clone(), reason }
+            }
+            None => Self::IdentityMissing,
+        }
+    }
+}
+
+/// rustls writes `DnsName("x")` and `IpAddress(127.0.0.1)`.
+fn names(presented: &[String]) -> Vec<String> {
+    let inner = |name: &String| {
+        let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+        inner.trim_matches('"').to_owned()
+    };
+    presented.iter().map(inner).collect()
+}
+
+fn config(tls: &Tls) -> Result<ClientConfig, TlsProblem> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let other = |error: Error| TlsProblem::Other(error.to_string());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(other)?;
+    let verifier: Arc<dyn ServerCertVerifier> = match &tls.authorities {
+        // docker complains of a broken CA even where it would not be used.
+        Some(pem) => {
+            let named = Named::new(pem, &provider)?;
+            if tls.skip_verify { Arc::new(Unverified(provider)) } else { Arc::new(named) }
+        }
+        None if tls.skip_verify => Arc::new(Unverified(provider)),
+        None => Arc::new(rustls_platform_verifier::Verifier::new(provider).map_err(other)?),
+    };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let Some(identity) = &tls.identity else { return Ok(builder.with_no_client_auth()) };
+    let unusable = |reason: String| TlsProblem::Identity {
+        certificate: identity.certificate.path.clone(),
+        key: identity.key.path.clone(),
+        reason,
+    };
+    let (certificates, key) = read_identity(identity).map_err(unusable)?;
+    builder.with_client_auth_cert(certificates, key).map_err(|error| unusable(error.to_string()))
+}
+
+fn certificates(pem: &Pem) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem.text.expose().as_bytes()).filter_map(Result::ok).collect()
+}
+
+fn read_identity(
+    identity: &Identity,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    let text = identity.key.text.expose();
+    // docker's words; it gave up on keys with a password in 23.0.
+    if text.contains("Proc-Type: 4,ENCRYPTED") || text.contains("BEGIN ENCRYPTED PRIVATE KEY") {
+        return Err(
+            "private key is encrypted - support for encrypted private keys has been removed".to_owned()
+        );
+    }
+    let certificates = certificates(&identity.certificate);
+    if certificates.is_empty() {
+        return Err("no certificate found".to_owned());
+    }
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| "no valid private key found")?;
+    Ok((certificates, key))
+}
+
+/// The authorities of one file and no others.
+#[derive(Debug)]
+struct Named {
+    certificates: Vec<CertificateDer<'static>>,
+    inner: Arc<WebPkiServerVerifier>,
+}
+
+impl Named {
+    fn new(pem: &Pem, provider: &Arc<CryptoProvider>) -> Result<Self, TlsProblem> {
+        let unusable = || TlsProblem::Authorities { path: pem.path.clone() };
+        let certificates = certificates(pem);
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(certificates.iter().cloned());
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+        Ok(Self { certificates, inner: inner.build().map_err(|_| unusable())? })
+    }
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
+        match verified {
+            // An engine with a certificate that signed itself, and that very certificate as our CA: Go
+            // takes that, rustls does not (rustls/webpki#205).
+            Err(Error::InvalidCertificate(CertificateError::Other(OtherError(reason))))
+                if is_ca_as_end_entity(&*reason)
+                    && self.certificates.iter().any(|known| known == end_entity) =>
+            {
+                let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
+                rustls::client::verify_server_name(&parsed, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+fn is_ca_as_end_entity(reason: &(dyn StdError + Send + Sync + 'static)) -> bool {
+    reason.to_string().contains("CaUsedAsEndEntity")
+}
+
+/// `SkipTLSVerify`: whoever answers is the engine.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,484 @@
+//! Which engine is asked, over what, with which headers; and what is said when it does not answer.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
+use std::thread;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::support::engine::{DIGEST, End, FakeEngine, Ping, Reply, digest_line, refusal};
+use crate::support::env::{Run, TestEnv, run};
+
+const IMAGE: &str = "localhost:5000/app:1";
+
+fn pushed() -> Reply {
+    Reply::stream([digest_line("1")])
+}
+
+/// A push to this host, with more variables.
+fn push_to(env: &TestEnv, host: &str, variables: &[(&str, &str)]) -> Run {
+    let mut command = env.without_engine();
+    command.env("DOCKER_HOST", host).envs(variables.iter().copied()).args(["regpush", "-q", IMAGE]);
+    run(&mut command)
+}
+
+#[test]
+fn a_tcp_host_may_have_a_base_path() {
+    let engine = FakeEngine::at_tcp().on("POST /base/v1.41/images/localhost:5000/app/push?tag=1", pushed());
+    let host = format!("{}/base/", engine.host);
+    let run = push_to(&TestEnv::new(), &host, &[]);
+    assert_eq!(run.status, 0, "{run}");
+    let request = &engine.pushes()[0];
+    assert_eq!(request.header("host"), engine.host.strip_prefix("tcp://"));
+}
+
+#[test]
+fn a_proxy_is_used_as_docker_uses_it() {
+    let url = "http://engine.example.com:2375";
+    let proxy =
+        FakeEngine::at_tcp().on(&format!("POST {url}/v1.41/images/localhost:5000/app/push?tag=1"), pushed());
+    let address = proxy.host.replace("tcp://", "http://me:s3cret@");
+    let env = TestEnv::new();
+    let run = push_to(&env, "tcp://engine.example.com:2375", &[("HTTP_PROXY", &address)]);
+    assert_eq!(run.status, 0, "{run}");
+    let request = &proxy.pushes()[0];
+    assert_eq!(request.header("proxy-authorization"), Some("Basic bWU6czNjcmV0"));
+    assert_eq!(request.header("host"), Some("engine.example.com:2375"));
+
+    // Nothing is sent to it for these.
+    let engine = FakeEngine::at_tcp().on_every_push(pushed());
+    for variables in [
+        &[("HTTP_PROXY", "http://127.0.0.1:1")][..],
+        &[("HTTPS_PROXY", &address)],
+        &[("ALL_PROXY", &address)],
+        &[("HTTP_PROXY", &address), ("NO_PROXY", "127.0.0.0/8")],
+    ] {
+        let run = push_to(&env, &engine.host, variables);
+        assert_eq!(run.status, 0, "{variables:?}: {run}");
+    }
+    let away =
+        push_to(&env, "tcp://engine.invalid:2375", &[("http_proxy", &address), ("no_proxy", "invalid")]);
+    assert_eq!(away.status, 4, "{away}");
+    assert_eq!(proxy.pushes().len(), 1);
+
+    let run =
+        push_to(&env, "tcp://engine.example.com:2375", &[("HTTP_PROXY", "http://me:s3cret@127.0.0.1:1")]);
+    assert_eq!(run.status, 4, "{run}");
+    assert!(run.stderr.contains("proxy http://127.0.0.1:1/: Connection refused"), "{run}");
+    assert!(!run.stderr.contains("s3cret"), "{run}");
+}
+
+#[test]
+fn a_proxy_that_refuses_the_way_to_a_tls_engine_is_named() {
+    let proxy = FakeEngine::at_tcp().on("CONNECT engine.example.com:2376", Reply::json(407, "who are you?"));
+    let env = TestEnv::new();
+    fs::write(env.path("ca.pem"), CA).unwrap();
+    let ca = env.path("ca.pem").display().to_string();
+    let mut command = env.without_engine();
+    command.env("HTTPS_PROXY", proxy.host.replace("tcp://", "http://"));
+    command.args([
+        "-H",
+        "tcp://engine.example.com:2376",
+        "--tlsverify",
+        "--tlscacert",
+        &ca,
+        "regpush",
+        IMAGE,
+    ]);
+    let run = run(&mut command);
+    assert_eq!(run.status, 4, "{run}");
+    let address = proxy.host.replace("tcp://", "http://");
+    let want = format!(
+        "cannot connect to the engine at tcp://engine.example.com:2376 (from --host): proxy {address}/:"
+    );
+    assert!(run.stderr.contains(&want), "{run}");
+}
+
+#[test]
+fn the_users_headers_go_along_and_ours_count() {
+    let config =
+        r#"{"HTTPHEADERS":{"X-Meta-Team":"infra","User-Agent":"mine","X-Registry-Auth":"junk","Host":"h"}}"#;
+    let engine = FakeEngine::start().on_every_push(pushed());
+    let env = TestEnv::new().with_config(config);
+    assert_eq!(run(env.command(&engine).args(["-D", "regpush", IMAGE])).status, 0);
+    let request = &engine.pushes()[0];
+    assert_eq!(request.header("x-meta-team"), Some("infra"));
+    assert_eq!(request.registry_auth(), json!({}));
+    assert_eq!(request.header("user-agent"), Some(concat!("docker-regpush/", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(request.header("host"), Some("api.moby.localhost"));
+
+    let custom = r#"one=1,"two=s3cret,x",three="#;
+    let replaced =
+        run(env.command(&engine).args(["-D", "regpush", IMAGE]).env("DOCKER_CUSTOM_HEADERS", custom));
+    assert_eq!(replaced.status, 0, "{replaced}");
+    assert!(replaced.stderr.contains("two") && !replaced.stderr.contains("s3cret"), "{replaced}");
+    let request = &engine.pushes()[1];
+    let header = |name| request.header(name);
+    assert_eq!((header("one"), header("two"), header("three")), (Some("1"), Some("s3cret,x"), Some("")));
+    assert_eq!(header("x-meta-team"), None, "the variable replaces the config's");
+
+    let broken = run(env.command(&engine).args(["regpush", IMAGE]).env("DOCKER_CUSTOM_HEADERS", "oops"));
+    assert_eq!(broken.status, 125, "{broken}");
+    assert!(broken.stderr.contains("failed to set custom headers from DOCKER_CUSTOM_HEADERS"), "{broken}");
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    let target = "http://elsewhere.invalid/push";
+    let redirect = Reply { headers: vec![("Location", target)], ..Reply::json(307, "") };
+    let engine = FakeEngine::start().on_every_push(redirect);
+    let run = run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
+    assert_eq!(run.status, 4, "{run}");
+    // Credentials would go along.
+    assert!(run.stderr.contains(&format!("unexpected redirect in response to {target}")), "{run}");
+}
+
+#[test]
+fn versions_that_do_not_meet_are_explained() {
+    let old = FakeEngine::start().with_ping(Ping::Version("1.23"));
+    let refused = run(TestEnv::new().command(&old).args(["regpush", IMAGE]));
+    assert_eq!(refused.status, 4, "{refused}");
+    let want =
+        format!("the engine at {} (from DOCKER_HOST) speaks API 1.23, and 1.24 is the oldest", old.host);
+    assert!(refused.stderr.contains(&want), "{refused}");
+    assert!(refused.stderr.contains("hint: update docker on the engine's machine"), "{refused}");
+
+    let text =
+        "client version 1.51 is too old. Minimum supported API version is 1.60, please upgrade your client";
+    let body = json!({"message": text}).to_string();
+    let new = FakeEngine::start()
+        .with_ping(Ping::Version("1.70"))
+        .on("POST /v1.51/images/", Reply::json(400, &body));
+    let refused = run(TestEnv::new().command(&new).args(["regpush", IMAGE]));
+    assert_eq!(refused.status, 4, "{refused}");
+    assert!(refused.stderr.contains("Minimum supported API version is 1.60"), "{refused}");
+    assert!(refused.stderr.contains("hint: unset DOCKER_API_VERSION, or update docker-regpush"), "{refused}");
+
+    let text = json!({"message": "client version 1.99 is too new. Maximum supported API version is 1.41"})
+        .to_string();
+    let pinned = FakeEngine::start().on("POST /v1.99/images/", Reply::json(400, &text));
+    let refused = push_to(&TestEnv::new(), &pinned.host, &[("DOCKER_API_VERSION", "1.99")]);
+    assert!(refused.stderr.contains("unset DOCKER_API_VERSION"), "{refused}");
+}
+
+#[test]
+fn an_engine_that_wants_tls_says_so_and_so_do_we() {
+    let text = "Client sent an HTTP request to an HTTPS server.\n";
+    let engine = FakeEngine::at_tcp().with_ping(Ping::Refused(text));
+    let refused = push_to(&TestEnv::new(), &engine.host, &[]);
+    assert_eq!(refused.status, 4, "{refused}");
+    let want = format!("the engine at {} (from DOCKER_HOST) wants TLS", engine.host);
+    assert!(refused.stderr.contains(&want), "{refused}");
+    assert!(refused.stderr.contains("hint: pass --tlsverify"), "{refused}");
+
+    // Others answer plain HTTP with an alert of TLS.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = format!("tcp://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 16]);
+            let _ = stream.write_all(b"\x15\x03\x03\x00\x02\x02\x46");
+        }
+    });
+    let refused = push_to(&TestEnv::new(), &host, &[]);
+    assert_eq!(refused.status, 4, "{refused}");
+    assert!(refused.stderr.contains(&format!("lost the connection to the engine at {host}")), "{refused}");
+    assert!(refused.stderr.contains("or one that wants TLS"), "{refused}");
+}
+
+#[test]
+fn a_plain_port_that_is_spoken_to_with_tls_is_told_apart() {
+    let env = TestEnv::new();
+    fs::write(env.path("ca.pem"), CA).unwrap();
+    let cert_path = env.path("").display().to_string();
+    let variables = [("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", cert_path.as_str())];
+    // A real one answers the greeting of TLS with an HTTP error.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = format!("tcp://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 16]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n400 Bad Request");
+        }
+    });
+    let refused = push_to(&env, &host, &variables);
+    assert_eq!(refused.status, 4, "{refused}");
+    let want =
+        format!("no TLS with the engine at {host} (from DOCKER_HOST): what answers there does not speak TLS");
+    assert!(refused.stderr.contains(&want), "{refused}");
+    assert!(refused.stderr.contains("unset DOCKER_TLS and DOCKER_TLS_VERIFY"), "{refused}");
+}
+
+#[test]
+fn what_is_no_endpoint_is_named_with_its_origin() {
+    let env = TestEnv::new();
+    let table = [
+        ("fd://", 125, "`fd://` (from DOCKER_HOST) is not an address that a client can connect to"),
+        ("http://x", 125, "invalid bind address format: http://x (from DOCKER_HOST)"),
+        ("ssh://me:pw@h", 125, "invalid SSH URL: plain-text password is not supported (from DOCKER_HOST)"),
+        ("/run/docker.sock", 4, "cannot connect to the engine at tcp://localhost:2375/run/docker.sock"),
+        ("/run/docker.sock", 4, "hint: for a socket write unix:///run/docker.sock"),
+        ("tcp://127.0.0.1:1", 4, "engine at tcp://127.0.0.1:1 (from DOCKER_HOST): Connection refused"),
+        ("tcp://127.0.0.1:1", 4, "hint: no engine listens there"),
+        ("tcp://nowhere.invalid:1", 4, "hint: check host name, network and firewall"),
+    ];
+    for (host, status, message) in table {
+        let run = push_to(&env, host, &[]);
+        assert_eq!(run.status, status, "{host}: {run}");
+        assert!(run.stderr.contains(message), "{host}: {message}: {run}");
+    }
+    let run = push_to(&env, "unix:///x", &[("DOCKER_TLS_VERIFY", "1")]);
+    assert_eq!(run.status, 4, "{run}");
+    assert!(run.stderr.contains("ca.pem`, which TLS to the engine needs (from DOCKER_HOST)"), "{run}");
+
+    let mut command = env.without_engine();
+    let unknown = self::run(command.env("DOCKER_CONTEXT", "nope").args(["regpush", IMAGE]));
+    assert_eq!(unknown.status, 4, "{unknown}");
+    assert!(unknown.stderr.contains("context `nope` (named by DOCKER_CONTEXT) not found in `"), "{unknown}");
+    assert!(unknown.stderr.contains("hint: see `docker context ls`"), "{unknown}");
+}
+
+/// `ssh` here only says why it fails. A real one is in tests/e2e.
+#[test]
+fn an_ssh_that_fails_is_run_once_and_its_words_are_ours() {
+    let table = [
+        ("ssh: Could not resolve hostname box", 255, "hint: the machine cannot be reached: try `ssh me@box`"),
+        ("me@box: Permission denied (publickey).", 255, "`ssh me@box` has to work without a question"),
+        ("Host key verification failed.", 255, "connect once with `ssh me@box`"),
+        ("bash: line 1: docker: command not found", 127, "docker is not on that machine"),
+        ("Cannot connect to the Docker daemon at unix:///x", 1, "the engine on that machine does not run"),
+        ("", 255, "hint: try it by hand: `ssh me@box docker system dial-stdio`"),
+    ];
+    for (said, status, hint) in table {
+        let script = format!(
+            r#"printf '%s\n' "$@" >>"$HOME/argv"; echo run >>"$HOME/runs"; printf '%s\033[2J' "{said}" >&2; exit {status}"#
+        );
+        let env = TestEnv::new().with_program("ssh", &script);
+        let run = push_to(&env, "ssh://me@box:2222", &[]);
+        assert_eq!(run.status, 4, "{said}: {run}");
+        let message = "cannot reach the engine at ssh://me@box:2222 (from DOCKER_HOST): `ssh -l me -p 2222 \
+             -o ConnectTimeout=30 -T -- box docker system dial-stdio` ended with exit status: ";
+        assert!(run.stderr.contains(&format!("{message}{status}")), "{said}: {run}");
+        assert!(run.stderr.contains(said) && run.stderr.contains(hint), "{said}: {run}");
+        assert!(!run.stderr.contains('\u{1b}'), "{run}");
+        assert_eq!(fs::read_to_string(env.path("home/runs")).unwrap(), "run\n", "one login, not three");
+        let argv = fs::read_to_string(env.path("home/argv")).unwrap();
+        let want = "-l\nme\n-p\n2222\n-o ConnectTimeout=30\n-T\n--\nbox\ndocker system dial-stdio\n";
+        assert_eq!(argv, want);
+    }
+    let mut command = TestEnv::new().without_engine();
+    command.env("PATH", "/nowhere").env("DOCKER_HOST", "ssh://box").args(["regpush", IMAGE]);
+    let missing = run(&mut command);
+    assert_eq!(missing.status, 4, "{missing}");
+    assert!(
+        missing.stderr.contains("cannot run `ssh ") && missing.stderr.contains("hint: install ssh"),
+        "{missing}"
+    );
+}
+
+/// The same for docker, which is to reach what only it knows.
+#[test]
+fn docker_is_asked_for_an_endpoint_we_do_not_know() {
+    let script = r#"printf '%s ' "$@" >"$HOME/argv"; echo 'no way' >&2; exit 1"#;
+    let env = TestEnv::new().with_program("docker", script);
+    let name = "vm";
+    let mut create = Command::new("sh");
+    // As docker writes a context: the folder is the SHA-256 of its name.
+    create.env("DIR", env.config_directory()).args([
+        "-c",
+        r#"d=$DIR/contexts/meta/$(printf %s "$0" | sha256sum | cut -d' ' -f1); mkdir -p "$d"; printf '%s' "$1" >"$d/meta.json""#,
+        name,
+        r#"{"Name":"vm","Endpoints":{"docker":{"Host":"vsock://3"}}}"#,
+    ]);
+    assert_eq!(run(&mut create).status, 0);
+    let mut command = env.without_engine();
+    let refused = run(command.args(["--context", name, "-D", "regpush", IMAGE]));
+    assert_eq!(refused.status, 4, "{refused}");
+    let want = "cannot reach the engine at `docker system dial-stdio` (from context `vm`, named by --context): \
+         `docker --context vm system dial-stdio` ended with exit status: 1: no way";
+    assert!(refused.stderr.contains(want), "{refused}");
+    assert_eq!(fs::read_to_string(env.path("home/argv")).unwrap(), "--context vm system dial-stdio ");
+
+    let mut command = env.without_engine();
+    command.env("DOCKER_CLI_PLUGIN_USE_DIAL_STDIO", "1").args(["-H", "tcp://h:1", "regpush", IMAGE]);
+    let refused = run(&mut command);
+    assert!(refused.stderr.contains("asked for by DOCKER_CLI_PLUGIN_USE_DIAL_STDIO"), "{refused}");
+    assert_eq!(fs::read_to_string(env.path("home/argv")).unwrap(), "--host tcp://h:1 system dial-stdio ");
+}
+
+/// docker 24 with the containerd store, and podman before 3, push and do not say what.
+#[test]
+fn a_push_without_a_digest_is_confirmed_by_the_registry_or_fails() {
+    let refers = r#"{"status":"The push refers to repository [localhost:5000/app]"}"#;
+    let descriptor = json!({"Descriptor": {"digest": DIGEST, "size": 527}}).to_string();
+    let other = format!("sha256:{}", "9".repeat(64));
+    let by_id = json!({"Id": DIGEST, "RepoDigests": null}).to_string();
+    let by_name = json!({"Id": other, "RepoDigests": [format!("localhost:5000/app@{DIGEST}")]}).to_string();
+    let different = json!({"Id": other, "RepoDigests": []}).to_string();
+    for (lines, image, is_confirmed) in [
+        (vec![refers], by_id.clone(), true),
+        (vec![], by_name, true),
+        (vec![refers], different, false),
+        (vec![refers], "garbage".to_owned(), false),
+    ] {
+        let engine = FakeEngine::start()
+            .on_every_push(Reply::stream(lines))
+            .on("GET /v1.41/distribution/localhost:5000/app:1/json", Reply::json(200, &descriptor))
+            .on("GET /v1.41/images/localhost:5000/app:1/json", Reply::json(200, &image));
+        let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", IMAGE]));
+        assert_eq!(run.status, if is_confirmed { 0 } else { 4 }, "{image}: {run}");
+        let result = run.json();
+        if is_confirmed {
+            assert_eq!((&result["digest"], &result["verified"]), (&json!(DIGEST), &json!(true)), "{run}");
+            let asked =
+                engine.requests().into_iter().find(|asked| asked.line.contains("/distribution/")).unwrap();
+            assert_eq!(asked.header("x-registry-auth"), Some("e30="));
+        } else {
+            assert_eq!(result["error"]["class"], "engine");
+            assert!(run.stderr.contains("nor does the registry confirm it"), "{run}");
+        }
+    }
+}
+
+#[test]
+fn all_tags_are_pushed_one_by_one_and_each_has_a_result() {
+    let images = json!([
+        {"RepoTags": ["localhost:5000/app:2", "localhost:5000/other:1", "localhost:5000/app:1"]},
+        {"RepoTags": null},
+        {"RepoTags": ["localhost:5000/app:3"]},
+    ]);
+    let engine = FakeEngine::start()
+        .on("GET /v1.41/images/json", Reply::json(200, &images.to_string()))
+        .on("POST /v1.41/images/localhost:5000/app/push?tag=1", Reply::stream([digest_line("1")]))
+        .on("POST /v1.41/images/localhost:5000/app/push?tag=2", Reply::stream([refusal("manifest invalid")]))
+        .on("POST /v1.41/images/localhost:5000/app/push?tag=3", Reply::stream([digest_line("3")]));
+    let env = TestEnv::new();
+    let all = run(env.command(&engine).args(["regpush", "-a", "--format", "json", "localhost:5000/app"]));
+    assert_eq!(all.status, 1, "of the one that failed: {all}");
+    let results: Vec<serde_json::Value> =
+        all.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = results.iter().map(|result| (&result["reference"], &result["status"])).collect();
+    let name = |tag| json!(format!("localhost:5000/app:{tag}"));
+    assert_eq!(
+        told,
+        [(&name(1), &json!("pushed")), (&name(2), &json!("failed")), (&name(3), &json!("pushed"))]
+    );
+
+    let none = FakeEngine::start().on("GET /v1.41/images/json", Reply::json(200, &images.to_string()));
+    let missing = run(env.command(&none).args(["regpush", "-a", "localhost:5000/apo"]));
+    assert_eq!(missing.status, 5, "{missing}");
+    assert!(missing.stderr.contains("no tag of localhost:5000/apo is in the engine"), "{missing}");
+    assert!(missing.stderr.contains("hint: did you mean localhost:5000/app?"), "{missing}");
+
+    let mut command = env.without_engine();
+    let tagged = run(command.args(["regpush", "--all-tags", IMAGE]));
+    assert_eq!(tagged.status, 125, "{tagged}");
+    assert!(tagged.stderr.contains("tag can't be used with --all-tags/-a"), "{tagged}");
+}
+
+#[test]
+fn a_login_is_asked_for_once_for_all_tags() {
+    let images = json!([{"RepoTags": ["localhost:5000/app:1", "localhost:5000/app:2"]}]).to_string();
+    let refused = || Reply::stream([refusal("no basic auth credentials")]);
+    let engine = FakeEngine::start()
+        .on("GET /v1.41/images/json", Reply::json(200, &images))
+        .on("POST /v1.41/images/localhost:5000/app/push?tag=1", refused())
+        .on("POST /v1.41/auth", Reply::json(200, "{}"))
+        .on("POST /v1.41/images/localhost:5000/app/push?tag=1", Reply::stream([digest_line("1")]))
+        .on("POST /v1.41/images/localhost:5000/app/push?tag=2", Reply::stream([digest_line("2")]));
+    let env = TestEnv::new();
+    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "-a", "localhost:5000/app"]);
+    terminal.wait_for("Username: ");
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    terminal.type_in("s3cret\r");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 0, "{}", ended.text);
+    assert_eq!(engine.pushes()[2].registry_auth()["username"], "alice");
+
+    let engine =
+        FakeEngine::start().on("GET /v1.41/images/json", Reply::json(200, &images)).on_every_push(refused());
+    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "-a", "localhost:5000/app"]);
+    terminal.wait_for("Username: ");
+    terminal.type_in("\x04");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 3, "{}", ended.text);
+    assert_eq!(ended.text.matches("Username: ").count(), 1, "{}", ended.text);
+    assert_eq!(engine.pushes().len(), 2);
+}
+
+/// An engine that is there and says nothing must not hang TAB, nor one that is not there.
+#[test]
+fn completion_offers_images_and_does_not_wait() {
+    let images = json!([
+        {"RepoTags": ["localhost:5000/app:1", "app:1", "team/app:1"], "Size": 20_971_520},
+        {"RepoTags": ["ghcr.io/team/web:2", "<none>:<none>"]},
+    ])
+    .to_string();
+    let list = || ("GET /v1.41/images/json", Reply::json(200, &images));
+    let offered = |engine: &FakeEngine, words: &[&str], named_by_docker: bool| {
+        let mut command = TestEnv::new().command(engine);
+        if named_by_docker {
+            command.env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", "/usr/bin/docker");
+        }
+        let run = run(command.args(words));
+        assert_eq!((run.status, run.stderr.as_str()), (0, ""), "{words:?}: {run}");
+        run.stdout
+    };
+    let described = "ghcr.io/team/web:2\t0B\nlocalhost:5000/app:1\t20.97MB\n:4\n";
+    let table: [(&[&str], bool, &str); 5] = [
+        (&["__complete", "regpush", "-q", ""], true, described),
+        (&["__complete", "regpush", "l"], false, "localhost:5000/app:1\t20.97MB\n:4\n"),
+        (&["__completeNoDesc", "l"], false, "localhost:5000/app:1\n:4\n"),
+        (&["__completeNoDesc", "regpush", "-a", "l"], true, "localhost:5000/app\n:4\n"),
+        (&["__completeNoDesc", "regpush", "--format", "ref", "gh"], true, "ghcr.io/team/web:2\n:4\n"),
+    ];
+    for (words, named_by_docker, want) in table {
+        let (line, reply) = list();
+        let engine = FakeEngine::start().on(line, reply);
+        assert_eq!(offered(&engine, words, named_by_docker), want, "{words:?}");
+    }
+
+    let (line, _) = list();
+    let hanging = FakeEngine::start().on(line, Reply::json(200, "[").ending(End::Hang));
+    let started = Instant::now();
+    assert_eq!(offered(&hanging, &["__complete", "regpush", "l"], true), ":4\n");
+    // 300 ms, and what a busy machine adds.
+    assert!(started.elapsed().as_millis() < 2000, "{:?}", started.elapsed());
+
+    for host in ["unix:///nothing/here", "tcp://127.0.0.1:1", "ssh://box", "nonsense://"] {
+        let env = TestEnv::new().with_program("ssh", r#"echo run >"$HOME/ran""#);
+        let mut command = env.without_engine();
+        let run = run(command.env("DOCKER_HOST", host).args(["__complete", "regpush", "l"]));
+        assert_eq!((run.status, run.stdout.as_str(), run.stderr.as_str()), (0, ":4\n", ""), "{host}");
+        assert!(!env.path("home/ran").exists(), "TAB does not log in");
+    }
+}
+
+#[test]
+fn completion_knows_registries_and_contexts() {
+    let config = r#"{"auths":{"https://index.docker.io/v1/":{},"https://index.docker.io/v1/refresh-token":{},
+        "https://old.example.com/v2/":{}},"credHelpers":{"ghcr.io":"gh"}}"#;
+    let env = TestEnv::new().with_config(config);
+    let offered = |words: &[&str]| {
+        let run = run(env.without_engine().args(words));
+        assert_eq!(run.status, 0, "{run}");
+        run.stdout
+    };
+    for word in ["auth", "ls"] {
+        assert_eq!(
+            offered(&["__completeNoDesc", "regpush", word, ""]),
+            "docker.io\nghcr.io\nold.example.com\n:4\n"
+        );
+        assert!(!offered(&["__completeNoDesc", "regpush", &word[..1]]).contains(word), "not there yet");
+    }
+    let described = offered(&["__complete", "regpush", "auth", "gh"]);
+    assert_eq!(described, "ghcr.io\tthe credential helper `docker-credential-gh`\n:4\n");
+    assert_eq!(offered(&["__completeNoDesc", "-c", "d"]), "default\n:4\n");
+}
+
+/// A certificate authority that signed nothing here (made with `openssl req -x509`).
+const CA: &str = include_str!("support/ca.pem");

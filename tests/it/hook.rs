@@ -1,0 +1,111 @@
+//! `hook install`, `remove` and `status`, and what docker gets for an answer.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use serde_json::{Value, json};
+
+use crate::support::env::{Run, TestEnv, exists, run};
+
+const CONFIG: &str = "{\n\t\"auths\": {\n\t\t\"h\": {}\n\t},\n\t\"currentContext\": \"far\"\n}";
+
+fn hook(env: &TestEnv, action: &str) -> Run {
+    run(env.without_engine().args(["regpush", "hook", action]))
+}
+
+#[test]
+fn it_is_installed_and_removed_without_a_trace() {
+    let env = TestEnv::new().with_config(CONFIG);
+    fs::set_permissions(env.config_file(), fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(hook(&env, "status").status, 1);
+    let installed = hook(&env, "install");
+    assert_eq!(installed.status, 0, "{installed}");
+    assert!(
+        installed.stdout.contains(&format!("hook: installed in {}", env.config_file().display())),
+        "{installed}"
+    );
+    assert!(
+        installed.stdout.contains("hints: off; docker shows them on a terminal with DOCKER_CLI_HINTS=true")
+    );
+    let config: Value = serde_json::from_str(&fs::read_to_string(env.config_file()).unwrap()).unwrap();
+    assert_eq!(config["plugins"]["regpush"]["hooks"], "push,image push");
+    assert_eq!(config["currentContext"], "far");
+    assert_eq!(fs::metadata(env.config_file()).unwrap().mode() & 0o777, 0o640);
+    let status = hook(&env, "status");
+    assert_eq!(status.status, 0, "{status}");
+    assert!(hook(&env, "install").stdout.contains("is installed in"), "twice is once");
+
+    assert_eq!(hook(&env, "remove").status, 0);
+    assert_eq!(fs::read_to_string(env.config_file()).unwrap(), CONFIG);
+    assert!(hook(&env, "remove").stdout.contains("is not installed"));
+    let left: Vec<_> = fs::read_dir(env.config_directory()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "no temporary file stays: {left:?}");
+}
+
+#[test]
+fn where_there_was_no_file_there_is_none_again() {
+    let env = TestEnv::new();
+    fs::remove_dir(env.config_directory()).unwrap();
+    assert_eq!(hook(&env, "remove").status, 0);
+    assert!(!exists(&env.config_directory()));
+    assert_eq!(hook(&env, "install").status, 0);
+    assert_eq!(fs::metadata(env.config_file()).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(hook(&env, "remove").status, 0);
+    assert!(!exists(&env.config_file()));
+}
+
+#[test]
+fn a_link_is_followed_and_stays() {
+    let env = TestEnv::new();
+    let dotfile = env.path("home/dotfile.json");
+    fs::write(&dotfile, CONFIG).unwrap();
+    symlink(&dotfile, env.config_file()).unwrap();
+    assert_eq!(hook(&env, "install").status, 0);
+    assert!(fs::symlink_metadata(env.config_file()).unwrap().is_symlink());
+    assert!(fs::read_to_string(&dotfile).unwrap().contains("push,image push"));
+    assert_eq!(hook(&env, "remove").status, 0);
+    assert_eq!(fs::read_to_string(&dotfile).unwrap(), CONFIG);
+}
+
+#[test]
+fn what_is_not_understood_is_not_written() {
+    let table = [
+        ("{\"auths\":", "is not the JSON of a config, and is left as it is"),
+        ("[]", "is left as it is: it is no object"),
+        ("{\"plugins\":{\"regpush\":{\"hooks\":\"build\"}}}", "is `build`, which regpush did not write"),
+    ];
+    for (text, reason) in table {
+        let env = TestEnv::new().with_config(text);
+        for action in ["install", "remove"] {
+            let refused = hook(&env, action);
+            assert_eq!(refused.status, 1, "{text}: {refused}");
+            assert!(refused.stderr.contains(reason) && refused.stderr.contains("config.json"), "{refused}");
+            assert_eq!(fs::read_to_string(env.config_file()).unwrap(), text);
+        }
+    }
+}
+
+#[test]
+fn hints_that_are_on_are_said_to_be() {
+    let env = TestEnv::new().with_config(r#"{"features":{"hooks":"true"}}"#);
+    assert!(hook(&env, "status").stdout.contains("hints: on, by features.hooks"));
+    let off = run(env.without_engine().env("DOCKER_CLI_HINTS", "0").args(["regpush", "hook", "status"]));
+    assert!(off.stdout.contains("hints: off"), "{off}");
+    let on = run(env.without_engine().env("DOCKER_CLI_HOOKS", "1").args(["regpush", "hook", "status"]));
+    assert!(on.stdout.contains("hints: on, by DOCKER_CLI_HOOKS"), "{on}");
+}
+
+#[test]
+fn dockers_question_gets_a_template() {
+    let question =
+        json!({"RootCmd": "push", "Flags": {"quiet": "true"}, "CommandError": "no basic auth credentials"});
+    let mut command = TestEnv::new().without_engine();
+    let answer = run(command.args(["regpush", "docker-cli-plugin-hooks", &question.to_string()]));
+    assert_eq!((answer.status, answer.stderr.as_str()), (0, ""));
+    let template = answer.json()["Template"].as_str().unwrap().to_owned();
+    assert!(
+        template.contains("wants a login") && template.ends_with("docker regpush {{arg . 0}}"),
+        "{template}"
+    );
+    assert_eq!(answer.json()["Type"], 0);
+}
