@@ -251,11 +251,10 @@ impl Choice {
     pub fn with_environment(self) -> Self {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
         let text = |name| variable(name).map(|value| value.to_string_lossy().into_owned());
-        // docker takes an empty one for unset too: `-H "$UNSET"`.
-        let given = |flag: Option<String>| flag.filter(|value| !value.is_empty());
         Self {
-            host: given(self.host),
-            context: given(self.context),
+            // docker takes an empty one for unset; an empty `--host` is its default, whatever the
+            // variable says.
+            context: self.context.filter(|name| !name.is_empty()),
             host_variable: text("DOCKER_HOST"),
             context_variable: text("DOCKER_CONTEXT"),
             tls: TlsChoice {
@@ -316,9 +315,9 @@ impl Endpoint {
         matches!(self.address, Address::Ssh(_) | Address::ThroughDocker { .. })
     }
 
-    /// Neither ssh nor docker is spoken to with TLS, whatever else was said.
+    /// Only a port is spoken to with TLS, whatever else was said.
     fn new(address: Address, tls: Option<Tls>, origin: Origin) -> Self {
-        let tls = tls.filter(|_| !matches!(address, Address::Ssh(_) | Address::ThroughDocker { .. }));
+        let tls = tls.filter(|_| matches!(address, Address::Tcp { .. }));
         Self { address, tls, origin }
     }
 }
@@ -620,6 +619,7 @@ mod tests {
             ([None, None, None, Some("default"), Some("fk")], DEFAULT_SOCKET, Origin::Default),
             ([Some("unix://fake.sock"), None, None, None, None], "fake.sock", Origin::Flag),
             ([Some(" unix:// "), None, None, None, None], DEFAULT_SOCKET, Origin::Flag),
+            ([Some(""), None, Some("unix:///b"), None, None], DEFAULT_SOCKET, Origin::Flag),
         ];
         for ([host, flag, host_variable, context_variable, current], socket, origin) in table {
             let choice = Choice {
@@ -666,7 +666,7 @@ mod tests {
     fn contexts_have_their_own_tls_and_addresses() {
         let directory = tempfile::tempdir().unwrap();
         let all = ["ca.pem", "cert.pem", "key.pem"];
-        let table: [(&str, &[&str], &str, &str); 8] = [
+        let table: [(&str, &[&str], &str, &str); 9] = [
             // endpoint, files → address, TLS
             (r#"{"Host":"tcp://h:1"}"#, &[], "tcp://h:1", "none"),
             (r#"{"Host":"tcp://h"}"#, &[], "tcp://h:80", "none"),
@@ -675,6 +675,7 @@ mod tests {
             (r#"{"Host":"tcp://h:1"}"#, &all[1..2], "tcp://h:1", ""),
             (r#"{"Host":"tcp://h:1","SKIPTLSVERIFY":true}"#, &[], "tcp://h:1", "unverified"),
             (r#"{"Host":"ssh://h"}"#, &all, "ssh://h", "none"),
+            (r#"{"Host":"unix:///h"}"#, &all, "unix:///h", "none"),
             (r#"{"Host":"vsock://1"}"#, &[], "`docker system dial-stdio`", "none"),
         ];
         for (number, (endpoint, files, address, tls)) in table.into_iter().enumerate() {

@@ -24,7 +24,7 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 root=$PWD
 tools=$root/target/tools
-PATH=$tools/bin:$PATH
+PATH=$tools/bin:$PATH:/usr/sbin
 
 # ---------------------------------------------------------------------------------------------
 step "what the tests need"
@@ -49,6 +49,11 @@ if [ "$engines" ]; then
     need gpg gnupg
     need setpriv util-linux
     need script bsdutils
+    need podman podman
+    need curl curl
+    need sshd openssh-server
+    need ssh openssh-client
+    [ -e /usr/share/bash-completion/bash_completion ] || packages="$packages bash-completion"
     # What the engines' programs are linked to.
     ldconfig -p | grep -q libdevmapper.so || packages="$packages libdevmapper1.02.1"
     ldconfig -p | grep -q libseccomp.so || packages="$packages libseccomp2"
@@ -93,6 +98,8 @@ fi
 step "format, lints, licences, scripts"
 cargo fmt --check
 cargo clippy --quiet --locked --all-targets -- -D warnings
+# Left out of "all", since it runs only here.
+cargo clippy --quiet --locked --test e2e -- -D warnings
 cargo deny --log-level error check bans licenses sources
 shellcheck install.sh tests/run.sh .ci/run
 
@@ -108,15 +115,15 @@ fi
 # ---------------------------------------------------------------------------------------------
 step "real engines and registries"
 
-# Two engines beside any that runs already: packages of other suites of the distribution, unpacked
-# and not installed, and started with folders and sockets of their own.
+# Engines beside any that runs already: packages of other suites of the distribution, unpacked and not
+# installed, and started with folders and sockets of their own.
 
-# Suites that carry docker 20.10 and 28 or later.
+# Suites that carry docker 20.10, 26 or 27, and 28 or later.
 # shellcheck source=/dev/null
 . /etc/os-release
 case $ID in
-    debian) old_suite=bookworm new_suite=sid ;;
-    ubuntu) old_suite=jammy new_suite=devel ;;
+    debian) suites='bookworm trixie sid' ;;
+    ubuntu) suites='jammy noble-updates devel' ;;
     *) fail "engines are taken from Debian's or Ubuntu's packages, and this is $ID" ;;
 esac
 engine_pids=''
@@ -128,8 +135,8 @@ mirror() {
     done | grep -E "/$ID/?\$" | head -n 1
 }
 
-# unpack_engine NAME SUITE: docker of that suite, into target/engines/NAME, once.
-unpack_engine() {
+# unpack_docker SUITE: docker of that suite, into target/engines/SUITE, once.
+unpack_docker() {
     into=$root/target/engines/$1
     [ ! -e "$into/complete" ] || return 0
     rm -rf "$into"
@@ -139,7 +146,7 @@ unpack_engine() {
     keyring=/usr/share/keyrings/$ID-archive-keyring.gpg
     signed=''
     [ ! -e "$keyring" ] || signed="[signed-by=$keyring]"
-    echo "deb $signed $(mirror) $2 main $([ "$ID" = debian ] || echo universe)" >"$into/list"
+    echo "deb $signed $(mirror) $1 main $([ "$ID" = debian ] || echo universe)" >"$into/list"
     (
         cd "$into/packages" || exit 1
         quietly() { "$@" >"$into/log" 2>&1 || { tail -n 20 "$into/log" && exit 1; }; }
@@ -154,36 +161,51 @@ unpack_engine() {
         for package in *.deb; do
             dpkg -x "$package" .. || exit 1
         done
-    ) || fail "cannot get docker from $2"
+    ) || fail "cannot get docker from $1"
     rm -rf "$into/packages" "$into/lists"
     touch "$into/complete"
 }
 
-# start_engine NAME CONFIG: at $work/NAME/docker.sock, its CLI at $work/NAME/docker.
-start_engine() {
-    from=$root/target/engines/$1
+# start_docker NAME SUITE CONFIG: at $work/NAME/docker.sock, its CLI at $work/NAME/docker; the tests start
+# more of it with $work/NAME/dockerd.
+start_docker() {
+    from=$root/target/engines/$2
     at=$work/$1
     mkdir -p "$at"
     ln -s "$from/usr/bin/docker" "$at/docker"
-    printf '%s\n' "$2" >"$at/daemon.json"
-    PATH="$from/usr/sbin:$from/usr/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$from/usr/sbin/dockerd" \
-        --data-root "$at/data" --exec-root "$at/exec" --pidfile "$at/pid" -H "unix://$at/docker.sock" \
-        --config-file "$at/daemon.json" --bridge=none --iptables=false --ip6tables=false >"$at/log" 2>&1 &
+    cat >"$at/dockerd" <<SCRIPT
+#!/bin/sh
+PATH="$from/usr/sbin:$from/usr/bin:/usr/sbin:/usr/bin:/sbin:/bin" exec "$from/usr/sbin/dockerd" \\
+    --bridge=none --iptables=false --ip6tables=false "\$@"
+SCRIPT
+    chmod 755 "$at/dockerd"
+    printf '%s\n' "$3" >"$at/daemon.json"
+    "$at/dockerd" --data-root "$at/data" --exec-root "$at/exec" --pidfile "$at/pid" -H "unix://$at/docker.sock" \
+        --config-file "$at/daemon.json" >"$at/log" 2>&1 &
     engine_pids="$engine_pids $!"
 }
 
+# start_podman CLI: podman's Docker API at $work/podman/docker.sock, for this docker CLI.
+start_podman() {
+    at=$work/podman
+    mkdir -p "$at"
+    ln -s "$1" "$at/docker"
+    podman --storage-driver vfs --root "$at/data" --runroot "$at/run" system service -t 0 "unix://$at/docker.sock" \
+        >"$at/log" 2>&1 &
+    engine_pids="$engine_pids $!"
+}
+
+# await_engine NAME VERSIONS: VERSIONS is a pattern for the shell's `case`, or several with `|` between.
 await_engine() {
     tries=600
     until "$work/$1/docker" -H "unix://$work/$1/docker.sock" version >"$work/$1/version" 2>&1; do
         tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || { tail -n 30 "$work/$1/log" && fail "docker $1 does not start"; }
+        [ "$tries" -gt 0 ] || { tail -n 30 "$work/$1/log" && fail "$1 does not start"; }
         sleep 0.1
     done
     version=$("$work/$1/docker" -H "unix://$work/$1/docker.sock" version --format '{{.Server.Version}}')
-    case $1:$version in
-        classic:20.10.* | containerd:2[89].* | containerd:[3-9][0-9].*) echo "docker $version is up ($1 store)" ;;
-        *) fail "docker $version is not the version that the tests of the $1 store are for" ;;
-    esac
+    printf '%s\n' "$version" | grep -Eq "^($2)\." || fail "$1 is $version, and the tests of it are for $2"
+    echo "$1 is up: $version"
 }
 
 stop_engines() {
@@ -205,10 +227,19 @@ chmod 755 "$work"
 trap 'stop_engines; remove_work' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-unpack_engine classic "$old_suite"
-unpack_engine containerd "$new_suite"
-start_engine classic '{}'
-start_engine containerd '{"features":{"containerd-snapshotter":true}}'
-await_engine classic
-await_engine containerd
+# shellcheck disable=SC2086 # a list of words
+set -- $suites
+for suite in "$@"; do unpack_docker "$suite"; done
+start_docker docker-20.10 "$1" '{}'
+start_docker docker-26 "$2" '{}'
+start_docker docker-28-classic "$3" '{"features":{"containerd-snapshotter":false}}'
+start_docker docker-28-containerd "$3" '{"features":{"containerd-snapshotter":true}}'
+start_podman "$root/target/engines/$3/usr/bin/docker"
+await_engine docker-20.10 '20\.10'
+await_engine docker-26 '26|27'
+await_engine docker-28-classic '2[89]|[3-9][0-9]'
+await_engine docker-28-containerd '2[89]|[3-9][0-9]'
+await_engine podman '[4-9]'
+# Where sshd wants to be empty and alone.
+mkdir -p /run/sshd
 REGPUSH_E2E=$work cargo test --quiet --locked --test e2e

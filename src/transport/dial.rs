@@ -41,12 +41,7 @@ pub struct Dialed {
 pub async fn dial(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
     let unreachable = |source| TransportError::Unreachable { endpoint: Arc::clone(endpoint), source };
     let mut dialed = connect(endpoint).await.map_err(unreachable)?;
-    if let Some(tls) = &endpoint.tls {
-        let host = match &endpoint.address {
-            Address::Tcp { host, .. } => host,
-            // What docker takes for the name of a socket.
-            _ => "localhost",
-        };
+    if let (Some(tls), Address::Tcp { host, .. }) = (&endpoint.tls, &endpoint.address) {
         dialed.stream = tls::wrap(dialed.stream, tls, host).await.map_err(|error| match error {
             tls::WrapError::Problem(problem) => {
                 TransportError::Tls { endpoint: Arc::clone(endpoint), problem }

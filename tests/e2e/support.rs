@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -21,27 +22,54 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// An engine with the docker CLI of its own version.
 pub struct Engine {
     pub name: &'static str,
+    directory: PathBuf,
     pub socket: PathBuf,
     pub docker: PathBuf,
-    pub log: PathBuf,
 }
 
-/// docker 20.10 with the classic store, 28 or later with the containerd store.
-pub fn engines() -> [Engine; 2] {
+const ENGINES: [&str; 5] =
+    ["docker-20.10", "docker-26", "docker-28-classic", "docker-28-containerd", "podman"];
+
+/// All that `tests/run.sh` has started; the podman one is called by the docker CLI of the newest.
+pub fn engines() -> [Engine; 5] {
+    ENGINES.map(engine)
+}
+
+/// One of them: docker of that version and store.
+pub fn engine(name: &'static str) -> Engine {
     let root = std::env::var_os("REGPUSH_E2E")
         .expect("start these tests with tests/run.sh, which starts the engines");
-    ["classic", "containerd"].map(|name| {
-        let directory = Path::new(&root).join(name);
-        Engine {
-            name,
-            socket: directory.join("docker.sock"),
-            docker: directory.join("docker"),
-            log: directory.join("log"),
-        }
-    })
+    let directory = Path::new(&root).join(name);
+    let socket = directory.join("docker.sock");
+    Engine { name, socket, docker: directory.join("docker"), directory }
 }
 
 impl Engine {
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
+    /// This engine's program, to start another of it.
+    pub fn dockerd(&self) -> Command {
+        Command::new(self.directory.join("dockerd"))
+    }
+
+    /// Gets an image back. podman has to be told that a registry on its own machine needs no TLS, which
+    /// only its own API can.
+    pub fn pull(&self, home: &Home, name: &str) {
+        if self.name != "podman" {
+            ok(self.docker(home).args(["pull", "-q", name]));
+            return;
+        }
+        let mut curl = home.command("curl");
+        curl.args(["--silent", "--fail", "--request", "POST", "--unix-socket"]).arg(&self.socket);
+        ok(curl.arg(format!("http://podman/v4.0.0/libpod/images/pull?tlsVerify=false&reference={name}")));
+    }
+
     /// The docker CLI at this engine, as its user would call it.
     pub fn docker(&self, home: &Home) -> Command {
         let mut command = Command::new(&self.docker);
@@ -64,7 +92,7 @@ impl Engine {
 
     fn variables(&self, home: &Home) -> Vec<(&'static str, String)> {
         let mut variables = home.variables();
-        variables.push(("DOCKER_HOST", format!("unix://{}", self.socket.display())));
+        variables.push(("DOCKER_HOST", self.host()));
         variables
     }
 
@@ -76,8 +104,9 @@ impl Engine {
         std::io::copy(&mut random, &mut file).expect("random bytes");
         let tar = home.path("content.tar");
         ok(Command::new("tar").arg("-C").arg(home.root()).arg("-cf").arg(&tar).arg("content"));
-        let imported = ok(self.docker(home).arg("import").arg(&tar).arg(name));
-        Image { engine: self, name: name.to_owned(), id: imported.trim().to_owned() }
+        ok(self.docker(home).arg("import").arg(&tar).arg(name));
+        let id = ok(self.docker(home).args(["image", "inspect", "-f", "{{.Id}}", name]));
+        Image { engine: self, name: name.to_owned(), id: id.trim().to_owned() }
     }
 }
 
@@ -90,7 +119,7 @@ pub struct Image<'a> {
 impl Drop for Image<'_> {
     fn drop(&mut self) {
         let mut docker = Command::new(&self.engine.docker);
-        docker.arg("-H").arg(format!("unix://{}", self.engine.socket.display()));
+        docker.arg("-H").arg(self.engine.host());
         // A test may have removed it already.
         let _ = docker.args(["rmi", "-f", &self.name, &self.id]).output();
     }
@@ -121,10 +150,14 @@ impl Home {
         fs::write(self.path(".docker/config.json"), config.to_string()).expect("config.json");
     }
 
-    /// `docker-credential-NAME`, a shell script. Written by another process: a child that another
-    /// test starts meanwhile would hold it open, and what is open for writing cannot be run.
     pub fn helper(&self, name: &str, script: &str) {
-        let path = self.path("bin").join(format!("docker-credential-{name}"));
+        self.program(&format!("docker-credential-{name}"), script);
+    }
+
+    /// A shell script in PATH. Written by another process: a child that another test starts meanwhile
+    /// would hold it open, and what is open for writing cannot be run.
+    pub fn program(&self, name: &str, script: &str) {
+        let path = self.path("bin").join(name);
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"cat >"$0" && chmod 755 "$0""#]).arg(path);
         ok_with_stdin(&mut shell, format!("#!/bin/sh\n{script}\n").as_bytes());
@@ -217,7 +250,14 @@ impl Registry {
 
     /// Logins that it refused: a user was named, and the password was wrong.
     pub fn failed_logins(&self) -> usize {
-        self.log().matches("error authenticating user").count()
+        let (all, of_nobody) = (r#"error authenticating user \""#, r#"error authenticating user \"\""#);
+        // podman tries with an empty name where it has none.
+        self.log().matches(all).count() - self.log().matches(of_nobody).count()
+    }
+
+    /// The tag never came.
+    pub fn assert_no_manifest(&self, repository: &str) {
+        assert!(!self.log().contains(&format!("/{repository}/manifests/")), "{}", self.log());
     }
 
     /// The engine has stopped in the middle of a layer. (It keeps idle connections for 30 s more.)
@@ -253,6 +293,29 @@ impl Drop for Registry {
     }
 }
 
+/// A port of loopback that leads to a Unix socket.
+pub fn port_to(socket: &Path) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let socket = socket.to_owned();
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let engine = UnixStream::connect(&socket).expect("an engine");
+            let (mut client_reads, mut client_writes) = (client.try_clone().expect("a handle"), client);
+            let (mut engine_reads, mut engine_writes) = (engine.try_clone().expect("a handle"), engine);
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut client_reads, &mut engine_writes);
+                let _ = engine_writes.shutdown(Shutdown::Both);
+            });
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut engine_reads, &mut client_writes);
+                let _ = client_writes.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    port
+}
+
 /// A slow line to a registry: passes on so many bytes a second, in each connection.
 pub struct SlowLine {
     pub port: u16,
@@ -272,7 +335,7 @@ impl SlowLine {
                     (registry.try_clone().unwrap(), client.try_clone().unwrap());
                 thread::spawn(move || {
                     let _ = std::io::copy(&mut back_from, &mut back_to);
-                    let _ = back_to.shutdown(std::net::Shutdown::Both);
+                    let _ = back_to.shutdown(Shutdown::Both);
                 });
                 let moved = Arc::clone(&moved);
                 thread::spawn(move || crawl(client, registry, bytes_per_second, &moved));
@@ -300,7 +363,7 @@ fn crawl(
     let mut buffer = vec![0; (bytes_per_second / 50).max(1)];
     loop {
         match from.read(&mut buffer)? {
-            0 => return to.shutdown(std::net::Shutdown::Write),
+            0 => return to.shutdown(Shutdown::Write),
             read => {
                 to.write_all(&buffer[..read])?;
                 moved.fetch_add(read, Ordering::SeqCst);
@@ -324,7 +387,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// What a run left behind.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Run {
     pub status: i32,
     pub stdout: String,

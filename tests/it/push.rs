@@ -272,8 +272,8 @@ fn the_host_option_goes_before_the_variable() {
     let chosen = run(command.args(["regpush", "localhost:5000/app:1"]));
     assert_eq!(chosen.status, 0, "{chosen}");
 
-    // An empty one is unset, as for docker.
+    // An empty context is unset, as for docker.
     let mut command = env.command(&engine);
-    let unset = run(command.args(["--host", "", "-c", "", "regpush", "localhost:5000/app:1"]));
+    let unset = run(command.args(["-c", "", "regpush", "localhost:5000/app:1"]));
     assert_eq!(unset.status, 0, "{unset}");
 }

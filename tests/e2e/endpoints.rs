@@ -1,0 +1,614 @@
+//! Every way to an engine: sockets, ports, TLS, ssh, each by option, variable and context; and which of
+//! them is chosen, held against the real CLI.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    date_time_ymd,
+};
+use tempfile::TempDir;
+
+use crate::SMALL;
+use crate::support::{Engine, Home, Registry, Run, engine, ok, port_to, run, wait_for};
+
+/// `docker ARGS regpush -q IMAGE` without `DOCKER_HOST`.
+fn push(engine: &Engine, home: &Home, variables: &[(&str, &str)], options: &[&str], image: &str) -> Run {
+    let mut command = engine.docker(home);
+    command.env_remove("DOCKER_HOST").envs(variables.iter().copied());
+    run(command.args(options).args(["regpush", "-q", image]))
+}
+
+/// Pushes through a context made by `docker context create`, chosen in each of the three ways.
+fn push_by_context(engine: &Engine, home: &Home, context: &str, endpoint: &str, image: &str) {
+    let docker = |words: &[&str]| ok(engine.docker(home).env_remove("DOCKER_HOST").args(words));
+    docker(&["context", "create", context, "--docker", endpoint]);
+    let by_flag = push(engine, home, &[], &["--context", context], image);
+    assert_eq!(by_flag.status, 0, "{context}: {by_flag:?}");
+    let by_variable = push(engine, home, &[("DOCKER_CONTEXT", context)], &[], image);
+    assert_eq!(by_variable, by_flag, "{context}");
+    docker(&["context", "use", context]);
+    assert_eq!(push(engine, home, &[], &[], image), by_flag, "{context}");
+    docker(&["context", "use", "default"]);
+}
+
+#[test]
+fn contexts_with_sockets_and_ports_push() {
+    for engine in crate::support::engines() {
+        let (home, registry) = (Home::new(), Registry::open());
+        let image = engine.image(&home, &registry.name("contexts/app:1"), SMALL);
+        let port = port_to(&engine.socket);
+        push_by_context(&engine, &home, "local", &format!("host={}", engine.host()), &image.name);
+        push_by_context(&engine, &home, "port", &format!("host=tcp://127.0.0.1:{port}"), &image.name);
+        let host = format!("tcp://127.0.0.1:{port}");
+        assert_eq!(push(&engine, &home, &[], &["-H", &host], &image.name).status, 0);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// TLS
+
+/// A certificate authority, and the PEM files it made.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    directory: TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "regpush test CA");
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { issuer, directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// `NAME/{ca,cert,key}.pem`, as docker wants them in `DOCKER_CERT_PATH`.
+    fn sign(&self, name: &str, hosts: &[&str], has_expired: bool) -> PathBuf {
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(if has_expired { 2021 } else { 2090 }, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let directory = self.path(name);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("ca.pem"), self.issuer.pem()).unwrap();
+        fs::write(directory.join("cert.pem"), certificate.pem()).unwrap();
+        fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
+        directory
+    }
+}
+
+/// A dockerd of its own that speaks TLS only, and wants client certificates of this authority.
+struct TlsEngine {
+    port: u16,
+    process: Child,
+    directory: TempDir,
+}
+
+impl TlsEngine {
+    fn start(engine: &Engine, certificates: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // dockerd does not choose a port by itself.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let path = |name: &str| directory.path().join(name);
+        let log = fs::File::create(path("log")).unwrap();
+        let mut command = engine.dockerd();
+        command.args(["--host", &format!("tcp://127.0.0.1:{port}"), "--tlsverify"]);
+        for (option, name) in [("--tlscacert", "ca.pem"), ("--tlscert", "cert.pem"), ("--tlskey", "key.pem")]
+        {
+            command.arg(option).arg(certificates.join(name));
+        }
+        fs::write(path("daemon.json"), "{}").unwrap();
+        for (option, name) in [
+            ("--data-root", "data"),
+            ("--exec-root", "exec"),
+            ("--pidfile", "pid"),
+            ("--config-file", "daemon.json"),
+        ] {
+            command.arg(option).arg(path(name));
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let process = command.spawn().unwrap();
+        wait_for("the TLS engine listens", || {
+            fs::read_to_string(path("log")).ok()?.contains("API listen on 127.0.0.1").then_some(())
+        });
+        Self { port, process, directory }
+    }
+}
+
+impl Drop for TlsEngine {
+    fn drop(&mut self) {
+        // It stops its own containerd, which a kill would leave.
+        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        let _ = self.process.wait();
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let own = |line: &&str| line.contains(&self.directory.path().display().to_string());
+        for mount in mounts.lines().filter(own) {
+            let _ = Command::new("umount").args(mount.split(' ').nth(1)).status();
+        }
+    }
+}
+
+#[test]
+fn a_tls_engine_takes_the_right_certificates_and_each_wrong_one_has_its_sentence() {
+    let (home, registry) = (Home::new(), Registry::open());
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let server = authority.sign("server", &["localhost", "engine.test"], false);
+    let client = authority.sign("client", &[], false);
+    let old_client = authority.sign("old", &[], true);
+    let other_client = stranger.sign("other", &[], false);
+    // A client of ours that trusts the wrong authority.
+    let misled = authority.sign("misled", &[], false);
+    fs::copy(stranger.path("ca.pem"), misled.join("ca.pem")).unwrap();
+    let distrusted = authority.sign("distrusted", &[], false);
+    fs::copy(other_client.join("cert.pem"), distrusted.join("cert.pem")).unwrap();
+    fs::copy(other_client.join("key.pem"), distrusted.join("key.pem")).unwrap();
+    let nobody = authority.path("nobody");
+    fs::create_dir(&nobody).unwrap();
+    fs::copy(authority.path("ca.pem"), nobody.join("ca.pem")).unwrap();
+
+    let docker = engine("docker-28-classic");
+    let tls_engine = TlsEngine::start(&docker, &server);
+    let host = format!("tcp://localhost:{}", tls_engine.port);
+    let by_address = format!("tcp://127.0.0.1:{}", tls_engine.port);
+
+    // Its image is made through the same TLS by the real CLI.
+    let name = registry.name("tls/app:1");
+    let content = home.path("content");
+    fs::write(&content, registry.port.to_string()).unwrap();
+    ok(Command::new("tar").arg("-C").arg(home.root()).arg("-cf").arg(home.path("tar")).arg("content"));
+    let in_tls = |words: &[&str]| {
+        let mut command = docker.docker(&home);
+        command.env("DOCKER_HOST", &host).env("DOCKER_TLS_VERIFY", "1").env("DOCKER_CERT_PATH", &client);
+        ok(command.args(words))
+    };
+    in_tls(&["import", &home.path("tar").display().to_string(), &name]);
+
+    let with = |host: &str, certificates: &Path| {
+        let certificates = certificates.display().to_string();
+        let variables =
+            [("DOCKER_HOST", host), ("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", certificates.as_str())];
+        push(&docker, &home, &variables, &[], &name)
+    };
+    let pushed = with(&host, &client);
+    assert_eq!(pushed.status, 0, "{pushed:?}");
+    assert_eq!(
+        pushed.stdout,
+        format!("{}@{}\n", registry.name("tls/app"), registry.digest("tls/app", "1", None))
+    );
+
+    let file = |directory: &Path, name: &str| directory.join(name).display().to_string();
+    let table = [
+        (
+            with(&host, &misled),
+            format!("its certificate is not signed by the CA in `{}`", file(&misled, "ca.pem")),
+            "hint: name the CA that signed it with --tlscacert",
+        ),
+        (
+            with(&host, &nobody),
+            "it wants a client certificate, and there is none".to_owned(),
+            "hint: name one that the engine's CA signed",
+        ),
+        (
+            with(&host, &old_client),
+            format!("it does not accept the client certificate `{}`", file(&old_client, "cert.pem")),
+            "hint: name one that the engine's CA signed",
+        ),
+        (
+            with(&host, &distrusted),
+            format!("it does not accept the client certificate `{}`", file(&distrusted, "cert.pem")),
+            "hint: name one that the engine's CA signed",
+        ),
+        (
+            with(&by_address, &client),
+            "its certificate is not for `127.0.0.1`, but for localhost, engine.test".to_owned(),
+            "hint: name the engine as its certificate does",
+        ),
+        (
+            push(&docker, &home, &[("DOCKER_HOST", &host)], &[], &name),
+            format!("the engine at {host} (from DOCKER_HOST) wants TLS"),
+            "hint: pass --tlsverify",
+        ),
+        (
+            push(&docker, &home, &[("DOCKER_CERT_PATH", "/nothing")], &["--tls", "-H", &host], &name),
+            "cannot read `/nothing/ca.pem`, which TLS to the engine needs (from --host)".to_owned(),
+            "hint: name it with --tlscacert",
+        ),
+    ];
+    for (run, sentence, hint) in table {
+        assert_eq!(run.status, 4, "{sentence}: {run:?}");
+        assert!(run.stderr.contains(&sentence) && run.stderr.contains(hint), "{sentence}: {run:?}");
+        let endpoint = format!("localhost:{}", tls_engine.port);
+        let named = [&endpoint, "127.0.0.1", "/nothing"].iter().any(|place| run.stderr.contains(*place));
+        assert!(named, "{run:?}");
+    }
+    // In words that say which of its faults it is.
+    assert!(with(&host, &old_client).stderr.contains("it has expired"), "{:?}", with(&host, &old_client));
+
+    // Whoever asks for no verification gets none.
+    let lenient = [("DOCKER_HOST", by_address.as_str()), ("DOCKER_CERT_PATH", &client.display().to_string())];
+    let unverified = push(&docker, &home, &lenient, &["--tls"], &name);
+    assert_eq!(unverified.status, 0, "{unverified:?}");
+
+    // The same three files in a context; DOCKER_TLS_VERIFY has no say there.
+    let endpoint = format!(
+        "host={host},ca={},cert={},key={}",
+        file(&client, "ca.pem"),
+        file(&client, "cert.pem"),
+        file(&client, "key.pem")
+    );
+    push_by_context(&docker, &home, "secure", &endpoint, &name);
+    let chosen = push(&docker, &home, &[("DOCKER_TLS_VERIFY", "1")], &["-c", "secure"], &name);
+    assert_eq!(chosen.status, 0, "{chosen:?}");
+    push_by_context(
+        &docker,
+        &home,
+        "careless",
+        &format!("{endpoint},skip-tls-verify=true").replace("localhost", "127.0.0.1"),
+        &name,
+    );
+    // A context without the files is told how to get them.
+    ok(docker.docker(&home).args(["context", "create", "bare", "--docker", &format!("host={host}")]));
+    let bare = push(&docker, &home, &[], &["-c", "bare"], &name);
+    assert!(bare.stderr.contains("`docker context update bare --docker host=tcp://localhost:"), "{bare:?}");
+
+    // Through a proxy, which is asked for the name.
+    let proxy = connect_proxy(tls_engine.port);
+    let variables = [
+        ("DOCKER_HOST", "tcp://engine.test:2376"),
+        ("DOCKER_TLS_VERIFY", "1"),
+        ("DOCKER_CERT_PATH", &client.display().to_string()),
+        ("HTTPS_PROXY", &format!("http://127.0.0.1:{proxy}")),
+    ];
+    let proxied = push(&docker, &home, &variables, &[], &name);
+    assert_eq!(proxied.status, 0, "{proxied:?}");
+
+    // An engine whose own certificate is old.
+    drop(tls_engine);
+    let old_server = authority.sign("old-server", &["localhost"], true);
+    let old_engine = TlsEngine::start(&docker, &old_server);
+    let expired = with(&format!("tcp://localhost:{}", old_engine.port), &client);
+    assert_eq!(expired.status, 4, "{expired:?}");
+    assert!(expired.stderr.contains("its certificate has expired"), "{expired:?}");
+    assert!(expired.stderr.contains("hint: have the engine's certificate renewed"), "{expired:?}");
+}
+
+/// A proxy that leads every `CONNECT` to one port.
+fn connect_proxy(target: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") {
+                client.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            assert!(head.starts_with(b"CONNECT engine.test:2376 "), "{}", String::from_utf8_lossy(&head));
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let engine = TcpStream::connect(("127.0.0.1", target)).unwrap();
+            let (mut engine_reads, mut client_writes) =
+                (engine.try_clone().unwrap(), client.try_clone().unwrap());
+            let mut engine_writes = engine;
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut client, &mut engine_writes);
+                let _ = engine_writes.shutdown(Shutdown::Both);
+            });
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut engine_reads, &mut client_writes);
+                let _ = client_writes.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    port
+}
+
+// ------------------------------------------------------------------------------------------------
+// ssh
+
+/// An sshd on loopback that lets root in with a key, and an `ssh` that knows it.
+struct Sshd {
+    port: u16,
+    process: Child,
+    directory: TempDir,
+}
+
+impl Sshd {
+    /// * `path`: where the other side looks for docker.
+    fn start(home: &Home, path: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name).display().to_string();
+        for name in ["host_key", "user_key", "other_key"] {
+            ok(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &file(name)]));
+        }
+        fs::copy(file("user_key.pub"), file("authorized_keys")).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nPidFile none\nAuthorizedKeysFile {}\n\
+             PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             UsePAM no\nStrictModes no\nLogLevel VERBOSE\nSetEnv PATH={}\n",
+            file("host_key"),
+            file("authorized_keys"),
+            path.display()
+        );
+        fs::write(file("sshd_config"), config).unwrap();
+        let log = fs::File::create(file("log")).unwrap();
+        let mut sshd = Command::new("/usr/sbin/sshd");
+        sshd.args(["-D", "-e", "-f", &file("sshd_config")]).stdin(Stdio::null()).stderr(log);
+        let process = sshd.spawn().unwrap();
+        wait_for("sshd listens", || {
+            fs::read_to_string(file("log")).ok()?.contains("listening on").then_some(())
+        });
+
+        let known = fs::read_to_string(file("host_key.pub")).unwrap();
+        let known: Vec<&str> = known.split(' ').take(2).collect();
+        fs::write(file("known_hosts"), format!("[127.0.0.1]:{port} {}\n", known.join(" "))).unwrap();
+        let sshd = Self { port, process, directory };
+        sshd.trust(home, "user_key");
+        sshd
+    }
+
+    /// ssh looks for its files beside the user's entry in passwd, whatever HOME says.
+    fn trust(&self, home: &Home, key: &str) {
+        let directory = self.directory.path().display();
+        let config = format!(
+            "UserKnownHostsFile {directory}/known_hosts\nGlobalKnownHostsFile none\nStrictHostKeyChecking yes\n\
+             IdentityFile {directory}/{key}\nIdentitiesOnly yes\nBatchMode yes\n"
+        );
+        fs::write(home.path("ssh_config"), config).unwrap();
+        home.program("ssh", &format!("exec /usr/bin/ssh -F {} \"$@\"", home.path("ssh_config").display()));
+    }
+
+    fn logins(&self) -> usize {
+        let log = fs::read_to_string(self.directory.path().join("log")).unwrap();
+        log.matches("Accepted publickey").count()
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn an_engine_behind_ssh_is_reached_with_one_login_and_each_failure_has_its_sentence() {
+    let (home, registry) = (Home::new(), Registry::open());
+    let engine = engine("docker-28-classic");
+    let image = engine.image(&home, &registry.name("ssh/app:1"), SMALL);
+    let other_side = home.path("other-side");
+    fs::create_dir(&other_side).unwrap();
+    let sshd = Sshd::start(&home, &other_side);
+    let place = format!("ssh://root@127.0.0.1:{}", sshd.port);
+    let host = format!("{place}{}", engine.socket.display());
+
+    let without_docker = push(&engine, &home, &[], &["-H", &host], &image.name);
+    assert_eq!(without_docker.status, 4, "{without_docker:?}");
+    assert!(without_docker.stderr.contains("ended with exit status: 127"), "{without_docker:?}");
+    assert!(without_docker.stderr.contains("hint: docker is not on that machine"), "{without_docker:?}");
+
+    symlink(fs::read_link(&engine.docker).unwrap(), other_side.join("docker")).unwrap();
+    let before = sshd.logins();
+    let pushed = push(&engine, &home, &[], &["-H", &host], &image.name);
+    assert_eq!(pushed.status, 0, "{pushed:?}");
+    assert_eq!(sshd.logins() - before, 1, "one login a command");
+    let digest = registry.digest("ssh/app", "1", None);
+    assert_eq!(pushed.stdout, format!("{}@{digest}\n", registry.name("ssh/app")));
+    push_by_context(&engine, &home, "box", &format!("host={host}"), &image.name);
+
+    let no_engine = push(&engine, &home, &[], &["-H", &format!("{place}/nothing/here.sock")], &image.name);
+    assert_eq!(no_engine.status, 4, "{no_engine:?}");
+    assert!(no_engine.stderr.contains("hint: the engine on that machine does not run"), "{no_engine:?}");
+
+    let wrong_user = push(&engine, &home, &[], &["-H", &host.replace("root@", "stranger@")], &image.name);
+    assert_eq!(wrong_user.status, 4, "{wrong_user:?}");
+    assert!(wrong_user.stderr.contains("Permission denied (publickey)"), "{wrong_user:?}");
+    assert!(
+        wrong_user.stderr.contains("hint: `ssh stranger@127.0.0.1` has to work without a question"),
+        "{wrong_user:?}"
+    );
+
+    let known_hosts = sshd.directory.path().join("known_hosts");
+    let other_key = fs::read_to_string(sshd.directory.path().join("other_key.pub")).unwrap();
+    fs::write(&known_hosts, format!("[127.0.0.1]:{} {other_key}", sshd.port)).unwrap();
+    let other_host_key = push(&engine, &home, &[], &["-H", &host], &image.name);
+    assert_eq!(other_host_key.status, 4, "{other_host_key:?}");
+    assert!(
+        other_host_key.stderr.contains("hint: the machine shows another host key than before"),
+        "{other_host_key:?}"
+    );
+    fs::write(&known_hosts, "").unwrap();
+    let unknown = push(&engine, &home, &[], &["-H", &host], &image.name);
+    assert!(unknown.stderr.contains("hint: its host key is not known here"), "{unknown:?}");
+    for run in [&without_docker, &no_engine, &wrong_user, &other_host_key, &unknown] {
+        assert!(run.stderr.contains("(from --host)") && run.stderr.contains("engine at ssh://"), "{run:?}");
+    }
+}
+
+#[test]
+fn docker_itself_can_be_the_way() {
+    let (home, registry) = (Home::new(), Registry::open());
+    let engine = engine("docker-28-containerd");
+    let image = engine.image(&home, &registry.name("dial/app:1"), SMALL);
+    let variables = [("DOCKER_CLI_PLUGIN_USE_DIAL_STDIO", "1")];
+    let pushed = push(&engine, &home, &variables, &["-H", &engine.host()], &image.name);
+    assert_eq!(pushed.status, 0, "{pushed:?}");
+    assert_eq!(
+        pushed.stdout,
+        format!("{}@{}\n", registry.name("dial/app"), registry.digest("dial/app", "1", None))
+    );
+}
+
+// ------------------------------------------------------------------------------------------------
+// the choice
+
+/// Sockets and ports that tell who came, and hang up.
+#[derive(Clone, Default)]
+struct Doors(Arc<Mutex<BTreeSet<String>>>);
+
+impl Doors {
+    fn note(&self, name: &str, mut stream: impl Read) {
+        let mut first = [0];
+        let read = stream.read(&mut first).unwrap_or_default();
+        let spoken = if read == 1 && first[0] == 0x16 { "TLS" } else { "HTTP" };
+        self.0.lock().unwrap().insert(format!("{name} {spoken}"));
+    }
+
+    fn socket(&self, name: &'static str, path: &Path) -> String {
+        let (doors, listener) = (self.clone(), UnixListener::bind(path).unwrap());
+        thread::spawn(move || listener.incoming().flatten().for_each(|stream| doors.note(name, stream)));
+        format!("unix://{}", path.display())
+    }
+
+    fn port(&self, name: &'static str, port: u16) -> String {
+        let (doors, listener) = (self.clone(), TcpListener::bind(("127.0.0.1", port)).unwrap());
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || listener.incoming().flatten().for_each(|stream| doors.note(name, stream)));
+        format!("tcp://127.0.0.1:{port}")
+    }
+
+    /// Who was come to in a run of this.
+    fn taken(&self, command: &mut Command) -> BTreeSet<String> {
+        self.0.lock().unwrap().clear();
+        let run = run(command);
+        assert_ne!(run.status, 0, "behind no door is an engine: {run:?}");
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// Options, variables, and the current context.
+type Case = (Vec<String>, Vec<(&'static str, String)>, Option<&'static str>);
+
+/// The real CLI shows its choice by what it connects to.
+#[test]
+fn the_choice_of_the_engine_is_the_cli_s() {
+    let (home, doors) = (Home::new(), Doors::default());
+    let docker = engine("docker-28-classic");
+    let door = |name: &'static str| doors.socket(name, &home.path(name));
+    let (flag, variable) = (door("flag"), door("variable"));
+    let (one, two, three) = (door("one"), door("two"), door("three"));
+    let port = doors.port("port", 0);
+    // Where docker looks with TLS and without a host.
+    doors.port("2376", 2376);
+    let authority = Authority::new();
+    let certificates = authority.sign("certificates", &["localhost"], false);
+    let certificates_path = certificates.display().to_string();
+    for (context, host) in [("one", &one), ("two", &two), ("three", &three)] {
+        ok(docker.docker(&home).args(["context", "create", context, "--docker", &format!("host={host}")]));
+    }
+    let secure = format!("host={port},ca={}", certificates.join("ca.pem").display());
+    ok(docker.docker(&home).args(["context", "create", "secure", "--docker", &secure]));
+
+    let mut cases: Vec<Case> = Vec::new();
+    let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    for options in [
+        vec![],
+        own(&["-H", &flag]),
+        own(&["-c", "one"]),
+        own(&["-c", "default"]),
+        own(&["--context=nope"]),
+        own(&["-c", "one", "--host", &flag]),
+    ] {
+        for docker_host in [None, Some(variable.as_str())] {
+            for docker_context in [None, Some("two")] {
+                for current in [None, Some("three")] {
+                    let mut variables = Vec::new();
+                    variables.extend(docker_host.map(|host| ("DOCKER_HOST", host.to_owned())));
+                    variables.extend(docker_context.map(|context| ("DOCKER_CONTEXT", context.to_owned())));
+                    cases.push((options.clone(), variables, current));
+                }
+            }
+        }
+    }
+    let with = |words: &[&str], variables: &[(&'static str, &str)], current| {
+        let variables = variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        (own(words), variables, current)
+    };
+    let cert_path = ("DOCKER_CERT_PATH", certificates_path.as_str());
+    cases.extend([
+        with(&[], &[("DOCKER_HOST", ""), ("DOCKER_CONTEXT", "two")], Some("three")),
+        with(&[], &[("DOCKER_CONTEXT", "")], Some("three")),
+        with(&[], &[("DOCKER_CONTEXT", "default")], Some("three")),
+        with(&["-H", ""], &[("DOCKER_HOST", &variable)], None),
+        with(&["-c", ""], &[("DOCKER_CONTEXT", "two")], None),
+        with(&["-H", &port], &[], None),
+        with(&["-H", &port.replace("tcp://", "")], &[], None),
+        with(&["-H", &format!("{port}/base")], &[], None),
+        with(&["-H", &port.replace("tcp://", "http://")], &[], None),
+        with(&["-H", &port, "--tls"], &[cert_path], None),
+        with(&["-H", &port, "--tlsverify"], &[cert_path], None),
+        with(&["-H", &port, "--tlsverify=false"], &[cert_path], None),
+        with(&["-H", &port, "--tls=false"], &[cert_path, ("DOCKER_TLS", "1")], None),
+        with(&["-H", &port], &[cert_path, ("DOCKER_TLS", "0")], None),
+        with(&["-H", &port], &[cert_path, ("DOCKER_TLS_VERIFY", "0")], None),
+        with(&["-H", &port], &[cert_path, ("DOCKER_TLS_VERIFY", "")], None),
+        with(&["-H", &port, "--tls"], &[("DOCKER_CERT_PATH", "/nothing")], None),
+        with(&["-H", &flag, "--tlsverify"], &[("DOCKER_CERT_PATH", "/nothing")], None),
+        with(&["-H", &flag, "--tlsverify"], &[cert_path], None),
+        with(&["--tlsverify"], &[cert_path], None),
+        with(&["--tls"], &[cert_path], Some("three")),
+        with(&["-c", "secure"], &[], None),
+        with(&["-c", "secure", "--tls=false"], &[], None),
+        with(&["-c", "two", "--tlsverify"], &[("DOCKER_CERT_PATH", "/nothing")], None),
+    ]);
+    assert!(cases.len() >= 60);
+    let mut different = Vec::new();
+    for (options, variables, current) in cases {
+        ok(docker.docker(&home).args(["context", "use", current.unwrap_or("default")]));
+        let called = |words: &[&str]| {
+            let mut command = docker.docker(&home);
+            command.env_remove("DOCKER_HOST").envs(variables.clone()).args(&options).args(words);
+            command
+        };
+        // A plugin is called without docker looking at the engine first.
+        let (cli, ours) =
+            (doors.taken(&mut called(&["images"])), doors.taken(&mut called(&["regpush", "app"])));
+        if cli != ours {
+            different.push(format!("{options:?} {variables:?} {current:?}: {cli:?}, ours {ours:?}"));
+        }
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// A socket in a folder that only root may enter, as some distributions have it.
+#[test]
+fn who_may_not_open_the_socket_is_told_so() {
+    let engine = engine("docker-20.10");
+    let home = Home::new();
+    // A user without rights needs a copy that he can reach.
+    let program = home.path("docker-regpush");
+    fs::copy(env!("CARGO_BIN_EXE_docker-regpush"), &program).unwrap();
+    for path in [home.root(), &program] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::set_permissions(&engine.socket, fs::Permissions::from_mode(0o660)).unwrap();
+    let mut command = home.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+    let run = run(command.args(["-H", &engine.host(), "regpush", "app"]));
+    assert_eq!(run.status, 4, "{run:?}");
+    let socket = engine.socket.display();
+    assert!(run.stderr.contains(&format!("cannot connect to the engine at unix://{socket}")), "{run:?}");
+    assert!(run.stderr.contains(&format!("hint: you may not open {socket}")), "{run:?}");
+}

@@ -1,0 +1,191 @@
+//! docker's plugin protocol, with the real CLI at the other end: completion in a real bash, the hint after
+//! a failed `docker push`, and being stopped.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use portable_pty::CommandBuilder;
+
+use crate::SMALL;
+use crate::support::{Engine, Home, Registry, SlowLine, engine, engines, ok, run, wait_for};
+use crate::terminal::Terminal;
+
+/// An interactive bash with docker's own generated script.
+fn bash(engine: &Engine, home: &Home) -> Terminal {
+    symlink(fs::read_link(&engine.docker).unwrap(), home.path("bin/docker")).unwrap();
+    let start = "set +o history\nPS1='$ '\nbind 'set bell-style none'\nbind 'set completion-query-items 0'\n\
+         bind 'set page-completions off'\nbind 'set show-all-if-ambiguous on'\nbind 'set enable-bracketed-paste off'\n\
+         . /usr/share/bash-completion/bash_completion\n. <(docker completion bash)\necho ready\n";
+    fs::write(home.path("bashrc"), start).unwrap();
+    let mut command = CommandBuilder::new("bash");
+    command.args(["--noprofile", "--rcfile"]);
+    command.arg(home.path("bashrc"));
+    command.arg("-i");
+    command.env_clear();
+    for (name, value) in home.variables() {
+        command.env(name, value);
+    }
+    command.env("TERM", "dumb");
+    command.env("DOCKER_HOST", engine.host());
+    let terminal = Terminal::start(command, 200, 50);
+    terminal.wait_for("ready");
+    terminal
+}
+
+#[test]
+fn a_real_bash_completes_images_and_options() {
+    let (home, registry) = (Home::new(), Registry::open());
+    let engine = engine("docker-28-containerd");
+    let image = engine.image(&home, &registry.name("complete/app:1"), SMALL);
+    let mut bash = bash(&engine, &home);
+    // The rest of the name, then of an option and of its value.
+    let typed = registry.name("compl");
+    bash.type_in(&format!("docker regpush {typed}\t"));
+    bash.wait_for(&image.name);
+    bash.type_in("--prog\t");
+    bash.wait_for("--progress");
+    bash.type_in(" pl\t");
+    bash.wait_for("plain");
+    // It is a command that works.
+    bash.type_in("\r");
+    bash.wait_for("1: digest: sha256:");
+    // Several are listed with what they are for.
+    bash.type_in("docker regpush --no\t\x15docker regpush hook \t");
+    bash.wait_for("Have docker ask regpush");
+    bash.type_in("\x15docker regpush --tls\t\x15exit\r");
+    let ended = bash.finish();
+    assert!(!ended.text.contains("--tlsverify"), "docker's options come before the name: {}", ended.text);
+}
+
+/// zsh and fish speak the same protocol, by docker's own scripts.
+#[test]
+fn docker_passes_completion_on() {
+    for engine in engines().into_iter().filter(|engine| engine.name != "docker-20.10") {
+        let (home, registry) = (Home::new(), Registry::open());
+        let image = engine.image(&home, &registry.name("protocol/app:1"), SMALL);
+        let complete =
+            |word: &str, words: &[&str]| ok(engine.docker(&home).args([word, "regpush"]).args(words));
+        let images = complete("__complete", &[&registry.name("pro")]);
+        let line = images.lines().next().unwrap();
+        assert!(line.starts_with(&format!("{}\t", image.name)) && images.ends_with(":4\n"), "{images}");
+        let options = complete("__complete", &["--pa"]);
+        assert!(options.contains("--password-stdin\tRead the password"), "{options}");
+        let mut command = engine.docker(&home);
+        command.env("DOCKER_HOST", "unix:///nothing/here").args(["__complete", "regpush", "l"]);
+        assert_eq!(ok(&mut command), ":4\n");
+    }
+}
+
+#[test]
+fn a_failed_docker_push_ends_with_our_hint() {
+    // The first docker with hooks is 26.1.
+    for name in ["docker-26", "docker-28-classic", "docker-28-containerd"] {
+        let engine = engine(name);
+        let (home, registry) = (Home::new(), Registry::with_users(&[("alice", "s3cret")]));
+        let image = engine.image(&home, &registry.name("hooked/app:1"), SMALL);
+        let config = home.path(".docker/config.json");
+        let before = "{\n\t\"auths\": {},\n\t\"features\": {\n\t\t\"hooks\": \"true\"\n\t}\n}";
+        fs::write(&config, before).unwrap();
+        let installed = run(engine.docker(&home).args(["regpush", "hook", "install"]));
+        assert_eq!(installed.status, 0, "{installed:?}");
+        assert!(installed.stdout.contains("hints: on, by features.hooks"), "{installed:?}");
+
+        let push = |words: &[&str]| {
+            let mut command = engine.docker_at_terminal(&home);
+            command.args(words);
+            Terminal::start(command, 120, 30).finish()
+        };
+        let refused = push(&["push", &image.name]);
+        assert_ne!(refused.status, 0);
+        let next =
+            refused.text.split("What's next:").nth(1).unwrap_or_else(|| panic!("{name}: {}", refused.text));
+        assert!(next.contains("The registry wants a login."), "{name}: {next}");
+        assert!(next.contains(&format!("docker regpush {}", image.name)), "{name}: {next}");
+        let long = push(&["image", "push", "--quiet", &image.name]);
+        assert!(long.text.contains(&format!("docker regpush {}", image.name)), "{name}: {}", long.text);
+
+        // Nothing is said of what went well.
+        let open = Registry::open();
+        let fine = open.name("hooked/app:1");
+        ok(engine.docker(&home).args(["tag", &image.name, &fine]));
+        let pushed = push(&["push", &fine]);
+        assert_eq!(pushed.status, 0, "{name}: {}", pushed.text);
+        assert!(!pushed.text.contains("What's next"), "{name}: {}", pushed.text);
+        ok(engine.docker(&home).args(["rmi", &fine]));
+
+        assert_eq!(run(engine.docker(&home).args(["regpush", "hook", "remove"])).status, 0);
+        assert_eq!(fs::read_to_string(&config).unwrap(), before);
+        assert!(!push(&["push", &image.name]).text.contains("What's next"));
+
+        // docker itself has written the file anew meanwhile.
+        ok(engine.docker(&home).args(["regpush", "hook", "install"]));
+        ok(engine.docker(&home).args(["context", "create", "other", "--docker", "host=unix:///x"]));
+        ok(engine.docker(&home).args(["context", "use", "other"]));
+        assert_eq!(run(engine.docker(&home).args(["regpush", "hook", "remove"])).status, 0);
+        let left: serde_json::Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+        assert!(left["plugins"].is_null() && left["currentContext"] == "other", "{left}");
+    }
+}
+
+/// The plugin that pushes this image.
+fn plugin_of(image: &str) -> Option<Pid> {
+    fs::read_dir("/proc").unwrap().flatten().find_map(|process| {
+        let arguments = fs::read(process.path().join("cmdline")).ok()?;
+        let text = String::from_utf8_lossy(&arguments);
+        let pid = process.file_name().to_str()?.parse().ok()?;
+        (text.contains(image) && text.contains("docker-regpush")).then_some(Pid::from_raw(pid))
+    })
+}
+
+/// By SIGTERM to docker, whose stdout is no terminal, and by docker being killed.
+#[test]
+fn who_stops_docker_stops_the_push() {
+    for engine in engines() {
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            let (home, registry) = (Home::new(), Registry::open());
+            let line = SlowLine::to(&registry, 4_000_000);
+            let path = format!("stopped/{}", signal.as_str().to_lowercase());
+            let image = engine.image(&home, &line.name(&format!("{path}:1")), 30_000_000);
+            let mut docker = push_in_background(&engine, &home, &image.name);
+            line.wait_until_moved(500_000);
+            let plugin = plugin_of(&image.name).expect("it runs");
+            let told = Instant::now();
+            let process = Pid::from_raw(docker.id().try_into().unwrap());
+            kill(process, signal).unwrap();
+            // docker before 25 catches the first two, and tells its plugin nothing of them.
+            while engine.name == "docker-20.10" && docker.try_wait().unwrap().is_none() {
+                let _ = kill(process, signal);
+            }
+            wait_for("the plugin ends", || has_ended(plugin).then_some(()));
+            // A second, and what a busy machine adds.
+            assert!(
+                told.elapsed() < Duration::from_secs(3),
+                "{}: {signal}: {:?}",
+                engine.name,
+                told.elapsed()
+            );
+            println!("{} {signal}: {:?}", engine.name, told.elapsed());
+            let status = docker.wait().unwrap();
+            if signal == Signal::SIGTERM && engine.name != "docker-20.10" {
+                assert_eq!(status.code(), Some(130), "{}", engine.name);
+            }
+            registry.wait_for_a_broken_upload();
+            registry.assert_no_manifest(&path);
+        }
+    }
+}
+
+/// Gone, or a zombie, where nobody waits for orphans.
+fn has_ended(process: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{process}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+fn push_in_background(engine: &Engine, home: &Home, image: &str) -> Child {
+    let mut command: Command = engine.docker(home);
+    command.args(["regpush", image]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
