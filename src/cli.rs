@@ -18,7 +18,7 @@ pub struct DockerOptions {
     #[arg(short, long, value_name = "NAME")]
     pub context: Option<String>,
     /// Show each call to the engine
-    #[arg(short = 'D', long)]
+    #[arg(short = 'D', long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", hide_default_value = true)]
     pub debug: bool,
     /// Where the engine listens: unix://, tcp:// or ssh:// [default: $DOCKER_HOST]
     #[arg(short = 'H', long = "host", value_name = "URL")]
@@ -27,7 +27,7 @@ pub struct DockerOptions {
     #[arg(short, long, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// Speak TLS with the engine; also implied by --tlsverify [default: $DOCKER_TLS]
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL")]
     pub tls: Option<bool>,
     /// Trust engines with certificates of this CA [default: ca.pem in $DOCKER_CERT_PATH or ~/.docker]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -39,7 +39,7 @@ pub struct DockerOptions {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub tlskey: Option<PathBuf>,
     /// Speak TLS, and verify the engine [default: $DOCKER_TLS_VERIFY]
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL")]
     pub tlsverify: Option<bool>,
 }
 
@@ -85,7 +85,7 @@ pub struct PushOptions {
     /// The image, named for its registry: [HOST[:PORT]/]PATH[:TAG]
     #[arg(value_name = "IMAGE", required = true)]
     image: Option<String>,
-    /// Every tag that the repository IMAGE has in the engine
+    /// Push every tag of the repository IMAGE that is in the engine
     #[arg(short, long)]
     pub all_tags: bool,
     /// Only the result, warnings and errors; the same as --progress none
@@ -124,6 +124,18 @@ impl PushOptions {
     /// The image as it was typed.
     pub fn image(&self) -> &str {
         self.image.as_deref().expect("clap wants one where there is no other command")
+    }
+}
+
+/// A boolean as docker's flags and settings take it: Go's `strconv.ParseBool`.
+///
+/// # Errors
+/// Anything else, `yes` and `on` among it.
+pub fn go_bool(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("neither true nor false"),
     }
 }
 
@@ -184,6 +196,7 @@ pub enum Format {
     bin_name = "docker regpush",
     override_usage = "docker regpush [OPTIONS] IMAGE\n       docker regpush hook install|remove|status",
     version,
+    args_override_self = true,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
@@ -204,6 +217,7 @@ pub struct PluginCommand {
     name = "docker-regpush",
     override_usage = "docker-regpush [OPTIONS] IMAGE\n       docker-regpush hook install|remove|status",
     version,
+    args_override_self = true,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,

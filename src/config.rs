@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
+#[cfg(unix)]
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
@@ -145,9 +146,12 @@ impl Config {
 /// As for any file.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     const MAX: u64 = 64 << 20;
-    let kind = fs::metadata(path)?.file_type();
-    if kind.is_fifo() || kind.is_socket() {
-        return Err(io::Error::other("it is no file"));
+    #[cfg(unix)]
+    {
+        let kind = fs::metadata(path)?.file_type();
+        if kind.is_fifo() || kind.is_socket() {
+            return Err(io::Error::other("it is no file"));
+        }
     }
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(MAX).read_to_end(&mut bytes)?;
@@ -185,8 +189,8 @@ pub fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io
     if let Ok(old) = fs::metadata(&target) {
         file.as_file().set_permissions(old.permissions())?;
         // Root may be changing another's.
-        let is_other = file.as_file().metadata()?.uid() != old.uid();
-        if is_other {
+        #[cfg(unix)]
+        if file.as_file().metadata()?.uid() != old.uid() {
             std::os::unix::fs::fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
         }
     }

@@ -224,9 +224,13 @@ fn transport_hint(error: &TransportError) -> String {
             TlsProblem::Other(_) => "see what it says: `openssl s_client -connect HOST:PORT`".to_owned(),
         },
         TransportError::Tunnel { endpoint, said, .. } => match &endpoint.address {
-            Address::Ssh(SshHost { user, host, .. }) => {
-                let login = user.as_ref().map_or_else(|| host.clone(), |user| format!("{user}@{host}"));
-                tunnel_hint(said).replace("{login}", &login).replace("{host}", host)
+            Address::Ssh(SshHost { user, host, port, .. }) => {
+                let port_option = port.as_ref().map(|port| format!("-p {port} ")).unwrap_or_default();
+                let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+                // As ssh-keygen wants it.
+                let known = port.as_ref().map_or_else(|| host.clone(), |port| format!("[{host}]:{port}"));
+                let hint = tunnel_hint(said).replace("{login}", &format!("{port_option}{user}{host}"));
+                hint.replace("{host}", &known)
             }
             _ => "see what `docker version` says with the same options".to_owned(),
         },

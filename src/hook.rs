@@ -15,7 +15,7 @@ use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::cli::{DockerOptions, HookAction};
+use crate::cli::{DockerOptions, HookAction, go_bool};
 use crate::config::{self, ConfigError, read_file, write_file};
 use crate::failure::{Class, Evidence, classify};
 use crate::text::clean;
@@ -170,10 +170,8 @@ fn hints_told(text: Option<&str>) -> String {
         .map(|value| ("DOCKER_CLI_HOOKS", value))
         .or_else(|| variable("DOCKER_CLI_HINTS").map(|value| ("DOCKER_CLI_HINTS", value)))
         .or_else(|| feature.map(|value| ("features.hooks", value.to_owned())));
-    // As Go's `strconv.ParseBool`.
-    let is_true = |value: &str| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True");
     match told {
-        Some((place, value)) if is_true(&value) => format!("hints: on, by {place}; docker shows them on a terminal\n"),
+        Some((place, value)) if go_bool(&value) == Ok(true) => format!("hints: on, by {place}; docker shows them on a terminal\n"),
         _ => "hints: off; docker shows them on a terminal with DOCKER_CLI_HINTS=true, or `\"features\": {\"hooks\": \"true\"}` in config.json\n".to_owned(),
     }
 }

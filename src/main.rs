@@ -5,12 +5,13 @@ use std::ffi::OsString;
 use std::process::{self, ExitCode};
 use std::sync::mpsc;
 use std::time::Duration;
-use std::{env, fs, io, thread};
+use std::{env, io, thread};
 
 use docker_regpush::plugin::Command;
 use docker_regpush::secret::Secret;
 use docker_regpush::{command, completion, hook, plugin};
 use tokio::runtime::Runtime;
+#[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -116,24 +117,7 @@ async fn cancelled() -> u8 {
     }
 }
 
-/// docker takes the first two even where they are ignored, as in the background of a script; and
-/// leaves the third alone, so that `nohup docker …` goes on.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Option<Signal>,
-}
-
 impl Signals {
-    fn catch() -> io::Result<Self> {
-        let hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup,
-        })
-    }
-
     /// Waits for a signal, or for docker to hang up, and says what status that is.
     async fn first_reason(&mut self) -> u8 {
         tokio::select! {
@@ -143,6 +127,43 @@ impl Signals {
                 tokio::time::timeout(Duration::from_millis(50), self.next()).await.unwrap_or(INTERRUPTED)
             }
         }
+    }
+}
+
+/// Ctrl-C is all there is.
+#[cfg(windows)]
+struct Signals(tokio::signal::windows::CtrlC);
+
+#[cfg(windows)]
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        tokio::signal::windows::ctrl_c().map(Self)
+    }
+
+    async fn next(&mut self) -> u8 {
+        self.0.recv().await;
+        INTERRUPTED
+    }
+}
+
+/// docker takes the first two even where they are ignored, as in the background of a script; and
+/// leaves the third alone, so that `nohup docker …` goes on.
+#[cfg(unix)]
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Option<Signal>,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup,
+        })
     }
 
     async fn next(&mut self) -> u8 {
@@ -161,8 +182,9 @@ impl Signals {
 }
 
 /// Started by `nohup`: Linux tells (proc(5), `SigIgn`, the lowest bit); elsewhere it is not known.
+#[cfg(unix)]
 fn is_hangup_ignored() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

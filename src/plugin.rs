@@ -2,16 +2,11 @@
 //!
 //! Source: docker/cli `cli-plugins/metadata`, `cli-plugins/manager` and `cli-plugins/socket`.
 
-use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
-use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use rustix::process::getppid;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::UnixStream;
 
 use crate::cli::{
     DockerOptions, HookAction, LOG_LEVELS, PluginCommand, PushOptions, StandaloneCommand, Words,
@@ -60,6 +55,7 @@ pub enum Command {
 #[derive(Parser)]
 #[command(
     name = "docker",
+    args_override_self = true,
     disable_help_flag = true,
     disable_version_flag = true,
     disable_help_subcommand = true
@@ -161,8 +157,9 @@ fn checked(
 ///
 /// docker never writes to it; end and error both mean stop. Where docker's stdout is a terminal
 /// it leaves stopping to the terminal's own signal.
+#[cfg(unix)]
 pub async fn stopped_by_docker() {
-    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     match (variable("DOCKER_CLI_PLUGIN_SOCKET"), variable("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND")) {
         (Some(name), _) => until_hung_up(&name).await,
         (None, Some(_)) => until_orphaned().await,
@@ -170,10 +167,12 @@ pub async fn stopped_by_docker() {
     }
 }
 
+#[cfg(unix)]
 async fn until_hung_up(name: &str) {
+    use tokio::io::AsyncReadExt as _;
     // `@name` is an abstract socket, which Linux spells with a NUL.
     let path = name.strip_prefix('@').map_or_else(|| name.to_owned(), |rest| format!("\0{rest}"));
-    let Ok(mut socket) = UnixStream::connect(path).await else {
+    let Ok(mut socket) = tokio::net::UnixStream::connect(path).await else {
         return std::future::pending().await;
     };
     let mut ignored = [0; 64];
@@ -181,12 +180,20 @@ async fn until_hung_up(name: &str) {
 }
 
 /// docker before 25 has no socket. When it is gone, we have another parent.
+#[cfg(unix)]
 async fn until_orphaned() {
-    const PERIOD: Duration = Duration::from_millis(200);
+    use rustix::process::getppid;
+    const PERIOD: std::time::Duration = std::time::Duration::from_millis(200);
     let docker = getppid();
     while getppid() == docker {
         tokio::time::sleep(PERIOD).await;
     }
+}
+
+/// docker's socket there is a Unix socket too, which tokio does not know: there is only Ctrl-C.
+#[cfg(windows)]
+pub async fn stopped_by_docker() {
+    std::future::pending().await
 }
 
 #[cfg(test)]
@@ -235,6 +242,16 @@ mod tests {
         assert_eq!(call.docker.hosts, ["regpush"]);
         assert_eq!(push(&call).image(), "regpush");
         assert_eq!((call.docker.tls, call.docker.tlsverify), (Some(true), Some(false)));
+
+        let call = parse_words("x -D=false --debug=1 --tls=F --tlsverify=T regpush app").unwrap();
+        assert_eq!(
+            (call.docker.debug, call.docker.tls, call.docker.tlsverify),
+            (true, Some(false), Some(true))
+        );
+        assert!(parse_words("x --tls=yes regpush app").is_err());
+        // As for docker, the last counts.
+        let call = parse_words("x -c one -c two regpush -q -q --format json --format ref app").unwrap();
+        assert_eq!(call.docker.context.as_deref(), Some("two"));
 
         for (level, is_debug) in
             [("debug", true), ("DEBUG", true), ("trace", true), ("warning", false), ("Info", false)]

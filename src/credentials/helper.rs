@@ -5,6 +5,8 @@
 //!
 //! Source: docker-credential-helpers `credentials/credentials.go` and `client/client.go`.
 
+use std::fs::Metadata;
+#[cfg(unix)]
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -51,7 +53,7 @@ pub async fn get(
         registry: clean(key),
         reason: clean(reason),
     };
-    let Some(program) = in_path(&format!("docker-credential-{helper}")) else {
+    let Some(program) = in_path(&format!("docker-credential-{helper}{}", env::consts::EXE_SUFFIX)) else {
         return Err(CredentialsError::HelperMissing { helper: clean(helper), registry: clean(key) });
     };
     let asked = ask(program, key);
@@ -127,7 +129,11 @@ fn in_path(program: &str) -> Option<PathBuf> {
 }
 
 fn is_program(path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    #[cfg(unix)]
+    let may_run = |metadata: Metadata| metadata.permissions().mode() & 0o111 != 0;
+    #[cfg(windows)]
+    let may_run = |_: Metadata| true;
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && may_run(metadata))
 }
 
 #[cfg(test)]

@@ -6,18 +6,80 @@
 //! [`TerminalGuard`] sets the mode before, and puts everything back on every way out.
 
 use std::convert::Infallible;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rustix::process::getpgrp;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
-
 use crate::secret::Secret;
 use crate::text::clean;
+use device::Settings;
 
-const TERMINAL: &str = "/dev/tty";
+/// The terminal itself, whatever stdin and stdout are.
+#[cfg(unix)]
+mod device {
+    use std::fs::File;
+    use std::io;
+
+    use rustix::process::getpgrp;
+    use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+
+    pub const KEYBOARD: &str = "/dev/tty";
+    pub const SCREEN: &str = "/dev/tty";
+
+    /// In the background a read would stop us.
+    pub fn is_in_foreground() -> bool {
+        tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
+    }
+
+    pub struct Settings(Termios);
+
+    impl Settings {
+        pub fn of(terminal: &File) -> io::Result<Self> {
+            Ok(Self(tcgetattr(terminal)?))
+        }
+
+        /// The mode rpassword is about to set: no echo, and every key as it is typed.
+        pub fn set_raw(&self, terminal: &File) -> io::Result<()> {
+            let mut settings = self.0.clone();
+            settings.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+            Ok(tcsetattr(terminal, OptionalActions::Now, &settings)?)
+        }
+
+        pub fn restore(&self, terminal: &File) {
+            // Nothing can be done for a terminal that is gone.
+            let _ = tcsetattr(terminal, OptionalActions::Now, &self.0);
+        }
+    }
+}
+
+/// A console; rpassword puts its mode back by itself.
+#[cfg(windows)]
+mod device {
+    use std::fs::File;
+    use std::io;
+
+    pub const KEYBOARD: &str = "CONIN$";
+    pub const SCREEN: &str = "CONOUT$";
+
+    pub fn is_in_foreground() -> bool {
+        true
+    }
+
+    pub struct Settings;
+
+    impl Settings {
+        pub fn of(_: &File) -> io::Result<Self> {
+            Ok(Self)
+        }
+
+        pub fn set_raw(&self, _: &File) -> io::Result<()> {
+            Ok(())
+        }
+
+        pub fn restore(&self, _: &File) {}
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum PromptError {
@@ -40,8 +102,7 @@ impl Terminal {
     /// is in its foreground (in the background a read would stop it).
     pub fn find() -> Option<Self> {
         let attended = io::stdin().is_terminal() && io::stderr().is_terminal();
-        let foreground = || tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp());
-        (attended && foreground() && File::open(TERMINAL).is_ok()).then_some(Self(()))
+        (attended && device::is_in_foreground() && File::open(device::KEYBOARD).is_ok()).then_some(Self(()))
     }
 
     /// Asks for user name and password. `username`: what Enter alone means. What is left empty is
@@ -61,7 +122,7 @@ impl Terminal {
             guard.line_ended = true;
             return Ok((None, None));
         }
-        guard.set_raw().map_err(PromptError::Terminal)?;
+        guard.settings.set_raw(&guard.terminal).map_err(PromptError::Terminal)?;
         let (reading, read) = mpsc::channel();
         guard.reader = Some(read);
         let password = tokio::task::spawn_blocking(move || ask_password(reading)).await;
@@ -95,12 +156,12 @@ fn sort(error: io::Error) -> PromptError {
 
 /// A line from the terminal, with echo. Byte by byte: what is typed ahead is the password's.
 fn read_line(label: &str) -> io::Result<String> {
-    let mut terminal = OpenOptions::new().read(true).write(true).open(TERMINAL)?;
-    terminal.write_all(label.as_bytes())?;
+    let mut keyboard = File::open(device::KEYBOARD)?;
+    screen()?.write_all(label.as_bytes())?;
     let mut line = Vec::new();
     let mut byte = [0];
     loop {
-        match terminal.read(&mut byte) {
+        match keyboard.read(&mut byte) {
             Ok(0) if line.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(0) => break,
             Ok(_) if byte[0] == b'\n' => break,
@@ -113,10 +174,14 @@ fn read_line(label: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&line).into_owned())
 }
 
+fn screen() -> io::Result<File> {
+    File::options().write(true).open(device::SCREEN)
+}
+
 /// Puts the terminal back as it was, the cursor on a line of its own.
 struct TerminalGuard {
     terminal: File,
-    settings: Termios,
+    settings: Settings,
     /// The last answer was ended by Enter, so the cursor is not behind a prompt.
     line_ended: bool,
     /// Hangs up when rpassword is done. On Ctrl-C it raises the signal that drops this guard, and
@@ -129,16 +194,9 @@ impl TerminalGuard {
     const READER_ENDS: Duration = Duration::from_millis(100);
 
     fn new() -> io::Result<Self> {
-        let terminal = OpenOptions::new().read(true).write(true).open(TERMINAL)?;
-        let settings = tcgetattr(&terminal)?;
+        let terminal = screen()?;
+        let settings = Settings::of(&terminal)?;
         Ok(Self { terminal, settings, line_ended: false, reader: None })
-    }
-
-    /// The mode rpassword is about to set: no echo, and every key as it is typed.
-    fn set_raw(&self) -> io::Result<()> {
-        let mut settings = self.settings.clone();
-        settings.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
-        Ok(tcsetattr(&self.terminal, OptionalActions::Now, &settings)?)
     }
 }
 
@@ -147,8 +205,7 @@ impl Drop for TerminalGuard {
         if let Some(reader) = &self.reader {
             let _ = reader.recv_timeout(Self::READER_ENDS);
         }
-        // Nothing can be done for a terminal that is gone.
-        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.settings);
+        self.settings.restore(&self.terminal);
         if !self.line_ended {
             let _ = self.terminal.write_all(b"\n");
         }

@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use rustix::termios::tcgetwinsize;
+use terminal_size::{Height, Width, terminal_size_of};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::Presenter;
@@ -26,8 +26,8 @@ const BAR_MIN_WIDTH: usize = 70;
 
 /// The size of the terminal on stderr, read anew for each frame.
 pub fn terminal_size() -> Size {
-    match tcgetwinsize(io::stderr()) {
-        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
+    match terminal_size_of(io::stderr()) {
+        Some((Width(columns @ 1..), Height(rows @ 1..))) => (columns.into(), rows.into()),
         _ => (80, 24),
     }
 }

@@ -426,7 +426,7 @@ fn an_engine_behind_ssh_is_reached_with_one_login_and_each_failure_has_its_sente
     assert_eq!(wrong_user.status, 4, "{wrong_user:?}");
     assert!(wrong_user.stderr.contains("Permission denied (publickey)"), "{wrong_user:?}");
     assert!(
-        wrong_user.stderr.contains("hint: `ssh stranger@127.0.0.1` has to work without a question"),
+        wrong_user.stderr.contains(&format!("hint: `ssh -p {} stranger@127.0.0.1` has to work", sshd.port)),
         "{wrong_user:?}"
     );
 

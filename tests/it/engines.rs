@@ -245,12 +245,20 @@ fn what_is_no_endpoint_is_named_with_its_origin() {
 #[test]
 fn an_ssh_that_fails_is_run_once_and_its_words_are_ours() {
     let table = [
-        ("ssh: Could not resolve hostname box", 255, "hint: the machine cannot be reached: try `ssh me@box`"),
-        ("me@box: Permission denied (publickey).", 255, "`ssh me@box` has to work without a question"),
-        ("Host key verification failed.", 255, "connect once with `ssh me@box`"),
+        (
+            "ssh: Could not resolve hostname box",
+            255,
+            "hint: the machine cannot be reached: try `ssh -p 2222 me@box`",
+        ),
+        (
+            "me@box: Permission denied (publickey).",
+            255,
+            "`ssh -p 2222 me@box` has to work without a question",
+        ),
+        ("Host key verification failed.", 255, "connect once with `ssh -p 2222 me@box`"),
         ("bash: line 1: docker: command not found", 127, "docker is not on that machine"),
         ("Cannot connect to the Docker daemon at unix:///x", 1, "the engine on that machine does not run"),
-        ("", 255, "hint: try it by hand: `ssh me@box docker system dial-stdio`"),
+        ("", 255, "hint: try it by hand: `ssh -p 2222 me@box docker system dial-stdio`"),
     ];
     for (said, status, hint) in table {
         let script = format!(
