@@ -136,14 +136,13 @@ fn config(tls: &Tls) -> Result<ClientConfig, TlsProblem> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(other)?;
-    let verifier: Arc<dyn ServerCertVerifier> = match &tls.authorities {
-        // docker complains of a broken CA even where it would not be used.
-        Some(pem) => {
-            let named = Named::new(pem, &provider)?;
-            if tls.skip_verify { Arc::new(Unverified(provider)) } else { Arc::new(named) }
+    // docker complains of a broken CA even where it is not used.
+    let named = tls.authorities.as_ref().map(|pem| Named::new(pem, &provider)).transpose()?;
+    let verifier: Arc<dyn ServerCertVerifier> = match named {
+        None if !tls.skip_verify => {
+            Arc::new(rustls_platform_verifier::Verifier::new(provider).map_err(other)?)
         }
-        None if tls.skip_verify => Arc::new(Unverified(provider)),
-        None => Arc::new(rustls_platform_verifier::Verifier::new(provider).map_err(other)?),
+        named => Arc::new(Verifier { named: named.filter(|_| !tls.skip_verify), provider }),
     };
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let Some(identity) = &tls.identity else { return Ok(builder.with_no_client_auth()) };
@@ -178,7 +177,14 @@ fn read_identity(
     Ok((certificates, key))
 }
 
-/// The authorities of one file and no others.
+/// Takes what the authorities of one file have signed, and nothing else; or, with `SkipTLSVerify`, whatever
+/// it is shown.
+#[derive(Debug)]
+struct Verifier {
+    named: Option<Named>,
+    provider: Arc<CryptoProvider>,
+}
+
 #[derive(Debug)]
 struct Named {
     certificates: Vec<CertificateDer<'static>>,
@@ -187,16 +193,18 @@ struct Named {
 
 impl Named {
     fn new(pem: &Pem, provider: &Arc<CryptoProvider>) -> Result<Self, TlsProblem> {
-        let unusable = || TlsProblem::Authorities { path: pem.path.clone() };
         let certificates = certificates(pem);
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certificates.iter().cloned());
         let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-        Ok(Self { certificates, inner: inner.build().map_err(|_| unusable())? })
+        match inner.build() {
+            Ok(inner) => Ok(Self { certificates, inner }),
+            Err(_) => Err(TlsProblem::Authorities { path: pem.path.clone() }),
+        }
     }
 }
 
-impl ServerCertVerifier for Named {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -205,13 +213,14 @@ impl ServerCertVerifier for Named {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
+        let Some(named) = &self.named else { return Ok(ServerCertVerified::assertion()) };
+        let verified = named.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
         match verified {
             // An engine with a certificate that signed itself, and that very certificate as our CA: Go
             // takes that, rustls does not (rustls/webpki#205).
             Err(Error::InvalidCertificate(CertificateError::Other(OtherError(reason))))
                 if is_ca_as_end_entity(&*reason)
-                    && self.certificates.iter().any(|known| known == end_entity) =>
+                    && named.certificates.iter().any(|known| known == end_entity) =>
             {
                 let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
                 rustls::client::verify_server_name(&parsed, server_name)?;
@@ -227,50 +236,7 @@ impl ServerCertVerifier for Named {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
-fn is_ca_as_end_entity(reason: &(dyn StdError + Send + Sync + 'static)) -> bool {
-    reason.to_string().contains("CaUsedAsEndEntity")
-}
-
-/// `SkipTLSVerify`: whoever answers is the engine.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
     }
 
@@ -280,11 +246,16 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// webpki's error behind the `OtherError` of rustls, which does not export its type.
+fn is_ca_as_end_entity(reason: &(dyn StdError + Send + Sync + 'static)) -> bool {
+    reason.to_string().contains("CaUsedAsEndEntity")
 }

@@ -19,7 +19,7 @@ use rcgen::{
 use tempfile::TempDir;
 
 use crate::SMALL;
-use crate::support::{Engine, Home, Registry, Run, engine, ok, port_to, run, wait_for};
+use crate::support::{Engine, Home, Registry, Run, copy_in_background, engine, ok, port_to, run, wait_for};
 
 /// `docker ARGS regpush -q IMAGE` without `DOCKER_HOST`.
 fn push(engine: &Engine, home: &Home, variables: &[(&str, &str)], options: &[&str], image: &str) -> Run {
@@ -96,6 +96,14 @@ impl Authority {
         fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
         directory
     }
+}
+
+/// A certificate for localhost that signed itself, as `openssl req -x509` makes it; in PEM, with its key.
+fn self_signed() -> (String, String) {
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
 /// A dockerd of its own that speaks TLS only, and wants client certificates of this authority.
@@ -293,6 +301,38 @@ fn a_tls_engine_takes_the_right_certificates_and_each_wrong_one_has_its_sentence
     assert!(expired.stderr.contains("hint: have the engine's certificate renewed"), "{expired:?}");
 }
 
+/// The CLI, in Go, takes an engine's certificate that is its own CA; rustls would not.
+#[test]
+fn an_engine_with_a_certificate_that_signed_itself_is_known_by_it() {
+    let home = Home::new();
+    let authority = Authority::new();
+    let (certificate, key) = self_signed();
+    let server = authority.sign("server", &[], false);
+    fs::write(server.join("cert.pem"), &certificate).unwrap();
+    fs::write(server.join("key.pem"), key).unwrap();
+    let client = authority.sign("client", &[], false);
+    fs::write(client.join("ca.pem"), &certificate).unwrap();
+    let stranger = authority.sign("stranger", &[], false);
+    fs::write(stranger.join("ca.pem"), self_signed().0).unwrap();
+
+    let docker = engine("docker-28-classic");
+    let tls_engine = TlsEngine::start(&docker, &server);
+    for (host, certificates, is_known) in
+        [("localhost", &client, true), ("127.0.0.1", &client, false), ("localhost", &stranger, false)]
+    {
+        let called = |words: &[&str]| {
+            let mut command = docker.docker(&home);
+            command.env("DOCKER_HOST", format!("tcp://{host}:{}", tls_engine.port));
+            command.env("DOCKER_TLS_VERIFY", "1").env("DOCKER_CERT_PATH", certificates);
+            run(command.args(words))
+        };
+        let (cli, ours) = (called(&["images"]), called(&["regpush", "localhost:1/nothing:1"]));
+        assert_eq!(cli.status == 0, is_known, "{host}: {cli:?}");
+        // No such image, said by the engine; or no engine.
+        assert_eq!(ours.status, if is_known { 5 } else { 4 }, "{host}: {ours:?}");
+    }
+}
+
 /// A proxy that leads every `CONNECT` to one port.
 fn connect_proxy(target: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -308,17 +348,9 @@ fn connect_proxy(target: u16) -> u16 {
             assert!(head.starts_with(b"CONNECT engine.test:2376 "), "{}", String::from_utf8_lossy(&head));
             client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
             let engine = TcpStream::connect(("127.0.0.1", target)).unwrap();
-            let (mut engine_reads, mut client_writes) =
-                (engine.try_clone().unwrap(), client.try_clone().unwrap());
-            let mut engine_writes = engine;
-            thread::spawn(move || {
-                let _ = std::io::copy(&mut client, &mut engine_writes);
-                let _ = engine_writes.shutdown(Shutdown::Both);
-            });
-            thread::spawn(move || {
-                let _ = std::io::copy(&mut engine_reads, &mut client_writes);
-                let _ = client_writes.shutdown(Shutdown::Both);
-            });
+            let (engine_reads, client_writes) = (engine.try_clone().unwrap(), client.try_clone().unwrap());
+            copy_in_background(client, engine, |to| to.shutdown(Shutdown::Both));
+            copy_in_background(engine_reads, client_writes, |to| to.shutdown(Shutdown::Both));
         }
     });
     port

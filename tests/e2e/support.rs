@@ -301,19 +301,26 @@ pub fn port_to(socket: &Path) -> u16 {
     thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {
             let engine = UnixStream::connect(&socket).expect("an engine");
-            let (mut client_reads, mut client_writes) = (client.try_clone().expect("a handle"), client);
-            let (mut engine_reads, mut engine_writes) = (engine.try_clone().expect("a handle"), engine);
-            thread::spawn(move || {
-                let _ = std::io::copy(&mut client_reads, &mut engine_writes);
-                let _ = engine_writes.shutdown(Shutdown::Both);
+            let (engine_reads, engine_writes) = (engine.try_clone().expect("a handle"), engine);
+            copy_in_background(client.try_clone().expect("a handle"), engine_writes, |to| {
+                to.shutdown(Shutdown::Both)
             });
-            thread::spawn(move || {
-                let _ = std::io::copy(&mut engine_reads, &mut client_writes);
-                let _ = client_writes.shutdown(Shutdown::Both);
-            });
+            copy_in_background(engine_reads, client, |to| to.shutdown(Shutdown::Both));
         }
     });
     port
+}
+
+/// Copies until one end hangs up, and then hangs up on the other.
+pub fn copy_in_background<R: Read + Send + 'static, W: Write + Send + 'static>(
+    mut from: R,
+    mut to: W,
+    hang_up: fn(&W) -> std::io::Result<()>,
+) {
+    thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = hang_up(&to);
+    });
 }
 
 /// A slow line to a registry: passes on so many bytes a second, in each connection.
@@ -331,12 +338,8 @@ impl SlowLine {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(registry) = TcpStream::connect(("127.0.0.1", target)) else { return };
-                let (mut back_from, mut back_to) =
-                    (registry.try_clone().unwrap(), client.try_clone().unwrap());
-                thread::spawn(move || {
-                    let _ = std::io::copy(&mut back_from, &mut back_to);
-                    let _ = back_to.shutdown(Shutdown::Both);
-                });
+                let (back_from, back_to) = (registry.try_clone().unwrap(), client.try_clone().unwrap());
+                copy_in_background(back_from, back_to, |to| to.shutdown(Shutdown::Both));
                 let moved = Arc::clone(&moved);
                 thread::spawn(move || crawl(client, registry, bytes_per_second, &moved));
             }

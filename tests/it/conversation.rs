@@ -258,22 +258,33 @@ fn stopping_in_mid_push_closes_the_connection() {
     }
 }
 
-#[test]
-fn a_push_whose_log_nobody_reads_can_be_stopped() {
-    let line = |n| format!(r#"{{"status":"a note, and another, and another: {n}"}}"#);
-    let engine = FakeEngine::start().on_every_push(Reply::stream((0..20_000).map(line)).ending(End::Hang));
-    let (reader, writer) = std::io::pipe().unwrap();
-    let mut child = TestEnv::new().command(&engine).args(["regpush", IMAGE]).stderr(writer).spawn().unwrap();
-    let process = Pid::from_raw(child.id().try_into().unwrap());
+/// A push that hangs in writing, since nobody reads its stderr, which is the pipe.
+fn hanging_push(engine: &FakeEngine) -> (std::process::Child, Pid, std::io::PipeReader) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = TestEnv::new().command(engine);
+    let child = command.args(["regpush", IMAGE]).stderr(writer).spawn().expect("the executable runs");
+    let process = Pid::from_raw(child.id().try_into().expect("a process number"));
     // A pipe holds 64 KiB; then the program waits for a reader.
     let started = Instant::now();
-    while rustix::io::ioctl_fionread(&reader).unwrap() < 60_000 {
+    while rustix::io::ioctl_fionread(&reader).expect("a pipe") < 60_000 {
         assert!(started.elapsed().as_secs() < 20, "it does not fill its pipe");
         std::thread::sleep(Duration::from_millis(5));
     }
+    (child, process, reader)
+}
+
+/// More notes than a pipe holds.
+fn chatty_engine() -> FakeEngine {
+    let line = |n| format!(r#"{{"status":"a note, and another, and another: {n}"}}"#);
+    FakeEngine::start().on_every_push(Reply::stream((0..20_000).map(line)).ending(End::Hang))
+}
+
+#[test]
+fn a_push_whose_log_nobody_reads_can_be_stopped() {
+    let engine = chatty_engine();
+    let (mut child, process, _reader) = hanging_push(&engine);
     kill(process, Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    drop(reader);
 }
 
 #[test]
@@ -333,17 +344,9 @@ fn a_docker_that_is_killed_takes_its_push_along() {
 
 #[test]
 fn a_third_signal_ends_it_at_once() {
-    let line = |n| format!(r#"{{"status":"a note, and another, and another: {n}"}}"#);
-    let engine = FakeEngine::start().on_every_push(Reply::stream((0..20_000).map(line)).ending(End::Hang));
-    let (reader, writer) = std::io::pipe().unwrap();
-    let mut child = TestEnv::new().command(&engine).args(["regpush", IMAGE]).stderr(writer).spawn().unwrap();
-    let process = Pid::from_raw(child.id().try_into().unwrap());
-    let started = Instant::now();
-    while rustix::io::ioctl_fionread(&reader).unwrap() < 60_000 {
-        assert!(started.elapsed().as_secs() < 20, "it does not fill its pipe");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // It hangs in writing; alone, the first signal would end it after 2 s.
+    let engine = chatty_engine();
+    let (mut child, process, _reader) = hanging_push(&engine);
+    // Alone, the first signal would end it after 2 s.
     let stopped = Instant::now();
     while child.try_wait().unwrap().is_none() {
         let _ = kill(process, Signal::SIGINT);
@@ -351,5 +354,4 @@ fn a_third_signal_ends_it_at_once() {
     }
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(stopped.elapsed() < Duration::from_millis(1500), "{:?}", stopped.elapsed());
-    drop(reader);
 }
