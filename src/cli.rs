@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 /// Docker's own options. They come before the plugin's name, and mean what they mean to docker.
@@ -12,7 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 #[command(next_help_heading = "Docker's options")]
 pub struct DockerOptions {
     /// Docker's config directory [default: $DOCKER_CONFIG or ~/.docker]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = any_path())]
     pub config: Option<PathBuf>,
     /// The context that names the engine [default: $DOCKER_CONTEXT or the current one]
     #[arg(short, long, value_name = "NAME")]
@@ -30,13 +31,13 @@ pub struct DockerOptions {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL")]
     pub tls: Option<bool>,
     /// Trust engines with certificates of this CA [default: ca.pem in $DOCKER_CERT_PATH or ~/.docker]
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = any_path())]
     pub tlscacert: Option<PathBuf>,
     /// Show the engine this certificate [default: cert.pem there]
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = any_path())]
     pub tlscert: Option<PathBuf>,
     /// Its key [default: key.pem there]
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = any_path())]
     pub tlskey: Option<PathBuf>,
     /// Speak TLS, and verify the engine [default: $DOCKER_TLS_VERIFY]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL")]
@@ -137,6 +138,11 @@ pub fn go_bool(text: &str) -> Result<bool, &'static str> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("neither true nor false"),
     }
+}
+
+/// For docker an empty path is none.
+fn any_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// Basic authentication ends a user name at the first colon (RFC 7617, 2).

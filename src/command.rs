@@ -9,7 +9,7 @@ use crate::cli::{DockerOptions, ProgressMode, PushOptions};
 use crate::config::{self, Config};
 use crate::context::{Choice, Endpoint, TlsChoice};
 use crate::credentials::prompt::Terminal;
-use crate::credentials::{Credentials, Keyring};
+use crate::credentials::{Credentials, Keyring, Source};
 use crate::engine::{Engine, LocalImage};
 use crate::error::Error;
 use crate::headers;
@@ -106,7 +106,9 @@ impl Run<'_> {
             self.reference = Some(target.clone());
             let result = self.push(&target, &mut session).await;
             let is_over = matches!(result, Err(Error::Cancelled(_)));
-            if matches!(&result, Err(Error::Push(error)) if error.is_unanswered()) {
+            let was_asked = self.record.login.as_ref().is_some_and(|login| login.source == Source::Prompt)
+                || matches!(&result, Err(Error::Push(error)) if error.is_unanswered());
+            if result.is_err() && was_asked {
                 // Nobody is asked twice in one call.
                 session.terminal = None;
             }
@@ -145,7 +147,7 @@ impl Run<'_> {
         let headers = headers::custom(&config)?;
         let terminal = Terminal::find();
         let patience = terminal.is_none().then_some(UNATTENDED_HELPER);
-        let keyring = Keyring { given, variable: auth_config, config, config_problem, patience, typed: None };
+        let keyring = Keyring { given, variable: auth_config, config, config_problem, patience, known: None };
         let engine = Engine::connect(endpoint, headers, debug.then_some(tell_debug)).await?;
         Ok(Session { presenter, keyring, terminal: terminal.filter(|_| !options.no_prompt), engine })
     }
@@ -213,7 +215,8 @@ impl Run<'_> {
         };
         if let Err(error) = result.and(written) {
             tell_error(&error);
-            if self.status == 0 {
+            // Who interrupts wants to know that of all.
+            if self.status == 0 || matches!(error, Error::Cancelled(_)) {
                 self.status = error.exit_status();
             }
         }
@@ -313,7 +316,8 @@ fn tell_debug(line: &str) {
     let _ = writeln!(io::stderr(), "debug: {line}");
 }
 
-fn tell_error(error: &Error) {
+/// Says what went wrong, and what to do about it.
+pub fn tell_error(error: &Error) {
     let mut lines = format!("error: {}\n", error.message());
     if let Some(hint) = error.hint() {
         lines += &format!("hint: {}\n", clean(&hint));

@@ -3,7 +3,7 @@
 //!
 //! docker's generated scripts call `docker __complete`, which comes here with the plugin's name in front;
 //! the script that distributions ship calls the plugin itself, without. docker's global options never
-//! come along.
+//! come along, so they are not offered; who types them all the same, without docker, gets their values.
 //!
 //! Source: docker/cli `cli-plugins/manager/cobra.go` and `contrib/completion/bash/docker`, spf13/cobra
 //! `completions.go`.
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use clap::{CommandFactory as _, FromArgMatches as _, ValueHint};
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, ValueHint};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
 use hyper::header::HeaderMap;
 
@@ -95,6 +95,7 @@ impl Request {
         let mut command = self.command(&directive);
         let names: Vec<String> =
             command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        let dockers: Vec<String> = options_of(&DockerOptions::augment_args(clap::Command::new(NAME)));
         let words = std::iter::once(OsString::from(NAME)).chain(self.words.iter().cloned()).collect();
         let found = complete(&mut command, words, self.words.len().max(1), None).unwrap_or_default();
         let mut candidates = Vec::new();
@@ -103,7 +104,8 @@ impl Request {
             let value = value.strip_prefix(prefix).unwrap_or(&value).to_owned();
             // As for docker's commands: options are offered to who has typed a dash, and commands first.
             let is_late_command = self.words.len() > 1 && names.contains(&value);
-            if value.is_empty() || is_late_command || (value.starts_with('-') && !is_option) {
+            let is_dockers = dockers.contains(&value);
+            if value.is_empty() || is_late_command || is_dockers || (value.starts_with('-') && !is_option) {
                 continue;
             }
             let description = candidate.get_help().map(|help| clean(&help.to_string())).unwrap_or_default();
@@ -155,6 +157,15 @@ impl Request {
         let docker = docker.and_then(|matches| DockerOptions::from_arg_matches(&matches).ok());
         (command, docker.unwrap_or_default(), all_tags)
     }
+}
+
+/// All spellings of a command's options.
+fn options_of(command: &clap::Command) -> Vec<String> {
+    let spellings = |arg: &clap::Arg| {
+        let short = arg.get_short().map(|short| format!("-{short}"));
+        short.into_iter().chain(arg.get_long().map(|long| format!("--{long}"))).collect::<Vec<_>>()
+    };
+    command.get_arguments().flat_map(spellings).collect()
 }
 
 /// Candidates that Docker's config directory knows.
@@ -275,8 +286,9 @@ mod tests {
             assert_eq!(values(&answer(words)), want, "{words:?}");
         }
         assert_eq!(answer(&["--config", ""]), ":16\n");
-        // Without docker its options are ours.
-        assert!(values(&answer(&["--"])).contains(&"--host"));
+        let options = answer(&["-"]);
+        assert!(values(&options).contains(&"-q"), "{options}");
+        assert!(!values(&options).contains(&"--host") && !values(&options).contains(&"-H"), "{options}");
     }
 
     #[test]

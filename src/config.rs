@@ -69,7 +69,7 @@ pub enum ConfigError {
 
 /// Docker's config directory: `--config`, else `DOCKER_CONFIG`, else `~/.docker`.
 ///
-/// An empty variable counts as unset.
+/// An empty one counts as unset.
 ///
 /// # Errors
 /// [`ConfigError::NoHome`] if there is nothing to go by.
@@ -77,6 +77,7 @@ pub fn directory(flag: Option<&Path>) -> Result<PathBuf, ConfigError> {
     let variable = || env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let home =
         || env::home_dir().filter(|home| !home.as_os_str().is_empty()).map(|home| home.join(".docker"));
+    let flag = flag.filter(|directory| !directory.as_os_str().is_empty());
     flag.map(Path::to_owned).or_else(variable).or_else(home).ok_or(ConfigError::NoHome)
 }
 
@@ -169,7 +170,11 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 pub fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io::Result<()> {
     let target = match fs::canonicalize(path) {
         Ok(target) => target,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // A link may lead to where no file is yet.
+            let directory = path.parent().unwrap_or(Path::new("."));
+            fs::read_link(path).map_or_else(|_| path.to_owned(), |target| directory.join(target))
+        }
         Err(error) => return Err(error),
     };
     let now = read_file(&target);
@@ -190,7 +195,9 @@ pub fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io
         file.as_file().set_permissions(old.permissions())?;
         // Root may be changing another's.
         #[cfg(unix)]
-        if file.as_file().metadata()?.uid() != old.uid() {
+        let new = file.as_file().metadata()?;
+        #[cfg(unix)]
+        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
             std::os::unix::fs::fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
         }
     }

@@ -4,11 +4,14 @@
 //! `cli/context/store` and `cli/connhelper`; held against the CLI, whose documentation has the order
 //! of two variables the other way round.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::{env, io};
 
+use hyper::http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -23,6 +26,8 @@ const DEFAULT_TCP_PORT: u16 = 2375;
 /// Where docker looks if TLS is asked for and no host is.
 const DEFAULT_TLS_HOST: &str = "tcp://localhost:2376";
 const DEFAULT_CONTEXT: &str = "default";
+/// Bytes of a base path; with an image's name behind it, it has to be a URL.
+const MAX_BASE: usize = 4096;
 
 /// Where an engine listens, whether with TLS, and who said so.
 #[derive(Clone, Debug)]
@@ -126,15 +131,14 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp { host, port, base } if host.contains(':') => write!(f, "tcp://[{host}]:{port}{base}"),
-            Self::Tcp { host, port, base } => write!(f, "tcp://{host}:{port}{base}"),
+            Self::Tcp { host, port, base } => write!(f, "tcp://{}:{port}{base}", bracketed(host)),
             Self::NamedPipe(path) => write!(f, "npipe://{path}"),
             Self::Ssh(SshHost { user, host, port, socket }) => {
                 f.write_str("ssh://")?;
                 if let Some(user) = user {
                     write!(f, "{user}@")?;
                 }
-                if host.contains(':') { write!(f, "[{host}]") } else { f.write_str(host) }?;
+                f.write_str(&bracketed(host))?;
                 if let Some(port) = port {
                     write!(f, ":{port}")?;
                 }
@@ -142,6 +146,37 @@ impl fmt::Display for Address {
             }
             Self::ThroughDocker { .. } => f.write_str("`docker system dial-stdio`"),
         }
+    }
+}
+
+impl Address {
+    /// `host:port` of a TCP address, as a URL has it.
+    pub fn authority(&self) -> Option<String> {
+        match self {
+            Self::Tcp { host, port, .. } => Some(format!("{}:{port}", bracketed(host))),
+            _ => None,
+        }
+    }
+}
+
+/// IPv6 addresses stand in brackets in a URL (RFC 3986, 3.2.2).
+fn bracketed(host: &str) -> Cow<'_, str> {
+    if host.contains(':') { Cow::Owned(format!("[{host}]")) } else { Cow::Borrowed(host) }
+}
+
+/// This machine itself. `host`: without brackets.
+pub fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A host as it was given, for a message: a password may stand before the `@`.
+fn without_user(host: &str) -> String {
+    match host.rsplit_once('@') {
+        Some((before, rest)) => {
+            let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://"));
+            format!("{}…@{rest}", scheme.unwrap_or_default())
+        }
+        None => host.to_owned(),
     }
 }
 
@@ -374,9 +409,7 @@ impl Address {
             // Without a scheme docker reads a TCP address.
             None => Self::tcp(host, DEFAULT_TCP_PORT, host, origin),
             Some(("tcp", rest)) => Self::tcp(rest, DEFAULT_TCP_PORT, host, origin),
-            Some(_) => Self::local_or_ssh(host, origin).unwrap_or_else(|| {
-                Err(ContextError::Format { host: host.to_owned(), origin: origin.clone() })
-            }),
+            Some(_) => Self::local_or_ssh(host, origin).unwrap_or_else(|| Err(no_format(host, origin))),
         }
     }
 
@@ -390,7 +423,7 @@ impl Address {
     ) -> Result<Self, ContextError> {
         match host.split_once("://") {
             None if host.is_empty() => Ok(Self::default_local()),
-            None => Err(ContextError::Format { host: host.to_owned(), origin: origin.clone() }),
+            None => Err(no_format(host, origin)),
             // docker takes no notice of the scheme here: it is TLS that makes it HTTPS.
             Some(("tcp" | "http" | "https", rest)) => {
                 Self::tcp(rest, if has_tls { 443 } else { 80 }, host, origin)
@@ -417,7 +450,7 @@ impl Address {
             ("npipe", "") if cfg!(windows) => Ok(Self::NamedPipe(DEFAULT_PIPE.to_owned())),
             ("npipe", path) if cfg!(windows) => Ok(Self::NamedPipe(path.to_owned())),
             ("npipe" | "fd", _) => {
-                Err(ContextError::NoAddress { host: host.to_owned(), origin: origin.clone() })
+                Err(ContextError::NoAddress { host: without_user(host), origin: origin.clone() })
             }
             ("ssh", rest) => SshHost::parse(rest)
                 .map(Self::Ssh)
@@ -428,7 +461,7 @@ impl Address {
 
     /// `host[:port][/base]`, each of which may be left out. `given`: the whole, for messages.
     fn tcp(rest: &str, default_port: u16, given: &str, origin: &Origin) -> Result<Self, ContextError> {
-        let format = || ContextError::Format { host: given.to_owned(), origin: origin.clone() };
+        let format = || no_format(given, origin);
         let rest = rest.split(['?', '#']).next().unwrap_or_default();
         let (authority, base) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         let (host, port) = split_port(authority.rsplit('@').next().unwrap_or_default()).ok_or_else(format)?;
@@ -438,11 +471,16 @@ impl Address {
         };
         let host = if host.is_empty() { DEFAULT_TCP_HOST } else { host };
         let is_host = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:%".contains(&b));
-        if !is_host || base.bytes().any(|b| !b.is_ascii_graphic()) {
+        let is_path = base.is_empty() || (base.len() <= MAX_BASE && base.parse::<PathAndQuery>().is_ok());
+        if !is_host || !is_path {
             return Err(format());
         }
         Ok(Self::Tcp { host: host.to_owned(), port, base: base.trim_end_matches('/').to_owned() })
     }
+}
+
+fn no_format(host: &str, origin: &Origin) -> ContextError {
+    ContextError::Format { host: without_user(host), origin: origin.clone() }
 }
 
 /// Host, without brackets, and port of `host:port`.
@@ -528,10 +566,20 @@ impl StoredContext {
         let Some(docker) = docker else {
             return Err(ContextError::NoEndpoint { name, named_by, path });
         };
-        let host = field(docker, "Host").and_then(Value::as_str).unwrap_or_default();
+        // What is not there is the default; what is of another kind must not be taken for that.
+        let known = |key: &str| field(docker, key).filter(|value| !value.is_null());
+        let (host, skip_verify) = (known("Host"), known("SkipTLSVerify"));
+        let is_wrong = host.is_some_and(|host| !host.is_string())
+            || skip_verify.is_some_and(|skip| !skip.is_boolean())
+            || !docker.is_object();
+        if is_wrong {
+            let source =
+                io::Error::new(io::ErrorKind::InvalidData, "its docker endpoint is not what docker writes");
+            return Err(ContextError::Unreadable { name, named_by, path, source });
+        }
         Ok(Self {
-            host: host.to_owned(),
-            skip_verify: field(docker, "SkipTLSVerify").and_then(Value::as_bool).unwrap_or_default(),
+            host: host.and_then(Value::as_str).unwrap_or_default().to_owned(),
+            skip_verify: skip_verify.and_then(Value::as_bool).unwrap_or_default(),
             tls_directory: store.join("tls").join(id).join("docker"),
             origin: Origin::Context { name, named_by },
         })
@@ -769,9 +817,25 @@ mod tests {
         assert!(matches!(with(None, Some("nope")), ContextError::NotFound { .. }));
         assert!(matches!(with(None, Some("broken")), ContextError::Unreadable { .. }));
         assert!(matches!(with(None, Some("bare")), ContextError::Format { .. }));
-        for host in
-            ["http://x", "TCP://127.0.0.1:1", "tcp://127.0.0.1:x", "tcp://h h:1", "tcp://h:99999", "::1"]
-        {
+        for endpoint in [r#"{"Host":5}"#, r#"{"Host":"unix:///x","SkipTLSVerify":"true"}"#, "[]"] {
+            store(directory.path(), "wrong", endpoint, &[]);
+            assert!(matches!(with(None, Some("wrong")), ContextError::Unreadable { .. }), "{endpoint}");
+        }
+        for host in ["http://me:s3cret@x", "tcp://me:s3cret@h:x", "me:s3cret@h h", "fd://me:s3cret@x"] {
+            let shown = with(Some(host), None).to_string();
+            assert!(!shown.contains("s3cret") && shown.contains('@'), "{host}: {shown}");
+        }
+        let long = format!("tcp://h:1/{}", "x".repeat(5000));
+        for host in [
+            long.as_str(),
+            "tcp://h:1/<x>",
+            "http://x",
+            "TCP://127.0.0.1:1",
+            "tcp://127.0.0.1:x",
+            "tcp://h h:1",
+            "tcp://h:99999",
+            "::1",
+        ] {
             assert!(matches!(with(Some(host), None), ContextError::Format { .. }), "{host}");
         }
         for host in ["fd://", "fd://3", "npipe:////./pipe/x"] {

@@ -3,7 +3,6 @@
 //! Source: Docker Engine API 1.24 to 1.51; podman's Docker API answers the same calls.
 
 use std::env;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +15,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::context::{Address, Endpoint};
+use crate::context::{Address, Endpoint, is_loopback};
 use crate::credentials::Credentials;
-use crate::event::{DecodeError, Decoder, Event};
+use crate::event::{DecodeError, Decoder, Event, is_digest};
+use crate::failure::wants_tls;
 use crate::reference::Reference;
 use crate::secret::Secret;
 use crate::text::clean;
@@ -58,6 +58,12 @@ pub enum EngineError {
     /// An HTTP error of the engine itself; `message`: its text, unclean.
     #[error("the engine answered {status}: {}", clean(message))]
     Answered { status: StatusCode, message: String },
+    /// Never followed: credentials would go along.
+    #[error(
+        "unexpected redirect in response: the engine at {endpoint} answered {status}, to `{}`",
+        clean(target)
+    )]
+    Redirected { endpoint: Arc<Endpoint>, status: StatusCode, target: String },
     #[error(transparent)]
     Decode(#[from] DecodeError),
     #[error("the engine at {endpoint} does not answer")]
@@ -160,27 +166,25 @@ impl Engine {
             let is_last = method == Method::GET;
             let response = match self.call(method, "/_ping", None, Bytes::new()).await {
                 // What stands between us and an engine may not know HEAD, and hang up.
-                Err(EngineError::Transport(TransportError::Lost { .. })) if !is_last => continue,
+                Err(EngineError::Transport(TransportError::Lost { .. }))
+                    if !is_last && !self.transport.endpoint().is_dear() =>
+                {
+                    continue;
+                }
                 response => response?,
             };
             let version = response.headers().get("api-version").and_then(|value| value.to_str().ok());
             let version = version.and_then(parse_version);
             let answered = response.status() == StatusCode::OK;
-            let body = self.whole(response).await?;
             if answered {
+                self.whole(response).await?;
                 return Ok(version);
             }
-            // As servers in Go (dockerd), nginx and Apache put it, with status 400.
-            let text = String::from_utf8_lossy(&body).to_lowercase();
-            if [
-                "http request to an https server",
-                "plain http request was sent to https",
-                "speaking plain http to an ssl",
-            ]
-            .iter()
-            .any(|words| text.contains(words))
+            // The first call will say what is wrong, unless it is known already.
+            if let error @ EngineError::Transport(TransportError::WantsTls { .. }) =
+                self.refusal(response).await
             {
-                return Err(TransportError::WantsTls { endpoint: self.endpoint() }.into());
+                return Err(error);
             }
         }
         Ok(None)
@@ -199,7 +203,7 @@ impl Engine {
         let reference = request.reference;
         let name = utf8_percent_encode(&reference.repository(), PATH).to_string();
         let mut path = format!("{}/images/{name}/push?tag={}", self.prefix, reference.tag_or_latest());
-        if is_loopback(reference.domain()) {
+        if is_on_loopback(reference.domain()) {
             // podman needs to be told what docker knows by itself: on its own machine, plain HTTP will do.
             path += "&tlsVerify=false";
         }
@@ -248,7 +252,8 @@ impl Engine {
         let path = format!("{}/distribution/{}/json", self.prefix, utf8_percent_encode(&name, PATH));
         let header = request.credentials.header(reference.credentials_key());
         let answer: Option<Answer> = self.ask(&path, Some(&header)).await?;
-        Ok(answer.map(|answer| (clean(&answer.descriptor.digest), answer.descriptor.size)))
+        let named = answer.map(|answer| (answer.descriptor.digest, answer.descriptor.size));
+        Ok(named.filter(|(digest, _)| is_digest(digest)))
     }
 
     /// The digests that an image in the engine goes by: its ID, and what registries call it. None if it
@@ -402,17 +407,21 @@ impl Engine {
 
     async fn refusal(&self, response: Response<Incoming>) -> EngineError {
         let status = response.status();
-        if status.is_redirection() {
-            // Never followed: credentials would go along.
-            let target =
-                response.headers().get(LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()));
-            let target = target.map(|target| format!(" to {target}")).unwrap_or_default();
-            return EngineError::Answered {
-                status,
-                message: format!("unexpected redirect in response{target}"),
-            };
+        let target = response
+            .headers()
+            .get(LOCATION)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        // An engine's router sends a path with an empty name to itself.
+        let is_own =
+            target.as_ref().is_none_or(|target| target.starts_with('/') && target.contains("/images/"));
+        if status.is_redirection() && !(status == StatusCode::MOVED_PERMANENTLY && is_own) {
+            let endpoint = self.endpoint();
+            return EngineError::Redirected { endpoint, status, target: target.unwrap_or_default() };
         }
         match self.whole(response).await {
+            Ok(body) if status == StatusCode::BAD_REQUEST && wants_tls(&String::from_utf8_lossy(&body)) => {
+                TransportError::WantsTls { endpoint: self.endpoint() }.into()
+            }
             // A proxy's page; what engines write is JSON, or a line of text.
             Ok(body) if body.trim_ascii_start().starts_with(b"<") => DecodeError::not_json(&body).into(),
             Ok(body) => EngineError::Answered { status, message: error_message(&body) },
@@ -464,9 +473,9 @@ pub fn error_message(body: &[u8]) -> String {
 /// docker's own for what has no host.
 fn host_header(address: &Address) -> HeaderValue {
     match address {
-        Address::Tcp { host, port, .. } => {
-            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-            HeaderValue::from_str(&format!("{host}:{port}")).expect("checked when the address was read")
+        Address::Tcp { .. } => {
+            let authority = address.authority().expect("TCP has one");
+            HeaderValue::from_str(&authority).expect("checked when the address was read")
         }
         Address::Ssh(_) | Address::ThroughDocker { .. } => HeaderValue::from_static("docker.example.com"),
         Address::Unix(_) | Address::NamedPipe(_) => HeaderValue::from_static("api.moby.localhost"),
@@ -474,13 +483,12 @@ fn host_header(address: &Address) -> HeaderValue {
 }
 
 /// A registry on the engine's own machine, where docker needs no TLS (moby `registry/config.go`).
-fn is_loopback(domain: &str) -> bool {
+fn is_on_loopback(domain: &str) -> bool {
     let host = match domain.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => host,
         _ => domain,
     };
-    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    is_loopback(host.trim_matches(['[', ']']))
 }
 
 /// `1.41` or `v1.41`.

@@ -9,8 +9,9 @@ use crate::credentials::Source;
 use crate::credentials::prompt::PromptError;
 use crate::engine::EngineError;
 use crate::event::DecodeError;
-use crate::failure::{Class, tunnel_hint};
+use crate::failure::{Class, Evidence, classify, tunnel_hint};
 use crate::headers::HeadersError;
+use crate::hook::HookError;
 use crate::push::{PushError, Refusal, Suggestion};
 use crate::reference::{Reference, ReferenceError};
 use crate::text::clean;
@@ -26,6 +27,8 @@ pub enum Error {
     Context(#[from] ContextError),
     #[error(transparent)]
     Headers(#[from] HeadersError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -73,7 +76,7 @@ impl Error {
             },
             Self::Cancelled(_) => Class::Cancelled,
             Self::PasswordUnreadable(_) | Self::PasswordMissing | Self::PasswordTooLong => Class::Other,
-            Self::Config(_) | Self::Output(_) => Class::Other,
+            Self::Config(_) | Self::Output(_) | Self::Hook(_) => Class::Other,
         }
     }
 
@@ -118,6 +121,8 @@ impl Error {
             }
             Self::Context(error) => return context_hint(error),
             Self::Headers(_) => "mend or remove that header",
+            Self::Hook(HookError::Malformed { .. }) => "mend that file first; docker cannot read it either",
+            Self::Hook(HookError::Foreign { .. }) => "take `plugins.regpush.hooks` out of that file",
             Self::NoTags { suggestion: Some(suggestion), repository } => {
                 return Some(suggestion_hint(suggestion, repository));
             }
@@ -188,6 +193,16 @@ fn engine_hint(error: &EngineError) -> Option<String> {
         }
         EngineError::ApiVersion(_) => "set it to a version like 1.41, or unset it",
         EngineError::TooOld { .. } => "update docker on the engine's machine",
+        EngineError::Redirected { .. } => {
+            "something stands before the engine and wants its users elsewhere: check --host, --context and DOCKER_HOST"
+        }
+        EngineError::Answered { status, message } => {
+            let verdict = classify(&Evidence {
+                http_status: Some(status.as_u16()),
+                ..Evidence::of_text(message, false)
+            });
+            if verdict.class == Class::Engine { verdict.hint } else { "look into the engine's log" }
+        }
         _ => "check that an engine listens at this endpoint: `docker version`",
     };
     Some(hint.to_owned())
@@ -196,6 +211,13 @@ fn engine_hint(error: &EngineError) -> Option<String> {
 fn transport_hint(error: &TransportError) -> String {
     match error {
         TransportError::Unreachable { endpoint, source } => unreachable_hint(endpoint, source),
+        TransportError::Proxy { endpoint, .. } => {
+            let host = match &endpoint.address {
+                Address::Tcp { host, .. } => host,
+                _ => "HOST",
+            };
+            format!("check HTTP_PROXY and HTTPS_PROXY, or go there directly with NO_PROXY={host}")
+        }
         TransportError::WantsTls { endpoint } => with_tls_options(
             endpoint,
             "pass --tlsverify with --tlscacert, --tlscert and --tlskey, or set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH",

@@ -170,11 +170,16 @@ fn from_aux(aux: &Value) -> Option<Event> {
 }
 
 fn pushed(tag: &str, digest: &str, size: u64) -> Option<Event> {
-    let (algorithm, hex) = digest.split_once(':')?;
-    let fits = algorithm.bytes().all(|b| b.is_ascii_alphanumeric())
-        && hex.len() >= 32
-        && hex.bytes().all(|b| b.is_ascii_hexdigit());
-    fits.then(|| Event::Pushed { tag: clean(tag), digest: digest.to_owned(), size })
+    is_digest(digest).then(|| Event::Pushed { tag: clean(tag), digest: digest.to_owned(), size })
+}
+
+/// `algorithm:hex`, and nothing that a terminal would act on.
+pub fn is_digest(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(algorithm, hex)| {
+        algorithm.bytes().all(|b| b.is_ascii_alphanumeric())
+            && hex.len() >= 32
+            && hex.bytes().all(|b| b.is_ascii_hexdigit())
+    })
 }
 
 /// Why what came is not a stream of an engine.

@@ -212,7 +212,7 @@ const RULES: &[Rule] = rules![
     // 6 · certificates; a slow handshake is the network's
     Is(Network), ["handshake timeout"], [], TRY_AGAIN;
     Is(Tls), ["server gave http response to https client", "first record does not look like a tls"], [], PLAIN_HTTP;
-    Is(Tls), ["plain http request was sent to https port", "client sent an http request to an https server"], [], PROXY_SCHEME;
+    Is(Tls), ["plain http request was sent to https port", "client sent an http request to an https server", "speaking plain http to an ssl"], [], PROXY_SCHEME;
     Is(Tls), ["missing key client.key", "missing client certificate", "certificate required", "bad certificate"], [],
         "{registry} wants a client certificate: put client.cert and client.key into /etc/docker/certs.d/{registry}/ on the engine's machine";
     Is(Tls), ["certificate has expired"], [], "the certificate of {registry} has expired, or the clock of the engine's machine is wrong";
@@ -331,6 +331,13 @@ pub fn classify(evidence: &Evidence<'_>) -> Verdict {
     }
 }
 
+/// What answers to plain HTTP, with status 400, is a server of TLS: one in Go (dockerd), nginx or Apache.
+pub fn wants_tls(text: &str) -> bool {
+    let text = text.to_lowercase();
+    let rule = RULES.iter().find(|rule| rule.hint == PROXY_SCHEME).expect("registries say it too");
+    rule.words.iter().any(|words| contains(&text, words))
+}
+
 /// What ssh, and docker at its other end, say on stderr when they cannot carry a connection; a hint with
 /// `{login}` and `{host}` to be filled in.
 ///
@@ -358,7 +365,13 @@ pub fn tunnel_hint(said: &str) -> &'static str {
             "`ssh {login}` has to work without a question: check the user's name, and load the key (`ssh-add`)",
         ),
         (
-            &["docker: command not found", "docker: not found", "unknown command: docker"],
+            // bash; dash; zsh, which Macs have; fish.
+            &[
+                "docker: command not found",
+                "docker: not found",
+                "command not found: docker",
+                "unknown command: docker",
+            ],
             "docker is not on that machine, or not in the PATH of its ssh logins: `ssh {login} docker version`",
         ),
         (

@@ -16,7 +16,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::cli::{DockerOptions, HookAction, go_bool};
+use crate::command::tell_error;
 use crate::config::{self, ConfigError, read_file, write_file};
+use crate::error::Error;
 use crate::failure::{Class, Evidence, classify};
 use crate::text::clean;
 
@@ -83,16 +85,16 @@ pub fn run(action: HookAction, docker: &DockerOptions) -> u8 {
             status
         }
         Err(error) => {
-            let source =
-                std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-            let _ = writeln!(io::stderr(), "error: {}", clean(&format!("{error}{source}")));
-            1
+            let error = Error::from(error);
+            tell_error(&error);
+            error.exit_status()
         }
     }
 }
 
+/// Why config.json was not changed.
 #[derive(Debug, thiserror::Error)]
-enum HookError {
+pub enum HookError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("cannot write `{}`", path.display())]
@@ -103,7 +105,7 @@ enum HookError {
     },
     #[error("`{}` is not the JSON of a config, and is left as it is: {reason}", path.display())]
     Malformed { path: PathBuf, reason: String },
-    #[error("`plugins.regpush.hooks` in `{}` is `{value}`, which regpush did not write: change it by hand", path.display())]
+    #[error("`plugins.regpush.hooks` in `{}` is `{value}`, which regpush did not write", path.display())]
     Foreign { path: PathBuf, value: String },
 }
 
@@ -260,9 +262,17 @@ fn parse(text: &str) -> Result<Object<'_>, EditError> {
     }
 }
 
-/// A member by its key, in any case, as docker finds it.
+/// A member by its key as docker finds it: its own key of the file in any case, the keys of maps exactly.
 fn member<'a, 'b>(object: &'a Object<'b>, key: &str) -> Option<&'a ObjectProp<'b>> {
-    object.properties.iter().find(|property| property.name.as_str().eq_ignore_ascii_case(key))
+    position(object, key).map(|at| &object.properties[at])
+}
+
+fn position(object: &Object<'_>, key: &str) -> Option<usize> {
+    let is_named = |property: &ObjectProp<'_>| match property.name.as_str() {
+        name if key == "plugins" => name.eq_ignore_ascii_case(key),
+        name => name == key,
+    };
+    object.properties.iter().position(is_named)
 }
 
 /// The object at the end of a path of keys; `None`: a key is not there.
@@ -282,11 +292,7 @@ fn nested<'a, 'b>(root: &'a Object<'b>, path: &[&str]) -> Result<Option<&'a Obje
 fn range_of(root: &Object<'_>, path: &[&str]) -> Result<Option<Range<usize>>, EditError> {
     let Some((key, parents)) = path.split_last() else { return Ok(None) };
     let Some(object) = nested(root, parents)? else { return Ok(None) };
-    let Some(at) =
-        object.properties.iter().position(|property| property.name.as_str().eq_ignore_ascii_case(key))
-    else {
-        return Ok(None);
-    };
+    let Some(at) = position(object, key) else { return Ok(None) };
     let own = object.properties[at].range();
     if let Some(next) = object.properties.get(at + 1) {
         return Ok(Some(own.start..next.range.start));
@@ -354,7 +360,7 @@ mod tests {
         "{\n\t\"plugins\": {}\n}",
         "{\n\t\"plugins\": {\n\t}\n}",
         r#"{"plugins":{"x":{"y":"z"}},"a":1}"#,
-        r#"{"a":{"plugins":{}},"Plugins":{"RegPush":{}}}"#,
+        r#"{"a":{"plugins":{}},"Plugins":{"regpush":{},"RegPush":{"hooks":"x"}}}"#,
         r#"{"plugins":{"regpush":{"other":"1"}}}"#,
         r#"{"plugins":{"regpush":{"other":"{\"hooks\""}},"b":"\\\""}"#,
         r#"{"ü":"\u00fc","plugins":{"regpush":{}}}"#,

@@ -249,6 +249,8 @@ mod tests {
             (true, Some(false), Some(true))
         );
         assert!(parse_words("x --tls=yes regpush app").is_err());
+        let call = parse_words("x --tlscert= --config= regpush app").unwrap();
+        assert_eq!((call.docker.tlscert, call.docker.config), (Some("".into()), Some("".into())));
         // As for docker, the last counts.
         let call = parse_words("x -c one -c two regpush -q -q --format json --format ref app").unwrap();
         assert_eq!(call.docker.context.as_deref(), Some("two"));

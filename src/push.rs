@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::credentials::prompt::{PromptError, Terminal};
-use crate::credentials::{Credentials, Keyring, Source};
+use crate::credentials::{Credentials, Keyring, Known, Source};
 use crate::engine::{AuthAnswer, Engine, EngineError, LocalImage, PushRequest};
 use crate::failure::{Class, Evidence, Verdict, classify};
 use crate::present::Presenter;
@@ -20,6 +20,8 @@ const QUESTIONS: usize = 3;
 const AFTER_REFUSAL: Duration = Duration::from_secs(2);
 /// How long the engine may take to list its images, where that only makes a message better.
 const ASIDE: Duration = Duration::from_secs(2);
+/// How long the engine may take to ask the registry what it did not say itself.
+const CONFIRMATION: Duration = Duration::from_secs(30);
 /// Names of local images offered in place of one that is not there.
 const MAX_SIMILAR: usize = 3;
 
@@ -36,7 +38,7 @@ pub enum PushError {
     },
     /// The stream ended properly, and named no digest.
     #[error(
-        "the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`, nor does the registry confirm it"
+        "the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`, and asking the registry did not confirm it"
     )]
     Unconfirmed { reference: String, tag: String },
     /// Nothing was typed that the registry could be asked about.
@@ -170,32 +172,14 @@ impl Push<'_> {
     /// [`PushError`]; the record tells how far it came.
     pub async fn run(mut self) -> Result<PushedTag, PushError> {
         let key = self.reference.credentials_key();
-        let presenter = &mut *self.presenter;
-        let found = self
-            .keyring
-            .find(key, |helper| {
-                presenter.tell(&format!("waiting for docker-credential-{helper}, asked for {key} …"))
-            })
-            .await;
-        let problems: Vec<String> =
-            found.problems.iter().map(|problem| clean(&problem.to_string())).collect();
-        for problem in &problems {
-            self.warn(problem.clone());
-        }
-        let problems = self.keyring.config_problem.iter().cloned().chain(problems).collect();
-        let mut credentials = found.credentials;
-        let mut login = Login::new(&credentials, found.source, problems);
+        let Known { mut credentials, source, problems, .. } = self.look_up(key).await;
+        let mut login = Login::new(&credentials, source, problems);
         let mut same_again = true;
         let mut questions = QUESTIONS;
         loop {
             self.record.login = Some(login.clone());
             let verdict = match self.attempt(&credentials).await? {
-                Ok(pushed) => {
-                    if login.source == Source::Prompt {
-                        self.keyring.typed = Some((key.to_owned(), credentials));
-                    }
-                    return Ok(pushed);
-                }
+                Ok(pushed) => return Ok(pushed),
                 Err(verdict) => verdict,
             };
             // A token can expire while layers move; the same login then gets a new one.
@@ -215,7 +199,37 @@ impl Push<'_> {
             self.presenter.tell(&refusal.to_string());
             credentials = self.ask(login.username.as_deref(), &mut questions).await?;
             login = Login::new(&credentials, Source::Prompt, Vec::new());
+            self.keyring.known = Some(Known {
+                key: key.to_owned(),
+                credentials: credentials.clone(),
+                source: Source::Prompt,
+                problems: Vec::new(),
+            });
         }
+    }
+
+    /// What the keyring holds for the registry; with warnings about it, the first time.
+    async fn look_up(&mut self, key: &str) -> Known {
+        if let Some(known) = self.keyring.known.as_ref().filter(|known| known.key == key) {
+            return known.clone();
+        }
+        let presenter = &mut *self.presenter;
+        let found = self
+            .keyring
+            .find(key, |helper| {
+                presenter.tell(&format!("waiting for docker-credential-{helper}, asked for {key} …"))
+            })
+            .await;
+        let problems: Vec<String> =
+            found.problems.iter().map(|problem| clean(&problem.to_string())).collect();
+        for problem in &problems {
+            self.warn(problem.clone());
+        }
+        let problems = self.keyring.config_problem.iter().cloned().chain(problems).collect();
+        let known =
+            Known { key: key.to_owned(), credentials: found.credentials, source: found.source, problems };
+        self.keyring.known = Some(known.clone());
+        known
     }
 
     /// One push to its end: the digest of the tag, or why it was refused.
@@ -266,10 +280,12 @@ impl Push<'_> {
     /// if the engine's own image goes by that digest.
     async fn confirm(&mut self, credentials: &Credentials) -> Option<PushedTag> {
         let request = PushRequest { reference: self.reference, credentials };
-        let (digest, size) = self.engine.in_registry(&request).await.ok()??;
-        if !self.engine.digests(self.reference).await.ok()?.contains(&digest) {
-            return None;
-        }
+        let asked = async {
+            let named = self.engine.in_registry(&request).await.ok()??;
+            let own = self.engine.digests(self.reference).await.ok()?;
+            Some(named).filter(|(digest, _)| own.contains(digest))
+        };
+        let (digest, size) = tokio::time::timeout(CONFIRMATION, asked).await.ok()??;
         self.record.verified = Some(true);
         self.presenter.note("the engine named no digest; the registry was asked, and has the image");
         Some(PushedTag { tag: self.reference.tag_or_latest().to_owned(), digest, size })

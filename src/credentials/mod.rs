@@ -177,8 +177,19 @@ pub struct Keyring {
     pub config_problem: Option<String>,
     /// How long a helper may take; `None` where its user may be typing a PIN.
     pub patience: Option<Duration>,
-    /// What was typed for a registry, and taken by it: nobody is asked twice in one call.
-    pub typed: Option<(String, Credentials)>,
+    /// What was found or typed before in this call: neither a helper nor a user is asked twice.
+    pub known: Option<Known>,
+}
+
+/// Credentials of one registry that are in use.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// [`crate::reference::Reference::credentials_key`]
+    pub key: String,
+    pub credentials: Credentials,
+    pub source: Source,
+    /// Of the sources that were asked before; told already.
+    pub problems: Vec<String>,
 }
 
 impl Keyring {
@@ -197,10 +208,6 @@ impl Keyring {
                 source: Source::CommandLine,
                 problems: Vec::new(),
             };
-        }
-        if let Some((_, credentials)) = self.typed.as_ref().filter(|(typed_for, _)| typed_for == key) {
-            let credentials = credentials.clone();
-            return Found { credentials, source: Source::Prompt, problems: Vec::new() };
         }
         let mut problems = Vec::new();
         let (credentials, source) = match self.search(key, &mut problems, on_slow).await {
@@ -478,7 +485,7 @@ mod tests {
         let found =
             Found { credentials: basic("alice", "hunter2"), source: Source::Prompt, problems: Vec::new() };
         let keyring = Keyring {
-            typed: None,
+            known: None,
             given: Some(basic("alice", "hunter2")),
             variable: Some(Secret::new("hunter2".to_owned())),
             config: Config::default(),

@@ -26,7 +26,8 @@ const MAX_SAID: usize = 4096;
 /// How long a program whose stdout broke off may take to end.
 const END: Duration = Duration::from_secs(3);
 
-/// The program that carries a connection. Dropping it ends the program.
+/// The program that carries a connection. Dropping it kills the program, which has nothing to save: its
+/// other end sees the connection close. (docker asks it to end first, and kills it after 3 s.)
 #[derive(Debug)]
 pub struct Tunnel {
     child: Child,
@@ -54,8 +55,12 @@ impl Tunnel {
         let mut command = Command::new(program);
         command.args(arguments).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Made for docker by docker, and read by it as its own.
-        command.env_remove("DOCKER_CLI_PLUGIN_USE_DIAL_STDIO");
+        // What docker gave to us, its plugin, is not for another program.
+        command.env_remove("DOCKER_CLI_PLUGIN_SOCKET");
+        if let Ok(attributes) = env::var("OTEL_RESOURCE_ATTRIBUTES") {
+            let others = attributes.split(',').filter(|pair| !pair.starts_with("docker.cli."));
+            command.env("OTEL_RESOURCE_ATTRIBUTES", others.collect::<Vec<_>>().join(","));
+        }
         #[cfg(unix)]
         detach(&mut command);
         let shown = shown(program, arguments);
@@ -69,10 +74,13 @@ impl Tunnel {
         Ok((Self { child, command: shown, said, listener }, Box::new(stream)))
     }
 
-    /// Puts the program's end in the place of an error that came of it. A program that goes on was not
-    /// what broke.
+    /// Puts the program's failure in the place of an error that came of it. A program that goes on, or
+    /// ends well since we hung up, was not what broke.
     pub async fn explain(mut self, error: TransportError, endpoint: &Arc<Endpoint>) -> TransportError {
-        let Ok(Ok(status)) = timeout(END, self.child.wait()).await else { return error };
+        let status = match timeout(END, self.child.wait()).await {
+            Ok(Ok(status)) if !status.success() => status,
+            _ => return error,
+        };
         // What it left running may keep stderr open.
         let _ = timeout(END, &mut self.listener).await;
         let said: Vec<u8> =
@@ -80,7 +88,7 @@ impl Tunnel {
         TransportError::Tunnel {
             endpoint: Arc::clone(endpoint),
             command: self.command.clone(),
-            status: status.to_string(),
+            status,
             said: String::from_utf8_lossy(&said).into_owned(),
         }
     }

@@ -1,15 +1,13 @@
 //! A connection to an endpoint: bytes both ways, whatever they travel over.
 
-use std::env;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel as ProxyTunnel};
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::client::proxy::matcher::Intercept;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -17,11 +15,16 @@ use tokio::time::timeout;
 use tower_service::Service as _;
 
 use super::child::Tunnel;
-use super::{Forward, TransportError, tls};
+use super::{Forward, TransportError, cause, proxy, tls};
 use crate::context::{Address, Endpoint};
 
-/// docker's own limit (moby `client/client.go`).
+/// docker's own limit (moby `client/client.go`); here for the handshake of TLS too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence after which the other side is asked whether it is still there. Nine questions later, 15 s
+/// apart, it is not. As Go does it.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_RETRIES: u32 = 9;
 
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -33,134 +36,146 @@ pub struct Dialed {
     pub tunnel: Option<Tunnel>,
 }
 
+impl Dialed {
+    fn direct(stream: impl Stream + 'static) -> Self {
+        Self { stream: Box::new(stream), forward: None, tunnel: None }
+    }
+
+    fn carried((tunnel, stream): (Tunnel, Box<dyn Stream>)) -> Self {
+        Self { stream, forward: None, tunnel: Some(tunnel) }
+    }
+}
+
 /// Connects to an endpoint, with TLS where it has that.
 ///
 /// # Errors
-/// [`TransportError::Unreachable`], [`TransportError::Tls`]. That ssh fails is seen by the first
-/// exchange.
+/// [`TransportError::Unreachable`], [`TransportError::Proxy`], [`TransportError::Tls`]. That ssh fails is
+/// seen by the first exchange.
 pub async fn dial(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
     let unreachable = |source| TransportError::Unreachable { endpoint: Arc::clone(endpoint), source };
-    let mut dialed = connect(endpoint).await.map_err(unreachable)?;
-    if let (Some(tls), Address::Tcp { host, .. }) = (&endpoint.tls, &endpoint.address) {
-        dialed.stream = tls::wrap(dialed.stream, tls, host).await.map_err(|error| match error {
-            tls::WrapError::Problem(problem) => {
-                TransportError::Tls { endpoint: Arc::clone(endpoint), problem }
-            }
-            tls::WrapError::Io(source) => unreachable(source),
-        })?;
+    match &endpoint.address {
+        #[cfg(unix)]
+        Address::Unix(path) => connect_socket(path).await.map(Dialed::direct).map_err(unreachable),
+        #[cfg(windows)]
+        Address::NamedPipe(path) => open_pipe(path).await.map(Dialed::direct).map_err(unreachable),
+        Address::Tcp { .. } => dial_tcp(endpoint).await,
+        Address::Ssh(host) => Tunnel::ssh(host).map(Dialed::carried).map_err(unreachable),
+        Address::ThroughDocker { arguments } => {
+            Tunnel::docker(arguments).map(Dialed::carried).map_err(unreachable)
+        }
+        #[allow(unreachable_patterns, reason = "the endpoints of another system")]
+        _ => Err(unreachable(io::Error::new(io::ErrorKind::Unsupported, "it is not for this system"))),
     }
+}
+
+#[cfg(unix)]
+async fn connect_socket(path: &std::path::Path) -> io::Result<impl Stream + use<>> {
+    // What a socket's address holds (`sun_path`, unix(7)), on Linux; elsewhere it is less. hyperlocal panics
+    // on what is far longer.
+    const MAX_PATH: usize = 107;
+    if path.as_os_str().len() > MAX_PATH {
+        let reason = format!("the path of a socket has at most {MAX_PATH} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    }
+    // The path of the request is not for here.
+    hyperlocal::UnixConnector.call(hyperlocal::Uri::new(path, "/").into()).await
+}
+
+async fn dial_tcp(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
+    let unreachable = |source| TransportError::Unreachable { endpoint: Arc::clone(endpoint), source };
+    let Some((host, url)) = url(endpoint) else {
+        return Err(unreachable(io::Error::new(io::ErrorKind::InvalidInput, "the host makes no URL")));
+    };
+    let mut dialed = match proxy::of(&url) {
+        None => Dialed::direct(connect_tcp(url).await.map_err(unreachable)?),
+        Some(proxy) => through(&proxy, url).await.map_err(|source| TransportError::Proxy {
+            endpoint: Arc::clone(endpoint),
+            proxy: proxy.uri().to_string(),
+            source,
+        })?,
+    };
+    let Some(tls) = &endpoint.tls else { return Ok(dialed) };
+    let wrapped = timeout(CONNECT_TIMEOUT, tls::wrap(dialed.stream, tls, host)).await;
+    dialed.stream = match wrapped {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(tls::WrapError::Problem(problem))) => {
+            return Err(TransportError::Tls { endpoint: Arc::clone(endpoint), problem });
+        }
+        Ok(Err(tls::WrapError::Io(source))) => return Err(unreachable(source)),
+        Err(_) => return Err(unreachable(too_late("no greeting of TLS"))),
+    };
     Ok(dialed)
 }
 
-async fn connect(endpoint: &Endpoint) -> io::Result<Dialed> {
-    let direct = |stream| Dialed { stream, forward: None, tunnel: None };
-    match &endpoint.address {
-        #[cfg(unix)]
-        Address::Unix(path) => {
-            // The path of the request is not for here: with "/" this `Uri` cannot panic.
-            let uri = hyperlocal::Uri::new(path, "/").into();
-            Ok(direct(Box::new(hyperlocal::UnixConnector.call(uri).await?)))
-        }
-        #[cfg(windows)]
-        Address::NamedPipe(path) => Ok(direct(Box::new(open_pipe(path).await?))),
-        Address::Tcp { host, port, .. } => match proxy(host, *port, endpoint.tls.is_some()) {
-            None => Ok(direct(Box::new(tcp(host, *port).await?))),
-            Some(proxy) => through(&proxy, host, *port, endpoint.tls.is_some()).await,
-        },
-        Address::Ssh(host) => Ok(carried(Tunnel::ssh(host)?)),
-        Address::ThroughDocker { arguments } => Ok(carried(Tunnel::docker(arguments)?)),
-        #[allow(unreachable_patterns, reason = "the endpoints of another system")]
-        address => {
-            Err(io::Error::new(io::ErrorKind::Unsupported, format!("{address} is not for this system")))
-        }
-    }
+/// The engine's host, and its URL without a path.
+fn url(endpoint: &Endpoint) -> Option<(&str, Uri)> {
+    let Address::Tcp { host, .. } = &endpoint.address else { return None };
+    let scheme = if endpoint.tls.is_some() { "https" } else { "http" };
+    Some((host, format!("{scheme}://{}/", endpoint.address.authority()?).parse().ok()?))
 }
 
-fn carried((tunnel, stream): (Tunnel, Box<dyn Stream>)) -> Dialed {
-    Dialed { stream, forward: None, tunnel: Some(tunnel) }
+fn too_late(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("{what} within {} s", CONNECT_TIMEOUT.as_secs()))
 }
 
-async fn in_time<T>(connecting: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
-        let seconds = CONNECT_TIMEOUT.as_secs();
-        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {seconds} s")))
-    })
-}
-
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let stream = in_time(TcpStream::connect((host, port))).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// As docker's HTTP client: `HTTPS_PROXY` for TLS and `HTTP_PROXY` without, unless `NO_PROXY` names
-/// the host; never for this machine. `ALL_PROXY` is not heeded.
-fn proxy(host: &str, port: u16, has_tls: bool) -> Option<Intercept> {
-    let is_local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    if is_local {
-        return None;
-    }
-    let first = |names: [&str; 2]| {
-        names
-            .iter()
-            .filter_map(|name| env::var(name).ok())
-            .find(|value| !value.is_empty())
-            .unwrap_or_default()
-    };
-    let matcher = Matcher::builder()
-        .http(first(["HTTP_PROXY", "http_proxy"]))
-        .https(first(["HTTPS_PROXY", "https_proxy"]))
-        .no(first(["NO_PROXY", "no_proxy"]))
-        .build();
-    matcher.intercept(&url(host, port, has_tls)?)
-}
-
-fn url(host: &str, port: u16, has_tls: bool) -> Option<Uri> {
-    let scheme = if has_tls { "https" } else { "http" };
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    format!("{scheme}://{host}:{port}/").parse().ok()
-}
-
-async fn through(proxy: &Intercept, host: &str, port: u16, has_tls: bool) -> io::Result<Dialed> {
-    let told = |reason: String| io::Error::other(format!("proxy {}: {reason}", proxy.uri()));
-    let target = url(host, port, has_tls).ok_or_else(|| told("the host makes no URL".to_owned()))?;
+/// Tries all addresses of a name, those of IPv4 soon beside those of IPv6 (RFC 8305).
+fn connector() -> HttpConnector {
     let mut connector = HttpConnector::new();
-    // Its scheme is looked at here.
     connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    connector
+}
+
+async fn connect_tcp(url: Uri) -> io::Result<TcpStream> {
+    // Looking up the name counts too.
+    match timeout(CONNECT_TIMEOUT, connector().call(url)).await {
+        Ok(Ok(stream)) => Ok(stream.into_inner()),
+        Ok(Err(error)) => Err(match cause::<io::Error>(&error) {
+            Some(source) => io::Error::new(source.kind(), source.to_string()),
+            None => io::Error::other(error.to_string()),
+        }),
+        Err(_) => Err(too_late("no answer")),
+    }
+}
+
+/// To the engine by way of a proxy. `url`: the engine's.
+async fn through(proxy: &Intercept, url: Uri) -> io::Result<Dialed> {
     let stream: TokioIo<TcpStream> = match proxy.uri().scheme_str() {
-        Some("http") if has_tls => {
-            let mut tunnel = ProxyTunnel::new(proxy.uri().clone(), connector);
+        Some("http") if url.scheme_str() == Some("https") => {
+            let mut tunnel = ProxyTunnel::new(proxy.uri().clone(), connector());
             if let Some(authorization) = proxy.basic_auth() {
                 tunnel = tunnel.with_auth(authorization.clone());
             }
-            let connecting = async { tunnel.call(target).await.map_err(|error| told(reasons(&error))) };
-            in_time(connecting).await?
+            in_time(tunnel.call(url)).await?
         }
         Some("http") => {
-            let (proxy_host, proxy_port) =
-                (proxy.uri().host().unwrap_or_default(), proxy.uri().port_u16().unwrap_or(80));
-            let stream = tcp(proxy_host.trim_matches(['[', ']']), proxy_port).await;
-            let stream = stream
-                .map_err(|error| io::Error::new(error.kind(), format!("proxy {}: {error}", proxy.uri())))?;
-            let origin = target.to_string().trim_end_matches('/').to_owned();
+            let stream = connect_tcp(proxy.uri().clone()).await?;
+            let origin = url.to_string().trim_end_matches('/').to_owned();
             let forward = Forward { origin, authorization: proxy.basic_auth().cloned() };
-            return Ok(Dialed { stream: Box::new(stream), forward: Some(forward), tunnel: None });
+            return Ok(Dialed { forward: Some(forward), ..Dialed::direct(stream) });
         }
         Some("socks5" | "socks5h") => {
-            let mut socks = SocksV5::new(proxy.uri().clone(), connector);
+            let mut socks = SocksV5::new(proxy.uri().clone(), connector());
             if let Some((user, password)) = proxy.raw_auth() {
                 socks = socks.with_auth(user.to_owned(), password.to_owned());
             }
-            let connecting = async { socks.call(target).await.map_err(|error| told(reasons(&error))) };
-            in_time(connecting).await?
+            in_time(socks.call(url)).await?
         }
-        _ => return Err(told("only http:// and socks5:// proxies are supported".to_owned())),
+        _ => return Err(io::Error::other("only http:// and socks5:// proxies are supported")),
     };
-    Ok(Dialed { stream: Box::new(stream.into_inner()), forward: None, tunnel: None })
+    Ok(Dialed::direct(stream.into_inner()))
 }
 
-fn reasons(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+async fn in_time<T, E: std::error::Error>(connecting: impl Future<Output = Result<T, E>>) -> io::Result<T> {
+    let reasons = |error: E| match error.source() {
+        Some(source) => io::Error::other(format!("{error}: {source}")),
+        None => io::Error::other(error.to_string()),
+    };
+    timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| too_late("no answer"))?.map_err(reasons)
 }
 
 /// An engine's pipe has a few instances; while all are taken, docker too waits for one.

@@ -6,10 +6,12 @@
 
 mod child;
 mod dial;
+mod proxy;
 mod tls;
 
 use std::error::Error as StdError;
 use std::io;
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use http_body_util::Full;
@@ -34,15 +36,24 @@ pub enum TransportError {
         #[source]
         source: io::Error,
     },
+    /// A proxy stands before it, and does not let us through.
+    #[error("cannot connect to the engine at {endpoint} through the proxy {proxy}")]
+    Proxy {
+        endpoint: Arc<Endpoint>,
+        /// Its URL, without a password.
+        proxy: String,
+        #[source]
+        source: io::Error,
+    },
     /// The two do not agree on TLS, or on each other's certificates.
     #[error("no TLS with the engine at {endpoint}: {problem}")]
     Tls { endpoint: Arc<Endpoint>, problem: TlsProblem },
     /// The engine, or what stands before it, expects TLS, and we spoke without.
     #[error("the engine at {endpoint} wants TLS")]
     WantsTls { endpoint: Arc<Endpoint> },
-    /// The program that was to carry the bytes ended. `said`: its last words, unclean.
+    /// The program that was to carry the bytes failed. `said`: its last words, unclean.
     #[error("cannot reach the engine at {endpoint}: `{command}` ended with {status}{}", last_words(said))]
-    Tunnel { endpoint: Arc<Endpoint>, command: String, status: String, said: String },
+    Tunnel { endpoint: Arc<Endpoint>, command: String, status: ExitStatus, said: String },
     #[error("lost the connection to the engine at {endpoint}")]
     Lost {
         endpoint: Arc<Endpoint>,
@@ -51,8 +62,17 @@ pub enum TransportError {
     },
 }
 
+/// The end of it: the reason comes after a banner.
 fn last_words(said: &str) -> String {
-    if said.trim().is_empty() { String::new() } else { format!(": {}", said.trim()) }
+    const MAX_CHARS: usize = 500;
+    let said = said.trim();
+    let surplus = said.chars().count().saturating_sub(MAX_CHARS);
+    let last: String = said.chars().skip(surplus).collect();
+    match (last.is_empty(), surplus) {
+        (true, _) => String::new(),
+        (false, 0) => format!(": {last}"),
+        (false, _) => format!(": …{last}"),
+    }
 }
 
 /// An engine's endpoint, with the connection to it once there is one.

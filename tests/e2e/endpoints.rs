@@ -484,8 +484,19 @@ fn docker_itself_can_be_the_way() {
     let (home, registry) = (Home::new(), Registry::open());
     let engine = engine("docker-28-containerd");
     let image = engine.image(&home, &registry.name("dial/app:1"), SMALL);
-    let variables = [("DOCKER_CLI_PLUGIN_USE_DIAL_STDIO", "1")];
-    let pushed = push(&engine, &home, &variables, &["-H", &engine.host()], &image.name);
+    // A docker that notes what it is called with, in place of the one that called.
+    let docker = engine.docker.display();
+    home.program(
+        "docker-noted",
+        &format!("echo \"$@\" >>{0}\nexec {docker} \"$@\"", home.path("noted").display()),
+    );
+    let mut command = Command::new("bash");
+    command.env_clear().envs(home.variables()).env("DOCKER_CLI_PLUGIN_USE_DIAL_STDIO", "1");
+    command.env("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND", home.path("bin/docker-noted"));
+    command.arg("-c").arg("exec \"$0\" \"$@\"").arg(home.path(".docker/cli-plugins/docker-regpush"));
+    let pushed = run(command.args(["-H", &engine.host(), "regpush", "-q", &image.name]));
+    let noted = fs::read_to_string(home.path("noted")).unwrap();
+    assert_eq!(noted, format!("--host {} system dial-stdio\n", engine.host()), "once");
     assert_eq!(pushed.status, 0, "{pushed:?}");
     assert_eq!(
         pushed.stdout,

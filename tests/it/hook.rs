@@ -68,6 +68,17 @@ fn a_link_is_followed_and_stays() {
 }
 
 #[test]
+fn a_link_to_a_file_that_is_not_there_yet_stays_too() {
+    let env = TestEnv::new();
+    symlink("../home/later.json", env.config_file()).unwrap();
+    assert_eq!(hook(&env, "install").status, 0);
+    assert!(fs::symlink_metadata(env.config_file()).unwrap().is_symlink());
+    assert!(exists(&env.path("home/later.json")));
+    assert_eq!(hook(&env, "remove").status, 0);
+    assert!(fs::symlink_metadata(env.config_file()).unwrap().is_symlink());
+}
+
+#[test]
 fn what_is_not_understood_is_not_written() {
     let table = [
         ("{\"auths\":", "is not the JSON of a config, and is left as it is"),

@@ -1,0 +1,107 @@
+//! Which proxy stands before an engine at a TCP port, as Go's HTTP client, which docker uses, finds it.
+//!
+//! Source: golang.org/x/net `http/httpproxy`. hyper-util reads a proxy's address; its own `NO_PROXY` is
+//! curl's, which takes other hosts than Go's does.
+
+use std::env;
+use std::net::IpAddr;
+
+use hyper::Uri;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use ipnet::IpNet;
+
+use crate::context::is_loopback;
+
+/// `HTTPS_PROXY` for TLS and `HTTP_PROXY` without, each in lower case too, unless `NO_PROXY` names the
+/// host; never for this machine. Go does not heed `ALL_PROXY`.
+///
+/// * `url`: of the engine.
+pub fn of(url: &Uri) -> Option<Intercept> {
+    let (host, port) = (url.host()?.trim_matches(['[', ']']), url.port_u16()?);
+    let first = |names: [&str; 2]| {
+        names
+            .iter()
+            .filter_map(|name| env::var(name).ok())
+            .find(|value| !value.is_empty())
+            .unwrap_or_default()
+    };
+    if is_loopback(host) || is_excluded(&first(["NO_PROXY", "no_proxy"]), host, port) {
+        return None;
+    }
+    let matcher = Matcher::builder()
+        .http(first(["HTTP_PROXY", "http_proxy"]))
+        .https(first(["HTTPS_PROXY", "https_proxy"]))
+        .build();
+    matcher.intercept(url)
+}
+
+/// Whether a list names this host: by its name (and those below it), `.domain` or `*.domain` (those
+/// below alone), address or network, each perhaps with a port; or by `*`.
+fn is_excluded(list: &str, host: &str, port: u16) -> bool {
+    let host = host.to_lowercase();
+    let address = host.parse::<IpAddr>().ok();
+    list.split(',').map(|entry| entry.trim().to_lowercase()).filter(|entry| !entry.is_empty()).any(|entry| {
+        if entry == "*" {
+            return true;
+        }
+        if let Ok(network) = entry.parse::<IpNet>() {
+            return address.is_some_and(|address| network.contains(&address));
+        }
+        let (name, entry_port) = match entry.rsplit_once(':') {
+            // An IPv6 address without brackets has no port.
+            Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
+            _ => (entry.as_str(), None),
+        };
+        if entry_port.is_some_and(|entry_port| entry_port != port.to_string()) {
+            return false;
+        }
+        let name = name.trim_matches(['[', ']']);
+        if let Ok(named) = name.parse::<IpAddr>() {
+            return address == Some(named);
+        }
+        let name = name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(name);
+        match name.strip_prefix('.') {
+            Some(_) => host.ends_with(name),
+            None if name.is_empty() => false,
+            None => host == name || host.strip_suffix(name).is_some_and(|before| before.ends_with('.')),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_proxy_is_read_as_go_reads_it() {
+        let table = [
+            // NO_PROXY, host, port → excluded
+            ("", "box.example.com", 2375, false),
+            ("*", "box.example.com", 2375, true),
+            ("other.com,box.example.com", "box.example.com", 2375, true),
+            ("example.com", "box.example.com", 2375, true),
+            ("example.com", "example.com", 2375, true),
+            ("example.com", "badexample.com", 2375, false),
+            (".example.com", "box.example.com", 2375, true),
+            (".example.com", "example.com", 2375, false),
+            ("*.example.com", "box.example.com", 2375, true),
+            ("*.example.com", "example.com", 2375, false),
+            (" EXAMPLE.com ", "Box.Example.Com", 2375, true),
+            ("box.example.com:2375", "box.example.com", 2375, true),
+            ("box.example.com:2376", "box.example.com", 2375, false),
+            ("10.0.0.5", "10.0.0.5", 2375, true),
+            ("10.0.0.5:2375", "10.0.0.5", 2375, true),
+            ("10.0.0.5:1", "10.0.0.5", 2375, false),
+            ("10.0.0.0/8", "10.0.0.5", 2375, true),
+            ("10.0.0.0/8", "11.0.0.5", 2375, false),
+            ("fd00::/8", "fd00::1", 2375, true),
+            ("fd00::1", "fd00::1", 2375, true),
+            ("[fd00::1]:2375", "fd00::1", 2375, true),
+            ("[fd00::1]:1", "fd00::1", 2375, false),
+            (":2375", "box.example.com", 2375, false),
+        ];
+        for (list, host, port, want) in table {
+            assert_eq!(is_excluded(list, host, port), want, "{list:?} {host}:{port}");
+        }
+    }
+}
