@@ -324,10 +324,27 @@ fn an_ssh_that_fails_is_run_once_and_its_words_are_ours() {
     );
 }
 
+#[test]
+fn an_ssh_that_breaks_in_mid_push_says_why() {
+    let script = r#"
+        request() { while IFS= read -r line && [ "$line" != "$(printf '\r')" ]; do :; done; }
+        request; printf 'HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 0\r\n\r\n'
+        request; printf 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n14\r\n{"status":"Waiting"}\r\n'
+        echo 'Connection to box closed by remote host.' >&2; exit 255"#;
+    let run = push_to(&TestEnv::new().with_program("ssh", script), "ssh://box", &[]);
+    assert_eq!(run.status, 4, "{run}");
+    assert!(
+        run.stderr.contains("cannot push localhost:5000/app:1: cannot reach the engine at ssh://box"),
+        "{run}"
+    );
+    assert!(run.stderr.contains("exit status: 255: Connection to box closed by remote host."), "{run}");
+}
+
 /// The same for docker, which is to reach what only it knows.
 #[test]
 fn docker_is_asked_for_an_endpoint_we_do_not_know() {
-    let script = r#"printf '%s ' "$@" >"$HOME/argv"; echo 'no way' >&2; exit 1"#;
+    let script = r#"printf '%s ' "$@" >"$HOME/argv"; echo 'no way' >&2
+        echo "socket=$DOCKER_CLI_PLUGIN_SOCKET otel=$OTEL_RESOURCE_ATTRIBUTES" >"$HOME/env"; exit 1"#;
     let env = TestEnv::new().with_program("docker", script);
     let name = "vm";
     let mut create = Command::new("sh");
@@ -340,7 +357,10 @@ fn docker_is_asked_for_an_endpoint_we_do_not_know() {
     ]);
     assert_eq!(run(&mut create).status, 0);
     let mut command = env.without_engine();
+    command.env("DOCKER_CLI_PLUGIN_SOCKET", "/nothing");
+    command.env("OTEL_RESOURCE_ATTRIBUTES", "a=1,docker.cli.cobra.command_path=docker%20regpush,b=2");
     let refused = run(command.args(["--context", name, "-D", "regpush", IMAGE]));
+    assert_eq!(fs::read_to_string(env.path("home/env")).unwrap(), "socket= otel=a=1,b=2\n", "those are ours");
     assert_eq!(refused.status, 4, "{refused}");
     let want = "cannot reach the engine at `docker system dial-stdio` (from context `vm`, named by --context): \
          `docker --context vm system dial-stdio` ended with exit status: 1: no way";

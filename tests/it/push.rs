@@ -28,6 +28,9 @@ fn the_request_is_dockers() {
         assert_eq!(request.header("x-registry-auth"), Some("e30="), "always sent: 20.10 answers 400 without");
         assert_eq!(request.body, b"{}", "engines before 28.4 read it");
         assert_eq!(request.header("host"), Some("api.moby.localhost"));
+        // podman has to be told what docker knows of registries on its own machine.
+        let on_loopback = ["localhost", "[::1]"].iter().any(|host| image.starts_with(host));
+        assert_eq!(request.line.ends_with("&tlsVerify=false"), on_loopback, "{}", request.line);
     }
 }
 
