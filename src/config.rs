@@ -286,6 +286,23 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_else_has_written_meanwhile_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.json");
+        fs::write(&path, "theirs").unwrap();
+        for before in [None, Some(&b"read"[..])] {
+            let error = write_file(&path, before, Some("ours")).unwrap_err();
+            assert_eq!(error.to_string(), "it was changed meanwhile; try again");
+            assert!(write_file(&path, before, None).is_err());
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+        write_file(&path, Some(b"theirs"), Some("ours")).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "ours");
+        write_file(&path, Some(b"ours"), None).unwrap();
+        assert!(write_file(&path, Some(b"ours"), Some("again")).is_err(), "it is gone");
+    }
+
+    #[test]
     fn nothing_there_is_an_empty_config() {
         for text in ["", " \n", "{}"] {
             let config = load(text).unwrap();

@@ -413,24 +413,28 @@ fn all_tags_are_pushed_one_by_one_and_each_has_a_result() {
     let images = json!([
         {"RepoTags": ["localhost:5000/app:2", "localhost:5000/other:1", "localhost:5000/app:1"]},
         {"RepoTags": null},
-        {"RepoTags": ["localhost:5000/app:3"]},
+        {"RepoTags": ["localhost:5000/app:3", "localhost:5000/app:4"]},
     ]);
+    let push = |tag| format!("POST /v1.41/images/localhost:5000/app/push?tag={tag}");
     let engine = FakeEngine::start()
         .on("GET /v1.41/images/json", Reply::json(200, &images.to_string()))
-        .on("POST /v1.41/images/localhost:5000/app/push?tag=1", Reply::stream([digest_line("1")]))
-        .on("POST /v1.41/images/localhost:5000/app/push?tag=2", Reply::stream([refusal("manifest invalid")]))
-        .on("POST /v1.41/images/localhost:5000/app/push?tag=3", Reply::stream([digest_line("3")]));
-    let env = TestEnv::new();
+        .on(&push(1), Reply::stream([digest_line("1")]))
+        .on(&push(2), Reply::stream([refusal("manifest invalid")]))
+        .on(&push(3), Reply::stream([refusal("denied: requested access to the resource is denied")]))
+        .on(&push(4), Reply::stream([digest_line("4")]));
+    let helper = r#"echo run >>"$HOME/runs"; echo '{"Username":"bob","Secret":"s3cret"}'"#;
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", helper);
     let all = run(env.command(&engine).args(["regpush", "-a", "--format", "json", "localhost:5000/app"]));
-    assert_eq!(all.status, 1, "of the one that failed: {all}");
+    assert_eq!(all.status, 1, "of the first that failed: {all}");
     let results: Vec<serde_json::Value> =
         all.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let told: Vec<_> = results.iter().map(|result| (&result["reference"], &result["status"])).collect();
-    let name = |tag| json!(format!("localhost:5000/app:{tag}"));
-    assert_eq!(
-        told,
-        [(&name(1), &json!("pushed")), (&name(2), &json!("failed")), (&name(3), &json!("pushed"))]
-    );
+    let told = results.iter().map(|result| {
+        format!("{} {}", result["reference"].as_str().unwrap(), result["status"].as_str().unwrap())
+    });
+    let want = [(1, "pushed"), (2, "failed"), (3, "failed"), (4, "pushed")]
+        .map(|(tag, status)| format!("localhost:5000/app:{tag} {status}"));
+    assert_eq!(told.collect::<Vec<_>>(), want);
+    assert_eq!(fs::read_to_string(env.path("home/runs")).unwrap(), "run\n", "a helper is asked once");
 
     let none = FakeEngine::start().on("GET /v1.41/images/json", Reply::json(200, &images.to_string()));
     let missing = run(env.command(&none).args(["regpush", "-a", "localhost:5000/apo"]));
