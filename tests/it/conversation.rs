@@ -264,11 +264,17 @@ fn hanging_push(engine: &FakeEngine) -> (std::process::Child, Pid, std::io::Pipe
     let mut command = TestEnv::new().command(engine);
     let child = command.args(["regpush", IMAGE]).stderr(writer).spawn().expect("the executable runs");
     let process = Pid::from_raw(child.id().try_into().expect("a process number"));
-    // A pipe holds 64 KiB; then the program waits for a reader.
+    // A pipe holds 64 KiB; what does not go on growing is full.
     let started = Instant::now();
-    while rustix::io::ioctl_fionread(&reader).expect("a pipe") < 60_000 {
+    let mut held = 0;
+    loop {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = rustix::io::ioctl_fionread(&reader).expect("a pipe");
+        if now == held && now > 60_000 {
+            break;
+        }
+        held = now;
         assert!(started.elapsed().as_secs() < 20, "it does not fill its pipe");
-        std::thread::sleep(Duration::from_millis(5));
     }
     (child, process, reader)
 }
