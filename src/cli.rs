@@ -57,6 +57,16 @@ impl DockerOptions {
         self.debug || self.log_level().is_some_and(|level| level == "debug" || level == "trace")
     }
 
+    /// All spellings of the options, `-c` and `--context` each.
+    pub fn spellings() -> Vec<String> {
+        let command = Self::augment_args(clap::Command::new("docker"));
+        let of = |arg: &clap::Arg| {
+            let short = arg.get_short().map(|short| format!("-{short}"));
+            [short, arg.get_long().map(|long| format!("--{long}"))]
+        };
+        command.get_arguments().flat_map(of).flatten().collect()
+    }
+
     /// Those that choose an engine, for a docker that is to reach it for us.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
@@ -85,7 +95,7 @@ impl DockerOptions {
 pub struct PushOptions {
     /// The image, named for its registry: [HOST[:PORT]/]PATH[:TAG]
     #[arg(value_name = "IMAGE", required = true)]
-    image: Option<String>,
+    images: Vec<String>,
     /// Push every tag of the repository IMAGE that is in the engine
     #[arg(short, long)]
     pub all_tags: bool,
@@ -123,8 +133,14 @@ pub struct PushOptions {
 
 impl PushOptions {
     /// The image as it was typed.
-    pub fn image(&self) -> &str {
-        self.image.as_deref().expect("clap wants one where there is no other command")
+    ///
+    /// # Errors
+    /// How many there are, if that is not one.
+    pub fn one_image(&self) -> Result<&str, usize> {
+        match self.images.as_slice() {
+            [image] => Ok(image),
+            images => Err(images.len()),
+        }
     }
 }
 

@@ -37,12 +37,14 @@ const MAX_PASSWORD: u64 = 64 << 10;
 /// * `cancelled`: ends with an exit status when the call is to be given up.
 pub async fn run(
     docker: &DockerOptions,
+    image: &str,
     options: &PushOptions,
     auth_config: Option<Secret>,
     cancelled: impl Future<Output = u8>,
 ) -> u8 {
     let mut run = Run {
         docker,
+        image,
         options,
         reference: None,
         record: Record::default(),
@@ -65,6 +67,8 @@ pub async fn run(
 /// One call of the program: images one after the other, each with a result of its own.
 struct Run<'a> {
     docker: &'a DockerOptions,
+    /// The image as it was typed.
+    image: &'a str,
     options: &'a PushOptions,
     /// The image at work, and what is known of its push; with the first it is all that was typed.
     reference: Option<Reference>,
@@ -84,7 +88,7 @@ struct Session {
 
 impl Run<'_> {
     fn read_reference(&mut self) -> Result<(), Error> {
-        let typed = self.options.image();
+        let typed = self.image;
         let reference = typed
             .parse::<Reference>()
             .map_err(|reason: ReferenceError| Error::Reference { typed: typed.to_owned(), reason })?;
@@ -202,7 +206,7 @@ impl Run<'_> {
     /// Tells how the image at work ended, and is ready for the next.
     fn finish(&mut self, result: Result<PushedTag, Error>) {
         let report = Report {
-            typed: self.options.image(),
+            typed: self.image,
             reference: self.reference.as_ref(),
             record: &self.record,
             elapsed: self.started.elapsed(),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use clap::{Args as _, CommandFactory as _, FromArgMatches as _, ValueHint};
+use clap::{CommandFactory as _, FromArgMatches as _, ValueHint};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
 use hyper::header::HeaderMap;
 
@@ -95,7 +95,7 @@ impl Request {
         let mut command = self.command(&directive);
         let names: Vec<String> =
             command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
-        let dockers: Vec<String> = options_of(&DockerOptions::augment_args(clap::Command::new(NAME)));
+        let dockers = DockerOptions::spellings();
         let words = std::iter::once(OsString::from(NAME)).chain(self.words.iter().cloned()).collect();
         let found = complete(&mut command, words, self.words.len().max(1), None).unwrap_or_default();
         let mut candidates = Vec::new();
@@ -130,7 +130,7 @@ impl Request {
         };
         let command = command.mut_subcommand("auth", registry).mut_subcommand("ls", registry);
         command.mut_args(|arg| match (arg.get_id().as_str(), arg.get_value_hint()) {
-            ("image", _) => arg.add(images.clone()),
+            ("images", _) => arg.add(images.clone()),
             ("context", _) => arg.add(contexts.clone()),
             ("log_level", _) => arg.add(levels.clone()),
             // The shell knows its files better.
@@ -157,15 +157,6 @@ impl Request {
         let docker = docker.and_then(|matches| DockerOptions::from_arg_matches(&matches).ok());
         (command, docker.unwrap_or_default(), all_tags)
     }
-}
-
-/// All spellings of a command's options.
-fn options_of(command: &clap::Command) -> Vec<String> {
-    let spellings = |arg: &clap::Arg| {
-        let short = arg.get_short().map(|short| format!("-{short}"));
-        short.into_iter().chain(arg.get_long().map(|long| format!("--{long}"))).collect::<Vec<_>>()
-    };
-    command.get_arguments().flat_map(spellings).collect()
 }
 
 /// Candidates that Docker's config directory knows.

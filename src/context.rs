@@ -562,7 +562,8 @@ impl StoredContext {
             }
             Err(source) => return Err(ContextError::Unreadable { name, named_by, path, source }),
         };
-        let docker = field(&meta, "Endpoints").and_then(|endpoints| field(endpoints, "docker"));
+        // The endpoints' names are no keys of docker's own, so their case counts.
+        let docker = field(&meta, "Endpoints").and_then(|endpoints| endpoints.get("docker"));
         let Some(docker) = docker else {
             return Err(ContextError::NoEndpoint { name, named_by, path });
         };

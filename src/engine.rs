@@ -399,7 +399,7 @@ impl Engine {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(EngineError::TooLong),
             Err(error) => match error.downcast::<hyper::Error>() {
-                Ok(error) => Err(TransportError::lost(self.transport.endpoint(), *error).into()),
+                Ok(error) => Err(TransportError::lost(self.transport.endpoint(), true, *error).into()),
                 Err(_) => Err(self.silent()),
             },
         }
@@ -452,7 +452,7 @@ impl PushStream {
                 }
                 Ok(true)
             }
-            Some(Err(error)) => Err(TransportError::lost(&self.endpoint, error).into()),
+            Some(Err(error)) => Err(TransportError::lost(&self.endpoint, true, error).into()),
             None => Ok(self.decoder.finish().map(|()| false)?),
         }
     }
@@ -493,8 +493,11 @@ fn is_on_loopback(domain: &str) -> bool {
 
 /// `1.41` or `v1.41`.
 fn parse_version(text: &str) -> Option<(u32, u32)> {
-    let (major, minor) = text.strip_prefix('v').unwrap_or(text).split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
+    let mut numbers =
+        text.strip_prefix('v').unwrap_or(text).split('.').map(|number| number.parse::<u32>().ok());
+    let (major, minor) = (numbers.next()??, numbers.next()??);
+    // docker takes a third one, and engines do not mind.
+    numbers.all(|number| number.is_some()).then_some((major, minor))
 }
 
 #[cfg(test)]
@@ -519,8 +522,14 @@ mod tests {
 
     #[test]
     fn versions_are_two_numbers() {
-        let table =
-            [("1.41", Some((1, 41))), ("v1.9", Some((1, 9))), ("garbage", None), ("1", None), ("1.x", None)];
+        let table = [
+            ("1.41", Some((1, 41))),
+            ("v1.9", Some((1, 9))),
+            ("garbage", None),
+            ("1", None),
+            ("1.x", None),
+            ("1.41.2", Some((1, 41))),
+        ];
         for (text, want) in table {
             assert_eq!(parse_version(text), want, "{text}");
         }

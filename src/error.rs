@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 
 use crate::config::ConfigError;
-use crate::context::{Address, ContextError, Endpoint, Origin, SshHost};
+use crate::context::{Address, ContextError, Endpoint, NamedBy, Origin};
 use crate::credentials::Source;
 use crate::credentials::prompt::PromptError;
 use crate::engine::EngineError;
@@ -15,7 +15,7 @@ use crate::hook::HookError;
 use crate::push::{PushError, Refusal, Suggestion};
 use crate::reference::{Reference, ReferenceError};
 use crate::text::clean;
-use crate::transport::{TlsProblem, TransportError};
+use crate::transport::{TlsProblem, TransportError, login, remote_docker};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -159,13 +159,15 @@ impl Error {
 
 fn context_hint(error: &ContextError) -> Option<String> {
     let hint = match error {
-        ContextError::NotFound { .. } => {
-            "see `docker context ls`, or choose with --context or `docker context use`"
+        ContextError::NotFound { named_by: NamedBy::Variable, .. } => {
+            "see `docker context ls`, and change or unset DOCKER_CONTEXT"
+        }
+        ContextError::NotFound { named_by: NamedBy::Flag, .. } => "see `docker context ls`",
+        ContextError::NotFound { named_by: NamedBy::Current, .. } => {
+            "see `docker context ls`, and choose another with `docker context use`"
         }
         ContextError::Unreadable { name, .. } | ContextError::NoEndpoint { name, .. } => {
-            return Some(format!(
-                "see `docker context inspect {name}`, or make it anew with `docker context create`"
-            ));
+            return Some(format!("make it anew: `docker context rm {name}`, then `docker context create`"));
         }
         ContextError::Format { .. } | ContextError::NoAddress { .. } => {
             "an engine is at unix://PATH, tcp://HOST:PORT or ssh://USER@HOST"
@@ -237,6 +239,10 @@ fn transport_hint(error: &TransportError) -> String {
                     "name one that the engine's CA signed with --tlscert and --tlskey, or as cert.pem and key.pem in DOCKER_CERT_PATH",
                 )
             }
+            TlsProblem::Refused => with_tls_options(
+                endpoint,
+                "if it wants a client certificate, name that with --tlscert and --tlskey, or put it into DOCKER_CERT_PATH; else see what the engine speaks",
+            ),
             TlsProblem::Expired | TlsProblem::NotYetValid => {
                 "have the engine's certificate renewed, and check the clocks of both machines".to_owned()
             }
@@ -246,25 +252,32 @@ fn transport_hint(error: &TransportError) -> String {
             TlsProblem::Other(_) => "see what it says: `openssl s_client -connect HOST:PORT`".to_owned(),
         },
         TransportError::Tunnel { endpoint, said, .. } => match &endpoint.address {
-            Address::Ssh(SshHost { user, host, port, .. }) => {
-                let port_option = port.as_ref().map(|port| format!("-p {port} ")).unwrap_or_default();
-                let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+            Address::Ssh(ssh) => {
                 // As ssh-keygen wants it.
-                let known = port.as_ref().map_or_else(|| host.clone(), |port| format!("[{host}]:{port}"));
-                let hint = tunnel_hint(said).replace("{login}", &format!("{port_option}{user}{host}"));
-                hint.replace("{host}", &known)
+                let known = match &ssh.port {
+                    Some(port) => format!("'[{}]:{port}'", ssh.host),
+                    None => ssh.host.clone(),
+                };
+                let hint = tunnel_hint(said).replace("{login}", &login(ssh)).replace("{host}", &known);
+                hint.replace("{docker}", &remote_docker(ssh))
             }
             _ => "see what `docker version` says with the same options".to_owned(),
         },
-        TransportError::Lost { endpoint, source } if source.is_parse() => match &endpoint.address {
+        TransportError::Lost { endpoint, source, .. } if source.is_parse() => match &endpoint.address {
             Address::Tcp { .. } if endpoint.tls.is_none() => {
                 "what answers there is no engine, or one that wants TLS (--tlsverify, DOCKER_TLS_VERIFY): check --host, --context and DOCKER_HOST".to_owned()
             }
             _ => "what answers there is no engine: check --host, --context and DOCKER_HOST".to_owned(),
         },
-        TransportError::Lost { .. } => {
+        TransportError::Lost { was_heard: true, .. } => {
             "the engine may have stopped: look into its log, and push again".to_owned()
         }
+        TransportError::Lost { endpoint, .. } => match &endpoint.address {
+            Address::Tcp { .. } if endpoint.tls.is_none() => {
+                "what is there hangs up without a word: it may want TLS (--tlsverify, DOCKER_TLS_VERIFY), or is no engine".to_owned()
+            }
+            _ => "what is there hangs up without a word: is it an engine? See `docker version`".to_owned(),
+        },
     }
 }
 
@@ -286,6 +299,7 @@ fn unreachable_hint(endpoint: &Endpoint, source: &io::Error) -> String {
             let path = path.display();
             format!("you may not open {path}: join its group (often `docker`) and log in again, or use sudo")
         }
+        (Address::Unix(_), io::ErrorKind::InvalidInput) => "link the socket to a shorter path".to_owned(),
         (Address::Unix(path), io::ErrorKind::NotFound) => {
             format!(
                 "nothing is at {}: start the engine (`systemctl start docker`), {ANOTHER}",

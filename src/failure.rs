@@ -339,7 +339,7 @@ pub fn wants_tls(text: &str) -> bool {
 }
 
 /// What ssh, and docker at its other end, say on stderr when they cannot carry a connection; a hint with
-/// `{login}` and `{host}` to be filled in.
+/// `{login}`, `{host}` and `{docker}` to be filled in.
 ///
 /// Source: OpenSSH `sshconnect.c`, `sshconnect2.c`; docker/cli `cli/command/system/dial_stdio.go`.
 pub fn tunnel_hint(said: &str) -> &'static str {
@@ -372,11 +372,11 @@ pub fn tunnel_hint(said: &str) -> &'static str {
                 "command not found: docker",
                 "unknown command: docker",
             ],
-            "docker is not on that machine, or not in the PATH of its ssh logins: `ssh {login} docker version`",
+            "docker is not on that machine, or not in the PATH of its ssh logins: `ssh {login} {docker} version`",
         ),
         (
             &["cannot connect to the docker daemon", "failed to connect to the docker api", "dial unix"],
-            "the engine on that machine does not run: `ssh {login} docker version`",
+            "the engine on that machine does not run: `ssh {login} {docker} version`",
         ),
         (
             &[
@@ -391,7 +391,7 @@ pub fn tunnel_hint(said: &str) -> &'static str {
     ];
     let text = said.to_lowercase();
     let rule = RULES.iter().find(|(words, _)| words.iter().any(|words| contains(&text, words)));
-    rule.map_or("try it by hand: `ssh {login} docker system dial-stdio`", |(_, hint)| hint)
+    rule.map_or("try it by hand: `ssh {login} {docker} system dial-stdio`", |(_, hint)| hint)
 }
 
 /// Lower case, on one line, without addresses and the repository's name: those hold any word.

@@ -43,7 +43,10 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
     }
     let question: Question = serde_json::from_str(&question.to_string_lossy()).unwrap_or_default();
     let options = if question.flags.contains_key("all-tags") { "--all-tags " } else { "" };
+    // There is no such option here yet, and the push would be another without it.
+    let is_ours = !question.flags.contains_key("platform");
     let hint = reason(&question.command_error)
+        .filter(|_| is_ours)
         .map(|reason| TEMPLATE.trim_end().replace("{reason}", reason).replace("{options}", options));
     let answer = json!({"Type": 0, "Template": hint.unwrap_or_default()});
     writeln!(out, "{answer}")?;
@@ -53,7 +56,11 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
 /// Why it failed and what `docker regpush` does about that. The words are ours alone: docker runs them
 /// as a template.
 fn reason(error: &str) -> Option<&'static str> {
-    if error.trim().is_empty() {
+    // docker's own complaints about the command line say it all.
+    let is_usage = error.contains("requires") && error.contains("argument")
+        || error.contains("unknown flag")
+        || error.contains("unknown shorthand flag");
+    if error.trim().is_empty() || is_usage {
         return None;
     }
     Some(match classify(&Evidence::of_text(error, false)).class {
@@ -69,7 +76,9 @@ fn reason(error: &str) -> Option<&'static str> {
         Class::Tls => "Engine and registry do not agree on TLS. This says what to set where:",
         Class::NotFound => "No such image in the engine. This names those that may be meant:",
         Class::ContentMissing => "Not all of the image is in the engine. This says what is missing:",
-        Class::Engine => "The engine cannot be reached, or could not push. This says why:",
+        Class::Engine => {
+            "The engine cannot be reached, or could not push. This says why (options of docker go before `regpush`):"
+        }
         Class::Other => "This says more, and what can be done:",
         // Its own words say it all.
         Class::Reference | Class::Cancelled => return None,
@@ -103,7 +112,7 @@ pub enum HookError {
         #[source]
         source: io::Error,
     },
-    #[error("`{}` is not the JSON of a config, and is left as it is: {reason}", path.display())]
+    #[error("`{}` is left as it is: {reason}", path.display())]
     Malformed { path: PathBuf, reason: String },
     #[error("`plugins.regpush.hooks` in `{}` is `{value}`, which regpush did not write", path.display())]
     Foreign { path: PathBuf, value: String },
@@ -142,9 +151,13 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
     let shown = path.display();
     match action {
         HookAction::Status => {
-            let is_installed = hooks(text.unwrap_or_default()).map_err(refused)?.is_some();
-            let told = if is_installed { "installed" } else { "not installed" };
-            Ok((format!("hook: {told} in {shown}\n{}", hints_told(text)), u8::from(!is_installed)))
+            let (told, status) = match hooks(text.unwrap_or_default()) {
+                Ok(Some(())) => ("installed".to_owned(), 0),
+                Ok(None) => ("not installed".to_owned(), 1),
+                Err(EditError::Foreign(value)) => (format!("`{}`, by another hand,", clean(&value)), 0),
+                Err(error) => return Err(refused(error)),
+            };
+            Ok((format!("hook: {told} in {shown}\n{}", hints_told(text)), status))
         }
         HookAction::Install => match install(text).map_err(refused)? {
             Some(after) => {
@@ -336,9 +349,14 @@ mod tests {
             assert!(hint.contains(words) && hint.contains(command), "{error}: {hint}");
             assert!(hint.lines().count() <= 10, "docker shows no more lines");
         }
-        for error in ["", "context canceled", "invalid reference format"] {
+        let usage = ["'docker push' requires 1 argument", "unknown flag: --nope"];
+        for error in ["", "context canceled", "invalid reference format"].into_iter().chain(usage) {
             assert_eq!(asked(error), "", "{error}");
         }
+        let platform = r#"{"Flags":{"platform":""},"CommandError":"denied"}"#;
+        let mut out = Vec::new();
+        answer(OsStr::new(platform), &mut out).unwrap();
+        assert_eq!(out, b"{\"Template\":\"\",\"Type\":0}\n", "that push would be another");
         assert_eq!(asked("{{ .Evil }} denied").matches("{{").count(), 1, "only ours");
         let mut out = Vec::new();
         answer(OsStr::new("no JSON"), &mut out).unwrap();

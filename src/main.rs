@@ -47,9 +47,9 @@ fn main() -> ExitCode {
             return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let options = match &call.command {
+    let (image, options) = match &call.command {
         Command::Hook(action) => return hook::run(*action, &call.docker).into(),
-        Command::Push(options) => options,
+        Command::Push { image, options } => (image, options),
     };
     let auth_config = take_auth_config();
     let runtime = match new_runtime() {
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let status = runtime.block_on(command::run(&call.docker, options, auth_config, cancelled()));
+    let status = runtime.block_on(command::run(&call.docker, image, options, auth_config, cancelled()));
     // A thread may still wait for a helper or for the terminal.
     runtime.shutdown_background();
     status.into()

@@ -5,7 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::cli::{
@@ -47,7 +47,7 @@ pub struct Call {
 
 #[derive(Debug)]
 pub enum Command {
-    Push(PushOptions),
+    Push { image: String, options: PushOptions },
     Hook(HookAction),
 }
 
@@ -113,8 +113,22 @@ fn parse_plugin(docker: DockerOptions, rest: &[OsString]) -> Result<Call, clap::
     }
     let name: &OsStr = NAME.as_ref();
     let words = std::iter::once(name).chain(rest.iter().map(OsString::as_os_str));
-    let command = PluginCommand::try_parse_from(words)?;
+    let command = PluginCommand::try_parse_from(words).map_err(misplaced)?;
     checked(docker, command.push, command.words, PluginCommand::command())
+}
+
+/// An option of docker's behind the name is told where it belongs.
+fn misplaced(error: clap::Error) -> clap::Error {
+    let option = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(option)) if error.kind() == ErrorKind::UnknownArgument => option.clone(),
+        _ => return error,
+    };
+    let name = option.split('=').next().unwrap_or_default();
+    if !DockerOptions::spellings().iter().any(|spelling| spelling == name) {
+        return error;
+    }
+    let reason = format!("`{name}` is an option of docker's, and comes before: `docker {name} … regpush …`");
+    PluginCommand::command().error(ErrorKind::UnknownArgument, reason)
 }
 
 /// The help of a command, or of all where there is none of that name.
@@ -144,7 +158,13 @@ fn checked(
         Err(command.error(ErrorKind::InvalidSubcommand, reason))
     };
     let command = match words {
-        None => Command::Push(push),
+        None => match push.one_image() {
+            Ok(image) => Command::Push { image: image.to_owned(), options: push },
+            Err(count) => {
+                let reason = format!("`docker regpush` takes one image, and was given {count}");
+                return Err(command.error(ErrorKind::TooManyValues, reason));
+            }
+        },
         Some(Words::Hook { action }) => Command::Hook(action),
         Some(Words::Auth { .. }) => return reserved(&mut command, "auth"),
         Some(Words::Ls { .. }) => return reserved(&mut command, "ls"),
@@ -203,8 +223,13 @@ mod tests {
     use super::*;
 
     fn push(call: &Call) -> &PushOptions {
-        let Command::Push(options) = &call.command else { panic!("{call:?}") };
+        let Command::Push { options, .. } = &call.command else { panic!("{call:?}") };
         options
+    }
+
+    fn image(call: &Call) -> &str {
+        let Command::Push { image, .. } = &call.command else { panic!("{call:?}") };
+        image
     }
 
     fn parse_words(line: &str) -> Result<Call, clap::Error> {
@@ -236,11 +261,11 @@ mod tests {
         assert_eq!(call.docker.config.as_deref(), Some("C".as_ref()));
         assert_eq!(call.docker.hosts, ["U"]);
         assert!(call.docker.debug && push(&call).quiet);
-        assert_eq!(push(&call).image(), "app:1");
+        assert_eq!(image(&call), "app:1");
 
         let call = parse_words("x -DHregpush -c far --tls --tlsverify=false regpush regpush").unwrap();
         assert_eq!(call.docker.hosts, ["regpush"]);
-        assert_eq!(push(&call).image(), "regpush");
+        assert_eq!(image(&call), "regpush");
         assert_eq!((call.docker.tls, call.docker.tlsverify), (Some(true), Some(false)));
 
         let call = parse_words("x -D=false --debug=1 --tls=F --tlsverify=T regpush app").unwrap();
@@ -263,7 +288,7 @@ mod tests {
         }
 
         let call = parse_words("x regpush -- -a").unwrap();
-        assert_eq!(push(&call).image(), "-a", "refused later, as a reference");
+        assert_eq!(image(&call), "-a", "refused later, as a reference");
     }
 
     #[test]
@@ -271,7 +296,7 @@ mod tests {
         for line in ["x -H U -q app:1", "x -q app:1 -H U", "x -H U regpush -q app:1"] {
             let call = parse_words(line).unwrap();
             assert_eq!(
-                (call.docker.hosts.as_slice(), push(&call).image()),
+                (call.docker.hosts.as_slice(), image(&call)),
                 (&["U".to_owned()][..], "app:1"),
                 "{line}"
             );
@@ -285,7 +310,11 @@ mod tests {
             let call = parse_words(line).unwrap();
             assert!(matches!(call.command, Command::Hook(HookAction::Install)), "{line}: {call:?}");
         }
-        assert_eq!(push(&parse_words("x regpush hook:latest").unwrap()).image(), "hook:latest");
+        assert_eq!(image(&parse_words("x regpush hook:latest").unwrap()), "hook:latest");
+        let behind = parse_words("x regpush -c far app").unwrap_err().to_string();
+        assert!(behind.contains("`docker -c … regpush …`") && !behind.contains("tip:"), "{behind}");
+        let many = parse_words("x regpush -q app extra").unwrap_err().to_string();
+        assert!(many.contains("takes one image, and was given 2"), "{many}");
         assert!(parse_words("x regpush ls").unwrap_err().to_string().contains("written `ls:latest`"));
         for line in ["x help regpush hook", "x regpush help hook", "x regpush hook --help"] {
             let help = parse_words(line).unwrap_err().to_string();

@@ -74,21 +74,25 @@ impl Tunnel {
         Ok((Self { child, command: shown, said, listener }, Box::new(stream)))
     }
 
-    /// Puts the program's failure in the place of an error that came of it. A program that goes on, or
-    /// ends well since we hung up, was not what broke.
+    /// Puts the program's failure in the place of an error that came of it. A program that ends well, since
+    /// we hung up, or goes on in silence was not what broke.
     pub async fn explain(mut self, error: TransportError, endpoint: &Arc<Endpoint>) -> TransportError {
-        let status = match timeout(END, self.child.wait()).await {
-            Ok(Ok(status)) if !status.success() => status,
-            _ => return error,
+        let end = match timeout(END, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => return error,
+            Ok(Ok(status)) => format!("ended with {status}"),
+            _ => "hung up".to_owned(),
         };
         // What it left running may keep stderr open.
         let _ = timeout(END, &mut self.listener).await;
         let said: Vec<u8> =
             self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        if said.is_empty() && end == "hung up" {
+            return error;
+        }
         TransportError::Tunnel {
             endpoint: Arc::clone(endpoint),
             command: self.command.clone(),
-            status,
+            end,
             said: String::from_utf8_lossy(&said).into_owned(),
         }
     }
@@ -97,6 +101,11 @@ impl Tunnel {
 impl Drop for Tunnel {
     fn drop(&mut self) {
         self.listener.abort();
+        // With what it has started: it leads a group of its own.
+        #[cfg(unix)]
+        if let Some(group) = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
     }
 }
 
@@ -133,18 +142,34 @@ fn shown(program: &OsStr, arguments: &[OsString]) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
+/// `-p 2222 me@box`, as somebody types it behind `ssh`, quoted for a shell: names in a URL may hold anything.
+pub fn login(SshHost { user, host, port, .. }: &SshHost) -> String {
+    let port = port.as_ref().map(|port| format!("-p {} ", quoted(port))).unwrap_or_default();
+    let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+    let place = format!("{user}{host}");
+    let end_of_options = if place.starts_with('-') { "-- " } else { "" };
+    format!("{port}{end_of_options}{}", quoted(&place))
+}
+
+/// docker as the other side calls it.
+pub fn remote_docker(host: &SshHost) -> String {
+    match &host.socket {
+        Some(path) => format!("docker {}", quoted(&format!("--host=unix://{path}"))),
+        None => "docker".to_owned(),
+    }
+}
+
 /// docker's own, to the letter: `-o ConnectTimeout=30` is one word, and user and port are quoted
 /// although no shell reads them.
-fn ssh_arguments(SshHost { user, host, port, socket }: &SshHost) -> Vec<OsString> {
+fn ssh_arguments(ssh: &SshHost) -> Vec<OsString> {
+    let SshHost { user, host, port, .. } = ssh;
     let mut arguments = Vec::new();
     for (option, value) in [("-l", user), ("-p", port)] {
         if let Some(value) = value {
             arguments.extend([option.to_owned(), quoted(value)]);
         }
     }
-    let engine =
-        socket.as_ref().map(|path| quoted(&format!("--host=unix://{path}")) + " ").unwrap_or_default();
-    let remote = format!("docker {engine}system dial-stdio");
+    let remote = format!("{} system dial-stdio", remote_docker(ssh));
     arguments.extend(["-o ConnectTimeout=30", "-T", "--", &quoted(host), &remote].map(str::to_owned));
     arguments.into_iter().map(OsString::from).collect()
 }

@@ -86,13 +86,16 @@ async fn dial_tcp(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
     let Some((host, url)) = url(endpoint) else {
         return Err(unreachable(io::Error::new(io::ErrorKind::InvalidInput, "the host makes no URL")));
     };
+    let refused = |proxy, source| TransportError::Proxy { endpoint: Arc::clone(endpoint), proxy, source };
     let mut dialed = match proxy::of(&url) {
-        None => Dialed::direct(connect_tcp(url).await.map_err(unreachable)?),
-        Some(proxy) => through(&proxy, url).await.map_err(|source| TransportError::Proxy {
-            endpoint: Arc::clone(endpoint),
-            proxy: proxy.uri().to_string(),
-            source,
-        })?,
+        Ok(None) => Dialed::direct(connect_tcp(url).await.map_err(unreachable)?),
+        Ok(Some(proxy)) => {
+            through(&proxy, url).await.map_err(|source| refused(proxy.uri().to_string(), source))?
+        }
+        Err(variable) => {
+            let source = io::Error::other("it is not the URL of an http:// or socks5:// proxy");
+            return Err(refused(variable.to_owned(), source));
+        }
     };
     let Some(tls) = &endpoint.tls else { return Ok(dialed) };
     let wrapped = timeout(CONNECT_TIMEOUT, tls::wrap(dialed.stream, tls, host)).await;
@@ -155,7 +158,8 @@ async fn through(proxy: &Intercept, url: Uri) -> io::Result<Dialed> {
         Some("http") => {
             let stream = connect_tcp(proxy.uri().clone()).await?;
             let origin = url.to_string().trim_end_matches('/').to_owned();
-            let forward = Forward { origin, authorization: proxy.basic_auth().cloned() };
+            let authorization = proxy.basic_auth().cloned();
+            let forward = Forward { proxy: proxy.uri().to_string(), origin, authorization };
             return Ok(Dialed { forward: Some(forward), ..Dialed::direct(stream) });
         }
         Some("socks5" | "socks5h") => {
@@ -171,9 +175,14 @@ async fn through(proxy: &Intercept, url: Uri) -> io::Result<Dialed> {
 }
 
 async fn in_time<T, E: std::error::Error>(connecting: impl Future<Output = Result<T, E>>) -> io::Result<T> {
-    let reasons = |error: E| match error.source() {
-        Some(source) => io::Error::other(format!("{error}: {source}")),
-        None => io::Error::other(error.to_string()),
+    let reasons = |error: E| {
+        let mut reasons = error.to_string();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            reasons += &format!(": {cause}");
+            next = cause.source();
+        }
+        io::Error::other(reasons)
     };
     timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| too_late("no answer"))?.map_err(reasons)
 }

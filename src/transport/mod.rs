@@ -9,16 +9,17 @@ mod dial;
 mod proxy;
 mod tls;
 
+pub use child::{login, remote_docker};
+
 use std::error::Error as StdError;
 use std::io;
-use std::process::ExitStatus;
 use std::sync::Arc;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{HeaderValue, PROXY_AUTHORIZATION};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
 use crate::context::Endpoint;
@@ -52,11 +53,13 @@ pub enum TransportError {
     #[error("the engine at {endpoint} wants TLS")]
     WantsTls { endpoint: Arc<Endpoint> },
     /// The program that was to carry the bytes failed. `said`: its last words, unclean.
-    #[error("cannot reach the engine at {endpoint}: `{command}` ended with {status}{}", last_words(said))]
-    Tunnel { endpoint: Arc<Endpoint>, command: String, status: ExitStatus, said: String },
+    #[error("cannot reach the engine at {endpoint}: `{command}` {end}{}", last_words(said))]
+    Tunnel { endpoint: Arc<Endpoint>, command: String, end: String, said: String },
     #[error("lost the connection to the engine at {endpoint}")]
     Lost {
         endpoint: Arc<Endpoint>,
+        /// It had answered before.
+        was_heard: bool,
         #[source]
         source: hyper::Error,
     },
@@ -83,6 +86,8 @@ fn last_words(said: &str) -> String {
 pub struct Transport {
     endpoint: Arc<Endpoint>,
     link: Option<Link>,
+    /// Whatever is there has answered once.
+    was_heard: bool,
 }
 
 /// A connection that speaks HTTP.
@@ -97,14 +102,16 @@ struct Link {
 /// A proxy that wants the whole URL in each request.
 #[derive(Debug)]
 struct Forward {
-    /// `http://host:port`
+    /// Its own URL, without a password.
+    proxy: String,
+    /// The engine's: `http://host:port`
     origin: String,
     authorization: Option<HeaderValue>,
 }
 
 impl Transport {
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint: Arc::new(endpoint), link: None }
+        Self { endpoint: Arc::new(endpoint), link: None, was_heard: false }
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
@@ -131,29 +138,43 @@ impl Transport {
             && link.sender.ready().await.is_ok()
         {
             match link.send(request.clone()).await {
-                Ok(response) => {
-                    self.link = Some(link);
-                    return Ok(response);
-                }
+                Ok(response) => return self.answered(link, response),
                 Err(error) if !repeatable => return Err(self.explain(error, link.tunnel).await),
                 Err(_) => {}
             }
         }
         let mut link = self.dial().await?;
         match link.send(request).await {
-            Ok(response) => {
-                self.link = Some(link);
-                Ok(response)
-            }
+            Ok(response) => self.answered(link, response),
             Err(error) => Err(self.explain(error, link.tunnel).await),
         }
+    }
+
+    /// Keeps the connection for the next request. What a proxy says for itself is not the engine's answer.
+    fn answered(
+        &mut self,
+        link: Link,
+        response: Response<Incoming>,
+    ) -> Result<Response<Incoming>, TransportError> {
+        const PROXYS_OWN: [StatusCode; 3] =
+            [StatusCode::PROXY_AUTHENTICATION_REQUIRED, StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT];
+        if let Some(forward) = link.forward.as_ref().filter(|_| PROXYS_OWN.contains(&response.status())) {
+            let source = io::Error::other(format!("it answered {}", response.status()));
+            return Err(TransportError::Proxy {
+                endpoint: Arc::clone(&self.endpoint),
+                proxy: forward.proxy.clone(),
+                source,
+            });
+        }
+        self.link = Some(link);
+        self.was_heard = true;
+        Ok(response)
     }
 
     async fn dial(&self) -> Result<Link, TransportError> {
         let dialed = dial::dial(&self.endpoint).await?;
         let handshake = handshake(TokioIo::new(dialed.stream)).await;
-        let (sender, connection) =
-            handshake.map_err(|source| TransportError::lost(&self.endpoint, source))?;
+        let (sender, connection) = handshake.map_err(|source| self.lost(source))?;
         // Moves the bytes. How a connection ended is told by the exchange that it broke.
         tokio::spawn(async { drop(connection.await) });
         Ok(Link { sender, forward: dialed.forward, tunnel: dialed.tunnel })
@@ -162,9 +183,13 @@ impl Transport {
     /// Why a connection broke, by the one who knows best: the program that carried it, TLS, or hyper.
     async fn explain(&self, error: hyper::Error, tunnel: Option<Tunnel>) -> TransportError {
         match tunnel {
-            Some(tunnel) => tunnel.explain(TransportError::lost(&self.endpoint, error), &self.endpoint).await,
-            None => TransportError::lost(&self.endpoint, error),
+            Some(tunnel) => tunnel.explain(self.lost(error), &self.endpoint).await,
+            None => self.lost(error),
         }
+    }
+
+    fn lost(&self, source: hyper::Error) -> TransportError {
+        TransportError::lost(&self.endpoint, self.was_heard, source)
     }
 
     /// The same of a connection that broke while its answer was read.
@@ -178,7 +203,7 @@ impl Transport {
 
 impl TransportError {
     /// What an exchange that broke means.
-    pub fn lost(endpoint: &Arc<Endpoint>, source: hyper::Error) -> Self {
+    pub fn lost(endpoint: &Arc<Endpoint>, was_heard: bool, source: hyper::Error) -> Self {
         let endpoint = Arc::clone(endpoint);
         match (&endpoint.tls, tls::find(&source)) {
             // With TLS 1.3 an engine refuses a client's certificate only after the handshake.
@@ -186,7 +211,7 @@ impl TransportError {
                 let problem = TlsProblem::of(error, tls);
                 Self::Tls { endpoint, problem }
             }
-            _ => Self::Lost { endpoint, source },
+            _ => Self::Lost { endpoint, was_heard, source },
         }
     }
 }

@@ -16,8 +16,12 @@ use crate::context::is_loopback;
 /// host; never for this machine. Go does not heed `ALL_PROXY`.
 ///
 /// * `url`: of the engine.
-pub fn of(url: &Uri) -> Option<Intercept> {
-    let (host, port) = (url.host()?.trim_matches(['[', ']']), url.port_u16()?);
+///
+/// # Errors
+/// The variables, if what they say is no proxy. To go there without one could be what nobody wants.
+pub fn of(url: &Uri) -> Result<Option<Intercept>, &'static str> {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_u16().unwrap_or_default();
     let first = |names: [&str; 2]| {
         names
             .iter()
@@ -26,13 +30,17 @@ pub fn of(url: &Uri) -> Option<Intercept> {
             .unwrap_or_default()
     };
     if is_loopback(host) || is_excluded(&first(["NO_PROXY", "no_proxy"]), host, port) {
-        return None;
+        return Ok(None);
     }
-    let matcher = Matcher::builder()
-        .http(first(["HTTP_PROXY", "http_proxy"]))
-        .https(first(["HTTPS_PROXY", "https_proxy"]))
-        .build();
-    matcher.intercept(url)
+    let (names, variables) = match url.scheme_str() {
+        Some("https") => (["HTTPS_PROXY", "https_proxy"], "HTTPS_PROXY"),
+        _ => (["HTTP_PROXY", "http_proxy"], "HTTP_PROXY"),
+    };
+    let proxy = first(names);
+    if proxy.is_empty() {
+        return Ok(None);
+    }
+    Matcher::builder().all(proxy).build().intercept(url).map(Some).ok_or(variables)
 }
 
 /// Whether a list names this host: by its name (and those below it), `.domain` or `*.domain` (those

@@ -43,6 +43,8 @@ pub enum TlsProblem {
     IdentityMissing,
     #[error("it does not accept the client certificate `{}`: {reason}", certificate.display())]
     IdentityRefused { certificate: PathBuf, reason: &'static str },
+    #[error("it refuses the handshake: it speaks another version or cipher, or misses a client certificate")]
+    Refused,
     #[error("{0}")]
     Other(String),
 }
@@ -106,10 +108,10 @@ impl TlsProblem {
             Alert::UnknownCA => "it is not signed by the engine's CA",
             Alert::BadCertificate
             | Alert::CertificateRequired
-            | Alert::HandshakeFailure
             | Alert::CertificateUnknown
             | Alert::UnsupportedCertificate
             | Alert::AccessDenied => "it is not good for a client of this engine",
+            Alert::HandshakeFailure | Alert::ProtocolVersion => return Self::Refused,
             alert => return Self::Other(format!("the engine broke it off: {alert:?}")),
         };
         match &tls.identity {

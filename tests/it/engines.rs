@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::support::engine::{DIGEST, End, FakeEngine, Ping, Reply, digest_line, refusal};
@@ -71,6 +73,21 @@ fn a_proxy_is_used_as_docker_uses_it() {
     assert!(run.stderr.contains("through the proxy http://127.0.0.1:1/: Connection refused"), "{run}");
     assert!(run.stderr.contains("hint: check HTTP_PROXY and HTTPS_PROXY"), "{run}");
     assert!(!run.stderr.contains("s3cret"), "{run}");
+
+    // What it says for itself is not the engine's word, nor the registry's.
+    let strict = FakeEngine::at_tcp().on_every_push(Reply::json(407, "nope"));
+    let variables = [("HTTP_PROXY", strict.host.replace("tcp://", "http://"))];
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let run = push_to(&env, "tcp://engine.example.com:2375", &variables);
+    assert_eq!(run.status, 4, "{run}");
+    assert!(run.stderr.contains("it answered 407 Proxy Authentication Required"), "{run}");
+    // To go there without it could be what nobody wants.
+    for garbage in ["::garbage::", "ftp://me:s3cret@127.0.0.1:1"] {
+        let run = push_to(&env, "tcp://engine.invalid:2375", &[("HTTP_PROXY", garbage)]);
+        assert_eq!(run.status, 4, "{run}");
+        assert!(run.stderr.contains("through the proxy HTTP_PROXY: it is not the URL of an"), "{run}");
+        assert!(!run.stderr.contains("s3cret"), "{run}");
+    }
 }
 
 #[test]
@@ -198,18 +215,47 @@ fn an_engine_that_wants_tls_says_so_and_so_do_we() {
     assert!(refused.stderr.contains("(from DOCKER_HOST) wants TLS"), "{refused}");
 
     // Others answer plain HTTP with an alert of TLS.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let host = format!("tcp://{}", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let _ = stream.read(&mut [0; 16]);
-            let _ = stream.write_all(b"\x15\x03\x03\x00\x02\x02\x46");
-        }
-    });
+    let host = door_that_says(b"\x15\x03\x03\x00\x02\x02\x46");
     let refused = push_to(&TestEnv::new(), &host, &[]);
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains(&format!("lost the connection to the engine at {host}")), "{refused}");
     assert!(refused.stderr.contains("or one that wants TLS"), "{refused}");
+}
+
+/// A port that reads a little, says this to it, and hangs up.
+fn door_that_says(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let host = format!("tcp://{}", listener.local_addr().expect("an address"));
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 16]);
+            let _ = stream.write_all(answer);
+        }
+    });
+    host
+}
+
+#[test]
+fn who_hangs_up_without_a_word_is_no_engine_that_stopped() {
+    let host = door_that_says(b"");
+    let refused = push_to(&TestEnv::new(), &host, &[]);
+    assert_eq!(refused.status, 4, "{refused}");
+    assert!(
+        refused.stderr.contains("hint: what is there hangs up without a word: it may want TLS"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_refused_handshake_is_not_blamed_on_the_certificate() {
+    let env = TestEnv::new();
+    fs::write(env.path("ca.pem"), CA).unwrap();
+    let cert_path = env.path("").display().to_string();
+    let variables = [("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", cert_path.as_str())];
+    // Alert 40, handshake_failure.
+    let refused = push_to(&env, &door_that_says(b"\x15\x03\x03\x00\x02\x02\x28"), &variables);
+    assert_eq!(refused.status, 4, "{refused}");
+    assert!(refused.stderr.contains("it refuses the handshake"), "{refused}");
 }
 
 #[test]
@@ -219,14 +265,7 @@ fn a_plain_port_that_is_spoken_to_with_tls_is_told_apart() {
     let cert_path = env.path("").display().to_string();
     let variables = [("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", cert_path.as_str())];
     // A real one answers the greeting of TLS with an HTTP error.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let host = format!("tcp://{}", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let _ = stream.read(&mut [0; 16]);
-            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n400 Bad Request");
-        }
-    });
+    let host = door_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n400 Bad Request");
     let refused = push_to(&env, &host, &variables);
     assert_eq!(refused.status, 4, "{refused}");
     let want =
@@ -301,6 +340,16 @@ fn an_ssh_that_fails_is_run_once_and_its_words_are_ours() {
         let want = "-l\nme\n-p\n2222\n-o ConnectTimeout=30\n-T\n--\nbox\ndocker system dial-stdio\n";
         assert_eq!(argv, want);
     }
+    // A hint can be pasted: nothing in it runs.
+    let env = TestEnv::new().with_program("ssh", "exit 255");
+    for (host, typed) in [
+        ("ssh://a$(id)@box", "`ssh 'a$(id)@box' docker system dial-stdio`"),
+        ("ssh://-oProxyCommand=id@x", "`ssh -- '-oProxyCommand=id@x' docker system dial-stdio`"),
+        ("ssh://box/run/x.sock", "`ssh box docker '--host=unix:///run/x.sock' system dial-stdio`"),
+    ] {
+        let refused = push_to(&env, host, &[]);
+        assert!(refused.stderr.contains(&format!("hint: try it by hand: {typed}")), "{host}: {refused}");
+    }
     // The reason comes after the banner.
     let script = r#"yes 'authorised users only' | head -n 100 >&2; echo 'Permission denied (publickey).' >&2; exit 255"#;
     let env = TestEnv::new().with_program("ssh", script);
@@ -322,6 +371,33 @@ fn an_ssh_that_fails_is_run_once_and_its_words_are_ours() {
         missing.stderr.contains("cannot run `ssh ") && missing.stderr.contains("hint: install ssh"),
         "{missing}"
     );
+}
+
+#[test]
+fn an_ssh_that_hangs_is_ended_with_all_it_started() {
+    let env = TestEnv::new().with_program(
+        "ssh",
+        r#"sleep 1000 & echo "$$ $!" >"$HOME/new"; mv "$HOME/new" "$HOME/pids"; sleep 1001"#,
+    );
+    let mut command = env.without_engine();
+    command.env("DOCKER_HOST", "ssh://box").args(["regpush", IMAGE]).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let started = Instant::now();
+    while !env.path("home/pids").exists() {
+        assert!(started.elapsed().as_secs() < 20, "ssh is not started");
+        thread::yield_now();
+    }
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    let pids = fs::read_to_string(env.path("home/pids")).unwrap();
+    // Or a zombie, where nobody waits for orphans.
+    let has_ended = |pid: &str| {
+        fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    };
+    while !pids.split_whitespace().all(has_ended) {
+        assert!(started.elapsed().as_secs() < 20, "{pids} go on");
+        thread::yield_now();
+    }
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn a_link_to_a_file_that_is_not_there_yet_stays_too() {
 #[test]
 fn what_is_not_understood_is_not_written() {
     let table = [
-        ("{\"auths\":", "is not the JSON of a config, and is left as it is"),
+        ("{\"auths\":", "is left as it is: EOF while parsing"),
         ("[]", "is left as it is: it is no object"),
         ("{\"plugins\":{\"regpush\":{\"hooks\":\"build\"}}}", "is `build`, which regpush did not write"),
     ];
