@@ -95,7 +95,10 @@ impl DockerOptions {
 pub struct PushOptions {
     /// The image, named for its registry: [HOST[:PORT]/]PATH[:TAG]
     #[arg(value_name = "IMAGE", required = true)]
-    images: Vec<String>,
+    image: Option<String>,
+    /// Taken only to be refused: clap would take a second one for a command, and say so.
+    #[arg(hide = true)]
+    surplus: Vec<String>,
     /// Push every tag of the repository IMAGE that is in the engine
     #[arg(short, long)]
     pub all_tags: bool,
@@ -137,9 +140,9 @@ impl PushOptions {
     /// # Errors
     /// How many there are, if that is not one.
     pub fn one_image(&self) -> Result<&str, usize> {
-        match self.images.as_slice() {
-            [image] => Ok(image),
-            images => Err(images.len()),
+        match &self.image {
+            Some(image) if self.surplus.is_empty() => Ok(image),
+            image => Err(self.surplus.len() + image.iter().count()),
         }
     }
 }

@@ -130,7 +130,7 @@ impl Request {
         };
         let command = command.mut_subcommand("auth", registry).mut_subcommand("ls", registry);
         command.mut_args(|arg| match (arg.get_id().as_str(), arg.get_value_hint()) {
-            ("images", _) => arg.add(images.clone()),
+            ("image", _) => arg.add(images.clone()),
             ("context", _) => arg.add(contexts.clone()),
             ("log_level", _) => arg.add(levels.clone()),
             // The shell knows its files better.
