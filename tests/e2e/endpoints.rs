@@ -280,6 +280,16 @@ fn a_tls_engine_takes_the_right_certificates_and_each_wrong_one_has_its_sentence
     let bare = push(&docker, &home, &[], &["-c", "bare"], &name);
     assert!(bare.stderr.contains("`docker context update bare --docker host=tcp://localhost:"), "{bare:?}");
 
+    // A context without a CA goes by the system's, which on Linux can be another file.
+    let endpoint = format!("host={host},cert={},key={}", file(&client, "cert.pem"), file(&client, "key.pem"));
+    ok(docker.docker(&home).args(["context", "create", "public", "--docker", &endpoint]));
+    let unknown = push(&docker, &home, &[], &["-c", "public"], &name);
+    assert_eq!(unknown.status, 4, "{unknown:?}");
+    assert!(unknown.stderr.contains("not signed by an authority that this system trusts"), "{unknown:?}");
+    let system = [("SSL_CERT_FILE", &*authority.path("ca.pem").display().to_string())];
+    let known = push(&docker, &home, &system, &["-c", "public"], &name);
+    assert_eq!(known.status, 0, "{known:?}");
+
     // Through a proxy, which is asked for the name.
     let proxy = connect_proxy(tls_engine.port);
     let variables = [
