@@ -56,9 +56,11 @@ pub async fn run(
     match given {
         Err(error) => run.finish(Err(error)),
         Ok(given) => tokio::select! {
-            () = run.all(given, auth_config) => {}
+            // Signals are caught before anything is started.
+            biased;
             // Dropping the push closes its connection, and with that the engine stops.
             status = cancelled => run.finish(Err(Error::Cancelled(status))),
+            () = run.all(given, auth_config) => {}
         },
     }
     run.status
