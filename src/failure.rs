@@ -331,6 +331,11 @@ pub fn classify(evidence: &Evidence<'_>) -> Verdict {
     }
 }
 
+/// What the docker CLI says of a command line that it does not take (spf13/cobra, spf13/pflag).
+pub fn is_usage(text: &str) -> bool {
+    ["requires*argument", "unknown flag", "unknown shorthand flag"].iter().any(|words| contains(text, words))
+}
+
 /// What answers to plain HTTP, with status 400, is a server of TLS: one in Go (dockerd), nginx or Apache.
 pub fn wants_tls(text: &str) -> bool {
     let text = text.to_lowercase();

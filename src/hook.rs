@@ -19,7 +19,7 @@ use crate::cli::{DockerOptions, HookAction, go_bool};
 use crate::command::tell_error;
 use crate::config::{self, ConfigError, read_file, write_file};
 use crate::error::Error;
-use crate::failure::{Class, Evidence, classify};
+use crate::failure::{Class, Evidence, classify, is_usage};
 use crate::text::clean;
 
 /// The commands docker asks after: `docker push` and its long form.
@@ -57,10 +57,7 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
 /// as a template.
 fn reason(error: &str) -> Option<&'static str> {
     // docker's own complaints about the command line say it all.
-    let is_usage = error.contains("requires") && error.contains("argument")
-        || error.contains("unknown flag")
-        || error.contains("unknown shorthand flag");
-    if error.trim().is_empty() || is_usage {
+    if error.trim().is_empty() || is_usage(error) {
         return None;
     }
     Some(match classify(&Evidence::of_text(error, false)).class {
