@@ -193,12 +193,10 @@ pub fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io
     file.write_all(text.as_bytes())?;
     if let Ok(old) = fs::metadata(&target) {
         file.as_file().set_permissions(old.permissions())?;
-        // Root may be changing another's.
+        // Root may be changing another's; a file whose owner cannot be kept so is written where it is.
         #[cfg(unix)]
-        let new = file.as_file().metadata()?;
-        #[cfg(unix)]
-        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-            std::os::unix::fs::fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
+        if !has_owner(file.as_file(), &old)? {
+            return fs::write(target, text);
         }
     }
     file.as_file().sync_all()?;
@@ -208,6 +206,14 @@ pub fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io
         Err(error) if error.error.kind() == io::ErrorKind::ResourceBusy => fs::write(target, text),
         Err(error) => Err(error.error),
     }
+}
+
+/// Gives a file the owner and group of another, if it may.
+#[cfg(unix)]
+fn has_owner(file: &fs::File, other: &fs::Metadata) -> io::Result<bool> {
+    let own = file.metadata()?;
+    let is_owned = (own.uid(), own.gid()) == (other.uid(), other.gid());
+    Ok(is_owned || std::os::unix::fs::fchown(file, Some(other.uid()), Some(other.gid())).is_ok())
 }
 
 impl AuthEntry {

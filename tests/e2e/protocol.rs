@@ -2,7 +2,7 @@
 //! a failed `docker push`, and being stopped.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -128,6 +128,32 @@ fn a_failed_docker_push_ends_with_our_hint() {
         assert_eq!(run(engine.docker(&home).args(["regpush", "hook", "remove"])).status, 0);
         let left: serde_json::Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
         assert!(left["plugins"].is_null() && left["currentContext"] == "other", "{left}");
+    }
+}
+
+/// Its owner may write the file, but could not give a new one to the group.
+#[test]
+fn a_config_keeps_its_owner_and_group() {
+    let home = Home::new();
+    let program = home.path("docker-regpush");
+    fs::copy(env!("CARGO_BIN_EXE_docker-regpush"), &program).unwrap();
+    for path in [home.root(), &program] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let (directory, config) = (home.path("config"), home.path("config/config.json"));
+    fs::create_dir(&directory).unwrap();
+    fs::write(&config, "{}").unwrap();
+    for path in [&directory, &config] {
+        chown(path, Some(65534), Some(0)).unwrap();
+    }
+    for (action, is_there) in [("install", true), ("remove", false)] {
+        let mut command = home.command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        ok(command.arg("--config").arg(&directory).args(["hook", action]));
+        let metadata = fs::metadata(&config).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (65534, 0), "{action}");
+        assert_eq!(fs::read_to_string(&config).unwrap() != "{}", is_there, "{action}");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "no temporary file stays");
     }
 }
 
