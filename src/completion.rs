@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, ValueHint};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
-use hyper::header::HeaderMap;
 
 use crate::cli::{DockerOptions, LOG_LEVELS, PluginCommand, StandaloneCommand};
 use crate::command::choice;
@@ -25,6 +24,7 @@ use crate::config::{self, Config};
 use crate::context::{self, Endpoint};
 use crate::credentials;
 use crate::engine::{Engine, LocalImage};
+use crate::headers;
 use crate::plugin::NAME;
 use crate::reference::has_registry;
 use crate::text::{clean, human_size};
@@ -231,7 +231,7 @@ async fn local_images(docker: &DockerOptions) -> Option<Vec<LocalImage>> {
     if endpoint.is_dear() {
         return None;
     }
-    let headers = crate::headers::custom(&config).unwrap_or_else(|_| HeaderMap::new());
+    let headers = headers::custom(&config).unwrap_or_default();
     let mut engine = Engine::connect(endpoint, headers, None).await.ok()?;
     engine.local_images(PATIENCE).await.ok()
 }

@@ -418,8 +418,12 @@ impl Engine {
             let endpoint = self.endpoint();
             return EngineError::Redirected { endpoint, status, target: target.unwrap_or_default() };
         }
+        // Over any other way these are a registry's words, passed on.
+        let endpoint = self.transport.endpoint();
+        let is_plain_tcp = endpoint.tls.is_none() && matches!(endpoint.address, Address::Tcp { .. });
+        let may_want_tls = is_plain_tcp && status == StatusCode::BAD_REQUEST;
         match self.whole(response).await {
-            Ok(body) if status == StatusCode::BAD_REQUEST && wants_tls(&String::from_utf8_lossy(&body)) => {
+            Ok(body) if may_want_tls && wants_tls(&String::from_utf8_lossy(&body)) => {
                 TransportError::WantsTls { endpoint: self.endpoint() }.into()
             }
             // A proxy's page; what engines write is JSON, or a line of text.

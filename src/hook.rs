@@ -148,9 +148,9 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
     let shown = path.display();
     match action {
         HookAction::Status => {
-            let (told, status) = match hooks(text.unwrap_or_default()) {
-                Ok(Some(())) => ("installed".to_owned(), 0),
-                Ok(None) => ("not installed".to_owned(), 1),
+            let (told, status) = match is_installed(text.unwrap_or_default()) {
+                Ok(true) => ("installed".to_owned(), 0),
+                Ok(false) => ("not installed".to_owned(), 1),
                 Err(EditError::Foreign(value)) => (format!("`{}`, by another hand,", clean(&value)), 0),
                 Err(error) => return Err(refused(error)),
             };
@@ -203,7 +203,7 @@ fn install(text: Option<&str>) -> Result<Option<String>, EditError> {
     if text.trim().is_empty() {
         return Ok(Some(format!("{text}{NEW_FILE}")));
     }
-    if hooks(text)?.is_some() {
+    if is_installed(text)? {
         return Ok(None);
     }
     let root = parse(text)?;
@@ -226,7 +226,7 @@ fn remove(text: &str) -> Result<Option<Option<String>>, EditError> {
     if let Some(rest) = text.strip_suffix(NEW_FILE).filter(|rest| rest.trim().is_empty()) {
         return Ok(Some(Some(rest.to_owned())));
     }
-    if hooks(text)?.is_none() {
+    if !is_installed(text)? {
         return Ok(None);
     }
     let root = parse(text)?;
@@ -245,16 +245,16 @@ fn remove(text: &str) -> Result<Option<Option<String>>, EditError> {
     Ok(Some(Some([&text[..range.start], &text[range.end..]].concat())))
 }
 
-/// Our entry, if it is there.
-fn hooks(text: &str) -> Result<Option<()>, EditError> {
+/// Whether our entry is there.
+fn is_installed(text: &str) -> Result<bool, EditError> {
     if text.trim().is_empty() {
-        return Ok(None);
+        return Ok(false);
     }
     let root = parse(text)?;
-    let Some(regpush) = nested(&root, &["plugins", "regpush"])? else { return Ok(None) };
+    let Some(regpush) = nested(&root, &["plugins", "regpush"])? else { return Ok(false) };
     match member(regpush, "hooks").map(|hooks| &hooks.value) {
-        None => Ok(None),
-        Some(Value::StringLit(value)) if value.value == COMMANDS => Ok(Some(())),
+        None => Ok(false),
+        Some(Value::StringLit(value)) if value.value == COMMANDS => Ok(true),
         Some(Value::StringLit(value)) => Err(EditError::Foreign(value.value.to_string())),
         Some(_) => Err(EditError::Malformed("`plugins.regpush.hooks` is no string".to_owned())),
     }
@@ -385,7 +385,7 @@ mod tests {
     fn what_is_installed_can_be_removed_to_the_byte() {
         for text in FILES {
             let installed = install(Some(text)).unwrap().unwrap();
-            assert_eq!(hooks(&installed), Ok(Some(())), "{text:?}");
+            assert_eq!(is_installed(&installed), Ok(true), "{text:?}");
             assert_eq!(install(Some(&installed)), Ok(None), "{text:?}: twice");
             assert_eq!(remove(&installed), Ok(Some(Some(text.to_owned()))), "{text:?}: {installed}");
             assert_eq!(remove(text), Ok(None), "{text:?}");

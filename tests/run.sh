@@ -195,7 +195,7 @@ start_podman() {
     engine_pids="$engine_pids $!"
 }
 
-# await_engine NAME VERSIONS: VERSIONS is a pattern for the shell's `case`, or several with `|` between.
+# await_engine NAME VERSIONS: VERSIONS is what has to stand before a dot, an extended regular expression.
 await_engine() {
     tries=600
     until "$work/$1/docker" -H "unix://$work/$1/docker.sock" version >"$work/$1/version" 2>&1; do

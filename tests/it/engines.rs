@@ -214,6 +214,11 @@ fn an_engine_that_wants_tls_says_so_and_so_do_we() {
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("(from DOCKER_HOST) wants TLS"), "{refused}");
 
+    // At a socket nobody speaks TLS: there it is a registry's word, passed on.
+    let body = json!({"message": text}).to_string();
+    let engine = FakeEngine::start().on_every_push(Reply::json(400, &body));
+    assert_eq!(push_to(&TestEnv::new(), &engine.host, &[]).status, 6);
+
     // Others answer plain HTTP with an alert of TLS.
     let host = door_that_says(b"\x15\x03\x03\x00\x02\x02\x46");
     let refused = push_to(&TestEnv::new(), &host, &[]);
@@ -233,6 +238,44 @@ fn door_that_says(answer: &'static [u8]) -> String {
         }
     });
     host
+}
+
+/// Nothing else would notice that the other side is gone in the middle of a push (proc(5): timer 2).
+#[test]
+fn a_silent_tcp_engine_is_asked_whether_it_is_there() {
+    let engine = FakeEngine::at_tcp().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
+    let port: u16 = engine.host.rsplit(':').next().unwrap().parse().unwrap();
+    let mut command = TestEnv::new().without_engine();
+    command.env("DOCKER_HOST", &engine.host).args(["regpush", IMAGE]).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    engine.wait_for_pushes(1);
+    let (remote, started) = (format!("0100007F:{port:04X}"), Instant::now());
+    let is_asked = || {
+        let connections = fs::read_to_string("/proc/net/tcp").unwrap();
+        let fields = connections.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        fields.into_iter().any(|fields| fields[2] == remote && fields[5].starts_with("02:"))
+    };
+    while !is_asked() {
+        assert!(started.elapsed().as_secs() < 20, "no keepalive");
+        thread::yield_now();
+    }
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+/// With a version given there is no ping whose limit would hold for it.
+#[test]
+fn a_port_that_never_greets_is_given_up() {
+    let env = TestEnv::new();
+    fs::write(env.path("ca.pem"), CA).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = format!("tcp://{}", listener.local_addr().unwrap());
+    let cert_path = env.path("").display().to_string();
+    let variables =
+        [("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", &*cert_path), ("DOCKER_API_VERSION", "1.41")];
+    let refused = push_to(&env, &host, &variables);
+    assert_eq!(refused.status, 4, "{refused}");
+    assert!(refused.stderr.contains("no greeting of TLS within 10 s"), "{refused}");
 }
 
 #[test]
