@@ -117,18 +117,14 @@ pub struct PushOptions {
     /// The result, on stdout: NAME@DIGEST (ref), or an object with all about it (json)
     #[arg(long, value_enum, default_value_t, value_name = "ref|json", hide_possible_values = true)]
     pub format: Format,
-    /// Log in as NAME for this push alone
-    #[arg(short, long, value_name = "NAME", requires = "password_stdin", value_parser = username)]
-    pub username: Option<String>,
-    /// Read the password for --username from stdin
-    #[arg(long, requires = "username")]
-    pub password_stdin: bool,
-    /// Push without credentials, whatever Docker holds
-    #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
-    pub anonymous: bool,
+    #[command(flatten)]
+    pub given: GivenLogin,
     /// Never ask for a login; nor is asked where stdin or stderr is no terminal
     #[arg(long)]
     pub no_prompt: bool,
+    /// Keep a login that was typed or given, as `docker login` does, once the registry took it
+    #[arg(long, conflicts_with = "anonymous")]
+    pub save_credentials: bool,
     /// Accepted and ignored, as in docker 29
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value_t = true, default_missing_value = "true")]
     pub disable_content_trust: bool,
@@ -145,6 +141,52 @@ impl PushOptions {
             image => Err(self.surplus.len() + image.iter().count()),
         }
     }
+}
+
+/// A login for one call, before all that Docker holds.
+#[derive(Args, Clone, Debug, Default)]
+pub struct GivenLogin {
+    /// Log in as NAME for this call alone
+    #[arg(short, long, value_name = "NAME", requires = "password_stdin", value_parser = username)]
+    pub username: Option<String>,
+    /// Read the password for --username from stdin
+    #[arg(long, requires = "username")]
+    pub password_stdin: bool,
+    /// Use no credentials, whatever Docker holds
+    #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
+    pub anonymous: bool,
+}
+
+/// What `auth` takes.
+#[derive(Args, Clone, Debug)]
+pub struct AuthOptions {
+    /// The registry, HOST[:PORT]; without it, all that Docker holds a login for
+    pub registry: Option<String>,
+    /// Ask for a login, have the registry check it, and keep it as `docker login` does
+    #[arg(long, requires = "registry")]
+    pub login: bool,
+    /// The account to log in with
+    #[arg(short, long, value_name = "NAME", requires = "registry", value_parser = username)]
+    pub username: Option<String>,
+    /// Read the password for --username from stdin
+    #[arg(long, requires = "username")]
+    pub password_stdin: bool,
+    /// A table, or an object a line (json)
+    #[arg(long, value_enum, default_value_t, value_name = "table|json", hide_possible_values = true)]
+    pub format: ListFormat,
+}
+
+/// What `ls` takes.
+#[derive(Args, Clone, Debug)]
+pub struct LsOptions {
+    /// A registry, or a repository in it; without it, the engine's images that name a registry
+    #[arg(value_name = "REGISTRY[/REPOSITORY]")]
+    pub registry: Option<String>,
+    #[command(flatten)]
+    pub given: GivenLogin,
+    /// A table, or an object a line (json)
+    #[arg(long, value_enum, default_value_t, value_name = "table|json", hide_possible_values = true)]
+    pub format: ListFormat,
 }
 
 /// A boolean as docker's flags and settings take it: Go's `strconv.ParseBool`.
@@ -181,11 +223,12 @@ pub enum Words {
         #[command(subcommand)]
         action: HookAction,
     },
-    /// Kept free for commands to come.
-    #[command(hide = true)]
-    Auth { registry: Option<String> },
-    #[command(hide = true)]
-    Ls { registry: Option<String> },
+    /// Which login Docker holds for a registry, and whether the registry takes it
+    #[command(after_help = AUTH_AFTER_HELP)]
+    Auth(AuthOptions),
+    /// Images that name a registry; a registry's repositories; a repository's tags
+    #[command(after_help = LS_AFTER_HELP)]
+    Ls(LsOptions),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
@@ -214,12 +257,20 @@ pub enum Format {
     Json,
 }
 
+/// How a list is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    #[default]
+    Table,
+    Json,
+}
+
 /// What follows the plugin's name.
 #[derive(Debug, Parser)]
 #[command(
     name = "docker-regpush",
     bin_name = "docker regpush",
-    override_usage = "docker regpush [OPTIONS] IMAGE\n       docker regpush hook install|remove|status",
+    override_usage = "docker regpush [OPTIONS] IMAGE\n       docker regpush auth [OPTIONS] [REGISTRY]\n       docker regpush ls [OPTIONS] [REGISTRY[/REPOSITORY]]\n       docker regpush hook install|remove|status",
     version,
     args_override_self = true,
     args_conflicts_with_subcommands = true,
@@ -240,7 +291,7 @@ pub struct PluginCommand {
 #[derive(Debug, Parser)]
 #[command(
     name = "docker-regpush",
-    override_usage = "docker-regpush [OPTIONS] IMAGE\n       docker-regpush hook install|remove|status",
+    override_usage = "docker-regpush [OPTIONS] IMAGE\n       docker-regpush auth [OPTIONS] [REGISTRY]\n       docker-regpush ls [OPTIONS] [REGISTRY[/REPOSITORY]]\n       docker-regpush hook install|remove|status",
     version,
     args_override_self = true,
     args_conflicts_with_subcommands = true,
@@ -265,6 +316,22 @@ Push a local image to its registry.
 The engine pushes, with the login that Docker holds for the registry. If the
 registry refuses that, regpush asks for another at the terminal, has it checked,
 and pushes again.";
+
+const AUTH_AFTER_HELP: &str = "\
+Exit status:
+  0 the registry takes the login · 3 there is none, or it is refused · else as for a push
+
+Examples:
+  docker regpush auth
+  docker regpush auth registry.example.com
+  docker regpush auth --login registry.example.com
+  docker regpush auth -u ci --password-stdin registry.example.com <token.txt";
+
+const LS_AFTER_HELP: &str = "\
+Examples:
+  docker regpush ls
+  docker regpush ls registry.example.com
+  docker regpush ls --format json registry.example.com/team/app";
 
 const AFTER_HELP: &str = "\
 Exit status:

@@ -5,11 +5,14 @@
 //! something: one bad entry of `auths` costs that entry, not random others.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::ffi::OsString;
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 #[cfg(unix)]
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::{env, fs, io};
+use std::time::{Duration, Instant};
+use std::{env, fs, io, thread};
 
 use serde_json::{Map, Value};
 
@@ -99,14 +102,25 @@ impl Config {
             Err(source) => return Err(ConfigError::Unreadable { path: config.path, source }),
         };
         // Like Go, which docker is written in: a bad byte in one value is no reason to lose the others.
-        let text = String::from_utf8_lossy(&bytes);
-        let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+        config.read_text(&String::from_utf8_lossy(&bytes))?;
+        Ok(config)
+    }
+
+    /// Reads a text that stands in a `config.json` of this path. Returns the length of what docker reads of
+    /// it, the first JSON value, in bytes.
+    ///
+    /// # Errors
+    /// It cannot be understood.
+    pub fn read_text(&mut self, text: &str) -> Result<usize, ConfigError> {
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
         match values.next() {
             None => {}
-            Some(Ok(value)) => config.read(&value)?,
-            Some(Err(source)) => return Err(ConfigError::Malformed { path: config.path, source }),
+            Some(Ok(value)) => self.read(&value)?,
+            Some(Err(source)) => {
+                return Err(ConfigError::Malformed { path: self.path.clone(), source });
+            }
         }
-        Ok(config)
+        Ok(values.byte_offset())
     }
 
     fn read(&mut self, value: &Value) -> Result<(), ConfigError> {
@@ -155,62 +169,243 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
         }
     }
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX).read_to_end(&mut bytes)?;
+    File::open(path)?.take(MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Puts another text in the place of a file, or takes it away (`None`), in one step: whoever reads it
-/// meanwhile sees the old or the new. Links are followed; mode and owner stay; a new file is for its
-/// owner alone.
+/// Puts another text in the place of a file, or takes it away (`None`), as [`Held::write`] does.
 ///
-/// * `before`: what it held when it was read. It is not written if that is no longer true.
+/// * `before`: what it held when it was read.
 ///
 /// # Errors
 /// As for any file, or it was changed by somebody else.
 pub fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io::Result<()> {
-    let target = match fs::canonicalize(path) {
-        Ok(target) => target,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // A link may lead to where no file is yet.
-            let directory = path.parent().unwrap_or(Path::new("."));
-            fs::read_link(path).map_or_else(|_| path.to_owned(), |target| directory.join(target))
+    Held::take(path)?.write(before, after, Mode::AsItIs)
+}
+
+/// Who may read a file that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As before; a new file is for its owner alone.
+    AsItIs,
+    /// Its owner alone: it holds secrets now.
+    Private,
+}
+
+/// A file of docker's that nobody else of us writes to meanwhile: they wait for the lock file beside it.
+/// docker itself has no lock.
+#[derive(Debug)]
+pub struct Held {
+    /// The file itself, behind all links.
+    target: PathBuf,
+    /// Unlocked when it is closed, by whatever ends us.
+    _lock: File,
+    lock_path: Option<PathBuf>,
+}
+
+impl Held {
+    /// How long another may hold it; writing takes milliseconds.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const PAUSE: Duration = Duration::from_millis(2);
+
+    /// Waits until nobody else holds it. Its directory is made if there is none.
+    ///
+    /// # Errors
+    /// As for any file, or it is held for longer than 10 s.
+    pub fn take(path: &Path) -> io::Result<Self> {
+        let target = match fs::canonicalize(path) {
+            Ok(target) => target,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A link may lead to where no file is yet.
+                let directory = path.parent().unwrap_or(Path::new("."));
+                fs::read_link(path).map_or_else(|_| path.to_owned(), |target| directory.join(target))
+            }
+            Err(error) => return Err(error),
+        };
+        make_private_directory(directory_of(&target))?;
+        let lock_path = beside(&target, ".lock");
+        let started = Instant::now();
+        loop {
+            let (lock, lock_path) = match private_file().open(&lock_path) {
+                Ok(lock) => (lock, Some(lock_path.clone())),
+                // Mounted by itself into a directory that is not ours, say. Then it is written in place, and
+                // can be locked itself.
+                Err(_) if target.exists() => (File::open(&target)?, None),
+                Err(error) => return Err(error),
+            };
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if started.elapsed() < Self::PATIENCE => {
+                    thread::sleep(Self::PAUSE);
+                    continue;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let shown = lock_path.as_ref().unwrap_or(&target).display();
+                    return Err(io::Error::other(format!("another process holds `{shown}`")));
+                }
+                // Some network file systems know no locks: then it is as with docker.
+                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            // Who held it before has taken the lock file away.
+            if lock_path.as_ref().is_none_or(|path| is_at(&lock, path)) {
+                let held = Self { target, _lock: lock, lock_path };
+                held.remove_leftovers();
+                return Ok(held);
+            }
         }
-        Err(error) => return Err(error),
-    };
-    let now = read_file(&target);
-    let is_the_same = match (&now, before) {
-        (Ok(now), Some(before)) => now == before,
-        (Err(error), None) => error.kind() == io::ErrorKind::NotFound,
-        _ => false,
-    };
-    if !is_the_same {
-        return Err(io::Error::other("it was changed meanwhile; try again"));
     }
-    let Some(text) = after else { return fs::remove_file(target) };
-    let directory = target.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
-    let mut file = tempfile::Builder::new().prefix("config.json").tempfile_in(directory)?;
-    file.write_all(text.as_bytes())?;
-    if let Ok(old) = fs::metadata(&target) {
-        file.as_file().set_permissions(old.permissions())?;
-        // Root may be changing another's; a file whose owner cannot be kept so is written where it is.
+
+    /// What is in it now; `None`: there is no file.
+    ///
+    /// # Errors
+    /// As for any file.
+    pub fn read(&self) -> io::Result<Option<Vec<u8>>> {
+        match read_file(&self.target) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts another text in its place, or takes it away (`None`), in one step: whoever reads it meanwhile
+    /// sees the old or the new. Links are followed; the owner stays.
+    ///
+    /// * `before`: what it held when it was read. It is not written if that is no longer true.
+    ///
+    /// # Errors
+    /// As for any file, or it was changed by somebody else.
+    pub fn write(&self, before: Option<&[u8]>, after: Option<&str>, mode: Mode) -> io::Result<()> {
+        if self.read()?.as_deref() != before {
+            return Err(io::Error::other("it was changed meanwhile; try again"));
+        }
+        let target = &self.target;
+        let Some(text) = after else { return fs::remove_file(target) };
+        let old = fs::metadata(target).ok();
+        let in_place = || write_in_place(target, before.unwrap_or_default(), text.as_bytes(), mode);
+        let named =
+            tempfile::Builder::new().prefix(&leftover_prefix(target)).tempfile_in(directory_of(target));
+        let mut file = match named {
+            Ok(file) => file,
+            Err(_) if old.is_some() => return in_place(),
+            Err(error) => return Err(error),
+        };
+        file.write_all(text.as_bytes())?;
+        if let Some(old) = &old {
+            if mode == Mode::AsItIs {
+                file.as_file().set_permissions(old.permissions())?;
+            }
+            // Root may be changing another's; a file whose owner cannot be kept so is written where it is.
+            #[cfg(unix)]
+            if !has_owner(file.as_file(), old)? {
+                return in_place();
+            }
+        }
+        file.as_file().sync_all()?;
+        match file.persist(target) {
+            Ok(_) => {}
+            // A file that is mounted by itself, as into a container, can only be written where it is.
+            Err(error)
+                if matches!(
+                    error.error.kind(),
+                    io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices
+                ) =>
+            {
+                return in_place();
+            }
+            Err(error) => return Err(error.error),
+        }
+        // So that the new name is there after a crash of the system, too.
         #[cfg(unix)]
-        if !has_owner(file.as_file(), &old)? {
-            return fs::write(target, text);
+        File::open(directory_of(target))?.sync_all()?;
+        Ok(())
+    }
+
+    /// What a process of ours that was killed while it wrote has left: files only we make, and only while
+    /// we hold the lock.
+    fn remove_leftovers(&self) {
+        let prefix = leftover_prefix(&self.target);
+        for entry in fs::read_dir(directory_of(&self.target)).into_iter().flatten().flatten() {
+            if self.lock_path.is_some()
+                && entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes())
+            {
+                let _ = fs::remove_file(entry.path());
+            }
         }
     }
-    file.as_file().sync_all()?;
-    match file.persist(&target) {
-        Ok(_) => Ok(()),
-        // A file that is mounted by itself, as into a container, can only be written where it is.
-        Err(error) if error.error.kind() == io::ErrorKind::ResourceBusy => fs::write(target, text),
-        Err(error) => Err(error.error),
+}
+
+#[cfg(unix)]
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Before it is unlocked, so that nobody takes one that goes away.
+        if let Some(path) = &self.lock_path {
+            let _ = fs::remove_file(path);
+        }
     }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+fn leftover_prefix(target: &Path) -> OsString {
+    beside(target, ".regpush-").file_name().unwrap_or_default().to_owned()
+}
+
+/// Whether this path still leads to this open file.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    matches!((file.metadata().map(id), fs::metadata(path).map(id)), (Ok(own), Ok(there)) if own == there)
+}
+
+/// Lock files stay there.
+#[cfg(windows)]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
+}
+
+fn make_private_directory(directory: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(directory)
+}
+
+fn private_file() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Not in one step, but never cut off before the new text is there; what cannot be written is put back.
+fn write_in_place(path: &Path, before: &[u8], after: &[u8], mode: Mode) -> io::Result<()> {
+    let mut file = File::options().write(true).open(path)?;
+    #[cfg(unix)]
+    if mode == Mode::Private {
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    }
+    let mut put = |bytes: &[u8]| {
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()
+    };
+    put(after).inspect_err(|_| drop(put(before)))
 }
 
 /// Gives a file the owner and group of another, if it may.
 #[cfg(unix)]
-fn has_owner(file: &fs::File, other: &fs::Metadata) -> io::Result<bool> {
+fn has_owner(file: &File, other: &fs::Metadata) -> io::Result<bool> {
     let own = file.metadata()?;
     let is_owned = (own.uid(), own.gid()) == (other.uid(), other.gid());
     Ok(is_owned || std::os::unix::fs::fchown(file, Some(other.uid()), Some(other.gid())).is_ok())

@@ -64,11 +64,13 @@ pub struct SshHost {
     pub socket: Option<String>,
 }
 
-/// How TLS is spoken to an engine.
-#[derive(Clone, Debug)]
+/// How TLS is spoken to an engine, or to a registry.
+#[derive(Clone, Debug, Default)]
 pub struct Tls {
     /// The only authorities that count, in PEM; `None`: those of the system.
     pub authorities: Option<Pem>,
+    /// Those of the system count beside them, as for registries.
+    pub with_system: bool,
     pub identity: Option<Identity>,
     /// Any certificate will do.
     pub skip_verify: bool,
@@ -388,7 +390,8 @@ impl TlsChoice {
         let certificate = optional(&self.certificate, "cert.pem")?;
         let key = optional(&self.key, "key.pem")?;
         let identity = certificate.zip(key).map(|(certificate, key)| Identity { certificate, key });
-        Ok(Tls { authorities, identity, skip_verify: !self.verify.unwrap_or(self.verify_variable) })
+        let skip_verify = !self.verify.unwrap_or(self.verify_variable);
+        Ok(Tls { authorities, identity, skip_verify, ..Tls::default() })
     }
 }
 
@@ -598,6 +601,7 @@ impl StoredContext {
             authorities,
             identity,
             skip_verify: self.skip_verify,
+            ..Tls::default()
         });
         let address = Address::from_context(&self.host, tls.is_some(), choice, &self.origin)?;
         Ok(Endpoint::new(address, tls, self.origin))

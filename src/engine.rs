@@ -2,14 +2,17 @@
 //!
 //! Source: Docker Engine API 1.24 to 1.51; podman's Docker API answers the same calls.
 
+use std::collections::BTreeMap;
 use std::env;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, SERVER, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
+use ipnet::IpNet;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +23,7 @@ use crate::credentials::Credentials;
 use crate::event::{DecodeError, Decoder, Event, is_digest};
 use crate::failure::wants_tls;
 use crate::reference::Reference;
-use crate::secret::Secret;
+use crate::secret::{Censor, Secret};
 use crate::text::clean;
 use crate::transport::{Transport, TransportError};
 
@@ -34,7 +37,8 @@ const MIN_API_VERSION: (u32, u32) = (1, 24);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// The same where ssh has to log in first; docker has it give up a connection after 30 s.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
-const USER_AGENT_VALUE: &str = concat!("docker-regpush/", env!("CARGO_PKG_VERSION"));
+/// How we name ourselves.
+pub const USER_AGENT_VALUE: &str = concat!("docker-regpush/", env!("CARGO_PKG_VERSION"));
 
 /// What stays as it is in a path. docker itself leaves `/` and `:` and encodes `[` and `]`.
 const PATH: &AsciiSet = &CONTROLS
@@ -86,12 +90,44 @@ pub struct PushRequest<'a> {
 }
 
 /// One name of an image in the engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalImage {
     /// `repository:tag`, as the engine shows it.
     pub name: String,
     /// Bytes, as the engine counts them.
     pub size: u64,
+    /// Of the manifest that the repository in this name has, or would get; `None`: nobody knows it yet.
+    pub digest: Option<String>,
+    /// Whether the image was pushed to that repository (or pulled from it). `None`: docker's containerd
+    /// store and podman name a digest for every repository, so there nobody can tell.
+    pub is_pushed: Option<bool>,
+}
+
+/// How the engine is set up to speak with registries.
+#[derive(Debug, Default)]
+pub struct RegistrySettings {
+    /// By `host[:port]`, whether only TLS with a good certificate will do.
+    secure: BTreeMap<String, bool>,
+    insecure_networks: Vec<IpNet>,
+    /// Its files are the user's, not the system's.
+    pub is_rootless: bool,
+}
+
+impl RegistrySettings {
+    /// Whether plain HTTP, or TLS with any certificate, is good enough for this registry.
+    ///
+    /// * `addresses`: of its host.
+    ///
+    /// Source: moby `registry/config.go` (`isSecureIndex`); podman, which tells nothing, is told by us that
+    /// its own machine needs no TLS.
+    pub fn is_insecure(&self, domain: &str, addresses: &[IpAddr]) -> bool {
+        let in_network = || {
+            addresses
+                .iter()
+                .any(|address| self.insecure_networks.iter().any(|network| network.contains(address)))
+        };
+        self.secure.get(domain).map_or_else(|| is_on_loopback(domain) || in_network(), |secure| !secure)
+    }
 }
 
 /// Takes a line about each call, for `--debug`; of headers only the names.
@@ -115,6 +151,8 @@ pub struct Engine {
     /// `Host`, which is none for a socket, and the user's own.
     headers: HeaderMap,
     trace: Option<Trace>,
+    /// What was sent with the call at hand, and must not come back in a message.
+    censor: Censor,
 }
 
 impl Engine {
@@ -131,7 +169,8 @@ impl Engine {
         headers: HeaderMap,
         trace: Option<Trace>,
     ) -> Result<Self, EngineError> {
-        let mut engine = Self { transport: Transport::new(endpoint), prefix: String::new(), headers, trace };
+        let transport = Transport::new(endpoint);
+        let mut engine = Self { transport, prefix: String::new(), headers, trace, censor: Censor::default() };
         engine.headers.insert(HOST, host_header(&engine.transport.endpoint().address));
         let pinned = env::var_os("DOCKER_API_VERSION").filter(|version| !version.is_empty());
         if let Some(version) = pinned {
@@ -207,13 +246,21 @@ impl Engine {
             // podman needs to be told what docker knows by itself: on its own machine, plain HTTP will do.
             path += "&tlsVerify=false";
         }
-        let header = request.credentials.header(reference.credentials_key());
+        let header = self.sending(request);
         let response = self.call(Method::POST, &path, Some(&header), Bytes::from_static(b"{}")).await?;
         if response.status() != StatusCode::OK {
             return Err(self.refusal(response).await);
         }
         let endpoint = self.endpoint();
-        Ok(PushStream { body: response.into_body(), decoder: Decoder::default(), endpoint })
+        let decoder = Decoder::new(self.censor.clone());
+        Ok(PushStream { body: response.into_body(), decoder, endpoint })
+    }
+
+    /// The value of `X-Registry-Auth`, which from now on is watched for in what the engine says.
+    fn sending(&mut self, request: &PushRequest<'_>) -> Secret {
+        let header = request.credentials.header(request.reference.credentials_key());
+        self.censor = Censor::new(request.credentials.secrets().into_iter().chain([header.clone()]));
+        header
     }
 
     /// What a stream that broke off really died of: the program that carried it may have said.
@@ -250,7 +297,7 @@ impl Engine {
         let reference = request.reference;
         let name = format!("{}:{}", reference.repository(), reference.tag_or_latest());
         let path = format!("{}/distribution/{}/json", self.prefix, utf8_percent_encode(&name, PATH));
-        let header = request.credentials.header(reference.credentials_key());
+        let header = self.sending(request);
         let answer: Option<Answer> = self.ask(&path, Some(&header)).await?;
         let named = answer.map(|answer| (answer.descriptor.digest, answer.descriptor.size));
         Ok(named.filter(|(digest, _)| is_digest(digest)))
@@ -305,6 +352,7 @@ impl Engine {
             #[serde(rename = "IdentityToken", default)]
             identity_token: String,
         }
+        self.censor = Censor::new(credentials.secrets());
         let body = Bytes::from(credentials.auth_config(server).expose().to_owned());
         let path = format!("{}/auth", self.prefix);
         let response = self.call(Method::POST, &path, None, body).await?;
@@ -331,6 +379,10 @@ impl Engine {
             /// `null` on engines before 1.43 for an image without a name.
             #[serde(rename = "RepoTags", default)]
             names: Option<Vec<String>>,
+            #[serde(rename = "Id", default)]
+            id: String,
+            #[serde(rename = "RepoDigests", default)]
+            digests: Option<Vec<String>>,
             #[serde(rename = "Size", default)]
             size: i64,
         }
@@ -340,18 +392,81 @@ impl Engine {
             if response.status() != StatusCode::OK {
                 return Err(self.refusal(response).await);
             }
-            self.whole(response).await
+            let server = response.headers().get(SERVER).map(|value| value.as_bytes().to_owned());
+            Ok((self.whole(response).await?, server.unwrap_or_default()))
         };
         let asked = tokio::time::timeout(limit, asked).await;
-        let body = asked.map_err(|_| self.silent())??;
+        let (body, server) = asked.map_err(|_| self.silent())??;
+        // The digests it names change when it pushes.
+        let is_podman = server.starts_with(b"Libpod");
         let images: Vec<Image> =
             serde_json::from_slice(&body).map_err(|error| EngineError::Unreadable("/images/json", error))?;
         let named = images.into_iter().flat_map(|image| {
             let size = u64::try_from(image.size).unwrap_or_default();
+            let digests = image.digests.unwrap_or_default();
+            // The containerd store knows an image by the digest of its manifest.
+            let is_containerd = digests.iter().any(|name| name.ends_with(&format!("@{}", image.id)));
             let names = image.names.unwrap_or_default().into_iter();
-            names.map(move |name| LocalImage { name: clean(&name), size })
+            names.map(move |name| {
+                let name = clean(&name);
+                let repository = name.rsplit_once(':').map_or(name.as_str(), |(repository, _)| repository);
+                let of_repository = |named: &String| {
+                    named
+                        .split_once('@')
+                        .filter(|(named, _)| *named == repository)
+                        .map(|(_, digest)| digest.to_owned())
+                };
+                let digest = digests.iter().find_map(of_repository).filter(|digest| is_digest(digest));
+                let (digest, is_pushed) = match () {
+                    () if is_podman => (None, None),
+                    () if is_containerd => (Some(image.id.clone()), None),
+                    () => (digest.clone(), Some(digest.is_some())),
+                };
+                LocalImage { name, size, digest, is_pushed }
+            })
         });
         Ok(named.filter(|image| !image.name.starts_with("<none>")).collect())
+    }
+
+    /// How the engine speaks with registries; with nothing special where it does not tell.
+    ///
+    /// # Errors
+    /// The engine is gone.
+    ///
+    /// Source: Docker Engine API 1.24, `GET /info`.
+    pub async fn registry_settings(&mut self) -> Result<RegistrySettings, EngineError> {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Info {
+            registry_config: Option<RegistryConfig>,
+            security_options: Option<Vec<String>>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct RegistryConfig {
+            #[serde(rename = "IndexConfigs")]
+            registries: Option<BTreeMap<String, Index>>,
+            #[serde(rename = "InsecureRegistryCIDRs")]
+            networks: Option<Vec<String>>,
+        }
+        #[derive(Deserialize)]
+        struct Index {
+            #[serde(rename = "Secure", default)]
+            secure: bool,
+        }
+        let info: Info = self.ask(&format!("{}/info", self.prefix), None).await?.unwrap_or_default();
+        let config = info.registry_config.unwrap_or_default();
+        let registries = config.registries.unwrap_or_default().into_iter();
+        let networks = config.networks.unwrap_or_default();
+        Ok(RegistrySettings {
+            secure: registries.map(|(name, index)| (name, index.secure)).collect(),
+            insecure_networks: networks.iter().filter_map(|network| network.parse().ok()).collect(),
+            is_rootless: info
+                .security_options
+                .unwrap_or_default()
+                .iter()
+                .any(|option| option == "name=rootless"),
+        })
     }
 
     async fn call(
@@ -416,7 +531,8 @@ impl Engine {
             target.as_ref().is_none_or(|target| target.starts_with('/') && target.contains("/images/"));
         if status.is_redirection() && !(status == StatusCode::MOVED_PERMANENTLY && is_own) {
             let endpoint = self.endpoint();
-            return EngineError::Redirected { endpoint, status, target: target.unwrap_or_default() };
+            let target = self.censor.hide(target.unwrap_or_default());
+            return EngineError::Redirected { endpoint, status, target };
         }
         // Over any other way these are a registry's words, passed on.
         let endpoint = self.transport.endpoint();
@@ -427,8 +543,10 @@ impl Engine {
                 TransportError::WantsTls { endpoint: self.endpoint() }.into()
             }
             // A proxy's page; what engines write is JSON, or a line of text.
-            Ok(body) if body.trim_ascii_start().starts_with(b"<") => DecodeError::not_json(&body).into(),
-            Ok(body) => EngineError::Answered { status, message: error_message(&body) },
+            Ok(body) if body.trim_ascii_start().starts_with(b"<") => {
+                DecodeError::not_json(&body, &self.censor).into()
+            }
+            Ok(body) => EngineError::Answered { status, message: self.censor.hide(error_message(&body)) },
             Err(error) => error,
         }
     }

@@ -1,20 +1,24 @@
 //! Every way in which a call can fail, with what to do about it and the status it ends with.
 
-use std::error::Error as StdError;
 use std::io;
+
+use serde::Serialize;
 
 use crate::config::ConfigError;
 use crate::context::{Address, ContextError, Endpoint, NamedBy, Origin};
-use crate::credentials::Source;
 use crate::credentials::prompt::PromptError;
+use crate::credentials::save::SaveError;
+use crate::credentials::{CredentialsError, Login, Source};
 use crate::engine::EngineError;
 use crate::event::DecodeError;
 use crate::failure::{Class, Evidence, classify, tunnel_hint};
 use crate::headers::HeadersError;
 use crate::hook::HookError;
+use crate::login::LoginError;
 use crate::push::{PushError, Refusal, Suggestion};
-use crate::reference::{Reference, ReferenceError};
-use crate::text::clean;
+use crate::reference::{HUB, Reference, ReferenceError};
+use crate::registry::{RegistryError, is_without_catalog};
+use crate::text::{clean, with_causes};
 use crate::transport::{TlsProblem, TransportError, login, remote_docker};
 
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,31 @@ pub enum Error {
     NoTags { repository: String, suggestion: Option<Suggestion> },
     #[error("tag can't be used with --all-tags/-a")]
     TagWithAllTags,
+    #[error(transparent)]
+    Login(LoginError),
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("`{typed}` is no registry")]
+    RegistryName { typed: String },
+    #[error("{}", match &login.source {
+        Source::CommandLine => "--anonymous was given".to_owned(),
+        _ => format!("no login for {registry}: {}", login.describe_nothing()),
+    })]
+    NoLogin { registry: String, login: Box<Login> },
+    /// The registry's answer to `auth`; `message` is unclean.
+    #[error("{registry} does not accept {}: {}", login.describe(), clean(message))]
+    LoginRefused { registry: String, login: Box<Login>, message: String },
+    #[error("the login for {registry} could not be checked: {}", clean(message))]
+    Unchecked { registry: String, message: String },
+    /// The Hub's login in the browser belongs to docker.
+    #[error("Docker Hub's login in the browser is docker's own")]
+    WebLogin,
+    #[error("cannot ask for a login to {registry}: stdin and stderr are no terminal")]
+    NoTerminal { registry: String },
+    #[error("`ls` lists all tags of a repository")]
+    TagWithLs { repository: String },
     #[error("cannot read the password from stdin")]
     PasswordUnreadable(#[source] io::Error),
     #[error("no password on stdin")]
@@ -53,10 +82,34 @@ pub enum Error {
 impl From<PushError> for Error {
     fn from(error: PushError) -> Self {
         match error {
-            // Ctrl-C, as rpassword reads it: the same as the signal.
-            PushError::Prompt { source: PromptError::Interrupted, .. } => Self::Cancelled(130),
+            PushError::Login(error) => error.into(),
             error => Self::Push(error),
         }
+    }
+}
+
+impl From<LoginError> for Error {
+    fn from(error: LoginError) -> Self {
+        match error {
+            // Ctrl-C, as rpassword reads it: the same as the signal.
+            LoginError::Prompt { source: PromptError::Interrupted, .. } => Self::Cancelled(130),
+            LoginError::Engine(error) => Self::Engine(error),
+            error => Self::Login(error),
+        }
+    }
+}
+
+/// An error as JSON has it.
+#[derive(Serialize)]
+pub struct Told {
+    class: &'static str,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Told {
+    pub fn new(error: &Error) -> Self {
+        Self { class: error.class().name(), message: error.message(), hint: error.hint() }
     }
 }
 
@@ -70,13 +123,16 @@ impl Error {
             Self::Push(error) => match error {
                 PushError::Refused(refusal) => refusal.verdict.class,
                 PushError::Engine { .. } | PushError::Unconfirmed { .. } => Class::Engine,
-                PushError::Prompt { .. } | PushError::GivenUp { .. } | PushError::NothingTyped { .. } => {
-                    Class::Auth
-                }
+                PushError::Login(_) => Class::Auth,
             },
+            Self::Login(_) | Self::NoLogin { .. } | Self::LoginRefused { .. } => Class::Auth,
+            Self::WebLogin | Self::NoTerminal { .. } => Class::Auth,
+            Self::Unchecked { message, .. } => classify(&Evidence::of_text(message, true)).class,
+            Self::Registry(error) => error.class(),
+            Self::RegistryName { .. } | Self::TagWithLs { .. } => Class::Reference,
             Self::Cancelled(_) => Class::Cancelled,
             Self::PasswordUnreadable(_) | Self::PasswordMissing | Self::PasswordTooLong => Class::Other,
-            Self::Config(_) | Self::Output(_) | Self::Hook(_) => Class::Other,
+            Self::Config(_) | Self::Output(_) | Self::Hook(_) | Self::Save(_) => Class::Other,
         }
     }
 
@@ -133,13 +189,38 @@ impl Error {
             }
             Self::Push(PushError::Refused(refusal)) => return refusal_hint(refusal),
             Self::Push(PushError::Unconfirmed { .. }) => "look into the engine's log, and push again",
-            Self::Push(
-                PushError::GivenUp { registry, .. }
-                | PushError::NothingTyped { registry }
-                | PushError::Prompt { registry, .. },
-            ) => {
-                return Some(format!("check the account, or log in with `docker login {registry}`"));
+            Self::Push(PushError::Login(error)) | Self::Login(error) => return login_hint(error),
+            Self::Registry(error) => return registry_hint(error),
+            Self::RegistryName { .. } => {
+                "a registry is named like `registry.example.com` or `localhost:5000`"
             }
+            Self::NoLogin { registry, .. } => {
+                return Some(format!(
+                    "log in with `{}`, or with `docker regpush auth --login {registry}`",
+                    docker_login(registry)
+                ));
+            }
+            Self::LoginRefused { login, .. } if login.source == Source::CommandLine => {
+                "check --username, and the password given on stdin"
+            }
+            Self::LoginRefused { login, .. } if login.source == Source::Variable => SHADOWS,
+            Self::LoginRefused { registry, .. } => {
+                return Some(format!("log in again with `{}`", docker_login(registry)));
+            }
+            Self::Unchecked { registry, message } => {
+                let hint = classify(&Evidence::of_text(message, true)).hint;
+                return Some(hint.replace("{registry}", registry)).filter(|hint| !hint.contains('{'));
+            }
+            Self::WebLogin => {
+                "run `docker login`; with a password or access token: `docker regpush auth --login -u NAME docker.io`"
+            }
+            Self::NoTerminal { registry } => {
+                return Some(format!("give the login with `--login -u NAME --password-stdin {registry}`"));
+            }
+            Self::TagWithLs { repository } => {
+                return Some(format!("leave out the tag: `docker regpush ls {repository}`"));
+            }
+            Self::Save(error) => return save_hint(error),
             _ => return None,
         };
         Some(hint.to_owned())
@@ -147,14 +228,108 @@ impl Error {
 
     /// The message and its causes, on one line.
     pub fn message(&self) -> String {
-        let mut message = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            message = format!("{message}: {error}");
-            cause = error.source();
-        }
-        clean(&message)
+        with_causes(self)
     }
+}
+
+/// What an environment variable does that its owner may have forgotten.
+const SHADOWS: &str = "DOCKER_AUTH_CONFIG goes before every `docker login`: change or unset it";
+
+/// For the Hub docker needs no name, and with none logs in by the browser.
+fn docker_login(registry: &str) -> String {
+    if registry == HUB { "docker login".to_owned() } else { format!("docker login {registry}") }
+}
+
+fn login_hint(error: &LoginError) -> Option<String> {
+    let registry = match error {
+        LoginError::Engine(error) => return engine_hint(error),
+        LoginError::NothingTyped { registry }
+        | LoginError::GivenUp { registry, .. }
+        | LoginError::Prompt { registry, .. } => registry,
+    };
+    Some(format!("check the account, or log in with `{}`", docker_login(registry)))
+}
+
+fn save_hint(error: &SaveError) -> Option<String> {
+    let hint = match error {
+        SaveError::Helper(CredentialsError::HelperMissing { helper, .. }) => {
+            return Some(format!(
+                "install `docker-credential-{helper}`, or take it out of `credsStore` and `credHelpers`"
+            ));
+        }
+        SaveError::Helper(_) => "see what the helper needs; nothing was kept elsewhere",
+        SaveError::Config(_) | SaveError::NotEditable { .. } => "mend that file first; nothing was kept",
+        SaveError::Unwritable { .. } => "check who may write there; nothing was kept",
+    };
+    Some(hint.to_owned())
+}
+
+fn registry_hint(error: &RegistryError) -> Option<String> {
+    let hint = match error {
+        RegistryError::Unreachable { .. } => "check its name and port, the network, HTTPS_PROXY and NO_PROXY",
+        RegistryError::Tls { registry, directory, problem } => {
+            let directory = directory.display();
+            return Some(match problem {
+                TlsProblem::UnknownAuthority { .. } | TlsProblem::Authorities { .. } => {
+                    format!("put its CA into `{directory}/ca.crt`, where docker looks for it too")
+                }
+                TlsProblem::IdentityMissing
+                | TlsProblem::Identity { .. }
+                | TlsProblem::IdentityRefused { .. }
+                | TlsProblem::Refused => {
+                    format!(
+                        "if it wants a client certificate, put client.cert and client.key into `{directory}/`"
+                    )
+                }
+                TlsProblem::PlainText => format!(
+                    "it may speak plain HTTP: then name `{registry}` in `insecure-registries` of the engine's daemon.json"
+                ),
+                TlsProblem::Expired | TlsProblem::NotYetValid => {
+                    "have its certificate renewed, and check the clocks of both machines".to_owned()
+                }
+                TlsProblem::WrongName { .. } => {
+                    "name the registry as its certificate does, or have that renewed for this name".to_owned()
+                }
+                TlsProblem::Other(_) => format!("see what it says: `openssl s_client -connect {registry}`"),
+            });
+        }
+        RegistryError::Certificates { .. } => "mend or remove that file; docker cannot use it either",
+        RegistryError::Unauthorized { login, .. } if login.source == Source::Variable => SHADOWS,
+        RegistryError::Unauthorized { login, .. } if login.source == Source::CommandLine => {
+            "check --username, and the password given on stdin"
+        }
+        RegistryError::Unauthorized { registry, .. } => {
+            return Some(format!(
+                "log in with `{}`, or pass `--username NAME --password-stdin`",
+                docker_login(registry)
+            ));
+        }
+        RegistryError::Denied { .. } => {
+            "this account may not look there: ask for the right, or use another account"
+        }
+        RegistryError::NoRepository { registry, .. } => {
+            return Some(format!("see what is there with `docker regpush ls {registry}`"))
+                .filter(|_| !is_without_catalog(registry));
+        }
+        RegistryError::NoCatalog { registry } => {
+            let place = match registry.as_str() {
+                HUB => "; its repositories are listed at https://hub.docker.com/repositories",
+                "ghcr.io" => "; its packages are listed at https://github.com/OWNER?tab=packages",
+                _ if is_without_catalog(registry) => {
+                    "; its repositories are listed by `aws ecr describe-repositories`"
+                }
+                _ => "",
+            };
+            return Some(format!("list the tags of one: `docker regpush ls {registry}/REPOSITORY`{place}"));
+        }
+        RegistryError::Answered { status, .. } => match status.as_u16() {
+            429 => "wait a minute, and ask again",
+            500.. => "the registry is in trouble: try again later, or look into its log",
+            _ => return None,
+        },
+        RegistryError::NotARegistry { .. } => "check its name and port",
+    };
+    Some(hint.to_owned())
 }
 
 fn context_hint(error: &ContextError) -> Option<String> {
@@ -336,7 +511,7 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         return Some(suggestion_hint(suggestion, &reference.familiar()));
     }
     if refusal.login.source == Source::Variable && refusal.verdict.class == Class::Auth {
-        return Some("DOCKER_AUTH_CONFIG goes before every `docker login`: change or unset it".to_owned());
+        return Some(SHADOWS.to_owned());
     }
     if refusal.login.source == Source::CommandLine && refusal.verdict.class == Class::Auth {
         let hint = if refusal.login.anonymous {
@@ -353,6 +528,7 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         ));
     }
     let hint = refusal.verdict.hint;
+    let hint = hint.replace("docker login {registry}", &docker_login(reference.domain()));
     let filled = hint.replace("{registry}", reference.domain());
     let filled = filled.replace("{repository}", &reference.familiar_repository());
     Some(filled.replace("{tag}", reference.tag_or_latest()))

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::secret::Censor;
 use crate::text::clean;
 
 /// What one object of the stream says. All text in it is [`clean`], except [`Event::Refused`]'s.
@@ -27,6 +28,26 @@ pub enum Event {
     Refused { message: String },
     /// Any other status line.
     Note { text: String },
+}
+
+impl Event {
+    /// The same with this done to the texts that others have written.
+    fn map_text(self, change: impl Fn(String) -> String) -> Self {
+        match self {
+            Self::Layer { id, state } => {
+                let state = match state {
+                    LayerState::MountedFrom(text) => LayerState::MountedFrom(change(text)),
+                    LayerState::Other(text) => LayerState::Other(change(text)),
+                    state => state,
+                };
+                Self::Layer { id: change(id), state }
+            }
+            Self::Refused { message } => Self::Refused { message: change(message) },
+            Self::Note { text } => Self::Note { text: change(text) },
+            // A tag is compared with the one that was asked for, and a digest is one.
+            event @ (Self::Pushed { .. } | Self::PlatformInsteadOfIndex | Self::ContentMissing) => event,
+        }
+    }
 }
 
 /// What happens to one layer. Sizes are in bytes, of the uncompressed layer on the classic store,
@@ -197,8 +218,8 @@ pub enum DecodeError {
 
 impl DecodeError {
     /// Something else than JSON, by its first bytes.
-    pub fn not_json(bytes: &[u8]) -> Self {
-        Self::NotJson { start: excerpt(bytes) }
+    pub fn not_json(bytes: &[u8], censor: &Censor) -> Self {
+        Self::NotJson { start: excerpt(bytes, censor) }
     }
 }
 
@@ -215,9 +236,15 @@ pub struct Decoder {
     depth: usize,
     in_string: bool,
     escaped: bool,
+    /// What must not come out of it in a text.
+    censor: Censor,
 }
 
 impl Decoder {
+    pub fn new(censor: Censor) -> Self {
+        Self { censor, ..Self::default() }
+    }
+
     /// Takes the next bytes, and hands over what they complete.
     ///
     /// # Errors
@@ -229,15 +256,15 @@ impl Decoder {
                 match byte {
                     b'{' => (self.depth, start) = (1, at),
                     byte if byte.is_ascii_whitespace() => {}
-                    _ => return Err(DecodeError::not_json(&bytes[at..])),
+                    _ => return Err(DecodeError::not_json(&bytes[at..], &self.censor)),
                 }
             } else if self.ends_object(*byte) {
                 let object = &bytes[start..=at];
                 if self.unfinished.is_empty() {
-                    report(object, &mut on_event)?;
+                    report(object, &self.censor, &mut on_event)?;
                 } else {
                     self.unfinished.extend_from_slice(object);
-                    report(&self.unfinished, &mut on_event)?;
+                    report(&self.unfinished, &self.censor, &mut on_event)?;
                     self.unfinished.clear();
                 }
             }
@@ -259,7 +286,7 @@ impl Decoder {
         if self.depth == 0 {
             Ok(())
         } else {
-            Err(DecodeError::Truncated { start: excerpt(&self.unfinished) })
+            Err(DecodeError::Truncated { start: excerpt(&self.unfinished, &self.censor) })
         }
     }
 
@@ -284,20 +311,26 @@ impl Decoder {
     }
 }
 
-fn report(object: &[u8], on_event: &mut impl FnMut(Event)) -> Result<(), DecodeError> {
+fn report(object: &[u8], censor: &Censor, on_event: &mut impl FnMut(Event)) -> Result<(), DecodeError> {
     match serde_json::from_slice::<Message>(object) {
         Ok(message) => {
-            message.report(on_event);
+            message.report(&mut |event| on_event(event.map_text(|text| censor.hide(text))));
             Ok(())
         }
-        Err(error) => Err(DecodeError::Malformed { start: excerpt(object), reason: error.to_string() }),
+        Err(error) => {
+            // It quotes what it does not expect.
+            let reason = clean(&censor.hide(error.to_string()));
+            Err(DecodeError::Malformed { start: excerpt(object, censor), reason })
+        }
     }
 }
 
 /// The first bytes of something unexpected, as one can print them.
-fn excerpt(bytes: &[u8]) -> String {
+fn excerpt(bytes: &[u8], censor: &Censor) -> String {
     const MAX: usize = 80;
-    let text = clean(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX)]));
+    // More than is shown: a secret that is cut would not be found.
+    let start = &bytes[..bytes.len().min(100 * MAX)];
+    let text = clean(&censor.hide(String::from_utf8_lossy(start).into_owned()));
     if text.chars().count() <= MAX { text } else { text.chars().take(MAX).chain(['…']).collect() }
 }
 

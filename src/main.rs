@@ -7,8 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use std::{env, io, thread};
 
-use docker_regpush::plugin::Command;
-use docker_regpush::secret::Secret;
+use docker_regpush::secret::{self, Secret};
 use docker_regpush::{command, completion, hook, plugin};
 use tokio::runtime::Runtime;
 #[cfg(unix)]
@@ -47,10 +46,7 @@ fn main() -> ExitCode {
             return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let (image, options) = match &call.command {
-        Command::Hook(action) => return hook::run(*action, &call.docker).into(),
-        Command::Push { image, options } => (image, options),
-    };
+    secret::forbid_core_dumps();
     let auth_config = take_auth_config();
     let runtime = match new_runtime() {
         Ok(runtime) => runtime,
@@ -59,7 +55,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let status = runtime.block_on(command::run(&call.docker, image, options, auth_config, cancelled()));
+    let status = runtime.block_on(command::run(&call.docker, &call.command, auth_config, cancelled()));
     // A thread may still wait for a helper or for the terminal.
     runtime.shutdown_background();
     status.into()

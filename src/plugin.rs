@@ -9,7 +9,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::cli::{
-    DockerOptions, HookAction, LOG_LEVELS, PluginCommand, PushOptions, StandaloneCommand, Words,
+    AuthOptions, DockerOptions, HookAction, LOG_LEVELS, LsOptions, PluginCommand, PushOptions,
+    StandaloneCommand, Words,
 };
 
 /// What docker is told about us; the file is its one source.
@@ -48,6 +49,8 @@ pub struct Call {
 #[derive(Debug)]
 pub enum Command {
     Push { image: String, options: PushOptions },
+    Auth(AuthOptions),
+    Ls(LsOptions),
     Hook(HookAction),
 }
 
@@ -151,12 +154,6 @@ fn checked(
     if let Some(level) = docker.log_level().filter(|level| !LOG_LEVELS.contains(&level.as_str())) {
         return Err(command.error(ErrorKind::InvalidValue, format!("unable to parse logging level: {level}")));
     }
-    let reserved = |command: &mut clap::Command, word: &str| {
-        let reason = format!(
-            "`{word}` is kept for a command of a later version; an image of that name is written `{word}:latest`"
-        );
-        Err(command.error(ErrorKind::InvalidSubcommand, reason))
-    };
     let command = match words {
         None => match push.one_image() {
             Ok(image) => Command::Push { image: image.to_owned(), options: push },
@@ -166,8 +163,15 @@ fn checked(
             }
         },
         Some(Words::Hook { action }) => Command::Hook(action),
-        Some(Words::Auth { .. }) => return reserved(&mut command, "auth"),
-        Some(Words::Ls { .. }) => return reserved(&mut command, "ls"),
+        Some(Words::Auth(options)) => {
+            if options.username.is_some() && !options.login && !options.password_stdin {
+                let reason =
+                    "--username goes with --login, which asks for the password, or with --password-stdin";
+                return Err(command.error(ErrorKind::MissingRequiredArgument, reason));
+            }
+            Command::Auth(options)
+        }
+        Some(Words::Ls(options)) => Command::Ls(options),
     };
     Ok(Call { docker, command })
 }
@@ -315,7 +319,9 @@ mod tests {
         assert!(behind.contains("`docker -c … regpush …`") && !behind.contains("tip:"), "{behind}");
         let many = parse_words("x regpush -q app extra").unwrap_err().to_string();
         assert!(many.contains("takes one image, and was given 2"), "{many}");
-        assert!(parse_words("x regpush ls").unwrap_err().to_string().contains("written `ls:latest`"));
+        assert!(matches!(parse_words("x regpush ls").unwrap().command, Command::Ls(_)));
+        assert!(matches!(parse_words("x -D auth --login h:1").unwrap().command, Command::Auth(_)));
+        assert_eq!(image(&parse_words("x regpush ls:latest").unwrap()), "ls:latest");
         for line in ["x help regpush hook", "x regpush help hook", "x regpush hook --help"] {
             let help = parse_words(line).unwrap_err().to_string();
             assert!(
@@ -374,8 +380,13 @@ mod tests {
             "x regpush -H U app",
             "x regpush hook",
             "x regpush hook nonsense",
-            "x regpush auth",
-            "x regpush ls localhost:5000",
+            "x regpush auth --login",
+            "x regpush auth -u me localhost:5000",
+            "x regpush auth --password-stdin localhost:5000",
+            "x regpush auth a b",
+            "x regpush ls a b",
+            "x regpush ls -u me localhost:5000",
+            "x regpush --save-credentials --anonymous app",
         ];
         for line in lines {
             assert!(parse_words(line).unwrap_err().use_stderr(), "{line}");

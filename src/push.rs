@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::credentials::prompt::{PromptError, Terminal};
-use crate::credentials::{Credentials, Keyring, Known, Source};
-use crate::engine::{AuthAnswer, Engine, EngineError, LocalImage, PushRequest};
+use crate::credentials::prompt::Terminal;
+use crate::credentials::{Credentials, Keyring, Known, Login, Source};
+use crate::engine::{Engine, EngineError, LocalImage, PushRequest};
 use crate::failure::{Class, Evidence, Verdict, classify};
+use crate::login::{LoginError, QUESTIONS, Question};
 use crate::present::Presenter;
 use crate::progress::{Progress, PushedTag};
 use crate::reference::Reference;
-use crate::text::clean;
+use crate::text::{clean, with_causes};
 
-/// How often somebody is asked for a login.
-const QUESTIONS: usize = 3;
 /// After a refusal the engine has nothing more to say that matters.
 const AFTER_REFUSAL: Duration = Duration::from_secs(2);
 /// How long the engine may take to list its images, where that only makes a message better.
@@ -41,24 +40,8 @@ pub enum PushError {
         "the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`, and asking the registry did not confirm it"
     )]
     Unconfirmed { reference: String, tag: String },
-    /// Nothing was typed that the registry could be asked about.
-    #[error("no login was typed for {registry}")]
-    NothingTyped { registry: String },
-    #[error("{registry} accepted none of the {refused} logins typed")]
-    GivenUp { registry: String, refused: usize },
-    #[error("no login for {registry}")]
-    Prompt {
-        registry: String,
-        #[source]
-        source: PromptError,
-    },
-}
-
-impl PushError {
-    /// Somebody was asked for a login, and none came of it.
-    pub fn is_unanswered(&self) -> bool {
-        matches!(self, Self::NothingTyped { .. } | Self::GivenUp { .. } | Self::Prompt { .. })
-    }
+    #[error(transparent)]
+    Login(LoginError),
 }
 
 /// A push that engine or registry refused, with all that explains it.
@@ -80,42 +63,6 @@ pub enum Suggestion {
     Near(Vec<String>),
     /// The image is here, under a name without this registry.
     Tag(String),
-}
-
-/// What a push went with.
-#[derive(Clone, Debug)]
-pub struct Login {
-    pub username: Option<String>,
-    pub anonymous: bool,
-    pub source: Source,
-    /// Why sources that should have answered did not.
-    pub problems: Vec<String>,
-}
-
-impl Login {
-    fn new(credentials: &Credentials, source: Source, problems: Vec<String>) -> Self {
-        let username = credentials.username().map(clean);
-        Self { username, anonymous: credentials.is_anonymous(), source, problems }
-    }
-
-    /// Whose it was, and where it came from, after which others failed.
-    fn describe(&self) -> String {
-        let login = match (&self.username, &self.source) {
-            (Some(username), Source::Prompt) => format!("user `{username}`, as typed"),
-            (Some(username), source) => format!("user `{username}` from {source}"),
-            (None, source) => format!("the token from {source}"),
-        };
-        if self.problems.is_empty() { login } else { format!("{login} ({})", self.problems.join("; ")) }
-    }
-
-    /// Why there was none.
-    fn describe_nothing(&self) -> String {
-        match (&self.source, self.problems.is_empty()) {
-            (Source::CommandLine, _) => "--anonymous was given: no credentials were sent".to_owned(),
-            (_, true) => "there are no credentials for it".to_owned(),
-            (_, false) => format!("no credentials were found for it ({})", self.problems.join("; ")),
-        }
-    }
 }
 
 impl fmt::Display for Refusal {
@@ -162,6 +109,8 @@ pub struct Push<'a> {
     pub terminal: Option<&'a Terminal>,
     pub presenter: &'a mut dyn Presenter,
     pub record: &'a mut Record,
+    /// Whether a login that was typed or given for this call is kept, once the registry has taken it.
+    pub save: &'a mut bool,
 }
 
 impl Push<'_> {
@@ -176,10 +125,15 @@ impl Push<'_> {
         let mut login = Login::new(&credentials, source, problems);
         let mut same_again = true;
         let mut questions = QUESTIONS;
+        // That the registry took the login, said before the push could say it.
+        let mut is_accepted = false;
         loop {
             self.record.login = Some(login.clone());
             let verdict = match self.attempt(&credentials).await? {
-                Ok(pushed) => return Ok(pushed),
+                Ok(pushed) => {
+                    self.keep(key, &credentials).await;
+                    return Ok(pushed);
+                }
                 Err(verdict) => verdict,
             };
             // A token can expire while layers move; the same login then gets a new one.
@@ -193,11 +147,15 @@ impl Push<'_> {
                 continue;
             }
             let refusal = self.refusal(verdict, login.clone()).await;
+            if is_accepted && refusal.verdict.class != Class::Auth {
+                // The login is good, whatever else is wrong with this push.
+                self.keep(key, &credentials).await;
+            }
             if !self.may_ask(&refusal, questions) {
                 return Err(PushError::Refused(Box::new(refusal)));
             }
             self.presenter.tell(&refusal.to_string());
-            credentials = self.ask(login.username.as_deref(), &mut questions).await?;
+            (credentials, is_accepted) = self.ask(login.username.as_deref(), &mut questions).await?;
             login = Login::new(&credentials, Source::Prompt, Vec::new());
             self.keyring.known = Some(Known {
                 key: key.to_owned(),
@@ -208,18 +166,40 @@ impl Push<'_> {
         }
     }
 
+    /// Keeps a login that was typed or given for this call, if that is wanted. The push is not at stake.
+    async fn keep(&mut self, key: &str, credentials: &Credentials) {
+        let source = self.record.login.as_ref().map(|login| &login.source);
+        let is_new = matches!(source, Some(Source::Prompt | Source::CommandLine));
+        if !*self.save || !is_new || credentials.is_anonymous() {
+            return;
+        }
+        // Once, however many tags are pushed.
+        *self.save = false;
+        let presenter = &mut *self.presenter;
+        match self.keyring.save(key, credentials, |line| presenter.tell(line)).await {
+            Ok(kept) => {
+                self.presenter.note(&kept.to_string());
+                if let Some(warning) = kept.warning() {
+                    self.presenter.tell(&warning);
+                }
+            }
+            Err(error) => {
+                let registry = self.reference.domain();
+                self.warn(format!("the login for {registry} is not kept: {}", with_causes(&error)));
+            }
+        }
+    }
+
     /// What the keyring holds for the registry; with warnings about it, the first time.
     async fn look_up(&mut self, key: &str) -> Known {
         if let Some(known) = self.keyring.known.as_ref().filter(|known| known.key == key) {
             return known.clone();
         }
         let presenter = &mut *self.presenter;
-        let found = self
-            .keyring
-            .find(key, |helper| {
-                presenter.tell(&format!("waiting for docker-credential-{helper}, asked for {key} …"))
-            })
-            .await;
+        let found = self.keyring.find(key, |line| presenter.tell(line)).await;
+        if let Some(told) = found.shadow_told(self.reference.domain()) {
+            self.presenter.note(&told);
+        }
         let problems: Vec<String> =
             found.problems.iter().map(|problem| clean(&problem.to_string())).collect();
         for problem in &problems {
@@ -348,55 +328,26 @@ impl Push<'_> {
         helps && questions > 0 && self.terminal.is_some() && refusal.login.source != Source::CommandLine
     }
 
-    /// Asks until the registry takes a login. It is checked by the engine's `/auth`, so that a
-    /// wrong password costs one failed login, not one for each layer.
-    async fn ask(&mut self, username: Option<&str>, questions: &mut usize) -> Result<Credentials, PushError> {
-        let registry = self.reference.domain();
-        let terminal = self.terminal.expect("checked by may_ask");
-        let mut username = username.map(str::to_owned);
-        let mut refused = 0;
-        while *questions > 0 {
-            *questions -= 1;
-            let asked = terminal.ask(username.as_deref()).await;
-            let asked =
-                asked.map_err(|source| PushError::Prompt { registry: registry.to_owned(), source })?;
-            let (typed_name, password) = asked;
-            username = typed_name;
-            let (Some(name), Some(password)) = (&username, password) else {
-                self.presenter.tell("a user name and a password are needed");
-                continue;
-            };
-            if name.contains(':') {
-                // Basic authentication would end it there (RFC 7617, 2).
-                self.presenter.tell("a user name cannot have a colon");
-                username = None;
-                continue;
-            }
-            let typed = Credentials::Basic { username: name.clone(), password };
-            let checked = self.engine.check(&typed, self.reference.credentials_key()).await;
-            match checked.map_err(|error| self.engine_error(error))? {
-                AuthAnswer::Accepted { identity_token: Some(token) } => {
-                    return Ok(Credentials::IdentityToken { username, token });
-                }
-                AuthAnswer::Accepted { identity_token: None } => return Ok(typed),
-                AuthAnswer::Refused { message } if is_about_login(&message) => {
-                    refused += 1;
-                    let who = username.as_deref().map(clean).unwrap_or_default();
-                    self.presenter.tell(&format!(
-                        "{registry} does not accept this password for `{who}`: {}",
-                        clean(&message)
-                    ));
-                }
-                // The engine could not ask the registry; the push itself will tell.
-                AuthAnswer::Refused { .. } => return Ok(typed),
-            }
+    /// A login that somebody typed, and whether the registry has said that it is good.
+    async fn ask(
+        &mut self,
+        username: Option<&str>,
+        questions: &mut usize,
+    ) -> Result<(Credentials, bool), PushError> {
+        let mut question = Question {
+            registry: self.reference.domain(),
+            key: self.reference.credentials_key(),
+            terminal: self.terminal.expect("checked by may_ask"),
+            engine: self.engine,
+        };
+        let presenter = &mut *self.presenter;
+        let asked = question.ask(username, questions, |line| presenter.tell(line)).await;
+        match asked {
+            // Where the engine could not ask the registry, the push itself will tell.
+            Ok(login) => Ok((login.credentials, login.unchecked.is_none())),
+            Err(LoginError::Engine(error)) => Err(self.engine_error(error)),
+            Err(error) => Err(PushError::Login(error)),
         }
-        let registry = registry.to_owned();
-        Err(if refused == 0 {
-            PushError::NothingTyped { registry }
-        } else {
-            PushError::GivenUp { registry, refused }
-        })
     }
 
     fn engine_error(&self, source: EngineError) -> PushError {
@@ -421,11 +372,6 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// Basic registries come as HTTP 500 with their 401 inside the text, so only the text can tell.
-fn is_about_login(message: &str) -> bool {
-    matches!(classify(&Evidence::of_text(message, true)).class, Class::Auth | Class::Denied)
 }
 
 /// Names that differ from this one in a few letters or in the tag; else an image of the same last
@@ -491,22 +437,9 @@ mod tests {
             ("registry.example.com/nothing-like-it:9", &["app:1"], None),
         ];
         for (wanted, here, want) in table {
-            let image = |name: &&str| LocalImage { name: (*name).to_owned(), size: 0 };
+            let image = |name: &&str| LocalImage { name: (*name).to_owned(), ..LocalImage::default() };
             let images: Vec<LocalImage> = here.iter().map(image).collect();
             assert_eq!(suggest(&wanted.parse().unwrap(), &images), want, "{wanted}");
-        }
-    }
-
-    #[test]
-    fn tells_a_wrong_password_from_a_registry_that_cannot_be_asked() {
-        let table = [
-            ("login attempt to http://localhost:5001/v2/ failed with status: 401 Unauthorized", true),
-            (r#"Get "https://h/v2/": unauthorized: incorrect username or password"#, true),
-            (r#"Get "http://localhost:1/v2/": dial tcp 127.0.0.1:1: connect: connection refused"#, false),
-            ("login attempt to http://h/v2/ failed with status: 503 Service Unavailable", false),
-        ];
-        for (message, about_login) in table {
-            assert_eq!(is_about_login(message), about_login, "{message}");
         }
     }
 }

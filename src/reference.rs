@@ -100,8 +100,24 @@ impl Reference {
     /// The key under which docker keeps credentials for this registry, and the `serveraddress`
     /// that engines want beside them: the domain, or the Hub's historical URL.
     pub fn credentials_key(&self) -> &str {
-        if self.domain == HUB { HUB_CREDENTIALS_KEY } else { &self.domain }
+        credentials_key(&self.domain)
     }
+}
+
+/// [`Reference::credentials_key`] of a domain.
+pub fn credentials_key(domain: &str) -> &str {
+    if domain == HUB { HUB_CREDENTIALS_KEY } else { domain }
+}
+
+/// The domain of a registry as it is typed: `host[:port]`, or a URL of it, as `docker login` takes it.
+/// `None`: no reference could name it.
+pub fn registry_domain(typed: &str) -> Option<String> {
+    let rest = ["https://", "http://"].iter().find_map(|scheme| typed.strip_prefix(scheme)).unwrap_or(typed);
+    let host = rest.split('/').next().unwrap_or_default();
+    let reference: Reference = format!("{host}/x").parse().ok()?;
+    // Anything else would have been read as a path on the Hub.
+    let is_host = reference.domain == host || [HUB, LEGACY_HUB].contains(&host);
+    is_host.then_some(reference.domain)
 }
 
 impl fmt::Display for Reference {
@@ -213,7 +229,7 @@ fn is_path_component(component: &str) -> bool {
 }
 
 /// `[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}`
-fn is_tag(tag: &str) -> bool {
+pub fn is_tag(tag: &str) -> bool {
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     tag.len() <= MAX_TAG
         && tag.bytes().next().is_some_and(is_word)
@@ -259,6 +275,26 @@ mod tests {
     use super::*;
 
     const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn finds_the_registry_that_is_typed() {
+        let table = [
+            ("localhost:5000", Some("localhost:5000")),
+            ("registry.example.com", Some("registry.example.com")),
+            ("https://registry.example.com/v2/", Some("registry.example.com")),
+            ("http://[::1]:5000", Some("[::1]:5000")),
+            ("localhost", Some("localhost")),
+            ("docker.io", Some(HUB)),
+            (HUB_CREDENTIALS_KEY, Some(HUB)),
+            ("team", None),
+            ("ftp://registry.example.com", None),
+            ("a b.example.com", None),
+            ("", None),
+        ];
+        for (typed, want) in table {
+            assert_eq!(registry_domain(typed).as_deref(), want, "{typed}");
+        }
+    }
 
     #[test]
     fn finds_domain_path_and_tag() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cli::Format;
-use crate::error::Error;
+use crate::error::{Error, Told};
 use crate::progress::{LayerCounts, PushedTag};
 use crate::push::Record;
 use crate::reference::Reference;
@@ -31,20 +31,13 @@ struct Line<'a> {
     verified: Option<bool>,
     credentials: Option<LineCredentials<'a>>,
     warnings: &'a [String],
-    error: Option<LineError>,
+    error: Option<Told>,
 }
 
 #[derive(Serialize)]
 struct LineCredentials<'a> {
     source: String,
     username: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct LineError {
-    class: &'static str,
-    message: String,
-    hint: Option<String>,
 }
 
 /// What is reported: the image as typed, and as parsed if it could be.
@@ -98,11 +91,7 @@ impl Report<'_> {
                 username: login.username.as_deref(),
             }),
             warnings: &self.record.warnings,
-            error: self.result.as_ref().err().map(|error| LineError {
-                class: error.class().name(),
-                message: error.message(),
-                hint: error.hint(),
-            }),
+            error: self.result.as_ref().err().map(Told::new),
         }
     }
 }

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
+
+use crate::text::clean;
 
 /// A value that must not reach a log, an error text, another process's argv or `{:?}`.
 ///
@@ -29,14 +33,90 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+/// What may be in no text that is shown: secrets that were sent where the text comes from. Engines,
+/// registries and helpers quote in their errors what they were given.
+#[derive(Clone, Debug, Default)]
+pub struct Censor(Vec<Secret>);
+
+impl Censor {
+    /// Bytes. Hiding less would spoil many a message and protect nobody.
+    const SHORTEST: usize = 4;
+
+    pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
+        let mut secrets: Vec<Secret> = secrets
+            .into_iter()
+            .flat_map(|secret| forms(&secret))
+            .filter(|secret| secret.expose().len() >= Self::SHORTEST)
+            .collect();
+        // The longest first: it may hold another.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
+        Self(secrets)
+    }
+
+    /// The text with `***` in place of each secret.
+    pub fn hide(&self, text: String) -> String {
+        self.0.iter().fold(text, |text, secret| {
+            if text.contains(secret.expose()) { text.replace(secret.expose(), "***") } else { text }
+        })
+    }
+}
+
+/// A secret as it is, and as it stands in one line, in JSON and in a URL.
+fn forms(secret: &Secret) -> [Secret; 4] {
+    let clear = secret.expose();
+    let json = serde_json::to_string(clear).expect("a string becomes JSON");
+    let json = json[1..json.len() - 1].to_owned();
+    let url = utf8_percent_encode(clear, NON_ALPHANUMERIC).to_string();
+    [clear.to_owned(), clean(clear), json, url].map(Secret::new)
+}
+
+/// Keeps what this process holds in memory out of core dumps, as far as the system lets us. What it starts
+/// is not concerned.
+pub fn forbid_core_dumps() {
+    // It is no reason not to work where it cannot be done.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    #[cfg(all(unix, not(target_os = "linux")))]
+    let _ = rustix::process::setrlimit(
+        rustix::process::Resource::Core,
+        rustix::process::Rlimit { current: Some(0), maximum: Some(0) },
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn secret(text: &str) -> Secret {
+        Secret::new(text.to_owned())
+    }
+
     #[test]
     fn debug_shows_nothing_of_it() {
-        let secret = Secret::new("hunter2".to_owned());
+        let secret = secret("hunter2");
         assert_eq!(format!("{:?}", Some(&secret)), "Some(Secret(..))");
         assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn what_was_sent_is_hidden_in_what_comes_back() {
+        let censor = Censor::new(["hunter2", "aHVudGVyMg==", "hunter2 and more", "abc"].map(secret));
+        let table = [
+            ("wrong password hunter2: hunter2", "wrong password ***: ***"),
+            ("got `hunter2 and more`", "got `***`"),
+            ("Basic aHVudGVyMg==", "Basic ***"),
+            ("aHVudGVyMg%3D%3D", "***"),
+            ("abc", "abc"),
+            ("nothing of it", "nothing of it"),
+        ];
+        for (text, want) in table {
+            assert_eq!(censor.hide(text.to_owned()), want);
+        }
     }
 }

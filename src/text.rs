@@ -3,6 +3,8 @@
 //! All of it is hostile: registries pass escape sequences, line ends and whole HTML pages through
 //! the engine intact. It is cleaned once, where it enters.
 
+use std::error::Error;
+
 /// More than this of one message helps nobody; registries send pages of 200 kB.
 const MAX_CHARS: usize = 1000;
 
@@ -28,6 +30,12 @@ pub fn clean(text: &str) -> String {
         }
     }
     line
+}
+
+/// An error and its causes, on one clean line.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    clean(&causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}")))
 }
 
 fn is_reordering(c: char) -> bool {

@@ -5,40 +5,51 @@
 //!
 //! Source: docker-credential-helpers `credentials/credentials.go` and `client/client.go`.
 
+use std::collections::BTreeMap;
 use std::fs::Metadata;
 #[cfg(unix)]
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use std::{env, io};
 
-use serde_json::Value;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::{Credentials, CredentialsError};
 use crate::config::field;
-use crate::secret::Secret;
+use crate::secret::{Censor, Secret};
 use crate::text::clean;
 
+/// What stands before a helper's name in the name of its program.
+pub const PREFIX: &str = "docker-credential-";
+/// The user name that says: the secret is an identity token.
+pub const TOKEN: &str = "<token>";
 /// What a helper prints when it has nothing for a registry
 /// (docker-credential-helpers `credentials.ErrCredentialsNotFound`); no error.
 const NOT_FOUND: &str = "credentials not found in native keychain";
-/// The user name that says: the secret is an identity token.
-const TOKEN: &str = "<token>";
 /// A helper that takes longer is probably waiting for its user: a PIN, a touch.
 const SLOW: Duration = Duration::from_secs(3);
+/// What a helper has started may keep its stdout open after it has ended.
+const AFTERMATH: Duration = Duration::from_millis(500);
+/// Bytes of an answer. A token has a few thousand, a list of a thousand registries 50 thousand.
+const MAX_ANSWER: usize = 1 << 20;
+/// Bytes kept of what a helper says on stderr.
+const MAX_SAID: usize = 4096;
 /// Characters of what a helper says for itself.
 const MAX_REASON: usize = 200;
 
-/// Asks a helper. `Ok(None)`: it has nothing for this registry.
+/// Asks a helper for a login. `Ok(None)`: it has nothing for this registry.
 ///
 /// * `key`: the registry as docker keeps it.
 /// * `patience`: how long it may take; `None` where its user may be typing a PIN.
-/// * `on_slow`: called once, after 3 s.
+/// * `tell`: told after 3 s, once, that it is waited for.
 ///
-/// Dropping the future ends the helper.
+/// Dropping the future ends the helper and what it has started.
 ///
 /// # Errors
 /// [`CredentialsError::HelperMissing`], or [`CredentialsError::HelperFailed`] with its reason.
@@ -46,94 +57,316 @@ pub async fn get(
     helper: &str,
     key: &str,
     patience: Option<Duration>,
-    on_slow: impl FnOnce(&str),
+    tell: impl FnMut(&str),
 ) -> Result<Option<Credentials>, CredentialsError> {
-    let failed = |reason: &str| CredentialsError::HelperFailed {
-        helper: clean(helper),
-        registry: clean(key),
-        reason: clean(reason),
-    };
-    let Some(program) = in_path(&format!("docker-credential-{helper}{}", env::consts::EXE_SUFFIX)) else {
-        return Err(CredentialsError::HelperMissing { helper: clean(helper), registry: clean(key) });
-    };
-    let asked = ask(program, key);
-    let told = async {
-        tokio::time::sleep(SLOW).await;
-        on_slow(helper);
-        match patience {
-            Some(patience) => tokio::time::sleep(patience.saturating_sub(SLOW)).await,
-            None => std::future::pending().await,
-        }
-    };
-    let output = tokio::select! {
-        output = asked => output.map_err(|error| failed(&error.to_string()))?,
-        () = told => return Err(failed(&format!("it did not answer within {} s", patience.unwrap_or_default().as_secs()))),
-    };
-    let stdout = Secret::new(String::from_utf8_lossy(&output.stdout).into_owned());
-    if output.status.success() {
-        return read_answer(&stdout)
-            .ok_or_else(|| failed("its answer is not the JSON of a credential helper"));
-    }
-    if stdout.expose().trim() == NOT_FOUND {
+    let call = Call { helper, action: "get", task: format!("for {}", clean(key)), patience };
+    let answer = call.run(&Secret::new(key.to_owned()), tell).await?;
+    if !answer.status.success() && answer.stdout.expose().trim() == NOT_FOUND {
         return Ok(None);
     }
-    // The reason stands on stdout; what looks like an answer all the same is not quoted.
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let reasons =
-        [stdout.expose(), &stderr].map(|text| clean(text).chars().take(MAX_REASON).collect::<String>());
-    let reasons: Vec<String> =
-        reasons.into_iter().filter(|reason| !reason.is_empty() && !reason.contains('{')).collect();
-    Err(failed(&if reasons.is_empty() { output.status.to_string() } else { reasons.join(": ") }))
+    read_login(call.checked(answer)?.stdout.expose())
+        .ok_or_else(|| call.failed("its answer is not the JSON of a credential helper".to_owned()))
 }
 
-/// In our process group, since a helper may ask at the terminal.
-async fn ask(program: PathBuf, key: &str) -> io::Result<std::process::Output> {
-    let mut command = Command::new(program);
-    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(key.as_bytes()).await {
-            // It knows without asking.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            written => written?,
+/// Has a helper keep a login; docker's way to mark an identity token is the user `<token>`.
+///
+/// # Errors
+/// As [`get`]; the login is not kept then.
+pub async fn store(
+    helper: &str,
+    key: &str,
+    credentials: &Credentials,
+    patience: Option<Duration>,
+    tell: impl FnMut(&str),
+) -> Result<(), CredentialsError> {
+    let (username, secret) = match (&credentials.identity_token, &credentials.password) {
+        (Some(token), _) => (TOKEN, token.expose()),
+        (None, password) => {
+            (credentials.username.as_deref().unwrap_or_default(), super::exposed(password.as_ref()))
+        }
+    };
+    let login = Secret::new(json!({"ServerURL": key, "Username": username, "Secret": secret}).to_string());
+    let task = format!("to store the login for {}", clean(key));
+    let call = Call { helper, action: "store", task, patience };
+    let line = Secret::new(format!("{}\n", login.expose()));
+    let mut answer = call.run(&line, tell).await?;
+    answer.given = credentials.secrets();
+    call.checked(answer).map(drop)
+}
+
+/// Registry and user name of every login that a helper has.
+///
+/// # Errors
+/// As [`get`].
+pub async fn list(
+    helper: &str,
+    patience: Option<Duration>,
+    tell: impl FnMut(&str),
+) -> Result<BTreeMap<String, String>, CredentialsError> {
+    let call = Call { helper, action: "list", task: "to list its logins".to_owned(), patience };
+    // docker's own word for an input that is not needed.
+    let answer = call.checked(call.run(&Secret::new("unused".to_owned()), tell).await?)?;
+    let mut values = serde_json::Deserializer::from_str(answer.stdout.expose()).into_iter();
+    match values.next() {
+        Some(Ok(kept)) => Ok(kept),
+        _ => Err(call.failed("its answer is not the list of a credential helper".to_owned())),
+    }
+}
+
+/// Whether there is a program of this name.
+pub fn is_installed(program: &str) -> bool {
+    in_path(&format!("{program}{}", env::consts::EXE_SUFFIX)).is_ok()
+}
+
+/// One run of a helper.
+struct Call<'a> {
+    helper: &'a str,
+    /// `get`, `store`, `list`
+    action: &'static str,
+    /// For messages.
+    task: String,
+    patience: Option<Duration>,
+}
+
+/// What a helper left behind.
+struct Answer {
+    status: ExitStatus,
+    stdout: Secret,
+    stderr: String,
+    /// Secrets that it was given.
+    given: Vec<Secret>,
+}
+
+impl Call<'_> {
+    fn failed(&self, reason: String) -> CredentialsError {
+        CredentialsError::HelperFailed { helper: clean(self.helper), task: self.task.clone(), reason }
+    }
+
+    async fn run(&self, input: &Secret, mut tell: impl FnMut(&str)) -> Result<Answer, CredentialsError> {
+        let program =
+            in_path(&format!("{PREFIX}{}{}", self.helper, env::consts::EXE_SUFFIX)).map_err(|found| {
+                CredentialsError::HelperMissing { helper: clean(self.helper), task: self.task.clone(), found }
+            })?;
+        let told = async {
+            tokio::time::sleep(SLOW).await;
+            let asked = if self.action == "get" { "asked" } else { "wanted" };
+            tell(&format!("waiting for {PREFIX}{}, {asked} {} …", clean(self.helper), self.task));
+            match self.patience {
+                Some(patience) => tokio::time::sleep(patience.saturating_sub(SLOW)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            answer = self.talk(program, input) => answer.map_err(|error| self.failed(clean(&error.to_string()))),
+            () = told => {
+                let seconds = self.patience.unwrap_or_default().as_secs();
+                Err(self.failed(format!("it did not answer within {seconds} s")))
+            }
         }
     }
-    child.wait_with_output().await
+
+    async fn talk(&self, program: PathBuf, input: &Secret) -> io::Result<Answer> {
+        let mut command = Command::new(program);
+        command.arg(self.action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // In our process group where somebody is there, since it may ask at the terminal; else in one of
+        // its own, by which all of it can be ended.
+        #[cfg(unix)]
+        if self.patience.is_some() {
+            command.process_group(0);
+        }
+        let mut child =
+            Started { child: command.kill_on_drop(true).spawn()?, has_group: self.patience.is_some() };
+        let (stdin, stdout, stderr) =
+            (child.child.stdin.take(), child.child.stdout.take(), child.child.stderr.take());
+        let (mut answer, mut said) = (Zeroizing::new(Vec::with_capacity(MAX_SAID)), Vec::new());
+        let status = {
+            let written = async {
+                match stdin.expect("piped").write_all(input.expose().as_bytes()).await {
+                    // It knows without asking.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                    written => written,
+                }
+            };
+            let read = read_up_to(stdout.expect("piped"), MAX_ANSWER, &mut answer);
+            let talk =
+                async { tokio::try_join!(written, read, keep_start(stderr.expect("piped"), &mut said)) };
+            tokio::pin!(talk);
+            tokio::select! {
+                talked = &mut talk => {
+                    talked?;
+                    child.child.wait().await?
+                }
+                status = child.child.wait() => {
+                    let status = status?;
+                    if let Ok(talked) = timeout(AFTERMATH, &mut talk).await {
+                        talked?;
+                    }
+                    status
+                }
+            }
+        };
+        let stdout = String::from_utf8(std::mem::take(&mut *answer))
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        let stderr = String::from_utf8_lossy(&said).into_owned();
+        Ok(Answer { status, stdout: Secret::new(stdout), stderr, given: Vec::new() })
+    }
+
+    /// The answer, or the reason why there is none. It stands on stdout; stderr may say more. What looks
+    /// like an answer all the same, and what looks like a secret, is not quoted.
+    fn checked(&self, answer: Answer) -> Result<Answer, CredentialsError> {
+        if answer.status.success() {
+            return Ok(answer);
+        }
+        let login = read_login(answer.stdout.expose()).flatten();
+        let censor =
+            Censor::new(login.iter().flat_map(Credentials::secrets).chain(answer.given.iter().cloned()));
+        let reasons: Vec<String> = [answer.stdout.expose(), &answer.stderr]
+            .into_iter()
+            .filter_map(|text| quotable(text, &censor))
+            .collect();
+        Err(self.failed(if reasons.is_empty() { answer.status.to_string() } else { reasons.join(": ") }))
+    }
+}
+
+/// A running helper. Dropping it ends it, with all that it has started.
+struct Started {
+    child: Child,
+    has_group: bool,
+}
+
+#[cfg(unix)]
+impl Drop for Started {
+    fn drop(&mut self) {
+        use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+        // Nothing once it has ended by itself: what it leaves running then is meant to, like an agent.
+        let Some(id) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else { return };
+        if self.has_group {
+            let _ = kill_process_group(id, Signal::KILL);
+        } else {
+            for process in descendants(id) {
+                let _ = kill_process(process, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// The processes that this one has started, and theirs. Only Linux tells.
+///
+/// Source: proc(5), `/proc/PID/task/TID/children`.
+#[cfg(unix)]
+fn descendants(process: rustix::process::Pid) -> Vec<rustix::process::Pid> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero()));
+    let lists = tasks.into_iter().flatten().flatten();
+    let lists = lists.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let children: Vec<_> = lists
+        .flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<i32>>())
+        .filter_map(rustix::process::Pid::from_raw)
+        .collect();
+    children.into_iter().flat_map(|child| descendants(child).into_iter().chain([child])).collect()
+}
+
+/// # Errors
+/// There is more than `limit`.
+async fn read_up_to(mut from: impl AsyncRead + Unpin, limit: usize, into: &mut Vec<u8>) -> io::Result<()> {
+    while from.read_buf(into).await? > 0 {
+        if into.len() > limit {
+            return Err(io::Error::other(format!("its answer is longer than {} kB", limit / 1024)));
+        }
+    }
+    Ok(())
+}
+
+/// Reads to the end, and keeps the start.
+async fn keep_start(mut from: impl AsyncRead + Unpin, into: &mut Vec<u8>) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        match from.read(&mut buffer).await? {
+            0 => return Ok(()),
+            read => into.extend_from_slice(&buffer[..read.min(MAX_SAID - into.len())]),
+        }
+    }
+}
+
+/// What a helper says, made fit to be shown; `None`: nothing of it is.
+fn quotable(text: &str, censor: &Censor) -> Option<String> {
+    if text.trim_start().starts_with('<') {
+        return Some("it printed a page of HTML".to_owned());
+    }
+    let text: String = clean(&hide_named(&censor.hide(text.to_owned()))).chars().take(MAX_REASON).collect();
+    Some(text).filter(|text| !text.is_empty() && !text.contains('{'))
+}
+
+/// Puts `***` for what a text itself calls a secret: `password: x`, `TOKEN=x`, `Authorization: Basic x`.
+fn hide_named(text: &str) -> String {
+    const NAMES: [&str; 6] = ["passw", "passphrase", "secret", "token", "authorization", "credential"];
+    let mut hide_next = false;
+    let words = text.split_whitespace().map(|word| {
+        if hide_next {
+            // `Authorization: Bearer x`, `password = x`
+            hide_next = matches!(word.to_lowercase().as_str(), "basic" | "bearer" | "=" | ":");
+            return if hide_next { word.to_owned() } else { "***".to_owned() };
+        }
+        let end = word.find([':', '=']).unwrap_or(word.len());
+        let name = word[..end].to_lowercase();
+        if end == word.len() || !NAMES.iter().any(|known| name.contains(known)) {
+            return word.to_owned();
+        }
+        hide_next = end + 1 == word.len();
+        if hide_next { word.to_owned() } else { format!("{}***", &word[..=end]) }
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// `{"Username":"…","Secret":"…"}`, its keys in any case, whatever stands behind it, as for docker.
 /// The outer `None`: that is no answer.
-fn read_answer(stdout: &Secret) -> Option<Option<Credentials>> {
-    let mut values = serde_json::Deserializer::from_str(stdout.expose()).into_iter::<Value>();
+fn read_login(stdout: &str) -> Option<Option<Credentials>> {
+    let mut values = serde_json::Deserializer::from_str(stdout).into_iter::<Value>();
     let answer = values.next()?.ok().filter(Value::is_object)?;
     let text = |key| field(&answer, key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (username, secret) = (text("Username"), Secret::new(text("Secret")));
     Some(match username.as_str() {
         // How an old `pass` helper says that it has nothing.
         "" if secret.expose().is_empty() => None,
-        TOKEN => Some(Credentials::IdentityToken { username: None, token: secret }),
-        _ => Some(Credentials::Basic { username, password: secret }),
+        TOKEN => Some(Credentials { identity_token: Some(secret), ..Credentials::default() }),
+        _ => Some(Credentials::basic(username, secret)),
     })
 }
 
 /// The program in PATH. Relative entries do not count, as for docker: they could be anybody's.
-fn in_path(program: &str) -> Option<PathBuf> {
+///
+/// # Errors
+/// There is none; with what there is by that name.
+fn in_path(program: &str) -> Result<PathBuf, Option<String>> {
     if program.contains('/') {
-        return None;
+        return Err(None);
     }
     let paths = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&paths)
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(program))
-        .find(|path| is_program(path))
+    let mut found = None;
+    for directory in env::split_paths(&paths).filter(|directory| directory.is_absolute()) {
+        let path = directory.join(program);
+        match what_is_wrong(&path) {
+            Ok(()) => return Ok(path),
+            Err(problem) => {
+                found = found.or(problem.map(|problem| format!("`{}` {problem}", path.display())))
+            }
+        }
+    }
+    Err(found)
 }
 
-fn is_program(path: &Path) -> bool {
+/// Why this cannot be run; `Err(None)`: it is not there.
+fn what_is_wrong(path: &Path) -> Result<(), Option<&'static str>> {
     #[cfg(unix)]
-    let may_run = |metadata: Metadata| metadata.permissions().mode() & 0o111 != 0;
+    let may_run = |metadata: &Metadata| metadata.permissions().mode() & 0o111 != 0;
     #[cfg(windows)]
-    let may_run = |_: Metadata| true;
-    path.metadata().is_ok_and(|metadata| metadata.is_file() && may_run(metadata))
+    let may_run = |_: &Metadata| true;
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => Err(Some("is a directory")),
+        Ok(metadata) if !metadata.is_file() => Err(Some("is no file")),
+        Ok(metadata) if !may_run(&metadata) => Err(Some("is not executable")),
+        Ok(_) => Ok(()),
+        Err(_) => Err(None),
+    }
 }
 
 #[cfg(test)]
@@ -143,7 +376,7 @@ mod tests {
     #[test]
     fn answers_are_read_as_docker_reads_them() {
         let shown = |text: &str| {
-            let answer = read_answer(&Secret::new(text.to_owned()));
+            let answer = read_login(text);
             answer.map(|found| found.map(|credentials| credentials.auth_config("h").expose().to_owned()))
         };
         let alice = r#"{"username":"alice","password":"s3cret","serveraddress":"h"}"#.to_owned();
@@ -161,6 +394,25 @@ mod tests {
         ];
         for (text, want) in table {
             assert_eq!(shown(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_helper_says_is_shown_without_what_it_calls_a_secret() {
+        let censor = Censor::new([Secret::new("hunter2".to_owned())]);
+        let table = [
+            ("boom", Some("boom")),
+            ("wrong: hunter2!", Some("wrong: ***!")),
+            ("password: geheim", Some("password: ***")),
+            ("AWS_SECRET_KEY=geheim failed", Some("AWS_SECRET_KEY=*** failed")),
+            ("sent Authorization: Basic Z2VoZWlt to h", Some("sent Authorization: Basic *** to h")),
+            ("the token has expired: log in", Some("the token has expired: log in")),
+            (r#"{"Secret":"geheim"}"#, None),
+            (" <!DOCTYPE html><p>geheim", Some("it printed a page of HTML")),
+            (" \n", None),
+        ];
+        for (text, want) in table {
+            assert_eq!(quotable(text, &censor).as_deref(), want, "{text:?}");
         }
     }
 }

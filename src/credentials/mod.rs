@@ -6,6 +6,7 @@
 
 mod helper;
 pub mod prompt;
+pub mod save;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use docker_credential::{DockerCredential, get_credential_from_reader};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -23,68 +24,82 @@ use crate::reference::{HUB, HUB_CREDENTIALS_KEY};
 use crate::secret::Secret;
 use crate::text::clean;
 
-/// What the engine is to show the registry.
-#[derive(Clone, Debug)]
-pub enum Credentials {
-    Anonymous,
-    Basic {
-        username: String,
-        password: Secret,
-    },
+/// What the engine is to show the registry: docker's `AuthConfig` (API 1.24 and later) without the
+/// address. Nothing in it: anonymous.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    pub username: Option<String>,
+    pub password: Option<Secret>,
     /// An OAuth refresh token, as helpers return it with the user `<token>`.
-    IdentityToken {
-        username: Option<String>,
-        token: Secret,
-    },
+    pub identity_token: Option<Secret>,
     /// Sent to the registry as a Bearer token, as it is.
-    RegistryToken(Secret),
+    pub registry_token: Option<Secret>,
 }
 
-/// The engine's `AuthConfig` (API 1.24 and later). Empty fields are left out, as docker does.
-#[derive(Serialize)]
-struct AuthConfig<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    username: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    password: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    serveraddress: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    identitytoken: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    registrytoken: Option<&'a str>,
+/// What a registry is shown. Of several, engines use the last of these that there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Password,
+    IdentityToken,
+    RegistryToken,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::IdentityToken => "identity-token",
+            Self::RegistryToken => "registry-token",
+        }
+    }
 }
 
 impl Credentials {
+    pub fn anonymous() -> Self {
+        Self::default()
+    }
+
+    pub fn basic(username: String, password: Secret) -> Self {
+        Self { username: Some(username), password: Some(password), ..Self::default() }
+    }
+
+    /// `None`: nothing that a registry could take. A user name alone is nothing.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self { registry_token: Some(_), .. } => Some(Kind::RegistryToken),
+            Self { identity_token: Some(_), .. } => Some(Kind::IdentityToken),
+            Self { password: Some(_), .. } => Some(Kind::Password),
+            _ => None,
+        }
+    }
+
     pub fn is_anonymous(&self) -> bool {
-        matches!(self, Self::Anonymous)
+        self.kind().is_none()
     }
 
-    /// The account they belong to, where they name one.
-    pub fn username(&self) -> Option<&str> {
-        match self {
-            Self::Basic { username, .. } => Some(username),
-            Self::IdentityToken { username, .. } => username.as_deref(),
-            Self::Anonymous | Self::RegistryToken(_) => None,
-        }
-    }
-
-    /// JSON as the engine takes it. `server`: the reference's domain or the Hub's key; with any
-    /// other the containerd store silently drops the credentials.
+    /// JSON as the engine takes it, without what is empty, as docker sends it. `server`: the reference's
+    /// domain or the Hub's key; with any other the containerd store silently drops the credentials.
     pub fn auth_config(&self, server: &str) -> Secret {
-        let mut config = AuthConfig {
-            username: self.username(),
-            password: None,
-            serveraddress: Some(server),
-            identitytoken: None,
-            registrytoken: None,
-        };
-        match self {
-            Self::Anonymous => config.serveraddress = None,
-            Self::Basic { password, .. } => config.password = Some(password.expose()),
-            Self::IdentityToken { token, .. } => config.identitytoken = Some(token.expose()),
-            Self::RegistryToken(token) => config.registrytoken = Some(token.expose()),
+        #[derive(Serialize)]
+        struct AuthConfig<'a> {
+            #[serde(skip_serializing_if = "str::is_empty")]
+            username: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            password: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            serveraddress: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            identitytoken: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            registrytoken: &'a str,
         }
+        let config = AuthConfig {
+            username: self.username.as_deref().unwrap_or_default(),
+            password: exposed(self.password.as_ref()),
+            serveraddress: if self.is_anonymous() { "" } else { server },
+            identitytoken: exposed(self.identity_token.as_ref()),
+            registrytoken: exposed(self.registry_token.as_ref()),
+        };
         Secret::new(serde_json::to_string(&config).expect("strings become JSON"))
     }
 
@@ -93,6 +108,23 @@ impl Credentials {
     pub fn header(&self, server: &str) -> Secret {
         Secret::new(URL_SAFE.encode(self.auth_config(server).expose()))
     }
+
+    /// What must stand in no message, in each form that it is sent in.
+    pub fn secrets(&self) -> Vec<Secret> {
+        let tokens = [&self.identity_token, &self.registry_token, &self.password].into_iter().flatten();
+        tokens.cloned().chain(self.packed()).collect()
+    }
+
+    /// base64 of `user:password`, as config.json and Basic authentication have it (RFC 7617, 2).
+    pub fn packed(&self) -> Option<Secret> {
+        let (username, password) = (self.username.as_ref()?, exposed(self.password.as_ref()));
+        let pair = Secret::new(format!("{username}:{password}"));
+        Some(Secret::new(STANDARD.encode(pair.expose())))
+    }
+}
+
+fn exposed(secret: Option<&Secret>) -> &str {
+    secret.map_or("", Secret::expose)
 }
 
 /// Where credentials came from.
@@ -113,12 +145,12 @@ pub enum Source {
 }
 
 impl Source {
-    /// The word for it in JSON.
+    /// The word for it in JSON and tables.
     pub fn name(&self) -> String {
         match self {
             Self::CommandLine => "command-line".to_owned(),
             Self::Variable => "DOCKER_AUTH_CONFIG".to_owned(),
-            Self::Helper(name) => format!("helper:{name}"),
+            Self::Helper(name) => format!("helper:{}", clean(name)),
             Self::File(_) => "config".to_owned(),
             Self::Prompt => "prompt".to_owned(),
             Self::Nothing => "none".to_owned(),
@@ -131,7 +163,7 @@ impl fmt::Display for Source {
         match self {
             Self::CommandLine => f.write_str("the command line"),
             Self::Variable => f.write_str("DOCKER_AUTH_CONFIG"),
-            Self::Helper(name) => write!(f, "the credential helper `docker-credential-{name}`"),
+            Self::Helper(name) => write!(f, "the credential helper `docker-credential-{}`", clean(name)),
             Self::File(path) => write!(f, "`{}`", path.display()),
             Self::Prompt => f.write_str("the prompt"),
             Self::Nothing => f.write_str("nowhere"),
@@ -146,10 +178,11 @@ pub enum CredentialsError {
     Variable { reason: String },
     #[error("the entry for {registry} in `{}` {problem}", path.display())]
     Entry { registry: String, path: PathBuf, problem: &'static str },
-    #[error("credential helper `docker-credential-{helper}`, wanted for {registry}, is no program in PATH")]
-    HelperMissing { helper: String, registry: String },
-    #[error("credential helper `docker-credential-{helper}` failed for {registry}: {reason}")]
-    HelperFailed { helper: String, registry: String, reason: String },
+    /// `task`: `for R`, `to store the login for R`. `found`: what is there by that name, if anything.
+    #[error("credential helper `docker-credential-{helper}`, wanted {task}, is no program in PATH{}", found.as_ref().map_or(String::new(), |found| format!(": {found}")))]
+    HelperMissing { helper: String, task: String, found: Option<String> },
+    #[error("credential helper `docker-credential-{helper}` failed {task}: {reason}")]
+    HelperFailed { helper: String, task: String, reason: String },
 }
 
 /// Credentials for one registry, and how they were found.
@@ -159,6 +192,63 @@ pub struct Found {
     pub source: Source,
     /// Sources that were asked before and are broken.
     pub problems: Vec<CredentialsError>,
+    /// A login kept there was not looked at, since `DOCKER_AUTH_CONFIG` goes before it.
+    pub shadowed: Option<Source>,
+}
+
+impl Found {
+    /// What the variable hides, which its owner may have forgotten.
+    pub fn shadow_told(&self, registry: &str) -> Option<String> {
+        let stored = self.shadowed.as_ref()?;
+        Some(format!("DOCKER_AUTH_CONFIG goes before the login for {registry} in {stored}"))
+    }
+}
+
+/// What a call went with, for messages.
+#[derive(Clone, Debug)]
+pub struct Login {
+    pub username: Option<String>,
+    pub anonymous: bool,
+    pub source: Source,
+    /// Why sources that should have answered did not.
+    pub problems: Vec<String>,
+}
+
+impl Login {
+    pub fn new(credentials: &Credentials, source: Source, problems: Vec<String>) -> Self {
+        let username = credentials.username.as_deref().map(clean);
+        Self { username, anonymous: credentials.is_anonymous(), source, problems }
+    }
+
+    /// Whose it was, and where it came from, after which others failed.
+    pub fn describe(&self) -> String {
+        let login = match (&self.username, &self.source) {
+            (Some(username), Source::Prompt) => format!("user `{username}`, as typed"),
+            (Some(username), source) => format!("user `{username}` from {source}"),
+            (None, source) => format!("the token from {source}"),
+        };
+        if self.problems.is_empty() { login } else { format!("{login} ({})", self.problems.join("; ")) }
+    }
+
+    /// Why there was none.
+    pub fn describe_nothing(&self) -> String {
+        match (&self.source, self.problems.is_empty()) {
+            (Source::CommandLine, _) => "--anonymous was given: no credentials were sent".to_owned(),
+            (_, true) => "there are no credentials for it".to_owned(),
+            (_, false) => format!("no credentials were found for it ({})", self.problems.join("; ")),
+        }
+    }
+}
+
+/// One line of what Docker holds.
+#[derive(Debug)]
+pub struct Entry {
+    /// `host[:port]`
+    pub registry: String,
+    pub source: Source,
+    pub username: Option<String>,
+    /// `None`: nothing but the name of the registry is kept.
+    pub kind: Option<Kind>,
 }
 
 /// `docker login` keeps the tokens of its web login beside the Hub's key; they are no password.
@@ -200,28 +290,30 @@ impl Keyring {
     /// behind it are used here.
     ///
     /// * `key`: [`crate::reference::Reference::credentials_key`]
-    /// * `on_slow`: called with the name of a helper that has not answered within 3 s.
-    pub async fn find(&self, key: &str, on_slow: impl FnMut(&str)) -> Found {
-        if let Some(credentials) = &self.given {
-            return Found {
-                credentials: credentials.clone(),
-                source: Source::CommandLine,
-                problems: Vec::new(),
-            };
-        }
-        let mut problems = Vec::new();
-        let (credentials, source) = match self.search(key, &mut problems, on_slow).await {
-            Some((credentials, source)) => (credentials, source),
-            None => (Credentials::Anonymous, Source::Nothing),
+    /// * `tell`: told of a helper that has not answered within 3 s.
+    pub async fn find(&self, key: &str, tell: impl FnMut(&str)) -> Found {
+        let mut found = Found {
+            credentials: Credentials::anonymous(),
+            source: Source::Nothing,
+            problems: Vec::new(),
+            shadowed: None,
         };
-        Found { credentials, source, problems }
+        if let Some(credentials) = &self.given {
+            (found.credentials, found.source) = (credentials.clone(), Source::CommandLine);
+        } else if let Some((credentials, source)) = self.search(key, &mut found.problems, tell).await {
+            (found.credentials, found.source) = (credentials, source);
+        }
+        if found.source == Source::Variable {
+            found.shadowed = self.stored(key);
+        }
+        found
     }
 
     async fn search(
         &self,
         key: &str,
         problems: &mut Vec<CredentialsError>,
-        mut on_slow: impl FnMut(&str),
+        mut tell: impl FnMut(&str),
     ) -> Option<(Credentials, Source)> {
         let mut keep = |result: Result<Option<Credentials>, CredentialsError>| {
             result.unwrap_or_else(|problem| {
@@ -234,25 +326,100 @@ impl Keyring {
         {
             return Some((credentials, Source::Variable));
         }
-        let own = self.config.credential_helpers.get(key);
-        if let Some(None) = own {
+        if let Some(None) = self.config.credential_helpers.get(key) {
             keep(Err(self.bad_entry(key, "is, in `credHelpers`, not the name of a helper")));
         }
-        let own = own.and_then(Option::as_ref);
-        // An empty name in `credHelpers` forces `auths` for this registry.
-        let store =
-            self.config.credentials_store.as_ref().filter(|_| own.is_none_or(|name| !name.is_empty()));
-        let mut helpers: Vec<&String> =
-            own.into_iter().chain(store).filter(|name| !name.is_empty()).collect();
-        helpers.dedup();
-        for name in helpers {
-            if let Some(credentials) = keep(helper::get(name, key, self.patience, &mut on_slow).await) {
-                return Some((credentials, Source::Helper(name.clone())));
+        let entry = entry_for(&self.config.auths, key);
+        for name in helpers(&self.config, key) {
+            if let Some(mut credentials) = keep(helper::get(&name, key, self.patience, &mut tell).await) {
+                // No helper keeps one of these, so docker takes it from the file all the same.
+                credentials.registry_token = entry.and_then(|(_, entry)| entry.registry_token.clone());
+                return Some((credentials, Source::Helper(name)));
             }
         }
-        let (name, entry) = entry_for(&self.config.auths, key)?;
+        let (name, entry) = entry?;
         let credentials = keep(decode(entry).map_err(|problem| self.bad_entry(name, problem)))?;
         Some((credentials, Source::File(self.config.path.clone())))
+    }
+
+    /// Where `docker login` has kept a login, as far as config.json tells.
+    fn stored(&self, key: &str) -> Option<Source> {
+        let (_, entry) = entry_for(&self.config.auths, key)?;
+        if decode(entry).is_ok_and(|found| found.is_some()) {
+            return Some(Source::File(self.config.path.clone()));
+        }
+        // It leaves an empty entry behind for what it gave to a helper.
+        helpers(&self.config, key).into_iter().next().map(Source::Helper)
+    }
+
+    /// All registries that Docker holds something for, by name, with the source that would be used; and
+    /// the sources that are broken. No registry is asked.
+    ///
+    /// * `tell`: told of a helper that has not answered within 3 s.
+    pub async fn list(&self, mut tell: impl FnMut(&str)) -> (Vec<Entry>, Vec<CredentialsError>) {
+        let (mut entries, mut problems) = (BTreeMap::new(), Vec::new());
+        // What is put in first stays.
+        let mut put = |name: &str, source: Source, username: Option<String>, kind: Option<Kind>| {
+            if !HUB_TOKEN_KEYS.contains(&name) {
+                let registry = shown(name);
+                let entry = Entry { registry: registry.clone(), source, username, kind };
+                entries.entry(registry).or_insert(entry);
+            }
+        };
+        if let Some(text) = &self.variable {
+            match read_variable(text) {
+                Ok(auths) => {
+                    for (name, entry) in auths {
+                        match decode_auth(&entry.auth) {
+                            Ok((username, _)) => {
+                                put(&name, Source::Variable, Some(username), Some(Kind::Password));
+                            }
+                            Err(problem) => problems.push(bad_variable_entry(&name, problem)),
+                        }
+                    }
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        let store = credentials_store(&self.config);
+        let own = self.config.credential_helpers.iter();
+        let own = own.filter_map(|(name, helper)| Some((name, helper.as_ref()?)));
+        let mut names: Vec<&String> = own.clone().map(|(_, helper)| helper).chain(&store).collect();
+        names.retain(|name| !name.is_empty());
+        names.sort();
+        names.dedup();
+        for name in names {
+            let kept = match helper::list(name, self.patience, &mut tell).await {
+                Ok(kept) => kept,
+                Err(problem) => {
+                    problems.push(problem);
+                    BTreeMap::new()
+                }
+            };
+            for (registry, username) in kept {
+                if helpers(&self.config, &registry).first() == Some(name) {
+                    let kind = if username == helper::TOKEN { Kind::IdentityToken } else { Kind::Password };
+                    let username = Some(username).filter(|_| kind == Kind::Password);
+                    put(&registry, Source::Helper(name.clone()), username, Some(kind));
+                }
+            }
+        }
+        let file = || Source::File(self.config.path.clone());
+        for (name, entry) in &self.config.auths {
+            match decode(entry) {
+                Ok(Some(found)) => {
+                    let kind = found.kind();
+                    put(name, file(), found.username, kind);
+                }
+                // Only a name: what a helper was given, or nothing.
+                Ok(None) => {}
+                Err(problem) => problems.push(self.bad_entry(name, problem)),
+            }
+        }
+        for (name, source) in registries(&self.config) {
+            put(&name, source, None, None);
+        }
+        (entries.into_values().collect(), problems)
     }
 
     fn bad_entry(&self, registry: &str, problem: &'static str) -> CredentialsError {
@@ -260,9 +427,40 @@ impl Keyring {
     }
 }
 
-/// The registries that config.json names, each with where its credentials are. For completion.
+/// The helper for every registry: `credsStore`, or where nothing at all is configured the one that docker
+/// takes for this system, if it is installed.
+///
+/// Source: docker/cli `cli/config/credentials/default_store*.go`.
+pub fn credentials_store(config: &Config) -> Option<String> {
+    let is_configured = !config.auths.is_empty() || !config.credential_helpers.is_empty();
+    if config.credentials_store.is_some() || is_configured {
+        return config.credentials_store.clone();
+    }
+    let name = match std::env::consts::OS {
+        "windows" => "wincred",
+        "macos" => "osxkeychain",
+        "linux" if helper::is_installed("pass") => "pass",
+        "linux" => "secretservice",
+        _ => return None,
+    };
+    helper::is_installed(&format!("{}{name}", helper::PREFIX)).then(|| name.to_owned())
+}
+
+/// The helpers to be asked for a registry, in this order: its own, the one for all. An empty name in
+/// `credHelpers` forces `auths`.
+fn helpers(config: &Config, key: &str) -> Vec<String> {
+    let own = config.credential_helpers.get(key).cloned().flatten();
+    if own.as_ref().is_some_and(String::is_empty) {
+        return Vec::new();
+    }
+    let mut helpers: Vec<String> = own.into_iter().chain(credentials_store(config)).collect();
+    helpers.dedup();
+    helpers
+}
+
+/// The registries that config.json names, each with where its credentials are. For completion, and where a
+/// helper does not tell.
 pub fn registries(config: &Config) -> BTreeMap<String, Source> {
-    let shown = |name: &str| if name == HUB_CREDENTIALS_KEY { HUB.to_owned() } else { host(name).to_owned() };
     let file = || Source::File(config.path.clone());
     let stored = config.auths.keys().filter(|name| !HUB_TOKEN_KEYS.contains(&name.as_str()));
     let stored =
@@ -274,10 +472,20 @@ pub fn registries(config: &Config) -> BTreeMap<String, Source> {
     stored.chain(own).collect()
 }
 
-/// `localhost:5000` of `https://localhost:5000/v1/`, which older logins wrote.
-fn host(name: &str) -> &str {
-    let rest = name.split_once("://").map_or(name, |(_, rest)| rest);
-    rest.split('/').next().unwrap_or_default()
+/// The registry as people write it.
+fn shown(name: &str) -> String {
+    if name == HUB_CREDENTIALS_KEY { HUB.to_owned() } else { clean(&host(name)) }
+}
+
+/// `localhost:5000` of `https://me@localhost:5000/v1/` and `localhost:5000/v1`, which older logins wrote.
+fn host(name: &str) -> String {
+    match name.split_once("://") {
+        Some((_, rest)) => {
+            let authority = rest.split('/').next().unwrap_or_default();
+            authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_owned()
+        }
+        None => name.split('/').next().unwrap_or_default().to_owned(),
+    }
 }
 
 /// The exact key, else the first whose host is the key: older logins wrote `https://host/v1/`.
@@ -288,23 +496,21 @@ fn entry_for<'a>(auths: &'a BTreeMap<String, AuthEntry>, key: &str) -> Option<(&
     exact.or_else(by_host).map(|(name, entry)| (name.as_str(), entry))
 }
 
+/// `Ok(None)`: there is no login in it.
 fn decode(entry: &AuthEntry) -> Result<Option<Credentials>, &'static str> {
     if entry.is_malformed {
         return Err("is not what docker expects there");
     }
-    let basic = match (&entry.auth, &entry.username, &entry.password) {
-        (Some(auth), _, _) => Some(decode_auth(auth)?),
-        (None, Some(username), Some(password)) => Some((username.clone(), password.clone())),
-        _ => None,
+    let (username, password) = match &entry.auth {
+        Some(auth) => decode_auth(auth).map(|(username, password)| (Some(username), Some(password)))?,
+        None => (entry.username.clone(), entry.password.clone()),
     };
-    if let Some(token) = &entry.registry_token {
-        return Ok(Some(Credentials::RegistryToken(token.clone())));
-    }
-    if let Some(token) = &entry.identity_token {
-        let username = basic.map(|(username, _)| username).or_else(|| entry.username.clone());
-        return Ok(Some(Credentials::IdentityToken { username, token: token.clone() }));
-    }
-    Ok(basic.map(|(username, password)| Credentials::Basic { username, password }))
+    let identity_token = entry.identity_token.clone();
+    // Beside a token docker keeps an empty password.
+    let password = password.filter(|password| identity_token.is_none() || !password.expose().is_empty());
+    let registry_token = entry.registry_token.clone();
+    let credentials = Credentials { username, password, identity_token, registry_token };
+    Ok(Some(credentials).filter(|credentials| !credentials.is_anonymous()))
 }
 
 /// base64 of `user:password`, in which docker allows line ends, and NULs behind the password.
@@ -322,29 +528,35 @@ fn decode_auth(auth: &Secret) -> Result<(String, Secret), &'static str> {
     }
 }
 
-/// `DOCKER_AUTH_CONFIG` as docker reads it since 28.3: strictly, and by the exact key.
-fn from_variable(text: &Secret, key: &str) -> Result<Option<Credentials>, CredentialsError> {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VariableEntry {
+    auth: Secret,
+}
+
+/// `DOCKER_AUTH_CONFIG` as docker reads it since 28.3: strictly.
+fn read_variable(text: &Secret) -> Result<BTreeMap<String, VariableEntry>, CredentialsError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Variable {
-        auths: BTreeMap<String, Entry>,
+        auths: BTreeMap<String, VariableEntry>,
     }
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Entry {
-        auth: String,
-    }
-    let broken = |reason: String| CredentialsError::Variable { reason };
     // serde's own message could quote a secret that stands where something else is expected.
-    let variable: Variable = serde_json::from_str(text.expose())
-        .map_err(|error| broken(format!("line {}, column {}", error.line(), error.column())))?;
-    match variable.auths.get(key) {
-        None => Ok(None),
-        Some(entry) => match decode_auth(&Secret::new(entry.auth.clone())) {
-            Ok((username, password)) => Ok(Some(Credentials::Basic { username, password })),
-            Err(problem) => Err(broken(format!("the entry for {key} {problem}"))),
-        },
-    }
+    let variable: Variable = serde_json::from_str(text.expose()).map_err(|error| {
+        CredentialsError::Variable { reason: format!("line {}, column {}", error.line(), error.column()) }
+    })?;
+    Ok(variable.auths)
+}
+
+/// What it holds for this very key. (docker leaves all of it aside for one bad entry.)
+fn from_variable(text: &Secret, key: &str) -> Result<Option<Credentials>, CredentialsError> {
+    let Some(VariableEntry { auth }) = read_variable(text)?.remove(key) else { return Ok(None) };
+    let (username, password) = decode_auth(&auth).map_err(|problem| bad_variable_entry(key, problem))?;
+    Ok(Some(Credentials::basic(username, password)))
+}
+
+fn bad_variable_entry(registry: &str, problem: &str) -> CredentialsError {
+    CredentialsError::Variable { reason: format!("the entry for {} {problem}", clean(registry)) }
 }
 
 #[cfg(test)]
@@ -356,7 +568,7 @@ mod tests {
     }
 
     fn basic(username: &str, password: &str) -> Credentials {
-        Credentials::Basic { username: username.to_owned(), password: Secret::new(password.to_owned()) }
+        Credentials::basic(username.to_owned(), Secret::new(password.to_owned()))
     }
 
     /// Clear text, to compare.
@@ -372,7 +584,7 @@ mod tests {
                 "localhost:5001",
                 "eyJ1c2VybmFtZSI6ImFsaWNlIiwicGFzc3dvcmQiOiJzM2NyZXQiLCJzZXJ2ZXJhZGRyZXNzIjoibG9jYWxob3N0OjUwMDEifQ==",
             ),
-            (Credentials::Anonymous, "localhost:5001", "e30="),
+            (Credentials::anonymous(), "localhost:5001", "e30="),
         ];
         for (credentials, server, want) in table {
             assert_eq!(credentials.header(server).expose(), want);
@@ -388,19 +600,25 @@ mod tests {
 
     #[test]
     fn the_body_is_what_docker_sends() {
-        let token = |text: &str| Secret::new(text.to_owned());
+        let token = |text: &str| Some(Secret::new(text.to_owned()));
+        let identity = || Credentials { identity_token: token("ID"), ..Credentials::default() };
         let table = [
-            (Credentials::Anonymous, "{}"),
+            (Credentials::anonymous(), "{}"),
+            (
+                Credentials { username: Some("bob".to_owned()), ..Credentials::default() },
+                "{\"username\":\"bob\"}",
+            ),
             (basic("bob", "filepw"), r#"{"username":"bob","password":"filepw","serveraddress":"h"}"#),
+            (basic("bob", ""), r#"{"username":"bob","serveraddress":"h"}"#),
+            (identity(), r#"{"serveraddress":"h","identitytoken":"ID"}"#),
             (
-                Credentials::IdentityToken { username: None, token: token("ID") },
-                r#"{"serveraddress":"h","identitytoken":"ID"}"#,
+                Credentials { identity_token: token("ID"), ..basic("bob", "pw") },
+                r#"{"username":"bob","password":"pw","serveraddress":"h","identitytoken":"ID"}"#,
             ),
             (
-                Credentials::IdentityToken { username: Some("bob".to_owned()), token: token("ID") },
-                r#"{"username":"bob","serveraddress":"h","identitytoken":"ID"}"#,
+                Credentials { registry_token: token("RT"), ..identity() },
+                r#"{"serveraddress":"h","identitytoken":"ID","registrytoken":"RT"}"#,
             ),
-            (Credentials::RegistryToken(token("RT")), r#"{"serveraddress":"h","registrytoken":"RT"}"#),
         ];
         for (credentials, want) in table {
             assert_eq!(shown(&credentials), want);
@@ -482,8 +700,12 @@ mod tests {
 
     #[test]
     fn debug_and_errors_show_no_secret() {
-        let found =
-            Found { credentials: basic("alice", "hunter2"), source: Source::Prompt, problems: Vec::new() };
+        let found = Found {
+            credentials: basic("alice", "hunter2"),
+            source: Source::Prompt,
+            problems: Vec::new(),
+            shadowed: None,
+        };
         let keyring = Keyring {
             known: None,
             given: Some(basic("alice", "hunter2")),

@@ -24,7 +24,8 @@ use hyper_util::rt::TokioIo;
 
 use crate::context::Endpoint;
 use child::Tunnel;
-pub use tls::TlsProblem;
+pub use proxy::setting as proxy_for;
+pub use tls::{TlsProblem, config as tls_config, find as tls_error};
 
 pub type Body = Full<Bytes>;
 

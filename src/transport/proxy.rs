@@ -1,4 +1,4 @@
-//! Which proxy stands before an engine at a TCP port, as Go's HTTP client, which docker uses, finds it.
+//! Which proxy stands before an engine at a TCP port, or before a registry, as Go's HTTP client, which docker uses, finds it.
 //!
 //! Source: golang.org/x/net `http/httpproxy`. hyper-util reads a proxy's address; its own `NO_PROXY` is
 //! curl's, which takes other hosts than Go's does.
@@ -15,11 +15,22 @@ use crate::context::is_loopback;
 /// `HTTPS_PROXY` for TLS and `HTTP_PROXY` without, each in lower case too, unless `NO_PROXY` names the
 /// host; never for this machine. Go does not heed `ALL_PROXY`.
 ///
-/// * `url`: of the engine.
-///
 /// # Errors
 /// The variables, if what they say is no proxy. To go there without one could be what nobody wants.
 pub fn of(url: &Uri) -> Result<Option<Intercept>, &'static str> {
+    Ok(chosen(url)?.map(|(_, proxy)| proxy))
+}
+
+/// The same as a URL, with user and password if it has them.
+///
+/// # Errors
+/// As [`of`].
+pub fn setting(url: &Uri) -> Result<Option<String>, &'static str> {
+    let with_scheme = |proxy: String| if proxy.contains("://") { proxy } else { format!("http://{proxy}") };
+    Ok(chosen(url)?.map(|(proxy, _)| with_scheme(proxy)))
+}
+
+fn chosen(url: &Uri) -> Result<Option<(String, Intercept)>, &'static str> {
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = url.port_u16().unwrap_or_default();
     let first = |names: [&str; 2]| {
@@ -40,7 +51,8 @@ pub fn of(url: &Uri) -> Result<Option<Intercept>, &'static str> {
     if proxy.is_empty() {
         return Ok(None);
     }
-    Matcher::builder().all(proxy).build().intercept(url).map(Some).ok_or(variables)
+    let intercept = Matcher::builder().all(proxy.clone()).build().intercept(url).ok_or(variables)?;
+    Ok(Some((proxy, intercept)))
 }
 
 /// Whether a list names this host: by its name (and those below it), `.domain` or `*.domain` (those

@@ -1,4 +1,4 @@
-//! TLS to an engine: whose certificates count, which one we show, and what went wrong in words.
+//! TLS to an engine, or to a registry: whose certificates count, which one we show, and what went wrong in words.
 //!
 //! Source: docker/cli `cli/context/docker/load.go`: TLS 1.2 or later, and if a CA is given, that alone.
 
@@ -132,7 +132,11 @@ fn names(presented: &[String]) -> Vec<String> {
     presented.iter().map(inner).collect()
 }
 
-fn config(tls: &Tls) -> Result<ClientConfig, TlsProblem> {
+/// What rustls is to do for this.
+///
+/// # Errors
+/// A certificate or key that cannot be used.
+pub fn config(tls: &Tls) -> Result<ClientConfig, TlsProblem> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let other = |error: Error| TlsProblem::Other(error.to_string());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -140,12 +144,15 @@ fn config(tls: &Tls) -> Result<ClientConfig, TlsProblem> {
         .map_err(other)?;
     // docker complains of a broken CA even where it is not used.
     let named = tls.authorities.as_ref().map(|pem| Named::new(pem, &provider)).transpose()?;
-    let verifier: Arc<dyn ServerCertVerifier> = match named {
-        None if !tls.skip_verify => {
-            Arc::new(rustls_platform_verifier::Verifier::new(provider).map_err(other)?)
+    let trust = match named {
+        _ if tls.skip_verify => Trust::All,
+        Some(named) if !tls.with_system => Trust::Named(named),
+        named => {
+            let system = rustls_platform_verifier::Verifier::new(Arc::clone(&provider)).map_err(other)?;
+            Trust::System(named, system)
         }
-        named => Arc::new(Verifier { named: named.filter(|_| !tls.skip_verify), provider }),
     };
+    let verifier = Arc::new(Verifier { trust, provider });
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let Some(identity) = &tls.identity else { return Ok(builder.with_no_client_auth()) };
     let unusable = |reason: String| TlsProblem::Identity {
@@ -179,12 +186,21 @@ fn read_identity(
     Ok((certificates, key))
 }
 
-/// Takes what the authorities of one file have signed, and nothing else; or, with `SkipTLSVerify`, whatever
-/// it is shown.
 #[derive(Debug)]
 struct Verifier {
-    named: Option<Named>,
+    trust: Trust,
     provider: Arc<CryptoProvider>,
+}
+
+/// Whose signature counts.
+#[derive(Debug)]
+enum Trust {
+    /// That of the authorities of one file, and nobody else's.
+    Named(Named),
+    /// Theirs, and that of the system's.
+    System(Option<Named>, rustls_platform_verifier::Verifier),
+    /// Anybody's: `SkipTLSVerify`, or a registry that is called insecure.
+    All,
 }
 
 #[derive(Debug)]
@@ -204,6 +220,30 @@ impl Named {
             Err(_) => Err(TlsProblem::Authorities { path: pem.path.clone() }),
         }
     }
+
+    fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
+        match verified {
+            // A server with a certificate that signed itself, and that very certificate as our CA: Go
+            // takes that, rustls does not (rustls/webpki#205).
+            Err(Error::InvalidCertificate(CertificateError::Other(OtherError(reason))))
+                if is_ca_as_end_entity(&*reason)
+                    && self.certificates.iter().any(|known| known == end_entity) =>
+            {
+                let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
+                rustls::client::verify_server_name(&parsed, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
 }
 
 impl ServerCertVerifier for Verifier {
@@ -215,23 +255,18 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(named) = &self.named else { return Ok(ServerCertVerified::assertion()) };
-        let verified = named.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
-        match verified {
-            // An engine with a certificate that signed itself, and that very certificate as our CA: Go
-            // takes that, rustls does not (rustls/webpki#205).
-            Err(Error::InvalidCertificate(CertificateError::Other(OtherError(reason))))
-                if is_ca_as_end_entity(&*reason)
-                    && named.certificates.iter().any(|known| known == end_entity) =>
-            {
-                let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
-                rustls::client::verify_server_name(&parsed, server_name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            verified => verified,
+        let (named, system) = match &self.trust {
+            Trust::All => return Ok(ServerCertVerified::assertion()),
+            Trust::Named(named) => (Some(named), None),
+            Trust::System(named, system) => (named.as_ref(), Some(system)),
+        };
+        let by_named = named.map(|named| named.verify(end_entity, intermediates, server_name, ocsp, now));
+        match (by_named, system) {
+            (Some(Ok(verified)), _) => Ok(verified),
+            (_, Some(system)) => system.verify_server_cert(end_entity, intermediates, server_name, ocsp, now),
+            (verified, None) => verified.expect("one of the two is there"),
         }
     }
-
     fn verify_tls12_signature(
         &self,
         message: &[u8],

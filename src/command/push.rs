@@ -1,40 +1,25 @@
-//! A push from its options to its exit status: what is set up for it, and what is told of it.
+//! A push, or one for each tag.
 
 use std::env;
 use std::future::Future;
-use std::io::{self, IsTerminal, Read, Write};
-use std::time::{Duration, Instant};
+use std::io::{self, IsTerminal};
+use std::time::Instant;
 
+use super::{LIST_TIMEOUT, engine, given_login, keyring, tell_error};
 use crate::cli::{DockerOptions, ProgressMode, PushOptions};
-use crate::config::{self, Config};
-use crate::context::{Choice, Endpoint, TlsChoice};
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Keyring, Source};
 use crate::engine::{Engine, LocalImage};
 use crate::error::Error;
-use crate::headers;
 use crate::present::{Plain, Presenter, Silent, Tty, terminal_size};
 use crate::progress::{Progress, PushedTag};
 use crate::push::{Push, Record, suggest};
 use crate::reference::{Reference, ReferenceError};
 use crate::report::Report;
 use crate::secret::Secret;
-use crate::text::{clean, human_size};
+use crate::text::human_size;
 
-/// How long a credential helper may take where nobody can answer it.
-const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
-
-/// How long an engine may take to list its images.
-const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Bytes; tokens reach a few thousand. What is longer is another file, or has no end.
-const MAX_PASSWORD: u64 = 64 << 10;
-
-/// Pushes what was asked for, and returns the exit status.
-///
-/// * `auth_config`: the value of `DOCKER_AUTH_CONFIG`, taken out of the environment so that no
-///   child inherits it.
-/// * `cancelled`: ends with an exit status when the call is to be given up.
+/// Pushes what was asked for, and returns the exit status; the arguments are those of [`super::run`].
 pub async fn run(
     docker: &DockerOptions,
     image: &str,
@@ -52,7 +37,7 @@ pub async fn run(
         status: 0,
     };
     // Credentials may be read from stdin, before signals are caught: until then they end the process.
-    let given = run.read_reference().and_then(|()| given_credentials(options));
+    let given = run.read_reference().and_then(|()| given_login(&options.given));
     match given {
         Err(error) => run.finish(Err(error)),
         Ok(given) => tokio::select! {
@@ -86,6 +71,8 @@ struct Session {
     keyring: Keyring,
     terminal: Option<Terminal>,
     engine: Engine,
+    /// A login is still to be kept.
+    save: bool,
 }
 
 impl Run<'_> {
@@ -113,7 +100,7 @@ impl Run<'_> {
             let result = self.push(&target, &mut session).await;
             let is_over = matches!(result, Err(Error::Cancelled(_)));
             let was_asked = self.record.login.as_ref().is_some_and(|login| login.source == Source::Prompt)
-                || matches!(&result, Err(Error::Push(error)) if error.is_unanswered());
+                || matches!(result, Err(Error::Login(_)));
             if result.is_err() && was_asked {
                 // Nobody is asked twice in one call.
                 session.terminal = None;
@@ -138,24 +125,13 @@ impl Run<'_> {
             ProgressMode::Auto if debug => ProgressMode::Plain,
             mode => mode,
         });
-        let directory = config::directory(self.docker.config.as_deref())?;
-        let loaded = Config::load(&directory).map_err(|error| {
-            let warning = Error::from(error).message();
+        let (keyring, terminal) = keyring(self.docker, given, auth_config, |warning| {
             presenter.tell(&format!("warning: {warning}"));
-            self.record.warnings.push(warning.clone());
-            warning
-        });
-        let (config, config_problem) = match loaded {
-            Ok(config) => (config, None),
-            Err(problem) => (Config::empty(&directory), Some(problem)),
-        };
-        let endpoint = Endpoint::resolve(&choice(self.docker), &config)?;
-        let headers = headers::custom(&config)?;
-        let terminal = Terminal::find();
-        let patience = terminal.is_none().then_some(UNATTENDED_HELPER);
-        let keyring = Keyring { given, variable: auth_config, config, config_problem, patience, known: None };
-        let engine = Engine::connect(endpoint, headers, debug.then_some(tell_debug)).await?;
-        Ok(Session { presenter, keyring, terminal: terminal.filter(|_| !options.no_prompt), engine })
+            self.record.warnings.push(warning);
+        })?;
+        let engine = engine(self.docker, &keyring.config).await?;
+        let terminal = terminal.filter(|_| !options.no_prompt);
+        Ok(Session { presenter, keyring, terminal, engine, save: options.save_credentials })
     }
 
     /// What is to be pushed: the image, or each tag of it that the engine has, in the order of names.
@@ -193,6 +169,7 @@ impl Run<'_> {
             terminal: session.terminal.as_ref(),
             presenter: &mut *session.presenter,
             record: &mut self.record,
+            save: &mut session.save,
         };
         let pushed = push.run().await?;
         if self.record.progress.platform_instead_of_index {
@@ -242,25 +219,6 @@ fn repositories(mut images: Vec<LocalImage>) -> Vec<LocalImage> {
     images
 }
 
-/// What docker's options and variables say about the engine.
-pub fn choice(docker: &DockerOptions) -> Choice {
-    let choice = Choice {
-        host: docker.hosts.first().cloned(),
-        context: docker.context.clone(),
-        tls: TlsChoice {
-            on: docker.tls,
-            verify: docker.tlsverify,
-            authorities: docker.tlscacert.clone(),
-            certificate: docker.tlscert.clone(),
-            key: docker.tlskey.clone(),
-            ..TlsChoice::default()
-        },
-        docker_arguments: docker.arguments(),
-        ..Choice::default()
-    };
-    choice.with_environment()
-}
-
 /// The presenter of a mode. `auto`: redrawing on a terminal that can do it, else lines.
 fn presenter(mode: ProgressMode) -> Box<dyn Presenter> {
     let term = env::var_os("TERM").unwrap_or_default();
@@ -293,43 +251,6 @@ fn summary(reference: &Reference, progress: &Progress) -> String {
     }
     let told = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
     format!("pushed {name}{told} in {:.1} s", progress.elapsed().as_secs_f64())
-}
-
-/// What `--username`, `--password-stdin` and `--anonymous` say.
-fn given_credentials(options: &PushOptions) -> Result<Option<Credentials>, Error> {
-    if options.anonymous {
-        return Ok(Some(Credentials::Anonymous));
-    }
-    let Some(username) = options.username.clone() else { return Ok(None) };
-    let mut text = String::new();
-    let read = io::stdin().take(MAX_PASSWORD + 1).read_to_string(&mut text);
-    let text = Secret::new(text);
-    if read.map_err(Error::PasswordUnreadable)? as u64 > MAX_PASSWORD {
-        return Err(Error::PasswordTooLong);
-    }
-    // One line end, and nothing else: passwords may end in spaces.
-    let password = text
-        .expose()
-        .strip_suffix('\n')
-        .map_or(text.expose(), |line| line.strip_suffix('\r').unwrap_or(line));
-    if password.is_empty() {
-        return Err(Error::PasswordMissing);
-    }
-    Ok(Some(Credentials::Basic { username, password: Secret::new(password.to_owned()) }))
-}
-
-fn tell_debug(line: &str) {
-    let _ = writeln!(io::stderr(), "debug: {line}");
-}
-
-/// Says what went wrong, and what to do about it.
-pub fn tell_error(error: &Error) {
-    let mut lines = format!("error: {}\n", error.message());
-    if let Some(hint) = error.hint() {
-        lines += &format!("hint: {}\n", clean(&hint));
-    }
-    // Nobody is left to tell where stderr is closed.
-    let _ = io::stderr().write_all(lines.as_bytes());
 }
 
 #[cfg(test)]

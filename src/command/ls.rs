@@ -1,0 +1,207 @@
+//! `ls`: images of the engine that name a registry, repositories of a registry, tags of a repository.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::table::table;
+use super::{LIST_TIMEOUT, engine, keyring, print, tell, trace};
+use crate::cli::{DockerOptions, ListFormat, LsOptions};
+use crate::credentials::{Credentials, Keyring, Login};
+use crate::engine::{EngineError, LocalImage, RegistrySettings};
+use crate::error::Error;
+use crate::reference::{HUB, Reference, credentials_key, has_registry, registry_domain};
+use crate::registry::{Access, Registry, RegistryError, digests, is_without_catalog};
+use crate::secret::Secret;
+use crate::text::{clean, human_size};
+use crate::transport::TransportError;
+
+/// What is to be listed.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Engine,
+    Registry(String),
+    Repository(Reference),
+}
+
+/// # Errors
+/// Engine or registry cannot be reached, or do not tell.
+pub async fn run(
+    docker: &DockerOptions,
+    options: &LsOptions,
+    given: Option<Credentials>,
+    auth_config: Option<Secret>,
+) -> Result<(), Error> {
+    let place = place(options.registry.as_deref())?;
+    let (keyring, _) = keyring(docker, given, auth_config, |warning| tell(&format!("warning: {warning}")))?;
+    let text = match place {
+        Place::Engine => images(docker, &keyring, options.format).await?,
+        Place::Registry(domain) => {
+            if is_without_catalog(&domain) {
+                return Err(RegistryError::NoCatalog { registry: domain }.into());
+            }
+            let names = connect(docker, &keyring, &domain).await?.repositories().await?;
+            repositories(&domain, &names, options.format)
+        }
+        Place::Repository(repository) => {
+            let registry = Arc::new(connect(docker, &keyring, repository.domain()).await?);
+            let tags = registry.tags(repository.path()).await?;
+            let digests = digests(&registry, repository.path(), &tags).await?;
+            listed_tags(&repository, tags.into_iter().zip(digests).collect(), options.format)
+        }
+    };
+    print(&text)
+}
+
+fn place(typed: Option<&str>) -> Result<Place, Error> {
+    let Some(typed) = typed else { return Ok(Place::Engine) };
+    let rest = ["https://", "http://"].iter().find_map(|scheme| typed.strip_prefix(scheme)).unwrap_or(typed);
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if !rest.contains('/')
+        && let Some(domain) = registry_domain(rest)
+    {
+        return Ok(Place::Registry(domain));
+    }
+    let reference: Reference =
+        rest.parse().map_err(|reason| Error::Reference { typed: typed.to_owned(), reason })?;
+    match reference.tag() {
+        None => Ok(Place::Repository(reference)),
+        Some(_) => Err(Error::TagWithLs { repository: reference.familiar_repository() }),
+    }
+}
+
+async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Result<Registry, Error> {
+    let settings = match engine(docker, &keyring.config).await {
+        Ok(mut engine) => engine.registry_settings().await?,
+        // Another engine would be a mistake; none is not, to look into a registry.
+        Err(Error::Engine(EngineError::Transport(error @ TransportError::Unreachable { .. }))) => {
+            let error = Error::Engine(EngineError::Transport(error));
+            tell(&format!(
+                "warning: {}; going on with docker's own settings for registries",
+                error.message()
+            ));
+            RegistrySettings::default()
+        }
+        Err(error) => return Err(error),
+    };
+    let found = keyring.find(credentials_key(domain), tell).await;
+    if let Some(told) = found.shadow_told(domain) {
+        tell(&told);
+    }
+    let problems: Vec<String> = found.problems.iter().map(|problem| clean(&problem.to_string())).collect();
+    for problem in &problems {
+        tell(&format!("warning: {problem}"));
+    }
+    let problems = keyring.config_problem.iter().cloned().chain(problems).collect();
+    let login = Login::new(&found.credentials, found.source, problems);
+    let access = Access::new(domain, &settings, found.credentials, login).await;
+    Ok(Registry::connect(domain, Access { trace: trace(docker), ..access }).await?)
+}
+
+async fn images(docker: &DockerOptions, keyring: &Keyring, format: ListFormat) -> Result<String, Error> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        image: &'a str,
+        registry: String,
+        /// Bytes, as the engine counts them.
+        size: u64,
+        digest: Option<&'a str>,
+        pushed: Option<bool>,
+    }
+    let mut images = engine(docker, &keyring.config).await?.local_images(LIST_TIMEOUT).await?;
+    images.retain(|image| has_registry(&image.name));
+    alphanumeric_sort::sort_slice_by_str_key(&mut images, |image| image.name.as_str());
+    Ok(match format {
+        ListFormat::Table => {
+            let row = |image: LocalImage| {
+                let pushed = match image.is_pushed {
+                    Some(true) => "yes",
+                    Some(false) => "no",
+                    None => "unknown",
+                };
+                [image.name, human_size(image.size), image.digest.unwrap_or_default(), pushed.to_owned()]
+            };
+            table(["IMAGE", "SIZE", "DIGEST", "PUSHED"], images.into_iter().map(row))
+        }
+        ListFormat::Json => json_lines(images.iter().map(|image| {
+            Line {
+                image: &image.name,
+                registry: image
+                    .name
+                    .parse()
+                    .map_or_else(|_| HUB.to_owned(), |named: Reference| named.domain().to_owned()),
+                size: image.size,
+                digest: image.digest.as_deref(),
+                pushed: image.is_pushed,
+            }
+        })),
+    })
+}
+
+fn repositories(domain: &str, names: &[String], format: ListFormat) -> String {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        repository: String,
+        registry: &'a str,
+        path: &'a str,
+    }
+    match format {
+        ListFormat::Table => table(["REPOSITORY"], names.iter().map(|name| [format!("{domain}/{name}")])),
+        ListFormat::Json => json_lines(names.iter().map(|name| Line {
+            repository: format!("{domain}/{name}"),
+            registry: domain,
+            path: name,
+        })),
+    }
+}
+
+fn listed_tags(repository: &Reference, tags: Vec<(String, Option<String>)>, format: ListFormat) -> String {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        reference: String,
+        tag: &'a str,
+        digest: Option<&'a str>,
+    }
+    match format {
+        ListFormat::Table => {
+            table(["TAG", "DIGEST"], tags.into_iter().map(|(tag, digest)| [tag, digest.unwrap_or_default()]))
+        }
+        ListFormat::Json => json_lines(tags.iter().map(|(tag, digest)| Line {
+            reference: format!("{}:{tag}", repository.repository()),
+            tag,
+            digest: digest.as_deref(),
+        })),
+    }
+}
+
+fn json_lines<T: Serialize>(lines: impl Iterator<Item = T>) -> String {
+    lines.map(|line| serde_json::to_string(&line).expect("strings become JSON") + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_what_is_to_be_listed() {
+        let registry = |domain: &str| Some(Place::Registry(domain.to_owned()));
+        let repository = |name: &str| Some(Place::Repository(name.parse().unwrap()));
+        let table = [
+            (None, Some(Place::Engine)),
+            (Some("localhost:5000"), registry("localhost:5000")),
+            (Some("localhost:5000/"), registry("localhost:5000")),
+            (Some("https://registry.example.com/"), registry("registry.example.com")),
+            (Some("docker.io"), registry("docker.io")),
+            (Some("localhost:5000/team/app"), repository("localhost:5000/team/app")),
+            (Some("localhost:5000/app/"), repository("localhost:5000/app")),
+            (Some("alpine"), repository("docker.io/library/alpine")),
+            (Some("team/app"), repository("docker.io/team/app")),
+            (Some("localhost:5000/app:1"), None),
+            (Some("localhost:5000/UPPER"), None),
+            (Some(""), None),
+        ];
+        for (typed, want) in table {
+            assert_eq!(place(typed).ok(), want, "{typed:?}");
+        }
+    }
+}

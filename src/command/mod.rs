@@ -1,0 +1,182 @@
+//! The commands, from their options to their exit status: what is set up for them, and what is told of it.
+
+mod auth;
+mod ls;
+mod push;
+mod table;
+
+use std::future::Future;
+use std::io::{self, Read as _, Write as _};
+use std::time::Duration;
+
+use crate::cli::{DockerOptions, GivenLogin};
+use crate::config::{self, Config};
+use crate::context::{Choice, Endpoint, TlsChoice};
+use crate::credentials::prompt::Terminal;
+use crate::credentials::{Credentials, Keyring};
+use crate::engine::{Engine, Trace};
+use crate::error::Error;
+use crate::headers;
+use crate::plugin::Command;
+use crate::secret::Secret;
+use crate::text::{clean, with_causes};
+
+/// How long a credential helper may take where nobody can answer it.
+const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
+
+/// How long an engine may take to list its images.
+const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes; tokens reach a few thousand. What is longer is another file, or has no end.
+const MAX_PASSWORD: u64 = 64 << 10;
+
+/// Carries out a command, and returns the exit status.
+///
+/// * `auth_config`: the value of `DOCKER_AUTH_CONFIG`, taken out of the environment so that no
+///   child inherits it.
+/// * `cancelled`: ends with an exit status when the call is to be given up. It is waited for before
+///   anything is started, but not while credentials are read from stdin: until then a signal ends us.
+pub async fn run(
+    docker: &DockerOptions,
+    command: &Command,
+    auth_config: Option<Secret>,
+    cancelled: impl Future<Output = u8>,
+) -> u8 {
+    let result = match command {
+        Command::Push { image, options } => {
+            return push::run(docker, image, options, auth_config, cancelled).await;
+        }
+        Command::Auth(options) => match auth::given(options) {
+            Ok(given) => until(cancelled, auth::run(docker, options, given, auth_config)).await,
+            Err(error) => Err(error),
+        },
+        Command::Ls(options) => match given_login(&options.given) {
+            Ok(given) => until(cancelled, ls::run(docker, options, given, auth_config)).await,
+            Err(error) => Err(error),
+        },
+        Command::Hook(action) => return crate::hook::run(*action, docker),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            tell_error(&error);
+            error.exit_status()
+        }
+    }
+}
+
+async fn until(
+    cancelled: impl Future<Output = u8>,
+    work: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    tokio::select! {
+        // Signals are caught before anything is started.
+        biased;
+        status = cancelled => Err(Error::Cancelled(status)),
+        result = work => result,
+    }
+}
+
+/// All that may hold credentials for this call; the second: somebody at a terminal, who may be asked.
+///
+/// * `warn`: told why config.json cannot be read, if that is so.
+fn keyring(
+    docker: &DockerOptions,
+    given: Option<Credentials>,
+    variable: Option<Secret>,
+    mut warn: impl FnMut(String),
+) -> Result<(Keyring, Option<Terminal>), Error> {
+    let directory = config::directory(docker.config.as_deref())?;
+    let (config, config_problem) = match Config::load(&directory) {
+        Ok(config) => (config, None),
+        Err(error) => {
+            let problem = with_causes(&error);
+            warn(problem.clone());
+            (Config::empty(&directory), Some(problem))
+        }
+    };
+    let terminal = Terminal::find();
+    let patience = terminal.is_none().then_some(UNATTENDED_HELPER);
+    Ok((Keyring { given, variable, config, config_problem, patience, known: None }, terminal))
+}
+
+/// The engine that these options and this config choose.
+async fn engine(docker: &DockerOptions, config: &Config) -> Result<Engine, Error> {
+    let endpoint = Endpoint::resolve(&choice(docker), config)?;
+    let headers = headers::custom(config)?;
+    Ok(Engine::connect(endpoint, headers, trace(docker)).await?)
+}
+
+/// What docker's options and variables say about the engine.
+pub fn choice(docker: &DockerOptions) -> Choice {
+    let choice = Choice {
+        host: docker.hosts.first().cloned(),
+        context: docker.context.clone(),
+        tls: TlsChoice {
+            on: docker.tls,
+            verify: docker.tlsverify,
+            authorities: docker.tlscacert.clone(),
+            certificate: docker.tlscert.clone(),
+            key: docker.tlskey.clone(),
+            ..TlsChoice::default()
+        },
+        docker_arguments: docker.arguments(),
+        ..Choice::default()
+    };
+    choice.with_environment()
+}
+
+/// What `--username`, `--password-stdin` and `--anonymous` say.
+fn given_login(options: &GivenLogin) -> Result<Option<Credentials>, Error> {
+    if options.anonymous {
+        return Ok(Some(Credentials::anonymous()));
+    }
+    let Some(username) = options.username.clone() else { return Ok(None) };
+    Ok(Some(Credentials::basic(username, password_from_stdin()?)))
+}
+
+fn password_from_stdin() -> Result<Secret, Error> {
+    let mut text = String::new();
+    let read = io::stdin().take(MAX_PASSWORD + 1).read_to_string(&mut text);
+    let text = Secret::new(text);
+    if read.map_err(Error::PasswordUnreadable)? as u64 > MAX_PASSWORD {
+        return Err(Error::PasswordTooLong);
+    }
+    // One line end, and nothing else: passwords may end in spaces.
+    let password = text
+        .expose()
+        .strip_suffix('\n')
+        .map_or(text.expose(), |line| line.strip_suffix('\r').unwrap_or(line));
+    if password.is_empty() {
+        return Err(Error::PasswordMissing);
+    }
+    Ok(Secret::new(password.to_owned()))
+}
+
+/// Where the calls of `--debug` are told.
+fn trace(docker: &DockerOptions) -> Option<Trace> {
+    docker.is_debug().then_some(|line| tell(&format!("debug: {line}")))
+}
+
+/// A line on stderr. Nobody is left to tell where that is closed.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Who reads only part of a list wants no more: `docker regpush ls | head -1`.
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Error::Output),
+    }
+}
+
+/// Says what went wrong, and what to do about it.
+pub fn tell_error(error: &Error) {
+    let mut lines = format!("error: {}\n", error.message());
+    if let Some(hint) = error.hint() {
+        lines += &format!("hint: {}\n", clean(&hint));
+    }
+    let _ = io::stderr().write_all(lines.as_bytes());
+}

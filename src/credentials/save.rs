@@ -1,0 +1,322 @@
+//! Keeping a login, as `docker login` keeps it: by the helper that is configured, else in config.json.
+//!
+//! config.json is edited, not written anew: what else is in it stays as it is, byte by byte. (docker drops the
+//! keys it does not know, and after a parse error everything it had not read yet.)
+//!
+//! Source: docker/cli `cli/config/credentials/{file_store,native_store}.go`.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jsonc_parser::ParseOptions;
+use jsonc_parser::cst::{CstInputValue, CstObject, CstObjectProp, CstRootNode};
+use serde::Serialize as _;
+use serde_json::json;
+use serde_json::ser::{PrettyFormatter, Serializer};
+
+use super::{
+    Credentials, CredentialsError, Keyring, Kind, Source, credentials_store, decode, helper, helpers, shown,
+};
+use crate::config::{Config, ConfigError, Held, Mode};
+use crate::secret::Secret;
+
+/// Why a login was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    #[error(transparent)]
+    Helper(#[from] CredentialsError),
+    /// What cannot be read is not written.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("`{}` is left as it is: {reason}", path.display())]
+    NotEditable { path: PathBuf, reason: &'static str },
+    #[error("cannot write `{}`", path.display())]
+    Unwritable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Keyring {
+    /// Keeps a login for this registry where it will be found again.
+    ///
+    /// * `key`: [`crate::reference::Reference::credentials_key`]
+    /// * `tell`: told of a helper that has not answered within 3 s.
+    ///
+    /// # Errors
+    /// The helper did not take it, or config.json cannot be read, edited or written. It is not kept
+    /// elsewhere then.
+    pub async fn save(
+        &self,
+        key: &str,
+        credentials: &Credentials,
+        tell: impl FnMut(&str),
+    ) -> Result<Kept, SaveError> {
+        let path = &self.config.path;
+        // As it is now: it may have been mended, or changed, since the call began.
+        let config = Config::load(path.parent().unwrap_or(Path::new(".")))?;
+        let helper = helpers(&config, key).into_iter().next();
+        if let Some(helper) = &helper {
+            helper::store(helper, key, credentials, self.patience, tell).await?;
+        }
+        // A guessed store has to be named from now on: docker guesses only where there is no entry.
+        let guessed = helper
+            .as_ref()
+            .and_then(|_| credentials_store(&config))
+            .filter(|_| config.credentials_store.is_none());
+        let entry = match &helper {
+            // docker's mark for what a helper has.
+            Some(_) => Credentials::anonymous(),
+            None => credentials.clone(),
+        };
+        let unwritable = |source| SaveError::Unwritable { path: path.clone(), source };
+        let held = Held::take(path).map_err(unwritable)?;
+        let before = held.read().map_err(unwritable)?;
+        let text = match &before {
+            Some(bytes) => str::from_utf8(bytes)
+                .map_err(|_| SaveError::NotEditable { path: path.clone(), reason: "it is not UTF-8" })?,
+            None => "",
+        };
+        if let Some(after) = edited(path, text, key, &entry, guessed.as_deref())? {
+            let mode = if helper.is_some() { Mode::AsItIs } else { Mode::Private };
+            held.write(before.as_deref(), Some(after.expose()), mode).map_err(unwritable)?;
+        }
+        Ok(Kept {
+            registry: shown(key),
+            place: helper.map_or_else(|| Source::File(path.clone()), Source::Helper),
+            is_password: credentials.kind() == Some(Kind::Password),
+        })
+    }
+}
+
+/// Where a login is kept now.
+#[derive(Debug)]
+pub struct Kept {
+    registry: String,
+    pub place: Source,
+    is_password: bool,
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let preposition = if matches!(self.place, Source::Helper(_)) { "by" } else { "in" };
+        write!(f, "the login for {} is kept {preposition} {}", self.registry, self.place)
+    }
+}
+
+impl Kept {
+    /// What docker says when it keeps a password in config.json, to the letter.
+    pub fn warning(&self) -> Option<String> {
+        match &self.place {
+            Source::File(path) if self.is_password => Some(format!(
+                "WARNING! Your credentials are stored unencrypted in '{}'.\n\
+                 Configure a credential helper to remove this warning. See\n\
+                 https://docs.docker.com/go/credential-store/",
+                path.display()
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// config.json with this entry for a registry, and perhaps a `credsStore`; `None`: it is so already.
+fn edited(
+    path: &Path,
+    text: &str,
+    key: &str,
+    entry: &Credentials,
+    store: Option<&str>,
+) -> Result<Option<Secret>, SaveError> {
+    let mut config = Config { path: path.to_owned(), ..Config::default() };
+    let length = config.read_text(text)?;
+    let is_kept = |config: &Config| {
+        let kept = config.auths.get(key).and_then(|entry| decode(entry).ok());
+        let is_same = kept.is_some_and(|kept| same(kept.as_ref(), entry));
+        is_same && store.is_none_or(|store| config.credentials_store.as_deref() == Some(store))
+    };
+    if is_kept(&config) {
+        return Ok(None);
+    }
+    let after = if text.trim().is_empty() {
+        new_file(key, entry, store)
+    } else {
+        // What stands behind the first value docker does not read; it stays.
+        with_entry(&text[..length], key, entry, store).map(|edited| edited + &text[length..])
+    };
+    let not_editable = |reason| SaveError::NotEditable { path: path.to_owned(), reason };
+    let after = Secret::new(after.ok_or_else(|| not_editable("its form is too unusual to be edited"))?);
+    // What would not be read back is not written: keys that are there twice, say.
+    let mut config = Config { path: path.to_owned(), ..Config::default() };
+    config.read_text(after.expose())?;
+    if !is_kept(&config) {
+        return Err(not_editable("a login that is put into it would not be found"));
+    }
+    Ok(Some(after))
+}
+
+fn same(kept: Option<&Credentials>, wanted: &Credentials) -> bool {
+    let nothing = Credentials::anonymous();
+    let kept = kept.unwrap_or(&nothing);
+    // The server's address stands for "not anonymous", and is the same in both.
+    kept.auth_config("h").expose() == wanted.auth_config("h").expose()
+}
+
+/// The entry's members, as docker writes them.
+fn members(entry: &Credentials) -> Vec<(&'static str, Secret)> {
+    let auth = entry.packed().map(|auth| ("auth", auth));
+    auth.into_iter().chain(entry.identity_token.clone().map(|token| ("identitytoken", token))).collect()
+}
+
+/// A whole file, laid out as docker does it.
+fn new_file(key: &str, entry: &Credentials, store: Option<&str>) -> Option<String> {
+    let members: serde_json::Map<_, _> =
+        members(entry).into_iter().map(|(name, value)| (name.to_owned(), json!(value.expose()))).collect();
+    let mut config = json!({"auths": {key: members}});
+    if let Some(store) = store {
+        config["credsStore"] = json!(store);
+    }
+    let mut bytes = Vec::new();
+    config
+        .serialize(&mut Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(b"\t")))
+        .ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+/// `None`: this cannot be done.
+fn with_entry(text: &str, key: &str, entry: &Credentials, store: Option<&str>) -> Option<String> {
+    // It has been read as JSON already, which knows nothing of what this would allow beside.
+    let root = CstRootNode::parse(text, &ParseOptions::default()).ok()?;
+    let config = root.object_value()?;
+    let auths = object_of(&config, "auths")?;
+    let login = match auths.get(key) {
+        Some(property) => object_at(&property)?,
+        None => auths.append(key, CstInputValue::Object(Vec::new())).object_value()?,
+    };
+    let members = members(entry);
+    for property in login.properties() {
+        let name = property.decoded_name()?.to_lowercase();
+        let is_replaced = members.iter().any(|(member, _)| *member == name);
+        if !is_replaced
+            && ["auth", "username", "password", "identitytoken", "registrytoken"].contains(&name.as_str())
+        {
+            property.remove();
+        }
+    }
+    for (name, value) in members {
+        set(&login, name, value.expose());
+    }
+    if let Some(store) = store {
+        set(&config, "credsStore", store);
+    }
+    Some(root.to_string())
+}
+
+/// The member of this name in any case, as docker finds it.
+fn member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
+    let properties = object.properties().into_iter();
+    let of_any_case = |property: &CstObjectProp| {
+        property.decoded_name().is_some_and(|found| found.eq_ignore_ascii_case(name))
+    };
+    object.get(name).or_else(|| properties.into_iter().find(of_any_case))
+}
+
+fn object_of(object: &CstObject, name: &str) -> Option<CstObject> {
+    match member(object, name) {
+        Some(property) => object_at(&property),
+        None => object.append(name, CstInputValue::Object(Vec::new())).object_value(),
+    }
+}
+
+/// The object that a member holds; for docker `null` is an empty one.
+fn object_at(property: &CstObjectProp) -> Option<CstObject> {
+    let is_null = property.value().is_some_and(|value| value.as_null_keyword().is_some());
+    if is_null { Some(property.object_value_or_set()) } else { property.object_value() }
+}
+
+fn set(object: &CstObject, name: &str, value: &str) {
+    let value = CstInputValue::String(value.to_owned());
+    match member(object, name) {
+        Some(property) => property.set_value(value),
+        None => drop(object.append(name, value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bob() -> Credentials {
+        Credentials::basic("bob".to_owned(), Secret::new("pw".to_owned()))
+    }
+
+    fn token() -> Credentials {
+        let token = Some(Secret::new("ID".to_owned()));
+        Credentials { username: Some("bob".to_owned()), identity_token: token, ..Credentials::default() }
+    }
+
+    fn edit(text: &str, entry: &Credentials, store: Option<&str>) -> Result<Option<String>, String> {
+        let edited = edited(Path::new("c"), text, "h", entry, store);
+        edited.map(|text| text.map(|text| text.expose().to_owned())).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_else_is_there_stays_as_it_is() {
+        let (bob, token, nobody) = (bob(), token(), Credentials::anonymous());
+        let table = [
+            // before, entry, credsStore, after
+            ("", &bob, None, "{\n\t\"auths\": {\n\t\t\"h\": {\n\t\t\t\"auth\": \"Ym9iOnB3\"\n\t\t}\n\t}\n}"),
+            (
+                "",
+                &nobody,
+                Some("pass"),
+                "{\n\t\"auths\": {\n\t\t\"h\": {}\n\t},\n\t\"credsStore\": \"pass\"\n}",
+            ),
+            (
+                "{\n\t\"zeta\": 1.50,\n\t\"auths\": {\n\t\t\"a\": {\n\t\t\t\"auth\": \"eDp5\"\n\t\t}\n\t},\n\t\"alpha\": [1, 2]\n}\n",
+                &bob,
+                None,
+                "{\n\t\"zeta\": 1.50,\n\t\"auths\": {\n\t\t\"a\": {\n\t\t\t\"auth\": \"eDp5\"\n\t\t},\n\t\t\"h\": {\n\t\t\t\"auth\": \"Ym9iOnB3\"\n\t\t}\n\t},\n\t\"alpha\": [1, 2]\n}\n",
+            ),
+            (
+                r#"{"AUTHS":{"h":{"Auth":"eDp5","email":"e","username":"u","registrytoken":"R"}},"x":1} tail"#,
+                &bob,
+                None,
+                r#"{"AUTHS":{"h":{"Auth":"Ym9iOnB3","email":"e"}},"x":1} tail"#,
+            ),
+            (
+                r#"{"auths":{"h":{"auth":"eDp5","email":"e"}}}"#,
+                &nobody,
+                None,
+                r#"{"auths":{"h":{"email":"e"}}}"#,
+            ),
+            (
+                "{\r\n  \"auths\": null\r\n}",
+                &token,
+                None,
+                "{\r\n  \"auths\": {\r\n    \"h\": {\r\n      \"auth\": \"Ym9iOg==\",\r\n      \"identitytoken\": \"ID\"\r\n    }\r\n  }\r\n}",
+            ),
+        ];
+        for (text, entry, store, want) in table {
+            assert_eq!(edit(text, entry, store).as_ref().map(Option::as_deref), Ok(Some(want)), "{text}");
+            assert_eq!(edit(want, entry, store), Ok(None), "nothing is left to do: {want}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_back_is_not_written() {
+        let table = [
+            ("{", "`c` is not valid JSON"),
+            ("\u{feff}{}", "`c` is not valid JSON"),
+            ("[]", "`c` is not a JSON object"),
+            (r#"{"auths":[]}"#, "`auths` in `c` is not what docker expects there"),
+            (r#"{"auths":{"h":"x"}}"#, "its form is too unusual to be edited"),
+            (r#"{"auths":{"h":null},"auths":{}}"#, "a login that is put into it would not be found"),
+        ];
+        for (text, want) in table {
+            let error = edit(text, &bob(), None).unwrap_err();
+            assert!(error.contains(want), "{text}: {error}");
+        }
+    }
+}

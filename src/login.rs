@@ -1,0 +1,149 @@
+//! Asking somebody for a login, and having the registry check it before it is used.
+
+use crate::credentials::Credentials;
+use crate::credentials::prompt::{PromptError, Terminal};
+use crate::engine::{AuthAnswer, Engine, EngineError};
+use crate::failure::{Class, Evidence, classify};
+use crate::secret::Secret;
+use crate::text::clean;
+
+/// How often somebody is asked for a login.
+pub const QUESTIONS: usize = 3;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// Nothing was typed that the registry could be asked about.
+    #[error("no login was typed for {registry}")]
+    NothingTyped { registry: String },
+    #[error("{registry} accepted none of the {refused} logins typed")]
+    GivenUp { registry: String, refused: usize },
+    #[error("no login for {registry}")]
+    Prompt {
+        registry: String,
+        #[source]
+        source: PromptError,
+    },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Whom to ask, and for which registry.
+pub struct Question<'a> {
+    /// As people write it.
+    pub registry: &'a str,
+    /// [`crate::reference::Reference::credentials_key`]
+    pub key: &'a str,
+    pub terminal: &'a Terminal,
+    pub engine: &'a mut Engine,
+}
+
+/// A login, and what the registry made of it.
+#[derive(Debug)]
+pub struct Checked {
+    pub credentials: Credentials,
+    /// Why the registry could not be asked, in the engine's words, unclean; `None`: it takes the login.
+    pub unchecked: Option<String>,
+}
+
+impl Question<'_> {
+    /// Asks until the registry takes a login. It is checked by the engine's `/auth`, so that a
+    /// wrong password costs one failed login, not one for each layer.
+    ///
+    /// * `username`: what Enter alone means.
+    /// * `questions`: how many are left.
+    /// * `tell`: told why it is asked again.
+    ///
+    /// # Errors
+    /// Nobody answered, or not well; or the engine is gone.
+    pub async fn ask(
+        &mut self,
+        username: Option<&str>,
+        questions: &mut usize,
+        mut tell: impl FnMut(&str),
+    ) -> Result<Checked, LoginError> {
+        let registry = self.registry.to_owned();
+        let mut username = username.map(str::to_owned);
+        let mut refused = 0;
+        while *questions > 0 {
+            *questions -= 1;
+            let asked = self.terminal.ask(username.as_deref()).await;
+            let (typed_name, password) =
+                asked.map_err(|source| LoginError::Prompt { registry: registry.clone(), source })?;
+            username = typed_name;
+            let (Some(name), Some(password)) = (&username, password) else {
+                tell("a user name and a password are needed");
+                continue;
+            };
+            if name.contains(':') {
+                // Basic authentication would end it there (RFC 7617, 2).
+                tell("a user name cannot have a colon");
+                username = None;
+                continue;
+            }
+            let typed = Credentials::basic(name.clone(), password);
+            match check(self.engine, typed, self.key).await? {
+                Ok(login) => return Ok(login),
+                Err(message) => {
+                    refused += 1;
+                    let who = username.as_deref().map(clean).unwrap_or_default();
+                    tell(&format!(
+                        "{registry} does not accept this password for `{who}`: {}",
+                        clean(&message)
+                    ));
+                }
+            }
+        }
+        Err(if refused == 0 {
+            LoginError::NothingTyped { registry }
+        } else {
+            LoginError::GivenUp { registry, refused }
+        })
+    }
+}
+
+/// Has the registry check a login. The inner error: it says no, and why.
+///
+/// # Errors
+/// The engine is gone.
+pub async fn check(
+    engine: &mut Engine,
+    credentials: Credentials,
+    key: &str,
+) -> Result<Result<Checked, String>, EngineError> {
+    Ok(match engine.check(&credentials, key).await? {
+        AuthAnswer::Accepted { identity_token: Some(token) } => {
+            Ok(Checked { credentials: with_token(credentials, token), unchecked: None })
+        }
+        AuthAnswer::Accepted { identity_token: None } => Ok(Checked { credentials, unchecked: None }),
+        AuthAnswer::Refused { message } if is_about_login(&message) => Err(message),
+        AuthAnswer::Refused { message } => Ok(Checked { credentials, unchecked: Some(message) }),
+    })
+}
+
+/// The token is used in place of the password.
+fn with_token(credentials: Credentials, token: Secret) -> Credentials {
+    Credentials { password: None, identity_token: Some(token), ..credentials }
+}
+
+/// Basic registries come as HTTP 500 with their 401 inside the text, so only the text can tell.
+fn is_about_login(message: &str) -> bool {
+    matches!(classify(&Evidence::of_text(message, true)).class, Class::Auth | Class::Denied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_a_wrong_password_from_a_registry_that_cannot_be_asked() {
+        let table = [
+            ("login attempt to http://localhost:5001/v2/ failed with status: 401 Unauthorized", true),
+            (r#"Get "https://h/v2/": unauthorized: incorrect username or password"#, true),
+            (r#"Get "http://localhost:1/v2/": dial tcp 127.0.0.1:1: connect: connection refused"#, false),
+            ("login attempt to http://h/v2/ failed with status: 503 Service Unavailable", false),
+        ];
+        for (message, about_login) in table {
+            assert_eq!(is_about_login(message), about_login, "{message}");
+        }
+    }
+}

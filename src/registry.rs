@@ -1,0 +1,725 @@
+//! The registry's own HTTP API: what it holds.
+//!
+//! Source: OCI distribution specification 1.1 (`/v2/`), distribution's `docs/spec/auth/token.md`, and moby
+//! `registry/registry.go` for certificates, TLS and plain HTTP.
+
+use std::collections::{BTreeMap, HashSet};
+use std::error::Error as StdError;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use std::{env, fs, io};
+
+use hyper::StatusCode;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LINK, LOCATION, WWW_AUTHENTICATE};
+use reqwest::{Client, Method, Proxy, RequestBuilder, Response, Url};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::context::{Identity, Pem, Tls, is_loopback};
+use crate::credentials::{Credentials, Kind, Login};
+use crate::engine::{RegistrySettings, Trace, USER_AGENT_VALUE};
+use crate::event::is_digest;
+use crate::failure::Class;
+use crate::reference::{HUB, is_tag};
+use crate::secret::{Censor, Secret};
+use crate::text::{clean, with_causes};
+use crate::transport::{TlsProblem, proxy_for, tls_config, tls_error};
+
+/// Where the Hub's API is.
+const HUB_API: &str = "registry-1.docker.io";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest silence within an answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Names asked for at once; a registry may give fewer.
+const PAGE: usize = 1000;
+/// Names in all. Nobody reads more, and a registry that goes on for ever means no good.
+const MAX_NAMES: usize = 1_000_000;
+/// Bytes of one answer.
+const MAX_BODY: usize = 16 << 20;
+/// All that a tag may name, so that the registry does not turn it into something else.
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error("cannot reach the registry {registry}: {reason}")]
+    Unreachable { registry: String, reason: String },
+    #[error("no TLS with the registry {registry}: {problem}")]
+    Tls {
+        registry: String,
+        /// Of its CA and client certificates.
+        directory: PathBuf,
+        problem: TlsProblem,
+    },
+    #[error("the certificates for {registry} cannot be used: {reason}")]
+    Certificates { registry: String, reason: String },
+    #[error("{}", refused(registry, login, reason))]
+    Unauthorized { registry: String, login: Box<Login>, reason: String },
+    #[error("{registry} does not allow it{}: {reason}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
+    Denied { registry: String, login: Box<Login>, reason: String },
+    #[error("{registry} shows no catalog of its repositories")]
+    NoCatalog { registry: String },
+    #[error("{registry} has no repository `{repository}`, or does not show it{}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
+    NoRepository { registry: String, repository: String, login: Box<Login> },
+    #[error("{registry} answered {status}: {reason}")]
+    Answered { registry: String, status: StatusCode, reason: String },
+    #[error("what answers at {registry} is no registry: {reason}")]
+    NotARegistry { registry: String, reason: String },
+}
+
+fn refused(registry: &str, login: &Login, reason: &str) -> String {
+    if login.anonymous {
+        format!("{registry} wants a login, and {}: {reason}", login.describe_nothing())
+    } else {
+        format!("{registry} does not accept {}: {reason}", login.describe())
+    }
+}
+
+impl RegistryError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Unreachable { .. } => Class::Network,
+            Self::Tls { .. } | Self::Certificates { .. } => Class::Tls,
+            Self::Unauthorized { .. } => Class::Auth,
+            Self::Denied { .. } => Class::Denied,
+            Self::NoRepository { .. } => Class::NotFound,
+            Self::Answered { status, .. } => match status.as_u16() {
+                429 => Class::RateLimited,
+                500.. => Class::Server,
+                _ => Class::Other,
+            },
+            Self::NoCatalog { .. } | Self::NotARegistry { .. } => Class::Other,
+        }
+    }
+}
+
+/// How a registry is to be spoken to.
+#[derive(Debug)]
+pub struct Access {
+    /// Plain HTTP will do, and any certificate.
+    pub is_insecure: bool,
+    /// `/etc/docker/certs.d/HOST:PORT`: `*.crt`, and pairs of `*.cert` and `*.key`.
+    pub certificates: PathBuf,
+    pub credentials: Credentials,
+    /// Whose they are, for messages.
+    pub login: Login,
+    pub trace: Option<Trace>,
+}
+
+impl Access {
+    /// As the engine would speak to it, going by its settings; untraced.
+    pub async fn new(
+        domain: &str,
+        settings: &RegistrySettings,
+        credentials: Credentials,
+        login: Login,
+    ) -> Self {
+        Self {
+            is_insecure: settings.is_insecure(domain, &addresses(domain).await),
+            certificates: certificates_directory(settings.is_rootless).join(domain),
+            credentials,
+            login,
+            trace: None,
+        }
+    }
+}
+
+/// Source: moby `registry/config_unix.go` (`CertsDir`).
+fn certificates_directory(is_rootless: bool) -> PathBuf {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let own = || variable("XDG_CONFIG_HOME").or_else(|| env::home_dir().map(|home| home.join(".config")));
+    match is_rootless.then(own).flatten() {
+        Some(own) => own.join("docker/certs.d"),
+        None => PathBuf::from("/etc/docker/certs.d"),
+    }
+}
+
+/// A registry that has answered.
+#[derive(Debug)]
+pub struct Registry {
+    domain: String,
+    /// `https://HOST/`
+    api: Url,
+    client: Client,
+    tls: Tls,
+    access: Access,
+    censor: Censor,
+    /// The value of `Authorization`, by scope: it is found once for each.
+    authorization: Mutex<BTreeMap<String, Secret>>,
+}
+
+/// Who may be told what, in the words of token servers.
+fn scope(repository: &str) -> String {
+    format!("repository:{repository}:pull")
+}
+
+impl Registry {
+    /// Finds out how the registry speaks: TLS, or where it is called insecure and has none, plain HTTP.
+    ///
+    /// * `domain`: [`crate::reference::Reference::domain`]
+    ///
+    /// # Errors
+    /// It cannot be reached, its certificate is not good, or it is no registry.
+    pub async fn connect(domain: &str, access: Access) -> Result<Self, RegistryError> {
+        let tls = tls(domain, &access)?;
+        let host = if domain == HUB { HUB_API } else { domain };
+        let censor = Censor::new(access.credentials.secrets());
+        let mut registry = Self {
+            domain: domain.to_owned(),
+            api: url(domain, &format!("https://{host}/"))?,
+            client: client(domain, Some(&tls), &access.certificates)?,
+            tls,
+            access,
+            censor,
+            authorization: Mutex::default(),
+        };
+        match registry.ping().await {
+            Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Tls { .. }))
+                if registry.access.is_insecure =>
+            {
+                registry.api = url(domain, &format!("http://{host}/"))?;
+                registry.client = client(domain, None, &registry.access.certificates)?;
+                // Where nothing answers either way, the first says it as well as the second.
+                registry.ping().await.map_err(|plain| match error {
+                    RegistryError::Tls { problem: TlsProblem::PlainText, .. } => plain,
+                    error @ RegistryError::Tls { .. } => error,
+                    _ => plain,
+                })?;
+            }
+            answered => answered?,
+        }
+        Ok(registry)
+    }
+
+    async fn ping(&self) -> Result<(), RegistryError> {
+        if let Some(Err(variable)) = self.api.as_str().parse().ok().map(|api| proxy_for(&api)) {
+            let reason = format!("what {variable} says is no proxy");
+            return Err(RegistryError::Unreachable { registry: self.domain.clone(), reason });
+        }
+        let response = self.send(self.client.get(self.path("v2/")?)).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(()),
+            _ => Err(self.unexpected(response).await),
+        }
+    }
+
+    /// Whether it takes the credentials at all.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn accepts(&self) -> Result<(), RegistryError> {
+        let response = self.ask(Method::GET, self.path("v2/")?, "").await?;
+        if response.status().is_success() { Ok(()) } else { Err(self.unexpected(response).await) }
+    }
+
+    /// The names of its repositories, in its order.
+    ///
+    /// # Errors
+    /// It has no catalog, does not show it, or anything else goes wrong.
+    pub async fn repositories(&self) -> Result<Vec<String>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Page {
+            repositories: Option<Vec<String>>,
+        }
+        let pages = self.pages("v2/_catalog", "registry:catalog:*", |page: Page| page.repositories).await;
+        pages?.map_err(|refusal| match refusal.status.as_u16() {
+            400 | 404 | 405 | 501 => RegistryError::NoCatalog { registry: self.domain.clone() },
+            _ => self.refusal(refusal),
+        })
+    }
+
+    /// The tags of a repository, in the order of versions.
+    ///
+    /// * `repository`: [`crate::reference::Reference::path`]
+    ///
+    /// # Errors
+    /// There is no such repository, it is not shown, or anything else goes wrong.
+    pub async fn tags(&self, repository: &str) -> Result<Vec<String>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let path = format!("v2/{repository}/tags/list");
+        let pages = self.pages(&path, &scope(repository), |page: Page| page.tags).await;
+        let mut tags = pages?.map_err(|refusal| match refusal.status {
+            StatusCode::NOT_FOUND => RegistryError::NoRepository {
+                registry: self.domain.clone(),
+                repository: repository.to_owned(),
+                login: Box::new(self.access.login.clone()),
+            },
+            _ => self.refusal(refusal),
+        })?;
+        alphanumeric_sort::sort_str_slice(&mut tags);
+        tags.dedup();
+        Ok(tags)
+    }
+
+    /// The digest of what a tag names; `None`: the registry does not say.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub async fn digest(&self, repository: &str, tag: &str) -> Result<Option<String>, RegistryError> {
+        if !is_tag(tag) {
+            return Ok(None);
+        }
+        let url = self.path(&format!("v2/{repository}/manifests/{tag}"))?;
+        let response = self.ask(Method::HEAD, url, &scope(repository)).await?;
+        let digest = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+        let digest = digest.filter(|digest| response.status().is_success() && is_digest(digest));
+        Ok(digest.map(str::to_owned))
+    }
+
+    /// All pages of a list; the inner error: it is refused.
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        scope: &str,
+        names: impl Fn(T) -> Option<Vec<String>>,
+    ) -> Result<Result<Vec<String>, Refusal>, RegistryError> {
+        let mut url = self.path(path)?;
+        url.set_query(Some(&format!("n={PAGE}")));
+        let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        loop {
+            let response = self.ask(Method::GET, url.clone(), scope).await?;
+            if !response.status().is_success() {
+                return Ok(Err(self.read_refusal(response).await?));
+            }
+            let next = self.next(&url, response.headers())?;
+            let body = self.body(response).await?;
+            let page =
+                serde_json::from_slice(&body).map_err(|_| self.not_a_registry("its list is no JSON"))?;
+            // Of what a registry says, this goes to a terminal.
+            all.extend(
+                names(page).unwrap_or_default().iter().map(|name| clean(&self.censor.hide(name.clone()))),
+            );
+            seen.insert(url);
+            match next {
+                None => return Ok(Ok(all)),
+                Some(next) if seen.contains(&next) || all.len() > MAX_NAMES => {
+                    return Err(self.not_a_registry("its list has no end"));
+                }
+                Some(next) => url = next,
+            }
+        }
+    }
+
+    /// Where a list goes on: on this registry, whatever host it names. It may not know its own name, behind
+    /// a proxy; and elsewhere our login has no business.
+    fn next(&self, url: &Url, headers: &HeaderMap) -> Result<Option<Url>, RegistryError> {
+        let unreadable = || self.not_a_registry("it does not say readably where its list goes on");
+        let Some(link) = headers.get(LINK) else { return Ok(None) };
+        let link = link.to_str().map_err(|_| unreadable())?;
+        let links = http_link::parse_link_header(link, url).map_err(|_| unreadable())?;
+        let Some(link) = links.into_iter().find(|link| link.rel == "next") else { return Ok(None) };
+        let mut next = self.api.clone();
+        next.set_path(link.target.path());
+        next.set_query(link.target.query());
+        Ok(Some(next))
+    }
+
+    /// Sends a request, with the credentials once the registry asks for some.
+    async fn ask(&self, method: Method, url: Url, scope: &str) -> Result<Response, RegistryError> {
+        let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned();
+        let response = self.ask_with(method.clone(), url.clone(), known.as_ref()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        // None yet, or a token that has expired.
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenges: Vec<String> =
+            challenges.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
+        let refusal = self.read_refusal(response).await?;
+        let authorization = self.authorize(&challenges, scope, &refusal.reason).await?;
+        let response = self.ask_with(method, url, Some(&authorization)).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let refusal = self.read_refusal(response).await?;
+            return Err(self.refusal(refusal));
+        }
+        self.authorization
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(scope.to_owned(), authorization);
+        Ok(response)
+    }
+
+    async fn ask_with(
+        &self,
+        method: Method,
+        url: Url,
+        authorization: Option<&Secret>,
+    ) -> Result<Response, RegistryError> {
+        let is_manifest = method == Method::HEAD;
+        let mut request = self.client.request(method, url);
+        if is_manifest {
+            request = request.header(ACCEPT, MANIFESTS);
+        }
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, sensitive(authorization));
+        }
+        self.send(request).await
+    }
+
+    /// The value of `Authorization` that these challenges want.
+    async fn authorize(
+        &self,
+        challenges: &[String],
+        scope: &str,
+        reason: &str,
+    ) -> Result<Secret, RegistryError> {
+        let credentials = &self.access.credentials;
+        let parsed = challenges.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten();
+        let parsed: Vec<_> = parsed.collect();
+        let of = |scheme: &str| parsed.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme));
+        let unauthorized = || self.unauthorized(reason.to_owned());
+        if let Some(bearer) = of("Bearer") {
+            if let Some(token) = &credentials.registry_token {
+                return Ok(Secret::new(format!("Bearer {}", token.expose())));
+            }
+            let parameter = |name: &str| {
+                let mut parameters = bearer.params.iter();
+                let found = parameters.find(|(found, _)| found.eq_ignore_ascii_case(name));
+                found.map(|(_, value)| value.to_unescaped())
+            };
+            let realm = parameter("realm").ok_or_else(|| self.not_a_registry("it names no token server"))?;
+            let scope = parameter("scope").unwrap_or_else(|| scope.to_owned());
+            let token = self.token(&realm, parameter("service"), &scope).await?;
+            return Ok(Secret::new(format!("Bearer {}", token.expose())));
+        }
+        match (of("Basic"), credentials.kind()) {
+            (Some(_), Some(Kind::Password)) => {
+                let packed = credentials.packed().ok_or_else(unauthorized)?;
+                Ok(Secret::new(format!("Basic {}", packed.expose())))
+            }
+            _ => Err(unauthorized()),
+        }
+    }
+
+    /// A token for this scope, from the server that the registry names.
+    async fn token(
+        &self,
+        realm: &str,
+        service: Option<String>,
+        scope: &str,
+    ) -> Result<Secret, RegistryError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            token: Option<Secret>,
+            access_token: Option<Secret>,
+        }
+        let credentials = &self.access.credentials;
+        let mut url = url(&self.domain, realm)?;
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        if url.scheme() != "https"
+            && !credentials.is_anonymous()
+            && !self.access.is_insecure
+            && !is_loopback(&host)
+        {
+            let reason =
+                format!("its token server `{}` has no TLS, and no login is sent there", clean(&host));
+            return Err(self.not_a_registry(&reason));
+        }
+        let fields = service.map(|service| ("service", service)).into_iter();
+        // Several stand in one, with spaces between.
+        let fields = fields.chain(scope.split_whitespace().map(|scope| ("scope", scope.to_owned())));
+        let request = if let Some(token) = &credentials.identity_token {
+            let mut form: Vec<_> = fields.collect();
+            let fixed = [("grant_type", "refresh_token"), ("client_id", "docker-regpush")];
+            form.extend(fixed.map(|(name, value)| (name, value.to_owned())));
+            form.push(("refresh_token", token.expose().to_owned()));
+            self.client.post(url).form(&form)
+        } else {
+            url.query_pairs_mut().extend_pairs(fields);
+            let request = self.client.get(url);
+            match (&credentials.username, &credentials.password, credentials.packed()) {
+                (Some(username), Some(_), Some(packed)) => {
+                    let basic = Secret::new(format!("Basic {}", packed.expose()));
+                    request.query(&[("account", username)]).header(AUTHORIZATION, sensitive(&basic))
+                }
+                _ => request,
+            }
+        };
+        let response = self.send(request).await?;
+        if !response.status().is_success() {
+            let refusal = self.read_refusal(response).await?;
+            let is_about_login = matches!(refusal.status.as_u16(), 400 | 401 | 403);
+            return Err(if is_about_login {
+                self.unauthorized(refusal.reason)
+            } else {
+                self.refusal(refusal)
+            });
+        }
+        let body = Secret::new(String::from_utf8_lossy(&self.body(response).await?).into_owned());
+        let answer: Option<Answer> = serde_json::from_str(body.expose()).ok();
+        let token = answer.and_then(|answer| answer.token.or(answer.access_token));
+        // A token that cannot be sent is none.
+        let token = token.filter(|token| !token.expose().is_empty() && token.expose().is_ascii());
+        token.ok_or_else(|| self.not_a_registry("its token server gives no token"))
+    }
+
+    fn path(&self, path: &str) -> Result<Url, RegistryError> {
+        self.api.join(path).map_err(|error| self.not_a_registry(&error.to_string()))
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, RegistryError> {
+        let request = request.build().map_err(|error| self.unreachable(&error.without_url()))?;
+        if let Some(trace) = self.access.trace {
+            let names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
+            trace(&clean(&format!("{} {} ({})", request.method(), request.url(), names.join(", "))));
+        }
+        // The token server may be another host.
+        let is_own = request.url().host_str() == self.api.host_str();
+        let response = self.client.execute(request).await.map_err(|error| {
+            let error = error.without_url();
+            match tls_error(&error) {
+                Some(problem) if is_own => RegistryError::Tls {
+                    registry: self.domain.clone(),
+                    directory: self.access.certificates.clone(),
+                    problem: TlsProblem::of(problem, &self.tls),
+                },
+                _ => self.unreachable(&error),
+            }
+        })?;
+        if let Some(trace) = self.access.trace {
+            trace(&response.status().to_string());
+        }
+        Ok(response)
+    }
+
+    async fn body(&self, mut response: Response) -> Result<Vec<u8>, RegistryError> {
+        let mut body = Vec::new();
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| self.unreachable(&error.without_url()))?
+        {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_BODY {
+                return Err(self.not_a_registry(&format!("it sends more than {} MB at once", MAX_BODY >> 20)));
+            }
+        }
+        Ok(body)
+    }
+
+    /// Why it refuses, from the body of an error.
+    async fn read_refusal(&self, response: Response) -> Result<Refusal, RegistryError> {
+        let status = response.status();
+        let target =
+            response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let body = self.body(response).await?;
+        let reason = target
+            .filter(|_| status.is_redirection())
+            .map(|target| format!("its place is `{target}`"))
+            .unwrap_or_else(|| reason(&body, status));
+        Ok(Refusal { status, reason: clean(&self.censor.hide(reason)) })
+    }
+
+    async fn unexpected(&self, response: Response) -> RegistryError {
+        match self.read_refusal(response).await {
+            Ok(refusal) => self.refusal(refusal),
+            Err(error) => error,
+        }
+    }
+
+    fn refusal(&self, Refusal { status, reason }: Refusal) -> RegistryError {
+        let registry = self.domain.clone();
+        match status {
+            StatusCode::UNAUTHORIZED => self.unauthorized(reason),
+            StatusCode::FORBIDDEN => {
+                RegistryError::Denied { registry, login: Box::new(self.access.login.clone()), reason }
+            }
+            StatusCode::NOT_FOUND => self.not_a_registry(&format!("it answered {status}: {reason}")),
+            _ => RegistryError::Answered { registry, status, reason },
+        }
+    }
+
+    fn unauthorized(&self, reason: String) -> RegistryError {
+        let login = Box::new(self.access.login.clone());
+        RegistryError::Unauthorized { registry: self.domain.clone(), login, reason }
+    }
+
+    fn not_a_registry(&self, reason: &str) -> RegistryError {
+        RegistryError::NotARegistry { registry: self.domain.clone(), reason: reason.to_owned() }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> RegistryError {
+        let reason = if error.is_timeout() { "it does not answer".to_owned() } else { root_cause(error) };
+        RegistryError::Unreachable { registry: self.domain.clone(), reason }
+    }
+}
+
+/// An HTTP error, read.
+struct Refusal {
+    status: StatusCode,
+    /// Clean.
+    reason: String,
+}
+
+/// What a registry says in an error: `errors[].code: message` (OCI distribution), `details` or `message` of
+/// token servers, else the body itself, if it is not a page.
+fn reason(body: &[u8], status: StatusCode) -> String {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let first = &value["errors"][0];
+    let of_list = match (text(&first["code"]), text(&first["message"])) {
+        (Some(code), Some(message)) => Some(format!("{}: {message}", code.to_lowercase())),
+        (code, message) => message.or(code),
+    };
+    let other =
+        || ["details", "message", "error_description", "error"].iter().find_map(|key| text(&value[key]));
+    let plain = || {
+        let body = String::from_utf8_lossy(body);
+        let body = body.trim();
+        let is_text = !body.is_empty() && !body.starts_with(['<', '{', '[']);
+        is_text.then(|| body.to_owned())
+    };
+    let status = || status.canonical_reason().unwrap_or("no reason given").to_lowercase();
+    of_list.or_else(other).or_else(plain).unwrap_or_else(status)
+}
+
+/// The innermost cause: what reqwest wraps round it says nothing more.
+fn root_cause(error: &reqwest::Error) -> String {
+    let causes = std::iter::successors(Some(error as &(dyn StdError + 'static)), |error| (*error).source());
+    causes.last().map(|cause| clean(&cause.to_string())).unwrap_or_default()
+}
+
+fn sensitive(secret: &Secret) -> HeaderValue {
+    let value = HeaderValue::from_str(secret.expose());
+    let mut value = value.unwrap_or_else(|_| HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
+}
+
+fn url(registry: &str, text: &str) -> Result<Url, RegistryError> {
+    let not_a_registry =
+        |reason: String| RegistryError::NotARegistry { registry: registry.to_owned(), reason };
+    let url = Url::parse(text).map_err(|error| not_a_registry(format!("`{}`: {error}", clean(text))))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(url),
+        _ => Err(not_a_registry(format!("`{}` is no address of a server", clean(text)))),
+    }
+}
+
+/// * `tls`: `None` for plain HTTP, which needs no certificates.
+fn client(registry: &str, tls: Option<&Tls>, directory: &Path) -> Result<Client, RegistryError> {
+    let broken = |problem| RegistryError::Tls {
+        registry: registry.to_owned(),
+        directory: directory.to_owned(),
+        problem,
+    };
+    let nothing = Tls { skip_verify: true, ..Tls::default() };
+    let config = tls_config(tls.unwrap_or(&nothing)).map_err(broken)?;
+    let builder = Client::builder()
+        .user_agent(USER_AGENT_VALUE)
+        .tls_backend_preconfigured(config)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        // A login must go nowhere else.
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .proxy(Proxy::custom(|url| {
+            let proxy = proxy_for(&url.as_str().parse().ok()?).ok()??;
+            Url::parse(&proxy).ok()
+        }));
+    builder.build().map_err(|error| RegistryError::Unreachable {
+        registry: registry.to_owned(),
+        reason: with_causes(&error),
+    })
+}
+
+/// CA and client certificates for a registry, as moby's `ReadCertsDirectory` finds them.
+fn tls(registry: &str, access: &Access) -> Result<Tls, RegistryError> {
+    let broken = |reason: String| RegistryError::Certificates { registry: registry.to_owned(), reason };
+    let directory = &access.certificates;
+    let unreadable = |path: &Path, error: io::Error| broken(format!("`{}`: {error}", path.display()));
+    let mut files = match fs::read_dir(directory) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(unreadable(directory, error)),
+    };
+    files.sort();
+    let read = |path: &Path| {
+        let text = fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
+        Ok(Pem { path: path.to_owned(), text: Secret::new(text) })
+    };
+    let (mut authorities, mut identity): (Option<Pem>, _) = (None, None);
+    for path in &files {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("crt") => {
+                let pem = read(path)?;
+                authorities = Some(match authorities {
+                    None => pem,
+                    Some(Pem { path, text }) => {
+                        Pem { path, text: Secret::new(format!("{}\n{}", text.expose(), pem.text.expose())) }
+                    }
+                });
+            }
+            Some("cert") => {
+                let key = path.with_extension("key");
+                if !key.exists() {
+                    // docker's own explanation.
+                    return Err(broken(format!(
+                        "missing key `{}` for client certificate `{}`; CA certificates must use the extension .crt",
+                        key.display(),
+                        path.display()
+                    )));
+                }
+                identity = Some(Identity { certificate: read(path)?, key: read(&key)? });
+            }
+            Some("key") if !path.with_extension("cert").exists() => {
+                return Err(broken(format!(
+                    "there is no client certificate for the key `{}`",
+                    path.display()
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(Tls { authorities, with_system: true, identity, skip_verify: access.is_insecure })
+}
+
+/// The addresses of a registry's host; none where they cannot be found in time.
+async fn addresses(domain: &str) -> Vec<IpAddr> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let has_port =
+        domain.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let place = if has_port { domain.to_owned() } else { format!("{domain}:443") };
+    match tokio::time::timeout(PATIENCE, tokio::net::lookup_host(place)).await {
+        Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a registry is known to have no catalog, so that it need not be asked.
+pub fn is_without_catalog(domain: &str) -> bool {
+    let is_ecr = domain.contains(".dkr.ecr") && domain.contains(".amazonaws.com");
+    is_ecr || [HUB, "ghcr.io", "public.ecr.aws"].contains(&domain)
+}
+
+/// Many digests at once, but not too many: those of these tags, in their order.
+///
+/// # Errors
+/// The first that there is; the others are given up.
+pub async fn digests(
+    registry: &Arc<Registry>,
+    repository: &str,
+    tags: &[String],
+) -> Result<Vec<Option<String>>, RegistryError> {
+    const AT_ONCE: usize = 8;
+    let mut found = vec![None; tags.len()];
+    let mut running = tokio::task::JoinSet::new();
+    let mut waiting = tags.iter().cloned().enumerate();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some((at, tag)) = waiting.next()
+        {
+            let (registry, repository) = (Arc::clone(registry), repository.to_owned());
+            running.spawn(async move { (at, registry.digest(&repository, &tag).await) });
+        }
+        match running.join_next().await {
+            None => return Ok(found),
+            Some(Ok((at, digest))) => found[at] = digest?,
+            // It cannot panic, and nobody ends it but us.
+            Some(Err(_)) => {}
+        }
+    }
+}
