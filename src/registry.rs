@@ -465,8 +465,10 @@ impl Registry {
     async fn send(&self, request: RequestBuilder) -> Result<Response, RegistryError> {
         let request = request.build().map_err(|error| self.unreachable(&error.without_url()))?;
         if let Some(trace) = self.access.trace {
+            // Beside those that reqwest adds.
             let names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
-            trace(&clean(&format!("{} {} ({})", request.method(), request.url(), names.join(", "))));
+            let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+            trace(&clean(&format!("{} {}{names}", request.method(), request.url())));
         }
         // The token server may be another host.
         let is_own = request.url().host_str() == self.api.host_str();

@@ -227,7 +227,7 @@ impl Call<'_> {
     fn report(&self, Held { credentials, login }: &Held, result: &Result<(), Error>) -> Result<(), Error> {
         let kind = credentials.kind().map(Kind::name);
         let accepted = match result {
-            Ok(()) => Some(true),
+            Ok(()) | Err(Error::Save(_)) => Some(true),
             Err(Error::LoginRefused { .. }) => Some(false),
             Err(_) => None,
         };

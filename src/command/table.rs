@@ -14,7 +14,8 @@ pub fn table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,
 ) -> String {
-    let mut writer = TabWriter::new(Vec::new()).minwidth(10).padding(3);
+    // docker's smallest column is 10 wide, with the blanks.
+    let mut writer = TabWriter::new(Vec::new()).minwidth(7).padding(3);
     let mut text = header.join("\t") + "\n";
     for row in rows {
         let cells = row.map(|cell| if cell.is_empty() { NOTHING.to_owned() } else { cell });
@@ -31,13 +32,13 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = [["a", "1", "x"], ["a long one", "", "ü"], ["您没有", "12345678901", "z"]];
+        let rows = [["a", "1", "x"], ["a long one", "", "ü"], ["您没有", "1234567", "z"]];
         let shown = table(["NAME", "SIZE", "LAST"], rows.map(|row| row.map(str::to_owned)));
         let want = "\
-            NAME         SIZE          LAST\n\
-            a            1             x\n\
-            a long one   -             ü\n\
-            您没有       12345678901   z\n";
+            NAME         SIZE      LAST\n\
+            a            1         x\n\
+            a long one   -         ü\n\
+            您没有       1234567   z\n";
         assert_eq!(shown, want);
     }
 }
