@@ -4,7 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
+mod credentials;
 mod endpoints;
+#[expect(dead_code, reason = "the other test program uses all of it")]
+#[path = "../it/support/engine.rs"]
+mod fake_engine;
 mod protocol;
 mod support;
 #[expect(dead_code, reason = "the other test program uses all of it")]
