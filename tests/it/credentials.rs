@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -170,15 +171,19 @@ fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
 }
 
 #[test]
-fn a_file_that_cannot_be_run_is_no_helper() {
-    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#);
-    fs::write(env.path("bin/docker-credential-x"), "no program").unwrap();
-    let (sent, run) = push(&env, &[], IMAGE, None);
-    assert_eq!(sent, json!({}));
-    assert!(
-        run.stderr.contains("`docker-credential-x`, wanted for localhost:5000, is no program in PATH"),
-        "{run}"
-    );
+fn what_cannot_be_run_is_no_helper() {
+    let missing = "`docker-credential-x`, wanted for localhost:5000, is no program in PATH";
+    let table: [(fn(&Path), &str); 2] = [
+        (|path| fs::write(path, "no program").unwrap(), "docker-credential-x` is not executable"),
+        (|path| fs::create_dir(path).unwrap(), "docker-credential-x` is a directory"),
+    ];
+    for (make, told) in table {
+        let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#);
+        make(&env.path("bin/docker-credential-x"));
+        let (sent, run) = push(&env, &[], IMAGE, None);
+        assert_eq!(sent, json!({}));
+        assert!(run.stderr.contains(missing) && run.stderr.contains(told), "{run}");
+    }
 }
 
 #[test]
@@ -191,11 +196,28 @@ fn a_helper_that_does_not_read_its_input_is_heard() {
     }
 }
 
+/// A helper that never answers, and what it has started.
+const HANGS: &str = r#"sleep 1000 & echo $$ $! >"$HOME/new"; mv "$HOME/new" "$HOME/processes"; wait"#;
+
+/// Waits until the processes that [`HANGS`] has named are gone.
+fn wait_until_ended(env: &TestEnv) {
+    let processes = fs::read_to_string(env.path("home/processes")).unwrap();
+    assert_eq!(processes.split_whitespace().count(), 2, "{processes}");
+    // Or a zombie, where nobody waits for orphans.
+    let is_gone = |process: &str| match fs::read_to_string(format!("/proc/{process}/stat")) {
+        Ok(stat) => stat.contains(") Z "),
+        Err(_) => true,
+    };
+    let started = Instant::now();
+    while !processes.split_whitespace().all(is_gone) {
+        assert!(started.elapsed() < Duration::from_secs(10), "{processes} go on");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_helper_that_is_waited_for_is_named_and_ended_with_us() {
-    let env = TestEnv::new()
-        .with_config(r#"{"credsStore":"x"}"#)
-        .with_helper("x", r#"echo $$ >"$HOME/pid"; exec sleep 1000"#);
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", HANGS);
     let engine = FakeEngine::start();
     let mut child = env.command(&engine).args(["regpush", IMAGE]).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -205,17 +227,77 @@ fn a_helper_that_is_waited_for_is_named_and_ended_with_us() {
     );
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
-    let helper = fs::read_to_string(env.path("home/pid")).unwrap();
-    // Or a zombie, where nobody waits for orphans.
-    let gone = || match fs::read_to_string(format!("/proc/{}/stat", helper.trim())) {
-        Ok(stat) => stat.contains(") Z "),
-        Err(_) => true,
-    };
+    wait_until_ended(&env);
+}
+
+/// There it is in our process group, since it may ask at the terminal itself.
+#[test]
+fn a_helper_at_a_terminal_is_ended_with_its_children_too() {
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", HANGS);
+    let engine = FakeEngine::start();
+    let terminal = env.at_terminal(&engine, "xterm", &["regpush", IMAGE]);
+    terminal.wait_for("waiting for docker-credential-x, asked for localhost:5000 …");
+    kill(Pid::from_raw(terminal.process()), Signal::SIGTERM).unwrap();
+    assert_eq!(terminal.finish().status, 143);
+    wait_until_ended(&env);
+}
+
+#[test]
+fn a_helper_that_hangs_is_given_up_where_nobody_can_answer_it() {
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", HANGS);
     let started = Instant::now();
-    while !gone() {
-        assert!(started.elapsed() < Duration::from_secs(10), "the helper {helper} goes on");
-        std::thread::yield_now();
+    let (sent, run) = push(&env, &[], IMAGE, None);
+    assert!(started.elapsed() > Duration::from_secs(29), "it may be slow: {:?}", started.elapsed());
+    assert_eq!((sent, run.status), (json!({}), 0), "{run}");
+    let told = "`docker-credential-x` failed for localhost:5000: it did not answer within 30 s";
+    assert!(run.stderr.contains(told), "{run}");
+    wait_until_ended(&env);
+}
+
+#[test]
+fn a_helper_that_misbehaves_is_named_and_leaks_nothing() {
+    let json = r#"{"Username":"alice","Secret":"hunter2"}"#;
+    let html = "<!DOCTYPE html><p>502";
+    let table = [
+        // script, what is told of it
+        ("head -c 100000000 /dev/zero; exit 0", "its answer is longer than 1024 kB"),
+        ("head -c 100000000 /dev/zero >&2; exit 1", "exit status: 1"),
+        (&format!("echo '{html}'"), "its answer is not the JSON of a credential helper"),
+        (&format!("echo '{html}'; exit 1"), "it printed a page of HTML"),
+        (&format!("echo '{json}'; echo my hunter2 >&2; exit 1"), "my ***"),
+        ("echo 'login failed, password: hunter2' >&2; exit 1", "login failed, password: ***"),
+        (&format!("echo '{json}' >&2; exit 1"), "exit status: 1"),
+        ("kill -9 $$", "signal: 9"),
+    ];
+    for (script, told) in table {
+        let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
+        let (sent, run) = push(&env, &[], IMAGE, None);
+        assert_eq!((sent, run.status), (json!({}), 0), "{script}: {run}");
+        let told =
+            format!("warning: credential helper `docker-credential-x` failed for localhost:5000: {told}");
+        assert!(run.stderr.contains(&told), "{script}: {run}");
+        assert!(!run.to_string().contains("hunter2"), "{run}");
     }
+    // What it says beside a good answer is nobody's business.
+    let script = format!("echo '{json}'; echo the password is hunter2 >&2");
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
+    let (sent, run) = push(&env, &[], IMAGE, None);
+    assert_eq!((&sent["password"], run.status), (&json!("hunter2"), 0), "{run}");
+    assert!(!run.to_string().contains("hunter2"), "{run}");
+}
+
+/// As a helper that starts an agent does.
+#[test]
+fn a_helper_that_leaves_a_child_with_its_stdout_is_heard() {
+    let script = r#"sleep 1000 & echo $! >"$HOME/child"; echo '{"Username":"alice","Secret":"s3cret"}'"#;
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
+    let started = Instant::now();
+    let (sent, _) = push(&env, &[], IMAGE, None);
+    assert_eq!(sent["username"], "alice");
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    let child = fs::read_to_string(env.path("home/child")).unwrap();
+    // It is left alone.
+    kill(Pid::from_raw(child.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
 }
 
 #[test]
@@ -349,4 +431,62 @@ fn nothing_is_written_to_dockers_config() {
     let env = TestEnv::new();
     push(&env, &["-u", "carol", "--password-stdin"], IMAGE, None);
     assert!(!exists(&env.config_file()));
+}
+
+#[test]
+fn the_variable_says_what_it_hides() {
+    let variable = format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{BOB}"}}}}}}"#);
+    let hidden = "DOCKER_AUTH_CONFIG goes before the login for localhost:5000 in ";
+    let table = [
+        (format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{BOB}"}}}}}}"#), Some("`")),
+        // docker's mark for what a helper was given.
+        (
+            r#"{"auths":{"localhost:5000":{}},"credsStore":"x"}"#.to_owned(),
+            Some("the credential helper `docker-credential-x`"),
+        ),
+        (r#"{"auths":{"localhost:5000":{}}}"#.to_owned(), None),
+        (r#"{"auths":{"localhost:5001":{"auth":"eDp5"}}}"#.to_owned(), None),
+    ];
+    for (config, place) in table {
+        let env = TestEnv::new().with_config(&config);
+        let (sent, run) = push(&env, &[], IMAGE, Some(&variable));
+        assert_eq!(sent["username"], "bob");
+        match place {
+            Some(place) => assert!(run.stderr.contains(&format!("{hidden}{place}")), "{config}: {run}"),
+            None => assert!(!run.stderr.contains(hidden), "{config}: {run}"),
+        }
+    }
+}
+
+/// Engines and registries quote what they were sent.
+#[test]
+fn a_secret_in_what_the_engine_says_is_not_shown() {
+    let login = ["-u", "bob", "--password-stdin", "--format", "json"];
+    let env = TestEnv::new();
+    let header = "eyJ1c2VybmFtZSI6ImJvYiIsInBhc3N3b3JkIjoidHlwZWQgPHB3PiIsInNlcnZlcmFkZHJlc3MiOiJsb2NhbGhvc3Q6NTAwMCJ9";
+    let stream = [
+        r#"{"status":"logging in with typed <pw>"}"#.to_owned(),
+        r#"{"status":"typed <pw>","id":"typed <pw>"}"#.to_owned(),
+        refusal(&format!("unauthorized: Basic Ym9iOnR5cGVkIDxwdz4= of {header}: 'typed <pw>' is wrong")),
+    ];
+    let html = "<html>typed <pw></html>";
+    let replies = [
+        (Reply::stream(stream), "Basic *** of ***: '***' is wrong"),
+        (Reply::json(500, r#"{"message":"login with typed <pw> failed"}"#), "login with *** failed"),
+        (Reply::json(502, html), "<html>***</html>"),
+        (Reply::stream([html]), "<html>***</html>"),
+        (Reply::stream([r#"{"status":["typed <pw>"]}"#]), "***"),
+    ];
+    for (reply, told) in replies {
+        let engine = FakeEngine::start().on_every_push(reply);
+        let mut command = env.command(&engine);
+        command.args(["regpush", "--progress", "plain"]).args(login).arg(IMAGE);
+        let run = run_with_stdin(&mut command, b"typed <pw>\n");
+        assert_eq!(engine.pushes()[0].header("x-registry-auth"), Some(header), "the test knows what is sent");
+        assert_ne!(run.status, 0, "{run}");
+        assert!(run.stderr.contains(told), "{told}: {run}");
+        for secret in ["typed <pw>", "Ym9iOnR5cGVkIDxwdz4=", header] {
+            assert!(!run.to_string().contains(secret), "{run}");
+        }
+    }
 }

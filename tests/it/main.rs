@@ -7,4 +7,5 @@ mod engines;
 mod hook;
 mod output;
 mod push;
+mod saving;
 mod support;

@@ -201,6 +201,11 @@ impl FakeEngine {
         });
     }
 
+    /// Waits until this has been asked.
+    pub fn wait_for_request(&self, line: &str) {
+        self.wait("it is not asked", |state| state.requests.iter().any(|request| request.line == line));
+    }
+
     fn wait(&self, otherwise: &str, condition: impl Fn(&State) -> bool) {
         let (_, changed) = &*self.shared;
         let waited =

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -16,6 +17,10 @@ use serde_json::Value;
 use super::engine::FakeEngine;
 use super::terminal::Terminal;
 
+/// What the scripts of the tests call. No more is in PATH: a credential helper that happens to be installed
+/// would be found there.
+const TOOLS: [&str; 9] = ["cat", "head", "mv", "nohup", "rm", "sh", "sleep", "tr", "yes"];
+
 pub struct TestEnv {
     directory: tempfile::TempDir,
 }
@@ -23,8 +28,13 @@ pub struct TestEnv {
 impl TestEnv {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for name in ["home", "docker", "bin"] {
+        for name in ["home", "docker", "bin", "tools"] {
             fs::create_dir(directory.path().join(name)).expect("a directory");
+        }
+        for tool in TOOLS {
+            let found = ["/usr/bin", "/bin"].map(|place| Path::new(place).join(tool));
+            let found = found.iter().find(|path| path.exists()).expect("every system has it");
+            symlink(found, directory.path().join("tools").join(tool)).expect("a link");
         }
         Self { directory }
     }
@@ -96,7 +106,7 @@ impl TestEnv {
         vec![
             ("HOME", own(self.path("home"))),
             ("DOCKER_CONFIG", own(self.config_directory())),
-            ("PATH", format!("{}:/usr/bin:/bin", own(self.path("bin")))),
+            ("PATH", format!("{}:{}", own(self.path("bin")), own(self.path("tools")))),
         ]
     }
 }

@@ -1,0 +1,364 @@
+//! Keeping a login: where, how, and that nothing else is lost.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::engine::{FakeEngine, Reply, digest_line, refusal};
+use crate::support::env::{Run, TestEnv, exists, run, run_with_stdin};
+
+const IMAGE: &str = "localhost:5000/app:1";
+const HOST: &str = "localhost:5000";
+/// base64 of alice:s3cret
+const ALICE: &str = "YWxpY2U6czNjcmV0";
+/// As docker writes it.
+const DOCKERS_FILE: &str =
+    "{\n\t\"auths\": {\n\t\t\"localhost:5000\": {\n\t\t\t\"auth\": \"YWxpY2U6czNjcmV0\"\n\t\t}\n\t}\n}";
+/// A helper that keeps what it is given.
+const KEEPS: &str = r#"test "$1" = store && cat >"$HOME/stored""#;
+const WARNING: &str = "WARNING! Your credentials are stored unencrypted in '";
+
+/// A push that is refused until a login comes along with it.
+fn asked(pushes: &[Reply], checked: &str) -> FakeEngine {
+    let engine = FakeEngine::start().on("POST", Reply::stream([refusal("no basic auth credentials")]));
+    let engine = engine.on("POST /v1.41/auth", Reply::json(200, checked));
+    pushes.iter().fold(engine, |engine, push| engine.on("POST", push.clone()))
+}
+
+/// Types `alice` and `s3cret` when asked; status and screen.
+fn typed(env: &TestEnv, engine: &FakeEngine, arguments: &[&str]) -> (u32, String) {
+    let mut terminal = env.at_terminal(engine, "xterm", arguments);
+    terminal.wait_for("Username");
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    terminal.type_in("s3cret\r");
+    let ended = terminal.finish();
+    assert!(ended.restored && !ended.text.contains("s3cret"), "{}", ended.text);
+    (ended.status, ended.text)
+}
+
+/// `auth --login` as a script calls it.
+fn log_in(env: &TestEnv, engine: &FakeEngine, registry: &str) -> Run {
+    let mut command = env.command(engine);
+    command.args(["regpush", "auth", "--login", "-u", "alice", "--password-stdin", registry]);
+    run_with_stdin(&mut command, b"s3cret\n")
+}
+
+fn accepting() -> FakeEngine {
+    FakeEngine::start().on("POST /v1.41/auth", Reply::json(200, "{}"))
+}
+
+fn config(env: &TestEnv) -> String {
+    fs::read_to_string(env.config_file()).unwrap()
+}
+
+fn mode(env: &TestEnv) -> u32 {
+    fs::metadata(env.config_file()).unwrap().permissions().mode() & 0o777
+}
+
+/// Nothing but this stands in docker's directory.
+fn assert_only_config(env: &TestEnv) {
+    let names = fs::read_dir(env.config_directory()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["config.json"]);
+}
+
+#[test]
+fn what_was_typed_is_kept_as_docker_keeps_it() {
+    let env = TestEnv::new();
+    let engine = asked(&[Reply::stream([digest_line("1")])], "{}");
+    let (status, text) = typed(&env, &engine, &["regpush", "--save-credentials", IMAGE]);
+    assert_eq!(status, 0, "{text}");
+    assert_eq!(config(&env), DOCKERS_FILE);
+    assert_eq!(mode(&env), 0o600);
+    assert!(
+        text.contains(WARNING) && text.contains("https://docs.docker.com/go/credential-store/"),
+        "{text}"
+    );
+    assert!(text.contains("the login for localhost:5000 is kept in `"), "{text}");
+    assert_only_config(&env);
+
+    // And found again.
+    let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+    run(env.command(&engine).args(["regpush", IMAGE]));
+    assert_eq!(engine.pushes()[0].registry_auth()["password"], "s3cret");
+}
+
+#[test]
+fn a_helper_gets_it_and_the_file_only_says_so() {
+    let table = [
+        // config.json before, and after
+        (r#"{"credsStore":"x"}"#, json!({"credsStore": "x", "auths": {HOST: {}}})),
+        (
+            r#"{"credHelpers":{"localhost:5000":"x"}}"#,
+            json!({"credHelpers": {HOST: "x"}, "auths": {HOST: {}}}),
+        ),
+        // What lay there in the clear goes.
+        (
+            r#"{"credsStore":"x","auths":{"localhost:5000":{"auth":"b2xkOm9sZA==","email":"e"}}}"#,
+            json!({"credsStore": "x", "auths": {HOST: {"email": "e"}}}),
+        ),
+    ];
+    for (before, after) in table {
+        let env = TestEnv::new().with_config(before).with_helper("x", KEEPS);
+        let engine = accepting();
+        let run = log_in(&env, &engine, HOST);
+        assert_eq!(run.status, 0, "{run}");
+        assert_eq!(serde_json::from_str::<Value>(&config(&env)).unwrap(), after);
+        let stored = fs::read_to_string(env.path("home/stored")).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(&stored).unwrap(),
+            json!({"ServerURL": HOST, "Username": "alice", "Secret": "s3cret"})
+        );
+        assert!(stored.ends_with("}\n"), "{stored:?}");
+        assert!(run.stderr.contains("is kept by the credential helper `docker-credential-x`"), "{run}");
+        assert!(!run.stderr.contains("WARNING"), "{run}");
+    }
+}
+
+/// docker guesses only while nothing is configured, so from now on the name has to stand there.
+#[test]
+fn a_guessed_store_is_named_from_then_on() {
+    let env = TestEnv::new().with_program("pass", "").with_helper("pass", KEEPS);
+    let engine = accepting();
+    assert_eq!(log_in(&env, &engine, HOST).status, 0);
+    let config: Value = serde_json::from_str(&config(&env)).unwrap();
+    assert_eq!(config, json!({"auths": {HOST: {}}, "credsStore": "pass"}));
+}
+
+#[test]
+fn an_identity_token_is_kept_in_place_of_the_password() {
+    let token = r#"{"IdentityToken":"idtok","Status":"Login Succeeded"}"#;
+    let env = TestEnv::new();
+    let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(200, token));
+    let kept = log_in(&env, &engine, HOST);
+    let config: Value = serde_json::from_str(&config(&env)).unwrap();
+    assert_eq!(config["auths"][HOST], json!({"auth": "YWxpY2U6", "identitytoken": "idtok"}));
+    assert!(!kept.stderr.contains("WARNING"), "docker warns of passwords: {kept}");
+
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", KEEPS);
+    let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(200, token));
+    assert_eq!(log_in(&env, &engine, HOST).status, 0);
+    let stored: Value = serde_json::from_slice(&fs::read(env.path("home/stored")).unwrap()).unwrap();
+    assert_eq!(stored, json!({"ServerURL": HOST, "Username": "<token>", "Secret": "idtok"}));
+}
+
+#[test]
+fn only_a_login_that_the_registry_took_is_kept() {
+    let denied = || Reply::stream([refusal("denied: requested access to the resource is denied")]);
+    let engine = asked(&[denied()], "{}");
+    let env = TestEnv::new();
+    let (status, text) = typed(&env, &engine, &["regpush", "--save-credentials", IMAGE]);
+    assert_eq!(status, 3, "{text}");
+    assert_eq!(config(&env), DOCKERS_FILE, "the login is good, whatever it may do");
+
+    for (given, reply) in [
+        ("wrong for the push", Reply::stream([refusal("unauthorized: authentication required")])),
+        ("not asked for its login", Reply::stream([refusal("quota exceeded")])),
+    ] {
+        let env = TestEnv::new();
+        let engine = FakeEngine::start().on_every_push(reply);
+        let mut command = env.command(&engine);
+        command.args(["regpush", "--save-credentials", "-u", "alice", "--password-stdin", IMAGE]);
+        assert_ne!(run_with_stdin(&mut command, b"s3cret").status, 0, "{given}");
+        assert!(!exists(&env.config_file()), "{given}");
+    }
+
+    let env = TestEnv::new();
+    let wrong =
+        r#"{"message":"login attempt to http://localhost:5000/v2/ failed with status: 401 Unauthorized"}"#;
+    let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(500, wrong));
+    let refused = log_in(&env, &engine, HOST);
+    assert_eq!(refused.status, 3, "{refused}");
+    assert!(!exists(&env.config_file()));
+}
+
+#[test]
+fn a_login_given_on_the_command_line_is_kept_if_that_is_wanted() {
+    let push = |options: &[&str]| {
+        let env = TestEnv::new();
+        let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+        let mut command = env.command(&engine);
+        command.args(["regpush", "-q", "-u", "alice", "--password-stdin"]).args(options).arg(IMAGE);
+        let run = run_with_stdin(&mut command, b"s3cret\n");
+        assert_eq!(run.status, 0, "{run}");
+        (env, run)
+    };
+    let (env, run) = push(&["--save-credentials"]);
+    assert_eq!(config(&env), DOCKERS_FILE);
+    assert!(run.stderr.contains(WARNING), "{run}");
+    assert!(!exists(&push(&[]).0.config_file()));
+}
+
+/// The image is in its registry: that the login is not kept is a warning.
+#[test]
+fn a_login_that_cannot_be_kept_is_a_warning_of_the_push_and_an_error_of_auth() {
+    let table = [
+        // config.json, what is said
+        (r#"{"credsStore":"x"}"#, "failed to store the login for localhost:5000: locked"),
+        (
+            r#"{"credsStore":"gone"}"#,
+            "`docker-credential-gone`, wanted to store the login for localhost:5000, is no program in PATH",
+        ),
+        ("{ half", "config.json` is not valid JSON"),
+        ("\u{feff}{}", "config.json` is not valid JSON"),
+        (r#"{"auths":[]}"#, "`auths` in `"),
+        (r#"{"auths":{"localhost:5000":null},"auths":{}}"#, "is left as it is: "),
+    ];
+    for (text, told) in table {
+        let env = TestEnv::new().with_config(text).with_helper("x", "echo locked; exit 1");
+        let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+        let mut command = env.command(&engine);
+        command.args([
+            "regpush",
+            "--format",
+            "json",
+            "-u",
+            "alice",
+            "--password-stdin",
+            "--save-credentials",
+            IMAGE,
+        ]);
+        let pushed = run_with_stdin(&mut command, b"s3cret\n");
+        assert_eq!(pushed.status, 0, "{pushed}");
+        let warned = format!("the login for localhost:5000 is not kept: ");
+        let warnings = pushed.json()["warnings"].as_array().unwrap().clone();
+        let warnings: Vec<&str> = warnings.iter().filter_map(Value::as_str).collect();
+        assert!(
+            warnings.iter().any(|line| line.starts_with(&warned) && line.contains(told)),
+            "{text}: {pushed}"
+        );
+        assert!(pushed.stderr.contains(&format!("warning: {warned}")), "{pushed}");
+
+        let engine = accepting();
+        let kept = log_in(&env, &engine, HOST);
+        assert_eq!(kept.status, 1, "{kept}");
+        assert!(kept.stderr.contains(told) && kept.stderr.contains("hint: "), "{text}: {kept}");
+        assert_eq!(config(&env), text, "not a byte of it is lost");
+        assert_only_config(&env);
+    }
+}
+
+#[test]
+fn links_are_followed_and_the_file_is_for_its_owner_alone() {
+    let before = "{\n  \"zeta\": [1.50, {}],\n  \"auths\": {\n    \"a\": {\n      \"auth\": \"eDp5\"\n    }\n  },\n  \"alpha\": null\n}\n";
+    let after = "{\n  \"zeta\": [1.50, {}],\n  \"auths\": {\n    \"a\": {\n      \"auth\": \"eDp5\"\n    },\n    \"localhost:5000\": {\n      \"auth\": \"YWxpY2U6czNjcmV0\"\n    }\n  },\n  \"alpha\": null\n}\n";
+    let env = TestEnv::new();
+    fs::create_dir(env.path("dotfiles")).unwrap();
+    fs::write(env.path("dotfiles/docker.json"), before).unwrap();
+    fs::set_permissions(env.path("dotfiles/docker.json"), fs::Permissions::from_mode(0o644)).unwrap();
+    symlink("../dotfiles/docker.json", env.config_file()).unwrap();
+    let engine = accepting();
+    assert_eq!(log_in(&env, &engine, HOST).status, 0);
+    assert_eq!(config(&env), after);
+    assert_eq!(mode(&env), 0o600, "there is a password in it now");
+    assert!(env.config_file().is_symlink());
+    assert_only_config(&env);
+    assert_eq!(fs::read_dir(env.path("dotfiles")).unwrap().count(), 1, "neither lock nor temporary is left");
+
+    // A link to where nothing is yet.
+    let env = TestEnv::new();
+    symlink("elsewhere/docker.json", env.config_file()).unwrap();
+    let engine = accepting();
+    assert_eq!(log_in(&env, &engine, HOST).status, 0);
+    assert_eq!(
+        fs::read_to_string(env.config_directory().join("elsewhere/docker.json")).unwrap(),
+        DOCKERS_FILE
+    );
+}
+
+#[test]
+fn a_login_that_is_there_already_is_not_written_again() {
+    let env =
+        TestEnv::new().with_config(&format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{ALICE}"}}}}}}"#));
+    let modified = || fs::metadata(env.config_file()).unwrap().modified().unwrap();
+    let before = modified();
+    let engine = accepting();
+    assert_eq!(log_in(&env, &engine, HOST).status, 0);
+    assert_eq!(modified(), before);
+}
+
+/// Registries that a writer logs in to.
+const LOGINS: usize = 200;
+
+/// While two write, the file is whole at every moment, and in the end every login is in it.
+#[test]
+fn two_that_write_at_once_lose_nothing() {
+    let env = TestEnv::new().with_config("{\n\t\"first\": 1,\n\t\"auths\": {},\n\t\"last\": [true]\n}");
+    let is_over = AtomicBool::new(false);
+    let reads = thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while !is_over.load(Ordering::SeqCst) {
+                let text = config(&env);
+                let value: Value =
+                    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+                assert_eq!((&value["first"], &value["last"]), (&json!(1), &json!([true])));
+                reads += 1;
+            }
+            reads
+        });
+        let write = |letter: char| {
+            let env = &env;
+            move || {
+                for number in 0..LOGINS {
+                    let engine = accepting();
+                    let kept = log_in(env, &engine, &format!("{letter}{number}.example.com"));
+                    assert_eq!(kept.status, 0, "{kept}");
+                }
+            }
+        };
+        let writers = [scope.spawn(write('a')), scope.spawn(write('b'))];
+        let ended = writers.map(|writer| writer.join());
+        is_over.store(true, Ordering::SeqCst);
+        assert!(ended.iter().all(Result::is_ok));
+        reader.join().expect("the file was whole at every moment")
+    });
+    assert!(reads > LOGINS, "{reads}");
+    let text = config(&env);
+    let value: Value = serde_json::from_str(&text).unwrap();
+    let auths = value["auths"].as_object().unwrap();
+    assert_eq!(auths.len(), 2 * LOGINS);
+    assert!(auths.values().all(|entry| entry["auth"] == ALICE));
+    let place = |key: &str| text.find(key).unwrap();
+    assert!(place("\"first\"") < place("\"auths\"") && place("\"auths\"") < place("\"last\""), "{text}");
+    assert_eq!(mode(&env), 0o600);
+    assert_only_config(&env);
+}
+
+/// Killed at any moment, it leaves the old file or the new.
+#[test]
+fn who_is_killed_leaves_a_whole_file() {
+    let env = TestEnv::new().with_config(r#"{"auths":{"first.example.com":{"auth":"eDp5"}}}"#);
+    let mut kept = 0;
+    for number in 0..120 {
+        let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(200, "{}"));
+        let mut command = env.command(&engine);
+        let registry = format!("r{number}.example.com");
+        command.args(["regpush", "auth", "--login", "-u", "alice", "--password-stdin", &registry]);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"s3cret\n").unwrap();
+        engine.wait_for_request("POST /v1.41/auth");
+        // From the engine's answer to the end takes about this long: each time it is another moment of it.
+        thread::sleep(Duration::from_micros(40 * number));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let text = config(&env);
+        let value: Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{number}: {error}: {text}"));
+        assert_eq!(value["auths"]["first.example.com"]["auth"], "eDp5");
+        let count = value["auths"].as_object().unwrap().len() - 1;
+        assert!(count == kept || count == kept + 1, "{number}: {count} after {kept}");
+        kept = count;
+    }
+    assert!(kept > 0 && kept < 120, "some came through, and some did not: {kept}");
+    // What they left, the next takes away.
+    let engine = accepting();
+    assert_eq!(log_in(&env, &engine, HOST).status, 0);
+    assert_only_config(&env);
+}
