@@ -1,10 +1,12 @@
 //! Drives the executable, in a scrubbed environment, against a fake engine that replays recordings.
 
+mod auth;
 mod cli;
 mod conversation;
 mod credentials;
 mod engines;
 mod hook;
+mod ls;
 mod output;
 mod push;
 mod saving;

@@ -1,0 +1,283 @@
+//! `auth`: which login Docker holds, and whether the registry takes it.
+
+use serde_json::{Value, json};
+
+use crate::support::engine::{End, FakeEngine, Reply};
+use crate::support::env::{Run, TestEnv, run, run_with_stdin};
+
+/// base64 of bob:filepw
+const BOB: &str = "Ym9iOmZpbGVwdw==";
+const WRONG: &str =
+    r#"{"message":"login attempt to http://localhost:5000/v2/ failed with status: 401 Unauthorized"}"#;
+const AUTH: &str = "POST /v1.41/auth";
+
+fn auth(env: &TestEnv, engine: &FakeEngine, arguments: &[&str]) -> Run {
+    run(env.command(engine).args(["regpush", "auth"]).args(arguments))
+}
+
+fn stored(entry: &Value) -> String {
+    json!({"auths": {"localhost:5000": entry}}).to_string()
+}
+
+#[test]
+fn it_tells_whose_login_it_is_and_what_the_registry_says() {
+    let file = stored(&json!({"auth": BOB}));
+    let token = stored(&json!({"auth": "Ym9iOg==", "identitytoken": "idtok"}));
+    let refused = r#"{"message":"Get \"http://localhost:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"}"#;
+    let alice = r#"echo '{"Username":"alice","Secret":"s3cret"}'"#;
+    let table = [
+        // config.json, the engine's answer → status, row, JSON, in stderr
+        (
+            file.as_str(),
+            Reply::json(200, "{}"),
+            0,
+            "localhost:5000   config    bob        password   yes",
+            json!({"source": "config", "username": "bob", "kind": "password", "accepted": true, "error": null}),
+            "",
+        ),
+        (
+            &token,
+            Reply::json(200, "{}"),
+            0,
+            "localhost:5000   config    bob        identity-token   yes",
+            json!({"source": "config", "username": "bob", "kind": "identity-token", "accepted": true}),
+            "",
+        ),
+        (
+            r#"{"credsStore":"x"}"#,
+            Reply::json(200, "{}"),
+            0,
+            "localhost:5000   helper:x   alice      password   yes",
+            json!({"source": "helper:x", "username": "alice", "accepted": true}),
+            "",
+        ),
+        (
+            &file,
+            Reply::json(500, WRONG),
+            3,
+            "localhost:5000   config    bob        password   no",
+            json!({"accepted": false, "username": "bob"}),
+            "localhost:5000 does not accept user `bob` from `",
+        ),
+        (
+            &file,
+            Reply::json(500, refused),
+            6,
+            "localhost:5000   config    bob        password   unknown",
+            json!({"accepted": null}),
+            "the login for localhost:5000 could not be checked: Get",
+        ),
+    ];
+    for (config, reply, status, row, json, told) in table {
+        let env = TestEnv::new().with_config(config).with_helper("x", alice);
+        let engine = FakeEngine::start().on(AUTH, reply.clone()).on(AUTH, reply);
+        let run = auth(&env, &engine, &["localhost:5000"]);
+        assert_eq!(run.status, status, "{run}");
+        assert!(run.stderr.contains(told), "{run}");
+        let lines: Vec<&str> = run.stdout.lines().collect();
+        assert_eq!(lines.len(), 2, "{run}");
+        assert!(lines[0].starts_with("REGISTRY         SOURCE"), "{run}");
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(lines[1]), words(row), "{run}");
+
+        let run = auth(&env, &engine, &["--format", "json", "localhost:5000"]);
+        assert_eq!(run.status, status, "{run}");
+        let line = run.json();
+        assert_eq!(line["registry"], "localhost:5000");
+        for (key, value) in json.as_object().unwrap() {
+            assert_eq!(line[key], *value, "{key}: {run}");
+        }
+        assert_eq!(line["error"].is_null(), status == 0, "{run}");
+        assert!(!run.to_string().contains("filepw") && !run.to_string().contains("s3cret"), "{run}");
+    }
+}
+
+#[test]
+fn no_login_is_status_3_and_nobody_is_asked() {
+    let table = [
+        ("{}", "no login for localhost:5000: there are no credentials for it", "docker login localhost:5000"),
+        (
+            r#"{"credsStore":"gone"}"#,
+            "no credentials were found for it (credential helper `docker-credential-gone`",
+            "docker regpush auth --login localhost:5000",
+        ),
+        ("{", "no credentials were found for it (`", "docker login localhost:5000"),
+    ];
+    for (config, told, hint) in table {
+        let env = TestEnv::new().with_config(config);
+        let run = run(env.without_engine().args(["regpush", "auth", "--format", "json", "localhost:5000"]));
+        assert_eq!(run.status, 3, "{run}");
+        assert!(run.stderr.contains(told) && run.stderr.contains(hint), "{run}");
+        assert_eq!((run.json()["source"].as_str(), &run.json()["accepted"]), (Some("none"), &json!(null)));
+    }
+}
+
+#[test]
+fn a_login_can_be_tried_without_being_kept() {
+    let env = TestEnv::new();
+    let engine = FakeEngine::start().on(AUTH, Reply::json(200, "{}"));
+    let mut command = env.command(&engine);
+    command.args(["regpush", "auth", "-u", "ci", "--password-stdin", "https://localhost:5000/v2/"]);
+    let run = run_with_stdin(&mut command, b" pw \r\n");
+    assert_eq!(run.status, 0, "{run}");
+    let sent: Value = serde_json::from_slice(&engine.requests().last().unwrap().body).unwrap();
+    assert_eq!(sent, json!({"username": "ci", "password": " pw ", "serveraddress": "localhost:5000"}));
+    assert!(run.stdout.contains("command-line"), "{run}");
+    assert!(!env.config_file().exists());
+}
+
+#[test]
+fn a_login_is_typed_checked_and_kept() {
+    let env = TestEnv::new();
+    let engine = FakeEngine::start().on(AUTH, Reply::json(500, WRONG)).on(AUTH, Reply::json(200, "{}"));
+    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "auth", "--login", "localhost:5000"]);
+    terminal.wait_for("Username: ");
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    assert!(!terminal.echoes());
+    terminal.type_in("wrong\r");
+    terminal.wait_for("localhost:5000 does not accept this password for `alice`");
+    terminal.wait_for("Username (alice): ");
+    terminal.type_in("\r");
+    terminal.wait_for("Password: ");
+    terminal.type_in("s3cret\r");
+    terminal.wait_for("the login for localhost:5000 is kept in `");
+    let ended = terminal.finish();
+    assert_eq!((ended.status, ended.restored), (0, true), "{}", ended.text);
+    assert!(ended.text.contains("yes"), "{}", ended.text);
+    let config = std::fs::read_to_string(env.config_file()).unwrap();
+    assert!(config.contains("YWxpY2U6czNjcmV0"), "{config}");
+
+    // A name that is given is not asked for.
+    let engine = FakeEngine::start();
+    let arguments = ["regpush", "auth", "--login", "-u", "carol", "localhost:5000"];
+    let mut terminal = env.at_terminal(&engine, "xterm", &arguments);
+    terminal.wait_for("Username (carol): ");
+    terminal.type_in("\x03");
+    let ended = terminal.finish();
+    assert_eq!((ended.status, ended.restored), (130, true), "{}", ended.text);
+}
+
+#[test]
+fn what_cannot_be_asked_is_said() {
+    let env = TestEnv::new();
+    let table: [(&[&str], i32, &str, &str); 5] = [
+        (&["team"], 125, "`team` is no registry", "named like `registry.example.com`"),
+        (
+            &["--login", "docker.io"],
+            3,
+            "Docker Hub's login in the browser is docker's own",
+            "run `docker login`",
+        ),
+        (
+            &["--login", "localhost:5000"],
+            3,
+            "cannot ask for a login to localhost:5000",
+            "`--login -u NAME --password-stdin localhost:5000`",
+        ),
+        (&["docker.io"], 3, "no login for docker.io", "log in with `docker login`, or"),
+        (&["-u", "me", "localhost:5000"], 125, "--username goes with --login", ""),
+    ];
+    for (arguments, status, told, hint) in table {
+        let run = run(env.without_engine().args(["regpush", "auth"]).args(arguments));
+        assert_eq!(run.status, status, "{run}");
+        assert!(run.stderr.contains(told) && run.stderr.contains(hint), "{run}");
+    }
+    // An engine that is away is no answer of the registry.
+    let env = TestEnv::new().with_config(&stored(&json!({"auth": BOB})));
+    let mut command = env.without_engine();
+    let run =
+        run(command.env("DOCKER_HOST", "unix:///nothing/here").args(["regpush", "auth", "localhost:5000"]));
+    assert_eq!(run.status, 4, "{run}");
+    assert!(run.stdout.contains("unknown"), "{run}");
+}
+
+/// An engine leaves a registry token out of `/auth`, so the registry is asked itself.
+#[test]
+fn a_registry_token_is_shown_to_the_registry() {
+    for (status, accepted) in [(200, 0), (401, 3)] {
+        let registry = FakeEngine::at_tcp()
+            .on("GET /v2/", challenge("Bearer realm=\"http://127.0.0.1:1/token\",service=\"x\""))
+            .on("GET /v2/", challenge("Bearer realm=\"http://127.0.0.1:1/token\",service=\"x\""))
+            .on("GET /v2/", Reply::json(status, "{}"));
+        let host = registry.host.trim_start_matches("tcp://").to_owned();
+        let config = json!({"auths": {&host: {"registrytoken": "RT-secret"}}}).to_string();
+        let env = TestEnv::new().with_config(&config);
+        let engine = FakeEngine::start().on("GET /v1.41/info", Reply::json(200, "{}"));
+        let run = auth(&env, &engine, &[&host]);
+        assert_eq!(run.status, accepted, "{run}");
+        assert!(run.stdout.contains("registry-token"), "{run}");
+        let shown = registry.requests().last().unwrap().header("authorization").map(str::to_owned);
+        assert_eq!(shown.as_deref(), Some("Bearer RT-secret"));
+        assert!(!run.to_string().contains("RT-secret"), "{run}");
+    }
+}
+
+fn challenge(text: &str) -> Reply {
+    let text: &'static str = Box::leak(text.to_owned().into_boxed_str());
+    Reply { headers: vec![("WWW-Authenticate", text)], ..Reply::json(401, "{}") }
+}
+
+#[test]
+fn all_that_docker_holds_is_listed_and_nobody_is_told() {
+    let config = json!({
+        "auths": {
+            "localhost:5000": {"auth": BOB},
+            "https://old.example.com/v1/": {"auth": "Ym9iOg==", "identitytoken": "ID"},
+            "https://index.docker.io/v1/": {},
+            "https://index.docker.io/v1/access-token": {"auth": BOB},
+            "bad.example.com": {"auth": "%%%"},
+            "shadowed.example.com": {"auth": BOB},
+        },
+        "credsStore": "x",
+        "credHelpers": {"own.example.com": "y", "plain.example.com": ""},
+    });
+    let all = r#"test "$1" = list && echo '{"https://index.docker.io/v1/":"hubuser","token.example.com":"<token>","own.example.com":"not this","https://index.docker.io/v1/refresh-token":"z"}'"#;
+    let env = TestEnv::new()
+        .with_config(&config.to_string())
+        .with_helper("x", all)
+        .with_helper("y", "echo not implemented; exit 1");
+    let variable = json!({"auths": {"shadowed.example.com": {"auth": "ZXZlOng="}}}).to_string();
+    let list = |arguments: &[&str]| {
+        let mut command = env.without_engine();
+        command.env("DOCKER_HOST", "unix:///nothing/here").env("DOCKER_AUTH_CONFIG", &variable);
+        run(command.args(["regpush", "auth"]).args(arguments))
+    };
+    let table = list(&[]);
+    assert_eq!(table.status, 0, "{table}");
+    let want = "\
+        REGISTRY               SOURCE               USERNAME   KIND\n\
+        bad.example.com        helper:x             -          -\n\
+        docker.io              helper:x             hubuser    password\n\
+        localhost:5000         config               bob        password\n\
+        old.example.com        config               bob        identity-token\n\
+        own.example.com        helper:y             -          -\n\
+        plain.example.com      config               -          -\n\
+        shadowed.example.com   DOCKER_AUTH_CONFIG   eve        password\n\
+        token.example.com      helper:x             -          identity-token\n";
+    assert_eq!(table.stdout, want, "{table}");
+    for warning in [
+        "warning: credential helper `docker-credential-y` failed to list its logins: not implemented",
+        "warning: the entry for bad.example.com in `",
+    ] {
+        assert!(table.stderr.contains(warning), "{table}");
+    }
+    let lines = list(&["--format", "json"]);
+    let lines: Vec<Value> = lines.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 8);
+    assert_eq!(
+        lines[1],
+        json!({"registry": "docker.io", "source": "helper:x", "username": "hubuser", "kind": "password",
+            "accepted": null, "warnings": [], "error": null})
+    );
+}
+
+#[test]
+fn an_engine_that_hangs_is_given_up_at_the_first_ctrl_c() {
+    let env = TestEnv::new().with_config(&stored(&json!({"auth": BOB})));
+    let engine = FakeEngine::start().on(AUTH, Reply::json(200, "{").ending(End::Hang));
+    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "auth", "localhost:5000"]);
+    engine.wait_for_request(AUTH);
+    terminal.type_in("\x03");
+    assert_eq!(terminal.finish().status, 130);
+}

@@ -1,0 +1,445 @@
+//! `ls`: what the engine has for registries, and what registries have. The fake engine serves as registry too.
+
+use serde_json::{Value, json};
+
+use crate::support::engine::{DIGEST, FakeEngine, Reply};
+use crate::support::env::{Run, TestEnv, run, run_with_stdin};
+
+const INFO: &str = "GET /v1.41/info";
+
+fn engine() -> FakeEngine {
+    FakeEngine::start().on(INFO, Reply::json(200, "{}"))
+}
+
+/// A registry that wants no login, and its `host:port`.
+fn registry() -> (FakeEngine, String) {
+    let registry = FakeEngine::at_tcp().on("GET /v2/", Reply::json(200, "{}"));
+    let host = registry.host.trim_start_matches("tcp://").to_owned();
+    (registry, host)
+}
+
+fn with_header(name: &'static str, value: &str, reply: Reply) -> Reply {
+    // The tests are few, and short.
+    Reply { headers: vec![(name, Box::leak(value.to_owned().into_boxed_str()))], ..reply }
+}
+
+fn challenge(text: &str) -> Reply {
+    let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
+    with_header("WWW-Authenticate", text, Reply::json(401, body))
+}
+
+fn digest() -> Reply {
+    with_header("Docker-Content-Digest", DIGEST, Reply::json(200, ""))
+}
+
+fn ls(env: &TestEnv, engine: &FakeEngine, arguments: &[&str]) -> Run {
+    run(env.command(engine).args(["regpush", "ls"]).args(arguments))
+}
+
+#[test]
+fn images_that_name_a_registry_are_listed() {
+    let other = "sha256:fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+    let images = json!([
+        {"Id": "sha256:a", "RepoTags": ["localhost:5000/app:1.10", "localhost:5000/app:1.9", "app:1"],
+         "RepoDigests": [format!("localhost:5000/app@{DIGEST}")], "Size": 20_971_520},
+        {"Id": "sha256:b", "RepoTags": ["ghcr.io/team/web:2"], "RepoDigests": null, "Size": 512},
+        {"Id": other, "RepoTags": ["localhost:5000/new:1"], "RepoDigests": [format!("localhost:5000/new@{other}")],
+         "Size": 1000},
+        {"Id": "sha256:c", "RepoTags": null, "RepoDigests": [], "Size": 1},
+        {"Id": "sha256:d", "RepoTags": ["localhost:5000/\u{1b}[2Jx:1"], "Size": -1},
+    ])
+    .to_string();
+    let list = || FakeEngine::start().on("GET /v1.41/images/json", Reply::json(200, &images));
+    let run = ls(&TestEnv::new(), &list(), &[]);
+    assert_eq!(run.status, 0, "{run}");
+    let want = format!(
+        "IMAGE                     SIZE      DIGEST                                                                    PUSHED\n\
+         ghcr.io/team/web:2        512B      -                                                                         no\n\
+         localhost:5000/[2Jx:1     0B        -                                                                         no\n\
+         localhost:5000/app:1.9    20.97MB   {DIGEST}   yes\n\
+         localhost:5000/app:1.10   20.97MB   {DIGEST}   yes\n\
+         localhost:5000/new:1      1kB       {other}   unknown\n"
+    );
+    assert_eq!(run.stdout, want, "{run}");
+
+    let run = ls(&TestEnv::new(), &list(), &["--format", "json"]);
+    let lines: Vec<Value> = run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        lines[3],
+        json!({"image": "localhost:5000/app:1.10", "registry": "localhost:5000", "size": 20_971_520,
+            "digest": DIGEST, "pushed": true})
+    );
+    assert_eq!(lines[4]["pushed"], json!(null));
+
+    // podman names digests that change with a push.
+    let podman = with_header("Server", "Libpod/4.3.1 (linux)", Reply::json(200, &images));
+    let engine = FakeEngine::start().on("GET /v1.41/images/json", podman);
+    let run = ls(&TestEnv::new(), &engine, &["--format", "json"]);
+    let first: Value = serde_json::from_str(run.stdout.lines().nth(3).unwrap()).unwrap();
+    assert_eq!((&first["digest"], &first["pushed"]), (&json!(null), &json!(null)), "{run}");
+}
+
+#[test]
+fn a_catalog_is_read_page_by_page_on_this_registry_alone() {
+    let (registry, host) = registry();
+    let registry = registry
+        .on(
+            "GET /v2/_catalog?n=1000",
+            with_header(
+                "Link",
+                r#"</v2/_catalog?last=b&n=2>; rel="next""#,
+                Reply::json(200, r#"{"repositories":["a","b"]}"#),
+            ),
+        )
+        .on(
+            "GET /v2/_catalog?last=b&n=2",
+            // As one behind a proxy writes it, or one that wants our login to be seen elsewhere.
+            with_header(
+                "Link",
+                r#"<https://elsewhere.example.com/v2/_catalog?last=c>; rel="next""#,
+                Reply::json(200, r#"{"repositories":["\u001b[2Jc"]}"#),
+            ),
+        )
+        .on("GET /v2/_catalog?last=c", Reply::json(200, r#"{"repositories":null}"#));
+    let run = ls(&TestEnv::new(), &engine(), &[&host]);
+    assert_eq!(run.status, 0, "{run}");
+    assert_eq!(run.stdout, format!("REPOSITORY\n{host}/a\n{host}/b\n{host}/[2Jc\n"), "{run}");
+    drop(registry);
+}
+
+#[test]
+fn tags_come_in_the_order_of_versions_with_their_digests() {
+    let (registry, host) = registry();
+    let tags = r#"{"name":"team/app","tags":["1.10","latest","1.9","../../secret","gone","1.9"]}"#;
+    let mut registry = registry.on("GET /v2/team/app/tags/list?n=1000", Reply::json(200, tags));
+    for tag in ["1.9", "1.10", "latest"] {
+        registry = registry.on(&format!("HEAD /v2/team/app/manifests/{tag}"), digest());
+    }
+    let registry = registry.on("HEAD /v2/team/app/manifests/gone", Reply::json(404, ""));
+    let run = ls(&TestEnv::new(), &engine(), &["--format", "json", &format!("{host}/team/app")]);
+    assert_eq!(run.status, 0, "{run}");
+    let lines: Vec<Value> = run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let shown: Vec<_> =
+        lines.iter().map(|line| (line["tag"].as_str().unwrap(), line["digest"].as_str())).collect();
+    let want = [
+        ("../../secret", None),
+        ("1.9", Some(DIGEST)),
+        ("1.10", Some(DIGEST)),
+        ("gone", None),
+        ("latest", Some(DIGEST)),
+    ];
+    assert_eq!(shown, want, "{run}");
+    assert_eq!(lines[1]["reference"], format!("{host}/team/app:1.9"));
+    for request in registry.requests().iter().filter(|request| request.line.starts_with("HEAD")) {
+        let accept = request.header("accept").unwrap();
+        assert!(accept.contains("oci.image.index") && accept.contains("manifest.list"), "{accept}");
+    }
+}
+
+#[test]
+fn a_login_goes_only_to_who_asks_for_it() {
+    let (registry, host) = registry();
+    let registry = registry
+        .on("GET /v2/_catalog", challenge("Basic realm=\"x\""))
+        .on("GET /v2/_catalog", Reply::json(200, r#"{"repositories":["app"]}"#));
+    let env = TestEnv::new();
+    let engine = engine();
+    let mut command = env.command(&engine);
+    command.args(["-D", "regpush", "ls", "-u", "alice", "--password-stdin", &host]);
+    let run = run_with_stdin(&mut command, b"s3cret\n");
+    assert_eq!(run.status, 0, "{run}");
+    let shown: Vec<_> = registry
+        .requests()
+        .iter()
+        .map(|request| request.header("authorization").map(str::to_owned))
+        .collect();
+    assert_eq!(shown, [None, None, Some("Basic YWxpY2U6czNjcmV0".to_owned())]);
+    assert!(run.stderr.contains("debug: GET http://") && run.stderr.contains("(authorization)"), "{run}");
+    assert!(!run.to_string().contains("s3cret") && !run.to_string().contains("YWxpY2U6"), "{run}");
+}
+
+#[test]
+fn a_token_is_fetched_where_the_registry_says() {
+    let (registry, host) = registry();
+    let bearer = format!(
+        "Bearer realm=\"http://{host}/token\",service=\"the registry\",scope=\"repository:app:pull\""
+    );
+    let registry = registry
+        .on("GET /v2/app/tags/list", challenge(&bearer))
+        .on("GET /token", Reply::json(200, r#"{"token":"T1","expires_in":300}"#))
+        .on("GET /v2/app/tags/list", Reply::json(200, r#"{"tags":["1"]}"#))
+        .on("HEAD /v2/app/manifests/1", digest());
+    let env =
+        TestEnv::new().with_config(&json!({"auths": {&host: {"auth": "YWxpY2U6czNjcmV0"}}}).to_string());
+    let run = ls(&env, &engine(), &[&format!("{host}/app")]);
+    assert_eq!(run.status, 0, "{run}");
+    let requests = registry.requests();
+    assert_eq!(
+        requests[2].line,
+        "GET /token?service=the+registry&scope=repository%3Aapp%3Apull&account=alice"
+    );
+    assert_eq!(requests[2].header("authorization"), Some("Basic YWxpY2U6czNjcmV0"));
+    for request in &requests[3..] {
+        assert_eq!(request.header("authorization"), Some("Bearer T1"), "{}", request.line);
+    }
+}
+
+#[test]
+fn an_identity_token_is_traded_for_one() {
+    let (registry, host) = registry();
+    let bearer = format!("Bearer realm=\"http://{host}/token\",service=\"s\"");
+    let registry = registry
+        .on("GET /v2/_catalog", challenge(&bearer))
+        .on("POST /token", Reply::json(200, r#"{"access_token":"T2"}"#))
+        .on("GET /v2/_catalog", Reply::json(200, r#"{"repositories":[]}"#));
+    let config = json!({"auths": {&host: {"auth": "YWxpY2U6", "identitytoken": "id tok"}}}).to_string();
+    let run = ls(&TestEnv::new().with_config(&config), &engine(), &[&host]);
+    assert_eq!((run.status, run.stdout.as_str()), (0, "REPOSITORY\n"), "{run}");
+    let requests = registry.requests();
+    let form = String::from_utf8(requests[2].body.clone()).unwrap();
+    assert_eq!(
+        form,
+        "service=s&scope=registry%3Acatalog%3A*&grant_type=refresh_token&client_id=docker-regpush&refresh_token=id+tok"
+    );
+    assert_eq!(requests[3].header("authorization"), Some("Bearer T2"));
+}
+
+#[test]
+fn what_a_registry_refuses_is_said_in_words() {
+    let unauthorized = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
+    let basic = || challenge("Basic realm=\"x\"");
+    let alice = "YWxpY2U6czNjcmV0";
+    type Answers = Vec<(&'static str, Reply)>;
+    let table: Vec<(&str, Option<&str>, Answers, i32, &str, &str)> = vec![
+        // path, stored login, answers behind the first → status, error, hint
+        (
+            "",
+            None,
+            vec![("GET /v2/_catalog", basic())],
+            3,
+            "wants a login, and there are no credentials for it: unauthorized: authentication required",
+            "log in with `docker login 127.0.0.1",
+        ),
+        (
+            "",
+            Some(alice),
+            vec![("GET /v2/_catalog", basic()), ("GET /v2/_catalog", Reply::json(401, unauthorized))],
+            3,
+            "does not accept user `alice` from `",
+            "log in with `docker login 127.0.0.1",
+        ),
+        (
+            "",
+            Some(alice),
+            vec![
+                ("GET /v2/_catalog", basic()),
+                (
+                    "GET /v2/_catalog",
+                    Reply::json(403, r#"{"message":"admins only: YWxpY2U6czNjcmV0 s3cret"}"#),
+                ),
+            ],
+            3,
+            "does not allow it to user `alice` from `",
+            "this account may not look there",
+        ),
+        (
+            "",
+            None,
+            vec![("GET /v2/_catalog", Reply::json(404, "404 page not found"))],
+            1,
+            "shows no catalog of its repositories",
+            "docker regpush ls 127.0.0.1",
+        ),
+        ("", None, vec![("GET /v2/_catalog", Reply::json(405, ""))], 1, "shows no catalog", "REPOSITORY`"),
+        (
+            "/nope",
+            None,
+            vec![("GET /v2/nope/tags/list", Reply::json(404, r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#))],
+            5,
+            "has no repository `nope`, or does not show it without a login",
+            "docker regpush ls 127.0.0.1",
+        ),
+        (
+            "",
+            None,
+            vec![("GET /v2/_catalog", Reply::json(429, "slow down"))],
+            6,
+            "answered 429 Too Many Requests: slow down",
+            "wait a minute",
+        ),
+        (
+            "",
+            None,
+            vec![("GET /v2/_catalog", Reply::json(503, "<html>x</html>"))],
+            6,
+            "answered 503 Service Unavailable: service unavailable",
+            "in trouble",
+        ),
+        (
+            "",
+            None,
+            vec![("GET /v2/_catalog", Reply::json(200, "<html>welcome</html>"))],
+            1,
+            "is no registry: its list is no JSON",
+            "check its name and port",
+        ),
+        (
+            "",
+            None,
+            vec![(
+                "GET /v2/_catalog",
+                with_header("Location", "https://evil.example.com/", Reply::json(307, "")),
+            )],
+            1,
+            "answered 307 Temporary Redirect: its place is `https://evil.example.com/`",
+            "",
+        ),
+        (
+            "",
+            Some(alice),
+            vec![("GET /v2/_catalog", challenge("Digest realm=\"x\""))],
+            3,
+            "does not accept user `alice`",
+            "",
+        ),
+        (
+            "",
+            Some(alice),
+            vec![("GET /v2/_catalog", challenge("Bearer service=\"x\""))],
+            1,
+            "it names no token server",
+            "",
+        ),
+        (
+            "",
+            Some(alice),
+            vec![("GET /v2/_catalog", challenge("Bearer realm=\"file:///etc/passwd\""))],
+            1,
+            "is no address of a server",
+            "",
+        ),
+        (
+            "",
+            None,
+            vec![(
+                "GET /v2/_catalog",
+                with_header("Link", "</v2/_catalog?n=1000>; rel=\"next\"", Reply::json(200, "{}")),
+            )],
+            1,
+            "its list has no end",
+            "",
+        ),
+        (
+            "",
+            None,
+            vec![("GET /v2/_catalog", with_header("Link", "nonsense", Reply::json(200, "{}")))],
+            1,
+            "does not say readably where its list goes on",
+            "",
+        ),
+        (
+            "",
+            None,
+            vec![(
+                "GET /v2/_catalog",
+                Reply { pieces: vec![vec![b' '; 1 << 20]; 17], ..Reply::json(200, "") },
+            )],
+            1,
+            "it sends more than 16 MB at once",
+            "",
+        ),
+    ];
+    for (path, login, answers, status, told, hint) in table {
+        let (registry, host) = registry();
+        let registry = answers.into_iter().fold(registry, |registry, (line, reply)| registry.on(line, reply));
+        let config = login.map_or_else(|| json!({}), |auth| json!({"auths": {&host: {"auth": auth}}}));
+        let env = TestEnv::new().with_config(&config.to_string());
+        let run = ls(&env, &engine(), &[&format!("{host}{path}")]);
+        assert_eq!(run.status, status, "{told}: {run}");
+        assert!(run.stderr.contains(told) && run.stderr.contains(hint), "{told}: {run}");
+        assert_eq!(run.stdout, "");
+        assert!(!run.stderr.contains("s3cret") && !run.stderr.contains(alice), "{run}");
+        drop(registry);
+    }
+}
+
+#[test]
+fn a_token_server_that_refuses_is_the_registrys_word() {
+    let (registry, host) = registry();
+    let registry = registry
+        .on("GET /v2/_catalog", challenge(&format!("Bearer realm=\"http://{host}/token\"")))
+        .on("GET /token", Reply::json(401, r#"{"details":"incorrect username or password: s3cret"}"#));
+    let env =
+        TestEnv::new().with_config(&json!({"auths": {&host: {"auth": "YWxpY2U6czNjcmV0"}}}).to_string());
+    let run = ls(&env, &engine(), &[&host]);
+    assert_eq!(run.status, 3, "{run}");
+    assert!(
+        run.stderr.contains("does not accept user `alice`") && run.stderr.contains("or password: ***"),
+        "{run}"
+    );
+    drop(registry);
+}
+
+#[test]
+fn who_has_no_catalog_is_not_asked_for_it() {
+    for (registry, hint) in [
+        ("docker.io", "https://hub.docker.com/repositories"),
+        ("ghcr.io", "https://github.com/OWNER?tab=packages"),
+        ("123456789012.dkr.ecr.eu-central-1.amazonaws.com", "aws ecr describe-repositories"),
+    ] {
+        let run = run(TestEnv::new().without_engine().args(["regpush", "ls", registry]));
+        assert_eq!(run.status, 1, "{run}");
+        assert!(run.stderr.contains(&format!("{registry} shows no catalog of its repositories")), "{run}");
+        assert!(run.stderr.contains(hint), "{run}");
+    }
+}
+
+/// What the engine has been told of a registry decides, and without an engine what docker does by itself.
+#[test]
+fn tls_or_not_is_the_engines_choice() {
+    let list = |info: &str| {
+        let (registry, host) = registry();
+        let registry = registry.on("GET /v2/_catalog", Reply::json(200, r#"{"repositories":["app"]}"#));
+        let info = info.replace("HOST", &host);
+        let engine = FakeEngine::start().on(INFO, Reply::json(200, &info));
+        (ls(&TestEnv::new(), &engine, &[&host]), registry)
+    };
+    for info in [
+        r#"{"RegistryConfig":{"InsecureRegistryCIDRs":["127.0.0.0/8"],"IndexConfigs":{}}}"#,
+        r#"{"RegistryConfig":{"InsecureRegistryCIDRs":null,"IndexConfigs":{"HOST":{"Secure":false}}}}"#,
+        r#"{"RegistryConfig":null}"#,
+    ] {
+        let (run, _registry) = list(info);
+        assert_eq!(run.status, 0, "{info}: {run}");
+    }
+
+    let (registry, host) = self::registry();
+    let registry = registry.on("GET /v2/_catalog", Reply::json(200, r#"{"repositories":["app"]}"#));
+    let info = format!(r#"{{"RegistryConfig":{{"IndexConfigs":{{"{host}":{{"Secure":true}}}}}}}}"#);
+    let engine = FakeEngine::start().on(INFO, Reply::json(200, &info));
+    let refused = ls(&TestEnv::new(), &engine, &[&host]);
+    assert_eq!(refused.status, 6, "{refused}");
+    assert!(registry.requests().is_empty(), "not without TLS");
+
+    // Without an engine as docker would have it.
+    let env = TestEnv::new();
+    let mut command = env.without_engine();
+    let run = run(command.env("DOCKER_HOST", "unix:///nothing/here").args(["regpush", "ls", &host]));
+    assert_eq!(run.status, 0, "{run}");
+    assert!(run.stderr.contains("warning: cannot connect to the engine at unix:///nothing/here"), "{run}");
+    drop(registry);
+}
+
+#[test]
+fn what_is_no_place_is_a_usage_error() {
+    let env = TestEnv::new();
+    for (typed, told) in [
+        ("localhost:5000/app:1", "`ls` lists all tags of a repository"),
+        ("localhost:5000/UPPER", "must be lowercase"),
+        ("", "invalid reference format"),
+    ] {
+        let run = run(env.without_engine().args(["regpush", "ls", typed]));
+        assert_eq!(run.status, 125, "{run}");
+        assert!(run.stderr.contains(told), "{run}");
+    }
+}
