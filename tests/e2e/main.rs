@@ -10,6 +10,7 @@ mod endpoints;
 #[path = "../it/support/engine.rs"]
 mod fake_engine;
 mod protocol;
+mod registries;
 mod support;
 #[expect(dead_code, reason = "the other test program uses all of it")]
 #[path = "../it/support/terminal.rs"]

@@ -202,15 +202,25 @@ pub struct Registry {
 
 impl Registry {
     pub fn open() -> Self {
-        Self::start(&[])
+        Self::start(|_, _| {})
     }
 
     /// One with a password: who may log in, and with what.
     pub fn with_users(users: &[(&str, &str)]) -> Self {
-        Self::start(users)
+        Self::start(|config, directory| {
+            let file = directory.join("htpasswd");
+            fs::write(&file, "").expect("a file");
+            for (user, password) in users {
+                let mut htpasswd = Command::new("htpasswd");
+                htpasswd.args(["-B", "-C", "5", "-i"]).arg(&file).arg(user);
+                ok_with_stdin(&mut htpasswd, password.as_bytes());
+            }
+            config["auth"] = json!({"htpasswd": {"realm": "test", "path": file}});
+        })
     }
 
-    fn start(users: &[(&str, &str)]) -> Self {
+    /// * `set_up`: completes its configuration; the directory is its own.
+    pub fn start(set_up: impl FnOnce(&mut Value, &Path)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = |name: &str| directory.path().join(name).display().to_string();
         let mut config = json!({
@@ -218,15 +228,7 @@ impl Registry {
             "storage": {"filesystem": {"rootdirectory": path("data")}},
             "http": {"addr": "127.0.0.1:0"},
         });
-        if !users.is_empty() {
-            fs::write(path("htpasswd"), "").expect("a file");
-            for (user, password) in users {
-                let mut htpasswd = Command::new("htpasswd");
-                htpasswd.args(["-B", "-C", "5", "-i"]).arg(path("htpasswd")).arg(user);
-                ok_with_stdin(&mut htpasswd, password.as_bytes());
-            }
-            config["auth"] = json!({"htpasswd": {"realm": "test", "path": path("htpasswd")}});
-        }
+        set_up(&mut config, directory.path());
         // JSON is YAML.
         fs::write(path("config.yml"), config.to_string()).expect("a file");
         let log = fs::File::create(path("log")).expect("a file");
@@ -283,6 +285,11 @@ impl Registry {
 
     pub fn name(&self, path: &str) -> String {
         format!("localhost:{}/{path}", self.port)
+    }
+
+    /// `localhost:PORT`
+    pub fn host(&self) -> String {
+        format!("localhost:{}", self.port)
     }
 }
 

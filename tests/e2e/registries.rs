@@ -1,0 +1,457 @@
+//! Registries of every kind: with tokens, with TLS and a CA of their own, with client certificates; and what
+//! `auth` and `ls` say of them.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
+use reqwest::Url;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use serde_json::{Value, json};
+
+use crate::support::{Engine, Home, Registry, Run, SlowLine, engine, engines, ok, run, run_with_stdin};
+use crate::{PASSWORD, SMALL, packed};
+
+const SERVICE: &str = "test registry";
+const ISSUER: &str = "test issuer";
+/// distribution takes a token for this long after its end.
+const LEEWAY: u64 = 60;
+
+/// A server of tokens, as distribution's `docs/spec/auth/token.md` has it: `alice` may do all, `bob` pull alone.
+struct TokenServer {
+    port: u16,
+    key: EcdsaKeyPair,
+    certificate: Vec<u8>,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Default)]
+struct Asked {
+    tokens: usize,
+    failed_logins: usize,
+    /// The next token to push with is good for so many seconds.
+    short: Option<u64>,
+}
+
+impl TokenServer {
+    fn start() -> Arc<Self> {
+        let pair = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, ISSUER);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&pair).unwrap().der().to_vec();
+        let random = SystemRandom::new();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pair.serialize_der(), &random);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = Arc::new(Self { port, key: key.unwrap(), certificate, asked: Mutex::default() });
+        let serving = Arc::clone(&server);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = Arc::clone(&serving);
+                thread::spawn(move || server.serve(client));
+            }
+        });
+        server
+    }
+
+    /// A registry that takes its tokens.
+    fn registry(&self) -> Registry {
+        Registry::start(|config, directory| {
+            let bundle = directory.join("root.pem");
+            let body = STANDARD.encode(&self.certificate);
+            fs::write(&bundle, format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"))
+                .unwrap();
+            let realm = format!("http://127.0.0.1:{}/token", self.port);
+            config["auth"] = json!({"token": {"realm": realm, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": bundle}});
+        })
+    }
+
+    fn serve(&self, client: TcpStream) {
+        let mut reader = BufReader::new(client.try_clone().unwrap());
+        let mut line = String::new();
+        let (mut login, mut length) = (None, 0);
+        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+            return;
+        }
+        loop {
+            let mut header = String::new();
+            if reader.read_line(&mut header).unwrap_or(0) == 0 || header.trim().is_empty() {
+                break;
+            }
+            let (name, value) = header.trim().split_once(": ").unwrap_or_default();
+            match name.to_lowercase().as_str() {
+                "authorization" => {
+                    let pair = STANDARD.decode(value.trim_start_matches("Basic ")).unwrap();
+                    let pair = String::from_utf8(pair).unwrap();
+                    login =
+                        pair.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()));
+                }
+                "content-length" => length = value.parse().unwrap(),
+                _ => {}
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        let query =
+            line.split(' ').nth(1).and_then(|path| path.split_once('?')).map_or("", |(_, query)| query);
+        let body = String::from_utf8(body).unwrap();
+        let url = Url::parse(&format!("http://x/?{}", if body.is_empty() { query } else { &body })).unwrap();
+        let fields: HashMap<String, String> = url.query_pairs().into_owned().collect();
+        // containerd asks by OAuth, with the login in a form.
+        if let (Some(user), Some(password)) = (fields.get("username"), fields.get("password")) {
+            login = Some((user.clone(), password.clone()));
+        }
+        let scopes: Vec<String> = url
+            .query_pairs()
+            .filter(|(name, _)| name == "scope")
+            .map(|(_, scope)| scope.into_owned())
+            .collect();
+        let (status, answer) = self.answer(login, &scopes);
+        let answer = answer.to_string();
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+            answer.len()
+        );
+        let _ = (&client).write_all(format!("{head}Connection: close\r\n\r\n{answer}").as_bytes());
+    }
+
+    fn answer(&self, login: Option<(String, String)>, scopes: &[String]) -> (&'static str, Value) {
+        let mut asked = self.asked.lock().unwrap();
+        let is_good = |(_, password): &(String, String)| password == PASSWORD;
+        if login.as_ref().is_some_and(|login| !is_good(login)) {
+            asked.failed_logins += 1;
+            return ("401 Unauthorized", json!({"details": "incorrect username or password"}));
+        }
+        let user = login.map(|(user, _)| user).unwrap_or_default();
+        asked.tokens += 1;
+        let scopes = scopes.iter().flat_map(|scope| scope.split(' ')).filter(|scope| !scope.is_empty());
+        let access: Vec<Value> = scopes
+            .map(|scope| {
+                let (rest, actions) = scope.rsplit_once(':').unwrap();
+                let (kind, name) = rest.split_once(':').unwrap();
+                let may = |action: &&str| user == "alice" || (user == "bob" && *action == "pull");
+                let actions: Vec<&str> = actions.split(',').filter(may).collect();
+                json!({"type": kind, "name": name, "actions": actions})
+            })
+            .collect();
+        let is_for_push = json!(access).to_string().contains("push");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let end = match asked.short.filter(|_| is_for_push) {
+            Some(seconds) => {
+                asked.short = None;
+                now - LEEWAY + seconds
+            }
+            None => now + 600,
+        };
+        let header = json!({"typ": "JWT", "alg": "ES256", "x5c": [STANDARD.encode(&self.certificate)]});
+        let claims = json!({"iss": ISSUER, "aud": SERVICE, "sub": user, "exp": end, "nbf": now - 10, "iat": now - 10,
+            "jti": asked.tokens.to_string(), "access": access});
+        let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+        let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()));
+        // An engine is to believe that it lasts.
+        ("200 OK", json!({"token": token, "access_token": token, "expires_in": 600}))
+    }
+}
+
+fn with_tokens() -> [Engine; 3] {
+    ["docker-20.10", "docker-28-classic", "docker-28-containerd"].map(engine)
+}
+
+fn push(engine: &Engine, home: &Home, image: &str) -> Run {
+    run(engine.docker(home).args(["regpush", "--format", "json", image]))
+}
+
+fn json(run: &Run) -> Value {
+    serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:?}"))
+}
+
+#[test]
+fn a_registry_with_tokens_tells_who_may_push() {
+    for engine in with_tokens() {
+        println!("engine {}", engine.name);
+        let server = TokenServer::start();
+        let (home, registry) = (Home::new(), server.registry());
+        let host = registry.host();
+        let image = engine.image(&home, &registry.name("tok/app:1"), SMALL);
+        let log_in = |user: &str, password: &str| {
+            home.config(&json!({"auths": {&host: {"auth": packed(user, password)}}}));
+        };
+
+        log_in("alice", PASSWORD);
+        let pushed = push(&engine, &home, &image.name);
+        assert_eq!(pushed.status, 0, "{pushed:?}");
+        let tags =
+            ok(engine.docker(&home).args(["regpush", "ls", "--format", "json", &registry.name("tok/app")]));
+        assert_eq!(serde_json::from_str::<Value>(&tags).unwrap()["digest"], json(&pushed)["digest"]);
+        let catalog = ok(engine.docker(&home).args(["regpush", "ls", &host]));
+        assert_eq!(catalog, format!("REPOSITORY\n{}\n", registry.name("tok/app")));
+        let checked = run(engine.docker(&home).args(["regpush", "auth", &host]));
+        assert!(checked.status == 0 && checked.stdout.contains("yes"), "{checked:?}");
+
+        log_in("alice", "stale");
+        let wrong = push(&engine, &home, &image.name);
+        assert_eq!((wrong.status, json(&wrong)["error"]["class"].as_str()), (3, Some("auth")), "{wrong:?}");
+        let file = home.path(".docker/config.json").display().to_string();
+        let told = format!("{host} does not accept user `alice` from `{file}`");
+        assert!(wrong.stderr.contains(&told), "{wrong:?}");
+        let checked = run(engine.docker(&home).args(["regpush", "auth", &host]));
+        assert!(checked.status == 3 && checked.stderr.contains(&told), "{checked:?}");
+        let listed = run(engine.docker(&home).args(["regpush", "ls", &host]));
+        assert!(listed.status == 3 && listed.stderr.contains(&told), "{listed:?}");
+
+        log_in("bob", PASSWORD);
+        // The containerd store would find the other there already, and be content.
+        let fresh = engine.image(&home, &registry.name("tok/fresh:1"), SMALL);
+        let denied = push(&engine, &home, &fresh.name);
+        assert_eq!(
+            (denied.status, json(&denied)["error"]["class"].as_str()),
+            (3, Some("denied")),
+            "{denied:?}"
+        );
+        assert!(denied.stderr.contains(&format!("{host} does not allow it to user `bob`")), "{denied:?}");
+        assert!(denied.stderr.contains("this account may not write to"), "{denied:?}");
+
+        home.config(&json!({}));
+        let nobody = push(&engine, &home, &image.name);
+        assert_eq!(
+            (nobody.status, json(&nobody)["error"]["class"].as_str()),
+            (3, Some("auth")),
+            "{nobody:?}"
+        );
+        assert!(nobody.stderr.contains(&format!("{host} wants a login")), "{nobody:?}");
+    }
+}
+
+#[test]
+fn a_token_that_expires_in_mid_push_is_renewed_without_asking() {
+    for engine in with_tokens() {
+        println!("engine {}", engine.name);
+        let server = TokenServer::start();
+        let (home, registry) = (Home::new(), server.registry());
+        let line = SlowLine::to(&registry, 2_000_000);
+        let image = engine.image(&home, &line.name("expires/app:1"), 8_000_000);
+        let host = line.name("").trim_end_matches('/').to_owned();
+        home.config(&json!({"auths": {&host: {"auth": packed("alice", PASSWORD)}}}));
+        server.asked.lock().unwrap().short = Some(2);
+        let pushed = push(&engine, &home, &image.name);
+        assert_eq!(pushed.status, 0, "{pushed:?}");
+        let asked = server.asked.lock().unwrap();
+        assert!(asked.short.is_none() && asked.tokens >= 2, "{}", asked.tokens);
+        assert_eq!(asked.failed_logins, 0);
+        let attempts = json(&pushed)["attempts"].as_u64().unwrap();
+        println!("{}: {attempts} attempts, {} tokens", engine.name, asked.tokens);
+        // The containerd store renews by itself.
+        let expected = if engine.name.ends_with("containerd") { 1 } else { 2 };
+        assert_eq!(attempts, expected, "{pushed:?}");
+        assert_eq!(pushed.stderr.contains("the login expired on the way"), attempts == 2, "{pushed:?}");
+    }
+}
+
+/// An address of this machine that no engine takes for its own: there TLS has to be good.
+const STRICT_HOST: &str = "0.0.0.0";
+
+/// A CA, and what it has signed: a server for [`STRICT_HOST`], a client.
+struct Certificates {
+    ca: String,
+    server: (String, String),
+    client: (String, String),
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "registry CA of the tests");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let signed = |name: &str, usage| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            params.extended_key_usages = vec![usage];
+            (params.signed_by(&key, &ca).unwrap().pem(), key.serialize_pem())
+        };
+        Self {
+            server: signed(STRICT_HOST, ExtendedKeyUsagePurpose::ServerAuth),
+            client: signed("client", ExtendedKeyUsagePurpose::ClientAuth),
+            ca: ca.pem(),
+        }
+    }
+
+    fn registry(&self, wants_client: bool) -> Registry {
+        Registry::start(|config, directory| {
+            let write = |name: &str, text: &str| {
+                fs::write(directory.join(name), text).unwrap();
+                directory.join(name)
+            };
+            let mut tls = json!({"certificate": write("server.pem", &self.server.0), "key": write("key.pem", &self.server.1)});
+            if wants_client {
+                tls["clientcas"] = json!([write("ca.pem", &self.ca)]);
+            }
+            config["http"]["tls"] = tls;
+        })
+    }
+}
+
+/// `/etc/docker/certs.d/HOST`, taken away at the end with what was not there before.
+struct TrustedHost {
+    directory: PathBuf,
+    made: PathBuf,
+}
+
+impl TrustedHost {
+    fn new(host: &str) -> Self {
+        let directory = Path::new("/etc/docker/certs.d").join(host);
+        let is_new = |path: &&Path| !path.exists();
+        let made = directory.ancestors().take_while(is_new).last().unwrap().to_owned();
+        fs::create_dir_all(&directory).unwrap();
+        Self { directory, made }
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        fs::write(self.directory.join(name), text).unwrap();
+    }
+}
+
+impl Drop for TrustedHost {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+        // Another test may have a host there.
+        for directory in self.directory.ancestors().skip(1).take_while(|path| path.starts_with(&self.made)) {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+}
+
+#[test]
+fn a_registry_with_a_ca_of_its_own_is_trusted_by_certs_d() {
+    let certificates = Certificates::new();
+    for engine in engines() {
+        println!("engine {}", engine.name);
+        let (home, registry) = (Home::new(), certificates.registry(false));
+        let host = format!("{STRICT_HOST}:{}", registry.port);
+        let image = engine.image(&home, &format!("{host}/tls/app:1"), SMALL);
+        let file = format!("/etc/docker/certs.d/{host}/ca.crt");
+        let repository = format!("{host}/tls/app");
+
+        let untrusted = push(&engine, &home, &image.name);
+        assert_eq!(
+            (untrusted.status, json(&untrusted)["error"]["class"].as_str()),
+            (6, Some("tls")),
+            "{untrusted:?}"
+        );
+        assert!(untrusted.stderr.contains(&file), "{untrusted:?}");
+        let unlisted = run(engine.docker(&home).args(["regpush", "ls", &repository]));
+        assert_eq!(unlisted.status, 6, "{unlisted:?}");
+        assert!(
+            unlisted
+                .stderr
+                .contains(&format!("no TLS with the registry {host}: its certificate is not signed by")),
+            "{unlisted:?}"
+        );
+        assert!(unlisted.stderr.contains(&file), "{unlisted:?}");
+
+        let trusted = TrustedHost::new(&host);
+        trusted.put("ca.crt", &certificates.ca);
+        let pushed = push(&engine, &home, &image.name);
+        assert_eq!(pushed.status, 0, "{pushed:?}");
+        let tags = ok(engine.docker(&home).args(["regpush", "ls", "--format", "json", &repository]));
+        let tag: Value = serde_json::from_str(&tags).unwrap();
+        assert_eq!(
+            (&tag["tag"], &tag["digest"]),
+            (&json!("1"), &json(&pushed)["digest"]),
+            "what it serves is what was pushed"
+        );
+        assert_eq!(
+            ok(engine.docker(&home).args(["regpush", "ls", &host])),
+            format!("REPOSITORY\n{repository}\n")
+        );
+    }
+}
+
+#[test]
+fn a_client_certificate_comes_from_certs_d_too() {
+    let certificates = Certificates::new();
+    for engine in engines() {
+        println!("engine {}", engine.name);
+        let (home, registry) = (Home::new(), certificates.registry(true));
+        let host = format!("{STRICT_HOST}:{}", registry.port);
+        let image = engine.image(&home, &format!("{host}/mtls/app:1"), SMALL);
+        let trusted = TrustedHost::new(&host);
+        trusted.put("ca.crt", &certificates.ca);
+        let list = || run(engine.docker(&home).args(["regpush", "ls", &host]));
+        let without = list();
+        assert_eq!(without.status, 6, "{without:?}");
+        let wanted = format!("put client.cert and client.key into `/etc/docker/certs.d/{host}/`");
+        assert!(without.stderr.contains(&wanted), "{without:?}");
+
+        trusted.put("client.cert", &certificates.client.0);
+        let half = list();
+        assert!(half.status == 6 && half.stderr.contains("missing key `/etc/docker/certs.d/"), "{half:?}");
+
+        trusted.put("client.key", &certificates.client.1);
+        let pushed = push(&engine, &home, &image.name);
+        assert_eq!(pushed.status, 0, "{pushed:?}");
+        let listed = list();
+        assert_eq!((listed.status, listed.stdout), (0, format!("REPOSITORY\n{host}/mtls/app\n")));
+    }
+}
+
+#[test]
+fn local_images_tell_what_was_pushed_where_the_engine_knows() {
+    for engine in engines() {
+        println!("engine {}", engine.name);
+        let (home, registry) = (Home::new(), Registry::open());
+        let image = engine.image(&home, &registry.name("local/app:1"), SMALL);
+        let line = || {
+            let listed = ok(engine.docker(&home).args(["regpush", "ls", "--format", "json"]));
+            let lines = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            lines.into_iter().find(|line| line["image"] == image.name).unwrap()
+        };
+        let before = line();
+        let pushed = json(&push(&engine, &home, &image.name));
+        let after = line();
+        match engine.name {
+            "podman" => assert_eq!((&after["digest"], &after["pushed"]), (&json!(null), &json!(null))),
+            "docker-28-containerd" => {
+                assert_eq!((&before["digest"], &before["pushed"]), (&pushed["digest"], &json!(null)));
+                assert_eq!(after, before);
+            }
+            _ => {
+                assert_eq!((&before["digest"], &before["pushed"]), (&json!(null), &json!(false)));
+                assert_eq!((&after["digest"], &after["pushed"]), (&pushed["digest"], &json!(true)));
+            }
+        }
+        assert_eq!(after["registry"], registry.host());
+    }
+}
+
+#[test]
+fn auth_asks_the_registry_through_each_engine() {
+    for engine in engines() {
+        println!("engine {}", engine.name);
+        let (home, registry) = (Home::new(), Registry::with_users(&[("alice", PASSWORD)]));
+        let host = registry.host();
+        let auth = |password: &str| {
+            let mut docker = engine.docker(&home);
+            docker.args(["regpush", "auth", "--format", "json", "-u", "alice", "--password-stdin", &host]);
+            run_with_stdin(&mut docker, format!("{password}\n").as_bytes())
+        };
+        let good = auth(PASSWORD);
+        assert_eq!((good.status, &json(&good)["accepted"]), (0, &json!(true)), "{good:?}");
+        let wrong = auth("wrong");
+        assert_eq!((wrong.status, &json(&wrong)["accepted"]), (3, &json!(false)), "{wrong:?}");
+        assert_eq!(registry.failed_logins(), 1, "{}", registry.log());
+    }
+}
