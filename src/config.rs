@@ -222,6 +222,10 @@ impl Held {
             }
             Err(error) => return Err(error),
         };
+        // `/dev/null` is a way to say: no config. Nothing may take its place.
+        if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(io::Error::other("it is no file"));
+        }
         make_private_directory(directory_of(&target))?;
         let lock_path = beside(&target, ".lock");
         let started = Instant::now();
@@ -233,8 +237,8 @@ impl Held {
                 Err(_) if target.exists() => (File::open(&target)?, None),
                 Err(error) => return Err(error),
             };
-            match lock.try_lock() {
-                Ok(()) => {}
+            let is_locked = match lock.try_lock() {
+                Ok(()) => true,
                 Err(TryLockError::WouldBlock) if started.elapsed() < Self::PATIENCE => {
                     thread::sleep(Self::PAUSE);
                     continue;
@@ -244,13 +248,15 @@ impl Held {
                     return Err(io::Error::other(format!("another process holds `{shown}`")));
                 }
                 // Some network file systems know no locks: then it is as with docker.
-                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+                Err(TryLockError::Error(error)) if has_no_locks(&error) => false,
                 Err(TryLockError::Error(error)) => return Err(error),
-            }
-            // Who held it before has taken the lock file away.
-            if lock_path.as_ref().is_none_or(|path| is_at(&lock, path)) {
+            };
+            // Who held it before has taken the lock file away, or put a new file there.
+            if is_at(&lock, lock_path.as_ref().unwrap_or(&target)) {
                 let held = Self { target, _lock: lock, lock_path };
-                held.remove_leftovers();
+                if is_locked && held.lock_path.is_some() {
+                    held.remove_leftovers();
+                }
                 return Ok(held);
             }
         }
@@ -315,10 +321,25 @@ impl Held {
             }
             Err(error) => return Err(error.error),
         }
-        // So that the new name is there after a crash of the system, too.
+        // So that the new name is there after a crash of the system, too. Not every file system can do that.
         #[cfg(unix)]
-        File::open(directory_of(target))?.sync_all()?;
+        let _ = File::open(directory_of(target)).and_then(|directory| directory.sync_all());
         Ok(())
+    }
+
+    /// Makes sure that nobody but its owner reads it: it holds secrets.
+    ///
+    /// # Errors
+    /// As for any file.
+    #[cfg(unix)]
+    pub fn make_private(&self) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(&self.target)?.permissions().mode();
+        if mode & 0o077 == 0 {
+            Ok(())
+        } else {
+            fs::set_permissions(&self.target, fs::Permissions::from_mode(0o600))
+        }
     }
 
     /// What a process of ours that was killed while it wrote has left: files only we make, and only while
@@ -326,9 +347,7 @@ impl Held {
     fn remove_leftovers(&self) {
         let prefix = leftover_prefix(&self.target);
         for entry in fs::read_dir(directory_of(&self.target)).into_iter().flatten().flatten() {
-            if self.lock_path.is_some()
-                && entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes())
-            {
+            if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -370,6 +389,15 @@ fn is_at(file: &File, path: &Path) -> bool {
 #[cfg(windows)]
 fn is_at(_: &File, _: &Path) -> bool {
     true
+}
+
+/// `ENOLCK` is NFS without its lock manager.
+fn has_no_locks(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let is_without = error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error());
+    #[cfg(windows)]
+    let is_without = false;
+    is_without || error.kind() == io::ErrorKind::Unsupported
 }
 
 fn make_private_directory(directory: &Path) -> io::Result<()> {
@@ -484,6 +512,17 @@ mod tests {
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert!(Config::load(directory.path()).unwrap().auths.is_empty(), "a way to say: no config");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, fifo) = (directory.path().join("config.json"), directory.path().join("fifo"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink(&fifo, &path).unwrap();
+        assert_eq!(write_file(&path, None, Some("ours")).unwrap_err().to_string(), "it is no file");
+        assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no lock was made");
     }
 
     #[test]

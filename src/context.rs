@@ -159,6 +159,15 @@ impl Address {
             _ => None,
         }
     }
+
+    /// Whether the engine is on this machine, as far as its address tells.
+    pub fn is_here(&self) -> bool {
+        match self {
+            Self::Unix(_) | Self::NamedPipe(_) => true,
+            Self::Tcp { host, .. } => is_loopback(host),
+            Self::Ssh(_) | Self::ThroughDocker { .. } => false,
+        }
+    }
 }
 
 /// IPv6 addresses stand in brackets in a URL (RFC 3986, 3.2.2).

@@ -191,7 +191,8 @@ impl Engine {
         Ok(engine)
     }
 
-    fn endpoint(&self) -> Arc<Endpoint> {
+    /// Where it is.
+    pub fn endpoint(&self) -> Arc<Endpoint> {
         Arc::clone(self.transport.endpoint())
     }
 
@@ -605,7 +606,7 @@ fn host_header(address: &Address) -> HeaderValue {
 }
 
 /// A registry on the engine's own machine, where docker needs no TLS (moby `registry/config.go`).
-fn is_on_loopback(domain: &str) -> bool {
+pub fn is_on_loopback(domain: &str) -> bool {
     let host = match domain.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => host,
         _ => domain,

@@ -47,13 +47,10 @@ pub enum Error {
     #[error(transparent)]
     Save(#[from] SaveError),
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(Box<RegistryError>),
     #[error("`{typed}` is no registry")]
     RegistryName { typed: String },
-    #[error("{}", match &login.source {
-        Source::CommandLine => "--anonymous was given".to_owned(),
-        _ => format!("no login for {registry}: {}", login.describe_nothing()),
-    })]
+    #[error("no login for {registry}: {}", login.describe_nothing())]
     NoLogin { registry: String, login: Box<Login> },
     /// The registry's answer to `auth`; `message` is unclean.
     #[error("{registry} does not accept {}: {}", login.describe(), clean(message))]
@@ -63,7 +60,7 @@ pub enum Error {
     /// The Hub's login in the browser belongs to docker.
     #[error("Docker Hub's login in the browser is docker's own")]
     WebLogin,
-    #[error("cannot ask for a login to {registry}: stdin and stderr are no terminal")]
+    #[error("cannot ask for a login to {registry}: stdin and stderr have to be a terminal")]
     NoTerminal { registry: String },
     #[error("`ls` lists all tags of a repository")]
     TagWithLs { repository: String },
@@ -85,6 +82,12 @@ impl From<PushError> for Error {
             PushError::Login(error) => error.into(),
             error => Self::Push(error),
         }
+    }
+}
+
+impl From<RegistryError> for Error {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(Box::new(error))
     }
 }
 
@@ -257,7 +260,7 @@ fn save_hint(error: &SaveError) -> Option<String> {
                 "install `docker-credential-{helper}`, or take it out of `credsStore` and `credHelpers`"
             ));
         }
-        SaveError::Helper(_) => "see what the helper needs; nothing was kept elsewhere",
+        SaveError::Helper(_) => "see what the helper needs; the login is kept nowhere else",
         SaveError::Config(_) | SaveError::NotEditable { .. } => "mend that file first; nothing was kept",
         SaveError::Unwritable { .. } => "check who may write there; nothing was kept",
     };
@@ -267,8 +270,9 @@ fn save_hint(error: &SaveError) -> Option<String> {
 fn registry_hint(error: &RegistryError) -> Option<String> {
     let hint = match error {
         RegistryError::Unreachable { .. } => "check its name and port, the network, HTTPS_PROXY and NO_PROXY",
-        RegistryError::Tls { registry, directory, problem } => {
+        RegistryError::Tls { registry, directory, problem, .. } => {
             let directory = directory.display();
+            let host = if registry == HUB { "registry-1.docker.io" } else { registry };
             return Some(match problem {
                 TlsProblem::UnknownAuthority { .. } | TlsProblem::Authorities { .. } => {
                     format!("put its CA into `{directory}/ca.crt`, where docker looks for it too")
@@ -290,11 +294,19 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
                 TlsProblem::WrongName { .. } => {
                     "name the registry as its certificate does, or have that renewed for this name".to_owned()
                 }
-                TlsProblem::Other(_) => format!("see what it says: `openssl s_client -connect {registry}`"),
+                TlsProblem::Other(_) => {
+                    let port = if host.contains(':') { "" } else { ":443" };
+                    format!("see what it says: `openssl s_client -connect {host}{port}`")
+                }
             });
         }
         RegistryError::Certificates { .. } => "mend or remove that file; docker cannot use it either",
         RegistryError::Unauthorized { login, .. } if login.source == Source::Variable => SHADOWS,
+        RegistryError::Unauthorized { login, .. }
+            if login.source == Source::CommandLine && login.anonymous =>
+        {
+            "leave out --anonymous"
+        }
         RegistryError::Unauthorized { login, .. } if login.source == Source::CommandLine => {
             "check --username, and the password given on stdin"
         }
@@ -304,8 +316,16 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
                 docker_login(registry)
             ));
         }
-        RegistryError::Denied { .. } => {
-            "this account may not look there: ask for the right, or use another account"
+        RegistryError::Denied { registry, login, .. } if login.anonymous => {
+            return Some(format!(
+                "log in with `{}`, or pass `--username NAME --password-stdin`",
+                docker_login(registry)
+            ));
+        }
+        RegistryError::Denied { registry, .. } => {
+            return Some(format!(
+                "this account may not look there: ask for the right, or use another; it may be shown the tags of one repository: `docker regpush ls {registry}/REPOSITORY`"
+            ));
         }
         RegistryError::NoRepository { registry, .. } => {
             return Some(format!("see what is there with `docker regpush ls {registry}`"))

@@ -121,8 +121,7 @@ impl Push<'_> {
     /// [`PushError`]; the record tells how far it came.
     pub async fn run(mut self) -> Result<PushedTag, PushError> {
         let key = self.reference.credentials_key();
-        let Known { mut credentials, source, problems, .. } = self.look_up(key).await;
-        let mut login = Login::new(&credentials, source, problems);
+        let Known { mut credentials, mut login, .. } = self.look_up(key).await;
         let mut same_again = true;
         let mut questions = QUESTIONS;
         // That the registry took the login, said before the push could say it.
@@ -157,12 +156,8 @@ impl Push<'_> {
             self.presenter.tell(&refusal.to_string());
             (credentials, is_accepted) = self.ask(login.username.as_deref(), &mut questions).await?;
             login = Login::new(&credentials, Source::Prompt, Vec::new());
-            self.keyring.known = Some(Known {
-                key: key.to_owned(),
-                credentials: credentials.clone(),
-                source: Source::Prompt,
-                problems: Vec::new(),
-            });
+            let (credentials, login) = (credentials.clone(), login.clone());
+            self.keyring.known = Some(Known { key: key.to_owned(), credentials, login });
         }
     }
 
@@ -179,8 +174,12 @@ impl Push<'_> {
         match self.keyring.save(key, credentials, |line| presenter.tell(line)).await {
             Ok(kept) => {
                 self.presenter.note(&kept.to_string());
-                if let Some(warning) = kept.warning() {
+                if let Some(warning) = kept.plain_text_warning() {
                     self.presenter.tell(&warning);
+                }
+                let shadow = self.keyring.shadow_of_kept(self.reference.domain());
+                for warning in kept.unmarked.into_iter().chain(shadow) {
+                    self.warn(warning);
                 }
             }
             Err(error) => {
@@ -195,19 +194,15 @@ impl Push<'_> {
         if let Some(known) = self.keyring.known.as_ref().filter(|known| known.key == key) {
             return known.clone();
         }
-        let presenter = &mut *self.presenter;
-        let found = self.keyring.find(key, |line| presenter.tell(line)).await;
-        if let Some(told) = found.shadow_told(self.reference.domain()) {
-            self.presenter.note(&told);
+        let (keyring, presenter) = (&*self.keyring, &mut *self.presenter);
+        let found = keyring.look_up(self.reference.domain(), |line| presenter.tell(line)).await;
+        if let Some(shadow) = found.shadow {
+            self.presenter.note(&shadow);
         }
-        let problems: Vec<String> =
-            found.problems.iter().map(|problem| clean(&problem.to_string())).collect();
-        for problem in &problems {
-            self.warn(problem.clone());
+        for warning in found.warnings {
+            self.warn(warning);
         }
-        let problems = self.keyring.config_problem.iter().cloned().chain(problems).collect();
-        let known =
-            Known { key: key.to_owned(), credentials: found.credentials, source: found.source, problems };
+        let known = Known { key: key.to_owned(), credentials: found.credentials, login: found.login };
         self.keyring.known = Some(known.clone());
         known
     }

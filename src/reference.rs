@@ -213,7 +213,8 @@ fn is_domain(domain: &str) -> bool {
     host_fits && port.is_none_or(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
 }
 
-fn is_path(path: &str) -> bool {
+/// The path of a repository, as the grammar has it.
+pub fn is_path(path: &str) -> bool {
     path.split('/').all(is_path_component)
 }
 

@@ -13,6 +13,7 @@ use std::{env, fs, io};
 
 use hyper::StatusCode;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LINK, LOCATION, WWW_AUTHENTICATE};
+use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Client, Method, Proxy, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,10 +21,10 @@ use serde_json::Value;
 
 use crate::context::{Identity, Pem, Tls, is_loopback};
 use crate::credentials::{Credentials, Kind, Login};
-use crate::engine::{RegistrySettings, Trace, USER_AGENT_VALUE};
+use crate::engine::{RegistrySettings, Trace, USER_AGENT_VALUE, is_on_loopback};
 use crate::event::is_digest;
 use crate::failure::Class;
-use crate::reference::{HUB, is_tag};
+use crate::reference::{HUB, is_path, is_tag};
 use crate::secret::{Censor, Secret};
 use crate::text::{clean, with_causes};
 use crate::transport::{TlsProblem, proxy_for, tls_config, tls_error};
@@ -37,6 +38,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const PAGE: usize = 1000;
 /// Names in all. Nobody reads more, and a registry that goes on for ever means no good.
 const MAX_NAMES: usize = 1_000_000;
+const MAX_PAGES: usize = 10_000;
+/// Places that one answer may be looked for at.
+const MAX_REDIRECTS: usize = 5;
 /// Bytes of one answer.
 const MAX_BODY: usize = 16 << 20;
 /// All that a tag may name, so that the registry does not turn it into something else.
@@ -44,10 +48,12 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    #[error("cannot reach the registry {registry}: {reason}")]
-    Unreachable { registry: String, reason: String },
-    #[error("no TLS with the registry {registry}: {problem}")]
+    /// `server`: the registry, or its token server.
+    #[error("cannot reach {server}: {reason}")]
+    Unreachable { server: String, reason: String },
+    #[error("no TLS with {server}: {problem}")]
     Tls {
+        server: String,
         registry: String,
         /// Of its CA and client certificates.
         directory: PathBuf,
@@ -63,8 +69,8 @@ pub enum RegistryError {
     NoCatalog { registry: String },
     #[error("{registry} has no repository `{repository}`, or does not show it{}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
     NoRepository { registry: String, repository: String, login: Box<Login> },
-    #[error("{registry} answered {status}: {reason}")]
-    Answered { registry: String, status: StatusCode, reason: String },
+    #[error("{server} answered {status}: {reason}")]
+    Answered { server: String, status: StatusCode, reason: String },
     #[error("what answers at {registry} is no registry: {reason}")]
     NotARegistry { registry: String, reason: String },
 }
@@ -106,23 +112,34 @@ pub struct Access {
     /// Whose they are, for messages.
     pub login: Login,
     pub trace: Option<Trace>,
+    tls: Tls,
 }
 
 impl Access {
-    /// As the engine would speak to it, going by its settings; untraced.
+    /// As the engine would speak to it, going by its settings.
+    ///
+    /// * `warn`: told of certificates that only the engine may read.
+    ///
+    /// # Errors
+    /// [`RegistryError::Certificates`]
     pub async fn new(
         domain: &str,
         settings: &RegistrySettings,
         credentials: Credentials,
         login: Login,
-    ) -> Self {
-        Self {
-            is_insecure: settings.is_insecure(domain, &addresses(domain).await),
-            certificates: certificates_directory(settings.is_rootless).join(domain),
-            credentials,
-            login,
-            trace: None,
-        }
+        trace: Option<Trace>,
+        warn: impl FnMut(&str),
+    ) -> Result<Self, RegistryError> {
+        let certificates = certificates_directory(settings.is_rootless).join(domain);
+        let is_insecure = settings.is_insecure(domain, &addresses(domain).await);
+        let tls = Tls { skip_verify: is_insecure, ..tls(domain, &certificates, warn)? };
+        Ok(Self { is_insecure, certificates, credentials, login, trace, tls })
+    }
+
+    /// Whether its token server may be as insecure as the registry itself. Every registry of this machine
+    /// is called insecure, and that says nothing of another.
+    fn lends_insecurity(&self, domain: &str) -> bool {
+        self.is_insecure && !is_on_loopback(domain)
     }
 }
 
@@ -143,9 +160,9 @@ pub struct Registry {
     /// `https://HOST/`
     api: Url,
     client: Client,
-    tls: Tls,
     access: Access,
-    censor: Censor,
+    /// Of the credentials, and of each token that was got for them.
+    censor: Mutex<Censor>,
     /// The value of `Authorization`, by scope: it is found once for each.
     authorization: Mutex<BTreeMap<String, Secret>>,
 }
@@ -163,16 +180,14 @@ impl Registry {
     /// # Errors
     /// It cannot be reached, its certificate is not good, or it is no registry.
     pub async fn connect(domain: &str, access: Access) -> Result<Self, RegistryError> {
-        let tls = tls(domain, &access)?;
         let host = if domain == HUB { HUB_API } else { domain };
         let censor = Censor::new(access.credentials.secrets());
         let mut registry = Self {
             domain: domain.to_owned(),
             api: url(domain, &format!("https://{host}/"))?,
-            client: client(domain, Some(&tls), &access.certificates)?,
-            tls,
+            client: client(domain, Some(&access.tls), &access.certificates, Policy::custom(follow))?,
             access,
-            censor,
+            censor: Mutex::new(censor),
             authorization: Mutex::default(),
         };
         match registry.ping().await {
@@ -180,7 +195,8 @@ impl Registry {
                 if registry.access.is_insecure =>
             {
                 registry.api = url(domain, &format!("http://{host}/"))?;
-                registry.client = client(domain, None, &registry.access.certificates)?;
+                registry.client =
+                    client(domain, None, &registry.access.certificates, Policy::custom(follow))?;
                 // Where nothing answers either way, the first says it as well as the second.
                 registry.ping().await.map_err(|plain| match error {
                     RegistryError::Tls { problem: TlsProblem::PlainText, .. } => plain,
@@ -194,11 +210,7 @@ impl Registry {
     }
 
     async fn ping(&self) -> Result<(), RegistryError> {
-        if let Some(Err(variable)) = self.api.as_str().parse().ok().map(|api| proxy_for(&api)) {
-            let reason = format!("what {variable} says is no proxy");
-            return Err(RegistryError::Unreachable { registry: self.domain.clone(), reason });
-        }
-        let response = self.send(self.client.get(self.path("v2/")?)).await?;
+        let response = self.send(&self.client, self.client.get(self.path("v2/")?)).await?;
         match response.status() {
             StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(()),
             _ => Err(self.unexpected(response).await),
@@ -223,7 +235,8 @@ impl Registry {
         struct Page {
             repositories: Option<Vec<String>>,
         }
-        let pages = self.pages("v2/_catalog", "registry:catalog:*", |page: Page| page.repositories).await;
+        let names = |page: Page| page.repositories;
+        let pages = self.pages("v2/_catalog", "registry:catalog:*", names, is_path).await;
         pages?.map_err(|refusal| match refusal.status.as_u16() {
             400 | 404 | 405 | 501 => RegistryError::NoCatalog { registry: self.domain.clone() },
             _ => self.refusal(refusal),
@@ -242,7 +255,7 @@ impl Registry {
             tags: Option<Vec<String>>,
         }
         let path = format!("v2/{repository}/tags/list");
-        let pages = self.pages(&path, &scope(repository), |page: Page| page.tags).await;
+        let pages = self.pages(&path, &scope(repository), |page: Page| page.tags, is_tag).await;
         let mut tags = pages?.map_err(|refusal| match refusal.status {
             StatusCode::NOT_FOUND => RegistryError::NoRepository {
                 registry: self.domain.clone(),
@@ -256,19 +269,21 @@ impl Registry {
         Ok(tags)
     }
 
-    /// The digest of what a tag names; `None`: the registry does not say.
+    /// The digest of what a tag names; `None`: there is nothing, or the registry does not say.
     ///
     /// # Errors
-    /// It cannot be asked.
+    /// It cannot be asked, or refuses.
     pub async fn digest(&self, repository: &str, tag: &str) -> Result<Option<String>, RegistryError> {
         if !is_tag(tag) {
             return Ok(None);
         }
         let url = self.path(&format!("v2/{repository}/manifests/{tag}"))?;
         let response = self.ask(Method::HEAD, url, &scope(repository)).await?;
+        if !response.status().is_success() && response.status() != StatusCode::NOT_FOUND {
+            return Err(self.unexpected(response).await);
+        }
         let digest = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
-        let digest = digest.filter(|digest| response.status().is_success() && is_digest(digest));
-        Ok(digest.map(str::to_owned))
+        Ok(digest.filter(|digest| is_digest(digest)).map(str::to_owned))
     }
 
     /// All pages of a list; the inner error: it is refused.
@@ -277,10 +292,13 @@ impl Registry {
         path: &str,
         scope: &str,
         names: impl Fn(T) -> Option<Vec<String>>,
+        is_name: fn(&str) -> bool,
     ) -> Result<Result<Vec<String>, Refusal>, RegistryError> {
         let mut url = self.path(path)?;
         url.set_query(Some(&format!("n={PAGE}")));
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        // What is no name goes to a terminal all the same.
+        let shown = |name: String| if is_name(&name) { name } else { clean(&self.hide(name)) };
         loop {
             let response = self.ask(Method::GET, url.clone(), scope).await?;
             if !response.status().is_success() {
@@ -290,14 +308,11 @@ impl Registry {
             let body = self.body(response).await?;
             let page =
                 serde_json::from_slice(&body).map_err(|_| self.not_a_registry("its list is no JSON"))?;
-            // Of what a registry says, this goes to a terminal.
-            all.extend(
-                names(page).unwrap_or_default().iter().map(|name| clean(&self.censor.hide(name.clone()))),
-            );
+            all.extend(names(page).unwrap_or_default().into_iter().map(shown));
             seen.insert(url);
             match next {
                 None => return Ok(Ok(all)),
-                Some(next) if seen.contains(&next) || all.len() > MAX_NAMES => {
+                Some(next) if seen.contains(&next) || seen.len() > MAX_PAGES || all.len() > MAX_NAMES => {
                     return Err(self.not_a_registry("its list has no end"));
                 }
                 Some(next) => url = next,
@@ -309,9 +324,11 @@ impl Registry {
     /// a proxy; and elsewhere our login has no business.
     fn next(&self, url: &Url, headers: &HeaderMap) -> Result<Option<Url>, RegistryError> {
         let unreadable = || self.not_a_registry("it does not say readably where its list goes on");
-        let Some(link) = headers.get(LINK) else { return Ok(None) };
-        let link = link.to_str().map_err(|_| unreadable())?;
-        let links = http_link::parse_link_header(link, url).map_err(|_| unreadable())?;
+        let mut links = Vec::new();
+        for link in headers.get_all(LINK) {
+            let link = link.to_str().map_err(|_| unreadable())?;
+            links.extend(http_link::parse_link_header(link, url).map_err(|_| unreadable())?);
+        }
         let Some(link) = links.into_iter().find(|link| link.rel == "next") else { return Ok(None) };
         let mut next = self.api.clone();
         next.set_path(link.target.path());
@@ -334,8 +351,13 @@ impl Registry {
         let authorization = self.authorize(&challenges, scope, &refusal.reason).await?;
         let response = self.ask_with(method, url, Some(&authorization)).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            let refusal = self.read_refusal(response).await?;
-            return Err(self.refusal(refusal));
+            let Refusal { status, reason, server } = self.read_refusal(response).await?;
+            // A token server has taken the login, and has not given this right with it.
+            let has_token = authorization.expose().starts_with("Bearer ");
+            let is_known = has_token && self.access.credentials.registry_token.is_none();
+            let status =
+                if is_known && !self.access.login.anonymous { StatusCode::FORBIDDEN } else { status };
+            return Err(self.refusal(Refusal { status, reason, server }));
         }
         self.authorization
             .lock()
@@ -356,9 +378,9 @@ impl Registry {
             request = request.header(ACCEPT, MANIFESTS);
         }
         if let Some(authorization) = authorization {
-            request = request.header(AUTHORIZATION, sensitive(authorization));
+            request = request.header(AUTHORIZATION, self.sensitive(authorization)?);
         }
-        self.send(request).await
+        self.send(&self.client, request).await
     }
 
     /// The value of `Authorization` that these challenges want.
@@ -411,15 +433,17 @@ impl Registry {
         let credentials = &self.access.credentials;
         let mut url = url(&self.domain, realm)?;
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        if url.scheme() != "https"
-            && !credentials.is_anonymous()
-            && !self.access.is_insecure
-            && !is_loopback(&host)
-        {
+        let is_own = place(&url) == place(&self.api);
+        let is_insecure = is_own || self.access.lends_insecurity(&self.domain);
+        if url.scheme() != "https" && !credentials.is_anonymous() && !is_insecure && !is_loopback(&host) {
             let reason =
                 format!("its token server `{}` has no TLS, and no login is sent there", clean(&host));
             return Err(self.not_a_registry(&reason));
         }
+        let tls = Tls { skip_verify: self.access.is_insecure && is_insecure, ..self.access.tls.clone() };
+        let tls = Some(&tls).filter(|_| url.scheme() == "https");
+        // A login goes nowhere else.
+        let client = client(&self.domain, tls, &self.access.certificates, Policy::none())?;
         let fields = service.map(|service| ("service", service)).into_iter();
         // Several stand in one, with spaces between.
         let fields = fields.chain(scope.split_whitespace().map(|scope| ("scope", scope.to_owned())));
@@ -428,19 +452,19 @@ impl Registry {
             let fixed = [("grant_type", "refresh_token"), ("client_id", "docker-regpush")];
             form.extend(fixed.map(|(name, value)| (name, value.to_owned())));
             form.push(("refresh_token", token.expose().to_owned()));
-            self.client.post(url).form(&form)
+            client.post(url).form(&form)
         } else {
             url.query_pairs_mut().extend_pairs(fields);
-            let request = self.client.get(url);
+            let request = client.get(url);
             match (&credentials.username, &credentials.password, credentials.packed()) {
                 (Some(username), Some(_), Some(packed)) => {
                     let basic = Secret::new(format!("Basic {}", packed.expose()));
-                    request.query(&[("account", username)]).header(AUTHORIZATION, sensitive(&basic))
+                    request.query(&[("account", username)]).header(AUTHORIZATION, self.sensitive(&basic)?)
                 }
                 _ => request,
             }
         };
-        let response = self.send(request).await?;
+        let response = self.send(&client, request).await?;
         if !response.status().is_success() {
             let refusal = self.read_refusal(response).await?;
             let is_about_login = matches!(refusal.status.as_u16(), 400 | 401 | 403);
@@ -453,34 +477,64 @@ impl Registry {
         let body = Secret::new(String::from_utf8_lossy(&self.body(response).await?).into_owned());
         let answer: Option<Answer> = serde_json::from_str(body.expose()).ok();
         let token = answer.and_then(|answer| answer.token.or(answer.access_token));
-        // A token that cannot be sent is none.
-        let token = token.filter(|token| !token.expose().is_empty() && token.expose().is_ascii());
-        token.ok_or_else(|| self.not_a_registry("its token server gives no token"))
+        let token = token.filter(|token| !token.expose().is_empty());
+        let token = token.ok_or_else(|| self.not_a_registry("its token server gives no token"))?;
+        self.censor.lock().unwrap_or_else(PoisonError::into_inner).add(&token);
+        Ok(token)
+    }
+
+    fn hide(&self, text: String) -> String {
+        self.censor.lock().unwrap_or_else(PoisonError::into_inner).hide(text)
+    }
+
+    /// The registry, or where another is asked for it, that server.
+    fn server(&self, url: &Url) -> String {
+        if place(url) == place(&self.api) {
+            return format!("the registry {}", self.domain);
+        }
+        let (host, port) = place(url);
+        format!("{} for the registry {}", clean(&format!("{host}:{port}")), self.domain)
+    }
+
+    /// # Errors
+    /// It cannot be sent: there is a line end in it, say.
+    fn sensitive(&self, secret: &Secret) -> Result<HeaderValue, RegistryError> {
+        let value = HeaderValue::from_str(secret.expose());
+        let mut value = value.map_err(|_| self.not_a_registry("a token cannot be sent"))?;
+        value.set_sensitive(true);
+        Ok(value)
     }
 
     fn path(&self, path: &str) -> Result<Url, RegistryError> {
         self.api.join(path).map_err(|error| self.not_a_registry(&error.to_string()))
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, RegistryError> {
-        let request = request.build().map_err(|error| self.unreachable(&error.without_url()))?;
+    async fn send(&self, client: &Client, request: RequestBuilder) -> Result<Response, RegistryError> {
+        let request = request.build().map_err(|error| self.unreachable(&self.api, &error.without_url()))?;
+        let url = request.url().clone();
+        // Without the proxy that somebody wanted is not how anybody wants it.
+        if let Some(Err(variable)) = url.as_str().parse().ok().map(|url| proxy_for(&url)) {
+            let reason = format!("what {variable} says is no proxy");
+            return Err(RegistryError::Unreachable { server: self.server(&url), reason });
+        }
         if let Some(trace) = self.access.trace {
             // Beside those that reqwest adds.
             let names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
             let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-            trace(&clean(&format!("{} {}{names}", request.method(), request.url())));
+            trace(&clean(&self.hide(format!("{} {url}{names}", request.method()))));
         }
-        // The token server may be another host.
-        let is_own = request.url().host_str() == self.api.host_str();
-        let response = self.client.execute(request).await.map_err(|error| {
+        let response = client.execute(request).await.map_err(|error| {
+            // Where a redirect led to, if it did.
+            let url = error.url().cloned().unwrap_or_else(|| url.clone());
             let error = error.without_url();
             match tls_error(&error) {
-                Some(problem) if is_own => RegistryError::Tls {
+                Some(problem) => RegistryError::Tls {
+                    server: self.server(&url),
                     registry: self.domain.clone(),
                     directory: self.access.certificates.clone(),
-                    problem: TlsProblem::of(problem, &self.tls),
+                    problem: TlsProblem::of(problem, &self.access.tls),
                 },
-                _ => self.unreachable(&error),
+                None => self.unreachable(&url, &error),
             }
         })?;
         if let Some(trace) = self.access.trace {
@@ -491,8 +545,9 @@ impl Registry {
 
     async fn body(&self, mut response: Response) -> Result<Vec<u8>, RegistryError> {
         let mut body = Vec::new();
+        let url = response.url().clone();
         while let Some(chunk) =
-            response.chunk().await.map_err(|error| self.unreachable(&error.without_url()))?
+            response.chunk().await.map_err(|error| self.unreachable(&url, &error.without_url()))?
         {
             body.extend_from_slice(&chunk);
             if body.len() > MAX_BODY {
@@ -504,7 +559,7 @@ impl Registry {
 
     /// Why it refuses, from the body of an error.
     async fn read_refusal(&self, response: Response) -> Result<Refusal, RegistryError> {
-        let status = response.status();
+        let (status, server) = (response.status(), self.server(response.url()));
         let target =
             response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let body = self.body(response).await?;
@@ -512,7 +567,7 @@ impl Registry {
             .filter(|_| status.is_redirection())
             .map(|target| format!("its place is `{target}`"))
             .unwrap_or_else(|| reason(&body, status));
-        Ok(Refusal { status, reason: clean(&self.censor.hide(reason)) })
+        Ok(Refusal { status, reason: clean(&self.hide(reason)), server })
     }
 
     async fn unexpected(&self, response: Response) -> RegistryError {
@@ -522,7 +577,7 @@ impl Registry {
         }
     }
 
-    fn refusal(&self, Refusal { status, reason }: Refusal) -> RegistryError {
+    fn refusal(&self, Refusal { status, reason, server }: Refusal) -> RegistryError {
         let registry = self.domain.clone();
         match status {
             StatusCode::UNAUTHORIZED => self.unauthorized(reason),
@@ -530,7 +585,7 @@ impl Registry {
                 RegistryError::Denied { registry, login: Box::new(self.access.login.clone()), reason }
             }
             StatusCode::NOT_FOUND => self.not_a_registry(&format!("it answered {status}: {reason}")),
-            _ => RegistryError::Answered { registry, status, reason },
+            _ => RegistryError::Answered { server, status, reason },
         }
     }
 
@@ -543,10 +598,22 @@ impl Registry {
         RegistryError::NotARegistry { registry: self.domain.clone(), reason: reason.to_owned() }
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> RegistryError {
+    fn unreachable(&self, url: &Url, error: &reqwest::Error) -> RegistryError {
         let reason = if error.is_timeout() { "it does not answer".to_owned() } else { root_cause(error) };
-        RegistryError::Unreachable { registry: self.domain.clone(), reason }
+        RegistryError::Unreachable { server: self.server(url), reason }
     }
+}
+
+/// Host and port.
+fn place(url: &Url) -> (&str, u16) {
+    (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
+}
+
+/// Some registries answer for others. reqwest leaves our login behind at another host or port.
+fn follow(attempt: Attempt<'_>) -> Action {
+    let is_downgrade = attempt.url().scheme() != "https"
+        && attempt.previous().iter().any(|previous| previous.scheme() == "https");
+    if is_downgrade || attempt.previous().len() > MAX_REDIRECTS { attempt.stop() } else { attempt.follow() }
 }
 
 /// An HTTP error, read.
@@ -554,6 +621,8 @@ struct Refusal {
     status: StatusCode,
     /// Clean.
     reason: String,
+    /// Who said it.
+    server: String,
 }
 
 /// What a registry says in an error: `errors[].code: message` (OCI distribution), `details` or `message` of
@@ -584,13 +653,6 @@ fn root_cause(error: &reqwest::Error) -> String {
     causes.last().map(|cause| clean(&cause.to_string())).unwrap_or_default()
 }
 
-fn sensitive(secret: &Secret) -> HeaderValue {
-    let value = HeaderValue::from_str(secret.expose());
-    let mut value = value.unwrap_or_else(|_| HeaderValue::from_static(""));
-    value.set_sensitive(true);
-    value
-}
-
 fn url(registry: &str, text: &str) -> Result<Url, RegistryError> {
     let not_a_registry =
         |reason: String| RegistryError::NotARegistry { registry: registry.to_owned(), reason };
@@ -602,8 +664,16 @@ fn url(registry: &str, text: &str) -> Result<Url, RegistryError> {
 }
 
 /// * `tls`: `None` for plain HTTP, which needs no certificates.
-fn client(registry: &str, tls: Option<&Tls>, directory: &Path) -> Result<Client, RegistryError> {
+/// * `directory`: of them, for messages.
+fn client(
+    registry: &str,
+    tls: Option<&Tls>,
+    directory: &Path,
+    redirects: Policy,
+) -> Result<Client, RegistryError> {
+    let server = || format!("the registry {registry}");
     let broken = |problem| RegistryError::Tls {
+        server: server(),
         registry: registry.to_owned(),
         directory: directory.to_owned(),
         problem,
@@ -615,39 +685,49 @@ fn client(registry: &str, tls: Option<&Tls>, directory: &Path) -> Result<Client,
         .tls_backend_preconfigured(config)
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
-        // A login must go nowhere else.
-        .redirect(reqwest::redirect::Policy::none())
+        .redirect(redirects)
         .no_proxy()
         .proxy(Proxy::custom(|url| {
+            // What is no proxy was found out before the request.
             let proxy = proxy_for(&url.as_str().parse().ok()?).ok()??;
             Url::parse(&proxy).ok()
         }));
-    builder.build().map_err(|error| RegistryError::Unreachable {
-        registry: registry.to_owned(),
-        reason: with_causes(&error),
-    })
+    builder
+        .build()
+        .map_err(|error| RegistryError::Unreachable { server: server(), reason: with_causes(&error) })
 }
 
-/// CA and client certificates for a registry, as moby's `ReadCertsDirectory` finds them.
-fn tls(registry: &str, access: &Access) -> Result<Tls, RegistryError> {
+/// CA and client certificates for a registry, as moby's `ReadCertsDirectory` finds them; whatever
+/// certificate the registry shows has to be good.
+fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Result<Tls, RegistryError> {
     let broken = |reason: String| RegistryError::Certificates { registry: registry.to_owned(), reason };
-    let directory = &access.certificates;
     let unreadable = |path: &Path, error: io::Error| broken(format!("`{}`: {error}", path.display()));
+    // What is root's alone is the engine's, and may not be needed.
+    let mut skip =
+        |path: &Path| warn(&format!("`{}` is not used: only the engine may read it", path.display()));
     let mut files = match fs::read_dir(directory) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            skip(directory);
+            Vec::new()
+        }
         Err(error) => return Err(unreadable(directory, error)),
     };
     files.sort();
-    let read = |path: &Path| {
-        let text = fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
-        Ok(Pem { path: path.to_owned(), text: Secret::new(text) })
+    let mut read = |path: &Path| match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(Pem { path: path.to_owned(), text: Secret::new(text) })),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            skip(path);
+            Ok(None)
+        }
+        Err(error) => Err(unreadable(path, error)),
     };
     let (mut authorities, mut identity): (Option<Pem>, _) = (None, None);
     for path in &files {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("crt") => {
-                let pem = read(path)?;
+                let Some(pem) = read(path)? else { continue };
                 authorities = Some(match authorities {
                     None => pem,
                     Some(Pem { path, text }) => {
@@ -665,7 +745,9 @@ fn tls(registry: &str, access: &Access) -> Result<Tls, RegistryError> {
                         path.display()
                     )));
                 }
-                identity = Some(Identity { certificate: read(path)?, key: read(&key)? });
+                if let (Some(certificate), Some(key)) = (read(path)?, read(&key)?) {
+                    identity = Some(Identity { certificate, key });
+                }
             }
             Some("key") if !path.with_extension("cert").exists() => {
                 return Err(broken(format!(
@@ -676,7 +758,7 @@ fn tls(registry: &str, access: &Access) -> Result<Tls, RegistryError> {
             _ => {}
         }
     }
-    Ok(Tls { authorities, with_system: true, identity, skip_verify: access.is_insecure })
+    Ok(Tls { authorities, with_system: true, identity, skip_verify: false })
 }
 
 /// The addresses of a registry's host; none where they cannot be found in time.
@@ -697,17 +779,19 @@ pub fn is_without_catalog(domain: &str) -> bool {
     is_ecr || [HUB, "ghcr.io", "public.ecr.aws"].contains(&domain)
 }
 
-/// Many digests at once, but not too many: those of these tags, in their order.
+/// Many digests at once, but not too many: those of these tags, in their order; and how many are missing, with
+/// the first reason.
 ///
 /// # Errors
-/// The first that there is; the others are given up.
+/// The registry cannot be reached any more; the others are given up.
 pub async fn digests(
     registry: &Arc<Registry>,
     repository: &str,
     tags: &[String],
-) -> Result<Vec<Option<String>>, RegistryError> {
+) -> Result<(Vec<Option<String>>, Option<(usize, RegistryError)>), RegistryError> {
     const AT_ONCE: usize = 8;
     let mut found = vec![None; tags.len()];
+    let mut trouble: Option<(usize, RegistryError)> = None;
     let mut running = tokio::task::JoinSet::new();
     let mut waiting = tags.iter().cloned().enumerate();
     loop {
@@ -718,8 +802,20 @@ pub async fn digests(
             running.spawn(async move { (at, registry.digest(&repository, &tag).await) });
         }
         match running.join_next().await {
-            None => return Ok(found),
-            Some(Ok((at, digest))) => found[at] = digest?,
+            None => return Ok((found, trouble)),
+            Some(Ok((at, Ok(digest)))) => found[at] = digest,
+            Some(Ok((_, Err(error)))) => {
+                let class = error.class();
+                if matches!(class, Class::Network | Class::Tls) {
+                    return Err(error);
+                }
+                let missing = &mut trouble.get_or_insert((0, error)).0;
+                *missing += 1;
+                if class == Class::RateLimited {
+                    // Asking on would make it worse.
+                    *missing += waiting.by_ref().count();
+                }
+            }
             // It cannot panic, and nobody ends it but us.
             Some(Err(_)) => {}
         }

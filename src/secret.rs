@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
@@ -49,14 +49,16 @@ impl Censor {
     const SHORTEST: usize = 4;
 
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
-        let mut secrets: Vec<Secret> = secrets
-            .into_iter()
-            .flat_map(|secret| forms(&secret))
-            .filter(|secret| secret.expose().len() >= Self::SHORTEST)
-            .collect();
+        let mut censor = Self::default();
+        secrets.into_iter().for_each(|secret| censor.add(&secret));
+        censor
+    }
+
+    pub fn add(&mut self, secret: &Secret) {
+        let forms = forms(secret).into_iter();
+        self.0.extend(forms.filter(|secret| secret.expose().len() >= Self::SHORTEST));
         // The longest first: it may hold another.
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
-        Self(secrets)
+        self.0.sort_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
     }
 
     /// The text with `***` in place of each secret.
@@ -68,12 +70,15 @@ impl Censor {
 }
 
 /// A secret as it is, and as it stands in one line, in JSON and in a URL.
-fn forms(secret: &Secret) -> [Secret; 4] {
+fn forms(secret: &Secret) -> [Secret; 5] {
+    /// RFC 3986, 2.3
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     let clear = secret.expose();
     let json = serde_json::to_string(clear).expect("a string becomes JSON");
     let json = json[1..json.len() - 1].to_owned();
-    let url = utf8_percent_encode(clear, NON_ALPHANUMERIC).to_string();
-    [clear.to_owned(), clean(clear), json, url].map(Secret::new)
+    let url = utf8_percent_encode(clear, RESERVED).to_string();
+    let form = url.replace("%20", "+");
+    [clear.to_owned(), clean(clear), json, url, form].map(Secret::new)
 }
 
 /// Keeps what this process holds in memory out of core dumps, as far as the system lets us. What it starts
@@ -106,12 +111,16 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_hidden_in_what_comes_back() {
-        let censor = Censor::new(["hunter2", "aHVudGVyMg==", "hunter2 and more", "abc"].map(secret));
+        let censor = Censor::new(
+            ["hunter2", "aHVudGVyMg==", "hunter2 and more", "my-pass!", "qu\"ote", "abc"].map(secret),
+        );
         let table = [
             ("wrong password hunter2: hunter2", "wrong password ***: ***"),
             ("got `hunter2 and more`", "got `***`"),
             ("Basic aHVudGVyMg==", "Basic ***"),
             ("aHVudGVyMg%3D%3D", "***"),
+            ("?password=hunter2+and+more&x=my-pass%21", "?password=***&x=***"),
+            (r#"{"password":"qu\"ote"}"#, r#"{"password":"***"}"#),
             ("abc", "abc"),
             ("nothing of it", "nothing of it"),
         ];

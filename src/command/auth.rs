@@ -3,15 +3,15 @@
 use serde::Serialize;
 
 use super::table::table;
-use super::{engine, keyring, password_from_stdin, print, tell, trace};
+use super::{engine, keyring, password_from_stdin, print, registry, tell};
 use crate::cli::{AuthOptions, DockerOptions, ListFormat};
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Entry, Keyring, Kind, Login, Source};
 use crate::engine::Engine;
 use crate::error::{Error, Told};
+use crate::failure::Class;
 use crate::login::{Checked, LoginError, QUESTIONS, Question, check};
 use crate::reference::{HUB, credentials_key, registry_domain};
-use crate::registry::{Access, Registry};
 use crate::secret::Secret;
 use crate::text::clean;
 
@@ -54,9 +54,9 @@ pub async fn run(
     let Some(typed) = &options.registry else { return list(&keyring, options.format).await };
     let domain = registry_domain(typed).ok_or_else(|| Error::RegistryName { typed: typed.clone() })?;
     let mut call = Call { docker, options, keyring, terminal, domain, warnings };
-    let (held, result) = call.held().await;
-    call.report(&held, &result)?;
-    result.map(drop)
+    let (answer, result) = call.answer().await;
+    call.report(&answer, &result)?;
+    result
 }
 
 /// Every registry that Docker holds a login for; nothing is sent to any of them.
@@ -107,114 +107,103 @@ struct Call<'a> {
     warnings: Vec<String>,
 }
 
-/// A login for the registry, with where it is from.
-struct Held {
+/// The login in question, with where it is from.
+struct Answer {
     credentials: Credentials,
     login: Login,
 }
 
+impl Answer {
+    fn new(credentials: &Credentials, source: Source) -> Self {
+        Self { credentials: credentials.clone(), login: Login::new(credentials, source, Vec::new()) }
+    }
+}
+
 impl Call<'_> {
     /// The login in question, and what the registry says of it; with `--login`, the one that is kept.
-    async fn held(&mut self) -> (Held, Result<(), Error>) {
-        let nothing = Credentials::anonymous();
-        let mut held =
-            Held { login: Login::new(&nothing, Source::Nothing, Vec::new()), credentials: nothing };
+    async fn answer(&mut self) -> (Answer, Result<(), Error>) {
+        let mut answer = Answer::new(&Credentials::anonymous(), Source::Nothing);
         let result =
-            if self.options.login { self.log_in(&mut held).await } else { self.check(&mut held).await };
-        (held, result)
+            if self.options.login { self.log_in(&mut answer).await } else { self.check(&mut answer).await };
+        (answer, result)
     }
 
-    async fn check(&mut self, held: &mut Held) -> Result<(), Error> {
-        let key = credentials_key(&self.domain).to_owned();
-        let found = self.keyring.find(&key, tell).await;
-        if let Some(told) = found.shadow_told(&self.domain) {
-            tell(&told);
+    async fn check(&mut self, answer: &mut Answer) -> Result<(), Error> {
+        let found = self.keyring.look_up(&self.domain, tell).await;
+        if let Some(shadow) = found.shadow {
+            tell(&shadow);
         }
-        let mut problems: Vec<String> = Vec::new();
-        for problem in &found.problems {
-            let problem = clean(&problem.to_string());
-            self.warn(problem.clone());
-            problems.push(problem);
+        for warning in found.warnings {
+            self.warn(warning);
         }
-        problems.splice(..0, self.keyring.config_problem.clone());
-        held.login = Login::new(&found.credentials, found.source, problems);
-        held.credentials = found.credentials;
-        if held.credentials.is_anonymous() {
-            return Err(Error::NoLogin {
-                registry: self.domain.clone(),
-                login: Box::new(held.login.clone()),
-            });
+        *answer = Answer { credentials: found.credentials, login: found.login };
+        if answer.credentials.is_anonymous() {
+            let login = Box::new(answer.login.clone());
+            return Err(Error::NoLogin { registry: self.domain.clone(), login });
         }
         let mut engine = engine(self.docker, &self.keyring.config).await?;
-        if held.credentials.kind() == Some(Kind::RegistryToken) {
-            return self.show_to_registry(held, &mut engine).await;
+        if answer.credentials.kind() == Some(Kind::RegistryToken) {
+            return self.show_to_registry(answer, &mut engine).await;
         }
-        let checked = check(&mut engine, held.credentials.clone(), &key).await?;
-        let refused = |message| Error::LoginRefused {
-            registry: self.domain.clone(),
-            login: Box::new(held.login.clone()),
-            message,
-        };
-        match checked {
-            Ok(Checked { unchecked: None, .. }) => Ok(()),
-            Ok(Checked { unchecked: Some(message), .. }) => {
-                Err(Error::Unchecked { registry: self.domain.clone(), message })
-            }
-            Err(message) => Err(refused(message)),
+        self.checked(answer, &mut engine).await.map(drop)
+    }
+
+    /// Has the registry check the login of the answer, and wants a clear yes.
+    async fn checked(&self, answer: &Answer, engine: &mut Engine) -> Result<Credentials, Error> {
+        let key = credentials_key(&self.domain);
+        match check(engine, answer.credentials.clone(), key).await? {
+            Ok(checked) => self.sure(checked),
+            Err(message) => Err(Error::LoginRefused {
+                registry: self.domain.clone(),
+                login: Box::new(answer.login.clone()),
+                message,
+            }),
+        }
+    }
+
+    fn sure(&self, Checked { credentials, unchecked }: Checked) -> Result<Credentials, Error> {
+        match unchecked {
+            None => Ok(credentials),
+            Some(message) => Err(Error::Unchecked { registry: self.domain.clone(), message }),
         }
     }
 
     /// Engines leave out a registry token when they check a login.
-    async fn show_to_registry(&self, held: &Held, engine: &mut Engine) -> Result<(), Error> {
-        let settings = engine.registry_settings().await?;
-        let access = Access::new(&self.domain, &settings, held.credentials.clone(), held.login.clone());
-        let access = Access { trace: trace(self.docker), ..access.await };
-        Ok(Registry::connect(&self.domain, access).await?.accepts().await?)
+    async fn show_to_registry(&self, answer: &Answer, engine: &mut Engine) -> Result<(), Error> {
+        let (credentials, login) = (answer.credentials.clone(), answer.login.clone());
+        let registry = registry(self.docker, Some(engine), &self.domain, credentials, login).await?;
+        Ok(registry.accepts().await?)
     }
 
-    async fn log_in(&mut self, held: &mut Held) -> Result<(), Error> {
+    async fn log_in(&mut self, answer: &mut Answer) -> Result<(), Error> {
         let key = credentials_key(&self.domain).to_owned();
         let username = self.options.username.as_deref();
         if self.domain == HUB && username.is_none() {
             return Err(Error::WebLogin);
         }
+        // Before anybody types for nothing.
+        self.keyring.config_now()?;
         let credentials = if let Some(given) = self.keyring.given.take() {
+            *answer = Answer::new(&given, Source::CommandLine);
             let mut engine = engine(self.docker, &self.keyring.config).await?;
-            held.login = Login::new(&given, Source::CommandLine, Vec::new());
-            held.credentials = given.clone();
-            let refused = |message| Error::LoginRefused {
-                registry: self.domain.clone(),
-                login: Box::new(held.login.clone()),
-                message,
-            };
-            check(&mut engine, given, &key).await?.map_err(refused)?
+            self.checked(answer, &mut engine).await?
         } else {
             let terminal = self.terminal.as_ref();
             let terminal = terminal.ok_or_else(|| Error::NoTerminal { registry: self.domain.clone() })?;
             let mut engine = engine(self.docker, &self.keyring.config).await?;
             let mut question = Question { registry: &self.domain, key: &key, terminal, engine: &mut engine };
-            let asked = question.ask(username, &mut QUESTIONS.clone(), tell).await;
-            asked.map_err(|error| match error {
-                LoginError::Engine(error) => Error::Engine(error),
-                error => Error::from(error),
-            })?
+            let typed = question.ask(username, &mut QUESTIONS.clone(), tell).await?;
+            *answer = Answer::new(&typed.credentials, Source::Prompt);
+            self.sure(typed)?
         };
-        if let Some(message) = credentials.unchecked {
-            return Err(Error::Unchecked { registry: self.domain.clone(), message });
-        }
-        let kept = self.keyring.save(&key, &credentials.credentials, tell).await?;
-        held.login = Login::new(&credentials.credentials, kept.place.clone(), Vec::new());
-        held.credentials = credentials.credentials;
+        let kept = self.keyring.save(&key, &credentials, tell).await?;
+        *answer = Answer::new(&credentials, kept.place.clone());
         tell(&kept.to_string());
-        if let Some(warning) = kept.warning() {
+        if let Some(warning) = kept.plain_text_warning() {
             tell(&warning);
         }
-        if self.keyring.variable.is_some() {
-            // It would go before what has just been kept.
-            let found = self.keyring.find(&key, tell).await;
-            if let Some(told) = found.shadow_told(&self.domain) {
-                self.warn(told);
-            }
+        for warning in kept.unmarked.into_iter().chain(self.keyring.shadow_of_kept(&self.domain)) {
+            self.warn(warning);
         }
         Ok(())
     }
@@ -224,12 +213,14 @@ impl Call<'_> {
         self.warnings.push(warning);
     }
 
-    fn report(&self, Held { credentials, login }: &Held, result: &Result<(), Error>) -> Result<(), Error> {
+    fn report(&self, answer: &Answer, result: &Result<(), Error>) -> Result<(), Error> {
+        let Answer { credentials, login } = answer;
         let kind = credentials.kind().map(Kind::name);
         let accepted = match result {
-            Ok(()) | Err(Error::Save(_)) => Some(true),
-            Err(Error::LoginRefused { .. }) => Some(false),
-            Err(_) => None,
+            Ok(()) | Err(Error::Save(_)) if kind.is_some() => Some(true),
+            Err(Error::LoginRefused { .. } | Error::Login(LoginError::GivenUp { .. })) => Some(false),
+            Err(Error::Registry(error)) if error.class() == Class::Auth => Some(false),
+            _ => None,
         };
         match self.options.format {
             ListFormat::Json => print(&json_line(&Line {

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::table::table;
-use super::{LIST_TIMEOUT, engine, keyring, print, tell, trace};
+use super::{LIST_TIMEOUT, engine, keyring, print, registry, tell};
 use crate::cli::{DockerOptions, ListFormat, LsOptions};
-use crate::credentials::{Credentials, Keyring, Login};
-use crate::engine::{EngineError, LocalImage, RegistrySettings};
+use crate::credentials::{Credentials, Keyring};
+use crate::engine::{EngineError, LocalImage};
 use crate::error::Error;
-use crate::reference::{HUB, Reference, credentials_key, has_registry, registry_domain};
-use crate::registry::{Access, Registry, RegistryError, digests, is_without_catalog};
+use crate::reference::{HUB, Reference, has_registry, registry_domain};
+use crate::registry::{Registry, RegistryError, digests, is_without_catalog};
 use crate::secret::Secret;
-use crate::text::{clean, human_size};
+use crate::text::{human_size, with_causes};
 use crate::transport::TransportError;
 
 /// What is to be listed.
@@ -46,7 +46,14 @@ pub async fn run(
         Place::Repository(repository) => {
             let registry = Arc::new(connect(docker, &keyring, repository.domain()).await?);
             let tags = registry.tags(repository.path()).await?;
-            let digests = digests(&registry, repository.path(), &tags).await?;
+            let (digests, trouble) = digests(&registry, repository.path(), &tags).await?;
+            if let Some((count, error)) = trouble {
+                tell(&format!(
+                    "warning: no digest for {count} of {} tags: {}",
+                    tags.len(),
+                    with_causes(&error)
+                ));
+            }
             listed_tags(&repository, tags.into_iter().zip(digests).collect(), options.format)
         }
     };
@@ -71,8 +78,8 @@ fn place(typed: Option<&str>) -> Result<Place, Error> {
 }
 
 async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Result<Registry, Error> {
-    let settings = match engine(docker, &keyring.config).await {
-        Ok(mut engine) => engine.registry_settings().await?,
+    let mut engine = match engine(docker, &keyring.config).await {
+        Ok(engine) => Some(engine),
         // Another engine would be a mistake; none is not, to look into a registry.
         Err(Error::Engine(EngineError::Transport(error @ TransportError::Unreachable { .. }))) => {
             let error = Error::Engine(EngineError::Transport(error));
@@ -80,22 +87,17 @@ async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Res
                 "warning: {}; going on with docker's own settings for registries",
                 error.message()
             ));
-            RegistrySettings::default()
+            None
         }
         Err(error) => return Err(error),
     };
-    let found = keyring.find(credentials_key(domain), tell).await;
-    if let Some(told) = found.shadow_told(domain) {
+    let found = keyring.look_up(domain, tell).await;
+    for told in
+        found.shadow.into_iter().chain(found.warnings.iter().map(|warning| format!("warning: {warning}")))
+    {
         tell(&told);
     }
-    let problems: Vec<String> = found.problems.iter().map(|problem| clean(&problem.to_string())).collect();
-    for problem in &problems {
-        tell(&format!("warning: {problem}"));
-    }
-    let problems = keyring.config_problem.iter().cloned().chain(problems).collect();
-    let login = Login::new(&found.credentials, found.source, problems);
-    let access = Access::new(domain, &settings, found.credentials, login).await;
-    Ok(Registry::connect(domain, Access { trace: trace(docker), ..access }).await?)
+    registry(docker, engine.as_mut(), domain, found.credentials, found.login).await
 }
 
 async fn images(docker: &DockerOptions, keyring: &Keyring, format: ListFormat) -> Result<String, Error> {

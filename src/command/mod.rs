@@ -13,11 +13,12 @@ use crate::cli::{DockerOptions, GivenLogin};
 use crate::config::{self, Config};
 use crate::context::{Choice, Endpoint, TlsChoice};
 use crate::credentials::prompt::Terminal;
-use crate::credentials::{Credentials, Keyring};
-use crate::engine::{Engine, Trace};
+use crate::credentials::{Credentials, Keyring, Login};
+use crate::engine::{Engine, RegistrySettings, Trace, is_on_loopback};
 use crate::error::Error;
 use crate::headers;
 use crate::plugin::Command;
+use crate::registry::{Access, Registry};
 use crate::secret::Secret;
 use crate::text::{clean, with_causes};
 
@@ -105,6 +106,31 @@ async fn engine(docker: &DockerOptions, config: &Config) -> Result<Engine, Error
     let endpoint = Endpoint::resolve(&choice(docker), config)?;
     let headers = headers::custom(config)?;
     Ok(Engine::connect(endpoint, headers, trace(docker)).await?)
+}
+
+/// A registry, to be looked into from here as this engine would speak to it; without one, as docker by itself.
+async fn registry(
+    docker: &DockerOptions,
+    engine: Option<&mut Engine>,
+    domain: &str,
+    credentials: Credentials,
+    login: Login,
+) -> Result<Registry, Error> {
+    let settings = match engine {
+        Some(engine) => {
+            let endpoint = engine.endpoint();
+            if is_on_loopback(domain) && !endpoint.address.is_here() {
+                tell(&format!(
+                    "warning: the engine is at {endpoint}; {domain} is looked for on this machine"
+                ));
+            }
+            engine.registry_settings().await?
+        }
+        None => RegistrySettings::default(),
+    };
+    let warn = |warning: &str| tell(&format!("warning: {warning}"));
+    let access = Access::new(domain, &settings, credentials, login, trace(docker), warn).await?;
+    Ok(Registry::connect(domain, access).await?)
 }
 
 /// What docker's options and variables say about the engine.

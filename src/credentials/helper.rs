@@ -5,6 +5,7 @@
 //!
 //! Source: docker-credential-helpers `credentials/credentials.go` and `client/client.go`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 #[cfg(unix)]
@@ -42,6 +43,8 @@ const MAX_ANSWER: usize = 1 << 20;
 const MAX_SAID: usize = 4096;
 /// Characters of what a helper says for itself.
 const MAX_REASON: usize = 200;
+/// How often it is looked at what a helper has said to its user.
+const LISTENING: Duration = Duration::from_millis(100);
 
 /// Asks a helper for a login. `Ok(None)`: it has nothing for this registry.
 ///
@@ -147,17 +150,20 @@ impl Call<'_> {
             in_path(&format!("{PREFIX}{}{}", self.helper, env::consts::EXE_SUFFIX)).map_err(|found| {
                 CredentialsError::HelperMissing { helper: clean(self.helper), task: self.task.clone(), found }
             })?;
+        let said = RefCell::default();
         let told = async {
             tokio::time::sleep(SLOW).await;
             let asked = if self.action == "get" { "asked" } else { "wanted" };
             tell(&format!("waiting for {PREFIX}{}, {asked} {} …", clean(self.helper), self.task));
             match self.patience {
                 Some(patience) => tokio::time::sleep(patience.saturating_sub(SLOW)).await,
-                None => std::future::pending().await,
+                None => pass_on(&said, &mut tell).await,
             }
         };
         tokio::select! {
-            answer = self.talk(program, input) => answer.map_err(|error| self.failed(clean(&error.to_string()))),
+            answer = self.talk(program, input, &said) => {
+                answer.map_err(|error| self.failed(clean(&error.to_string())))
+            }
             () = told => {
                 let seconds = self.patience.unwrap_or_default().as_secs();
                 Err(self.failed(format!("it did not answer within {seconds} s")))
@@ -165,20 +171,21 @@ impl Call<'_> {
         }
     }
 
-    async fn talk(&self, program: PathBuf, input: &Secret) -> io::Result<Answer> {
+    /// * `said`: grows by what it says on stderr.
+    async fn talk(&self, program: PathBuf, input: &Secret, said: &RefCell<Vec<u8>>) -> io::Result<Answer> {
         let mut command = Command::new(program);
         command.arg(self.action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // In our process group where somebody is there, since it may ask at the terminal; else in one of
         // its own, by which all of it can be ended.
+        let has_group = self.patience.is_some();
         #[cfg(unix)]
-        if self.patience.is_some() {
+        if has_group {
             command.process_group(0);
         }
-        let mut child =
-            Started { child: command.kill_on_drop(true).spawn()?, has_group: self.patience.is_some() };
-        let (stdin, stdout, stderr) =
-            (child.child.stdin.take(), child.child.stdout.take(), child.child.stderr.take());
-        let (mut answer, mut said) = (Zeroizing::new(Vec::with_capacity(MAX_SAID)), Vec::new());
+        let mut started = Started { child: command.kill_on_drop(true).spawn()?, has_group };
+        let child = &mut started.child;
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let mut answer = Zeroizing::new(Vec::with_capacity(MAX_SAID));
         let status = {
             let written = async {
                 match stdin.expect("piped").write_all(input.expose().as_bytes()).await {
@@ -188,15 +195,14 @@ impl Call<'_> {
                 }
             };
             let read = read_up_to(stdout.expect("piped"), MAX_ANSWER, &mut answer);
-            let talk =
-                async { tokio::try_join!(written, read, keep_start(stderr.expect("piped"), &mut said)) };
+            let talk = async { tokio::try_join!(written, read, keep_start(stderr.expect("piped"), said)) };
             tokio::pin!(talk);
             tokio::select! {
                 talked = &mut talk => {
                     talked?;
-                    child.child.wait().await?
+                    child.wait().await?
                 }
-                status = child.child.wait() => {
+                status = child.wait() => {
                     let status = status?;
                     if let Ok(talked) = timeout(AFTERMATH, &mut talk).await {
                         talked?;
@@ -207,7 +213,7 @@ impl Call<'_> {
         };
         let stdout = String::from_utf8(std::mem::take(&mut *answer))
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-        let stderr = String::from_utf8_lossy(&said).into_owned();
+        let stderr = String::from_utf8_lossy(&said.borrow()).into_owned();
         Ok(Answer { status, stdout: Secret::new(stdout), stderr, given: Vec::new() })
     }
 
@@ -277,44 +283,85 @@ async fn read_up_to(mut from: impl AsyncRead + Unpin, limit: usize, into: &mut V
 }
 
 /// Reads to the end, and keeps the start.
-async fn keep_start(mut from: impl AsyncRead + Unpin, into: &mut Vec<u8>) -> io::Result<()> {
+async fn keep_start(mut from: impl AsyncRead + Unpin, into: &RefCell<Vec<u8>>) -> io::Result<()> {
     let mut buffer = [0; 4096];
     loop {
-        match from.read(&mut buffer).await? {
-            0 => return Ok(()),
-            read => into.extend_from_slice(&buffer[..read.min(MAX_SAID - into.len())]),
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
         }
+        let mut kept = into.borrow_mut();
+        let room = MAX_SAID - kept.len();
+        kept.extend_from_slice(&buffer[..read.min(room)]);
     }
 }
 
-/// What a helper says, made fit to be shown; `None`: nothing of it is.
+/// Tells what a helper that is waited for says to its user: where to go, what to touch.
+async fn pass_on(said: &RefCell<Vec<u8>>, tell: &mut impl FnMut(&str)) {
+    let mut told = 0;
+    loop {
+        let lines = {
+            let said = said.borrow();
+            let whole = said.iter().rposition(|byte| *byte == b'\n').map_or(told, |end| end + 1);
+            let lines = String::from_utf8_lossy(&said[told.min(whole)..whole]).into_owned();
+            told = told.max(whole);
+            lines
+        };
+        for line in lines.lines().filter_map(|line| quotable(line, &Censor::default())) {
+            tell(&line);
+        }
+        tokio::time::sleep(LISTENING).await;
+    }
+}
+
+/// What a helper says, made fit to be shown; `None`: nothing of it is. A secret that stands there alone, and
+/// that nobody has given to it, cannot be known for one.
 fn quotable(text: &str, censor: &Censor) -> Option<String> {
     if text.trim_start().starts_with('<') {
         return Some("it printed a page of HTML".to_owned());
     }
-    let text: String = clean(&hide_named(&censor.hide(text.to_owned()))).chars().take(MAX_REASON).collect();
+    let text = censor.hide(text.to_owned());
+    // `set -x` shows commands with all that they are given.
+    let lines = text.lines().filter(|line| !line.starts_with('+')).map(hide_named).collect::<Vec<_>>();
+    let text: String = clean(&lines.join("\n")).chars().take(MAX_REASON).collect();
     Some(text).filter(|text| !text.is_empty() && !text.contains('{'))
 }
 
-/// Puts `***` for what a text itself calls a secret: `password: x`, `TOKEN=x`, `Authorization: Basic x`.
-fn hide_named(text: &str) -> String {
+/// Puts `***` for what a line itself calls a secret: `password: x y`, `TOKEN=x`, `--password x`, `-u me:x`,
+/// `Authorization: Basic x`, `https://me:x@host`.
+fn hide_named(line: &str) -> String {
     const NAMES: [&str; 6] = ["passw", "passphrase", "secret", "token", "authorization", "credential"];
+    let is_name = |word: &str| NAMES.iter().any(|name| word.to_lowercase().contains(name));
+    let mut shown: Vec<String> = Vec::new();
     let mut hide_next = false;
-    let words = text.split_whitespace().map(|word| {
+    for word in line.split_whitespace() {
         if hide_next {
-            // `Authorization: Bearer x`, `password = x`
-            hide_next = matches!(word.to_lowercase().as_str(), "basic" | "bearer" | "=" | ":");
-            return if hide_next { word.to_owned() } else { "***".to_owned() };
+            shown.push("***".to_owned());
+            hide_next = false;
+            continue;
         }
-        let end = word.find([':', '=']).unwrap_or(word.len());
-        let name = word[..end].to_lowercase();
-        if end == word.len() || !NAMES.iter().any(|known| name.contains(known)) {
-            return word.to_owned();
+        hide_next =
+            word == "-u" || word == "-p" || (word.starts_with("--") && is_name(word) && !word.contains('='));
+        match word.find([':', '=']) {
+            Some(at) if is_name(&word[..at]) && word[at..].starts_with(':') => {
+                // What follows is the secret, with its blanks.
+                shown.push(format!("{}: ***", &word[..at]));
+                break;
+            }
+            Some(at) if is_name(&word[..at]) => shown.push(format!("{}***", &word[..=at])),
+            _ => shown.push(without_userinfo(word)),
         }
-        hide_next = end + 1 == word.len();
-        if hide_next { word.to_owned() } else { format!("{}***", &word[..=end]) }
-    });
-    words.collect::<Vec<_>>().join(" ")
+    }
+    shown.join(" ")
+}
+
+fn without_userinfo(word: &str) -> String {
+    let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
+    let end = rest.find('/').unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://***{}", &rest[at..]),
+        None => word.to_owned(),
+    }
 }
 
 /// `{"Username":"…","Secret":"…"}`, its keys in any case, whatever stands behind it, as for docker.
@@ -405,7 +452,14 @@ mod tests {
             ("wrong: hunter2!", Some("wrong: ***!")),
             ("password: geheim", Some("password: ***")),
             ("AWS_SECRET_KEY=geheim failed", Some("AWS_SECRET_KEY=*** failed")),
-            ("sent Authorization: Basic Z2VoZWlt to h", Some("sent Authorization: Basic *** to h")),
+            ("sent Authorization: Basic Z2VoZWlt to h", Some("sent Authorization: ***")),
+            ("password: correct horse\nbattery", Some("password: *** battery")),
+            ("+ curl -d geheim\nboom", Some("boom")),
+            (
+                "curl -u me:geheim --auth-token geheim https://me:geheim@h/x",
+                Some("curl -u *** --auth-token *** https://***@h/x"),
+            ),
+            ("+ set -x alone", None),
             ("the token has expired: log in", Some("the token has expired: log in")),
             (r#"{"Secret":"geheim"}"#, None),
             (" <!DOCTYPE html><p>geheim", Some("it printed a page of HTML")),

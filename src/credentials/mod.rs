@@ -16,11 +16,11 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use docker_credential::{DockerCredential, get_credential_from_reader};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 
-use crate::config::{AuthEntry, Config};
-use crate::reference::{HUB, HUB_CREDENTIALS_KEY};
+use crate::config::{AuthEntry, Config, field};
+use crate::reference::{HUB, HUB_CREDENTIALS_KEY, credentials_key};
 use crate::secret::Secret;
 use crate::text::clean;
 
@@ -196,12 +196,15 @@ pub struct Found {
     pub shadowed: Option<Source>,
 }
 
-impl Found {
+/// [`Found`], in words.
+#[derive(Debug)]
+pub struct LookedUp {
+    pub credentials: Credentials,
+    pub login: Login,
     /// What the variable hides, which its owner may have forgotten.
-    pub fn shadow_told(&self, registry: &str) -> Option<String> {
-        let stored = self.shadowed.as_ref()?;
-        Some(format!("DOCKER_AUTH_CONFIG goes before the login for {registry} in {stored}"))
-    }
+    pub shadow: Option<String>,
+    /// Of the broken sources; that of config.json was told when it was read.
+    pub warnings: Vec<String>,
 }
 
 /// What a call went with, for messages.
@@ -277,9 +280,7 @@ pub struct Known {
     /// [`crate::reference::Reference::credentials_key`]
     pub key: String,
     pub credentials: Credentials,
-    pub source: Source,
-    /// Of the sources that were asked before; told already.
-    pub problems: Vec<String>,
+    pub login: Login,
 }
 
 impl Keyring {
@@ -307,6 +308,30 @@ impl Keyring {
             found.shadowed = self.stored(key);
         }
         found
+    }
+
+    /// [`Self::find`], with what is to be told of it.
+    ///
+    /// * `registry`: its domain.
+    pub async fn look_up(&self, registry: &str, tell: impl FnMut(&str)) -> LookedUp {
+        let found = self.find(credentials_key(registry), tell).await;
+        let shadow = found.shadowed.as_ref();
+        let shadow = shadow
+            .map(|stored| format!("DOCKER_AUTH_CONFIG goes before the login for {registry} in {stored}"));
+        let warnings: Vec<String> =
+            found.problems.iter().map(|problem| clean(&problem.to_string())).collect();
+        let problems = self.config_problem.iter().chain(&warnings).cloned().collect();
+        let login = Login::new(&found.credentials, found.source, problems);
+        LookedUp { credentials: found.credentials, login, shadow, warnings }
+    }
+
+    /// What the variable does to a login that has just been kept elsewhere.
+    pub fn shadow_of_kept(&self, registry: &str) -> Option<String> {
+        let variable = self.variable.as_ref()?;
+        from_variable(variable, credentials_key(registry)).ok()??;
+        Some(format!(
+            "DOCKER_AUTH_CONFIG goes before it: unset that, or change it, to use the login for {registry} that was kept"
+        ))
     }
 
     async fn search(
@@ -369,8 +394,8 @@ impl Keyring {
         if let Some(text) = &self.variable {
             match read_variable(text) {
                 Ok(auths) => {
-                    for (name, entry) in auths {
-                        match decode_auth(&entry.auth) {
+                    for (name, auth) in auths {
+                        match decode_auth(&auth) {
                             Ok((username, _)) => {
                                 put(&name, Source::Variable, Some(username), Some(Kind::Password));
                             }
@@ -528,29 +553,36 @@ fn decode_auth(auth: &Secret) -> Result<(String, Secret), &'static str> {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct VariableEntry {
-    auth: Secret,
+/// `DOCKER_AUTH_CONFIG` as docker reads it since 28.3: strictly, its keys in any case; base64 by registry.
+fn read_variable(text: &Secret) -> Result<BTreeMap<String, Secret>, CredentialsError> {
+    let broken = |reason: String| CredentialsError::Variable { reason };
+    // serde's own message could quote a secret that stands where something else is expected.
+    let variable: Value = serde_json::from_str(text.expose())
+        .map_err(|error| broken(format!("line {}, column {}", error.line(), error.column())))?;
+    let auths = only_field(&variable, "auths").map_err(broken)?;
+    let entries = auths.as_object().ok_or_else(|| broken("`auths` is no object".to_owned()))?;
+    let auth = |(registry, entry): (&String, &Value)| {
+        let auth =
+            only_field(entry, "auth").and_then(|auth| auth.as_str().ok_or("`auth` is no text".to_owned()));
+        let auth =
+            auth.map_err(|reason| broken(format!("in the entry for {}, {reason}", clean(registry))))?;
+        Ok((registry.clone(), Secret::new(auth.to_owned())))
+    };
+    entries.iter().map(auth).collect()
 }
 
-/// `DOCKER_AUTH_CONFIG` as docker reads it since 28.3: strictly.
-fn read_variable(text: &Secret) -> Result<BTreeMap<String, VariableEntry>, CredentialsError> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Variable {
-        auths: BTreeMap<String, VariableEntry>,
+/// The one field that an object may have.
+fn only_field<'a>(object: &'a Value, key: &str) -> Result<&'a Value, String> {
+    let fields = object.as_object().ok_or("something else than an object is there")?;
+    match fields.iter().find(|(name, _)| !name.eq_ignore_ascii_case(key)) {
+        Some((other, _)) => Err(format!("`{}` is not known", clean(other))),
+        None => field(object, key).ok_or_else(|| format!("`{key}` is missing")),
     }
-    // serde's own message could quote a secret that stands where something else is expected.
-    let variable: Variable = serde_json::from_str(text.expose()).map_err(|error| {
-        CredentialsError::Variable { reason: format!("line {}, column {}", error.line(), error.column()) }
-    })?;
-    Ok(variable.auths)
 }
 
 /// What it holds for this very key. (docker leaves all of it aside for one bad entry.)
 fn from_variable(text: &Secret, key: &str) -> Result<Option<Credentials>, CredentialsError> {
-    let Some(VariableEntry { auth }) = read_variable(text)?.remove(key) else { return Ok(None) };
+    let Some(auth) = read_variable(text)?.remove(key) else { return Ok(None) };
     let (username, password) = decode_auth(&auth).map_err(|problem| bad_variable_entry(key, problem))?;
     Ok(Some(Credentials::basic(username, password)))
 }

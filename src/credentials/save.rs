@@ -14,12 +14,14 @@ use jsonc_parser::cst::{CstInputValue, CstObject, CstObjectProp, CstRootNode};
 use serde::Serialize as _;
 use serde_json::json;
 use serde_json::ser::{PrettyFormatter, Serializer};
+use zeroize::Zeroizing;
 
 use super::{
     Credentials, CredentialsError, Keyring, Kind, Source, credentials_store, decode, helper, helpers, shown,
 };
 use crate::config::{Config, ConfigError, Held, Mode};
 use crate::secret::Secret;
+use crate::text::with_causes;
 
 /// Why a login was not kept.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +57,7 @@ impl Keyring {
         tell: impl FnMut(&str),
     ) -> Result<Kept, SaveError> {
         let path = &self.config.path;
-        // As it is now: it may have been mended, or changed, since the call began.
-        let config = Config::load(path.parent().unwrap_or(Path::new(".")))?;
+        let config = self.config_now()?;
         let helper = helpers(&config, key).into_iter().next();
         if let Some(helper) = &helper {
             helper::store(helper, key, credentials, self.patience, tell).await?;
@@ -71,24 +72,59 @@ impl Keyring {
             Some(_) => Credentials::anonymous(),
             None => credentials.clone(),
         };
-        let unwritable = |source| SaveError::Unwritable { path: path.clone(), source };
-        let held = Held::take(path).map_err(unwritable)?;
-        let before = held.read().map_err(unwritable)?;
-        let text = match &before {
-            Some(bytes) => str::from_utf8(bytes)
-                .map_err(|_| SaveError::NotEditable { path: path.clone(), reason: "it is not UTF-8" })?,
-            None => "",
+        let written = write(path, key, &entry, guessed.as_deref(), helper.is_some());
+        let (is_written, unmarked) = match (written, &helper) {
+            (Ok(is_written), _) => (is_written, None),
+            // The login is kept. Docker finds it without the mark, unless it guessed the helper.
+            (Err(error), Some(_)) => {
+                (false, Some(format!("config.json does not say so: {}", with_causes(&error))))
+            }
+            (Err(error), None) => return Err(error),
         };
-        if let Some(after) = edited(path, text, key, &entry, guessed.as_deref())? {
-            let mode = if helper.is_some() { Mode::AsItIs } else { Mode::Private };
-            held.write(before.as_deref(), Some(after.expose()), mode).map_err(unwritable)?;
-        }
         Ok(Kept {
             registry: shown(key),
             place: helper.map_or_else(|| Source::File(path.clone()), Source::Helper),
-            is_password: credentials.kind() == Some(Kind::Password),
+            is_new_password: is_written && credentials.kind() == Some(Kind::Password),
+            unmarked,
         })
     }
+
+    /// config.json as it is now: it may have been mended, or changed, since the call began.
+    ///
+    /// # Errors
+    /// It cannot be read, so nothing can be kept.
+    pub fn config_now(&self) -> Result<Config, SaveError> {
+        Ok(Config::load(self.config.path.parent().unwrap_or(Path::new(".")))?)
+    }
+}
+
+/// Puts an entry into config.json; whether that was needed.
+fn write(
+    path: &Path,
+    key: &str,
+    entry: &Credentials,
+    store: Option<&str>,
+    is_mark: bool,
+) -> Result<bool, SaveError> {
+    let unwritable = |source| SaveError::Unwritable { path: path.to_owned(), source };
+    let held = Held::take(path).map_err(unwritable)?;
+    let before = held.read().map_err(unwritable)?.map(Zeroizing::new);
+    let text = match &before {
+        Some(bytes) => str::from_utf8(bytes)
+            .map_err(|_| SaveError::NotEditable { path: path.to_owned(), reason: "it is not UTF-8" })?,
+        None => "",
+    };
+    let Some(after) = edited(path, text, key, entry, store)? else {
+        #[cfg(unix)]
+        if !is_mark {
+            held.make_private().map_err(unwritable)?;
+        }
+        return Ok(false);
+    };
+    let mode = if is_mark { Mode::AsItIs } else { Mode::Private };
+    held.write(before.as_ref().map(|bytes| bytes.as_slice()), Some(after.expose()), mode)
+        .map_err(unwritable)?;
+    Ok(true)
 }
 
 /// Where a login is kept now.
@@ -96,7 +132,9 @@ impl Keyring {
 pub struct Kept {
     registry: String,
     pub place: Source,
-    is_password: bool,
+    is_new_password: bool,
+    /// A helper has it, and config.json could not be told so; why.
+    pub unmarked: Option<String>,
 }
 
 impl fmt::Display for Kept {
@@ -108,9 +146,9 @@ impl fmt::Display for Kept {
 
 impl Kept {
     /// What docker says when it keeps a password in config.json, to the letter.
-    pub fn warning(&self) -> Option<String> {
+    pub fn plain_text_warning(&self) -> Option<String> {
         match &self.place {
-            Source::File(path) if self.is_password => Some(format!(
+            Source::File(path) if self.is_new_password => Some(format!(
                 "WARNING! Your credentials are stored unencrypted in '{}'.\n\
                  Configure a credential helper to remove this warning. See\n\
                  https://docs.docker.com/go/credential-store/",

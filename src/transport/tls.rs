@@ -1,6 +1,7 @@
 //! TLS to an engine, or to a registry: whose certificates count, which one we show, and what went wrong in words.
 //!
-//! Source: docker/cli `cli/context/docker/load.go`: TLS 1.2 or later, and if a CA is given, that alone.
+//! Source: docker/cli `cli/context/docker/load.go`: TLS 1.2 or later, and if a CA is given, that alone; moby
+//! `registry/registry.go`: for registries beside those of the system.
 
 use std::error::Error as StdError;
 use std::io;
@@ -81,6 +82,7 @@ impl TlsProblem {
         let authorities = tls.authorities.as_ref().map(|pem| pem.path.clone());
         match error {
             Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::PlainText,
+            error if is_of_another(error) => Self::UnknownAuthority { authorities },
             Error::InvalidCertificate(error) => match error {
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
@@ -89,9 +91,6 @@ impl TlsProblem {
                 CertificateError::NotValidForNameContext { expected, presented } => {
                     Self::WrongName { host: expected.to_str().into_owned(), names: names(presented) }
                 }
-                CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                    Self::UnknownAuthority { authorities }
-                }
                 error => Self::Other(format!("its certificate is not valid: {error}")),
             },
             Error::AlertReceived(alert) => Self::of_alert(*alert, tls),
@@ -99,20 +98,20 @@ impl TlsProblem {
         }
     }
 
-    /// What an engine says when it hangs up (RFC 8446, 6.2), which is about our certificate, or the
+    /// What the other side says when it hangs up (RFC 8446, 6.2), which is about our certificate, or the
     /// lack of one.
     fn of_alert(alert: AlertDescription, tls: &Tls) -> Self {
         use AlertDescription as Alert;
         let reason = match alert {
             Alert::CertificateExpired => "it has expired",
-            Alert::UnknownCA => "it is not signed by the engine's CA",
+            Alert::UnknownCA => "it is not signed by a CA that counts there",
             Alert::BadCertificate
             | Alert::CertificateRequired
             | Alert::CertificateUnknown
             | Alert::UnsupportedCertificate
-            | Alert::AccessDenied => "it is not good for a client of this engine",
+            | Alert::AccessDenied => "it is not good for a client there",
             Alert::HandshakeFailure | Alert::ProtocolVersion => return Self::Refused,
-            alert => return Self::Other(format!("the engine broke it off: {alert:?}")),
+            alert => return Self::Other(format!("the other side broke it off: {alert:?}")),
         };
         match &tls.identity {
             Some(identity) => {
@@ -147,10 +146,12 @@ pub fn config(tls: &Tls) -> Result<ClientConfig, TlsProblem> {
     let trust = match named {
         _ if tls.skip_verify => Trust::All,
         Some(named) if !tls.with_system => Trust::Named(named),
-        named => {
-            let system = rustls_platform_verifier::Verifier::new(Arc::clone(&provider)).map_err(other)?;
-            Trust::System(named, system)
-        }
+        named => match (rustls_platform_verifier::Verifier::new(Arc::clone(&provider)), named) {
+            (Ok(system), named) => Trust::System(named, system),
+            // A system without any is no reason not to trust the one that is named.
+            (Err(_), Some(named)) => Trust::Named(named),
+            (Err(error), None) => return Err(other(error)),
+        },
     };
     let verifier = Arc::new(Verifier { trust, provider });
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
@@ -262,6 +263,8 @@ impl ServerCertVerifier for Verifier {
         };
         let by_named = named.map(|named| named.verify(end_entity, intermediates, server_name, ocsp, now));
         match (by_named, system) {
+            // A certificate that is theirs, and bad, is not the system's.
+            (Some(Err(error)), Some(_)) if !is_of_another(&error) => Err(error),
             (Some(Ok(verified)), _) => Ok(verified),
             (_, Some(system)) => system.verify_server_cert(end_entity, intermediates, server_name, ocsp, now),
             (verified, None) => verified.expect("one of the two is there"),
@@ -290,6 +293,12 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Not signed by those that were asked.
+fn is_of_another(error: &Error) -> bool {
+    use CertificateError::{BadSignature, UnknownIssuer};
+    matches!(error, Error::InvalidCertificate(UnknownIssuer | BadSignature))
 }
 
 /// webpki's error behind the `OtherError` of rustls, which does not export its type.

@@ -363,6 +363,11 @@ fn cases() -> Vec<Case> {
         ),
         variable("no auth in the variable", auths(&json!({})), nothing()),
         variable("two documents in the variable", format!("{0}{0}", keyed(HOST)), nothing()),
+        variable(
+            "the variable with keys in capitals",
+            json!({"AUTHS": {HOST: {"Auth": packed("bob", "filepw")}}}),
+            same(bob()),
+        ),
         variable("an empty variable", "", nothing()),
         variable("no JSON in the variable", "bob:filepw", nothing()),
     ];

@@ -11,6 +11,7 @@ mod endpoints;
 mod fake_engine;
 mod protocol;
 mod registries;
+mod saving;
 mod support;
 #[expect(dead_code, reason = "the other test program uses all of it")]
 #[path = "../it/support/terminal.rs"]

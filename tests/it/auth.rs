@@ -148,6 +148,23 @@ fn a_login_is_typed_checked_and_kept() {
     let config = std::fs::read_to_string(env.config_file()).unwrap();
     assert!(config.contains("YWxpY2U6czNjcmV0"), "{config}");
 
+    // What was typed is told, kept or not.
+    let env = TestEnv::new().with_config(r#"{"credsStore":"gone"}"#);
+    let engine = FakeEngine::start().on(AUTH, Reply::json(200, "{}"));
+    let arguments = ["regpush", "auth", "--login", "--format", "json", "localhost:5000"];
+    let mut terminal = env.at_terminal(&engine, "xterm", &arguments);
+    terminal.wait_for("Username: ");
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    terminal.type_in("s3cret\r");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 1, "{}", ended.text);
+    assert!(
+        ended.text.contains(r#""source":"prompt","username":"alice","kind":"password","accepted":true"#),
+        "{}",
+        ended.text
+    );
+
     // A name that is given is not asked for.
     let engine = FakeEngine::start();
     let arguments = ["regpush", "auth", "--login", "-u", "carol", "localhost:5000"];
@@ -206,7 +223,8 @@ fn a_registry_token_is_shown_to_the_registry() {
         let engine = FakeEngine::start().on("GET /v1.41/info", Reply::json(200, "{}"));
         let run = auth(&env, &engine, &[&host]);
         assert_eq!(run.status, accepted, "{run}");
-        assert!(run.stdout.contains("registry-token"), "{run}");
+        let row = if accepted == 0 { "registry-token   yes" } else { "registry-token   no" };
+        assert!(run.stdout.contains(row), "{run}");
         let shown = registry.requests().last().unwrap().header("authorization").map(str::to_owned);
         assert_eq!(shown.as_deref(), Some("Bearer RT-secret"));
         assert!(!run.to_string().contains("RT-secret"), "{run}");

@@ -288,10 +288,18 @@ fn what_a_registry_refuses_is_said_in_words() {
             None,
             vec![(
                 "GET /v2/_catalog",
-                with_header("Location", "https://evil.example.com/", Reply::json(307, "")),
+                with_header("Location", "http://127.0.0.1:1/v2/_catalog", Reply::json(307, "")),
             )],
+            6,
+            "cannot reach the registry 127.0.0.1:",
+            "",
+        ),
+        (
+            "",
+            Some(alice),
+            vec![("GET /v2/_catalog", challenge("Bearer realm=\"http://192.0.2.1:1/token\""))],
             1,
-            "answered 307 Temporary Redirect: its place is `https://evil.example.com/`",
+            "its token server `192.0.2.1` has no TLS, and no login is sent there",
             "",
         ),
         (
@@ -442,4 +450,80 @@ fn what_is_no_place_is_a_usage_error() {
         assert_eq!(run.status, 125, "{run}");
         assert!(run.stderr.contains(told), "{run}");
     }
+}
+
+/// The token is good, and its right is missing: another login would be no better than this one may be.
+#[test]
+fn a_right_that_is_missing_is_no_wrong_password() {
+    let (registry, host) = registry();
+    let bearer = format!("Bearer realm=\"http://{host}/token\"");
+    let quoted = r#"{"errors":[{"code":"UNAUTHORIZED","message":"not with Bearer T1-long-token"}]}"#;
+    let registry = registry
+        .on("GET /v2/_catalog", challenge(&bearer))
+        .on("GET /token", Reply::json(200, r#"{"token":"T1-long-token"}"#))
+        .on("GET /v2/_catalog", Reply::json(401, quoted));
+    let env =
+        TestEnv::new().with_config(&json!({"auths": {&host: {"auth": "YWxpY2U6czNjcmV0"}}}).to_string());
+    let run = ls(&env, &engine(), &[&host]);
+    assert_eq!(run.status, 3, "{run}");
+    assert!(
+        run.stderr.contains("does not allow it to user `alice`")
+            && run.stderr.contains("not with Bearer ***"),
+        "{run}"
+    );
+    assert!(!run.to_string().contains("T1-long-token"), "{run}");
+    drop(registry);
+}
+
+/// A password that is a word like any other.
+#[test]
+fn names_are_shown_as_they_are() {
+    let (registry, host) = registry();
+    let tags = r#"{"tags":["alpine-1.0","an alpine\u001b[2J"]}"#;
+    let registry = registry
+        .on("GET /v2/alpine/tags/list", Reply::json(200, tags))
+        .on("HEAD /v2/alpine/manifests/alpine-1.0", digest());
+    let env = TestEnv::new();
+    let engine = engine();
+    let mut command = env.command(&engine);
+    command.args(["regpush", "ls", "-u", "me", "--password-stdin", &format!("{host}/alpine")]);
+    let run = run_with_stdin(&mut command, b"alpine");
+    assert_eq!(run.status, 0, "{run}");
+    assert!(run.stdout.contains("alpine-1.0") && run.stdout.contains("an ***[2J "), "{run}");
+    drop(registry);
+}
+
+#[test]
+fn digests_that_are_refused_are_told_and_not_asked_for_again_where_that_is_too_much() {
+    let (registry, host) = registry();
+    let names: Vec<String> = (0..100).map(|number| format!("v{number}")).collect();
+    let mut registry =
+        registry.on("GET /v2/app/tags/list", Reply::json(200, &json!({"tags": names}).to_string()));
+    // As many as are asked for at once.
+    registry = registry.on("HEAD /v2/app/manifests/v0", digest());
+    for number in 1..9 {
+        registry = registry.on(&format!("HEAD /v2/app/manifests/v{number}"), Reply::json(429, ""));
+    }
+    let run = ls(&TestEnv::new(), &engine(), &[&format!("{host}/app")]);
+    assert_eq!(run.status, 0, "{run}");
+    assert_eq!(run.stdout.lines().count(), 101, "{run}");
+    assert!(run.stderr.contains("warning: no digest for 99 of 100 tags: the registry 127.0.0.1:"), "{run}");
+    assert!(run.stderr.contains("answered 429 Too Many Requests"), "{run}");
+    drop(registry);
+}
+
+#[test]
+fn a_registry_may_send_us_on_but_the_login_stays() {
+    let (registry, host) = registry();
+    let other = FakeEngine::at_tcp().on("GET /elsewhere", Reply::json(200, r#"{"repositories":["app"]}"#));
+    let place = format!("{}/elsewhere", other.host.replace("tcp://", "http://"));
+    let registry = registry
+        .on("GET /v2/_catalog", challenge("Basic realm=\"x\""))
+        .on("GET /v2/_catalog", with_header("Location", &place, Reply::json(307, "")));
+    let env =
+        TestEnv::new().with_config(&json!({"auths": {&host: {"auth": "YWxpY2U6czNjcmV0"}}}).to_string());
+    let run = ls(&env, &engine(), &[&host]);
+    assert_eq!((run.status, run.stdout), (0, format!("REPOSITORY\n{host}/app\n")));
+    assert!(registry.requests().last().unwrap().header("authorization").is_some());
+    assert_eq!(other.requests()[0].header("authorization"), None);
 }

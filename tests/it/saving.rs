@@ -234,8 +234,13 @@ fn a_login_that_cannot_be_kept_is_a_warning_of_the_push_and_an_error_of_auth() {
         );
         assert!(pushed.stderr.contains(&format!("warning: {warned}")), "{pushed}");
 
-        let engine = accepting();
-        let kept = log_in(&env, &engine, HOST);
+        let kept = if told.contains("is left as it is") || told.contains("to store") {
+            log_in(&env, &accepting(), HOST)
+        } else {
+            // Nobody types for nothing.
+            let words = ["regpush", "auth", "--login", "-u", "alice", "--password-stdin", HOST];
+            run_with_stdin(env.without_engine().args(words), b"s3cret\n")
+        };
         assert_eq!(kept.status, 1, "{kept}");
         assert!(kept.stderr.contains(told) && kept.stderr.contains("hint: "), "{text}: {kept}");
         assert_eq!(config(&env), text, "not a byte of it is lost");
@@ -275,11 +280,46 @@ fn links_are_followed_and_the_file_is_for_its_owner_alone() {
 fn a_login_that_is_there_already_is_not_written_again() {
     let env =
         TestEnv::new().with_config(&format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{ALICE}"}}}}}}"#));
+    fs::set_permissions(env.config_file(), fs::Permissions::from_mode(0o644)).unwrap();
     let modified = || fs::metadata(env.config_file()).unwrap().modified().unwrap();
     let before = modified();
     let engine = accepting();
-    assert_eq!(log_in(&env, &engine, HOST).status, 0);
-    assert_eq!(modified(), before);
+    let kept = log_in(&env, &engine, HOST);
+    assert_eq!(kept.status, 0, "{kept}");
+    assert_eq!((modified(), mode(&env)), (before, 0o600), "but nobody else reads it");
+    assert!(!kept.stderr.contains("WARNING"), "{kept}");
+}
+
+/// The helper has it, whatever config.json says of that.
+#[test]
+fn a_mark_that_cannot_be_made_is_a_warning() {
+    let text = r#"{"auths":{"localhost:5000":{"auth":"b2xkOm9sZA=="}},"auths":{},"credsStore":"x"}"#;
+    let env = TestEnv::new().with_config(text).with_helper("x", KEEPS);
+    let engine = accepting();
+    let kept = log_in(&env, &engine, HOST);
+    assert_eq!(kept.status, 0, "{kept}");
+    assert!(kept.stderr.contains("is kept by the credential helper `docker-credential-x`"), "{kept}");
+    assert!(kept.stderr.contains("warning: config.json does not say so: `"), "{kept}");
+    assert!(exists(&env.path("home/stored")) && config(&env) == text);
+}
+
+#[test]
+fn a_login_that_the_variable_hides_is_kept_and_that_is_said() {
+    let variable = json!({"auths": {HOST: {"auth": "ZXZlOng="}}}).to_string();
+    let hidden = "warning: DOCKER_AUTH_CONFIG goes before it";
+    let env = TestEnv::new();
+    let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+    let mut command = env.command(&engine);
+    command.args(["regpush", "-u", "alice", "--password-stdin", "--save-credentials", IMAGE]);
+    let pushed = run_with_stdin(command.env("DOCKER_AUTH_CONFIG", &variable), b"s3cret");
+    assert!(pushed.status == 0 && pushed.stderr.contains(hidden), "{pushed}");
+    assert_eq!(config(&env), DOCKERS_FILE);
+
+    let engine = accepting();
+    let mut command = env.command(&engine);
+    command.args(["regpush", "auth", "--login", "-u", "alice", "--password-stdin", HOST]);
+    let kept = run_with_stdin(command.env("DOCKER_AUTH_CONFIG", &variable), b"s3cret");
+    assert!(kept.status == 0 && kept.stderr.contains(hidden), "{kept}");
 }
 
 /// Registries that a writer logs in to.
