@@ -48,6 +48,9 @@ if [ "$engines" ]; then
     need pass pass
     need gpg gnupg
     need setpriv util-linux
+    need unshare util-linux
+    need mount mount
+    need strace strace
     need script bsdutils
     need podman podman
     need curl curl

@@ -263,10 +263,11 @@ fn a_token_that_expires_in_mid_push_is_renewed_without_asking() {
 /// An address of this machine that no engine takes for its own: there TLS has to be good.
 const STRICT_HOST: &str = "0.0.0.0";
 
-/// A CA, and what it has signed: a server for [`STRICT_HOST`], a client.
+/// A CA, and what it has signed: a server for [`STRICT_HOST`], another, a client.
 struct Certificates {
     ca: String,
     server: (String, String),
+    other: (String, String),
     client: (String, String),
 }
 
@@ -284,18 +285,24 @@ impl Certificates {
         };
         Self {
             server: signed(STRICT_HOST, ExtendedKeyUsagePurpose::ServerAuth),
+            other: signed("other.example.com", ExtendedKeyUsagePurpose::ServerAuth),
             client: signed("client", ExtendedKeyUsagePurpose::ClientAuth),
             ca: ca.pem(),
         }
     }
 
     fn registry(&self, wants_client: bool) -> Registry {
+        self.registry_as(&self.server, wants_client)
+    }
+
+    fn registry_as(&self, (certificate, key): &(String, String), wants_client: bool) -> Registry {
         Registry::start(|config, directory| {
             let write = |name: &str, text: &str| {
                 fs::write(directory.join(name), text).unwrap();
                 directory.join(name)
             };
-            let mut tls = json!({"certificate": write("server.pem", &self.server.0), "key": write("key.pem", &self.server.1)});
+            let mut tls =
+                json!({"certificate": write("server.pem", certificate), "key": write("key.pem", key)});
             if wants_client {
                 tls["clientcas"] = json!([write("ca.pem", &self.ca)]);
             }
@@ -378,6 +385,30 @@ fn a_registry_with_a_ca_of_its_own_is_trusted_by_certs_d() {
             format!("REPOSITORY\n{repository}\n")
         );
     }
+}
+
+#[test]
+fn a_ca_in_certs_d_is_enough_and_a_wrong_name_is_called_that() {
+    let engine = engine("docker-28-classic");
+    let (home, certificates) = (Home::new(), Certificates::new());
+    let list = |registry: &Registry| {
+        let host = format!("{STRICT_HOST}:{}", registry.port);
+        let trusted = TrustedHost::new(&host);
+        trusted.put("ca.crt", &certificates.ca);
+        let mut docker = engine.docker(&home);
+        // A system without any CA, as a small image is.
+        docker.env("SSL_CERT_FILE", "/nothing/here").env("SSL_CERT_DIR", "/nothing/here");
+        run(docker.args(["regpush", "ls", &host]))
+    };
+    let listed = list(&certificates.registry(false));
+    assert_eq!((listed.status, listed.stdout.as_str()), (0, "REPOSITORY\n"), "{listed:?}");
+    let wrong = list(&certificates.registry_as(&certificates.other, false));
+    assert_eq!(wrong.status, 6, "{wrong:?}");
+    let told = format!("its certificate is not for `{STRICT_HOST}`, but for other.example.com");
+    assert!(
+        wrong.stderr.contains(&told) && wrong.stderr.contains("name the registry as its certificate does"),
+        "{wrong:?}"
+    );
 }
 
 #[test]
