@@ -78,7 +78,7 @@ find_rust() {
         [ -d "$home/.cargo" ] && export CARGO_HOME="${CARGO_HOME:-$home/.cargo}"
         [ -d "$home/.cargo/bin" ] && PATH=$PATH:$home/.cargo/bin
     fi
-    has cargo || fail "cargo is missing: install Rust 1.88 or later (https://rustup.rs), then run this again"
+    has cargo || fail "cargo is missing: install Rust 1.89 or later (https://rustup.rs), then run this again"
     # The demo sets up all it needs, where it can.
     if ! has cc && [ "$demo" ] && may_install; then
         say "installing gcc, for its linker"
@@ -99,7 +99,7 @@ install_plugin() {
         unset CARGO_BUILD_TARGET
         target=${CARGO_TARGET_DIR:-target}
         cargo build --release --locked --quiet --target-dir "$target" ||
-            fail "the build failed; Rust 1.88 or later is needed"
+            fail "the build failed; Rust 1.89 or later is needed"
         { cp "$target/release/docker-regpush" "$plugin.new" && chmod 755 "$plugin.new" &&
             mv -f "$plugin.new" "$plugin"; } || fail "cannot write $plugin"
     ) || exit 1

@@ -218,17 +218,17 @@ fn username(typed: &str) -> Result<String, &'static str> {
 /// Words that are no image; one of that name is written `hook:latest`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Words {
-    /// A hint after a failed `docker push`, shown by docker
-    Hook {
-        #[command(subcommand)]
-        action: HookAction,
-    },
     /// Which login Docker holds for a registry, and whether the registry takes it
     #[command(after_help = AUTH_AFTER_HELP)]
     Auth(AuthOptions),
     /// Images that name a registry; a registry's repositories; a repository's tags
     #[command(after_help = LS_AFTER_HELP)]
     Ls(LsOptions),
+    /// A hint after a failed `docker push`, shown by docker
+    Hook {
+        #[command(subcommand)]
+        action: HookAction,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]

@@ -32,7 +32,7 @@ step "what the tests need"
 if [ "$engines" ] && ! { has apt-get && [ "$(id -u)" = 0 ]; }; then
     fail "engines and registries can be installed on Debian or Ubuntu as root only; to leave their tests out: tests/run.sh --without-engine"
 fi
-has cargo || fail "cargo is missing: install Rust 1.88 or later (https://rustup.rs)"
+has cargo || fail "cargo is missing: install Rust 1.89 or later (https://rustup.rs)"
 
 packages=''
 need() { # need PROGRAM PACKAGE
