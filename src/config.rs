@@ -288,7 +288,13 @@ impl Held {
         let target = &self.target;
         let Some(text) = after else { return fs::remove_file(target) };
         let old = fs::metadata(target).ok();
-        let in_place = || write_in_place(target, before.unwrap_or_default(), text.as_bytes(), mode);
+        let in_place = || {
+            #[cfg(unix)]
+            if mode == Mode::Private {
+                self.make_private()?;
+            }
+            write_in_place(target, before.unwrap_or_default(), text.as_bytes())
+        };
         let named =
             tempfile::Builder::new().prefix(&leftover_prefix(target)).tempfile_in(directory_of(target));
         let mut file = match named {
@@ -297,15 +303,17 @@ impl Held {
             Err(error) => return Err(error),
         };
         file.write_all(text.as_bytes())?;
-        if let Some(old) = &old {
-            if mode == Mode::AsItIs {
-                file.as_file().set_permissions(old.permissions())?;
-            }
-            // Root may be changing another's; a file whose owner cannot be kept so is written where it is.
-            #[cfg(unix)]
-            if !has_owner(file.as_file(), old)? {
-                return in_place();
-            }
+        if let Some(old) = &old
+            && mode == Mode::AsItIs
+        {
+            file.as_file().set_permissions(old.permissions())?;
+        }
+        // Root may be changing another's; a file whose owner cannot be kept so is written where it is.
+        #[cfg(unix)]
+        if let Some(old) = &old
+            && !has_owner(file.as_file(), old)?
+        {
+            return in_place();
         }
         file.as_file().sync_all()?;
         match file.persist(target) {
@@ -416,12 +424,8 @@ fn private_file() -> fs::OpenOptions {
 }
 
 /// Not in one step, but never cut off before the new text is there; what cannot be written is put back.
-fn write_in_place(path: &Path, before: &[u8], after: &[u8], mode: Mode) -> io::Result<()> {
+fn write_in_place(path: &Path, before: &[u8], after: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).open(path)?;
-    #[cfg(unix)]
-    if mode == Mode::Private {
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    }
     let mut put = |bytes: &[u8]| {
         file.seek(SeekFrom::Start(0))?;
         file.write_all(bytes)?;

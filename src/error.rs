@@ -273,7 +273,7 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
         RegistryError::Tls { registry, directory, problem, .. } => {
             let directory = directory.display();
             let host = if registry == HUB { "registry-1.docker.io" } else { registry };
-            return Some(match problem {
+            return Some(match &**problem {
                 TlsProblem::UnknownAuthority { .. } | TlsProblem::Authorities { .. } => {
                     format!("put its CA into `{directory}/ca.crt`, where docker looks for it too")
                 }

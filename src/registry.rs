@@ -57,7 +57,7 @@ pub enum RegistryError {
         registry: String,
         /// Of its CA and client certificates.
         directory: PathBuf,
-        problem: TlsProblem,
+        problem: Box<TlsProblem>,
     },
     #[error("the certificates for {registry} cannot be used: {reason}")]
     Certificates { registry: String, reason: String },
@@ -199,7 +199,7 @@ impl Registry {
                     client(domain, None, &registry.access.certificates, Policy::custom(follow))?;
                 // Where nothing answers either way, the first says it as well as the second.
                 registry.ping().await.map_err(|plain| match error {
-                    RegistryError::Tls { problem: TlsProblem::PlainText, .. } => plain,
+                    RegistryError::Tls { problem, .. } if matches!(*problem, TlsProblem::PlainText) => plain,
                     error @ RegistryError::Tls { .. } => error,
                     _ => plain,
                 })?;
@@ -532,7 +532,7 @@ impl Registry {
                     server: self.server(&url),
                     registry: self.domain.clone(),
                     directory: self.access.certificates.clone(),
-                    problem: TlsProblem::of(problem, &self.access.tls),
+                    problem: Box::new(TlsProblem::of(problem, &self.access.tls)),
                 },
                 None => self.unreachable(&url, &error),
             }
@@ -676,7 +676,7 @@ fn client(
         server: server(),
         registry: registry.to_owned(),
         directory: directory.to_owned(),
-        problem,
+        problem: Box::new(problem),
     };
     let nothing = Tls { skip_verify: true, ..Tls::default() };
     let config = tls_config(tls.unwrap_or(&nothing)).map_err(broken)?;

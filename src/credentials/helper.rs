@@ -177,12 +177,18 @@ impl Call<'_> {
         command.arg(self.action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // In our process group where somebody is there, since it may ask at the terminal; else in one of
         // its own, by which all of it can be ended.
+        #[cfg(unix)]
         let has_group = self.patience.is_some();
         #[cfg(unix)]
         if has_group {
             command.process_group(0);
         }
-        let mut started = Started { child: command.kill_on_drop(true).spawn()?, has_group };
+        let child = command.kill_on_drop(true).spawn()?;
+        let mut started = Started {
+            child,
+            #[cfg(unix)]
+            has_group,
+        };
         let child = &mut started.child;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut answer = Zeroizing::new(Vec::with_capacity(MAX_SAID));
@@ -237,6 +243,7 @@ impl Call<'_> {
 /// A running helper. Dropping it ends it, with all that it has started.
 struct Started {
     child: Child,
+    #[cfg(unix)]
     has_group: bool,
 }
 

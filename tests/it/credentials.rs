@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -173,16 +172,16 @@ fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
 #[test]
 fn what_cannot_be_run_is_no_helper() {
     let missing = "`docker-credential-x`, wanted for localhost:5000, is no program in PATH";
-    let table: [(fn(&Path), &str); 2] = [
-        (|path| fs::write(path, "no program").unwrap(), "docker-credential-x` is not executable"),
-        (|path| fs::create_dir(path).unwrap(), "docker-credential-x` is a directory"),
-    ];
-    for (make, told) in table {
+    for is_directory in [false, true] {
         let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#);
-        make(&env.path("bin/docker-credential-x"));
+        let path = env.path("bin/docker-credential-x");
+        let made = if is_directory { fs::create_dir(&path) } else { fs::write(&path, "no program") };
+        made.unwrap();
         let (sent, run) = push(&env, &[], IMAGE, None);
         assert_eq!(sent, json!({}));
-        assert!(run.stderr.contains(missing) && run.stderr.contains(told), "{run}");
+        let told = if is_directory { "is a directory" } else { "is not executable" };
+        let told = format!("`{}` {told}", path.display());
+        assert!(run.stderr.contains(missing) && run.stderr.contains(&told), "{run}");
     }
 }
 
@@ -201,7 +200,7 @@ const HANGS: &str = r#"sleep 1000 & echo $$ $! >"$HOME/new"; mv "$HOME/new" "$HO
 
 /// Waits until the processes that [`HANGS`] has named are gone.
 fn wait_until_ended(env: &TestEnv) {
-    let processes = fs::read_to_string(env.path("home/processes")).unwrap();
+    let processes = fs::read_to_string(env.path("home/processes")).expect("the helper was started");
     assert_eq!(processes.split_whitespace().count(), 2, "{processes}");
     // Or a zombie, where nobody waits for orphans.
     let is_gone = |process: &str| match fs::read_to_string(format!("/proc/{process}/stat")) {

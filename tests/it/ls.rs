@@ -209,9 +209,8 @@ fn what_a_registry_refuses_is_said_in_words() {
     let unauthorized = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
     let basic = || challenge("Basic realm=\"x\"");
     let alice = "YWxpY2U6czNjcmV0";
-    type Answers = Vec<(&'static str, Reply)>;
-    let table: Vec<(&str, Option<&str>, Answers, i32, &str, &str)> = vec![
-        // path, stored login, answers behind the first → status, error, hint
+    // path, stored login, answers behind the first → status, error, hint
+    let table = [
         (
             "",
             None,

@@ -54,16 +54,17 @@ fn accepting() -> FakeEngine {
 }
 
 fn config(env: &TestEnv) -> String {
-    fs::read_to_string(env.config_file()).unwrap()
+    fs::read_to_string(env.config_file()).expect("config.json")
 }
 
 fn mode(env: &TestEnv) -> u32 {
-    fs::metadata(env.config_file()).unwrap().permissions().mode() & 0o777
+    fs::metadata(env.config_file()).expect("config.json").permissions().mode() & 0o777
 }
 
 /// Nothing but this stands in docker's directory.
 fn assert_only_config(env: &TestEnv) {
-    let names = fs::read_dir(env.config_directory()).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = fs::read_dir(env.config_directory()).expect("a directory");
+    let names = names.map(|entry| entry.expect("a name").file_name());
     assert_eq!(names.collect::<Vec<_>>(), ["config.json"]);
 }
 
@@ -225,11 +226,11 @@ fn a_login_that_cannot_be_kept_is_a_warning_of_the_push_and_an_error_of_auth() {
         ]);
         let pushed = run_with_stdin(&mut command, b"s3cret\n");
         assert_eq!(pushed.status, 0, "{pushed}");
-        let warned = format!("the login for localhost:5000 is not kept: ");
+        let warned = "the login for localhost:5000 is not kept: ";
         let warnings = pushed.json()["warnings"].as_array().unwrap().clone();
         let warnings: Vec<&str> = warnings.iter().filter_map(Value::as_str).collect();
         assert!(
-            warnings.iter().any(|line| line.starts_with(&warned) && line.contains(told)),
+            warnings.iter().any(|line| line.starts_with(warned) && line.contains(told)),
             "{text}: {pushed}"
         );
         assert!(pushed.stderr.contains(&format!("warning: {warned}")), "{pushed}");
