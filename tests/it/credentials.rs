@@ -232,7 +232,9 @@ fn a_helper_that_is_waited_for_is_named_and_ended_with_us() {
 /// There it is in our process group, since it may ask at the terminal itself.
 #[test]
 fn a_helper_at_a_terminal_is_ended_with_its_children_too() {
-    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", HANGS);
+    // Its end alone would hang up on them, since here it leads the session.
+    let script = format!("trap '' HUP; {HANGS}");
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
     let engine = FakeEngine::start();
     let terminal = env.at_terminal(&engine, "xterm", &["regpush", IMAGE]);
     terminal.wait_for("waiting for docker-credential-x, asked for localhost:5000 …");
