@@ -529,6 +529,29 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no lock was made");
     }
 
+    /// Who waited for a lock file that is taken away holds nothing by it.
+    #[test]
+    fn who_waited_has_a_lock_file_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.json");
+        let lock = directory.path().join("config.json.lock");
+        let first = Held::take(&path).unwrap();
+        let handles = || {
+            let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            open.filter(|handle| fs::read_link(handle.path()).is_ok_and(|target| target == lock)).count()
+        };
+        let waiting = path.clone();
+        let second = thread::spawn(move || Held::take(&waiting).unwrap());
+        while handles() < 2 {
+            thread::yield_now();
+        }
+        drop(first);
+        let second = second.join().unwrap();
+        assert!(lock.exists(), "a third would not wait");
+        drop(second);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
     #[test]
     fn what_somebody_else_has_written_meanwhile_stays() {
         let directory = tempfile::tempdir().unwrap();

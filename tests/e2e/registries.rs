@@ -391,18 +391,17 @@ fn a_registry_with_a_ca_of_its_own_is_trusted_by_certs_d() {
 fn a_ca_in_certs_d_is_enough_and_a_wrong_name_is_called_that() {
     let engine = engine("docker-28-classic");
     let (home, certificates) = (Home::new(), Certificates::new());
-    let list = |registry: &Registry| {
+    let list = |registry: &Registry, variables: &[(&str, &str)]| {
         let host = format!("{STRICT_HOST}:{}", registry.port);
         let trusted = TrustedHost::new(&host);
         trusted.put("ca.crt", &certificates.ca);
-        let mut docker = engine.docker(&home);
-        // A system without any CA, as a small image is.
-        docker.env("SSL_CERT_FILE", "/nothing/here").env("SSL_CERT_DIR", "/nothing/here");
-        run(docker.args(["regpush", "ls", &host]))
+        run(engine.docker(&home).envs(variables.iter().copied()).args(["regpush", "ls", &host]))
     };
-    let listed = list(&certificates.registry(false));
+    // A system without any CA, as a small image is.
+    let nothing = [("SSL_CERT_FILE", "/nothing/here"), ("SSL_CERT_DIR", "/nothing/here")];
+    let listed = list(&certificates.registry(false), &nothing);
     assert_eq!((listed.status, listed.stdout.as_str()), (0, "REPOSITORY\n"), "{listed:?}");
-    let wrong = list(&certificates.registry_as(&certificates.other, false));
+    let wrong = list(&certificates.registry_as(&certificates.other, false), &[]);
     assert_eq!(wrong.status, 6, "{wrong:?}");
     let told = format!("its certificate is not for `{STRICT_HOST}`, but for other.example.com");
     assert!(
