@@ -243,6 +243,10 @@ await_engine docker-26 '26|27'
 await_engine docker-28-classic '2[89]|[3-9][0-9]'
 await_engine docker-28-containerd '2[89]|[3-9][0-9]'
 await_engine podman '[4-9]'
+# What users find in PATH: all but credential helpers, of which docker, and we, would take one by itself.
+mkdir "$work/tools"
+ln -s /usr/bin/* "$work/tools/"
+rm -f "$work"/tools/docker-credential-*
 # Where sshd wants to be empty and alone.
 mkdir -p /run/sshd
 REGPUSH_E2E=$work cargo test --quiet --locked --test e2e

@@ -131,6 +131,7 @@ fn fill_pass(home: &Home, credentials: &str) {
     gpg.args(["--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]);
     ok(gpg.args(["--quick-generate-key", "regpush-test", "default", "default", "never"]));
     ok(home.command("pass").args(["init", "regpush-test"]));
+    symlink("/usr/bin/docker-credential-pass", home.path("bin/docker-credential-pass")).unwrap();
     ok_with_stdin(home.command("docker-credential-pass").arg("store"), credentials.as_bytes());
 }
 

@@ -75,7 +75,7 @@ fn docker_passes_completion_on() {
         let options = complete("__complete", &["--pa"]);
         assert!(options.contains("--password-stdin\tRead the password"), "{options}");
         let mut command = engine.docker(&home);
-        command.env("DOCKER_HOST", "unix:///nothing/here").args(["__complete", "regpush", "l"]);
+        command.env("DOCKER_HOST", "unix:///nothing/here").args(["__complete", "regpush", "lo"]);
         assert_eq!(ok(&mut command), ":4\n");
     }
 }

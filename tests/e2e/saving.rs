@@ -20,8 +20,7 @@ fn config(home: &Home) -> String {
 /// `docker ARGS -u alice --password-stdin HOST`
 fn log_in(engine: &Engine, home: &Home, words: &[&str], host: &str) -> Run {
     let mut docker = engine.docker(home);
-    // The helper of `pass` is installed here, and docker would take it.
-    docker.env("PATH", home.path("bin")).args(words).args(["-u", "alice", "--password-stdin", host]);
+    docker.args(words).args(["-u", "alice", "--password-stdin", host]);
     run_with_stdin(&mut docker, PASSWORD.as_bytes())
 }
 

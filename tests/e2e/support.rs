@@ -35,11 +35,15 @@ pub fn engines() -> [Engine; 5] {
     ENGINES.map(engine)
 }
 
+/// Where `tests/run.sh` has put what these tests need.
+fn work() -> PathBuf {
+    let root = std::env::var_os("REGPUSH_E2E");
+    root.expect("start these tests with tests/run.sh, which starts the engines").into()
+}
+
 /// One of them: docker of that version and store.
 pub fn engine(name: &'static str) -> Engine {
-    let root = std::env::var_os("REGPUSH_E2E")
-        .expect("start these tests with tests/run.sh, which starts the engines");
-    let directory = Path::new(&root).join(name);
+    let directory = work().join(name);
     let socket = directory.join("docker.sock");
     Engine { name, socket, docker: directory.join("docker"), directory }
 }
@@ -167,7 +171,7 @@ impl Home {
         let root = self.root().display();
         vec![
             ("HOME", root.to_string()),
-            ("PATH", format!("{root}/bin:/usr/local/bin:/usr/bin:/bin")),
+            ("PATH", format!("{root}/bin:{}", work().join("tools").display())),
             ("GNUPGHOME", format!("{root}/gnupg")),
             ("PASSWORD_STORE_DIR", format!("{root}/store")),
         ]
@@ -273,6 +277,8 @@ impl Registry {
     pub fn digest(&self, repository: &str, tag: &str, login: Option<(&str, &str)>) -> String {
         let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
         let types = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
+        // reqwest wants one for TLS, even where there is none; another test may have been here before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut request = reqwest::Client::new().head(url).header(ACCEPT, types);
         if let Some((user, password)) = login {
             request = request.basic_auth(user, Some(password));
