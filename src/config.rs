@@ -5,15 +5,16 @@
 //! something: one bad entry of `auths` costs that entry, not random others.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 #[cfg(unix)]
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{env, fs, io, thread};
+use std::{env, fmt, fs, io, thread};
 
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::secret::Secret;
@@ -112,10 +113,13 @@ impl Config {
     /// # Errors
     /// It cannot be understood.
     pub fn read_text(&mut self, text: &str) -> Result<usize, ConfigError> {
-        let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<Known>();
         match values.next() {
             None => {}
-            Some(Ok(value)) => self.read(&value)?,
+            Some(Ok(known)) => self.read(&known)?,
+            Some(Err(source)) if source.is_data() => {
+                return Err(ConfigError::NotAnObject { path: self.path.clone() });
+            }
             Some(Err(source)) => {
                 return Err(ConfigError::Malformed { path: self.path.clone(), source });
             }
@@ -123,21 +127,24 @@ impl Config {
         Ok(values.byte_offset())
     }
 
-    fn read(&mut self, value: &Value) -> Result<(), ConfigError> {
+    fn read(&mut self, known: &Known) -> Result<(), ConfigError> {
         let wrong = |key| ConfigError::WrongType { path: self.path.clone(), key };
-        let text = |key| match field(value, key) {
+        let text = |key| match known.of(key).last() {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
             Some(_) => Err(wrong(key)),
         };
-        let object = |key| match field(value, key) {
-            None | Some(Value::Null) => Ok(Map::new()),
-            Some(Value::Object(map)) => Ok(map.clone()),
-            Some(_) => Err(wrong(key)),
+        let object = |key| {
+            let mut all = Map::new();
+            for value in known.of(key) {
+                match value {
+                    Value::Null => {}
+                    Value::Object(map) => all.extend(map.clone()),
+                    _ => return Err(wrong(key)),
+                }
+            }
+            Ok(all)
         };
-        if !value.is_object() {
-            return Err(ConfigError::NotAnObject { path: self.path.clone() });
-        }
         let credentials_store = text("credsStore")?;
         let current_context = text("currentContext")?;
         let helpers = object("credHelpers")?;
@@ -152,6 +159,49 @@ impl Config {
         self.credentials_store = credentials_store;
         self.current_context = current_context;
         Ok(())
+    }
+}
+
+/// What is read of a config.json, in the order of the file: a key may be there twice, in other letters, and
+/// Go's JSON takes both. What else is there does not matter, whatever it is.
+struct Known(Vec<(String, Value)>);
+
+impl Known {
+    const KEYS: [&str; 5] = ["auths", "credsStore", "credHelpers", "currentContext", "HttpHeaders"];
+
+    fn of(&self, key: &str) -> impl Iterator<Item = &Value> {
+        self.0.iter().filter(move |(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value)
+    }
+}
+
+impl<'de> Deserialize<'de> for Known {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Known;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            /// `null`, which Go takes for an empty one.
+            fn visit_unit<E>(self) -> Result<Known, E> {
+                Ok(Known(Vec::new()))
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut members: M) -> Result<Known, M::Error> {
+                let mut known = Vec::new();
+                while let Some(name) = members.next_key::<String>()? {
+                    if Known::KEYS.iter().any(|key| name.eq_ignore_ascii_case(key)) {
+                        known.push((name, members.next_value()?));
+                    } else {
+                        members.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Known(known))
+            }
+        }
+        deserializer.deserialize_any(Members)
     }
 }
 
@@ -182,6 +232,10 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 pub fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io::Result<()> {
     Held::take(path)?.write(before, after, Mode::AsItIs)
 }
+
+/// What a file is called while it is written: `config.json.regpush-0123456789abcdef.tmp`.
+const RANDOM: usize = 16;
+const SUFFIX: &str = ".tmp";
 
 /// Who may read a file that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,8 +349,10 @@ impl Held {
             }
             write_in_place(target, before.unwrap_or_default(), text.as_bytes())
         };
-        let named =
-            tempfile::Builder::new().prefix(&leftover_prefix(target)).tempfile_in(directory_of(target));
+        let prefix = leftover_prefix(target);
+        let mut named = tempfile::Builder::new();
+        let named = named.prefix(&prefix).rand_bytes(RANDOM).suffix(SUFFIX);
+        let named = named.tempfile_in(directory_of(target));
         let mut file = match named {
             Ok(file) => file,
             Err(_) if old.is_some() => return in_place(),
@@ -354,8 +410,14 @@ impl Held {
     /// we hold the lock.
     fn remove_leftovers(&self) {
         let prefix = leftover_prefix(&self.target);
+        let is_ours = |name: &OsStr| {
+            let rest = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
+            let random = rest.and_then(|rest| rest.strip_suffix(SUFFIX.as_bytes()));
+            random
+                .is_some_and(|random| random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric))
+        };
         for entry in fs::read_dir(directory_of(&self.target)).into_iter().flatten().flatten() {
-            if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
+            if is_ours(&entry.file_name()) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -572,8 +634,24 @@ mod tests {
     }
 
     #[test]
+    fn a_key_may_be_there_twice() {
+        let config = load(r#"{"auths":{"a":{"auth":"eDp5"},"b":{}},"AUTHS":{"b":{"auth":"eDp6"}}}"#).unwrap();
+        assert_eq!(config.auths["a"].auth.as_ref().unwrap().expose(), "eDp5");
+        assert_eq!(config.auths["b"].auth.as_ref().unwrap().expose(), "eDp6");
+    }
+
+    #[test]
+    fn what_is_not_read_may_be_anything() {
+        let deep = format!("{}{}", "[".repeat(400), "]".repeat(400));
+        for value in ["1e400", r#""\ud83d""#, &deep] {
+            let config = load(&format!(r#"{{"x":{value},"auths":{{"a":{{"auth":"eDp5"}}}}}}"#)).unwrap();
+            assert!(config.auths.contains_key("a"), "{value}");
+        }
+    }
+
+    #[test]
     fn nothing_there_is_an_empty_config() {
-        for text in ["", " \n", "{}"] {
+        for text in ["", " \n", "{}", "null"] {
             let config = load(text).unwrap();
             assert!(config.auths.is_empty() && config.credentials_store.is_none(), "{text:?}");
         }

@@ -181,7 +181,7 @@ pub fn is_loopback(host: &str) -> bool {
 }
 
 /// A host as it was given, for a message: a password may stand before the `@`.
-fn without_user(host: &str) -> String {
+pub fn without_user(host: &str) -> String {
     match host.rsplit_once('@') {
         Some((before, rest)) => {
             let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://"));

@@ -8,7 +8,7 @@ use crate::config::ConfigError;
 use crate::context::{Address, ContextError, Endpoint, NamedBy, Origin};
 use crate::credentials::prompt::PromptError;
 use crate::credentials::save::SaveError;
-use crate::credentials::{CredentialsError, Login, Source};
+use crate::credentials::{Broken, CredentialsError, Login, Source};
 use crate::engine::EngineError;
 use crate::event::DecodeError;
 use crate::failure::{Class, Evidence, classify, tunnel_hint};
@@ -197,7 +197,10 @@ impl Error {
             Self::RegistryName { .. } => {
                 "a registry is named like `registry.example.com` or `localhost:5000`"
             }
-            Self::NoLogin { registry, .. } => {
+            Self::NoLogin { registry, login } => {
+                if let Some(hint) = broken_hint(login) {
+                    return Some(hint.to_owned());
+                }
                 return Some(format!(
                     "log in with `{}`, or with `docker regpush auth --login {registry}`",
                     docker_login(registry)
@@ -238,6 +241,22 @@ impl Error {
 /// What an environment variable does that its owner may have forgotten.
 const SHADOWS: &str = "DOCKER_AUTH_CONFIG goes before every `docker login`: change or unset it";
 
+/// What to mend before another login can help.
+fn broken_hint(login: &Login) -> Option<&'static str> {
+    Some(match login.broken? {
+        Broken::Config => {
+            "mend config.json first: `docker login` would write it anew, and lose what it cannot read; for one call there is `--username NAME --password-stdin`"
+        }
+        Broken::Variable => {
+            "mend or unset DOCKER_AUTH_CONFIG; for one call there is `--username NAME --password-stdin`"
+        }
+        Broken::Helper => {
+            "see to the credential helper first, which `docker login` uses too; for one call there is `--username NAME --password-stdin`"
+        }
+        Broken::Entry => return None,
+    })
+}
+
 /// For the Hub docker needs no name, and with none logs in by the browser.
 fn docker_login(registry: &str) -> String {
     if registry == HUB { "docker login".to_owned() } else { format!("docker login {registry}") }
@@ -261,8 +280,9 @@ fn save_hint(error: &SaveError) -> Option<String> {
             ));
         }
         SaveError::Helper(_) => "see what the helper needs; the login is kept nowhere else",
+        SaveError::Config(ConfigError::Unreadable { .. }) => "see who may read that file; nothing was kept",
         SaveError::Config(_) | SaveError::NotEditable { .. } => "mend that file first; nothing was kept",
-        SaveError::Unwritable { .. } => "check who may write there; nothing was kept",
+        SaveError::Unwritable { .. } => "see why that cannot be written; nothing was kept",
     };
     Some(hint.to_owned())
 }
@@ -309,6 +329,9 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
         }
         RegistryError::Unauthorized { login, .. } if login.source == Source::CommandLine => {
             "check --username, and the password given on stdin"
+        }
+        RegistryError::Unauthorized { login, .. } if login.anonymous && broken_hint(login).is_some() => {
+            return broken_hint(login).map(str::to_owned);
         }
         RegistryError::Unauthorized { registry, .. } => {
             return Some(format!(
@@ -529,6 +552,10 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
     let reference = &refusal.reference;
     if let Some(suggestion) = &refusal.suggestion {
         return Some(suggestion_hint(suggestion, &reference.familiar()));
+    }
+    let is_refused_login = matches!(refusal.verdict.class, Class::Auth | Class::Denied);
+    if let Some(hint) = broken_hint(&refusal.login).filter(|_| refusal.login.anonymous && is_refused_login) {
+        return Some(hint.to_owned());
     }
     if refusal.login.source == Source::Variable && refusal.verdict.class == Class::Auth {
         return Some(SHADOWS.to_owned());

@@ -117,7 +117,9 @@ pub fn registry_domain(typed: &str) -> Option<String> {
     let reference: Reference = format!("{host}/x").parse().ok()?;
     // Anything else would have been read as a path on the Hub.
     let is_host = reference.domain == host || [HUB, LEGACY_HUB].contains(&host);
-    is_host.then_some(reference.domain)
+    let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.contains(']'));
+    let is_reachable = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    (is_host && is_reachable).then_some(reference.domain)
 }
 
 impl fmt::Display for Reference {
@@ -287,6 +289,9 @@ mod tests {
             ("localhost", Some("localhost")),
             ("docker.io", Some(HUB)),
             (HUB_CREDENTIALS_KEY, Some(HUB)),
+            ("localhost:99999", None),
+            ("localhost:0", None),
+            ("https://me:pw@registry.example.com", None),
             ("team", None),
             ("ftp://registry.example.com", None),
             ("a b.example.com", None),

@@ -31,14 +31,18 @@ use crate::transport::{TlsProblem, proxy_for, tls_config, tls_error};
 
 /// Where the Hub's API is.
 const HUB_API: &str = "registry-1.docker.io";
+/// docker's: it is the one that such tokens were given to.
+const CLIENT_ID: &str = "docker";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest silence within an answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a whole answer.
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Names asked for at once; a registry may give fewer.
 const PAGE: usize = 1000;
 /// Names in all. Nobody reads more, and a registry that goes on for ever means no good.
 const MAX_NAMES: usize = 1_000_000;
-const MAX_PAGES: usize = 10_000;
+const MAX_PAGES: usize = 1000;
 /// Places that one answer may be looked for at.
 const MAX_REDIRECTS: usize = 5;
 /// Bytes of one answer.
@@ -414,7 +418,21 @@ impl Registry {
                 let packed = credentials.packed().ok_or_else(unauthorized)?;
                 Ok(Secret::new(format!("Basic {}", packed.expose())))
             }
-            _ => Err(unauthorized()),
+            (Some(_), None) => Err(unauthorized()),
+            (Some(_), _) => {
+                Err(self.unauthorized("it wants a password, and there is none but a token".to_owned()))
+            }
+            (None, _) => {
+                let schemes: Vec<&str> = parsed.iter().map(|challenge| challenge.scheme).collect();
+                let asked =
+                    if schemes.is_empty() { "none is named".to_owned() } else { clean(&schemes.join(", ")) };
+                let reason = format!("it wants a login of a kind that is not known here ({asked}): {reason}");
+                Err(RegistryError::Answered {
+                    server: self.server(&self.api),
+                    status: StatusCode::UNAUTHORIZED,
+                    reason,
+                })
+            }
         }
     }
 
@@ -449,7 +467,7 @@ impl Registry {
         let fields = fields.chain(scope.split_whitespace().map(|scope| ("scope", scope.to_owned())));
         let request = if let Some(token) = &credentials.identity_token {
             let mut form: Vec<_> = fields.collect();
-            let fixed = [("grant_type", "refresh_token"), ("client_id", "docker-regpush")];
+            let fixed = [("grant_type", "refresh_token"), ("client_id", CLIENT_ID)];
             form.extend(fixed.map(|(name, value)| (name, value.to_owned())));
             form.push(("refresh_token", token.expose().to_owned()));
             client.post(url).form(&form)
@@ -685,6 +703,7 @@ fn client(
         .tls_backend_preconfigured(config)
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
+        .timeout(TIMEOUT)
         .redirect(redirects)
         .no_proxy()
         .proxy(Proxy::custom(|url| {
@@ -781,14 +800,11 @@ pub fn is_without_catalog(domain: &str) -> bool {
 
 /// Many digests at once, but not too many: those of these tags, in their order; and how many are missing, with
 /// the first reason.
-///
-/// # Errors
-/// The registry cannot be reached any more; the others are given up.
 pub async fn digests(
     registry: &Arc<Registry>,
     repository: &str,
     tags: &[String],
-) -> Result<(Vec<Option<String>>, Option<(usize, RegistryError)>), RegistryError> {
+) -> (Vec<Option<String>>, Option<(usize, RegistryError)>) {
     const AT_ONCE: usize = 8;
     let mut found = vec![None; tags.len()];
     let mut trouble: Option<(usize, RegistryError)> = None;
@@ -802,17 +818,14 @@ pub async fn digests(
             running.spawn(async move { (at, registry.digest(&repository, &tag).await) });
         }
         match running.join_next().await {
-            None => return Ok((found, trouble)),
+            None => return (found, trouble),
             Some(Ok((at, Ok(digest)))) => found[at] = digest,
             Some(Ok((_, Err(error)))) => {
-                let class = error.class();
-                if matches!(class, Class::Network | Class::Tls) {
-                    return Err(error);
-                }
+                // Asking on would make it no better, or worse.
+                let is_over = matches!(error.class(), Class::Network | Class::RateLimited | Class::Auth);
                 let missing = &mut trouble.get_or_insert((0, error)).0;
                 *missing += 1;
-                if class == Class::RateLimited {
-                    // Asking on would make it worse.
+                if is_over {
                     *missing += waiting.by_ref().count();
                 }
             }

@@ -70,15 +70,21 @@ impl Censor {
 }
 
 /// A secret as it is, and as it stands in one line, in JSON and in a URL.
-fn forms(secret: &Secret) -> [Secret; 5] {
+fn forms(secret: &Secret) -> [Secret; 6] {
     /// RFC 3986, 2.3
     const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     let clear = secret.expose();
     let json = serde_json::to_string(clear).expect("a string becomes JSON");
     let json = json[1..json.len() - 1].to_owned();
+    // As those write it who have ASCII alone.
+    let escaped = |unit: u16| match u8::try_from(unit) {
+        Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
+        _ => format!("\\u{unit:04x}"),
+    };
+    let ascii = json.encode_utf16().map(escaped).collect::<String>();
     let url = utf8_percent_encode(clear, RESERVED).to_string();
     let form = url.replace("%20", "+");
-    [clear.to_owned(), clean(clear), json, url, form].map(Secret::new)
+    [clear.to_owned(), clean(clear), json, ascii, url, form].map(Secret::new)
 }
 
 /// Keeps what this process holds in memory out of core dumps, as far as the system lets us. What it starts
@@ -112,7 +118,8 @@ mod tests {
     #[test]
     fn what_was_sent_is_hidden_in_what_comes_back() {
         let censor = Censor::new(
-            ["hunter2", "aHVudGVyMg==", "hunter2 and more", "my-pass!", "qu\"ote", "abc"].map(secret),
+            ["hunter2", "aHVudGVyMg==", "hunter2 and more", "my-pass!", "Hünter😀", "qu\"ote", "abc"]
+                .map(secret),
         );
         let table = [
             ("wrong password hunter2: hunter2", "wrong password ***: ***"),
@@ -121,6 +128,7 @@ mod tests {
             ("aHVudGVyMg%3D%3D", "***"),
             ("?password=hunter2+and+more&x=my-pass%21", "?password=***&x=***"),
             (r#"{"password":"qu\"ote"}"#, r#"{"password":"***"}"#),
+            (r"got H\u00fcnter\ud83d\ude00", "got ***"),
             ("abc", "abc"),
             ("nothing of it", "nothing of it"),
         ];

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::table::table;
 use super::{engine, keyring, password_from_stdin, print, registry, tell};
 use crate::cli::{AuthOptions, DockerOptions, ListFormat};
+use crate::context::without_user;
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Entry, Keyring, Kind, Login, Source};
 use crate::engine::Engine;
@@ -52,7 +53,7 @@ pub async fn run(
     };
     let (keyring, terminal) = keyring(docker, given, auth_config, warn)?;
     let Some(typed) = &options.registry else { return list(&keyring, options.format).await };
-    let domain = registry_domain(typed).ok_or_else(|| Error::RegistryName { typed: typed.clone() })?;
+    let domain = registry_domain(typed).ok_or_else(|| Error::RegistryName { typed: without_user(typed) })?;
     let mut call = Call { docker, options, keyring, terminal, domain, warnings };
     let (answer, result) = call.answer().await;
     call.report(&answer, &result)?;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::table::table;
 use super::{LIST_TIMEOUT, engine, keyring, print, registry, tell};
 use crate::cli::{DockerOptions, ListFormat, LsOptions};
+use crate::context::without_user;
 use crate::credentials::{Credentials, Keyring};
 use crate::engine::{EngineError, LocalImage};
 use crate::error::Error;
@@ -46,7 +47,7 @@ pub async fn run(
         Place::Repository(repository) => {
             let registry = Arc::new(connect(docker, &keyring, repository.domain()).await?);
             let tags = registry.tags(repository.path()).await?;
-            let (digests, trouble) = digests(&registry, repository.path(), &tags).await?;
+            let (digests, trouble) = digests(&registry, repository.path(), &tags).await;
             if let Some((count, error)) = trouble {
                 tell(&format!(
                     "warning: no digest for {count} of {} tags: {}",
@@ -70,11 +71,16 @@ fn place(typed: Option<&str>) -> Result<Place, Error> {
         return Ok(Place::Registry(domain));
     }
     let reference: Reference =
-        rest.parse().map_err(|reason| Error::Reference { typed: typed.to_owned(), reason })?;
+        rest.parse().map_err(|reason| Error::Reference { typed: shown(typed), reason })?;
     match reference.tag() {
         None => Ok(Place::Repository(reference)),
         Some(_) => Err(Error::TagWithLs { repository: reference.familiar_repository() }),
     }
+}
+
+/// In a URL a password may stand; before a digest there is none.
+fn shown(typed: &str) -> String {
+    if typed.contains("://") { without_user(typed) } else { typed.to_owned() }
 }
 
 async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Result<Registry, Error> {

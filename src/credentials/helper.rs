@@ -162,7 +162,13 @@ impl Call<'_> {
         };
         tokio::select! {
             answer = self.talk(program, input, &said) => {
-                answer.map_err(|error| self.failed(clean(&error.to_string())))
+                let answer = answer.map_err(|error| self.failed(clean(&error.to_string())))?;
+                #[cfg(unix)]
+                if is_interrupted(answer.status) {
+                    // Ctrl-C at a question of its own is for all of us, and the news may be on its way.
+                    tokio::time::sleep(AFTERMATH).await;
+                }
+                Ok(answer)
             }
             () = told => {
                 let seconds = self.patience.unwrap_or_default().as_secs();
@@ -289,6 +295,12 @@ async fn read_up_to(mut from: impl AsyncRead + Unpin, limit: usize, into: &mut V
     Ok(())
 }
 
+#[cfg(unix)]
+fn is_interrupted(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt as _;
+    status.signal() == Some(rustix::process::Signal::INT.as_raw())
+}
+
 /// Reads to the end, and keeps the start.
 async fn keep_start(mut from: impl AsyncRead + Unpin, into: &RefCell<Vec<u8>>) -> io::Result<()> {
     let mut buffer = [0; 4096];
@@ -342,6 +354,11 @@ fn hide_named(line: &str) -> String {
     let mut shown: Vec<String> = Vec::new();
     let mut hide_next = false;
     for word in line.split_whitespace() {
+        let is_verb = matches!(word, "is" | "was" | "=" | ":");
+        if is_verb && shown.last().is_some_and(|last| is_name(last)) {
+            shown.extend([word.to_owned(), "***".to_owned()]);
+            break;
+        }
         if hide_next {
             shown.push("***".to_owned());
             hide_next = false;
@@ -467,6 +484,7 @@ mod tests {
                 Some("curl -u *** --auth-token *** https://***@h/x"),
             ),
             ("+ set -x alone", None),
+            ("your secret is geheim", Some("your secret is ***")),
             ("the token has expired: log in", Some("the token has expired: log in")),
             (r#"{"Secret":"geheim"}"#, None),
             (" <!DOCTYPE html><p>geheim", Some("it printed a page of HTML")),

@@ -215,12 +215,36 @@ pub struct Login {
     pub source: Source,
     /// Why sources that should have answered did not.
     pub problems: Vec<String>,
+    /// What is to be mended first.
+    pub broken: Option<Broken>,
+}
+
+/// A source that is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// config.json as a whole. `docker login` would write it anew, and lose what it cannot read.
+    Config,
+    Variable,
+    /// `docker login` would use it too.
+    Helper,
+    /// One entry of config.json.
+    Entry,
+}
+
+impl CredentialsError {
+    fn broken(&self) -> Broken {
+        match self {
+            Self::Variable { .. } => Broken::Variable,
+            Self::HelperMissing { .. } | Self::HelperFailed { .. } => Broken::Helper,
+            Self::Entry { .. } => Broken::Entry,
+        }
+    }
 }
 
 impl Login {
     pub fn new(credentials: &Credentials, source: Source, problems: Vec<String>) -> Self {
         let username = credentials.username.as_deref().map(clean);
-        Self { username, anonymous: credentials.is_anonymous(), source, problems }
+        Self { username, anonymous: credentials.is_anonymous(), source, problems, broken: None }
     }
 
     /// Whose it was, and where it came from, after which others failed.
@@ -321,7 +345,9 @@ impl Keyring {
         let warnings: Vec<String> =
             found.problems.iter().map(|problem| clean(&problem.to_string())).collect();
         let problems = self.config_problem.iter().chain(&warnings).cloned().collect();
-        let login = Login::new(&found.credentials, found.source, problems);
+        let broken = self.config_problem.as_ref().map(|_| Broken::Config);
+        let broken = broken.or_else(|| found.problems.first().map(CredentialsError::broken));
+        let login = Login { broken, ..Login::new(&found.credentials, found.source, problems) };
         LookedUp { credentials: found.credentials, login, shadow, warnings }
     }
 

@@ -170,8 +170,12 @@ fn edited(
     let mut config = Config { path: path.to_owned(), ..Config::default() };
     let length = config.read_text(text)?;
     let is_kept = |config: &Config| {
-        let kept = config.auths.get(key).and_then(|entry| decode(entry).ok());
-        let is_same = kept.is_some_and(|kept| same(kept.as_ref(), entry));
+        let kept = config.auths.get(key).and_then(|kept| Some((kept.auth.as_ref(), decode(kept).ok()?)));
+        let packed = members(entry).into_iter().find(|(name, _)| *name == "auth").map(|(_, packed)| packed);
+        // To the letter: we read base64 that docker does not.
+        let is_same = kept.is_some_and(|(auth, kept)| {
+            auth.map(Secret::expose) == packed.as_ref().map(Secret::expose) && same(kept.as_ref(), entry)
+        });
         is_same && store.is_none_or(|store| config.credentials_store.as_deref() == Some(store))
     };
     if is_kept(&config) {
@@ -189,7 +193,9 @@ fn edited(
     let mut config = Config { path: path.to_owned(), ..Config::default() };
     config.read_text(after.expose())?;
     if !is_kept(&config) {
-        return Err(not_editable("a login that is put into it would not be found"));
+        return Err(not_editable(
+            "the registry stands in it more than once, and a login that is put into it would not be found",
+        ));
     }
     Ok(Some(after))
 }
@@ -343,6 +349,14 @@ mod tests {
     }
 
     #[test]
+    fn what_docker_could_not_read_is_written_anew() {
+        // Without its padding.
+        let text = r#"{"auths":{"h":{"auth":"Ym9iOnB3ZA"}}}"#;
+        let bob = Credentials::basic("bob".to_owned(), Secret::new("pwd".to_owned()));
+        assert_eq!(edit(text, &bob, None), Ok(Some(text.replace("ZA", "ZA=="))));
+    }
+
+    #[test]
     fn what_cannot_be_read_back_is_not_written() {
         let table = [
             ("{", "`c` is not valid JSON"),
@@ -350,7 +364,7 @@ mod tests {
             ("[]", "`c` is not a JSON object"),
             (r#"{"auths":[]}"#, "`auths` in `c` is not what docker expects there"),
             (r#"{"auths":{"h":"x"}}"#, "its form is too unusual to be edited"),
-            (r#"{"auths":{"h":null},"auths":{}}"#, "a login that is put into it would not be found"),
+            (r#"{"auths":{"h":null,"h":null}}"#, "a login that is put into it would not be found"),
         ];
         for (text, want) in table {
             let error = edit(text, &bob(), None).unwrap_err();

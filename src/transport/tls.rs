@@ -298,7 +298,14 @@ impl ServerCertVerifier for Verifier {
 /// Not signed by those that were asked.
 fn is_of_another(error: &Error) -> bool {
     use CertificateError::{BadSignature, UnknownIssuer};
-    matches!(error, Error::InvalidCertificate(UnknownIssuer | BadSignature))
+    match error {
+        Error::InvalidCertificate(UnknownIssuer | BadSignature) => true,
+        // One that signed itself, and that nobody has named.
+        Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => {
+            is_ca_as_end_entity(&**reason)
+        }
+        _ => false,
+    }
 }
 
 /// webpki's error behind the `OtherError` of rustls, which does not export its type.

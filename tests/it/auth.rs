@@ -99,9 +99,13 @@ fn no_login_is_status_3_and_nobody_is_asked() {
         (
             r#"{"credsStore":"gone"}"#,
             "no credentials were found for it (credential helper `docker-credential-gone`",
-            "docker regpush auth --login localhost:5000",
+            "see to the credential helper first, which `docker login` uses too",
         ),
-        ("{", "no credentials were found for it (`", "docker login localhost:5000"),
+        (
+            "{",
+            "no credentials were found for it (`",
+            "mend config.json first: `docker login` would write it anew",
+        ),
     ];
     for (config, told, hint) in table {
         let env = TestEnv::new().with_config(config);
@@ -178,7 +182,9 @@ fn a_login_is_typed_checked_and_kept() {
 #[test]
 fn what_cannot_be_asked_is_said() {
     let env = TestEnv::new();
-    let table: [(&[&str], i32, &str, &str); 5] = [
+    let table: [(&[&str], i32, &str, &str); 7] = [
+        (&["localhost:99999"], 125, "`localhost:99999` is no registry", ""),
+        (&["https://me:hunter2@localhost:5000"], 125, "`https://…@localhost:5000` is no registry", ""),
         (&["team"], 125, "`team` is no registry", "named like `registry.example.com`"),
         (
             &["--login", "docker.io"],

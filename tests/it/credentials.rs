@@ -363,7 +363,22 @@ fn a_refusal_names_registry_user_source_and_what_helps() {
             r#"{"credsStore":"gone"}"#,
             None,
             "no basic auth credentials",
-            vec!["no credentials were found for it (credential helper `docker-credential-gone`"],
+            vec![
+                "no credentials were found for it (credential helper `docker-credential-gone`",
+                "hint: see to the credential helper first",
+            ],
+        ),
+        (
+            r#"{"auths":{},}"#,
+            None,
+            "no basic auth credentials",
+            vec!["no credentials were found for it (`", "hint: mend config.json first"],
+        ),
+        (
+            "{}",
+            Some("{"),
+            "no basic auth credentials",
+            vec!["DOCKER_AUTH_CONFIG is not what docker expects", "hint: mend or unset DOCKER_AUTH_CONFIG"],
         ),
     ];
     for (config, variable, message, words) in table {

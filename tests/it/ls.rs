@@ -199,7 +199,7 @@ fn an_identity_token_is_traded_for_one() {
     let form = String::from_utf8(requests[2].body.clone()).unwrap();
     assert_eq!(
         form,
-        "service=s&scope=registry%3Acatalog%3A*&grant_type=refresh_token&client_id=docker-regpush&refresh_token=id+tok"
+        "service=s&scope=registry%3Acatalog%3A*&grant_type=refresh_token&client_id=docker&refresh_token=id+tok"
     );
     assert_eq!(requests[3].header("authorization"), Some("Bearer T2"));
 }
@@ -305,8 +305,8 @@ fn what_a_registry_refuses_is_said_in_words() {
             "",
             Some(alice),
             vec![("GET /v2/_catalog", challenge("Digest realm=\"x\""))],
-            3,
-            "does not accept user `alice`",
+            1,
+            "a kind that is not known here (Digest): unauthorized: authentication required",
             "",
         ),
         (

@@ -208,7 +208,7 @@ fn a_login_that_cannot_be_kept_is_a_warning_of_the_push_and_an_error_of_auth() {
         ("{ half", "config.json` is not valid JSON"),
         ("\u{feff}{}", "config.json` is not valid JSON"),
         (r#"{"auths":[]}"#, "`auths` in `"),
-        (r#"{"auths":{"localhost:5000":null},"auths":{}}"#, "is left as it is: "),
+        (r#"{"auths":{"localhost:5000":null,"localhost:5000":null}}"#, "is left as it is: "),
     ];
     for (text, told) in table {
         let env = TestEnv::new().with_config(text).with_helper("x", "echo locked; exit 1");
@@ -294,14 +294,15 @@ fn a_login_that_is_there_already_is_not_written_again() {
 /// The helper has it, whatever config.json says of that.
 #[test]
 fn a_mark_that_cannot_be_made_is_a_warning() {
-    let text = r#"{"auths":{"localhost:5000":{"auth":"b2xkOm9sZA=="}},"auths":{},"credsStore":"x"}"#;
+    let old = r#"{"auth":"b2xkOm9sZA=="}"#;
+    let text = &format!(r#"{{"auths":{{"localhost:5000":{old},"localhost:5000":{old}}},"credsStore":"x"}}"#);
     let env = TestEnv::new().with_config(text).with_helper("x", KEEPS);
     let engine = accepting();
     let kept = log_in(&env, &engine, HOST);
     assert_eq!(kept.status, 0, "{kept}");
     assert!(kept.stderr.contains("is kept by the credential helper `docker-credential-x`"), "{kept}");
     assert!(kept.stderr.contains("warning: config.json does not say so: `"), "{kept}");
-    assert!(exists(&env.path("home/stored")) && config(&env) == text);
+    assert!(exists(&env.path("home/stored")) && config(&env) == *text);
 }
 
 #[test]
