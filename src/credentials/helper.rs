@@ -15,6 +15,8 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use std::{env, io};
 
+#[cfg(unix)]
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
@@ -183,18 +185,12 @@ impl Call<'_> {
         command.arg(self.action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // In our process group where somebody is there, since it may ask at the terminal; else in one of
         // its own, by which all of it can be ended.
-        #[cfg(unix)]
         let has_group = self.patience.is_some();
         #[cfg(unix)]
         if has_group {
             command.process_group(0);
         }
-        let child = command.kill_on_drop(true).spawn()?;
-        let mut started = Started {
-            child,
-            #[cfg(unix)]
-            has_group,
-        };
+        let mut started = Started::new(command.kill_on_drop(true).spawn()?, has_group);
         let child = &mut started.child;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut answer = Zeroizing::new(Vec::with_capacity(MAX_SAID));
@@ -209,20 +205,26 @@ impl Call<'_> {
             let read = read_up_to(stdout.expect("piped"), MAX_ANSWER, &mut answer);
             let talk = async { tokio::try_join!(written, read, keep_start(stderr.expect("piped"), said)) };
             tokio::pin!(talk);
-            tokio::select! {
-                talked = &mut talk => {
-                    talked?;
-                    child.wait().await?
-                }
-                status = child.wait() => {
-                    let status = status?;
-                    if let Ok(talked) = timeout(AFTERMATH, &mut talk).await {
+            let mut ticks = tokio::time::interval(LISTENING);
+            loop {
+                tokio::select! {
+                    talked = &mut talk => {
                         talked?;
+                        break started.child.wait().await?;
                     }
-                    status
+                    status = started.child.wait() => {
+                        let status = status?;
+                        if let Ok(talked) = timeout(AFTERMATH, &mut talk).await {
+                            talked?;
+                        }
+                        break status;
+                    }
+                    _ = ticks.tick() => started.look_at_children(),
                 }
             }
         };
+        // What it leaves running is meant to, like an agent.
+        started.has_ended = status.code().is_some();
         let stdout = String::from_utf8(std::mem::take(&mut *answer))
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         let stderr = String::from_utf8_lossy(&said.borrow()).into_owned();
@@ -246,25 +248,54 @@ impl Call<'_> {
     }
 }
 
-/// A running helper. Dropping it ends it, with all that it has started.
+/// A helper. Dropping it ends it, with all that it has started, unless it has ended by itself.
+#[cfg_attr(windows, expect(dead_code, reason = "there the helper alone is ended"))]
 struct Started {
     child: Child,
-    #[cfg(unix)]
+    /// It leads a group of its own.
     has_group: bool,
+    has_ended: bool,
+    #[cfg(unix)]
+    id: Option<Pid>,
+    /// What it has started, when that was last looked at: who has lost his parent is not found any more.
+    #[cfg(unix)]
+    children: Vec<Pid>,
+}
+
+impl Started {
+    fn new(child: Child, has_group: bool) -> Self {
+        Self {
+            #[cfg(unix)]
+            id: child.id().and_then(|id| Pid::from_raw(id.cast_signed())),
+            #[cfg(unix)]
+            children: Vec::new(),
+            child,
+            has_group,
+            has_ended: false,
+        }
+    }
+
+    fn look_at_children(&mut self) {
+        #[cfg(unix)]
+        if let Some(id) = self.id.filter(|_| !self.has_group) {
+            self.children = descendants(id);
+        }
+    }
 }
 
 #[cfg(unix)]
 impl Drop for Started {
     fn drop(&mut self) {
-        use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-        // Nothing once it has ended by itself: what it leaves running then is meant to, like an agent.
-        let Some(id) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else { return };
+        let Some(id) = self.id.filter(|_| !self.has_ended) else { return };
         if self.has_group {
             let _ = kill_process_group(id, Signal::KILL);
-        } else {
-            for process in descendants(id) {
-                let _ = kill_process(process, Signal::KILL);
-            }
+            return;
+        }
+        // Those it has now, and those that a helper which Ctrl-C has just ended had before.
+        // (Its number is another's once it was waited for.)
+        let children = self.child.id().map(|_| descendants(id)).unwrap_or_default();
+        for process in children.iter().chain(&self.children) {
+            let _ = kill_process(*process, Signal::KILL);
         }
     }
 }
@@ -273,13 +304,13 @@ impl Drop for Started {
 ///
 /// Source: proc(5), `/proc/PID/task/TID/children`.
 #[cfg(unix)]
-fn descendants(process: rustix::process::Pid) -> Vec<rustix::process::Pid> {
+fn descendants(process: Pid) -> Vec<Pid> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero()));
     let lists = tasks.into_iter().flatten().flatten();
     let lists = lists.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     let children: Vec<_> = lists
         .flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<i32>>())
-        .filter_map(rustix::process::Pid::from_raw)
+        .filter_map(Pid::from_raw)
         .collect();
     children.into_iter().flat_map(|child| descendants(child).into_iter().chain([child])).collect()
 }
@@ -298,7 +329,7 @@ async fn read_up_to(mut from: impl AsyncRead + Unpin, limit: usize, into: &mut V
 #[cfg(unix)]
 fn is_interrupted(status: ExitStatus) -> bool {
     use std::os::unix::process::ExitStatusExt as _;
-    status.signal() == Some(rustix::process::Signal::INT.as_raw())
+    status.signal() == Some(Signal::INT.as_raw())
 }
 
 /// Reads to the end, and keeps the start.

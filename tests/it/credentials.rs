@@ -243,6 +243,21 @@ fn a_helper_at_a_terminal_is_ended_with_its_children_too() {
     wait_until_ended(&env);
 }
 
+/// Ctrl-C ends the helper at once, and not what it has put into the background.
+#[test]
+fn ctrl_c_ends_the_children_of_a_helper_too() {
+    let script = format!("trap '' HUP; {HANGS}");
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
+    let engine = FakeEngine::start();
+    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", IMAGE]);
+    terminal.wait_for("waiting for docker-credential-x, asked for localhost:5000 …");
+    terminal.type_in("\x03");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 130, "{}", ended.text);
+    assert!(!ended.text.contains("warning"), "the helper did not fail: {}", ended.text);
+    wait_until_ended(&env);
+}
+
 #[test]
 fn a_helper_that_hangs_is_given_up_where_nobody_can_answer_it() {
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", HANGS);
