@@ -420,6 +420,8 @@ fn shown(cli: &Engine, case: &Case, words: &[&str]) -> (Option<Value>, String) {
 fn the_same_credentials_as_docker_or_the_table_says_why() {
     let cli = engine("docker-28-classic");
     let cases = cases();
+    let same = cases.iter().filter(|case| matches!(case.sent, Sent::Same(_))).count();
+    println!("{} cases, {same} the same", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
         let (ours, our_run) = shown(&cli, case, &["regpush", "-q"]);
