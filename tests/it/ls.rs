@@ -499,14 +499,13 @@ fn digests_that_are_refused_are_told_and_not_asked_for_again_where_that_is_too_m
     let mut registry =
         registry.on("GET /v2/app/tags/list", Reply::json(200, &json!({"tags": names}).to_string()));
     // As many as are asked for at once.
-    registry = registry.on("HEAD /v2/app/manifests/v0", digest());
-    for number in 1..9 {
+    for number in 0..8 {
         registry = registry.on(&format!("HEAD /v2/app/manifests/v{number}"), Reply::json(429, ""));
     }
     let run = ls(&TestEnv::new(), &engine(), &[&format!("{host}/app")]);
     assert_eq!(run.status, 0, "{run}");
     assert_eq!(run.stdout.lines().count(), 101, "{run}");
-    assert!(run.stderr.contains("warning: no digest for 99 of 100 tags: the registry 127.0.0.1:"), "{run}");
+    assert!(run.stderr.contains("warning: no digest for 100 of 100 tags: the registry 127.0.0.1:"), "{run}");
     assert!(run.stderr.contains("answered 429 Too Many Requests"), "{run}");
     drop(registry);
 }
