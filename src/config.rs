@@ -286,8 +286,7 @@ impl Held {
         loop {
             let (lock, lock_path) = match private_file().open(&lock_path) {
                 Ok(lock) => (lock, Some(lock_path.clone())),
-                // Mounted by itself into a directory that is not ours, say. Then it is written in place, and
-                // can be locked itself.
+                // The directory is not ours: the file may be mounted into it by itself. It can be locked too.
                 Err(_) if target.exists() => (File::open(&target)?, None),
                 Err(error) => return Err(error),
             };

@@ -108,14 +108,13 @@ impl RegistryError {
 /// How a registry is to be spoken to.
 #[derive(Debug)]
 pub struct Access {
-    /// Plain HTTP will do, and any certificate.
-    pub is_insecure: bool,
     /// `/etc/docker/certs.d/HOST:PORT`: `*.crt`, and pairs of `*.cert` and `*.key`.
     pub certificates: PathBuf,
     pub credentials: Credentials,
     /// Whose they are, for messages.
     pub login: Login,
     pub trace: Option<Trace>,
+    /// Where any certificate will do, so will plain HTTP: the registry is called insecure.
     tls: Tls,
 }
 
@@ -135,15 +134,15 @@ impl Access {
         warn: impl FnMut(&str),
     ) -> Result<Self, RegistryError> {
         let certificates = certificates_directory(settings.is_rootless).join(domain);
-        let is_insecure = settings.is_insecure(domain, &addresses(domain).await);
-        let tls = Tls { skip_verify: is_insecure, ..tls(domain, &certificates, warn)? };
-        Ok(Self { is_insecure, certificates, credentials, login, trace, tls })
+        let skip_verify = settings.is_insecure(domain, &addresses(domain).await);
+        let tls = Tls { skip_verify, ..tls(domain, &certificates, warn)? };
+        Ok(Self { certificates, credentials, login, trace, tls })
     }
 
     /// Whether its token server may be as insecure as the registry itself. Every registry of this machine
     /// is called insecure, and that says nothing of another.
     fn lends_insecurity(&self, domain: &str) -> bool {
-        self.is_insecure && !is_on_loopback(domain)
+        self.tls.skip_verify && !is_on_loopback(domain)
     }
 }
 
@@ -196,7 +195,7 @@ impl Registry {
         };
         match registry.ping().await {
             Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Tls { .. }))
-                if registry.access.is_insecure =>
+                if registry.access.tls.skip_verify =>
             {
                 registry.api = url(domain, &format!("http://{host}/"))?;
                 registry.client =
@@ -355,13 +354,12 @@ impl Registry {
         let authorization = self.authorize(&challenges, scope, &refusal.reason).await?;
         let response = self.ask_with(method, url, Some(&authorization)).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            let Refusal { status, reason, server } = self.read_refusal(response).await?;
+            let refusal = self.read_refusal(response).await?;
             // A token server has taken the login, and has not given this right with it.
-            let has_token = authorization.expose().starts_with("Bearer ");
-            let is_known = has_token && self.access.credentials.registry_token.is_none();
-            let status =
-                if is_known && !self.access.login.anonymous { StatusCode::FORBIDDEN } else { status };
-            return Err(self.refusal(Refusal { status, reason, server }));
+            let kind = self.access.credentials.kind();
+            let was_taken = authorization.expose().starts_with("Bearer ")
+                && matches!(kind, Some(Kind::Password | Kind::IdentityToken));
+            return Err(if was_taken { self.denied(refusal.reason) } else { self.refusal(refusal) });
         }
         self.authorization
             .lock()
@@ -452,13 +450,14 @@ impl Registry {
         let mut url = url(&self.domain, realm)?;
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let is_own = place(&url) == place(&self.api);
-        let is_insecure = is_own || self.access.lends_insecurity(&self.domain);
-        if url.scheme() != "https" && !credentials.is_anonymous() && !is_insecure && !is_loopback(&host) {
+        let is_as_registry = is_own || self.access.lends_insecurity(&self.domain);
+        if url.scheme() != "https" && !credentials.is_anonymous() && !is_as_registry && !is_loopback(&host) {
             let reason =
                 format!("its token server `{}` has no TLS, and no login is sent there", clean(&host));
             return Err(self.not_a_registry(&reason));
         }
-        let tls = Tls { skip_verify: self.access.is_insecure && is_insecure, ..self.access.tls.clone() };
+        let tls =
+            Tls { skip_verify: self.access.tls.skip_verify && is_as_registry, ..self.access.tls.clone() };
         let tls = Some(&tls).filter(|_| url.scheme() == "https");
         // A login goes nowhere else.
         let client = client(&self.domain, tls, &self.access.certificates, Policy::none())?;
@@ -518,7 +517,8 @@ impl Registry {
     /// It cannot be sent: there is a line end in it, say.
     fn sensitive(&self, secret: &Secret) -> Result<HeaderValue, RegistryError> {
         let value = HeaderValue::from_str(secret.expose());
-        let mut value = value.map_err(|_| self.not_a_registry("a token cannot be sent"))?;
+        let mut value =
+            value.map_err(|_| self.unauthorized("it holds characters that cannot be sent".to_owned()))?;
         value.set_sensitive(true);
         Ok(value)
     }
@@ -542,8 +542,7 @@ impl Registry {
             trace(&clean(&self.hide(format!("{} {url}{names}", request.method()))));
         }
         let response = client.execute(request).await.map_err(|error| {
-            // Where a redirect led to, if it did.
-            let url = error.url().cloned().unwrap_or_else(|| url.clone());
+            // (reqwest does not say so if it broke at a place that a redirect led to.)
             let error = error.without_url();
             match tls_error(&error) {
                 Some(problem) => RegistryError::Tls {
@@ -596,15 +595,17 @@ impl Registry {
     }
 
     fn refusal(&self, Refusal { status, reason, server }: Refusal) -> RegistryError {
-        let registry = self.domain.clone();
         match status {
             StatusCode::UNAUTHORIZED => self.unauthorized(reason),
-            StatusCode::FORBIDDEN => {
-                RegistryError::Denied { registry, login: Box::new(self.access.login.clone()), reason }
-            }
+            StatusCode::FORBIDDEN => self.denied(reason),
             StatusCode::NOT_FOUND => self.not_a_registry(&format!("it answered {status}: {reason}")),
             _ => RegistryError::Answered { server, status, reason },
         }
+    }
+
+    fn denied(&self, reason: String) -> RegistryError {
+        let login = Box::new(self.access.login.clone());
+        RegistryError::Denied { registry: self.domain.clone(), login, reason }
     }
 
     fn unauthorized(&self, reason: String) -> RegistryError {

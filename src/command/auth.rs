@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::table::table;
-use super::{engine, keyring, password_from_stdin, print, registry, tell};
+use super::{engine, keyring, password_from_stdin, print, registry, tell, warn};
 use crate::cli::{AuthOptions, DockerOptions, ListFormat};
 use crate::context::without_user;
 use crate::credentials::prompt::Terminal;
@@ -47,11 +47,10 @@ pub async fn run(
     auth_config: Option<Secret>,
 ) -> Result<(), Error> {
     let mut warnings = Vec::new();
-    let warn = |warning: String| {
-        tell(&format!("warning: {warning}"));
+    let (keyring, terminal) = keyring(docker, given, auth_config, |warning| {
+        warn(&warning);
         warnings.push(warning);
-    };
-    let (keyring, terminal) = keyring(docker, given, auth_config, warn)?;
+    })?;
     let Some(typed) = &options.registry else { return list(&keyring, options.format).await };
     let domain = registry_domain(typed).ok_or_else(|| Error::RegistryName { typed: without_user(typed) })?;
     let mut call = Call { docker, options, keyring, terminal, domain, warnings };
@@ -64,7 +63,7 @@ pub async fn run(
 async fn list(keyring: &Keyring, format: ListFormat) -> Result<(), Error> {
     let (entries, problems) = keyring.list(tell).await;
     for problem in problems {
-        tell(&format!("warning: {}", clean(&problem.to_string())));
+        warn(&clean(&problem.to_string()));
     }
     let text = match format {
         ListFormat::Table => {
@@ -210,7 +209,7 @@ impl Call<'_> {
     }
 
     fn warn(&mut self, warning: String) {
-        tell(&format!("warning: {warning}"));
+        warn(&warning);
         self.warnings.push(warning);
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::table::table;
-use super::{LIST_TIMEOUT, engine, keyring, print, registry, tell};
+use super::{LIST_TIMEOUT, engine, keyring, print, registry, tell, warn};
 use crate::cli::{DockerOptions, ListFormat, LsOptions};
 use crate::context::without_user;
 use crate::credentials::{Credentials, Keyring};
@@ -34,7 +34,7 @@ pub async fn run(
     auth_config: Option<Secret>,
 ) -> Result<(), Error> {
     let place = place(options.registry.as_deref())?;
-    let (keyring, _) = keyring(docker, given, auth_config, |warning| tell(&format!("warning: {warning}")))?;
+    let (keyring, _) = keyring(docker, given, auth_config, |warning| warn(&warning))?;
     let text = match place {
         Place::Engine => images(docker, &keyring, options.format).await?,
         Place::Registry(domain) => {
@@ -49,11 +49,7 @@ pub async fn run(
             let tags = registry.tags(repository.path()).await?;
             let (digests, trouble) = digests(&registry, repository.path(), &tags).await;
             if let Some((count, error)) = trouble {
-                tell(&format!(
-                    "warning: no digest for {count} of {} tags: {}",
-                    tags.len(),
-                    with_causes(&error)
-                ));
+                warn(&format!("no digest for {count} of {} tags: {}", tags.len(), with_causes(&error)));
             }
             listed_tags(&repository, tags.into_iter().zip(digests).collect(), options.format)
         }
@@ -89,20 +85,14 @@ async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Res
         // Another engine would be a mistake; none is not, to look into a registry.
         Err(Error::Engine(EngineError::Transport(error @ TransportError::Unreachable { .. }))) => {
             let error = Error::Engine(EngineError::Transport(error));
-            tell(&format!(
-                "warning: {}; going on with docker's own settings for registries",
-                error.message()
-            ));
+            warn(&format!("{}; going on with docker's own settings for registries", error.message()));
             None
         }
         Err(error) => return Err(error),
     };
     let found = keyring.look_up(domain, tell).await;
-    for told in
-        found.shadow.into_iter().chain(found.warnings.iter().map(|warning| format!("warning: {warning}")))
-    {
-        tell(&told);
-    }
+    found.shadow.iter().for_each(|shadow| tell(shadow));
+    found.warnings.iter().for_each(|warning| warn(warning));
     registry(docker, engine.as_mut(), domain, found.credentials, found.login).await
 }
 

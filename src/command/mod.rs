@@ -120,15 +120,12 @@ async fn registry(
         Some(engine) => {
             let endpoint = engine.endpoint();
             if is_on_loopback(domain) && !endpoint.address.is_here() {
-                tell(&format!(
-                    "warning: the engine is at {endpoint}; {domain} is looked for on this machine"
-                ));
+                warn(&format!("the engine is at {endpoint}; {domain} is looked for on this machine"));
             }
             engine.registry_settings().await?
         }
         None => RegistrySettings::default(),
     };
-    let warn = |warning: &str| tell(&format!("warning: {warning}"));
     let access = Access::new(domain, &settings, credentials, login, trace(docker), warn).await?;
     Ok(Registry::connect(domain, access).await?)
 }
@@ -189,10 +186,18 @@ fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Who reads only part of a list wants no more: `docker regpush ls | head -1`.
+fn warn(warning: &str) {
+    tell(&format!("warning: {warning}"));
+}
+
 fn print(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    unless_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Who reads only part of a result wants no more: `docker regpush ls | head -1`.
+fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
+    match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(Error::Output),
     }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
-use super::{LIST_TIMEOUT, engine, given_login, keyring, tell_error};
+use super::{LIST_TIMEOUT, engine, given_login, keyring, tell_error, unless_closed};
 use crate::cli::{DockerOptions, ProgressMode, PushOptions};
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Keyring, Source};
@@ -191,11 +191,7 @@ impl Run<'_> {
             elapsed: self.started.elapsed(),
             result: &result,
         };
-        let written = match report.write(self.options.format, &mut io::stdout().lock()) {
-            // Who reads only part of the result wants no more: `docker regpush … | head -c 0`.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => written.map_err(Error::Output),
-        };
+        let written = unless_closed(report.write(self.options.format, &mut io::stdout().lock()));
         if let Err(error) = result.and(written) {
             tell_error(&error);
             // Who interrupts wants to know that of all.

@@ -185,18 +185,7 @@ pub enum CredentialsError {
     HelperFailed { helper: String, task: String, reason: String },
 }
 
-/// Credentials for one registry, and how they were found.
-#[derive(Debug)]
-pub struct Found {
-    pub credentials: Credentials,
-    pub source: Source,
-    /// Sources that were asked before and are broken.
-    pub problems: Vec<CredentialsError>,
-    /// A login kept there was not looked at, since `DOCKER_AUTH_CONFIG` goes before it.
-    pub shadowed: Option<Source>,
-}
-
-/// [`Found`], in words.
+/// Credentials for one registry, how they were found, and what is to be told of that.
 #[derive(Debug)]
 pub struct LookedUp {
     pub credentials: Credentials,
@@ -314,41 +303,25 @@ impl Keyring {
     /// docker stops at the first helper that is configured; credentials still lying in `auths`
     /// behind it are used here.
     ///
-    /// * `key`: [`crate::reference::Reference::credentials_key`]
-    /// * `tell`: told of a helper that has not answered within 3 s.
-    pub async fn find(&self, key: &str, tell: impl FnMut(&str)) -> Found {
-        let mut found = Found {
-            credentials: Credentials::anonymous(),
-            source: Source::Nothing,
-            problems: Vec::new(),
-            shadowed: None,
-        };
-        if let Some(credentials) = &self.given {
-            (found.credentials, found.source) = (credentials.clone(), Source::CommandLine);
-        } else if let Some((credentials, source)) = self.search(key, &mut found.problems, tell).await {
-            (found.credentials, found.source) = (credentials, source);
-        }
-        if found.source == Source::Variable {
-            found.shadowed = self.stored(key);
-        }
-        found
-    }
-
-    /// [`Self::find`], with what is to be told of it.
-    ///
     /// * `registry`: its domain.
+    /// * `tell`: told of a helper that has not answered within 3 s.
     pub async fn look_up(&self, registry: &str, tell: impl FnMut(&str)) -> LookedUp {
-        let found = self.find(credentials_key(registry), tell).await;
-        let shadow = found.shadowed.as_ref();
-        let shadow = shadow
+        let key = credentials_key(registry);
+        let mut problems = Vec::new();
+        let found = match &self.given {
+            Some(credentials) => Some((credentials.clone(), Source::CommandLine)),
+            None => self.search(key, &mut problems, tell).await,
+        };
+        let (credentials, source) = found.unwrap_or((Credentials::anonymous(), Source::Nothing));
+        let shadowed = if source == Source::Variable { self.stored(key) } else { None };
+        let shadow = shadowed
             .map(|stored| format!("DOCKER_AUTH_CONFIG goes before the login for {registry} in {stored}"));
-        let warnings: Vec<String> =
-            found.problems.iter().map(|problem| clean(&problem.to_string())).collect();
-        let problems = self.config_problem.iter().chain(&warnings).cloned().collect();
         let broken = self.config_problem.as_ref().map(|_| Broken::Config);
-        let broken = broken.or_else(|| found.problems.first().map(CredentialsError::broken));
-        let login = Login { broken, ..Login::new(&found.credentials, found.source, problems) };
-        LookedUp { credentials: found.credentials, login, shadow, warnings }
+        let broken = broken.or_else(|| problems.first().map(CredentialsError::broken));
+        let warnings: Vec<String> = problems.iter().map(|problem| clean(&problem.to_string())).collect();
+        let problems = self.config_problem.iter().chain(&warnings).cloned().collect();
+        let login = Login { broken, ..Login::new(&credentials, source, problems) };
+        LookedUp { credentials, login, shadow, warnings }
     }
 
     /// What the variable does to a login that has just been kept elsewhere.
@@ -758,12 +731,9 @@ mod tests {
 
     #[test]
     fn debug_and_errors_show_no_secret() {
-        let found = Found {
-            credentials: basic("alice", "hunter2"),
-            source: Source::Prompt,
-            problems: Vec::new(),
-            shadowed: None,
-        };
+        let credentials = basic("alice", "hunter2");
+        let login = Login::new(&credentials, Source::Prompt, Vec::new());
+        let found = LookedUp { credentials, login, shadow: None, warnings: Vec::new() };
         let keyring = Keyring {
             known: None,
             given: Some(basic("alice", "hunter2")),
