@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -117,6 +118,31 @@ pub struct PushOptions {
     /// The result, on stdout: NAME@DIGEST (ref), or an object with all about it (json)
     #[arg(long, value_enum, default_value_t, value_name = "ref|json", hide_possible_values = true)]
     pub format: Format,
+    /// How often to try again, where another try can help
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub retries: u32,
+    /// End a try in which nothing moves for so long; 0: never
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub stall_timeout: Duration,
+    /// Give up an image that is not there after so long, all tries together [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// If the tag is there already: push all the same (overwrite), only what differs (update), leave it alone
+    /// (skip), or fail if it differs. The same image is never an error
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "overwrite|update|skip|fail",
+        hide_possible_values = true
+    )]
+    pub if_exists: IfExists,
+    /// Ask the registry afterwards what it serves: if it can be asked (auto), or fail (always)
+    #[arg(long, value_enum, default_value_t, value_name = "auto|always|never", hide_possible_values = true)]
+    pub verify: Verify,
+    /// Say what a push would do, and whether it may, and push nothing
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub given: GivenLogin,
     /// Never ask for a login; nor is asked where stdin or stderr is no terminal
@@ -206,6 +232,12 @@ fn any_path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
+/// `90s`, `1m30s`, `2h`; no longer than a year, which is as good as for ever.
+fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    humantime::parse_duration(text).map(|duration| duration.min(YEAR))
+}
+
 /// Basic authentication ends a user name at the first colon (RFC 7617, 2).
 fn username(typed: &str) -> Result<String, &'static str> {
     match typed {
@@ -255,6 +287,25 @@ pub enum Format {
     #[default]
     Ref,
     Json,
+}
+
+/// What to do about a tag that is in the registry already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum IfExists {
+    #[default]
+    Overwrite,
+    Update,
+    Skip,
+    Fail,
+}
+
+/// Whether the registry is asked what it serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Verify {
+    #[default]
+    Auto,
+    Always,
+    Never,
 }
 
 /// How a list is printed.

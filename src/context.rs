@@ -14,10 +14,10 @@ use std::{env, io};
 use hyper::http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::config::{Config, ConfigError, directory, field, read_file};
 use crate::secret::Secret;
+use crate::text::sha256;
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 const DEFAULT_PIPE: &str = "//./pipe/docker_engine";
@@ -562,7 +562,7 @@ struct StoredContext {
 
 impl StoredContext {
     fn read(store: &Path, name: &str, named_by: NamedBy) -> Result<Self, ContextError> {
-        let id: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = sha256(name.as_bytes());
         let path = store.join("meta").join(&id).join("meta.json");
         let name = name.to_owned();
         let meta = read_file(&path)
@@ -644,7 +644,7 @@ mod tests {
 
     /// A context as docker writes it, its files of TLS given by name.
     fn store(directory: &Path, name: &str, endpoint: &str, tls: &[&str]) {
-        let id: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = sha256(name.as_bytes());
         let meta = directory.join("contexts/meta").join(&id);
         fs::create_dir_all(&meta).unwrap();
         let text = format!(r#"{{"Name":"{name}","Metadata":{{}},"endpoints":{{"docker":{endpoint}}}}}"#);
@@ -659,7 +659,7 @@ mod tests {
     #[test]
     fn a_context_is_found_by_the_hash_of_its_name() {
         // As docker names the folder of "fk".
-        let id: String = Sha256::digest("fk").iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = sha256(b"fk");
         assert_eq!(id, "5bddbdea794b5ac1ebd76c5987e666ec03cc3f70f07276253550ba7bb8876cc0");
     }
 

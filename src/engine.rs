@@ -31,6 +31,8 @@ use crate::transport::{Transport, TransportError};
 const API_VERSION: (u32, u32) = (1, 51);
 /// An answer that is not a stream: errors, `/auth`, lists of images.
 const MAX_BODY: usize = 16 << 20;
+/// The same of an error: a page of HTML, at most.
+const MAX_REFUSAL: usize = 1 << 20;
 /// The oldest that any engine in use speaks; its push is the one we know.
 const MIN_API_VERSION: (u32, u32) = (1, 24);
 /// An engine that answers at all answers a ping at once.
@@ -74,8 +76,8 @@ pub enum EngineError {
     Silent { endpoint: Arc<Endpoint> },
     #[error("the engine at {endpoint} speaks API {}.{}, and {}.{} is the oldest that can be used", version.0, version.1, MIN_API_VERSION.0, MIN_API_VERSION.1)]
     TooOld { endpoint: Arc<Endpoint>, version: (u32, u32) },
-    #[error("the engine's answer is longer than {} MB", MAX_BODY >> 20)]
-    TooLong,
+    #[error("the engine's answer is longer than {} MB", .0 >> 20)]
+    TooLong(usize),
     #[error("invalid API version (`{0}`) in DOCKER_API_VERSION")]
     ApiVersion(String),
     #[error("the engine's answer to {0} cannot be read")]
@@ -128,6 +130,38 @@ impl RegistrySettings {
         };
         self.secure.get(domain).map_or_else(|| is_on_loopback(domain) || in_network(), |secure| !secure)
     }
+}
+
+/// An image in the engine's store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageDetails {
+    pub id: String,
+    /// Bytes, as the engine counts them.
+    pub size: u64,
+    /// All that it goes by: its ID, and what registries call it (`RepoDigests`). Whatever has one of these
+    /// digests has the same content.
+    pub digests: Vec<String>,
+    /// The digests of its layers before they are compressed.
+    pub layers: Vec<String>,
+}
+
+/// What a tag in a registry names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    pub digest: String,
+    /// Of the manifest, in bytes.
+    pub size: u64,
+}
+
+/// What an engine says that a registry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InRegistry {
+    Names(Descriptor),
+    NamesNothing,
+    /// The engine does not know how, or could not; `message`: why, unclean.
+    NotAsked {
+        message: Option<String>,
+    },
 }
 
 /// Takes a line about each call, for `--debug`; of headers only the names.
@@ -254,7 +288,23 @@ impl Engine {
         }
         let endpoint = self.endpoint();
         let decoder = Decoder::new(self.censor.clone());
-        Ok(PushStream { body: response.into_body(), decoder, endpoint })
+        let tells_progress = !is_podman(response.headers());
+        Ok(PushStream { body: response.into_body(), decoder, endpoint, tells_progress })
+    }
+
+    /// Has the engine give up a push, and waits until it has; `false`: it did not say so in time.
+    ///
+    /// An engine gives up once its client has hung up, but a client that has hung up does not see that. So
+    /// only the way there is closed: engines take that for the same, end the answer, and then the
+    /// connection (docker 20.10 and 28, podman 4.3: measured within 0.1 s).
+    pub async fn stop(&mut self, mut stream: PushStream) -> bool {
+        /// docker waits for what it has started to end.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        self.transport.close_writing();
+        let rest = async { while let Ok(true) = stream.next(|_| {}).await {} };
+        let has_ended = tokio::time::timeout(PATIENCE, rest).await.is_ok();
+        self.transport.hang_up();
+        has_ended
     }
 
     /// The value of `X-Registry-Auth`, which from now on is watched for in what the engine says.
@@ -274,66 +324,100 @@ impl Engine {
         }
     }
 
-    /// What the registry says the tag names: digest and size of its manifest, in bytes. `None`: it says
-    /// nothing, or the engine does not ask (podman).
+    /// Has the engine ask the registry what the tag names.
     ///
     /// # Errors
     /// The engine is gone.
     ///
-    /// Source: Docker Engine API 1.30, `GET /distribution/{name}/json`.
-    pub async fn in_registry(
-        &mut self,
-        request: &PushRequest<'_>,
-    ) -> Result<Option<(String, u64)>, EngineError> {
+    /// Source: Docker Engine API 1.30, `GET /distribution/{name}/json`; podman does not have it.
+    pub async fn in_registry(&mut self, request: &PushRequest<'_>) -> Result<InRegistry, EngineError> {
         #[derive(Deserialize)]
         struct Answer {
             #[serde(rename = "Descriptor")]
-            descriptor: Descriptor,
+            descriptor: Named,
         }
         #[derive(Deserialize)]
-        struct Descriptor {
+        struct Named {
             digest: String,
             size: u64,
         }
-        let reference = request.reference;
-        let name = format!("{}:{}", reference.repository(), reference.tag_or_latest());
-        let path = format!("{}/distribution/{}/json", self.prefix, utf8_percent_encode(&name, PATH));
+        let path = format!("{}/distribution/{}/json", self.prefix, in_path(request.reference));
         let header = self.sending(request);
-        let answer: Option<Answer> = self.ask(&path, Some(&header)).await?;
-        let named = answer.map(|answer| (answer.descriptor.digest, answer.descriptor.size));
-        Ok(named.filter(|(digest, _)| is_digest(digest)))
+        match self.ask::<Answer>(&path, Some(&header)).await {
+            Ok(Some(Answer { descriptor: Named { digest, size } })) if is_digest(&digest) => {
+                Ok(InRegistry::Names(Descriptor { digest, size }))
+            }
+            Ok(_) => Ok(InRegistry::NotAsked { message: None }),
+            // `manifest unknown`, `name unknown`: the registry's own words. podman: `Not Found`.
+            Err(EngineError::Answered { status: StatusCode::NOT_FOUND, message }) => {
+                let is_registrys = message.contains(" unknown");
+                Ok(if is_registrys {
+                    InRegistry::NamesNothing
+                } else {
+                    InRegistry::NotAsked { message: None }
+                })
+            }
+            Err(EngineError::Answered { message, .. }) => Ok(InRegistry::NotAsked { message: Some(message) }),
+            Err(error) => Err(error),
+        }
     }
 
-    /// The digests that an image in the engine goes by: its ID, and what registries call it. None if it
-    /// is not there.
+    /// What the engine knows of an image.
     ///
     /// # Errors
-    /// The engine is gone.
-    pub async fn digests(&mut self, reference: &Reference) -> Result<Vec<String>, EngineError> {
+    /// It is not there ([`EngineError::Answered`]), or the engine is gone.
+    ///
+    /// Source: Docker Engine API 1.24, `GET /images/{name}/json`.
+    pub async fn inspect(&mut self, reference: &Reference) -> Result<ImageDetails, EngineError> {
         #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
         struct Answer {
-            #[serde(rename = "Id")]
             id: String,
-            #[serde(rename = "RepoDigests", default)]
-            names: Option<Vec<String>>,
+            #[serde(default)]
+            size: i64,
+            #[serde(default)]
+            repo_digests: Option<Vec<String>>,
+            #[serde(rename = "RootFS", default)]
+            root: Root,
         }
-        let name = format!("{}:{}", reference.repository(), reference.tag_or_latest());
-        let path = format!("{}/images/{}/json", self.prefix, utf8_percent_encode(&name, PATH));
-        let Some(Answer { id, names }) = self.ask(&path, None).await? else { return Ok(Vec::new()) };
-        let digest = |name: String| name.split_once('@').map(|(_, digest)| digest.to_owned());
-        Ok(std::iter::once(id).chain(names.unwrap_or_default().into_iter().filter_map(digest)).collect())
+        #[derive(Default, Deserialize)]
+        struct Root {
+            #[serde(rename = "Layers", default)]
+            layers: Option<Vec<String>>,
+        }
+        let path = format!("{}/images/{}/json", self.prefix, in_path(reference));
+        let unreadable = |error| EngineError::Unreadable("/images/{name}/json", error);
+        let body = self.answer(&path, None).await?;
+        let answer: Answer = serde_json::from_slice(&body).map_err(unreadable)?;
+        let digest = |name: &String| name.split_once('@').map(|(_, digest)| digest.to_owned());
+        let own = answer.repo_digests.unwrap_or_default();
+        Ok(ImageDetails {
+            digests: own.iter().filter_map(digest).chain([answer.id.clone()]).collect(),
+            id: clean(&answer.id),
+            size: u64::try_from(answer.size).unwrap_or_default(),
+            layers: answer.root.layers.unwrap_or_default().iter().map(|layer| clean(layer)).collect(),
+        })
     }
 
-    /// A question whose answer is JSON; `None` for any other answer.
+    /// A question whose answer is JSON; `None`: it is something else.
+    ///
+    /// # Errors
+    /// [`EngineError::Answered`] among them.
     async fn ask<T: DeserializeOwned>(
         &mut self,
         path: &str,
         registry_auth: Option<&Secret>,
     ) -> Result<Option<T>, EngineError> {
+        Ok(serde_json::from_slice(&self.answer(path, registry_auth).await?).ok())
+    }
+
+    /// The body of an answer with status 200.
+    async fn answer(&mut self, path: &str, registry_auth: Option<&Secret>) -> Result<Bytes, EngineError> {
         let response = self.call(Method::GET, path, registry_auth, Bytes::new()).await?;
-        let answered = response.status() == StatusCode::OK;
-        let body = self.whole(response).await?;
-        Ok(if answered { serde_json::from_slice(&body).ok() } else { None })
+        match response.status() {
+            StatusCode::OK => self.whole(response).await,
+            _ => Err(self.refusal(response).await),
+        }
     }
 
     /// Has the registry check credentials, once, without a push.
@@ -393,13 +477,12 @@ impl Engine {
             if response.status() != StatusCode::OK {
                 return Err(self.refusal(response).await);
             }
-            let server = response.headers().get(SERVER).map(|value| value.as_bytes().to_owned());
-            Ok((self.whole(response).await?, server.unwrap_or_default()))
+            // The digests it names change when it pushes.
+            let is_podman = is_podman(response.headers());
+            Ok((self.whole(response).await?, is_podman))
         };
         let asked = tokio::time::timeout(limit, asked).await;
-        let (body, server) = asked.map_err(|_| self.silent())??;
-        // The digests it names change when it pushes.
-        let is_podman = server.starts_with(b"Libpod");
+        let (body, is_podman) = asked.map_err(|_| self.silent())??;
         let images: Vec<Image> =
             serde_json::from_slice(&body).map_err(|error| EngineError::Unreadable("/images/json", error))?;
         let named = images.into_iter().flat_map(|image| {
@@ -455,7 +538,12 @@ impl Engine {
             #[serde(rename = "Secure", default)]
             secure: bool,
         }
-        let info: Info = self.ask(&format!("{}/info", self.prefix), None).await?.unwrap_or_default();
+        let info: Info = match self.ask(&format!("{}/info", self.prefix), None).await {
+            Ok(info) => info.unwrap_or_default(),
+            // It does not have the call, or does not let us.
+            Err(EngineError::Answered { .. }) => Info::default(),
+            Err(error) => return Err(error),
+        };
         let config = info.registry_config.unwrap_or_default();
         let registries = config.registries.unwrap_or_default().into_iter();
         let networks = config.networks.unwrap_or_default();
@@ -511,9 +599,10 @@ impl Engine {
     }
 
     async fn whole(&self, response: Response<Incoming>) -> Result<Bytes, EngineError> {
-        match Limited::new(response.into_body(), MAX_BODY).collect().await {
+        let limit = if response.status().is_success() { MAX_BODY } else { MAX_REFUSAL };
+        match Limited::new(response.into_body(), limit).collect().await {
             Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(EngineError::TooLong),
+            Err(error) if error.is::<LengthLimitError>() => Err(EngineError::TooLong(limit)),
             Err(error) => match error.downcast::<hyper::Error>() {
                 Ok(error) => Err(TransportError::lost(self.transport.endpoint(), true, *error).into()),
                 Err(_) => Err(self.silent()),
@@ -559,6 +648,8 @@ pub struct PushStream {
     body: Incoming,
     decoder: Decoder,
     endpoint: Arc<Endpoint>,
+    /// podman says nothing until the end.
+    pub tells_progress: bool,
 }
 
 impl PushStream {
@@ -581,6 +672,10 @@ impl PushStream {
     }
 }
 
+fn is_podman(headers: &HeaderMap) -> bool {
+    headers.get(SERVER).is_some_and(|server| server.as_bytes().starts_with(b"Libpod"))
+}
+
 /// The text of an error body: docker's `message`, podman's `cause` or its stream-shaped error
 /// (4.6 and later), else the body itself.
 pub fn error_message(body: &[u8]) -> String {
@@ -591,6 +686,12 @@ pub fn error_message(body: &[u8]) -> String {
         .or_else(|| text(&value["error"]))
         .or_else(|| text(&value["cause"]))
         .unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
+}
+
+/// `repository:tag`, as it stands in a path.
+fn in_path(reference: &Reference) -> String {
+    let name = format!("{}:{}", reference.repository(), reference.tag_or_latest());
+    utf8_percent_encode(&name, PATH).to_string()
 }
 
 /// docker's own for what has no host.

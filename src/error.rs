@@ -15,9 +15,10 @@ use crate::failure::{Class, Evidence, classify, tunnel_hint};
 use crate::headers::HeadersError;
 use crate::hook::HookError;
 use crate::login::LoginError;
-use crate::push::{PushError, Refusal, Suggestion};
+use crate::push::{Found, PushError, Refusal, Suggestion};
 use crate::reference::{HUB, Reference, ReferenceError};
 use crate::registry::{RegistryError, is_without_catalog};
+use crate::remote::Cause;
 use crate::text::{clean, with_causes};
 use crate::transport::{TlsProblem, TransportError, login, remote_docker};
 
@@ -124,8 +125,12 @@ impl Error {
             Self::TagWithAllTags => Class::Reference,
             Self::Context(_) | Self::Headers(_) | Self::Engine(_) => Class::Engine,
             Self::Push(error) => match error {
-                PushError::Refused(refusal) => refusal.verdict.class,
+                PushError::Refused(refusal) => refusal.cause.class(),
                 PushError::Engine { .. } | PushError::Unconfirmed { .. } => Class::Engine,
+                PushError::Exists { .. } => Class::Exists,
+                PushError::Unverified { .. } => Class::Unverified,
+                PushError::Unverifiable { cause, .. } => cause.class(),
+                PushError::TimedOut { .. } => Class::Stalled,
                 PushError::Login(_) => Class::Auth,
             },
             Self::Login(_) | Self::NoLogin { .. } | Self::LoginRefused { .. } => Class::Auth,
@@ -159,6 +164,9 @@ impl Error {
             Class::Engine => 4,
             Class::NotFound | Class::ContentMissing => 5,
             Class::Network | Class::RateLimited | Class::Server | Class::Tls => 6,
+            Class::Stalled => 7,
+            Class::Exists => 8,
+            Class::Unverified => 9,
             Class::Reference => 125,
             Class::Cancelled => 130,
         }
@@ -192,6 +200,21 @@ impl Error {
             }
             Self::Push(PushError::Refused(refusal)) => return refusal_hint(refusal),
             Self::Push(PushError::Unconfirmed { .. }) => "look into the engine's log, and push again",
+            Self::Push(PushError::Exists { .. }) => {
+                "push another tag; or replace it with `--if-exists update`"
+            }
+            Self::Push(PushError::Unverified { found, .. }) => match found {
+                Found::Another(_) => {
+                    "somebody may have pushed to this tag at the same time: see who, and push again"
+                }
+                Found::Nothing | Found::Incomplete(_) => {
+                    "the registry has lost it: look into its log and storage, and push again"
+                }
+            },
+            Self::Push(PushError::Unverifiable { cause, .. }) => return cause_hint(cause),
+            Self::Push(PushError::TimedOut { .. }) => {
+                "look into the log of the registry; `--timeout` sets another limit"
+            }
             Self::Push(PushError::Login(error)) | Self::Login(error) => return login_hint(error),
             Self::Registry(error) => return registry_hint(error),
             Self::RegistryName { .. } => {
@@ -370,6 +393,7 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
             500.. => "the registry is in trouble: try again later, or look into its log",
             _ => return None,
         },
+        RegistryError::Elsewhere { .. } => "ask from that machine",
         RegistryError::NotARegistry { .. } => "check its name and port",
     };
     Some(hint.to_owned())
@@ -548,19 +572,30 @@ fn suggestion_hint(suggestion: &Suggestion, wanted: &str) -> String {
     }
 }
 
+/// What to do about a question that the registry did not answer; of the engine's words nothing more is known.
+fn cause_hint(cause: &Cause) -> Option<String> {
+    match cause {
+        Cause::Registry(error) => registry_hint(error),
+        Cause::Engine { .. } => None,
+    }
+}
+
 fn refusal_hint(refusal: &Refusal) -> Option<String> {
     let reference = &refusal.reference;
+    if let Cause::Registry(error) = &refusal.cause {
+        return registry_hint(error);
+    }
     if let Some(suggestion) = &refusal.suggestion {
         return Some(suggestion_hint(suggestion, &reference.familiar()));
     }
-    let is_refused_login = matches!(refusal.verdict.class, Class::Auth | Class::Denied);
+    let is_refused_login = matches!(refusal.cause.class(), Class::Auth | Class::Denied);
     if let Some(hint) = broken_hint(&refusal.login).filter(|_| refusal.login.anonymous && is_refused_login) {
         return Some(hint.to_owned());
     }
-    if refusal.login.source == Source::Variable && refusal.verdict.class == Class::Auth {
+    if refusal.login.source == Source::Variable && refusal.cause.class() == Class::Auth {
         return Some(SHADOWS.to_owned());
     }
-    if refusal.login.source == Source::CommandLine && refusal.verdict.class == Class::Auth {
+    if refusal.login.source == Source::CommandLine && refusal.cause.class() == Class::Auth {
         let hint = if refusal.login.anonymous {
             "leave out --anonymous"
         } else {
@@ -568,13 +603,13 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         };
         return Some(hint.to_owned());
     }
-    if refusal.verdict.class == Class::NotFound && looks_like_id(reference) {
+    if refusal.cause.class() == Class::NotFound && looks_like_id(reference) {
         return Some(format!(
             "that looks like an image ID; name it first: `docker tag {} HOST/PATH:TAG`",
             reference.tag().map_or_else(|| reference.familiar_repository(), |_| reference.familiar())
         ));
     }
-    let hint = refusal.verdict.hint;
+    let hint = refusal.cause.verdict().hint;
     let hint = hint.replace("docker login {registry}", &docker_login(reference.domain()));
     let filled = hint.replace("{registry}", reference.domain());
     let filled = filled.replace("{repository}", &reference.familiar_repository());

@@ -74,7 +74,7 @@ pub enum LayerState {
 impl LayerState {
     fn from_status(status: &str, progress: Progress) -> Self {
         if let Some(from) = status.strip_prefix("Mounted from ") {
-            return Self::MountedFrom(clean(from));
+            return Self::MountedFrom(short(from, MAX_STATE));
         }
         let seconds = status.strip_prefix("Retrying in ").and_then(|s| s.split(' ').next()?.parse().ok());
         if let Some(seconds) = seconds {
@@ -87,7 +87,7 @@ impl LayerState {
             "Pushed" => Self::Pushed,
             // The classic store's words, then the containerd store's.
             "Layer already exists" | "Already exists" => Self::AlreadyExists,
-            other => Self::Other(clean(other)),
+            other => Self::Other(short(other, MAX_STATE)),
         }
     }
 
@@ -162,12 +162,22 @@ impl Message {
             on_event(match self.id.filter(|id| !id.is_empty()) {
                 Some(id) => {
                     let state = LayerState::from_status(&status, self.progress.unwrap_or_default());
-                    Event::Layer { id: clean(&id), state }
+                    Event::Layer { id: short(&id, MAX_ID), state }
                 }
                 None => from_digest_line(&status).unwrap_or_else(|| Event::Note { text: clean(&status) }),
             });
         }
     }
+}
+
+/// Clean, and of so many bytes at most.
+fn short(text: &str, most: usize) -> String {
+    let mut text = clean(text);
+    while text.len() > most {
+        text.pop();
+    }
+    text.shrink_to_fit();
+    text
 }
 
 /// `1: digest: sha256:… size: 528`, from `status` alone: texts of errors carry faked ones.
@@ -223,8 +233,13 @@ impl DecodeError {
     }
 }
 
-/// Real lines reach 200 kB (a proxy's page inside an error); past this nothing good is meant.
-const MAX_OBJECT: usize = 8_000_000;
+/// Bytes. Real lines reach 200 kB (a proxy's page inside an error); past this nothing good is meant, and what
+/// is read of it would take a multiple of this in memory.
+const MAX_OBJECT: usize = 1_000_000;
+/// Bytes of what is kept of a layer, of which there may be many: its id has 12, and what happens to it is at
+/// most "Mounted from" and a name.
+const MAX_ID: usize = 64;
+const MAX_STATE: usize = 300;
 
 /// Cuts the bytes of a stream into objects, and each object into events.
 ///
@@ -470,7 +485,7 @@ mod tests {
         decoder.decode(br#"{"status":""#, |_| {}).unwrap();
         let result = (0..100).try_for_each(|_| decoder.decode(&piece, |_| {}));
         assert_eq!(result, Err(DecodeError::TooLong));
-        assert!(decoder.unfinished.len() < 2 * MAX_OBJECT);
+        assert!(decoder.unfinished.len() <= MAX_OBJECT + piece.len());
     }
 
     proptest! {

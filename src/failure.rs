@@ -23,6 +23,8 @@ pub enum Class {
     RateLimited,
     /// The registry is in trouble.
     Server,
+    /// Nothing moved for too long, or it all took too long; said by us, not by an engine.
+    Stalled,
     Tls,
     /// No such image in the engine's store.
     NotFound,
@@ -32,6 +34,10 @@ pub enum Class {
     /// The engine itself: unreachable, too old, out of disk, gone in the middle.
     Engine,
     Cancelled,
+    /// The tag names something else already, and was to be left alone (`--if-exists fail`).
+    Exists,
+    /// The registry does not serve what was pushed.
+    Unverified,
     Other,
 }
 
@@ -45,12 +51,15 @@ impl Class {
             Self::Network => "network",
             Self::RateLimited => "rate_limited",
             Self::Server => "server",
+            Self::Stalled => "stalled",
             Self::Tls => "tls",
             Self::NotFound => "not_found",
             Self::ContentMissing => "content_missing",
             Self::Reference => "reference",
             Self::Engine => "engine",
             Self::Cancelled => "cancelled",
+            Self::Exists => "exists",
+            Self::Unverified => "unverified",
             Self::Other => "other",
         }
     }
@@ -104,6 +113,19 @@ pub struct Verdict {
     pub hint: &'static str,
 }
 
+impl Verdict {
+    /// How often another try may help, if one can at all: a name that is not found is misspelt, or the
+    /// resolver is down; what a registry lost twice was not lost by chance.
+    pub fn retries(self) -> u32 {
+        match self.hint {
+            PROXY_LOGIN => 0,
+            CHECK_NAME => 1,
+            LOST_UPLOAD | LOST_PART => 2,
+            _ => u32::MAX,
+        }
+    }
+}
+
 /// What a line of the table concludes.
 #[derive(Clone, Copy)]
 enum Conclusion {
@@ -153,6 +175,14 @@ const TRUST: &str = "the engine does not trust {registry}: put its CA into /etc/
 const PLAIN_HTTP: &str = "{registry} speaks plain HTTP: give it TLS, or add it to `insecure-registries` in the engine's daemon.json";
 const PROXY_SCHEME: &str =
     "the proxy before {registry} sends plain HTTP addresses: let it pass on `X-Forwarded-Proto: https`";
+const MAY_BE_CUT: &str = "the connection to {registry} was cut: check that it is up; if that happens each time, a proxy before it may limit requests, or this account may not write there";
+const STALLED: &str =
+    "{registry}, or a proxy before it, takes nothing more: look there; `--stall-timeout 5m` waits longer";
+const PROXY_LOGIN: &str = "the proxy of the engine's machine wants a login: see its HTTP_PROXY settings";
+const LOST_UPLOAD: &str =
+    "the registry lost the upload: push once more; if it stays so, look into the log of {registry}";
+const LOST_PART: &str =
+    "the registry lost part of the upload: push once more; if it stays so, look into the log of {registry}";
 const CHECK_NAME: &str = "check the name {registry}, and that the engine's machine can resolve it";
 const CHECK_LISTENS: &str = "check that {registry} is up, and that the engine's machine can reach it";
 const NOT_A_REGISTRY: &str = "what answers at {registry} is not a registry: check host and port";
@@ -220,7 +250,7 @@ const RULES: &[Rule] = rules![
         "certificate signed by unknown", "self-signed certificate", "self signed certificate"], [], TRUST;
 
     // 7 · no registry at all, a proxy's login, too often (before logins: "unauthenticated pull rate limit")
-    Is(Network), ["proxy authentication required"], [407], "the proxy of the engine's machine wants a login: see its HTTP_PROXY settings";
+    Is(Network), ["proxy authentication required"], [407], PROXY_LOGIN;
     Is(Other), ["malformed http response", "stopped after 10 redirects", "did not include a token", "invalid checksum digest",
         "invalid content digest in response", "got digest * expected", "unsupported protocol scheme", "not a valid registry"],
         [200, 202, 204], NOT_A_REGISTRY;
@@ -286,16 +316,20 @@ const RULES: &[Rule] = rules![
         "temporarily unavailable", "unavailable", "unknown error", "registry: unknown unknown", "circuit breaker"], [], SERVER_TROUBLE;
 
     // 15 · the way between engine and registry
-    NetworkUnlessManifest, ["blob upload invalid", "blob_upload_invalid"], [],
-        "the registry lost the upload: push once more; if it stays so, look into the log of {registry}";
+    NetworkUnlessManifest, ["blob upload invalid", "blob_upload_invalid"], [], LOST_UPLOAD;
     Is(Network), ["blob upload unknown", "blob_upload_unknown", "unknown blob", "blob unknown", "blob_unknown", "digest invalid", "digest_invalid",
-        "size invalid", "size_invalid", "did not match uploaded", "did not match content length", "digest did not match"], [],
-        "the registry lost part of the upload: push once more; if it stays so, look into the log of {registry}";
+        "size invalid", "size_invalid", "did not match uploaded", "did not match content length", "digest did not match"], [], LOST_PART;
     Is(Network), ["no such host", "server misbehaving", "name resolution", "lookup "], [], CHECK_NAME;
     Is(Network), ["connection refused", "no route to host", "network is unreachable", "host is unreachable", "host is down"], [], CHECK_LISTENS;
-    Is(Network), ["connection", "broken pipe", "eof", "timeout", "timed out", "deadline exceeded", "dial tcp", "stream error", "goaway",
-        "proxyconnect", "http2: ", "no response", "pected size", "request canceled", "must be retried", "retrying in", "read tcp", "write tcp", "closed pipe"], [], TRY_AGAIN;
+    Is(Network), ["eof", "broken pipe", "closed network connection", "closed pipe"], [], MAY_BE_CUT;
+    Is(Network), ["connection", "timeout", "timed out", "deadline exceeded", "dial tcp", "stream error", "goaway",
+        "proxyconnect", "http2: ", "no response", "pected size", "request canceled", "must be retried", "retrying in", "read tcp", "write tcp"], [], TRY_AGAIN;
 ];
+
+/// Nothing has moved for too long.
+pub fn stalled() -> Verdict {
+    Verdict { class: Class::Stalled, hint: STALLED }
+}
 
 /// Sorts a failure.
 pub fn classify(evidence: &Evidence<'_>) -> Verdict {
@@ -558,7 +592,7 @@ mod tests {
             return refused(&crate::engine::error_message(stream.as_bytes()), false, Phase::Start);
         }
         let mut progress = Progress::default();
-        let decoded = Decoder::default().decode(stream.as_bytes(), |event| progress.apply(&event));
+        let decoded = Decoder::default().decode(stream.as_bytes(), |event| _ = progress.apply(&event));
         decoded.unwrap_or_else(|error| panic!("{}: {error}", recorded.id));
         match &progress.refusal {
             Some(message) => refused(message, progress.content_missing, progress.phase()),

@@ -67,7 +67,7 @@ fn reason(error: &str) -> Option<&'static str> {
         }
         Class::Rejected => "The registry does not take this image. This says why, and what can be done:",
         Class::Network | Class::Server => {
-            "The way to the registry broke, or it is in trouble. This says which:"
+            "The way to the registry broke, or it is in trouble. This tries again, and says which:"
         }
         Class::RateLimited => "The registry is asked too often. In a minute:",
         Class::Tls => "Engine and registry do not agree on TLS. This says what to set where:",
@@ -77,8 +77,10 @@ fn reason(error: &str) -> Option<&'static str> {
             "The engine cannot be reached, or could not push. This says why (options of docker go before `regpush`):"
         }
         Class::Other => "This says more, and what can be done:",
-        // Its own words say it all.
-        Class::Reference | Class::Cancelled => return None,
+        // Its own words say it all; or they are ours.
+        Class::Reference | Class::Cancelled | Class::Stalled | Class::Exists | Class::Unverified => {
+            return None;
+        }
     })
 }
 

@@ -8,6 +8,8 @@ use crate::failure::Phase;
 
 /// An image has at most 127 layers on the classic store; past this ids are made up.
 const MAX_LAYERS: usize = 10_000;
+/// One is pushed; podman says it twice, and with other words.
+const MAX_TAGS: usize = 100;
 
 /// One layer as last heard of. Sizes in bytes, as the engine counts them.
 #[derive(Clone, Debug)]
@@ -48,6 +50,12 @@ pub struct Progress {
     pub refusal: Option<String>,
     pub content_missing: bool,
     pub platform_instead_of_index: bool,
+    /// The engine has tried a layer again by itself.
+    pub has_retried: bool,
+    /// The engine has taken the push on.
+    pub has_begun: bool,
+    /// The engine tells of what goes on; podman does not.
+    pub is_told: bool,
 }
 
 impl Default for Progress {
@@ -60,6 +68,9 @@ impl Default for Progress {
             refusal: None,
             content_missing: false,
             platform_instead_of_index: false,
+            has_retried: false,
+            has_begun: false,
+            is_told: false,
         }
     }
 }
@@ -70,14 +81,17 @@ impl Progress {
         self.started.elapsed()
     }
 
-    pub fn apply(&mut self, event: &Event) {
+    /// Takes in what the engine says. `true`: something has changed, and not only been said again, as the
+    /// containerd store does ten times a second.
+    pub fn apply(&mut self, event: &Event) -> bool {
         match event {
-            Event::Layer { id, state } => self.layer(id, state),
+            Event::Layer { id, state } => return self.layer(id, state),
             Event::Pushed { tag, digest, size } => {
                 let pushed = PushedTag { tag: tag.clone(), digest: digest.clone(), size: *size };
                 // Some engines say it twice, in the status and in `aux`.
-                if !self.pushed.contains(&pushed) && self.pushed.len() < MAX_LAYERS {
+                if !self.pushed.contains(&pushed) && self.pushed.len() < MAX_TAGS {
                     self.pushed.push(pushed);
+                    return true;
                 }
             }
             Event::Refused { message } => _ = self.refusal.get_or_insert_with(|| message.clone()),
@@ -85,29 +99,35 @@ impl Progress {
             Event::PlatformInsteadOfIndex => self.platform_instead_of_index = true,
             Event::Note { .. } => {}
         }
+        false
     }
 
-    fn layer(&mut self, id: &str, state: &LayerState) {
-        let at = match self.by_id.get(id) {
-            Some(at) => *at,
-            None if self.layers.len() >= MAX_LAYERS => return,
+    fn layer(&mut self, id: &str, state: &LayerState) -> bool {
+        let (at, is_new) = match self.by_id.get(id) {
+            Some(at) => (*at, false),
+            None if self.layers.len() >= MAX_LAYERS => return false,
             None => {
                 let layer = Layer { id: id.to_owned(), state: LayerState::Waiting, current: 0, total: 0 };
                 self.layers.push(layer);
                 self.by_id.insert(id.to_owned(), self.layers.len() - 1);
-                self.layers.len() - 1
+                (self.layers.len() - 1, true)
             }
         };
         let layer = &mut self.layers[at];
+        let has_changed = is_new || layer.state != *state;
         match state {
             LayerState::Pushing { current, total } => {
                 (layer.current, layer.total) = (*current, layer.total.max(*total));
             }
             LayerState::Pushed => layer.current = layer.total.max(layer.current),
-            LayerState::Retrying { .. } => layer.current = 0,
+            LayerState::Retrying { .. } => {
+                layer.current = 0;
+                self.has_retried = true;
+            }
             _ => {}
         }
         layer.state = state.clone();
+        has_changed
     }
 
     pub fn layers(&self) -> &[Layer] {
@@ -142,6 +162,16 @@ impl Progress {
     /// Some bytes went to the registry, so it had accepted the credentials before.
     pub fn has_moved(&self) -> bool {
         self.layers.iter().any(|layer| layer.current > 0 || layer.state == LayerState::Pushed)
+    }
+
+    /// All that was begun is with the registry, which now has the word.
+    pub fn is_sent(&self) -> bool {
+        let is_sent = |layer: &Layer| match layer.state {
+            LayerState::Pushing { current, .. } => layer.total > 0 && current >= layer.total,
+            LayerState::Other(_) => false,
+            _ => true,
+        };
+        !self.layers.is_empty() && self.layers.iter().all(is_sent)
     }
 
     pub fn phase(&self) -> Phase {

@@ -3,17 +3,23 @@
 use std::fmt;
 use std::time::Duration;
 
+use humantime::format_duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use crate::cli::{IfExists, PushOptions, Verify};
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Keyring, Known, Login, Source};
-use crate::engine::{Engine, EngineError, LocalImage, PushRequest};
-use crate::failure::{Class, Evidence, Verdict, classify};
+use crate::dry_run::{self, Findings};
+use crate::engine::{Descriptor, Engine, EngineError, LocalImage, PushRequest};
+use crate::failure::{Class, Evidence, classify, stalled};
 use crate::login::{LoginError, QUESTIONS, Question};
 use crate::present::Presenter;
-use crate::progress::{Progress, PushedTag};
+use crate::progress::Progress;
 use crate::reference::Reference;
+use crate::remote::{Cause, Remote, Subject, Unanswered, inspect};
+use crate::retry::{self, Again, Setback, Tries};
 use crate::text::{clean, with_causes};
+use crate::watchdog::Watchdog;
 
 /// After a refusal the engine has nothing more to say that matters.
 const AFTER_REFUSAL: Duration = Duration::from_secs(2);
@@ -21,6 +27,10 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(2);
 const ASIDE: Duration = Duration::from_secs(2);
 /// How long the engine may take to ask the registry what it did not say itself.
 const CONFIRMATION: Duration = Duration::from_secs(30);
+/// How long we look, from here, for the parts of an image that the registry is known to name.
+const PARTS: Duration = Duration::from_secs(5);
+/// A registry of several machines may not know at once on all of them what was pushed to one.
+const SETTLING: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 /// Names of local images offered in place of one that is not there.
 const MAX_SIMILAR: usize = 3;
 
@@ -40,20 +50,103 @@ pub enum PushError {
         "the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`, and asking the registry did not confirm it"
     )]
     Unconfirmed { reference: String, tag: String },
+    /// The registry has another image under the tag, and it was to stay (`--if-exists fail`).
+    #[error(
+        "{reference} is in the registry already, and names another image: {found}; the image here is {id}"
+    )]
+    Exists { reference: String, found: String, id: String },
+    #[error("{reference} was pushed as {expected}, and {found}")]
+    Unverified { reference: String, expected: String, found: Found },
+    /// `--verify always`, and nobody could tell.
+    #[error("{reference} was pushed, and what the registry serves could not be asked: {}", cause.reason())]
+    Unverifiable { reference: String, cause: Cause },
+    /// `--timeout`
+    #[error("{reference} was not pushed within {}{}", format_duration(*after), told(tries))]
+    TimedOut { reference: String, after: Duration, tries: Vec<String> },
     #[error(transparent)]
     Login(LoginError),
+}
+
+/// What a registry serves in place of what was pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// A digest.
+    Another(String),
+    /// Digests of what is missing.
+    Incomplete(Vec<String>),
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("the registry has nothing under this tag"),
+            Self::Another(digest) => write!(f, "the tag names {digest} in the registry"),
+            Self::Incomplete(missing) => {
+                let more = missing.len().saturating_sub(1);
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                write!(
+                    f,
+                    "the registry does not have all of it: {}{more} is missing",
+                    missing.first().map_or("", String::as_str)
+                )
+            }
+        }
+    }
+}
+
+/// How a push ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Pushed,
+    /// The tag named this image already.
+    Unchanged,
+    /// The tag was there, and is left alone, as asked for.
+    Skipped,
+    /// All would go well (`--dry-run`).
+    WouldPush,
+}
+
+/// An image that is in its registry, or would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub status: Status,
+    /// What the tag names; not known of what is not yet pushed.
+    pub named: Option<Descriptor>,
+}
+
+impl Outcome {
+    fn new(status: Status, named: impl Into<Option<Descriptor>>) -> Self {
+        Self { status, named: named.into() }
+    }
 }
 
 /// A push that engine or registry refused, with all that explains it.
 #[derive(Debug)]
 pub struct Refusal {
-    pub verdict: Verdict,
-    /// The engine's text, cleaned.
-    pub reason: String,
+    pub cause: Cause,
     pub reference: Reference,
     pub login: Login,
     /// What may have been meant, if the image was not found.
     pub suggestion: Option<Suggestion>,
+    /// Why each try failed, this one among them.
+    pub tries: Vec<String>,
+}
+
+/// ` after 6 tries (1: …; 2 to 6: …)`, if there was more than one.
+fn told(tries: &[String]) -> String {
+    if tries.len() < 2 {
+        return String::new();
+    }
+    let mut first = 1;
+    let same = tries.chunk_by(|a, b| a == b).map(|same| {
+        let last = first + same.len() - 1;
+        let which = if first == last { format!("{first}") } else { format!("{first} to {last}") };
+        first = last + 1;
+        format!("{which}: {}", same[0])
+    });
+    let same: Vec<String> = same.collect();
+    format!(" after {} tries ({})", tries.len(), same.join("; "))
 }
 
 /// In place of an image that is not here.
@@ -67,10 +160,11 @@ pub enum Suggestion {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { reference, login, reason, .. } = self;
+        let Self { reference, login, cause, tries, .. } = self;
         let registry = reference.domain();
-        write!(f, "cannot push {}: ", reference.familiar())?;
-        match self.verdict.class {
+        write!(f, "cannot push {}{}: ", reference.familiar(), told(tries))?;
+        let Cause::Engine { verdict, reason } = cause else { return f.write_str(&cause.reason()) };
+        match verdict.class {
             Class::Auth if login.anonymous => {
                 write!(f, "{registry} wants a login, and {}: {reason}", login.describe_nothing())
             }
@@ -92,18 +186,25 @@ impl fmt::Display for Refusal {
 /// What is known of a push when it ends, however it ends.
 #[derive(Debug, Default)]
 pub struct Record {
+    /// Pushes that were begun, those with another login among them.
     pub attempts: u32,
+    /// Why each try that failed did, where another may follow.
+    pub tries: Vec<String>,
     pub progress: Progress,
     pub login: Option<Login>,
-    /// The registry was asked what it serves, and that is the image.
+    /// Whether the registry serves the image, if it was asked.
     pub verified: Option<bool>,
+    pub findings: Option<Findings>,
     pub warnings: Vec<String>,
 }
 
 /// One image on its way.
 pub struct Push<'a> {
     pub reference: &'a Reference,
+    pub options: &'a PushOptions,
     pub engine: &'a mut Engine,
+    /// Its registry, where the engine cannot ask it.
+    pub remote: &'a mut Remote,
     pub keyring: &'a mut Keyring,
     /// Whom to ask for a login; nobody with `--no-prompt`.
     pub terminal: Option<&'a Terminal>,
@@ -113,40 +214,54 @@ pub struct Push<'a> {
     pub save: &'a mut bool,
 }
 
+/// What one try came to: done, or why not.
+type Attempt = Result<Result<Outcome, Cause>, PushError>;
+
 impl Push<'_> {
-    /// Pushes with what Docker holds for the registry; if that is refused, asks, checks the
-    /// answer, and pushes again.
+    /// Pushes with what Docker holds for the registry. What breaks is tried again; what is refused for the
+    /// login leads to a question, and with the answer to another push.
     ///
     /// # Errors
     /// [`PushError`]; the record tells how far it came.
-    pub async fn run(mut self) -> Result<PushedTag, PushError> {
+    pub async fn run(mut self) -> Result<Outcome, PushError> {
         let key = self.reference.credentials_key();
         let Known { mut credentials, mut login, .. } = self.look_up(key).await;
+        let mut tries = Tries::new(self.options.retries);
         let mut same_again = true;
         let mut questions = QUESTIONS;
         // That the registry took the login, said before the push could say it.
         let mut is_accepted = false;
         loop {
             self.record.login = Some(login.clone());
-            let verdict = match self.attempt(&credentials).await? {
-                Ok(pushed) => {
-                    self.keep(key, &credentials).await;
-                    return Ok(pushed);
+            let cause = match self.attempt(&credentials, &login).await? {
+                Ok(outcome) => {
+                    if is_accepted || outcome.status == Status::Pushed {
+                        self.keep(key, &credentials).await;
+                    }
+                    return Ok(outcome);
                 }
-                Err(verdict) => verdict,
+                Err(cause) => cause,
             };
-            // A token can expire while layers move; the same login then gets a new one.
-            if verdict.class == Class::Auth
-                && !login.anonymous
-                && same_again
-                && self.record.progress.has_moved()
+            let class = cause.class();
+            if class == Class::Rejected
+                && let Some(named) = self.is_there_already(&credentials, &login).await
             {
+                self.presenter.note("the registry refuses the tag, which names this image already");
+                return Ok(Outcome::new(Status::Unchanged, named));
+            }
+            // A token can expire while layers move; the same login then gets a new one.
+            if class == Class::Auth && !login.anonymous && same_again && self.record.progress.has_moved() {
                 same_again = false;
                 self.presenter.note("the login expired on the way; pushing on with the same");
                 continue;
             }
-            let refusal = self.refusal(verdict, login.clone()).await;
-            if is_accepted && refusal.verdict.class != Class::Auth {
+            self.record.tries.push(retry::root_cause(&cause.reason(), class));
+            if let Some(again) = tries.after(&self.setback(&cause)) {
+                self.wait(&again).await;
+                continue;
+            }
+            let refusal = self.refusal(cause, login.clone()).await;
+            if is_accepted && class != Class::Auth {
                 // The login is good, whatever else is wrong with this push.
                 self.keep(key, &credentials).await;
             }
@@ -156,9 +271,178 @@ impl Push<'_> {
             self.presenter.tell(&refusal.to_string());
             (credentials, is_accepted) = self.ask(login.username.as_deref(), &mut questions).await?;
             login = Login::new(&credentials, Source::Prompt, Vec::new());
+            self.record.tries.clear();
+            self.remote.forget();
             let (credentials, login) = (credentials.clone(), login.clone());
             self.keyring.known = Some(Known { key: key.to_owned(), credentials, login });
         }
+    }
+
+    /// One try, from the look at what is there to the look at what is there then.
+    async fn attempt(&mut self, credentials: &Credentials, login: &Login) -> Attempt {
+        let subject = Subject { reference: self.reference, credentials, login };
+        if self.options.dry_run {
+            return self.look(&subject).await;
+        }
+        match self.look_before(&subject).await? {
+            Ok(None) => {}
+            Ok(Some(outcome)) => return Ok(Ok(outcome)),
+            Err(cause) => return Ok(Err(cause)),
+        }
+        let pushed = match self.push(&subject).await? {
+            Ok(pushed) => pushed,
+            Err(cause) => return Ok(Err(cause)),
+        };
+        self.verify(&subject, &pushed).await?;
+        Ok(Ok(Outcome::new(Status::Pushed, pushed)))
+    }
+
+    /// `--dry-run`
+    async fn look(&mut self, subject: &Subject<'_>) -> Attempt {
+        let found = dry_run::look(self.remote, self.engine, subject).await;
+        let findings = match self.answer(found)? {
+            Ok(findings) => self.record.findings.insert(findings),
+            Err(cause) => return Ok(Err(cause)),
+        };
+        let named = findings.named.clone();
+        Ok(Ok(match (self.options.if_exists, &named) {
+            (IfExists::Update | IfExists::Skip | IfExists::Fail, Some(_)) if findings.is_same => {
+                Outcome::new(Status::Unchanged, named)
+            }
+            (IfExists::Skip, Some(_)) => Outcome::new(Status::Skipped, named),
+            (IfExists::Fail, Some(named)) => {
+                let (found, id) = (named.digest.clone(), findings.id.clone());
+                return Err(PushError::Exists { reference: self.reference.familiar(), found, id });
+            }
+            _ => Outcome::new(Status::WouldPush, None),
+        }))
+    }
+
+    /// `--if-exists`: what makes a push needless, or forbids it.
+    async fn look_before(
+        &mut self,
+        subject: &Subject<'_>,
+    ) -> Result<Result<Option<Outcome>, Cause>, PushError> {
+        let wish = self.options.if_exists;
+        if wish == IfExists::Overwrite {
+            return Ok(Ok(None));
+        }
+        let image = inspect(self.engine, subject).await;
+        let image = match self.answer(image)? {
+            Ok(image) => image,
+            Err(cause) => return Ok(Err(cause)),
+        };
+        let named = self.remote.named(self.engine, subject).await;
+        let named = match self.answer(named)? {
+            Ok(Some(named)) => named,
+            Ok(None) => return Ok(Ok(None)),
+            // Who may only write cannot look; pushing what is there already does no harm.
+            Err(cause) if wish == IfExists::Update && cause.class() != Class::Auth => {
+                self.warn(format!("what the tag names could not be asked: {}", cause.reason()));
+                return Ok(Ok(None));
+            }
+            Err(cause) => return Ok(Err(cause)),
+        };
+        let same = self.remote.is_same(self.engine, subject, &image, &named).await;
+        // Digests differ; that the content is the same all the same cannot be shown.
+        let is_same = self.answer(same)?.unwrap_or(false);
+        Ok(Ok(match wish {
+            _ if is_same => Some(Outcome::new(Status::Unchanged, named)),
+            IfExists::Skip => Some(Outcome::new(Status::Skipped, named)),
+            IfExists::Fail => {
+                let reference = self.reference.familiar();
+                return Err(PushError::Exists { reference, found: named.digest, id: image.id });
+            }
+            IfExists::Overwrite | IfExists::Update => None,
+        }))
+    }
+
+    /// The same image is never an error, also where the registry says no only at the end: an immutable tag.
+    async fn is_there_already(&mut self, credentials: &Credentials, login: &Login) -> Option<Descriptor> {
+        let subject = Subject { reference: self.reference, credentials, login };
+        let image = inspect(self.engine, &subject).await.ok()?;
+        let named = self.remote.named(self.engine, &subject).await.ok()??;
+        let is_same = self.remote.is_same(self.engine, &subject, &image, &named).await.ok()?;
+        is_same.then_some(named)
+    }
+
+    /// Asks what the registry now serves under the tag, and whether that is all there.
+    async fn verify(&mut self, subject: &Subject<'_>, pushed: &Descriptor) -> Result<(), PushError> {
+        if self.options.verify == Verify::Never {
+            return Ok(());
+        }
+        let mut waits = SETTLING.into_iter();
+        loop {
+            let found = self.find(subject, pushed).await;
+            match (self.answer(found)?, waits.next()) {
+                (Ok(None), _) => {
+                    self.record.verified = Some(true);
+                    return Ok(());
+                }
+                (Ok(Some(_)), Some(wait)) => tokio::time::sleep(wait).await,
+                (Ok(Some(found)), None) => {
+                    self.record.verified = Some(false);
+                    let (reference, expected) = (self.reference.familiar(), pushed.digest.clone());
+                    return Err(PushError::Unverified { reference, expected, found });
+                }
+                (Err(cause), _) if self.options.verify == Verify::Always => {
+                    return Err(PushError::Unverifiable { reference: self.reference.familiar(), cause });
+                }
+                (Err(cause), _) => {
+                    self.warn(format!("what the registry serves could not be asked: {}", cause.reason()));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// What the registry serves, if that is not what was pushed.
+    async fn find(
+        &mut self,
+        subject: &Subject<'_>,
+        pushed: &Descriptor,
+    ) -> Result<Option<Found>, Unanswered> {
+        match self.remote.named(self.engine, subject).await? {
+            None => return Ok(Some(Found::Nothing)),
+            Some(named) if named.digest != pushed.digest => return Ok(Some(Found::Another(named.digest))),
+            Some(_) => {}
+        }
+        let parts = self.remote.missing_parts(self.engine, subject, &pushed.digest);
+        let missing = match self.options.verify {
+            Verify::Always => parts.await?,
+            // The question was what the tag names; from here nobody may be able to look further.
+            _ => match tokio::time::timeout(PARTS, parts).await {
+                Ok(Ok(missing)) => missing,
+                Ok(Err(Unanswered::Engine(error))) => return Err(error.into()),
+                Ok(Err(Unanswered::Cause(_))) | Err(_) => Vec::new(),
+            },
+        };
+        Ok(Some(missing).filter(|missing| !missing.is_empty()).map(Found::Incomplete))
+    }
+
+    /// The engine must not be gone, whatever is asked.
+    fn answer<T>(&self, answer: Result<T, Unanswered>) -> Result<Result<T, Cause>, PushError> {
+        match answer {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(Unanswered::Cause(cause)) => Ok(Err(cause)),
+            Err(Unanswered::Engine(error)) => Err(self.engine_error(error)),
+        }
+    }
+
+    fn setback(&self, cause: &Cause) -> Setback {
+        let (verdict, progress) = (cause.verdict(), &self.record.progress);
+        // podman waits for a registry that is too busy for up to two minutes, and does not say so.
+        let in_silence = !progress.is_told && verdict.class == Class::RateLimited;
+        let was_retried = progress.has_retried || (progress.has_begun && in_silence);
+        Setback { verdict, got_on: progress.counts().pushed > 0, was_retried }
+    }
+
+    async fn wait(&mut self, again: &Again) {
+        let Again { number, of, wait } = again;
+        let reason = self.record.tries.last().map_or("", String::as_str);
+        let seconds = wait.as_secs_f64().round();
+        self.presenter.note(&format!("attempt {number} of {of} in {seconds} s: {reason}"));
+        tokio::time::sleep(*wait).await;
     }
 
     /// Keeps a login that was typed or given for this call, if that is wanted. The push is not at stake.
@@ -207,32 +491,38 @@ impl Push<'_> {
         known
     }
 
-    /// One push to its end: the digest of the tag, or why it was refused.
-    async fn attempt(&mut self, credentials: &Credentials) -> Result<Result<PushedTag, Verdict>, PushError> {
+    /// One push to its end: what the tag then names, or why it was refused.
+    async fn push(&mut self, subject: &Subject<'_>) -> Result<Result<Descriptor, Cause>, PushError> {
         self.record.attempts += 1;
         self.record.progress = Progress::default();
-        let outcome = self.follow(credentials).await;
+        let outcome = self.follow(subject.credentials).await;
         self.presenter.finish();
         let repository = self.reference.repository();
-        let evidence = |message, http_status| Evidence {
-            message,
-            http_status,
-            content_missing: self.record.progress.content_missing,
-            phase: self.record.progress.phase(),
-            credentials_sent: !credentials.is_anonymous(),
-            repository: &repository,
+        let progress = &self.record.progress;
+        let refused = |message: &str, http_status| {
+            let verdict = classify(&Evidence {
+                message,
+                http_status,
+                content_missing: progress.content_missing,
+                phase: progress.phase(),
+                credentials_sent: !subject.credentials.is_anonymous(),
+                repository: &repository,
+            });
+            Ok(Err(Cause::Engine { verdict, reason: clean(message) }))
         };
         // A refusal counts even where the stream broke behind it.
-        if let Some(message) = &self.record.progress.refusal {
-            return Ok(Err(classify(&evidence(message, None))));
+        if let Some(message) = &progress.refusal {
+            return refused(message, None);
         }
         match outcome {
-            Ok(()) => {}
+            Ok(Ended::Properly) => {}
+            Ok(Ended::Stalled) => {
+                let reason = format!("nothing moved for {}", format_duration(self.options.stall_timeout));
+                return Ok(Err(Cause::Engine { verdict: stalled(), reason }));
+            }
             Err(EngineError::Answered { status, message }) => {
-                let verdict = classify(&evidence(&message, Some(status.as_u16())));
-                let reason = if message.trim().is_empty() { status.to_string() } else { message };
-                self.record.progress.refusal = Some(reason);
-                return Ok(Err(verdict));
+                let message = if message.trim().is_empty() { status.to_string() } else { message };
+                return refused(&message, Some(status.as_u16()));
             }
             Err(error) => {
                 let error = self.engine.explain(error).await;
@@ -240,38 +530,49 @@ impl Push<'_> {
             }
         }
         let tag = self.reference.tag_or_latest();
-        let pushed = self.record.progress.pushed.iter().find(|pushed| pushed.tag == tag).cloned();
-        match pushed {
+        let pushed = progress.pushed.iter().find(|pushed| pushed.tag == tag);
+        match pushed.map(|pushed| Descriptor { digest: pushed.digest.clone(), size: pushed.size }) {
             Some(pushed) => Ok(Ok(pushed)),
-            None => self.confirm(credentials).await.map(Ok).ok_or_else(|| PushError::Unconfirmed {
+            None => self.confirm(subject).await.map(Ok).ok_or_else(|| PushError::Unconfirmed {
                 reference: self.reference.familiar(),
                 tag: tag.to_owned(),
             }),
         }
     }
 
-    /// Has the engine ask the registry what the tag names, since the engine itself did not say (docker 24
-    /// with the containerd store ends without a digest, podman before 3 with nothing at all). Believed
-    /// if the engine's own image goes by that digest.
-    async fn confirm(&mut self, credentials: &Credentials) -> Option<PushedTag> {
-        let request = PushRequest { reference: self.reference, credentials };
+    /// Asks the registry what the tag names, since the engine itself did not say (docker 24 with the
+    /// containerd store ends without a digest, podman before 3 with nothing at all). Believed if the
+    /// engine's own image goes by that digest.
+    async fn confirm(&mut self, subject: &Subject<'_>) -> Option<Descriptor> {
         let asked = async {
-            let named = self.engine.in_registry(&request).await.ok()??;
-            let own = self.engine.digests(self.reference).await.ok()?;
-            Some(named).filter(|(digest, _)| own.contains(digest))
+            let named = self.remote.named(self.engine, subject).await.ok()??;
+            let own = inspect(self.engine, subject).await.ok()?;
+            Some(named).filter(|named| own.digests.contains(&named.digest))
         };
-        let (digest, size) = tokio::time::timeout(CONFIRMATION, asked).await.ok()??;
+        let named = tokio::time::timeout(CONFIRMATION, asked).await.ok()??;
         self.record.verified = Some(true);
         self.presenter.note("the engine named no digest; the registry was asked, and has the image");
-        Some(PushedTag { tag: self.reference.tag_or_latest().to_owned(), digest, size })
+        Some(named)
     }
 
     /// Reads the stream to its end, and shows it.
-    async fn follow(&mut self, credentials: &Credentials) -> Result<(), EngineError> {
-        let Self { presenter, record, .. } = self;
+    async fn follow(&mut self, credentials: &Credentials) -> Result<Ended, EngineError> {
+        let Self { presenter, record, engine, .. } = self;
         let progress = &mut record.progress;
         let request = PushRequest { reference: self.reference, credentials };
-        let mut stream = self.engine.push(&request).await?;
+        let limit = self.options.stall_timeout;
+        let mut watchdog = Watchdog::new(limit, Instant::now());
+        // An engine may be long in answering at all: its own registry settings, a name to be looked up.
+        let answered = async { Some(engine.push(&request).await) };
+        let Some(stream) = (tokio::select! {
+            stream = answered => stream,
+            () = until(Some(watchdog.deadline(progress)).filter(|_| !limit.is_zero())) => None,
+        }) else {
+            return Ok(Ended::Stalled);
+        };
+        let mut stream = stream?;
+        (progress.has_begun, progress.is_told) = (true, stream.tells_progress);
+        let is_watched = stream.tells_progress && !limit.is_zero();
         let mut ticks = presenter.period().map(|period| {
             let mut ticks = interval_at(Instant::now() + period, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -279,19 +580,27 @@ impl Push<'_> {
         });
         let mut deadline: Option<Instant> = None;
         loop {
+            let stalls = Some(watchdog.deadline(progress)).filter(|_| is_watched);
             let gone_on = tokio::select! {
                 more = stream.next(|event| {
                     presenter.event(&event, progress);
-                    progress.apply(&event);
+                    let has_changed = progress.apply(&event);
+                    watchdog.saw(&event, has_changed, Instant::now());
                 }) => more?,
                 () = next_tick(&mut ticks) => {
                     presenter.tick(progress);
                     true
                 }
                 () = until(deadline) => false,
+                () = until(stalls) => {
+                    if !engine.stop(stream).await {
+                        presenter.note("the engine did not say that it gave up the push");
+                    }
+                    return Ok(Ended::Stalled);
+                }
             };
             if !gone_on {
-                return Ok(());
+                return Ok(Ended::Properly);
             }
             if progress.refusal.is_some() && deadline.is_none() {
                 deadline = Some(Instant::now() + AFTER_REFUSAL);
@@ -299,23 +608,23 @@ impl Push<'_> {
         }
     }
 
-    async fn refusal(&mut self, verdict: Verdict, login: Login) -> Refusal {
-        let reason = clean(self.record.progress.refusal.as_deref().unwrap_or_default());
-        let suggestion = match verdict.class {
+    async fn refusal(&mut self, cause: Cause, login: Login) -> Refusal {
+        let suggestion = match cause.class() {
             // Failing to ask would only have made the message better.
             Class::NotFound => {
                 self.engine.local_images(ASIDE).await.ok().and_then(|images| suggest(self.reference, &images))
             }
             _ => None,
         };
-        Refusal { verdict, reason, reference: self.reference.clone(), login, suggestion }
+        let tries = self.record.tries.clone();
+        Refusal { cause, reference: self.reference.clone(), login, suggestion, tries }
     }
 
     /// Somebody is there, was not asked too often, and another login could help. Credentials given
     /// for this call alone are the user's last word; and who typed a good login, but may not write,
     /// is not asked again.
     fn may_ask(&self, refusal: &Refusal, questions: usize) -> bool {
-        let helps = match refusal.verdict.class {
+        let helps = match refusal.cause.class() {
             Class::Auth => true,
             Class::Denied => refusal.login.source != Source::Prompt,
             _ => false,
@@ -353,6 +662,13 @@ impl Push<'_> {
         self.presenter.tell(&format!("warning: {warning}"));
         self.record.warnings.push(warning);
     }
+}
+
+/// How a stream ended that did not break.
+enum Ended {
+    Properly,
+    /// By us, since nothing moved.
+    Stalled,
 }
 
 async fn next_tick(ticks: &mut Option<Interval>) {

@@ -3,7 +3,7 @@
 //! Source: OCI distribution specification 1.1 (`/v2/`), distribution's `docs/spec/auth/token.md`, and moby
 //! `registry/registry.go` for certificates, TLS and plain HTTP.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::error::Error as StdError;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,14 +19,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::context::{Identity, Pem, Tls, is_loopback};
+use crate::context::{Endpoint, Identity, Pem, Tls, is_loopback};
 use crate::credentials::{Credentials, Kind, Login};
-use crate::engine::{RegistrySettings, Trace, USER_AGENT_VALUE, is_on_loopback};
+use crate::engine::{Descriptor, RegistrySettings, Trace, USER_AGENT_VALUE, is_on_loopback};
 use crate::event::is_digest;
 use crate::failure::Class;
 use crate::reference::{HUB, is_path, is_tag};
 use crate::secret::{Censor, Secret};
-use crate::text::{clean, with_causes};
+use crate::text::{clean, sha256, with_causes};
 use crate::transport::{TlsProblem, proxy_for, tls_config, tls_error};
 
 /// Where the Hub's API is.
@@ -45,8 +45,12 @@ const MAX_NAMES: usize = 1_000_000;
 const MAX_PAGES: usize = 1000;
 /// Places that one answer may be looked for at.
 const MAX_REDIRECTS: usize = 5;
-/// Bytes of one answer.
-const MAX_BODY: usize = 16 << 20;
+/// Bytes of one answer; a manifest has at most as many (OCI distribution specification).
+const MAX_BODY: usize = 4 << 20;
+/// Bytes of an error that are read; the rest of a page says no more.
+const MAX_REASON: usize = 256 << 10;
+/// Manifests, or blobs, of one image.
+const MAX_PARTS: usize = 10_000;
 /// All that a tag may name, so that the registry does not turn it into something else.
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
@@ -75,6 +79,9 @@ pub enum RegistryError {
     NoRepository { registry: String, repository: String, login: Box<Login> },
     #[error("{server} answered {status}: {reason}")]
     Answered { server: String, status: StatusCode, reason: String },
+    /// `localhost` of the engine's machine is not ours.
+    #[error("{registry} is on the machine of the engine at {endpoint}, and cannot be asked from here")]
+    Elsewhere { registry: String, endpoint: Arc<Endpoint> },
     #[error("what answers at {registry} is no registry: {reason}")]
     NotARegistry { registry: String, reason: String },
 }
@@ -100,8 +107,16 @@ impl RegistryError {
                 500.. => Class::Server,
                 _ => Class::Other,
             },
-            Self::NoCatalog { .. } | Self::NotARegistry { .. } => Class::Other,
+            Self::Elsewhere { .. } | Self::NoCatalog { .. } | Self::NotARegistry { .. } => Class::Other,
         }
+    }
+
+    /// It is the way from here to the registry that is wrong, of which an engine may have another.
+    pub fn is_about_the_way(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Tls { .. } | Self::Certificates { .. } | Self::Elsewhere { .. }
+        )
     }
 }
 
@@ -173,6 +188,54 @@ pub struct Registry {
 /// Who may be told what, in the words of token servers.
 fn scope(repository: &str) -> String {
     format!("repository:{repository}:pull")
+}
+
+/// Who may write, in the same words.
+fn write_scope(repository: &str) -> String {
+    format!("repository:{repository}:pull,push")
+}
+
+/// What an image consists of, by the registry.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    pub descriptor: Descriptor,
+    content: ManifestContent,
+}
+
+/// The parts that matter here, of an image or of an index.
+///
+/// Source: OCI image specification 1.1 (`manifest.md`, `image-index.md`); Docker's schema 2 has the same.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ManifestContent {
+    config: Option<Part>,
+    layers: Vec<Part>,
+    manifests: Vec<Part>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Part {
+    digest: String,
+    /// Where it is, if it need not be in a registry.
+    #[serde(default)]
+    urls: Vec<String>,
+}
+
+impl Manifest {
+    /// The digest of the image's configuration, which is its ID in the classic store; an index has none.
+    pub fn config(&self) -> Option<&str> {
+        self.content.config.as_ref().map(|config| config.digest.as_str())
+    }
+
+    /// Digests of the blobs of an image's layers, the lowest first.
+    pub fn layers(&self) -> impl Iterator<Item = &str> {
+        self.content.layers.iter().map(|layer| layer.digest.as_str())
+    }
+
+    /// Digests of the manifests in an index.
+    pub fn platforms(&self) -> impl Iterator<Item = &str> {
+        self.content.manifests.iter().map(|manifest| manifest.digest.as_str())
+    }
 }
 
 impl Registry {
@@ -272,21 +335,173 @@ impl Registry {
         Ok(tags)
     }
 
-    /// The digest of what a tag names; `None`: there is nothing, or the registry does not say.
+    /// What a tag names; `None`: nothing.
     ///
     /// # Errors
     /// It cannot be asked, or refuses.
-    pub async fn digest(&self, repository: &str, tag: &str) -> Result<Option<String>, RegistryError> {
+    pub async fn named(&self, repository: &str, tag: &str) -> Result<Option<Descriptor>, RegistryError> {
         if !is_tag(tag) {
             return Ok(None);
         }
         let url = self.path(&format!("v2/{repository}/manifests/{tag}"))?;
         let response = self.ask(Method::HEAD, url, &scope(repository)).await?;
-        if !response.status().is_success() && response.status() != StatusCode::NOT_FOUND {
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if !response.status().is_success() {
             return Err(self.unexpected(response).await);
         }
-        let digest = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
-        Ok(digest.filter(|digest| is_digest(digest)).map(str::to_owned))
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let digest = header("docker-content-digest").filter(|digest| is_digest(digest));
+        match (digest, header("content-length").and_then(|length| length.parse().ok())) {
+            (Some(digest), Some(size)) => Ok(Some(Descriptor { digest: digest.to_owned(), size })),
+            // Both may be left out (OCI distribution specification, "Checking if content exists").
+            _ => Ok(self.manifest(repository, tag).await?.map(|manifest| manifest.descriptor)),
+        }
+    }
+
+    /// The manifest under a tag or digest, its digest reckoned from its bytes; `None`: there is none.
+    ///
+    /// # Errors
+    /// It cannot be asked, or refuses; or what it has is no manifest.
+    pub async fn manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<Manifest>, RegistryError> {
+        let url = self.path(&format!("v2/{repository}/manifests/{reference}"))?;
+        let response = self.ask(Method::GET, url, &scope(repository)).await?;
+        let Some(body) = self.found(response).await? else { return Ok(None) };
+        let digest = format!("sha256:{}", sha256(&body));
+        let content =
+            serde_json::from_slice(&body).map_err(|_| self.not_a_registry("its manifest is no JSON"))?;
+        Ok(Some(Manifest { descriptor: Descriptor { digest, size: body.len() as u64 }, content }))
+    }
+
+    /// The layers' digests before they were compressed, in their order, as an image's configuration lists
+    /// them; `None`: it is not there, or is of another kind.
+    ///
+    /// # Errors
+    /// It cannot be asked, or refuses.
+    ///
+    /// Source: OCI image specification 1.1, `config.md` (`rootfs.diff_ids`).
+    pub async fn diff_ids(
+        &self,
+        repository: &str,
+        config: &str,
+    ) -> Result<Option<Vec<String>>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Config {
+            rootfs: RootFs,
+        }
+        #[derive(Deserialize)]
+        struct RootFs {
+            diff_ids: Vec<String>,
+        }
+        let response = self.ask(Method::GET, self.blob(repository, config)?, &scope(repository)).await?;
+        let Some(body) = self.found(response).await? else { return Ok(None) };
+        Ok(serde_json::from_slice::<Config>(&body).ok().map(|config| config.rootfs.diff_ids))
+    }
+
+    /// The blobs and manifests of an image that the registry does not have.
+    ///
+    /// # Errors
+    /// It cannot be asked, or refuses.
+    pub async fn missing_parts(
+        self: &Arc<Self>,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Vec<String>, RegistryError> {
+        let mut blobs = BTreeSet::new();
+        let mut missing = Vec::new();
+        let mut manifests = vec![digest.to_owned()];
+        let mut read = 0;
+        while let Some(digest) = manifests.pop() {
+            read += 1;
+            match self.manifest(repository, &digest).await? {
+                // What is under a digest has that digest.
+                Some(manifest) if manifest.descriptor.digest == digest || !digest.starts_with("sha256:") => {
+                    let ManifestContent { config, layers, manifests: more } = manifest.content;
+                    let parts = config.into_iter().chain(layers).filter(|part| part.urls.is_empty());
+                    blobs.extend(parts.map(|part| part.digest).filter(|digest| is_digest(digest)));
+                    manifests.extend(more.into_iter().map(|part| part.digest).filter(|it| is_digest(it)));
+                }
+                _ => missing.push(digest),
+            }
+            if read + manifests.len() > MAX_PARTS || blobs.len() > MAX_PARTS {
+                return Err(self.not_a_registry(&format!("its image has more than {MAX_PARTS} parts")));
+            }
+        }
+        let blobs: Vec<String> = blobs.into_iter().collect();
+        let has = |digest: String| {
+            let (registry, repository) = (Arc::clone(self), repository.to_owned());
+            async move { registry.has_blob(&repository, &digest).await }
+        };
+        let (found, trouble) = at_once(&blobs, has).await;
+        if let Some((_, error)) = trouble {
+            return Err(error);
+        }
+        let lost = blobs.into_iter().zip(found).filter(|(_, found)| *found == Some(false));
+        missing.extend(lost.map(|(digest, _)| digest));
+        Ok(missing)
+    }
+
+    /// Whether a blob is there.
+    ///
+    /// # Errors
+    /// It cannot be asked, or refuses.
+    pub async fn has_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
+        let url = self.blob(repository, digest)?;
+        let response = self.ask(Method::HEAD, url.clone(), &scope(repository)).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            // It has sent us to its store, which lets nobody but a GET in.
+            _ if place(response.url()) != place(&url) => Ok(true),
+            _ => Err(self.unexpected(response).await),
+        }
+    }
+
+    /// Whether these credentials may write to a repository: starts an upload, and cancels it.
+    ///
+    /// # Errors
+    /// They may not, or it cannot be asked.
+    ///
+    /// Source: OCI distribution specification 1.1, "Pushing a blob in chunks"; distribution's `DELETE` of an
+    /// upload.
+    pub async fn may_write(&self, repository: &str) -> Result<(), RegistryError> {
+        let scope = write_scope(repository);
+        let url = self.path(&format!("v2/{repository}/blobs/uploads/"))?;
+        let response = self.ask(Method::POST, url.clone(), &scope).await?;
+        if response.status() != StatusCode::ACCEPTED {
+            return Err(match self.read_refusal(response).await? {
+                Refusal { status: StatusCode::NOT_FOUND, reason, .. } => self.denied(reason),
+                refusal => self.refusal(refusal),
+            });
+        }
+        let place = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        // Behind a proxy it may not know its own name.
+        if let Some(upload) = place.and_then(|place| url.join(place).ok()) {
+            let mut own = self.api.clone();
+            own.set_path(upload.path());
+            own.set_query(upload.query());
+            // Those that know no cancelling forget it by themselves.
+            let _ = self.ask(Method::DELETE, own, &scope).await?;
+        }
+        Ok(())
+    }
+
+    fn blob(&self, repository: &str, digest: &str) -> Result<Url, RegistryError> {
+        self.path(&format!("v2/{repository}/blobs/{digest}"))
+    }
+
+    /// The body of what is there.
+    async fn found(&self, response: Response) -> Result<Option<Vec<u8>>, RegistryError> {
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => self.body(response, MAX_BODY).await.map(Some),
+            _ => Err(self.unexpected(response).await),
+        }
     }
 
     /// All pages of a list; the inner error: it is refused.
@@ -308,7 +523,7 @@ impl Registry {
                 return Ok(Err(self.read_refusal(response).await?));
             }
             let next = self.next(&url, response.headers())?;
-            let body = self.body(response).await?;
+            let body = self.body(response, MAX_BODY).await?;
             let page =
                 serde_json::from_slice(&body).map_err(|_| self.not_a_registry("its list is no JSON"))?;
             all.extend(names(page).unwrap_or_default().into_iter().map(shown));
@@ -374,7 +589,7 @@ impl Registry {
         url: Url,
         authorization: Option<&Secret>,
     ) -> Result<Response, RegistryError> {
-        let is_manifest = method == Method::HEAD;
+        let is_manifest = url.path().contains("/manifests/");
         let mut request = self.client.request(method, url);
         if is_manifest {
             request = request.header(ACCEPT, MANIFESTS);
@@ -491,7 +706,7 @@ impl Registry {
                 self.refusal(refusal)
             });
         }
-        let body = Secret::new(String::from_utf8_lossy(&self.body(response).await?).into_owned());
+        let body = Secret::new(String::from_utf8_lossy(&self.body(response, MAX_BODY).await?).into_owned());
         let answer: Option<Answer> = serde_json::from_str(body.expose()).ok();
         let token = answer.and_then(|answer| answer.token.or(answer.access_token));
         let token = token.filter(|token| !token.expose().is_empty());
@@ -560,16 +775,23 @@ impl Registry {
         Ok(response)
     }
 
-    async fn body(&self, mut response: Response) -> Result<Vec<u8>, RegistryError> {
+    async fn body(&self, response: Response, limit: usize) -> Result<Vec<u8>, RegistryError> {
+        let body = self.start_of(response, limit + 1).await?;
+        if body.len() > limit {
+            return Err(self.not_a_registry(&format!("it sends more than {} MB at once", limit >> 20)));
+        }
+        Ok(body)
+    }
+
+    /// The first bytes of a body, so many at most.
+    async fn start_of(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, RegistryError> {
         let mut body = Vec::new();
         let url = response.url().clone();
-        while let Some(chunk) =
-            response.chunk().await.map_err(|error| self.unreachable(&url, &error.without_url()))?
+        while body.len() < limit
+            && let Some(chunk) =
+                response.chunk().await.map_err(|error| self.unreachable(&url, &error.without_url()))?
         {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_BODY {
-                return Err(self.not_a_registry(&format!("it sends more than {} MB at once", MAX_BODY >> 20)));
-            }
+            body.extend_from_slice(&chunk[..chunk.len().min(limit - body.len())]);
         }
         Ok(body)
     }
@@ -579,7 +801,7 @@ impl Registry {
         let (status, server) = (response.status(), self.server(response.url()));
         let target =
             response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let body = self.body(response).await?;
+        let body = self.start_of(response, MAX_REASON).await?;
         let reason = target
             .filter(|_| status.is_redirection())
             .map(|target| format!("its place is `{target}`"))
@@ -799,28 +1021,30 @@ pub fn is_without_catalog(domain: &str) -> bool {
     is_ecr || [HUB, "ghcr.io", "public.ecr.aws"].contains(&domain)
 }
 
-/// Many digests at once, but not too many: those of these tags, in their order; and how many are missing, with
-/// the first reason.
-pub async fn digests(
-    registry: &Arc<Registry>,
-    repository: &str,
-    tags: &[String],
-) -> (Vec<Option<String>>, Option<(usize, RegistryError)>) {
+/// Asks about many things at once, but not too many: the answers in their order; and how many are missing,
+/// with the first reason.
+async fn at_once<T: Send + 'static, F>(
+    things: &[String],
+    ask: impl Fn(String) -> F,
+) -> (Vec<Option<T>>, Option<(usize, RegistryError)>)
+where
+    F: Future<Output = Result<T, RegistryError>> + Send + 'static,
+{
     const AT_ONCE: usize = 8;
-    let mut found = vec![None; tags.len()];
+    let mut found: Vec<Option<T>> = things.iter().map(|_| None).collect();
     let mut trouble: Option<(usize, RegistryError)> = None;
     let mut running = tokio::task::JoinSet::new();
-    let mut waiting = tags.iter().cloned().enumerate();
+    let mut waiting = things.iter().cloned().enumerate();
     loop {
         while running.len() < AT_ONCE
-            && let Some((at, tag)) = waiting.next()
+            && let Some((at, thing)) = waiting.next()
         {
-            let (registry, repository) = (Arc::clone(registry), repository.to_owned());
-            running.spawn(async move { (at, registry.digest(&repository, &tag).await) });
+            let asked = ask(thing);
+            running.spawn(async move { (at, asked.await) });
         }
         match running.join_next().await {
             None => return (found, trouble),
-            Some(Ok((at, Ok(digest)))) => found[at] = digest,
+            Some(Ok((at, Ok(answer)))) => found[at] = Some(answer),
             Some(Ok((_, Err(error)))) => {
                 // Asking on would make it no better, or worse.
                 let is_over = matches!(error.class(), Class::Network | Class::RateLimited | Class::Auth);
@@ -834,4 +1058,19 @@ pub async fn digests(
             Some(Err(_)) => {}
         }
     }
+}
+
+/// What these tags name, in their order; and how many could not be asked about, with the first reason.
+pub async fn digests(
+    registry: &Arc<Registry>,
+    repository: &str,
+    tags: &[String],
+) -> (Vec<Option<String>>, Option<(usize, RegistryError)>) {
+    let ask = |tag: String| {
+        let (registry, repository) = (Arc::clone(registry), repository.to_owned());
+        async move { registry.named(&repository, &tag).await }
+    };
+    let (named, trouble) = at_once(tags, ask).await;
+    let digest = |named: Option<Option<Descriptor>>| named.flatten().map(|descriptor| descriptor.digest);
+    (named.into_iter().map(digest).collect(), trouble)
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cli::Format;
+use crate::dry_run::Findings;
 use crate::error::{Error, Told};
-use crate::progress::{LayerCounts, PushedTag};
-use crate::push::Record;
+use crate::progress::LayerCounts;
+use crate::push::{Outcome, Record, Status};
 use crate::reference::Reference;
 
 /// One line of `--format json`. A public format: fields may be added, never renamed.
@@ -30,6 +31,9 @@ struct Line<'a> {
     /// Whether the registry was asked afterwards what it serves; `null`: it was not.
     verified: Option<bool>,
     credentials: Option<LineCredentials<'a>>,
+    /// Of `--dry-run`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<&'a Findings>,
     warnings: &'a [String],
     error: Option<Told>,
 }
@@ -46,19 +50,29 @@ pub struct Report<'a> {
     pub reference: Option<&'a Reference>,
     pub record: &'a Record,
     pub elapsed: Duration,
-    pub result: &'a Result<PushedTag, Error>,
+    pub result: &'a Result<Outcome, Error>,
 }
 
 impl Report<'_> {
-    /// Writes the result: `NAME@DIGEST` or nothing, or a line of JSON either way.
+    /// Writes the result: `NAME@DIGEST` or nothing, or a line of JSON either way. Of a dry run: what was found.
     ///
     /// # Errors
     /// stdout is closed or full.
     pub fn write(&self, format: Format, out: &mut impl Write) -> io::Result<()> {
         match (format, self.result, self.reference) {
-            (Format::Ref, Ok(pushed), Some(reference)) => {
-                writeln!(out, "{}@{}", reference.repository(), pushed.digest)?;
-            }
+            (Format::Ref, Ok(outcome), Some(reference)) => match (&self.record.findings, &outcome.named) {
+                (Some(findings), _) => {
+                    let login = self.record.login.as_ref();
+                    let end = match outcome.status {
+                        Status::Unchanged => "unchanged, nothing to push",
+                        Status::Skipped => "skipped, since the tag is there",
+                        Status::Pushed | Status::WouldPush => "would be pushed",
+                    };
+                    write!(out, "{}", findings.describe(reference, login, end))?;
+                }
+                (None, Some(named)) => writeln!(out, "{}@{}", reference.repository(), named.digest)?,
+                (None, None) => {}
+            },
             (Format::Ref, ..) => {}
             (Format::Json, ..) => {
                 serde_json::to_writer(&mut *out, &self.line())?;
@@ -69,7 +83,8 @@ impl Report<'_> {
     }
 
     fn line(&self) -> Line<'_> {
-        let pushed = self.result.as_ref().ok();
+        let outcome = self.result.as_ref().ok();
+        let named = outcome.and_then(|outcome| outcome.named.as_ref());
         let reference = self
             .reference
             .map(|reference| format!("{}:{}", reference.repository(), reference.tag_or_latest()));
@@ -78,9 +93,15 @@ impl Report<'_> {
             reference: reference.unwrap_or_else(|| self.typed.to_owned()),
             name: self.reference.map(Reference::repository),
             tag: self.reference.map(Reference::tag_or_latest),
-            status: if pushed.is_some() { "pushed" } else { "failed" },
-            digest: pushed.map(|pushed| pushed.digest.as_str()),
-            size: pushed.map(|pushed| pushed.size),
+            status: match outcome.map(|outcome| outcome.status) {
+                Some(Status::Pushed) => "pushed",
+                Some(Status::Unchanged) => "unchanged",
+                Some(Status::Skipped) => "skipped",
+                Some(Status::WouldPush) => "would_push",
+                None => "failed",
+            },
+            digest: named.map(|named| named.digest.as_str()),
+            size: named.map(|named| named.size),
             layers: self.record.progress.counts(),
             bytes: self.record.progress.bytes().0,
             attempts: self.record.attempts,
@@ -90,6 +111,7 @@ impl Report<'_> {
                 source: login.source.name(),
                 username: login.username.as_deref(),
             }),
+            dry_run: self.record.findings.as_ref(),
             warnings: &self.record.warnings,
             error: self.result.as_ref().err().map(Told::new),
         }

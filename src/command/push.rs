@@ -5,16 +5,16 @@ use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
-use super::{LIST_TIMEOUT, engine, given_login, keyring, tell_error, unless_closed};
+use super::{LIST_TIMEOUT, engine, given_login, keyring, tell_error, trace, unless_closed};
 use crate::cli::{DockerOptions, ProgressMode, PushOptions};
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Keyring, Source};
 use crate::engine::{Engine, LocalImage};
 use crate::error::Error;
 use crate::present::{Plain, Presenter, Silent, Tty, terminal_size};
-use crate::progress::{Progress, PushedTag};
-use crate::push::{Push, Record, suggest};
+use crate::push::{Outcome, Push, PushError, Record, Status, suggest};
 use crate::reference::{Reference, ReferenceError};
+use crate::remote::Remote;
 use crate::report::Report;
 use crate::secret::Secret;
 use crate::text::human_size;
@@ -71,6 +71,8 @@ struct Session {
     keyring: Keyring,
     terminal: Option<Terminal>,
     engine: Engine,
+    /// All tags of a call are in one registry.
+    remote: Remote,
     /// A login is still to be kept.
     save: bool,
 }
@@ -131,7 +133,8 @@ impl Run<'_> {
         })?;
         let engine = engine(self.docker, &keyring.config).await?;
         let terminal = terminal.filter(|_| !options.no_prompt);
-        Ok(Session { presenter, keyring, terminal, engine, save: options.save_credentials })
+        let remote = Remote::new(trace(self.docker));
+        Ok(Session { presenter, keyring, terminal, engine, remote, save: options.save_credentials })
     }
 
     /// What is to be pushed: the image, or each tag of it that the engine has, in the order of names.
@@ -161,29 +164,50 @@ impl Run<'_> {
         Ok(targets)
     }
 
-    async fn push(&mut self, reference: &Reference, session: &mut Session) -> Result<PushedTag, Error> {
+    async fn push(&mut self, reference: &Reference, session: &mut Session) -> Result<Outcome, Error> {
         let push = Push {
             reference,
+            options: self.options,
             engine: &mut session.engine,
+            remote: &mut session.remote,
             keyring: &mut session.keyring,
             terminal: session.terminal.as_ref(),
             presenter: &mut *session.presenter,
             record: &mut self.record,
             save: &mut session.save,
         };
-        let pushed = push.run().await?;
+        let outcome = match self.options.timeout.filter(|timeout| !timeout.is_zero()) {
+            None => push.run().await?,
+            Some(after) => match tokio::time::timeout(after, push.run()).await {
+                Ok(result) => result?,
+                // Dropping the push closes its connection, and with that the engine stops.
+                Err(_) => {
+                    session.presenter.finish();
+                    // Whoever was being asked is not asked again for the next image.
+                    session.terminal = None;
+                    let (reference, tries) = (reference.familiar(), self.record.tries.clone());
+                    return Err(PushError::TimedOut { reference, after, tries }.into());
+                }
+            },
+        };
         if self.record.progress.platform_instead_of_index {
             let warning =
                 "not every platform of the image is here; only the one that is was pushed under this tag";
             session.presenter.tell(&format!("warning: {warning}"));
             self.record.warnings.push(warning.to_owned());
         }
-        session.presenter.note(&summary(reference, &self.record.progress));
-        Ok(pushed)
+        let name = reference.familiar();
+        session.presenter.note(&match outcome.status {
+            Status::Pushed => summary(reference, &self.record),
+            Status::Unchanged => format!("unchanged {name}: the registry has this image under this tag"),
+            Status::Skipped => format!("skipped {name}: the tag is in the registry already"),
+            Status::WouldPush => format!("would push {name}"),
+        });
+        Ok(outcome)
     }
 
     /// Tells how the image at work ended, and is ready for the next.
-    fn finish(&mut self, result: Result<PushedTag, Error>) {
+    fn finish(&mut self, result: Result<Outcome, Error>) {
         let report = Report {
             typed: self.image,
             reference: self.reference.as_ref(),
@@ -229,11 +253,13 @@ fn presenter(mode: ProgressMode) -> Box<dyn Presenter> {
 
 /// `pushed app:1: 1 of 3 layers sent, 1 mounted, 20.97MB in 1.3 s`, of which each part is said only
 /// where the engine told of it: podman names no layers, the containerd store no bytes of small ones.
-fn summary(reference: &Reference, progress: &Progress) -> String {
+fn summary(reference: &Reference, record: &Record) -> String {
+    let progress = &record.progress;
     let counts = progress.counts();
     let name = reference.familiar();
+    let verified = if record.verified == Some(true) { ", verified" } else { "" };
     if counts.total > 0 && counts.exists == counts.total {
-        return format!("pushed {name}: every layer was there already");
+        return format!("pushed {name}: every layer was there already{verified}");
     }
     let mut parts = Vec::new();
     if counts.total > 0 {
@@ -246,7 +272,7 @@ fn summary(reference: &Reference, progress: &Progress) -> String {
         parts.push(human_size(progress.bytes().0));
     }
     let told = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
-    format!("pushed {name}{told} in {:.1} s", progress.elapsed().as_secs_f64())
+    format!("pushed {name}{told} in {:.1} s{verified}", progress.elapsed().as_secs_f64())
 }
 
 #[cfg(test)]
@@ -269,11 +295,13 @@ mod tests {
             (vec![mounted(), pushing], "pushed app:1: 0 of 2 layers sent, 1 mounted, 5B in 0.0 s"),
         ];
         for (states, want) in table {
-            let mut progress = Progress::default();
+            let mut record = Record::default();
             for (at, state) in states.into_iter().enumerate() {
-                progress.apply(&Event::Layer { id: at.to_string(), state });
+                record.progress.apply(&Event::Layer { id: at.to_string(), state });
             }
-            assert_eq!(summary(&"app:1".parse().unwrap(), &progress), want);
+            assert_eq!(summary(&"app:1".parse().unwrap(), &record), want);
+            record.verified = Some(true);
+            assert_eq!(summary(&"app:1".parse().unwrap(), &record), format!("{want}, verified"));
         }
     }
 }

@@ -13,7 +13,9 @@ pub use child::{login, remote_docker};
 
 use std::error::Error as StdError;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -21,9 +23,12 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{HeaderValue, PROXY_AUTHORIZATION};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 
 use crate::context::Endpoint;
 use child::Tunnel;
+use dial::Stream;
 pub use proxy::setting as proxy_for;
 pub use tls::{TlsProblem, config as tls_config, find as tls_error};
 
@@ -95,6 +100,8 @@ pub struct Transport {
 #[derive(Debug)]
 struct Link {
     sender: SendRequest<Body>,
+    /// Closes the way to the engine.
+    close: oneshot::Sender<()>,
     forward: Option<Forward>,
     /// Carries the bytes, and ends with the link.
     tunnel: Option<Tunnel>,
@@ -172,13 +179,29 @@ impl Transport {
         Ok(response)
     }
 
+    /// Sends nothing more on the connection at hand, while its answer can still be read.
+    pub fn close_writing(&mut self) {
+        if let Some(link) = &mut self.link {
+            // In its place one that nobody listens to.
+            let close = std::mem::replace(&mut link.close, oneshot::channel().0);
+            let _ = close.send(());
+        }
+    }
+
+    /// Ends the connection, and the program that carries it.
+    pub fn hang_up(&mut self) {
+        self.link = None;
+    }
+
     async fn dial(&self) -> Result<Link, TransportError> {
         let dialed = dial::dial(&self.endpoint).await?;
-        let handshake = handshake(TokioIo::new(dialed.stream)).await;
+        let (close, closed) = oneshot::channel();
+        let stream = Closable { stream: dialed.stream, closed: Some(closed), is_closing: false };
+        let handshake = handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|source| self.lost(source))?;
         // Moves the bytes. How a connection ended is told by the exchange that it broke.
         tokio::spawn(async { drop(connection.await) });
-        Ok(Link { sender, forward: dialed.forward, tunnel: dialed.tunnel })
+        Ok(Link { sender, close, forward: dialed.forward, tunnel: dialed.tunnel })
     }
 
     /// Why a connection broke, by the one who knows best: the program that carried it, TLS, or hyper.
@@ -227,6 +250,48 @@ impl Link {
             }
         }
         self.sender.send_request(request).await
+    }
+}
+
+/// A stream whose way out can be closed from elsewhere, and whose way in stays open.
+struct Closable {
+    stream: Box<dyn Stream>,
+    /// `None`: it is closed, or never will be.
+    closed: Option<oneshot::Receiver<()>>,
+    is_closing: bool,
+}
+
+impl AsyncRead for Closable {
+    /// hyper waits here for the answer, so this is where it is seen that nothing more is to be sent.
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(closed) = &mut self.closed
+            && let Poll::Ready(told) = Pin::new(closed).poll(cx)
+        {
+            self.is_closing = told.is_ok();
+            self.closed = None;
+        }
+        if self.is_closing && Pin::new(&mut self.stream).poll_shutdown(cx).is_ready() {
+            self.is_closing = false;
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Closable {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -79,7 +79,8 @@ fn recordings_end_with_the_class_they_are_labelled_with() {
             engine = engine.on("GET /v1.41/images/json", Reply::json(200, "[]"));
         }
         let mut command = env.command(&engine);
-        command.args(["regpush", "--format", "json"]).arg(format!("localhost:5000/t/none:{tag}"));
+        command.args(["regpush", "--retries", "0", "--format", "json"]);
+        command.arg(format!("localhost:5000/t/none:{tag}"));
         let run = if recording.credentials_sent {
             run_with_stdin(command.args(["-u", "alice", "--password-stdin"]), b"secret")
         } else {

@@ -109,6 +109,8 @@ struct State {
     always: Option<Reply>,
     requests: Vec<Request>,
     unplanned: Vec<String>,
+    /// The digest of the last push.
+    pushed: Option<String>,
     /// Connections that are over: the client went from a hanging answer, or we were rude.
     gone: usize,
 }
@@ -180,9 +182,15 @@ impl FakeEngine {
         self
     }
 
-    /// All that was asked, pings left out.
+    /// The first request that starts with this.
+    pub fn request(&self, line: &str) -> Option<Request> {
+        self.state().requests.iter().find(|request| request.line.starts_with(line)).cloned()
+    }
+
+    /// All that was asked, but pings and the questions about the registry.
     pub fn requests(&self) -> Vec<Request> {
-        self.state().requests.iter().filter(|request| !request.line.ends_with("/_ping")).cloned().collect()
+        let is_meant = |line: &str| !line.ends_with("/_ping") && !is_aside(line);
+        self.state().requests.iter().filter(|request| is_meant(&request.line)).cloned().collect()
     }
 
     pub fn pushes(&self) -> Vec<Request> {
@@ -233,7 +241,11 @@ fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State
             let mut state = shared.0.lock().expect("no client panics");
             state.requests.push(request.clone());
             shared.1.notify_all();
-            (reply_to(&mut state, &request), state.ping)
+            let reply = reply_to(&mut state, &request);
+            if request.line.contains("/push?") {
+                state.pushed = digest_in(&reply);
+            }
+            (reply, state.ping)
         };
         let head_only = request.line.starts_with("HEAD ");
         match answer(&mut writer, &reply, head_only, ping) {
@@ -271,11 +283,38 @@ fn reply_to(state: &mut State, request: &Request) -> Reply {
     }
     match state.planned.iter().position(|(line, _)| request.line.starts_with(line)) {
         Some(at) => state.planned.remove(at).expect("it was just found").1,
+        None if is_aside(&request.line) => answer_aside(state, &request.line),
         None => {
             state.unplanned.push(request.line.clone());
             Reply::json(404, r#"{"message":"page not found"}"#)
         }
     }
+}
+
+/// What is asked beside the push, in tests that are about something else.
+fn is_aside(line: &str) -> bool {
+    let is_inspection =
+        line.contains("/images/") && line.ends_with("/json") && !line.ends_with("/images/json");
+    line.starts_with("GET ") && (line.contains("/distribution/") || line.ends_with("/info") || is_inspection)
+}
+
+/// The registry serves what was pushed, and nothing else is known.
+fn answer_aside(state: &State, line: &str) -> Reply {
+    if line.ends_with("/info") {
+        return Reply::json(200, "{}");
+    }
+    if !line.contains("/distribution/") {
+        return Reply::json(404, r#"{"message":"No such image"}"#);
+    }
+    let pushed = state.pushed.as_deref().unwrap_or(DIGEST);
+    Reply::json(200, &format!(r#"{{"Descriptor":{{"digest":"{pushed}","size":528}}}}"#))
+}
+
+/// The digest that the stream of a push names.
+fn digest_in(reply: &Reply) -> Option<String> {
+    let text = String::from_utf8_lossy(&reply.pieces.concat()).into_owned();
+    let rest = text.split(": digest: ").nth(1)?;
+    Some(rest.split(' ').next()?.to_owned())
 }
 
 fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {

@@ -1,0 +1,152 @@
+//! `--dry-run`: what a push would find, and nothing sent.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::credentials::Login;
+use crate::engine::{Descriptor, Engine, ImageDetails};
+use crate::reference::Reference;
+use crate::registry::{Registry, RegistryError};
+use crate::remote::{Remote, Subject, Unanswered, inspect};
+use crate::text::human_size;
+
+/// Other tags of the repository whose layers are looked at.
+const MAX_OTHER_TAGS: usize = 5;
+/// Images of an index.
+const MAX_PLATFORMS: usize = 10;
+
+/// What a push would find. As JSON part of a public format: fields may be added, never renamed.
+#[derive(Debug, Serialize)]
+pub struct Findings {
+    /// Of the image in the engine.
+    pub id: String,
+    /// Bytes, as the engine counts them.
+    pub size: u64,
+    /// Digests of layers before they are compressed.
+    pub layers: Vec<String>,
+    /// Of these, those that no image in the repository is known to have there. An engine may find them in
+    /// another repository.
+    pub missing_layers: Vec<String>,
+    /// The registry has let an upload begin.
+    pub may_write: bool,
+    /// What the tag names now.
+    pub tag_names: Option<String>,
+    /// That is this image.
+    pub is_same: bool,
+    #[serde(skip)]
+    pub named: Option<Descriptor>,
+}
+
+/// Asks engine and registry, in the order in which a push would fail.
+///
+/// # Errors
+/// What a push would fail with.
+pub async fn look(
+    remote: &mut Remote,
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+) -> Result<Findings, Unanswered> {
+    let image = inspect(engine, subject).await?;
+    let registry = remote.registry(engine, subject).await?;
+    registry.may_write(subject.reference.path()).await?;
+    let named = remote.named(engine, subject).await?;
+    let is_same = match &named {
+        Some(named) => remote.is_same(engine, subject, &image, named).await?,
+        None => false,
+    };
+    let there = layers_there(&registry, subject.reference, &image).await?;
+    let missing = image.layers.iter().filter(|layer| !there.contains(*layer)).cloned();
+    Ok(Findings {
+        missing_layers: missing.collect(),
+        may_write: true,
+        tag_names: named.as_ref().map(|named| named.digest.clone()),
+        is_same,
+        named,
+        id: image.id,
+        size: image.size,
+        layers: image.layers,
+    })
+}
+
+/// The layers of an image that are in its repository, as far as images show that are there: what the tag
+/// names, the image itself under its digests, and the newest other tags. (What a layer is called once it is
+/// compressed, engines do not tell.)
+async fn layers_there(
+    registry: &Arc<Registry>,
+    reference: &Reference,
+    image: &ImageDetails,
+) -> Result<BTreeSet<String>, RegistryError> {
+    let repository = reference.path();
+    let tag = reference.tag_or_latest();
+    // Without it there is only less to go by.
+    let tags = registry.tags(repository).await.unwrap_or_default();
+    let others = tags.into_iter().rev().filter(|other| other != tag).take(MAX_OTHER_TAGS);
+    let images = [tag.to_owned()].into_iter().chain(image.digests.iter().cloned()).chain(others);
+    let mut there = BTreeSet::new();
+    for named in images {
+        if image.layers.iter().all(|layer| there.contains(layer)) {
+            break;
+        }
+        let Some(manifest) = registry.manifest(repository, &named).await? else { continue };
+        let mut manifests = vec![];
+        for platform in manifest.platforms().take(MAX_PLATFORMS) {
+            manifests.extend(registry.manifest(repository, platform).await?);
+        }
+        manifests.push(manifest);
+        for manifest in manifests {
+            let Some(config) = manifest.config() else { continue };
+            let Some(ids) = registry.diff_ids(repository, config).await? else { continue };
+            for (id, blob) in ids.iter().zip(manifest.layers()) {
+                let is_news = image.layers.contains(id) && !there.contains(id);
+                if is_news && registry.has_blob(repository, blob).await? {
+                    there.insert(id.clone());
+                }
+            }
+        }
+    }
+    Ok(there)
+}
+
+impl Findings {
+    /// For somebody to read, a line for each.
+    pub fn describe(&self, reference: &Reference, login: Option<&Login>, end: &str) -> String {
+        /// Digits of a layer's digest, as engines show them.
+        const SHORT: usize = 12;
+        let short = |digest: &String| {
+            digest.rsplit(':').next().unwrap_or_default().chars().take(SHORT).collect::<String>()
+        };
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| _ = writeln!(text, "{name:<13}{value}");
+        line("Image:", format!("{}, {}, {}", self.id, human_size(self.size), layers(self.layers.len())));
+        let who = match login {
+            Some(login) if !login.anonymous => login.describe(),
+            _ => "no login".to_owned(),
+        };
+        line("Credentials:", format!("{who}: may write to {}", reference.familiar_repository()));
+        let tag = match &self.tag_names {
+            None => "names nothing yet".to_owned(),
+            Some(digest) if self.is_same => format!("names this image, {digest}"),
+            Some(digest) => format!("names another image, {digest}"),
+        };
+        line("Tag:", format!("{} {tag}", reference.tag_or_latest()));
+        let missing: Vec<String> = self.missing_layers.iter().map(short).collect();
+        line(
+            "Layers:",
+            match missing.len() {
+                0 => "all are there".to_owned(),
+                missing_count => {
+                    format!("{missing_count} of {} are missing: {}", self.layers.len(), missing.join(", "))
+                }
+            },
+        );
+        line("Result:", format!("{end}; nothing was sent"));
+        text
+    }
+}
+
+fn layers(count: usize) -> String {
+    if count == 1 { "1 layer".to_owned() } else { format!("{count} layers") }
+}

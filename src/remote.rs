@@ -1,0 +1,205 @@
+//! What the registry holds under the name of an image, by whoever can ask it: the engine, or else we
+//! ourselves, who may be on another machine.
+
+use std::sync::Arc;
+
+use crate::credentials::{Credentials, Login};
+use crate::engine::{
+    Descriptor, Engine, EngineError, ImageDetails, InRegistry, PushRequest, Trace, is_on_loopback,
+};
+use crate::failure::{Class, Evidence, Verdict, classify};
+use crate::reference::Reference;
+use crate::registry::{Access, Registry, RegistryError};
+use crate::text::clean;
+
+/// Why a registry did not take something, or did not answer.
+#[derive(Debug)]
+pub enum Cause {
+    /// In the words of the engine. `reason`: clean.
+    Engine { verdict: Verdict, reason: String },
+    /// It was asked from here.
+    Registry(Box<RegistryError>),
+}
+
+impl Cause {
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Engine { verdict, .. } => *verdict,
+            Self::Registry(error) => Verdict { class: error.class(), hint: "" },
+        }
+    }
+
+    pub fn class(&self) -> Class {
+        self.verdict().class
+    }
+
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Engine { reason, .. } => reason.clone(),
+            Self::Registry(error) => clean(&error.to_string()),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    Cause(Cause),
+    /// The engine itself is gone.
+    Engine(EngineError),
+}
+
+impl From<EngineError> for Unanswered {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<RegistryError> for Unanswered {
+    fn from(error: RegistryError) -> Self {
+        Self::Cause(Cause::Registry(Box::new(error)))
+    }
+}
+
+/// An image, and with whose login its registry is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    pub reference: &'a Reference,
+    pub credentials: &'a Credentials,
+    pub login: &'a Login,
+}
+
+impl Subject<'_> {
+    fn request(&self) -> PushRequest<'_> {
+        PushRequest { reference: self.reference, credentials: self.credentials }
+    }
+
+    /// The engine's refusal of a question about it.
+    fn refused(&self, message: &str, http_status: Option<u16>) -> Unanswered {
+        let verdict = classify(&Evidence {
+            http_status,
+            repository: &self.reference.repository(),
+            ..Evidence::of_text(message, !self.credentials.is_anonymous())
+        });
+        Unanswered::Cause(Cause::Engine { verdict, reason: clean(message) })
+    }
+}
+
+/// A registry, connected to when only we can ask it.
+#[derive(Debug)]
+pub struct Remote {
+    /// With the login at hand.
+    registry: Option<Arc<Registry>>,
+    trace: Option<Trace>,
+}
+
+impl Remote {
+    pub fn new(trace: Option<Trace>) -> Self {
+        Self { registry: None, trace }
+    }
+
+    /// There is another login, or another registry.
+    pub fn forget(&mut self) {
+        self.registry = None;
+    }
+
+    /// What the tag names; `None`: nothing.
+    ///
+    /// # Errors
+    /// Neither engine nor we can ask, or the registry does not say.
+    pub async fn named(
+        &mut self,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+    ) -> Result<Option<Descriptor>, Unanswered> {
+        let message = match engine.in_registry(&subject.request()).await? {
+            InRegistry::Names(descriptor) => return Ok(Some(descriptor)),
+            InRegistry::NamesNothing => return Ok(None),
+            InRegistry::NotAsked { message } => message,
+        };
+        let asked = async {
+            let registry = self.registry(engine, subject).await?;
+            let reference = subject.reference;
+            Ok(registry.named(reference.path(), reference.tag_or_latest()).await?)
+        };
+        match (asked.await, message) {
+            // Only the engine can get there, so it knows what is wrong.
+            (Err(Unanswered::Cause(Cause::Registry(error))), Some(message)) if error.is_about_the_way() => {
+                Err(subject.refused(&message, None))
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    /// Whether the tag names the image that the engine has: they share a digest, or the configuration of what
+    /// it names is the image's ID.
+    ///
+    /// # Errors
+    /// The digests differ, and the registry cannot be asked from here.
+    pub async fn is_same(
+        &mut self,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        image: &ImageDetails,
+        named: &Descriptor,
+    ) -> Result<bool, Unanswered> {
+        if image.digests.contains(&named.digest) {
+            return Ok(true);
+        }
+        let registry = self.registry(engine, subject).await?;
+        let manifest = registry.manifest(subject.reference.path(), &named.digest).await?;
+        Ok(manifest.is_some_and(|manifest| manifest.config() == Some(&image.id)))
+    }
+
+    /// The blobs of what is there that are not.
+    ///
+    /// # Errors
+    /// The registry cannot be asked from here.
+    pub async fn missing_parts(
+        &mut self,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        digest: &str,
+    ) -> Result<Vec<String>, Unanswered> {
+        let registry = self.registry(engine, subject).await?;
+        Ok(registry.missing_parts(subject.reference.path(), digest).await?)
+    }
+
+    /// The registry, to be asked from here as the engine would.
+    ///
+    /// # Errors
+    /// It cannot be reached from here, or is no registry.
+    pub async fn registry(
+        &mut self,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+    ) -> Result<Arc<Registry>, Unanswered> {
+        if let Some(registry) = &self.registry {
+            return Ok(Arc::clone(registry));
+        }
+        let domain = subject.reference.domain();
+        let endpoint = engine.endpoint();
+        if is_on_loopback(domain) && !endpoint.address.is_here() {
+            return Err(RegistryError::Elsewhere { registry: domain.to_owned(), endpoint }.into());
+        }
+        let settings = engine.registry_settings().await?;
+        let (credentials, login) = (subject.credentials.clone(), subject.login.clone());
+        // Of certificates that only the engine may read: where they are needed, the error says so.
+        let access = Access::new(domain, &settings, credentials, login, self.trace, |_| {}).await?;
+        let registry = Arc::new(Registry::connect(domain, access).await?);
+        Ok(Arc::clone(self.registry.insert(registry)))
+    }
+}
+
+/// What the engine knows of the image.
+///
+/// # Errors
+/// It does not have it, or is gone.
+pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageDetails, Unanswered> {
+    match engine.inspect(subject.reference).await {
+        Err(EngineError::Answered { status, message }) => {
+            Err(subject.refused(&message, Some(status.as_u16())))
+        }
+        answer => Ok(answer?),
+    }
+}
