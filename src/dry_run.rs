@@ -90,20 +90,36 @@ async fn layers_there(
         if image.layers.iter().all(|layer| there.contains(layer)) {
             break;
         }
-        let Some(manifest) = registry.manifest(repository, &named).await? else { continue };
-        let mut manifests = vec![];
-        for platform in manifest.platforms().take(MAX_PLATFORMS) {
-            manifests.extend(registry.manifest(repository, platform).await?);
+        match layers_of(registry, repository, &named, image).await {
+            Ok(layers) => there.extend(layers),
+            Err(error) if named == tag => return Err(error),
+            // The others only may help.
+            Err(_) => {}
         }
-        manifests.push(manifest);
-        for manifest in manifests {
-            let Some(config) = manifest.config() else { continue };
-            let Some(ids) = registry.diff_ids(repository, config).await? else { continue };
-            for (id, blob) in ids.iter().zip(manifest.layers()) {
-                let is_news = image.layers.contains(id) && !there.contains(id);
-                if is_news && registry.has_blob(repository, blob).await? {
-                    there.insert(id.clone());
-                }
+    }
+    Ok(there)
+}
+
+/// Those layers of an image that another in the registry has too, if they really are there.
+async fn layers_of(
+    registry: &Registry,
+    repository: &str,
+    named: &str,
+    image: &ImageDetails,
+) -> Result<BTreeSet<String>, RegistryError> {
+    let mut there = BTreeSet::new();
+    let Some(manifest) = registry.manifest(repository, named).await? else { return Ok(there) };
+    let mut manifests = vec![];
+    for platform in manifest.platforms().take(MAX_PLATFORMS) {
+        manifests.extend(registry.manifest(repository, platform).await?);
+    }
+    manifests.push(manifest);
+    for manifest in manifests {
+        let Some(config) = manifest.config() else { continue };
+        let Some(ids) = registry.diff_ids(repository, config).await? else { continue };
+        for (id, blob) in ids.into_iter().zip(manifest.layers()) {
+            if image.layers.contains(&id) && registry.has_blob(repository, blob).await? {
+                there.insert(id);
             }
         }
     }
@@ -123,9 +139,9 @@ impl Findings {
         line("Image:", format!("{}, {}, {}", self.id, human_size(self.size), layers(self.layers.len())));
         let who = match login {
             Some(login) if !login.anonymous => login.describe(),
-            _ => "no login".to_owned(),
+            _ => "none".to_owned(),
         };
-        line("Credentials:", format!("{who}: may write to {}", reference.familiar_repository()));
+        line("Credentials:", format!("{who}; may write to {}", reference.familiar_repository()));
         let tag = match &self.tag_names {
             None => "names nothing yet".to_owned(),
             Some(digest) if self.is_same => format!("names this image, {digest}"),

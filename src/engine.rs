@@ -138,8 +138,7 @@ pub struct ImageDetails {
     pub id: String,
     /// Bytes, as the engine counts them.
     pub size: u64,
-    /// All that it goes by: its ID, and what registries call it (`RepoDigests`). Whatever has one of these
-    /// digests has the same content.
+    /// What registries call it (`RepoDigests`). Whatever has one of these digests has the same content.
     pub digests: Vec<String>,
     /// The digests of its layers before they are compressed.
     pub layers: Vec<String>,
@@ -151,6 +150,13 @@ pub struct Descriptor {
     pub digest: String,
     /// Of the manifest, in bytes.
     pub size: u64,
+}
+
+impl ImageDetails {
+    /// That is the image's own digest: of its manifest, which the containerd store takes for its ID.
+    pub fn has_digest(&self, digest: &str) -> bool {
+        self.id == digest || self.digests.iter().any(|own| own == digest)
+    }
 }
 
 /// What an engine says that a registry says.
@@ -392,7 +398,7 @@ impl Engine {
         let digest = |name: &String| name.split_once('@').map(|(_, digest)| digest.to_owned());
         let own = answer.repo_digests.unwrap_or_default();
         Ok(ImageDetails {
-            digests: own.iter().filter_map(digest).chain([answer.id.clone()]).collect(),
+            digests: own.iter().filter_map(digest).collect(),
             id: clean(&answer.id),
             size: u64::try_from(answer.size).unwrap_or_default(),
             layers: answer.root.layers.unwrap_or_default().iter().map(|layer| clean(layer)).collect(),

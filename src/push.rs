@@ -135,8 +135,12 @@ pub struct Refusal {
 
 /// ` after 6 tries (1: …; 2 to 6: …)`, if there was more than one.
 fn told(tries: &[String]) -> String {
-    if tries.len() < 2 {
-        return String::new();
+    match tries {
+        [] | [_] => return String::new(),
+        [first, rest @ ..] if rest.iter().all(|other| other == first) => {
+            return format!(" after {} tries, each time the same", tries.len());
+        }
+        _ => {}
     }
     let mut first = 1;
     let same = tries.chunk_by(|a, b| a == b).map(|same| {
@@ -547,7 +551,7 @@ impl Push<'_> {
         let asked = async {
             let named = self.remote.named(self.engine, subject).await.ok()??;
             let own = inspect(self.engine, subject).await.ok()?;
-            Some(named).filter(|named| own.digests.contains(&named.digest))
+            Some(named).filter(|named| own.has_digest(&named.digest))
         };
         let named = tokio::time::timeout(CONFIRMATION, asked).await.ok()??;
         self.record.verified = Some(true);

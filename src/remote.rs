@@ -143,7 +143,7 @@ impl Remote {
         image: &ImageDetails,
         named: &Descriptor,
     ) -> Result<bool, Unanswered> {
-        if image.digests.contains(&named.digest) {
+        if image.has_digest(&named.digest) {
             return Ok(true);
         }
         let registry = self.registry(engine, subject).await?;

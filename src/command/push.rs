@@ -197,12 +197,19 @@ impl Run<'_> {
             self.record.warnings.push(warning.to_owned());
         }
         let name = reference.familiar();
-        session.presenter.note(&match outcome.status {
-            Status::Pushed => summary(reference, &self.record),
-            Status::Unchanged => format!("unchanged {name}: the registry has this image under this tag"),
-            Status::Skipped => format!("skipped {name}: the tag is in the registry already"),
-            Status::WouldPush => format!("would push {name}"),
-        });
+        match outcome.status {
+            // The result says it all.
+            _ if self.options.dry_run => {}
+            Status::Unchanged => session
+                .presenter
+                .note(&format!("unchanged {name}: the registry has this image under this tag")),
+            Status::Skipped => {
+                session.presenter.note(&format!("skipped {name}: the tag is in the registry already"));
+            }
+            Status::Pushed | Status::WouldPush => {
+                session.presenter.note(&summary(reference, &self.record));
+            }
+        }
         Ok(outcome)
     }
 
