@@ -320,6 +320,47 @@ impl Engine {
         header
     }
 
+    /// Gives an image one more name, until what this returns is dropped. The name must not be taken.
+    ///
+    /// # Errors
+    /// The engine is gone, or refuses.
+    ///
+    /// Source: Docker Engine API 1.24, `POST /images/{name}/tag`.
+    pub async fn tag(&mut self, image: &Reference, name: &Reference) -> Result<TemporaryTag, EngineError> {
+        let repository = utf8_percent_encode(&name.repository(), PATH).to_string();
+        let tag = name.tag_or_latest();
+        let path = format!("{}/images/{}/tag?repo={repository}&tag={tag}", self.prefix, in_path(image));
+        // Before the name is there: whatever happens now, it is taken away.
+        let made = TemporaryTag { engine: Some(self.fork()), name: name.clone() };
+        let response = self.call(Method::POST, &path, None, Bytes::new()).await?;
+        if !response.status().is_success() {
+            return Err(self.refusal(response).await);
+        }
+        self.whole(response).await?;
+        Ok(made)
+    }
+
+    /// The same engine, over a connection of its own.
+    fn fork(&self) -> Self {
+        let (prefix, headers) = (self.prefix.clone(), self.headers.clone());
+        Self {
+            transport: Transport::new(self.endpoint()),
+            prefix,
+            headers,
+            trace: self.trace,
+            censor: Censor::default(),
+        }
+    }
+
+    /// Takes a name from an image, and leaves the image.
+    ///
+    /// Source: Docker Engine API 1.24, `DELETE /images/{name}`.
+    async fn untag(&mut self, name: &Reference) -> Result<(), EngineError> {
+        let path = format!("{}/images/{}?noprune=true", self.prefix, in_path(name));
+        let response = self.call(Method::DELETE, &path, None, Bytes::new()).await?;
+        self.whole(response).await.map(drop)
+    }
+
     /// What a stream that broke off really died of: the program that carried it may have said.
     pub async fn explain(&mut self, error: EngineError) -> EngineError {
         match error {
@@ -645,6 +686,35 @@ impl Engine {
             Ok(body) => EngineError::Answered { status, message: self.censor.hide(error_message(&body)) },
             Err(error) => error,
         }
+    }
+}
+
+/// A name that we gave to an image in the engine. It goes when this is dropped, however we end: by an error,
+/// by Ctrl-C, by a panic.
+#[derive(Debug)]
+pub struct TemporaryTag {
+    /// `None`: it is gone.
+    engine: Option<Engine>,
+    pub name: Reference,
+}
+
+impl Drop for TemporaryTag {
+    fn drop(&mut self) {
+        /// Less than `main` waits for the end once a signal has come.
+        const PATIENCE: Duration = Duration::from_millis(1500);
+        let Some(mut engine) = self.engine.take() else { return };
+        let name = self.name.clone();
+        // The runtime that we are in may be ending, and cannot wait for us in any case.
+        let removed = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let removed =
+                runtime.block_on(async { tokio::time::timeout(PATIENCE, engine.untag(&name)).await });
+            runtime.shutdown_background();
+            drop(removed);
+            Ok::<(), std::io::Error>(())
+        });
+        // Nobody is left to be told.
+        let _ = removed.join();
     }
 }
 

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::secret::Censor;
 use crate::text::clean;
@@ -123,7 +123,24 @@ struct Message {
     error_detail: Option<ErrorDetail>,
     /// The older copy of `errorDetail.message`; some engines send it alone.
     error: Option<String>,
-    aux: Option<Value>,
+    /// Of another form with each engine, and of no interest in most: read only if it may be.
+    aux: Option<Box<RawValue>>,
+}
+
+/// What of `aux` counts.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Aux {
+    #[serde(rename = "contentMissing")]
+    content_missing: bool,
+    #[serde(rename = "manifestPushedInsteadOfIndex")]
+    platform_instead_of_index: bool,
+    #[serde(rename = "Tag")]
+    tag: Option<String>,
+    #[serde(rename = "Digest")]
+    digest: Option<String>,
+    #[serde(rename = "Size")]
+    size: Option<f64>,
 }
 
 /// `f64`, since that takes any JSON number: negative ones and those past 2^64 are clamped by `as`.
@@ -152,7 +169,7 @@ struct ErrorDetail {
 impl Message {
     /// podman puts `aux` beside `status` in one object, so one object can be several events.
     fn report(self, on_event: &mut impl FnMut(Event)) {
-        if let Some(event) = self.aux.as_ref().and_then(from_aux) {
+        if let Some(event) = self.aux.as_deref().and_then(from_aux) {
             on_event(event);
         }
         let detail = self.error_detail.map(|detail| detail.message).filter(|text| !text.is_empty());
@@ -188,16 +205,15 @@ fn from_digest_line(status: &str) -> Option<Event> {
     pushed(tag, digest, size)
 }
 
-fn from_aux(aux: &Value) -> Option<Event> {
-    let holds = |key: &str| aux.get(key).and_then(Value::as_bool) == Some(true);
-    if holds("contentMissing") {
+fn from_aux(aux: &RawValue) -> Option<Event> {
+    let aux: Aux = serde_json::from_str(aux.get()).ok()?;
+    if aux.content_missing {
         return Some(Event::ContentMissing);
     }
-    if holds("manifestPushedInsteadOfIndex") {
+    if aux.platform_instead_of_index {
         return Some(Event::PlatformInsteadOfIndex);
     }
-    let text = |key: &str| aux.get(key).and_then(Value::as_str);
-    pushed(text("Tag")?, text("Digest")?, aux.get("Size").and_then(Value::as_u64).unwrap_or_default())
+    pushed(&aux.tag?, &aux.digest?, aux.size.unwrap_or_default() as u64)
 }
 
 fn pushed(tag: &str, digest: &str, size: u64) -> Option<Event> {
@@ -233,9 +249,9 @@ impl DecodeError {
     }
 }
 
-/// Bytes. Real lines reach 200 kB (a proxy's page inside an error); past this nothing good is meant, and what
-/// is read of it would take a multiple of this in memory.
-const MAX_OBJECT: usize = 1_000_000;
+/// Bytes. A proxy's page of 200 kB inside an error comes twice, and each `<` of it as six bytes; past this
+/// nothing good is meant, and what is read of it would take a multiple of this in memory.
+const MAX_OBJECT: usize = 4_000_000;
 /// Bytes of what is kept of a layer, of which there may be many: its id has 12, and what happens to it is at
 /// most "Mounted from" and a name.
 const MAX_ID: usize = 64;

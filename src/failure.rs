@@ -114,6 +114,14 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Of a push that we have not cancelled: then the engine has, which ends.
+    pub fn uncancelled(self) -> Self {
+        match self.class {
+            Class::Cancelled => Self { class: Class::Engine, hint: ENGINE_WENT },
+            _ => self,
+        }
+    }
+
     /// How often another try may help, if one can at all: a name that is not found is misspelt, or the
     /// resolver is down; what a registry lost twice was not lost by chance.
     pub fn retries(self) -> u32 {
@@ -195,11 +203,13 @@ const FORMAT: &str = "the registry does not take this kind of manifest: build wi
 const CREATE_REPOSITORY: &str = "create the repository in {registry} first, and check the name";
 const UPDATE_ENGINE: &str = "update docker on the engine's machine, or unset DOCKER_API_VERSION";
 const UPDATE_PLUGIN: &str = "unset DOCKER_API_VERSION, or update docker-regpush";
+const ENGINE_WENT: &str = "the builder or engine went away: look into its log";
 const ENGINE_DISK: &str = "the engine's disk is full: `docker system prune`";
 
 /// From the top, the first that fits. Numbered as in the order that was measured to be right.
 const RULES: &[Rule] = rules![
-    // 1 · our own hanging up, told back
+    // 1 · an engine that ends; our own hanging up, told back
+    Is(Engine), ["grpc: the client connection"], [], ENGINE_WENT;
     Is(Cancelled), ["context canceled", "context cancelled", "upload cancelled", "operation was canceled"], [], TRY_AGAIN;
 
     // 2 · the engine, or the way to it
@@ -216,7 +226,7 @@ const RULES: &[Rule] = rules![
     Is(Engine), ["file integrity checksum failed", "layer does not exist", "input/output error", "error creating overlay mount",
         "error reading tar", "failed to get layer", "layer not known", "/containers/storage/overlay", "no such file or directory"], [],
         "the engine's copy of the image is damaged: remove the image, and pull or build it again";
-    Is(Engine), ["failed to receive status", "grpc: the client connection"], [], "the builder or engine went away: look into its log";
+    Is(Engine), ["failed to receive status"], [], ENGINE_WENT;
     Is(Engine), ["already in progress"], [], "the engine is pushing this already: wait until that is done";
     Is(Auth), ["x-registry-auth"], [], LOG_IN;
 

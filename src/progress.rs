@@ -52,6 +52,8 @@ pub struct Progress {
     pub platform_instead_of_index: bool,
     /// The engine has tried a layer again by itself.
     pub has_retried: bool,
+    /// It is docker's classic store that pushes: no other prepares layers.
+    pub is_classic: bool,
     /// The engine has taken the push on.
     pub has_begun: bool,
     /// The engine tells of what goes on; podman does not.
@@ -69,6 +71,7 @@ impl Default for Progress {
             content_missing: false,
             platform_instead_of_index: false,
             has_retried: false,
+            is_classic: false,
             has_begun: false,
             is_told: false,
         }
@@ -124,6 +127,7 @@ impl Progress {
                 layer.current = 0;
                 self.has_retried = true;
             }
+            LayerState::Preparing => self.is_classic = true,
             _ => {}
         }
         layer.state = state.clone();

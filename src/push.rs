@@ -10,7 +10,7 @@ use crate::cli::{IfExists, PushOptions, Verify};
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Keyring, Known, Login, Source};
 use crate::dry_run::{self, Findings};
-use crate::engine::{Descriptor, Engine, EngineError, LocalImage, PushRequest};
+use crate::engine::{Descriptor, Engine, EngineError, LocalImage, PushRequest, TemporaryTag};
 use crate::failure::{Class, Evidence, classify, stalled};
 use crate::login::{LoginError, QUESTIONS, Question};
 use crate::present::Presenter;
@@ -216,6 +216,22 @@ pub struct Push<'a> {
     pub record: &'a mut Record,
     /// Whether a login that was typed or given for this call is kept, once the registry has taken it.
     pub save: &'a mut bool,
+    pub detours: Detours,
+}
+
+/// Other names for the registry, taken after a stall in docker's classic store.
+///
+/// That store has one upload of a layer to a repository at a time, whoever wants it, and one that hangs in a
+/// connection it never gives up (docker 20.10 and 28: measured). Another push of the same name would wait for
+/// it for ever; under another name for the registry it is another upload.
+#[derive(Debug, Default)]
+pub struct Detours {
+    /// Names that are blocked, the image's own first.
+    blocked: u32,
+    /// The one at hand; the tag goes when it is dropped.
+    tag: Option<TemporaryTag>,
+    /// The engine does not reach the registry under another name.
+    is_closed: bool,
 }
 
 /// What one try came to: done, or why not.
@@ -499,9 +515,11 @@ impl Push<'_> {
     async fn push(&mut self, subject: &Subject<'_>) -> Result<Result<Descriptor, Cause>, PushError> {
         self.record.attempts += 1;
         self.record.progress = Progress::default();
+        self.take_a_detour().await?;
         let outcome = self.follow(subject.credentials).await;
         self.presenter.finish();
-        let repository = self.reference.repository();
+        let detour = self.detours.tag.take().map(|tag| tag.name.clone());
+        let repository = detour.as_ref().unwrap_or(self.reference).repository();
         let progress = &self.record.progress;
         let refused = |message: &str, http_status| {
             let verdict = classify(&Evidence {
@@ -512,21 +530,29 @@ impl Push<'_> {
                 credentials_sent: !subject.credentials.is_anonymous(),
                 repository: &repository,
             });
-            Ok(Err(Cause::Engine { verdict, reason: clean(message) }))
+            Cause::Engine { verdict: verdict.uncancelled(), reason: clean(message) }
         };
         // A refusal counts even where the stream broke behind it.
         if let Some(message) = &progress.refusal {
-            return refused(message, None);
+            let cause = refused(message, None);
+            // Its certificates are for the name that it has.
+            if detour.is_some() && cause.class() == Class::Tls {
+                self.detours.is_closed = true;
+                let reason = format!("nothing more under another name for the registry: {}", cause.reason());
+                return Ok(Err(Cause::Engine { verdict: stalled(), reason }));
+            }
+            return Ok(Err(cause));
         }
         match outcome {
             Ok(Ended::Properly) => {}
             Ok(Ended::Stalled) => {
+                self.detours.blocked += u32::from(progress.is_classic);
                 let reason = format!("nothing moved for {}", format_duration(self.options.stall_timeout));
                 return Ok(Err(Cause::Engine { verdict: stalled(), reason }));
             }
             Err(EngineError::Answered { status, message }) => {
                 let message = if message.trim().is_empty() { status.to_string() } else { message };
-                return refused(&message, Some(status.as_u16()));
+                return Ok(Err(refused(&message, Some(status.as_u16()))));
             }
             Err(error) => {
                 let error = self.engine.explain(error).await;
@@ -541,6 +567,36 @@ impl Push<'_> {
                 reference: self.reference.familiar(),
                 tag: tag.to_owned(),
             }),
+        }
+    }
+
+    /// Gives the image another name to be pushed under, if a push under its own would not move.
+    async fn take_a_detour(&mut self) -> Result<(), PushError> {
+        if self.detours.blocked == 0 || self.detours.is_closed {
+            return Ok(());
+        }
+        let Some(name) = self.reference.under_another_name(self.detours.blocked) else { return Ok(()) };
+        let is_free = match self.engine.inspect(&name).await {
+            Ok(_) => false,
+            Err(EngineError::Answered { .. }) => true,
+            Err(error) => return Err(self.engine_error(error)),
+        };
+        if !is_free {
+            return Ok(());
+        }
+        match self.engine.tag(self.reference, &name).await {
+            Ok(tag) => {
+                let names = (self.reference.familiar_repository(), name.familiar_repository());
+                self.presenter.note(&format!(
+                    "the engine hangs in an upload to {}: pushing under the registry's other name, {}",
+                    names.0, names.1
+                ));
+                self.detours.tag = Some(tag);
+                Ok(())
+            }
+            // Then it is tried as it is.
+            Err(EngineError::Answered { .. }) => Ok(()),
+            Err(error) => Err(self.engine_error(error)),
         }
     }
 
@@ -561,9 +617,10 @@ impl Push<'_> {
 
     /// Reads the stream to its end, and shows it.
     async fn follow(&mut self, credentials: &Credentials) -> Result<Ended, EngineError> {
-        let Self { presenter, record, engine, .. } = self;
+        let Self { presenter, record, engine, detours, .. } = self;
         let progress = &mut record.progress;
-        let request = PushRequest { reference: self.reference, credentials };
+        let reference = detours.tag.as_ref().map_or(self.reference, |tag| &tag.name);
+        let request = PushRequest { reference, credentials };
         let limit = self.options.stall_timeout;
         let mut watchdog = Watchdog::new(limit, Instant::now());
         // An engine may be long in answering at all: its own registry settings, a name to be looked up.

@@ -70,6 +70,35 @@ impl Reference {
         self.tag.as_deref().unwrap_or("latest")
     }
 
+    /// The same repository and tag, its registry under another of its names: hosts may be written in upper
+    /// case, where registries keep no case apart. `nth`: from 1, one of several. `None`: it has no other.
+    pub fn under_another_name(&self, nth: u32) -> Option<Self> {
+        let domain = match self.domain.as_str() {
+            // The Hub's API; docker takes its other names for one.
+            HUB => "registry-1.docker.io".to_owned(),
+            domain => match domain.strip_prefix("127.0.0.1") {
+                Some(port) => format!("localhost{port}"),
+                None => domain.to_owned(),
+            },
+        };
+        let is_new = domain != self.domain;
+        // Each letter that is set in the number, but that the first name may do as it is.
+        let mut letters = nth - u32::from(is_new);
+        let domain: String = domain
+            .chars()
+            .map(|letter| {
+                let is_set = letter.is_ascii_alphabetic() && letters & 1 == 1;
+                letters >>= u32::from(letter.is_ascii_alphabetic());
+                match letter {
+                    letter if !is_set => letter,
+                    letter if letter.is_ascii_lowercase() => letter.to_ascii_uppercase(),
+                    letter => letter.to_ascii_lowercase(),
+                }
+            })
+            .collect();
+        (domain != self.domain && letters == 0).then(|| Self { domain, ..self.clone() })
+    }
+
     /// The same repository, with this tag.
     #[must_use]
     pub fn with_tag(&self, tag: &str) -> Self {
@@ -278,6 +307,27 @@ mod tests {
     use super::*;
 
     const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn a_registry_has_other_names() {
+        let table = [
+            // reference, which, its name then
+            ("localhost:5000/app:1", 1, Some("Localhost:5000/app:1")),
+            ("localhost:5000/app:1", 3, Some("LOcalhost:5000/app:1")),
+            ("Registry.example.com/a/b", 1, Some("registry.example.com/a/b:latest")),
+            ("127.0.0.1:5000/app:1", 1, Some("localhost:5000/app:1")),
+            ("127.0.0.1:5000/app:1", 2, Some("Localhost:5000/app:1")),
+            ("app:1", 1, Some("registry-1.docker.io/library/app:1")),
+            ("app:1", 2, Some("Registry-1.docker.io/library/app:1")),
+            ("10.0.0.5:5000/app:1", 1, None),
+            ("a.b/app:1", 3, Some("A.B/app:1")),
+            ("a.b/app:1", 4, None),
+        ];
+        for (text, nth, want) in table {
+            let other = text.parse::<Reference>().unwrap().under_another_name(nth);
+            assert_eq!(other.map(|other| other.familiar()).as_deref(), want, "{text} {nth}");
+        }
+    }
 
     #[test]
     fn finds_the_registry_that_is_typed() {

@@ -12,7 +12,7 @@ use crate::credentials::{Credentials, Keyring, Source};
 use crate::engine::{Engine, LocalImage};
 use crate::error::Error;
 use crate::present::{Plain, Presenter, Silent, Tty, terminal_size};
-use crate::push::{Outcome, Push, PushError, Record, Status, suggest};
+use crate::push::{Detours, Outcome, Push, PushError, Record, Status, suggest};
 use crate::reference::{Reference, ReferenceError};
 use crate::remote::Remote;
 use crate::report::Report;
@@ -175,6 +175,7 @@ impl Run<'_> {
             presenter: &mut *session.presenter,
             record: &mut self.record,
             save: &mut session.save,
+            detours: Detours::default(),
         };
         let outcome = match self.options.timeout.filter(|timeout| !timeout.is_zero()) {
             None => push.run().await?,

@@ -118,8 +118,8 @@ struct Forward {
 }
 
 impl Transport {
-    pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint: Arc::new(endpoint), link: None, was_heard: false }
+    pub fn new(endpoint: impl Into<Arc<Endpoint>>) -> Self {
+        Self { endpoint: endpoint.into(), link: None, was_heard: false }
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {

@@ -19,7 +19,9 @@ use rcgen::{
 use tempfile::TempDir;
 
 use crate::SMALL;
-use crate::support::{Engine, Home, Registry, Run, copy_in_background, engine, ok, port_to, run, wait_for};
+use crate::support::{
+    Engine, Home, PrivateEngine, Registry, Run, copy_in_background, engine, ok, port_to, run, wait_for,
+};
 
 /// `docker ARGS regpush -q IMAGE` without `DOCKER_HOST`.
 fn push(engine: &Engine, home: &Home, variables: &[(&str, &str)], options: &[&str], image: &str) -> Run {
@@ -106,54 +108,22 @@ fn self_signed() -> (String, String) {
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
-/// A dockerd of its own that speaks TLS only, and wants client certificates of this authority.
+/// A dockerd that speaks TLS only, and wants client certificates of this authority.
 struct TlsEngine {
     port: u16,
-    process: Child,
-    directory: TempDir,
+    _process: PrivateEngine,
 }
 
 impl TlsEngine {
     fn start(engine: &Engine, certificates: &Path) -> Self {
-        let directory = tempfile::tempdir().unwrap();
         // dockerd does not choose a port by itself.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let path = |name: &str| directory.path().join(name);
-        let log = fs::File::create(path("log")).unwrap();
-        let mut command = engine.dockerd();
-        command.args(["--host", &format!("tcp://127.0.0.1:{port}"), "--tlsverify"]);
+        let mut arguments = vec!["--host".into(), format!("tcp://127.0.0.1:{port}"), "--tlsverify".into()];
         for (option, name) in [("--tlscacert", "ca.pem"), ("--tlscert", "cert.pem"), ("--tlskey", "key.pem")]
         {
-            command.arg(option).arg(certificates.join(name));
+            arguments.extend([option.to_owned(), certificates.join(name).display().to_string()]);
         }
-        fs::write(path("daemon.json"), "{}").unwrap();
-        for (option, name) in [
-            ("--data-root", "data"),
-            ("--exec-root", "exec"),
-            ("--pidfile", "pid"),
-            ("--config-file", "daemon.json"),
-        ] {
-            command.arg(option).arg(path(name));
-        }
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let process = command.spawn().unwrap();
-        wait_for("the TLS engine listens", || {
-            fs::read_to_string(path("log")).ok()?.contains("API listen on 127.0.0.1").then_some(())
-        });
-        Self { port, process, directory }
-    }
-}
-
-impl Drop for TlsEngine {
-    fn drop(&mut self) {
-        // It stops its own containerd, which a kill would leave.
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
-        let _ = self.process.wait();
-        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-        let own = |line: &&str| line.contains(&self.directory.path().display().to_string());
-        for mount in mounts.lines().filter(own) {
-            let _ = Command::new("umount").args(mount.split(' ').nth(1)).status();
-        }
+        Self { port, _process: PrivateEngine::start(engine, &arguments) }
     }
 }
 

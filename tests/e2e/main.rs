@@ -9,7 +9,9 @@ mod endpoints;
 #[expect(dead_code, reason = "the other test program uses all of it")]
 #[path = "../it/support/engine.rs"]
 mod fake_engine;
+mod faults;
 mod protocol;
+mod proxy;
 mod registries;
 mod saving;
 mod support;

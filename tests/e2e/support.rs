@@ -12,11 +12,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use portable_pty::CommandBuilder;
 use reqwest::header::ACCEPT;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub const MANIFESTS: &str =
+    "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An engine with the docker CLI of its own version.
@@ -55,6 +59,12 @@ impl Engine {
 
     pub fn host(&self) -> String {
         format!("unix://{}", self.socket.display())
+    }
+
+    /// The same docker, at another socket.
+    pub fn at(&self, socket: &Path) -> Self {
+        let Self { name, directory, docker, .. } = self;
+        Self { name, directory: directory.clone(), socket: socket.to_owned(), docker: docker.clone() }
     }
 
     /// This engine's program, to start another of it.
@@ -111,6 +121,80 @@ impl Engine {
         ok(self.docker(home).arg("import").arg(&tar).arg(name));
         let id = ok(self.docker(home).args(["image", "inspect", "-f", "{{.Id}}", name]));
         Image { engine: self, name: name.to_owned(), id: id.trim().to_owned() }
+    }
+}
+
+/// A dockerd beside those that `tests/run.sh` has started, with a test of which it does not come out alive.
+pub struct PrivateEngine {
+    directory: TempDir,
+    arguments: Vec<String>,
+    process: Child,
+}
+
+impl PrivateEngine {
+    /// * `engine`: of this version and store.
+    /// * `arguments`: where it listens.
+    pub fn start(engine: &Engine, arguments: &[String]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        fs::copy(engine.directory.join("daemon.json"), directory.path().join("daemon.json")).expect("a file");
+        let process = Self::spawn(engine, directory.path(), arguments);
+        Self { directory, arguments: arguments.to_owned(), process }
+    }
+
+    fn spawn(engine: &Engine, directory: &Path, arguments: &[String]) -> Child {
+        let log = fs::File::create(directory.join("log")).expect("a file");
+        let mut command = engine.dockerd();
+        command.args(arguments);
+        for (option, name) in [
+            ("--data-root", "data"),
+            ("--exec-root", "exec"),
+            ("--pidfile", "pid"),
+            ("--config-file", "daemon.json"),
+        ] {
+            command.arg(option).arg(directory.join(name));
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+        let mut process = command.spawn().expect("dockerd runs");
+        let log = || fs::read_to_string(directory.join("log")).unwrap_or_default();
+        wait_for("the engine listens", || {
+            assert!(process.try_wait().expect("it runs").is_none(), "{}", log());
+            log().contains("API listen on ").then_some(())
+        });
+        process
+    }
+
+    /// Ends it: by SIGTERM, or as a crash of the machine does.
+    pub fn end(&mut self, signal: Signal) {
+        let process = Pid::from_raw(self.process.id().try_into().expect("a process number"));
+        kill(process, signal).expect("it runs");
+        self.process.wait().expect("it runs");
+        self.end_containerd(signal);
+    }
+
+    /// Its own, which it stops itself unless it was killed.
+    fn end_containerd(&self, signal: Signal) {
+        let file = self.directory.path().join("exec/containerd/containerd.pid");
+        let Ok(process) = fs::read_to_string(&file) else { return };
+        let _ = kill(Pid::from_raw(process.trim().parse().expect("a process number")), signal);
+        // Where nobody waits for orphans, it would be taken for alive.
+        let _ = fs::remove_file(file);
+    }
+
+    pub fn start_again(&mut self, engine: &Engine) {
+        self.process = Self::spawn(engine, self.directory.path(), &self.arguments);
+    }
+}
+
+impl Drop for PrivateEngine {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.process.id().to_string()).stderr(Stdio::null()).status();
+        let _ = self.process.wait();
+        self.end_containerd(Signal::SIGKILL);
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let own = |line: &&str| line.contains(&self.directory.path().display().to_string());
+        for mount in mounts.lines().filter(own) {
+            let _ = Command::new("umount").args(mount.split(' ').nth(1)).status();
+        }
     }
 }
 
@@ -202,6 +286,7 @@ pub struct Registry {
     pub port: u16,
     process: Child,
     directory: TempDir,
+    config: Value,
 }
 
 impl Registry {
@@ -226,21 +311,15 @@ impl Registry {
     /// * `set_up`: completes its configuration; the directory is its own.
     pub fn start(set_up: impl FnOnce(&mut Value, &Path)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = |name: &str| directory.path().join(name).display().to_string();
+        let data = directory.path().join("data");
         let mut config = json!({
             "version": 0.1,
-            "storage": {"filesystem": {"rootdirectory": path("data")}},
+            "storage": {"filesystem": {"rootdirectory": data}},
             "http": {"addr": "127.0.0.1:0"},
         });
         set_up(&mut config, directory.path());
-        // JSON is YAML.
-        fs::write(path("config.yml"), config.to_string()).expect("a file");
-        let log = fs::File::create(path("log")).expect("a file");
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(path("config.yml")).stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
-        let process = command.spawn().expect("docker-registry is installed by tests/run.sh");
-        let mut registry = Self { port: 0, process, directory };
+        let process = serve(&config, directory.path());
+        let mut registry = Self { port: 0, process, directory, config };
         registry.port = wait_for("the registry listens", || {
             let log = registry.log();
             let port =
@@ -248,6 +327,30 @@ impl Registry {
             port.parse().ok()
         });
         registry
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it runs");
+    }
+
+    /// On the same port, with the same data.
+    pub fn start_again(&mut self) {
+        self.config["http"]["addr"] = json!(format!("127.0.0.1:{}", self.port));
+        self.process = serve(&self.config, self.directory.path());
+        wait_for("the registry listens again", || TcpStream::connect(("127.0.0.1", self.port)).ok());
+    }
+
+    /// Some bytes of a layer have come in.
+    pub fn wait_for_an_upload(&self) {
+        let uploads = format!("{}/data/docker/registry/v2/repositories", self.directory.path().display());
+        wait_for("an upload begins", || {
+            let mut find = Command::new("find");
+            find.args([&uploads, "-path", "*/_uploads/*/data", "-size", "+1M"]).stderr(Stdio::null());
+            let found = find.output().expect("find is everywhere");
+            (!found.stdout.is_empty()).then_some(())
+        });
     }
 
     pub fn log(&self) -> String {
@@ -276,10 +379,9 @@ impl Registry {
     /// The digest that it serves for a tag.
     pub fn digest(&self, repository: &str, tag: &str, login: Option<(&str, &str)>) -> String {
         let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
-        let types = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
         // reqwest wants one for TLS, even where there is none; another test may have been here before.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut request = reqwest::Client::new().head(url).header(ACCEPT, types);
+        let mut request = reqwest::Client::new().head(url).header(ACCEPT, MANIFESTS);
         if let Some((user, password)) = login {
             request = request.basic_auth(user, Some(password));
         }
@@ -287,6 +389,18 @@ impl Registry {
         let response = runtime.block_on(request.send()).expect("the registry answers");
         assert!(response.status().is_success(), "{repository}:{tag}: {}", response.status());
         response.headers()["docker-content-digest"].to_str().expect("a digest").to_owned()
+    }
+
+    /// The manifest that it serves for a tag.
+    pub fn manifest(&self, repository: &str, tag: &str) -> Value {
+        let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
+        let body = ok(Command::new("curl").args(["-sf", "-H", &format!("Accept: {MANIFESTS}")]).arg(url));
+        serde_json::from_str(&body).expect("a manifest")
+    }
+
+    /// Where it keeps blobs, in a folder each.
+    pub fn blobs(&self) -> PathBuf {
+        self.directory.path().join("data/docker/registry/v2/blobs/sha256")
     }
 
     pub fn name(&self, path: &str) -> String {
@@ -297,6 +411,17 @@ impl Registry {
     pub fn host(&self) -> String {
         format!("localhost:{}", self.port)
     }
+}
+
+fn serve(config: &Value, directory: &Path) -> Child {
+    let path = |name: &str| directory.join(name);
+    // JSON is YAML.
+    fs::write(path("config.yml"), config.to_string()).expect("a file");
+    let log = fs::File::options().create(true).append(true).open(path("log")).expect("a file");
+    let mut command = Command::new("docker-registry");
+    command.arg("serve").arg(path("config.yml")).stdin(Stdio::null());
+    command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+    command.spawn().expect("docker-registry is installed by tests/run.sh")
 }
 
 impl Drop for Registry {

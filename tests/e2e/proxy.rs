@@ -1,0 +1,329 @@
+//! A proxy before a registry, which does what networks, proxies and registries do when they fail, as often as
+//! it is told to, and keeps a log of all that was asked.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::sockopt::set_socket_linger;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use crate::support::Registry;
+
+/// What goes wrong.
+#[derive(Clone)]
+pub enum Fault {
+    /// The connection is reset after so many bytes of the body.
+    Reset(usize),
+    /// Nothing more is read after so many bytes, until the other side gives up.
+    Stall(usize),
+    /// Said in place of the registry, which is not asked.
+    Answer { status: &'static str, headers: &'static str, body: String },
+    /// A manifest is taken, and thrown away.
+    Lose,
+    /// All goes well, and before the engine hears of it something is done behind its back.
+    Then(Arc<dyn Fn(u16) + Send + Sync>),
+}
+
+impl Fault {
+    /// An error as registries write it.
+    pub fn refusal(status: &'static str, code: &str, message: &str) -> Self {
+        let body = json!({"errors": [{"code": code, "message": message}]}).to_string();
+        Self::Answer { status, headers: "Content-Type: application/json\r\n", body }
+    }
+
+    /// An error as proxies write it.
+    pub fn page(status: &'static str) -> Self {
+        let body = format!("<html><head><title>{status}</title></head><body>{status}</body></html>");
+        Self::Answer { status, headers: "Content-Type: text/html\r\n", body }
+    }
+}
+
+/// Whether a request is meant, by its method and path.
+pub type Meant = fn(&str, &str) -> bool;
+
+/// The requests that a fault is for.
+#[derive(Clone)]
+struct Rule {
+    is_for: Meant,
+    times: usize,
+    fault: Fault,
+}
+
+/// Requests by what they do: method, path.
+pub mod ask {
+    pub fn begin(method: &str, path: &str) -> bool {
+        method == "POST" && path.contains("/blobs/uploads/")
+    }
+
+    /// The bytes of a layer; the classic store sends them by PATCH, the containerd store by PUT.
+    pub fn send(method: &str, path: &str) -> bool {
+        ["PATCH", "PUT"].contains(&method) && path.contains("/blobs/uploads/")
+    }
+
+    pub fn manifest(method: &str, path: &str) -> bool {
+        method == "PUT" && path.contains("/manifests/")
+    }
+}
+
+/// A line of the log.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub method: String,
+    pub path: String,
+    /// By the engine, and not by us.
+    pub is_engine: bool,
+    /// A fault was done to it.
+    pub is_faulty: bool,
+    /// Of a stalled one: the other side has gone.
+    pub has_ended: bool,
+}
+
+struct Shared {
+    registry: u16,
+    rules: Mutex<Vec<Rule>>,
+    log: Mutex<Vec<Asked>>,
+}
+
+pub struct Proxy {
+    pub port: u16,
+    shared: Arc<Shared>,
+}
+
+impl Proxy {
+    pub fn to(registry: &Registry) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let shared =
+            Arc::new(Shared { registry: registry.port, rules: Mutex::default(), log: Mutex::default() });
+        let serving = Arc::clone(&shared);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let shared = Arc::clone(&serving);
+                // What breaks here was broken by the other side.
+                thread::spawn(move || serve(client, &shared));
+            }
+        });
+        Self { port, shared }
+    }
+
+    pub fn name(&self, path: &str) -> String {
+        format!("localhost:{}/{path}", self.port)
+    }
+
+    /// Does this to the next so many of these requests.
+    pub fn fails(&self, times: usize, is_for: Meant, fault: Fault) {
+        self.shared.rules.lock().expect("nobody panics").push(Rule { is_for, times, fault });
+    }
+
+    pub fn log(&self) -> Vec<Asked> {
+        self.shared.log.lock().expect("nobody panics").clone()
+    }
+
+    /// How often the engine has asked this.
+    pub fn count(&self, is_meant: Meant) -> usize {
+        self.log().iter().filter(|asked| asked.is_engine && is_meant(&asked.method, &asked.path)).count()
+    }
+
+    pub fn clear(&self) {
+        self.shared.log.lock().expect("nobody panics").clear();
+    }
+}
+
+struct Head {
+    first: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Head {
+    fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(None);
+            }
+            match line.trim_end() {
+                "" => break,
+                line => lines.push(line.to_owned()),
+            }
+        }
+        let mut lines = lines.into_iter();
+        let first = lines.next().unwrap_or_default();
+        let headers = lines.filter_map(|line| {
+            line.split_once(':').map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
+        });
+        Ok(Some(Self { first, headers: headers.collect() }))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// One request, and the connection ends with its answer.
+fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
+    let mut reader = BufReader::new(client.try_clone()?);
+    // Engines try TLS first; they go on without it if the answer looks like HTTP.
+    if reader.fill_buf()?.first() == Some(&0x16) {
+        return (&client).write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nno TLS here\n");
+    }
+    let Some(head) = Head::read(&mut reader)? else { return Ok(()) };
+    let mut words = head.first.split(' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let fault = {
+        let mut rules = shared.rules.lock().expect("nobody panics");
+        let rule = rules.iter_mut().find(|rule| rule.times > 0 && (rule.is_for)(method, path));
+        rule.map(|rule| {
+            rule.times -= 1;
+            rule.fault.clone()
+        })
+    };
+    let at = {
+        let mut log = shared.log.lock().expect("nobody panics");
+        log.push(Asked {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            is_engine: !head.header("user-agent").is_some_and(|agent| agent.starts_with("docker-regpush/")),
+            is_faulty: fault.is_some(),
+            has_ended: false,
+        });
+        log.len() - 1
+    };
+    let mut body = Body::of(&head, reader);
+    match fault {
+        None => pass_on(&head, &mut body, &client, shared.registry),
+        Some(Fault::Then(then)) => {
+            let mut answer = Vec::new();
+            pass_on(&head, &mut body, &mut answer, shared.registry)?;
+            then(shared.registry);
+            (&client).write_all(&answer)
+        }
+        Some(Fault::Reset(bytes)) => {
+            io::copy(&mut Read::by_ref(&mut body).take(bytes as u64), &mut io::sink())?;
+            // Without a linger, closing resets.
+            set_socket_linger(&client, Some(Duration::ZERO))?;
+            Ok(())
+        }
+        Some(Fault::Stall(bytes)) => {
+            io::copy(&mut Read::by_ref(&mut body).take(bytes as u64), &mut io::sink())?;
+            while !has_gone(&client)? {
+                thread::sleep(Duration::from_millis(5));
+            }
+            if let Some(asked) = shared.log.lock().expect("nobody panics").get_mut(at) {
+                asked.has_ended = true;
+            }
+            Ok(())
+        }
+        Some(Fault::Answer { status, headers, body: text }) => {
+            io::copy(&mut body, &mut io::sink())?;
+            let length = text.len();
+            let text = if method == "HEAD" { "" } else { &text };
+            let head =
+                format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n");
+            (&client).write_all(format!("{head}\r\n{text}").as_bytes())
+        }
+        Some(Fault::Lose) => {
+            let mut manifest = Vec::new();
+            body.read_to_end(&mut manifest)?;
+            let digest: String = Sha256::digest(&manifest).iter().map(|byte| format!("{byte:02x}")).collect();
+            let head = format!("HTTP/1.1 201 Created\r\nDocker-Content-Digest: sha256:{digest}\r\n");
+            let head = format!("{head}Location: {path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            (&client).write_all(head.as_bytes())
+        }
+    }
+}
+
+/// The body of a request, as it is.
+enum Body<R> {
+    Known(io::Take<R>),
+    /// In chunks, which are taken apart: sizes and ends are left out.
+    Chunked {
+        reader: R,
+        left: usize,
+        is_over: bool,
+    },
+}
+
+impl<R: BufRead> Body<R> {
+    fn of(head: &Head, reader: R) -> Self {
+        if head.header("transfer-encoding") == Some("chunked") {
+            return Self::Chunked { reader, left: 0, is_over: false };
+        }
+        let length = head.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        Self::Known(reader.take(length))
+    }
+}
+
+impl<R: BufRead> Read for Body<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Known(body) => body.read(buffer),
+            Self::Chunked { is_over: true, .. } => Ok(0),
+            Self::Chunked { reader, left, is_over } => {
+                let mut line = String::new();
+                if *left == 0 {
+                    reader.read_line(&mut line)?;
+                    *left = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+                }
+                if *left == 0 {
+                    *is_over = true;
+                    return reader.read_line(&mut line).map(|_| 0);
+                }
+                let most = buffer.len().min(*left);
+                let read = reader.read(&mut buffer[..most])?;
+                *left -= read;
+                if *left == 0 {
+                    reader.read_line(&mut line)?;
+                }
+                Ok(read)
+            }
+        }
+    }
+}
+
+fn pass_on(head: &Head, body: &mut impl Read, mut client: impl Write, registry: u16) -> io::Result<()> {
+    let mut registry = TcpStream::connect(("127.0.0.1", registry))?;
+    let is_chunked = head.header("transfer-encoding").is_some();
+    let kept = head.headers.iter().filter(|(name, _)| !["connection", "expect"].contains(&name.as_str()));
+    let headers: String = kept.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    registry.write_all(format!("{}\r\n{headers}connection: close\r\n\r\n", head.first).as_bytes())?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = body.read(&mut buffer)?;
+        if is_chunked {
+            registry.write_all(format!("{read:x}\r\n").as_bytes())?;
+        }
+        registry.write_all(&buffer[..read])?;
+        if is_chunked {
+            registry.write_all(b"\r\n")?;
+        }
+        if read == 0 {
+            break;
+        }
+    }
+    io::copy(&mut registry, &mut client).map(drop)
+}
+
+/// The other side has closed. Of that nothing arrives here while what it sent before is not read, so its own end
+/// is looked at, which is on this machine.
+fn has_gone(client: &TcpStream) -> io::Result<bool> {
+    /// `TCP_ESTABLISHED` (Linux `tcp_states.h`)
+    const ESTABLISHED: &str = "01";
+    let theirs = format!(":{:04X}", client.peer_addr()?.port());
+    let own = format!(":{:04X}", client.local_addr()?.port());
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let sockets = std::fs::read_to_string(table)?;
+        for socket in sockets.lines() {
+            let fields: Vec<&str> = socket.split_whitespace().take(4).collect();
+            let [_, local, remote, state] = fields[..] else { continue };
+            if local.ends_with(&theirs) && remote.ends_with(&own) {
+                return Ok(state != ESTABLISHED);
+            }
+        }
+    }
+    Ok(true)
+}
