@@ -152,7 +152,10 @@ impl Request {
         let before = self.words.split_last().map_or(&[][..], |(_, before)| before);
         let words = std::iter::once(OsStr::new(NAME)).chain(before.iter().map(OsString::as_os_str));
         let matches = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
-        let all_tags = matches.as_ref().is_some_and(|matches| matches.get_flag("all_tags"));
+        // After a word that is not UTF-8 clap knows not even defaults.
+        let flag =
+            |matches: &clap::ArgMatches| matches.try_get_one::<bool>("all_tags").ok().flatten().copied();
+        let all_tags = matches.as_ref().and_then(flag).unwrap_or_default();
         let docker = matches.filter(|_| !self.is_plugin);
         let docker = docker.and_then(|matches| DockerOptions::from_arg_matches(&matches).ok());
         (command, docker.unwrap_or_default(), all_tags)
@@ -280,6 +283,19 @@ mod tests {
         let options = answer(&["-"]);
         assert!(values(&options).contains(&"-q"), "{options}");
         assert!(!values(&options).contains(&"--host") && !values(&options).contains(&"-H"), "{options}");
+    }
+
+    /// Found by fuzzing.
+    #[cfg(unix)]
+    #[test]
+    fn words_that_are_no_text_are_no_trouble() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let words = ["docker-regpush", "__complete", "regpush"].map(OsString::from).into_iter();
+        let args: Vec<OsString> =
+            words.chain([OsString::from_vec(vec![0xfb]), OsString::from("--q")]).collect();
+        let mut out = Vec::new();
+        Request::read(&args).unwrap().answer(&mut out).unwrap();
+        assert!(out.ends_with(b":4\n"));
     }
 
     #[test]

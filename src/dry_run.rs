@@ -154,7 +154,7 @@ impl Findings {
             match missing.len() {
                 0 => "all are there".to_owned(),
                 missing_count => {
-                    format!("{missing_count} of {} are missing: {}", self.layers.len(), missing.join(", "))
+                    format!("{missing_count} of {} missing: {}", self.layers.len(), missing.join(", "))
                 }
             },
         );

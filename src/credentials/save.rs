@@ -160,7 +160,10 @@ impl Kept {
 }
 
 /// config.json with this entry for a registry, and perhaps a `credsStore`; `None`: it is so already.
-fn edited(
+///
+/// # Errors
+/// docker could not read it, or the entry would not be found in it.
+pub fn edited(
     path: &Path,
     text: &str,
     key: &str,

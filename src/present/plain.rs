@@ -18,6 +18,11 @@ impl<W: Write> Plain<W> {
         Self { out }
     }
 
+    /// Where it has written.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
     fn line(&mut self, line: &str) {
         let _ = writeln!(self.out, "{line}");
     }

@@ -18,6 +18,7 @@ mod support;
 #[expect(dead_code, reason = "the other test program uses all of it")]
 #[path = "../it/support/terminal.rs"]
 mod terminal;
+mod wishes;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

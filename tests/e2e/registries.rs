@@ -201,6 +201,11 @@ fn a_registry_with_tokens_tells_who_may_push() {
         let checked = run(engine.docker(&home).args(["regpush", "auth", &host]));
         assert!(checked.status == 0 && checked.stdout.contains("yes"), "{checked:?}");
 
+        let rehearse =
+            |image: &str| run(engine.docker(&home).args(["regpush", "--dry-run", "--format", "json", image]));
+        let may = rehearse(&image.name);
+        assert_eq!((may.status, &json(&may)["dry_run"]["is_same"]), (0, &Value::Bool(true)), "{may:?}");
+
         log_in("alice", "stale");
         let wrong = push(&engine, &home, &image.name);
         assert_eq!((wrong.status, json(&wrong)["error"]["class"].as_str()), (3, Some("auth")), "{wrong:?}");
@@ -213,6 +218,12 @@ fn a_registry_with_tokens_tells_who_may_push() {
         assert!(listed.status == 3 && listed.stderr.contains(&told), "{listed:?}");
 
         log_in("bob", PASSWORD);
+        let may_not = rehearse(&image.name);
+        assert_eq!(
+            (may_not.status, json(&may_not)["error"]["class"].as_str()),
+            (3, Some("denied")),
+            "{may_not:?}"
+        );
         // The containerd store would find the other there already, and be content.
         let fresh = engine.image(&home, &registry.name("tok/fresh:1"), SMALL);
         let denied = push(&engine, &home, &fresh.name);

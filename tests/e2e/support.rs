@@ -344,10 +344,9 @@ impl Registry {
 
     /// Some bytes of a layer have come in.
     pub fn wait_for_an_upload(&self) {
-        let uploads = format!("{}/data/docker/registry/v2/repositories", self.directory.path().display());
         wait_for("an upload begins", || {
             let mut find = Command::new("find");
-            find.args([&uploads, "-path", "*/_uploads/*/data", "-size", "+1M"]).stderr(Stdio::null());
+            find.arg(self.data()).args(["-path", "*/_uploads/*/data", "-size", "+1M"]).stderr(Stdio::null());
             let found = find.output().expect("find is everywhere");
             (!found.stdout.is_empty()).then_some(())
         });
@@ -398,9 +397,14 @@ impl Registry {
         serde_json::from_str(&body).expect("a manifest")
     }
 
+    /// Where it keeps all it has.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     /// Where it keeps blobs, in a folder each.
     pub fn blobs(&self) -> PathBuf {
-        self.directory.path().join("data/docker/registry/v2/blobs/sha256")
+        self.data().join("docker/registry/v2/blobs/sha256")
     }
 
     pub fn name(&self, path: &str) -> String {

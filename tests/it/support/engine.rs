@@ -75,6 +75,10 @@ pub struct Reply {
     pub headers: Vec<(&'static str, &'static str)>,
     /// Each is written, and sent, by itself.
     pub pieces: Vec<Vec<u8>>,
+    /// How often the last of them is sent.
+    pub times: usize,
+    /// Between two of them.
+    pub pause: Duration,
     pub end: End,
 }
 
@@ -87,6 +91,8 @@ impl Reply {
             content_type: Some("application/json"),
             headers: Vec::new(),
             pieces,
+            times: 1,
+            pause: Duration::ZERO,
             end: End::Proper,
         }
     }
@@ -97,6 +103,23 @@ impl Reply {
 
     pub fn ending(mut self, end: End) -> Self {
         self.end = end;
+        self
+    }
+
+    /// With so much time between two lines.
+    pub fn slowly(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
+    }
+
+    /// The last line again and again.
+    pub fn times(mut self, times: usize) -> Self {
+        self.times = times;
+        self
+    }
+
+    pub fn header(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.push((name, value));
         self
     }
 }
@@ -364,7 +387,13 @@ fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool, ping: Ping) -
     let chunked = reply.end != End::Close;
     head += if chunked { "Transfer-Encoding: chunked\r\n\r\n" } else { "Connection: close\r\n\r\n" };
     writer.write_all(head.as_bytes())?;
-    for piece in reply.pieces.iter().filter(|piece| !piece.is_empty()) {
+    let (last, before) =
+        reply.pieces.split_last().map_or((None, &[][..]), |(last, before)| (Some(last), before));
+    let last = last.into_iter().flat_map(|last| std::iter::repeat_n(last, reply.times));
+    for (number, piece) in before.iter().chain(last).filter(|piece| !piece.is_empty()).enumerate() {
+        if number > 0 {
+            thread::sleep(reply.pause);
+        }
         if chunked {
             let frame = [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();
             writer.write_all(&frame)?;

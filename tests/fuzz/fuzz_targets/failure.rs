@@ -1,0 +1,28 @@
+//! What engines and registries say when they refuse.
+
+#![no_main]
+
+use docker_regpush::failure::{Evidence, Phase, classify, is_usage, tunnel_hint};
+use docker_regpush::retry::{Setback, Tries, root_cause};
+use docker_regpush::text::clean;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: (u16, u8, &str)| {
+    let (http_status, bits, message) = input;
+    let bit = |at: u8| bits >> at & 1 == 1;
+    let verdict = classify(&Evidence {
+        message,
+        http_status: bit(0).then_some(http_status),
+        content_missing: bit(1),
+        phase: if bit(2) { Phase::Manifest } else { Phase::Layers },
+        credentials_sent: bit(3),
+        repository: "localhost:5000/team/app",
+    });
+    let mut tries = Tries::new(3);
+    let setback = Setback { verdict, got_on: bit(4), was_retried: bit(5) };
+    let again = std::iter::from_fn(|| tries.after(&setback)).count();
+    assert!(again <= 3);
+    let line = root_cause(&clean(message), verdict.class);
+    assert!(!line.chars().any(char::is_control));
+    let _ = (is_usage(message), tunnel_hint(message));
+});

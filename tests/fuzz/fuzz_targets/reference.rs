@@ -1,0 +1,20 @@
+//! What may be typed for an image: what is taken means the same however it is written.
+
+#![no_main]
+
+use docker_regpush::reference::{Reference, registry_domain};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|typed: &str| {
+    let _ = registry_domain(typed);
+    let Ok(reference) = typed.parse::<Reference>() else { return };
+    let canonical = format!("{}:{}", reference.repository(), reference.tag_or_latest());
+    for form in [canonical.clone(), reference.familiar()] {
+        let again: Reference = form.parse().expect("what was taken once is taken again");
+        assert_eq!(format!("{}:{}", again.repository(), again.tag_or_latest()), canonical);
+    }
+    for other in (1..20).filter_map(|nth| reference.under_another_name(nth)) {
+        assert_ne!(other.domain(), reference.domain());
+        assert_eq!((other.path(), other.tag()), (reference.path(), reference.tag()));
+    }
+});

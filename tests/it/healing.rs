@@ -1,0 +1,459 @@
+//! What breaks on the way is tried again, what stalls is ended, and what is said is verified.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, refusal};
+use crate::support::env::{Run, TestEnv, run, run_with_stdin};
+
+const IMAGE: &str = "localhost:5000/app:1";
+const PUSH: &str = "POST /v1.41/images/localhost:5000/app/push?tag=1";
+const DISTRIBUTION: &str = "GET /v1.41/distribution/localhost:5000/app:1/json";
+const INSPECT: &str = "GET /v1.41/images/localhost:5000/app:1/json";
+const ID: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+const OTHER: &str = "sha256:9999999999999999999999999999999999999999999999999999999999999999";
+
+fn pushing(current: u64) -> String {
+    json!({"status": "Pushing", "progressDetail": {"current": current, "total": 1000}, "id": "a"}).to_string()
+}
+
+fn push(engine: &FakeEngine, options: &[&str]) -> Run {
+    let env = TestEnv::new();
+    run(env.command(engine).args(["regpush", "--format", "json"]).args(options).arg(IMAGE))
+}
+
+fn broken() -> Reply {
+    Reply::stream([refusal("write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer")])
+}
+
+fn pushed() -> Reply {
+    Reply::stream([digest_line("1")])
+}
+
+#[test]
+fn what_breaks_is_tried_again_and_each_wait_is_shown() {
+    let engine = FakeEngine::start().on(PUSH, broken()).on(PUSH, broken()).on(PUSH, pushed());
+    let healed = push(&engine, &[]);
+    assert_eq!(healed.status, 0, "{healed}");
+    assert_eq!(healed.json()["attempts"], 3);
+    for number in [2, 3] {
+        let start = format!("attempt {number} of 6 in ");
+        let line = healed.stderr.lines().find(|line| line.starts_with(&start)).expect(&start);
+        assert!(line.ends_with(" s: connection reset by peer"), "{line}");
+    }
+}
+
+#[test]
+fn tries_end_and_are_named() {
+    let other = Reply::stream([refusal("received unexpected HTTP status: 503 Service Unavailable")]);
+    let engine = FakeEngine::start().on(PUSH, broken()).on(PUSH, other);
+    let given_up = push(&engine, &["--retries", "1"]);
+    assert_eq!(given_up.status, 6, "{given_up}");
+    let message = given_up.json()["error"]["message"].as_str().unwrap().to_owned();
+    let told = "after 2 tries (1: connection reset by peer; 2: received unexpected HTTP status: 503 Service Unavailable): received";
+    assert!(message.contains(told), "{message}");
+    assert_eq!(push(&FakeEngine::start().on(PUSH, broken()), &["--retries", "0"]).json()["attempts"], 1);
+}
+
+#[test]
+fn what_is_refused_is_not_tried_again() {
+    for (message, status) in [
+        ("denied: requested access to the resource is denied", 3),
+        ("no basic auth credentials", 3),
+        ("tag invalid: The image tag '1' is immutable", 1),
+        ("x509: certificate signed by unknown authority", 6),
+        ("tag does not exist: localhost:5000/app:1", 5),
+    ] {
+        let mut engine = FakeEngine::start().on(PUSH, Reply::stream([refusal(message)]));
+        if status == 5 {
+            engine = engine.on("GET /v1.41/images/json", Reply::json(200, "[]"));
+        }
+        let refused = push(&engine, &[]);
+        assert_eq!((refused.status, &refused.json()["attempts"]), (status, &json!(1)), "{refused}");
+    }
+}
+
+/// Starts it, and returns when it has said this.
+fn start(command: &mut Command, told: &str) -> std::process::Child {
+    use std::io::{BufRead as _, BufReader};
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stderr.as_mut().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains(told)), "{told}");
+    child
+}
+
+#[test]
+fn a_signal_ends_a_wait_at_once() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let engine = FakeEngine::start().on(PUSH, Reply::stream([refusal("toomanyrequests: slow down")]));
+        let env = TestEnv::new();
+        let mut child = start(env.command(&engine).args(["regpush", IMAGE]), "attempt 2 of 6 in ");
+        let told = Instant::now();
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(status));
+        // The wait is 5 s at least.
+        assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
+    }
+}
+
+/// Twenty minutes with a limit of one: here a second is a minute.
+#[test]
+fn a_slow_push_that_moves_is_not_called_stalled() {
+    let steps = (1..=40).map(pushing).chain([digest_line("1")]);
+    let engine = FakeEngine::start().on(PUSH, Reply::stream(steps).slowly(Duration::from_millis(500)));
+    let slow = push(&engine, &["--stall-timeout", "1s"]);
+    assert_eq!(slow.status, 0, "{slow}");
+    assert_eq!(slow.json()["attempts"], 1, "{slow}");
+    assert!(slow.json()["seconds"].as_f64().unwrap() >= 20.0, "{slow}");
+}
+
+#[test]
+fn a_push_that_stalls_is_ended_and_tried_again() {
+    // Silence, and the same line for ever.
+    let silent = Reply::stream([pushing(5)]).ending(End::Hang);
+    let repeating = Reply::stream([pushing(5)]).times(usize::MAX).slowly(Duration::from_millis(100));
+    for stalled in [silent, repeating] {
+        let engine = FakeEngine::start().on(PUSH, stalled).on(PUSH, pushed());
+        let healed = push(&engine, &["--stall-timeout", "1s"]);
+        assert_eq!((healed.status, &healed.json()["attempts"]), (0, &json!(2)), "{healed}");
+        assert!(healed.stderr.contains(" s: nothing moved for 1s\n"), "{healed}");
+    }
+}
+
+#[test]
+fn a_push_that_always_stalls_is_status_7() {
+    let hanging = || Reply::stream([pushing(5)]).ending(End::Hang);
+    let engine = FakeEngine::start().on(PUSH, hanging()).on(PUSH, hanging());
+    let stalled = push(&engine, &["--stall-timeout", "500ms", "--retries", "1"]);
+    assert_eq!(stalled.status, 7, "{stalled}");
+    let error = &stalled.json()["error"];
+    assert_eq!(error["class"], "stalled");
+    assert!(error["message"].as_str().unwrap().contains("after 2 tries, each time the same"), "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("--stall-timeout 5m"), "{error}");
+}
+
+/// It says nothing until the end, so nobody can tell.
+#[test]
+fn podman_is_never_called_stalled() {
+    let quiet = |podman: bool| {
+        let reply = Reply::stream([r#"{"status":"x"}"#.to_owned(), digest_line("1")]);
+        let reply = reply.slowly(Duration::from_millis(1500));
+        let reply = if podman { reply.header("Server", "Libpod/4.3.1 (linux)") } else { reply };
+        let engine = FakeEngine::start().on(PUSH, reply);
+        push(&engine, &["--stall-timeout", "500ms", "--retries", "0"]).status
+    };
+    assert_eq!((quiet(true), quiet(false)), (0, 7));
+}
+
+#[test]
+fn a_timeout_is_for_all_tries() {
+    let engine =
+        FakeEngine::start().on(PUSH, broken()).on(PUSH, Reply::stream([pushing(5)]).ending(End::Hang));
+    let started = Instant::now();
+    let late = push(&engine, &["--timeout", "3s"]);
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    assert_eq!(late.status, 7, "{late}");
+    assert!(late.stderr.contains("localhost:5000/app:1 was not pushed within 3s"), "{late}");
+    assert_eq!(late.json()["error"]["class"], "stalled");
+}
+
+#[test]
+fn options_are_read_as_people_write_them() {
+    for (options, told) in [
+        (["--stall-timeout", "soon"], "invalid value 'soon' for '--stall-timeout"),
+        (["--stall-timeout=-1s", "-q"], "invalid value '-1s' for '--stall-timeout"),
+        (["--timeout", "90"], "invalid value '90' for '--timeout"),
+        (["--retries", "many"], "invalid value 'many' for '--retries"),
+        (["--if-exists", "replace"], "invalid value 'replace' for '--if-exists"),
+        (["--verify", "sometimes"], "invalid value 'sometimes' for '--verify"),
+    ] {
+        let refused = run(TestEnv::new().without_engine().arg("regpush").args(options).arg(IMAGE));
+        assert_eq!(refused.status, 125, "{refused}");
+        assert!(refused.stderr.contains(told), "{told}: {refused}");
+    }
+    for options in
+        [["--stall-timeout", "0"], ["--timeout", "0"], ["--timeout", "1h30m"], ["--timeout", "999999999y"]]
+    {
+        assert_eq!(push(&FakeEngine::start().on(PUSH, pushed()), &options).status, 0, "{options:?}");
+    }
+}
+
+fn names(digest: &str) -> Reply {
+    Reply::json(200, &json!({"Descriptor": {"digest": digest, "size": 528}}).to_string())
+}
+
+fn names_nothing() -> Reply {
+    Reply::json(404, r#"{"message":"manifest unknown: manifest unknown"}"#)
+}
+
+#[test]
+fn a_registry_that_serves_something_else_is_not_believed() {
+    for (reply, found) in [
+        (names(OTHER), format!("and the tag names {OTHER} in the registry")),
+        (names_nothing(), "and the registry has nothing under this tag".to_owned()),
+    ] {
+        let engine = FakeEngine::start().on(PUSH, pushed());
+        let engine = (0..3).fold(engine, |engine, _| engine.on(DISTRIBUTION, reply.clone()));
+        let unverified = push(&engine, &[]);
+        assert_eq!(unverified.status, 9, "{unverified}");
+        let result = unverified.json();
+        assert_eq!((&result["verified"], &result["digest"]), (&json!(false), &json!(null)), "{unverified}");
+        assert_eq!(result["error"]["class"], "unverified");
+        let message = result["error"]["message"].as_str().unwrap();
+        assert!(message.contains(&format!("was pushed as {DIGEST}, {found}")), "{message}");
+    }
+}
+
+#[test]
+fn a_registry_that_is_slow_to_know_is_asked_again() {
+    let engine = FakeEngine::start().on(PUSH, pushed()).on(DISTRIBUTION, names_nothing());
+    let pushed = push(&engine, &[]);
+    assert_eq!((pushed.status, &pushed.json()["verified"]), (0, &json!(true)), "{pushed}");
+}
+
+#[test]
+fn who_cannot_be_asked_is_warned_about_or_is_an_error() {
+    // podman's answer; and on that port nothing listens.
+    let engine = |image: &str| {
+        let path = format!("POST /v1.41/images/{}/push?tag=1", image.trim_end_matches(":1"));
+        let asked = format!("GET /v1.41/distribution/{image}/json");
+        FakeEngine::start().on(&path, pushed()).on(&asked, Reply::json(404, "Not Found"))
+    };
+    let image = "localhost:1/app:1";
+    let verified = |verify: &str| {
+        let engine = engine(image);
+        run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", "--verify", verify, image]))
+    };
+    let auto = verified("auto");
+    assert_eq!((auto.status, &auto.json()["verified"]), (0, &json!(null)), "{auto}");
+    let warning = "what the registry serves could not be asked: cannot reach the registry localhost:1";
+    assert!(auto.stderr.contains(&format!("warning: {warning}")), "{auto}");
+    assert!(auto.json()["warnings"][0].as_str().unwrap().starts_with(warning), "{auto}");
+    let always = verified("always");
+    assert_eq!((always.status, &always.json()["error"]["class"]), (6, &json!("network")), "{always}");
+    assert!(
+        always.stderr.contains("was pushed, and what the registry serves could not be asked"),
+        "{always}"
+    );
+
+    let never = FakeEngine::start().on(PUSH, pushed());
+    assert_eq!(push(&never, &["--verify", "never"]).json()["verified"], json!(null));
+    assert!(never.request(DISTRIBUTION).is_none(), "nobody is asked");
+}
+
+fn image(digests: &[&str]) -> Reply {
+    let digests: Vec<String> = digests.iter().map(|digest| format!("localhost:5000/app@{digest}")).collect();
+    let layers = ["sha256:aaaaaaaaaaaa0", "sha256:bbbbbbbbbbbb0"];
+    Reply::json(
+        200,
+        &json!({"Id": ID, "Size": 20_000_000, "RepoDigests": digests, "RootFS": {"Layers": layers}})
+            .to_string(),
+    )
+}
+
+#[test]
+fn a_tag_that_is_there_is_treated_as_asked() {
+    // what is there, the image's own digests, the wish; status, and how it ends
+    let (nothing, same, other): (&[&str], &[&str], &[&str]) = (&[], &[DIGEST], &[OTHER]);
+    let table = [
+        (None, nothing, "update", 0, "pushed"),
+        (None, nothing, "skip", 0, "pushed"),
+        (None, nothing, "fail", 0, "pushed"),
+        (Some(DIGEST), same, "update", 0, "unchanged"),
+        (Some(DIGEST), same, "skip", 0, "unchanged"),
+        (Some(DIGEST), same, "fail", 0, "unchanged"),
+        // The containerd store takes the manifest's digest for the image's ID.
+        (Some(ID), nothing, "fail", 0, "unchanged"),
+        (Some(DIGEST), other, "update", 0, "pushed"),
+        (Some(DIGEST), other, "skip", 0, "skipped"),
+        (Some(DIGEST), other, "fail", 8, "failed"),
+    ];
+    for (there, own, wish, status, end) in table {
+        let engine = FakeEngine::start()
+            .on(INSPECT, image(own))
+            .on(DISTRIBUTION, there.map_or_else(names_nothing, names));
+        let engine = if end == "pushed" { engine.on(PUSH, pushed()) } else { engine };
+        let run = push(&engine, &["--if-exists", wish]);
+        let result = run.json();
+        assert_eq!((run.status, &result["status"]), (status, &json!(end)), "{there:?} {own:?} {wish}: {run}");
+        if end == "unchanged" || end == "skipped" {
+            assert_eq!((&result["digest"], &result["attempts"]), (&json!(there), &json!(0)), "{run}");
+        }
+        if status == 8 {
+            assert_eq!(result["error"]["class"], "exists");
+            let message = result["error"]["message"].as_str().unwrap();
+            assert!(message.contains(DIGEST) && message.contains(ID), "{message}");
+        }
+    }
+}
+
+/// A registry of our own making, and its host.
+fn registry() -> (FakeEngine, String) {
+    let registry = FakeEngine::at_tcp().on("GET /v2/", Reply { pieces: vec![], ..Reply::json(200, "") });
+    let host = registry.host.trim_start_matches("tcp://").to_owned();
+    (registry, host)
+}
+
+/// Docker's classic store knows no digest of what it has not pushed: there the configuration tells.
+#[test]
+fn the_same_configuration_is_the_same_image() {
+    for (config, end) in [(ID, "unchanged"), (OTHER, "pushed")] {
+        let (registry, host) = registry();
+        let manifest = json!({"config": {"digest": config}, "layers": []}).to_string();
+        let registry = registry.on(&format!("GET /v2/app/manifests/{DIGEST}"), Reply::json(200, &manifest));
+        let engine = FakeEngine::start()
+            .on(&format!("GET /v1.41/images/{host}/app:1/json"), image(&[]))
+            .on(&format!("GET /v1.41/distribution/{host}/app:1/json"), names(DIGEST))
+            .on_every_push(pushed());
+        let env = TestEnv::new();
+        let mut command = env.command(&engine);
+        command.args(["regpush", "--format", "json", "--verify", "never", "--if-exists", "update"]);
+        let run = run(command.arg(format!("{host}/app:1")));
+        assert_eq!(run.json()["status"], end, "{run}");
+        drop(registry);
+        if end == "unchanged" {
+            assert!(engine.pushes().is_empty());
+        }
+    }
+}
+
+#[test]
+fn an_immutable_tag_that_names_this_image_is_no_error() {
+    let refused = || Reply::stream([refusal("tag invalid: The image tag '1' is immutable")]);
+    let engine =
+        FakeEngine::start().on(PUSH, refused()).on(INSPECT, image(&[DIGEST])).on(DISTRIBUTION, names(DIGEST));
+    let same = push(&engine, &[]);
+    assert_eq!((same.status, &same.json()["status"]), (0, &json!("unchanged")), "{same}");
+    let engine =
+        FakeEngine::start().on(PUSH, refused()).on(INSPECT, image(&[OTHER])).on(DISTRIBUTION, names(DIGEST));
+    let other = push(&engine, &[]);
+    assert_eq!((other.status, &other.json()["error"]["class"]), (1, &json!("rejected")), "{other}");
+}
+
+const UPLOADS: &str = "POST /v2/app/blobs/uploads/";
+
+fn begun() -> Reply {
+    Reply::json(202, "").header("Location", "/v2/app/blobs/uploads/1234?_state=x")
+}
+
+#[test]
+fn a_dry_run_tells_what_a_push_would_do() {
+    let (registry, host) = registry();
+    let not_there = || Reply::json(404, "{}");
+    let own = json!({"config": {"digest": ID}, "layers": [{"digest": OTHER}]}).to_string();
+    let config = json!({"rootfs": {"diff_ids": ["sha256:aaaaaaaaaaaa0"]}}).to_string();
+    let registry = registry
+        .on(UPLOADS, begun())
+        .on("DELETE /v2/app/blobs/uploads/1234?_state=x", Reply::json(204, ""))
+        .on("GET /v2/app/tags/list?n=1000", Reply::json(200, r#"{"tags":["1","0.9"]}"#))
+        .on("GET /v2/app/manifests/1", not_there())
+        .on("GET /v2/app/manifests/0.9", Reply::json(200, &own))
+        .on(&format!("GET /v2/app/blobs/{ID}"), Reply::json(200, &config))
+        .on(&format!("HEAD /v2/app/blobs/{OTHER}"), Reply::json(200, ""));
+    let engine = FakeEngine::start()
+        .on(&format!("GET /v1.41/images/{host}/app:1/json"), image(&[]))
+        .on(&format!("GET /v1.41/distribution/{host}/app:1/json"), names_nothing());
+    let name = format!("{host}/app:1");
+    let dry =
+        run(TestEnv::new().command(&engine).args(["regpush", "--dry-run", "--verify", "always", &name]));
+    assert_eq!(dry.status, 0, "{dry}");
+    let told = format!(
+        "\
+Image:       {ID}, 20MB, 2 layers
+Credentials: none; may write to {host}/app
+Tag:         1 names nothing yet
+Layers:      1 of 2 missing: bbbbbbbbbbbb
+Result:      would be pushed; nothing was sent
+"
+    );
+    assert_eq!(dry.stdout, told, "{dry}");
+    assert!(engine.pushes().is_empty());
+    drop(registry);
+}
+
+#[test]
+fn a_dry_run_ends_as_the_push_would() {
+    let refused = Reply::json(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"log in"}]}"#)
+        .header("WWW-Authenticate", "Basic realm=\"x\"");
+    let denied = Reply::json(403, r#"{"errors":[{"code":"DENIED","message":"read only"}]}"#);
+    for (answer, login, status, class) in [
+        (refused.clone(), false, 3, "auth"),
+        (refused, true, 3, "auth"),
+        (denied, true, 3, "denied"),
+        (Reply::json(503, "busy"), false, 6, "server"),
+    ] {
+        let (registry, host) = registry();
+        let answers = if class == "auth" && login { 2 } else { 1 };
+        let registry = (0..answers).fold(registry, |registry, _| registry.on(UPLOADS, answer.clone()));
+        let engine = FakeEngine::start().on(&format!("GET /v1.41/images/{host}/app:1/json"), image(&[]));
+        let env = TestEnv::new();
+        let mut command = env.command(&engine);
+        command
+            .args(["regpush", "--dry-run", "--retries", "0", "--format", "json"])
+            .arg(format!("{host}/app:1"));
+        let run = if login {
+            run_with_stdin(command.args(["-u", "alice", "--password-stdin"]), b"s3cret")
+        } else {
+            run(&mut command)
+        };
+        assert_eq!((run.status, &run.json()["error"]["class"]), (status, &json!(class)), "{run}");
+        assert!(!run.stderr.contains("s3cret") && engine.pushes().is_empty(), "{run}");
+        drop(registry);
+    }
+    let engine = FakeEngine::start()
+        .on(INSPECT, Reply::json(404, r#"{"message":"No such image: localhost:5000/app:1"}"#))
+        .on("GET /v1.41/images/json", Reply::json(200, "[]"));
+    assert_eq!(push(&engine, &["--dry-run"]).status, 5);
+}
+
+const DETOUR: &str = "POST /v1.41/images/Localhost:5000/app/push?tag=1";
+const TAG: &str = "POST /v1.41/images/localhost:5000/app:1/tag?repo=Localhost:5000/app&tag=1";
+const UNTAG: &str = "DELETE /v1.41/images/Localhost:5000/app:1?noprune=true";
+
+/// The classic store in a stall, and then asked for the same under another name.
+fn stuck(detour: Reply) -> FakeEngine {
+    let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
+    FakeEngine::start()
+        .on(PUSH, Reply::stream([preparing, pushing(5)]).ending(End::Hang))
+        .on(TAG, Reply::json(201, ""))
+        .on(DETOUR, detour)
+        .on(UNTAG, Reply::json(200, "[]"))
+}
+
+#[test]
+fn the_classic_store_is_led_round_a_stalled_upload() {
+    let engine = stuck(pushed());
+    let healed = push(&engine, &["--stall-timeout", "1s"]);
+    assert_eq!((healed.status, &healed.json()["attempts"]), (0, &json!(2)), "{healed}");
+    assert_eq!(healed.json()["reference"], IMAGE);
+    // The registry's certificates are for the name that it has.
+    let engine = stuck(Reply::stream([refusal("x509: certificate is valid for localhost, not Localhost")]));
+    let engine = engine.on(PUSH, Reply::stream([refusal("denied")]));
+    let back = push(&engine, &["--stall-timeout", "1s"]);
+    assert_eq!((back.status, &back.json()["attempts"]), (3, &json!(3)), "{back}");
+}
+
+/// Also by who ends us in the middle.
+#[test]
+fn the_other_name_goes_away_at_every_end() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let engine = stuck(Reply::stream([pushing(5)]).ending(End::Hang));
+        let env = TestEnv::new();
+        let mut command = env.command(&engine);
+        command
+            .args(["regpush", "--stall-timeout", "1s", IMAGE])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        engine.wait_for_pushes(2);
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(if signal == Signal::SIGINT { 130 } else { 143 }));
+        engine.wait_for_request(UNTAG);
+    }
+    let engine = stuck(Reply::stream([pushing(5)]).ending(End::Cut));
+    assert_eq!(push(&engine, &["--stall-timeout", "1s"]).status, 4, "the engine is gone");
+}
