@@ -118,17 +118,17 @@ pub struct PushOptions {
     /// The result, on stdout: NAME@DIGEST (ref), or an object with all about it (json)
     #[arg(long, value_enum, default_value_t, value_name = "ref|json", hide_possible_values = true)]
     pub format: Format,
-    /// How often to try again, where another try can help
+    /// How often to try again where that can help: network, registry trouble, rate limit, stall
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub retries: u32,
     /// End a try in which nothing moves for so long; 0: never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub stall_timeout: Duration,
-    /// Give up an image that is not there after so long, all tries together [default: never]
+    /// Give up an image that is not pushed after so long, all tries together [default: never]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// If the tag is there already: push all the same (overwrite), only what differs (update), leave it alone
-    /// (skip), or fail if it differs. The same image is never an error
+    /// A tag that is in the registry already: push all the same (overwrite), or only what differs (update);
+    /// leave any tag alone (skip), or fail if it names another image
     #[arg(
         long,
         value_enum,
@@ -137,10 +137,10 @@ pub struct PushOptions {
         hide_possible_values = true
     )]
     pub if_exists: IfExists,
-    /// Ask the registry afterwards what it serves: if it can be asked (auto), or fail (always)
+    /// Ask the registry afterwards what it serves; who cannot be asked is a warning (auto) or an error (always)
     #[arg(long, value_enum, default_value_t, value_name = "auto|always|never", hide_possible_values = true)]
     pub verify: Verify,
-    /// Say what a push would do, and whether it may, and push nothing
+    /// Push nothing; say what a push would find, whether it may write, and end with its status
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
@@ -366,7 +366,8 @@ Push a local image to its registry.
 
 The engine pushes, with the login that Docker holds for the registry. If the
 registry refuses that, regpush asks for another at the terminal, has it checked,
-and pushes again.";
+and pushes again. What breaks on the way is tried again, a push that stalls is
+ended, and the registry is asked whether it serves what was pushed.";
 
 const AUTH_AFTER_HELP: &str = "\
 Exit status:
@@ -386,12 +387,15 @@ Examples:
 
 const AFTER_HELP: &str = "\
 Exit status:
-  0 pushed · 1 refused by the registry · 3 credentials missing or refused · 4 no engine
-  5 no such image · 6 network, TLS or registry trouble · 125 usage
-  130 interrupted · 143 terminated · 129 hung up
+  0 in the registry · 1 refused by the registry · 3 credentials missing or refused
+  4 no engine · 5 no such image · 6 network, TLS or registry trouble, after every try
+  7 stalled or timed out · 8 exists (--if-exists fail) · 9 not what the registry serves
+  125 usage · 130 interrupted · 143 terminated · 129 hung up
 
 Examples:
   docker regpush registry.example.com/team/app:1.2
   docker -c build-box regpush --all-tags registry.example.com/team/app
+  docker regpush --dry-run registry.example.com/team/app:1.2
+  docker regpush --if-exists fail --verify always registry.example.com/team/app:1.2
   image=$(docker regpush -q localhost:5000/app)
   docker regpush -u ci --password-stdin registry.example.com/app:1 <token.txt";

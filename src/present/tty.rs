@@ -285,4 +285,33 @@ mod tests {
         let frame = String::from_utf8(tty.out.clone()).unwrap();
         assert!(frame.contains("Retrying in 3") && !frame.contains("91efb8fa70ba"), "{frame:?}");
     }
+
+    /// Standing where the frame stood, so that what is printed next is readable.
+    #[test]
+    fn a_panic_leaves_a_clean_screen() {
+        let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let kept = std::sync::Arc::clone(&out);
+        let panicked = std::panic::catch_unwind(move || {
+            let mut tty = Tty::new(Shared(kept), || (80, 24));
+            tty.tick(&some_layers());
+            panic!("in the middle of a push");
+        });
+        assert!(panicked.is_err());
+        let mut screen = vt100::Parser::new(24.try_into().unwrap(), 80.try_into().unwrap(), 0);
+        screen.process(&out.lock().unwrap());
+        assert_eq!(screen.screen().contents(), "");
+        assert_eq!(screen.screen().cursor_position(), (0, 0));
+    }
+
+    struct Shared(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().map_err(|_| io::ErrorKind::Other)?.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 }

@@ -142,12 +142,12 @@ fn stall_once() {
     on_each(|stage| {
         stage.proxy.fails(1, ask::send, Fault::Stall(MIDDLE));
         let image = stage.engine.image(&stage.home, &stage.proxy.name("stall/once:1"), LARGE);
-        let pushed = stage.push(&["--stall-timeout", "3s"], &image.name);
+        let pushed = stage.push(&["--stall-timeout", "6s"], &image.name);
         pushed.assert_is_there(&stage, "stall/once");
         assert_eq!(pushed.attempts(), 2);
         let again = "attempt 2 of 6 in ";
         let printed = &pushed.run.stderr;
-        assert!(printed.contains(again) && printed.contains(" s: nothing moved for 3s"), "{printed}");
+        assert!(printed.contains(again) && printed.contains(" s: nothing moved for 6s"), "{printed}");
         if stage.engine.name.ends_with("containerd") {
             stage.assert_has_let_go();
         } else {

@@ -1,8 +1,13 @@
 //! What breaks on the way is tried again, what stalls is ended, and what is said is verified.
 
+use std::panic::AssertUnwindSafe;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use docker_regpush::config::Config;
+use docker_regpush::context::{Choice, Endpoint};
+use docker_regpush::engine::Engine;
+use hyper::HeaderMap;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -456,4 +461,23 @@ fn the_other_name_goes_away_at_every_end() {
     }
     let engine = stuck(Reply::stream([pushing(5)]).ending(End::Cut));
     assert_eq!(push(&engine, &["--stall-timeout", "1s"]).status, 4, "the engine is gone");
+}
+
+/// Also by a panic, which unwinds.
+#[test]
+fn the_other_name_goes_away_in_a_panic() {
+    let engine = FakeEngine::start().on(TAG, Reply::json(201, "")).on(UNTAG, Reply::json(200, "[]"));
+    let choice = Choice { host: Some(engine.host.clone()), ..Choice::default() };
+    let endpoint = Endpoint::resolve(&choice, &Config::default()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            let mut engine = Engine::connect(endpoint, HeaderMap::new(), None).await.unwrap();
+            let name = "Localhost:5000/app:1".parse().unwrap();
+            let _tag = engine.tag(&IMAGE.parse().unwrap(), &name).await.unwrap();
+            panic!("in the middle of a push");
+        })
+    }));
+    assert!(panicked.is_err());
+    assert!(engine.request(UNTAG).is_some());
 }
