@@ -291,6 +291,8 @@ impl Push<'_> {
             self.presenter.tell(&refusal.to_string());
             (credentials, is_accepted) = self.ask(login.username.as_deref(), &mut questions).await?;
             login = Login::new(&credentials, Source::Prompt, Vec::new());
+            // With another login all begins anew.
+            tries = Tries::new(self.options.retries);
             self.record.tries.clear();
             self.remote.forget();
             let (credentials, login) = (credentials.clone(), login.clone());

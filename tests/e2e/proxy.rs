@@ -11,6 +11,7 @@ use rustix::net::sockopt::set_socket_linger;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
+use crate::fake_engine::read_head;
 use crate::support::Registry;
 
 /// What goes wrong.
@@ -140,27 +141,14 @@ struct Head {
 
 impl Head {
     fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
-        let mut lines = Vec::new();
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(None);
-            }
-            match line.trim_end() {
-                "" => break,
-                line => lines.push(line.to_owned()),
-            }
-        }
-        let mut lines = lines.into_iter();
-        let first = lines.next().unwrap_or_default();
-        let headers = lines.filter_map(|line| {
-            line.split_once(':').map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
-        });
-        Ok(Some(Self { first, headers: headers.collect() }))
+        Ok(read_head(reader)?.map(|(first, headers)| Self { first, headers }))
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -288,7 +276,8 @@ impl<R: BufRead> Read for Body<R> {
 fn pass_on(head: &Head, body: &mut impl Read, mut client: impl Write, registry: u16) -> io::Result<()> {
     let mut registry = TcpStream::connect(("127.0.0.1", registry))?;
     let is_chunked = head.header("transfer-encoding").is_some();
-    let kept = head.headers.iter().filter(|(name, _)| !["connection", "expect"].contains(&name.as_str()));
+    let own = |name: &str| ["connection", "expect"].iter().any(|own| own.eq_ignore_ascii_case(name));
+    let kept = head.headers.iter().filter(|(name, _)| !own(name));
     let headers: String = kept.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     registry.write_all(format!("{}\r\n{headers}connection: close\r\n\r\n", head.first).as_bytes())?;
     let mut buffer = vec![0; 64 << 10];

@@ -41,6 +41,22 @@ fn log_in(terminal: &mut Terminal, username: &str, password: &str) {
 }
 
 #[test]
+fn with_another_login_the_tries_begin_anew() {
+    let broken = || Reply::stream([refusal("write: connection reset by peer")]);
+    let engine = FakeEngine::start()
+        .on(PUSH, refused())
+        .on(AUTH, Reply::json(200, LOGIN_GOOD))
+        .on(PUSH, broken())
+        .on(PUSH, broken());
+    let mut terminal = at_terminal(&TestEnv::new(), &engine, &["--retries", "1", "--progress", "plain"]);
+    log_in(&mut terminal, "alice", "s3cret");
+    terminal.wait_for("attempt 2 of 2 in ");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 6, "{}", ended.text);
+    assert!(ended.text.contains("after 2 tries, each time the same"), "{}", ended.text);
+}
+
+#[test]
 fn asks_checks_and_pushes_again() {
     let engine = FakeEngine::start()
         .on(PUSH, refused())

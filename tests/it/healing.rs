@@ -72,6 +72,8 @@ fn what_is_refused_is_not_tried_again() {
         ("tag invalid: The image tag '1' is immutable", 1),
         ("x509: certificate signed by unknown authority", 6),
         ("tag does not exist: localhost:5000/app:1", 5),
+        // Not by us: the engine ends.
+        ("failed to copy: context canceled", 4),
     ] {
         let mut engine = FakeEngine::start().on(PUSH, Reply::stream([refusal(message)]));
         if status == 5 {
@@ -114,6 +116,13 @@ fn a_slow_push_that_moves_is_not_called_stalled() {
     assert_eq!(slow.status, 0, "{slow}");
     assert_eq!(slow.json()["attempts"], 1, "{slow}");
     assert!(slow.json()["seconds"].as_f64().unwrap() >= 20.0, "{slow}");
+}
+
+#[test]
+fn without_a_limit_nothing_is_called_stalled() {
+    let slow = Reply::stream([pushing(5), digest_line("1")]).slowly(Duration::from_millis(500));
+    let engine = FakeEngine::start().on(PUSH, slow);
+    assert_eq!(push(&engine, &["--stall-timeout", "0"]).json()["attempts"], 1);
 }
 
 #[test]

@@ -86,9 +86,9 @@ fn what_just_passes_takes_no_more() {
 
 #[test]
 fn a_million_objects_and_ten_thousand_layers_are_pushed() {
-    let name = |number: usize| format!("{number:012x}{}", "ä".repeat(500));
+    let name = |number: usize| format!("{number:012x}{}", "😀".repeat(500));
     let layers = (0..20_000).map(|number| {
-        json!({"status": "Ä".repeat(900), "id": name(number), "progressDetail": {"current": -5, "total": 1e300}})
+        json!({"status": "😀".repeat(900), "id": name(number), "progressDetail": {"current": -5, "total": 1e300}})
             .to_string()
     });
     let wild =

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::engine::{FakeEngine, Reply, digest_line, refusal};
+use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, refusal};
 use crate::support::env::{Run, TestEnv, exists, run, run_with_stdin};
 
 const IMAGE: &str = "localhost:5000/app:1";
@@ -175,6 +175,32 @@ fn only_a_login_that_the_registry_took_is_kept() {
     let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(500, wrong));
     let refused = log_in(&env, &engine, HOST);
     assert_eq!(refused.status, 3, "{refused}");
+    assert!(!exists(&env.config_file()));
+}
+
+/// What is there already can be seen without a login.
+#[test]
+fn a_login_that_was_not_needed_is_not_kept() {
+    let image = json!({"Id": DIGEST}).to_string();
+    let engine =
+        FakeEngine::start().on("GET /v1.41/images/localhost:5000/app:1/json", Reply::json(200, &image));
+    let env = TestEnv::new();
+    let mut command = env.command(&engine);
+    command.args([
+        "regpush",
+        "--if-exists",
+        "update",
+        "--save-credentials",
+        "-u",
+        "alice",
+        "--password-stdin",
+        IMAGE,
+    ]);
+    let unchanged = run_with_stdin(&mut command, b"wrong");
+    assert!(
+        unchanged.status == 0 && unchanged.stderr.contains("unchanged localhost:5000/app:1"),
+        "{unchanged}"
+    );
     assert!(!exists(&env.config_file()));
 }
 

@@ -340,7 +340,11 @@ fn digest_in(reply: &Reply) -> Option<String> {
     Some(rest.split(' ').next()?.to_owned())
 }
 
-fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
+/// The first line of a request, and its headers.
+pub type Head = (String, Vec<(String, String)>);
+
+/// `None`: there is no more.
+pub fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     let mut head = Vec::new();
     loop {
         let mut line = String::new();
@@ -353,10 +357,15 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
         }
     }
     let mut lines = head.into_iter();
-    let line = lines.next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned();
-    let headers: Vec<(String, String)> = lines
-        .filter_map(|line| line.split_once(':').map(|(key, value)| (key.to_owned(), value.trim().to_owned())))
-        .collect();
+    let line = lines.next().unwrap_or_default();
+    let header =
+        |line: String| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+    Ok(Some((line, lines.filter_map(header).collect())))
+}
+
+fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
+    let Some((line, headers)) = read_head(reader)? else { return Ok(None) };
+    let line = line.trim_end_matches(" HTTP/1.1").to_owned();
     let mut request = Request { line, headers, body: Vec::new() };
     let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     request.body = vec![0; length];
