@@ -405,7 +405,9 @@ impl Engine {
                 })
             }
             Err(EngineError::Answered { message, .. }) => Ok(InRegistry::NotAsked { message: Some(message) }),
-            Err(error) => Err(error),
+            Err(error @ (EngineError::Transport(_) | EngineError::Silent { .. })) => Err(error),
+            // The page of something that stands before it, and lets not every call pass.
+            Err(_) => Ok(InRegistry::NotAsked { message: None }),
         }
     }
 
@@ -587,9 +589,9 @@ impl Engine {
         }
         let info: Info = match self.ask(&format!("{}/info", self.prefix), None).await {
             Ok(info) => info.unwrap_or_default(),
+            Err(error @ (EngineError::Transport(_) | EngineError::Silent { .. })) => return Err(error),
             // It does not have the call, or does not let us.
-            Err(EngineError::Answered { .. }) => Info::default(),
-            Err(error) => return Err(error),
+            Err(_) => Info::default(),
         };
         let config = info.registry_config.unwrap_or_default();
         let registries = config.registries.unwrap_or_default().into_iter();

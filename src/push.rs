@@ -27,8 +27,6 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(2);
 const ASIDE: Duration = Duration::from_secs(2);
 /// How long the engine may take to ask the registry what it did not say itself.
 const CONFIRMATION: Duration = Duration::from_secs(30);
-/// How long we look, from here, for the parts of an image that the registry is known to name.
-const PARTS: Duration = Duration::from_secs(5);
 /// A registry of several machines may not know at once on all of them what was pushed to one.
 const SETTLING: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 /// Names of local images offered in place of one that is not there.
@@ -255,7 +253,7 @@ impl Push<'_> {
             self.record.login = Some(login.clone());
             let cause = match self.attempt(&credentials, &login).await? {
                 Ok(outcome) => {
-                    if is_accepted || outcome.status == Status::Pushed {
+                    if is_accepted {
                         self.keep(key, &credentials).await;
                     }
                     return Ok(outcome);
@@ -315,6 +313,8 @@ impl Push<'_> {
             Ok(pushed) => pushed,
             Err(cause) => return Ok(Err(cause)),
         };
+        // The registry took the login, whatever it did with the image.
+        self.keep(self.reference.credentials_key(), credentials).await;
         self.verify(&subject, &pushed).await?;
         Ok(Ok(Outcome::new(Status::Pushed, pushed)))
     }
@@ -326,21 +326,31 @@ impl Push<'_> {
             Ok(findings) => self.record.findings.insert(findings),
             Err(cause) => return Ok(Err(cause)),
         };
-        let named = findings.named.clone();
-        Ok(Ok(match (self.options.if_exists, &named) {
-            (IfExists::Update | IfExists::Skip | IfExists::Fail, Some(_)) if findings.is_same => {
-                Outcome::new(Status::Unchanged, named)
-            }
-            (IfExists::Skip, Some(_)) => Outcome::new(Status::Skipped, named),
-            (IfExists::Fail, Some(named)) => {
-                let (found, id) = (named.digest.clone(), findings.id.clone());
-                return Err(PushError::Exists { reference: self.reference.familiar(), found, id });
-            }
-            _ => Outcome::new(Status::WouldPush, None),
-        }))
+        let (named, is_same, id) = (findings.named.clone(), findings.is_same, findings.id.clone());
+        Ok(Ok(self.wished(named, is_same, id)?.unwrap_or(Outcome::new(Status::WouldPush, None))))
     }
 
-    /// `--if-exists`: what makes a push needless, or forbids it.
+    /// `--if-exists`: how it ends without a push, by what the tag names.
+    fn wished(
+        &self,
+        named: Option<Descriptor>,
+        is_same: bool,
+        id: String,
+    ) -> Result<Option<Outcome>, PushError> {
+        let wish = self.options.if_exists;
+        let Some(named) = named.filter(|_| wish != IfExists::Overwrite) else { return Ok(None) };
+        match wish {
+            _ if is_same => Ok(Some(Outcome::new(Status::Unchanged, named))),
+            IfExists::Skip => Ok(Some(Outcome::new(Status::Skipped, named))),
+            IfExists::Fail => {
+                let reference = self.reference.familiar();
+                Err(PushError::Exists { reference, found: named.digest, id })
+            }
+            IfExists::Overwrite | IfExists::Update => Ok(None),
+        }
+    }
+
+    /// Looks, where that is asked for, what there is before anything is pushed.
     async fn look_before(
         &mut self,
         subject: &Subject<'_>,
@@ -368,15 +378,7 @@ impl Push<'_> {
         let same = self.remote.is_same(self.engine, subject, &image, &named).await;
         // Digests differ; that the content is the same all the same cannot be shown.
         let is_same = self.answer(same)?.unwrap_or(false);
-        Ok(Ok(match wish {
-            _ if is_same => Some(Outcome::new(Status::Unchanged, named)),
-            IfExists::Skip => Some(Outcome::new(Status::Skipped, named)),
-            IfExists::Fail => {
-                let reference = self.reference.familiar();
-                return Err(PushError::Exists { reference, found: named.digest, id: image.id });
-            }
-            IfExists::Overwrite | IfExists::Update => None,
-        }))
+        self.wished(Some(named), is_same, image.id).map(Ok)
     }
 
     /// The same image is never an error, also where the registry says no only at the end: an immutable tag.
@@ -395,8 +397,21 @@ impl Push<'_> {
         }
         let mut waits = SETTLING.into_iter();
         loop {
-            let found = self.find(subject, pushed).await;
-            match (self.answer(found)?, waits.next()) {
+            let is_wanted = self.options.verify == Verify::Always;
+            let found = match self.find(subject, pushed).await {
+                Ok(found) => Ok(found),
+                Err(Unanswered::Cause(cause)) => Err(cause),
+                Err(Unanswered::Engine(error)) if is_wanted => return Err(self.engine_error(error)),
+                // It has done its work.
+                Err(Unanswered::Engine(error)) => {
+                    self.warn(format!(
+                        "what the registry serves could not be asked: {}",
+                        with_causes(&error)
+                    ));
+                    return Ok(());
+                }
+            };
+            match (found, waits.next()) {
                 (Ok(None), _) => {
                     self.record.verified = Some(true);
                     return Ok(());
@@ -407,7 +422,7 @@ impl Push<'_> {
                     let (reference, expected) = (self.reference.familiar(), pushed.digest.clone());
                     return Err(PushError::Unverified { reference, expected, found });
                 }
-                (Err(cause), _) if self.options.verify == Verify::Always => {
+                (Err(cause), _) if is_wanted => {
                     return Err(PushError::Unverifiable { reference: self.reference.familiar(), cause });
                 }
                 (Err(cause), _) => {
@@ -429,15 +444,11 @@ impl Push<'_> {
             Some(named) if named.digest != pushed.digest => return Ok(Some(Found::Another(named.digest))),
             Some(_) => {}
         }
-        let parts = self.remote.missing_parts(self.engine, subject, &pushed.digest);
+        let (remote, engine) = (&mut *self.remote, &mut *self.engine);
         let missing = match self.options.verify {
-            Verify::Always => parts.await?,
+            Verify::Always => remote.missing_parts(engine, subject, &pushed.digest).await?,
             // The question was what the tag names; from here nobody may be able to look further.
-            _ => match tokio::time::timeout(PARTS, parts).await {
-                Ok(Ok(missing)) => missing,
-                Ok(Err(Unanswered::Engine(error))) => return Err(error.into()),
-                Ok(Err(Unanswered::Cause(_))) | Err(_) => Vec::new(),
-            },
+            _ => remote.parts_known_missing(engine, subject, &pushed.digest).await?,
         };
         Ok(Some(missing).filter(|missing| !missing.is_empty()).map(Found::Incomplete))
     }

@@ -2,6 +2,7 @@
 //! ourselves, who may be on another machine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::credentials::{Credentials, Login};
 use crate::engine::{
@@ -90,17 +91,19 @@ impl Subject<'_> {
 pub struct Remote {
     /// With the login at hand.
     registry: Option<Arc<Registry>>,
+    /// It did not answer us in time, and is not asked what only would be good to know.
+    is_out_of_reach: bool,
     trace: Option<Trace>,
 }
 
 impl Remote {
     pub fn new(trace: Option<Trace>) -> Self {
-        Self { registry: None, trace }
+        Self { registry: None, is_out_of_reach: false, trace }
     }
 
     /// There is another login, or another registry.
     pub fn forget(&mut self) {
-        self.registry = None;
+        (self.registry, self.is_out_of_reach) = (None, false);
     }
 
     /// What the tag names; `None`: nothing.
@@ -163,6 +166,28 @@ impl Remote {
     ) -> Result<Vec<String>, Unanswered> {
         let registry = self.registry(engine, subject).await?;
         Ok(registry.missing_parts(subject.reference.path(), digest).await?)
+    }
+
+    /// The same if it can be told soon; once it cannot, nothing is said to be missing.
+    ///
+    /// # Errors
+    /// The engine is gone.
+    pub async fn parts_known_missing(
+        &mut self,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        digest: &str,
+    ) -> Result<Vec<String>, EngineError> {
+        const SOON: Duration = Duration::from_secs(5);
+        if self.is_out_of_reach {
+            return Ok(Vec::new());
+        }
+        match tokio::time::timeout(SOON, self.missing_parts(engine, subject, digest)).await {
+            Ok(Ok(missing)) => return Ok(missing),
+            Ok(Err(Unanswered::Engine(error))) => return Err(error),
+            Ok(Err(Unanswered::Cause(_))) | Err(_) => self.is_out_of_reach = true,
+        }
+        Ok(Vec::new())
     }
 
     /// The registry, to be asked from here as the engine would.

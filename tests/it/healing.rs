@@ -259,6 +259,19 @@ fn who_cannot_be_asked_is_warned_about_or_is_an_error() {
     assert!(never.request(DISTRIBUTION).is_none(), "nobody is asked");
 }
 
+/// A proxy before an engine's socket lets pushes through, and no questions.
+#[test]
+fn an_engine_that_answers_no_questions_still_pushes() {
+    let page = || Reply { content_type: Some("text/html"), ..Reply::json(403, "<html>no</html>") };
+    let engine = FakeEngine::start()
+        .on("POST /v1.41/images/localhost:1/app/push?tag=1", pushed())
+        .on("GET /v1.41/distribution/localhost:1/app:1/json", page())
+        .on("GET /v1.41/info", page());
+    let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", "localhost:1/app:1"]));
+    assert_eq!((run.status, &run.json()["verified"]), (0, &json!(null)), "{run}");
+    assert!(run.stderr.contains("warning: what the registry serves could not be asked"), "{run}");
+}
+
 fn image(digests: &[&str]) -> Reply {
     let digests: Vec<String> = digests.iter().map(|digest| format!("localhost:5000/app@{digest}")).collect();
     let layers = ["sha256:aaaaaaaaaaaa0", "sha256:bbbbbbbbbbbb0"];
