@@ -110,9 +110,10 @@ impl Reference {
         format!("{}/{}", self.domain, self.path)
     }
 
-    /// The repository as people write it: `app` for `docker.io/library/app`.
+    /// The repository as people write it: `app` for `docker.io/library/app`. Not what docker would take
+    /// for another registry, as its own does: `docker.io/a.b/app` stays as it is.
     pub fn familiar_repository(&self) -> String {
-        if self.domain != HUB {
+        if self.domain != HUB || has_registry(&self.path) {
             return self.repository();
         }
         match self.path.strip_prefix(OFFICIAL) {
@@ -483,8 +484,6 @@ mod tests {
             path in "[a-z0-9]{1,9}((\\.|_|__|-{1,3})[a-z0-9]{1,5}){0,2}(/[a-z0-9]{1,9}){0,3}",
             tag in proptest::option::of("[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}"),
         ) {
-            // docker's familiar form of the Hub's `a.b/c` reads as a registry `a.b` again.
-            prop_assume!(domain != HUB || !path.split('/').next().is_some_and(|first| first.contains('.')));
             let suffix = tag.as_ref().map(|t| format!(":{t}")).unwrap_or_default();
             let input = format!("{domain}/{path}{suffix}");
             let reference: Reference = input.parse().unwrap();
