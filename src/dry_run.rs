@@ -136,7 +136,8 @@ impl Findings {
         };
         let mut text = String::new();
         let mut line = |name: &str, value: String| _ = writeln!(text, "{name:<13}{value}");
-        line("Image:", format!("{}, {}, {}", self.id, human_size(self.size), layers(self.layers.len())));
+        line("Image:", reference.familiar());
+        line("ID:", format!("{}, {}, {}", self.id, human_size(self.size), layers(self.layers.len())));
         let who = match login {
             Some(login) if !login.anonymous => login.describe(),
             _ => "none".to_owned(),

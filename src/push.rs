@@ -59,7 +59,7 @@ pub enum PushError {
     #[error("{reference} was pushed, and what the registry serves could not be asked: {}", cause.reason())]
     Unverifiable { reference: String, cause: Cause },
     /// `--timeout`
-    #[error("{reference} was not pushed within {}{}", format_duration(*after), told(tries))]
+    #[error("{reference} was not pushed within {}{}", format_duration(*after), last(tries))]
     TimedOut { reference: String, after: Duration, tries: Vec<String> },
     #[error(transparent)]
     Login(LoginError),
@@ -129,6 +129,11 @@ pub struct Refusal {
     pub suggestion: Option<Suggestion>,
     /// Why each try failed, this one among them.
     pub tries: Vec<String>,
+}
+
+/// What the last try ended with, if one had ended.
+fn last(tries: &[String]) -> String {
+    tries.last().map(|reason| format!("; the last try ended with: {reason}")).unwrap_or_default()
 }
 
 /// ` after 6 tries (1: …; 2 to 6: …)`, if there was more than one.

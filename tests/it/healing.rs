@@ -171,7 +171,9 @@ fn a_timeout_is_for_all_tries() {
     let late = push(&engine, &["--timeout", "3s"]);
     assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
     assert_eq!(late.status, 7, "{late}");
-    assert!(late.stderr.contains("localhost:5000/app:1 was not pushed within 3s"), "{late}");
+    let told =
+        "localhost:5000/app:1 was not pushed within 3s; the last try ended with: connection reset by peer";
+    assert!(late.stderr.contains(told), "{late}");
     assert_eq!(late.json()["error"]["class"], "stalled");
 }
 
@@ -390,7 +392,8 @@ fn a_dry_run_tells_what_a_push_would_do() {
     assert_eq!(dry.status, 0, "{dry}");
     let told = format!(
         "\
-Image:       {ID}, 20MB, 2 layers
+Image:       {name}
+ID:          {ID}, 20MB, 2 layers
 Credentials: none; may write to {host}/app
 Tag:         1 names nothing yet
 Layers:      1 of 2 missing: bbbbbbbbbbbb
