@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::credentials::Login;
 use crate::engine::{Descriptor, Engine, ImageDetails};
+use crate::event::is_digest;
 use crate::reference::Reference;
 use crate::registry::{Registry, RegistryError};
 use crate::remote::{Remote, Subject, Unanswered, inspect};
@@ -57,7 +58,7 @@ pub async fn look(
         Some(named) => remote.is_same(engine, subject, &image, named).await?,
         None => false,
     };
-    let there = layers_there(&registry, subject.reference, &image).await?;
+    let there = layers_there(&registry, subject.reference, &image).await;
     let missing = image.layers.iter().filter(|layer| !there.contains(*layer)).cloned();
     Ok(Findings {
         missing_layers: missing.collect(),
@@ -78,7 +79,7 @@ async fn layers_there(
     registry: &Arc<Registry>,
     reference: &Reference,
     image: &ImageDetails,
-) -> Result<BTreeSet<String>, RegistryError> {
+) -> BTreeSet<String> {
     let repository = reference.path();
     let tag = reference.tag_or_latest();
     // Without it there is only less to go by.
@@ -90,14 +91,10 @@ async fn layers_there(
         if image.layers.iter().all(|layer| there.contains(layer)) {
             break;
         }
-        match layers_of(registry, repository, &named, image).await {
-            Ok(layers) => there.extend(layers),
-            Err(error) if named == tag => return Err(error),
-            // The others only may help.
-            Err(_) => {}
-        }
+        // What cannot be read only tells less.
+        there.extend(layers_of(registry, repository, &named, image).await.unwrap_or_default());
     }
-    Ok(there)
+    there
 }
 
 /// Those layers of an image that another in the registry has too, if they really are there.
@@ -118,7 +115,7 @@ async fn layers_of(
         let Some(config) = manifest.config() else { continue };
         let Some(ids) = registry.diff_ids(repository, config).await? else { continue };
         for (id, blob) in ids.into_iter().zip(manifest.layers()) {
-            if image.layers.contains(&id) && registry.has_blob(repository, blob).await? {
+            if image.layers.contains(&id) && is_digest(blob) && registry.has_blob(repository, blob).await? {
                 there.insert(id);
             }
         }

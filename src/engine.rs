@@ -352,13 +352,29 @@ impl Engine {
         }
     }
 
+    /// Takes a name away again.
+    ///
+    /// # Errors
+    /// The engine is gone, or refuses: the name stays.
+    pub async fn remove(&mut self, mut tag: TemporaryTag) -> Result<(), EngineError> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let removed = tokio::time::timeout(PATIENCE, self.untag(&tag.name)).await;
+        let removed = removed.unwrap_or_else(|_| Err(self.silent()));
+        // What was refused once is not tried again.
+        tag.engine = None;
+        removed
+    }
+
     /// Takes a name from an image, and leaves the image.
     ///
     /// Source: Docker Engine API 1.24, `DELETE /images/{name}`.
     async fn untag(&mut self, name: &Reference) -> Result<(), EngineError> {
         let path = format!("{}/images/{}?noprune=true", self.prefix, in_path(name));
         let response = self.call(Method::DELETE, &path, None, Bytes::new()).await?;
-        self.whole(response).await.map(drop)
+        match response.status() {
+            StatusCode::OK | StatusCode::NOT_FOUND => self.whole(response).await.map(drop),
+            _ => Err(self.refusal(response).await),
+        }
     }
 
     /// What a stream that broke off really died of: the program that carried it may have said.

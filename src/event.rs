@@ -224,7 +224,7 @@ fn pushed(tag: &str, digest: &str, size: u64) -> Option<Event> {
 pub fn is_digest(text: &str) -> bool {
     text.split_once(':').is_some_and(|(algorithm, hex)| {
         algorithm.bytes().all(|b| b.is_ascii_alphanumeric())
-            && hex.len() >= 32
+            && (32..=128).contains(&hex.len())
             && hex.bytes().all(|b| b.is_ascii_hexdigit())
     })
 }

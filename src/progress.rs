@@ -19,6 +19,8 @@ pub struct Layer {
     pub current: u64,
     /// 0 where the engine never said.
     pub total: u64,
+    /// The engine has tried it again by itself.
+    was_retried: bool,
 }
 
 /// A tag that the registry took.
@@ -50,8 +52,6 @@ pub struct Progress {
     pub refusal: Option<String>,
     pub content_missing: bool,
     pub platform_instead_of_index: bool,
-    /// The engine has tried a layer again by itself.
-    pub has_retried: bool,
     /// It is docker's classic store that pushes: no other prepares layers.
     pub is_classic: bool,
     /// The engine has taken the push on.
@@ -70,7 +70,6 @@ impl Default for Progress {
             refusal: None,
             content_missing: false,
             platform_instead_of_index: false,
-            has_retried: false,
             is_classic: false,
             has_begun: false,
             is_told: false,
@@ -110,7 +109,13 @@ impl Progress {
             Some(at) => (*at, false),
             None if self.layers.len() >= MAX_LAYERS => return false,
             None => {
-                let layer = Layer { id: id.to_owned(), state: LayerState::Waiting, current: 0, total: 0 };
+                let layer = Layer {
+                    id: id.to_owned(),
+                    state: LayerState::Waiting,
+                    current: 0,
+                    total: 0,
+                    was_retried: false,
+                };
                 self.layers.push(layer);
                 self.by_id.insert(id.to_owned(), self.layers.len() - 1);
                 (self.layers.len() - 1, true)
@@ -125,7 +130,7 @@ impl Progress {
             LayerState::Pushed => layer.current = layer.total.max(layer.current),
             LayerState::Retrying { .. } => {
                 layer.current = 0;
-                self.has_retried = true;
+                layer.was_retried = true;
             }
             LayerState::Preparing => self.is_classic = true,
             _ => {}
@@ -168,11 +173,16 @@ impl Progress {
         self.layers.iter().any(|layer| layer.current > 0 || layer.state == LayerState::Pushed)
     }
 
+    /// A layer did not get there though the engine has tried it again by itself.
+    pub fn was_retried_in_vain(&self) -> bool {
+        self.layers.iter().any(|layer| layer.was_retried && !layer.state.is_final())
+    }
+
     /// All that was begun is with the registry, which now has the word.
     pub fn is_sent(&self) -> bool {
         let is_sent = |layer: &Layer| match layer.state {
             LayerState::Pushing { current, .. } => layer.total > 0 && current >= layer.total,
-            LayerState::Other(_) => false,
+            LayerState::Other(_) | LayerState::Retrying { .. } => false,
             _ => true,
         };
         !self.layers.is_empty() && self.layers.iter().all(is_sent)

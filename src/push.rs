@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use humantime::format_duration;
+use hyper::StatusCode;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::cli::{IfExists, PushOptions, Verify};
@@ -17,7 +18,7 @@ use crate::present::Presenter;
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::remote::{Cause, Remote, Subject, Unanswered, inspect};
-use crate::retry::{self, Again, Setback, Tries};
+use crate::retry::{Again, Setback, Tries, may_pass, root_cause};
 use crate::text::{clean, with_causes};
 use crate::watchdog::Watchdog;
 
@@ -59,8 +60,11 @@ pub enum PushError {
     #[error("{reference} was pushed, and what the registry serves could not be asked: {}", cause.reason())]
     Unverifiable { reference: String, cause: Cause },
     /// `--timeout`
-    #[error("{reference} was not pushed within {}{}", format_duration(*after), last(tries))]
-    TimedOut { reference: String, after: Duration, tries: Vec<String> },
+    #[error("{reference} was {} within {}{}", match pushed {
+        Some(pushed) => format!("pushed as {}, and not verified", pushed.digest),
+        None => "not pushed".to_owned(),
+    }, format_duration(*after), last(tries))]
+    TimedOut { reference: String, after: Duration, pushed: Option<Descriptor>, tries: Vec<String> },
     #[error(transparent)]
     Login(LoginError),
 }
@@ -199,6 +203,10 @@ pub struct Record {
     pub tries: Vec<String>,
     pub progress: Progress,
     pub login: Option<Login>,
+    /// What the engine says that it pushed.
+    pub pushed: Option<Descriptor>,
+    /// Somebody is being asked for a login.
+    pub is_asking: bool,
     /// Whether the registry serves the image, if it was asked.
     pub verified: Option<bool>,
     pub findings: Option<Findings>,
@@ -219,7 +227,7 @@ pub struct Push<'a> {
     pub record: &'a mut Record,
     /// Whether a login that was typed or given for this call is kept, once the registry has taken it.
     pub save: &'a mut bool,
-    pub detours: Detours,
+    pub detours: &'a mut Detours,
 }
 
 /// Other names for the registry, taken after a stall in docker's classic store.
@@ -235,6 +243,22 @@ pub struct Detours {
     tag: Option<TemporaryTag>,
     /// The engine does not reach the registry under another name.
     is_closed: bool,
+}
+
+impl Detours {
+    /// Each upload that hangs takes one of the five places that the engine has for uploads (dockerd's
+    /// `--max-concurrent-uploads`), for as long as its connection lasts: two are left for others.
+    const MOST: u32 = 2;
+
+    /// Takes the tag at hand away.
+    pub fn end(&mut self) {
+        self.tag = None;
+    }
+
+    /// Tries that may help after a stall.
+    fn left(&self) -> u32 {
+        if self.is_closed { 0 } else { (Self::MOST + 1).saturating_sub(self.blocked) }
+    }
 }
 
 /// What one try came to: done, or why not.
@@ -278,7 +302,7 @@ impl Push<'_> {
                 self.presenter.note("the login expired on the way; pushing on with the same");
                 continue;
             }
-            self.record.tries.push(retry::root_cause(&cause.reason(), class));
+            self.record.tries.push(root_cause(&cause.reason(), class));
             if let Some(again) = tries.after(&self.setback(&cause)) {
                 self.wait(&again).await;
                 continue;
@@ -306,6 +330,7 @@ impl Push<'_> {
     /// One try, from the look at what is there to the look at what is there then.
     async fn attempt(&mut self, credentials: &Credentials, login: &Login) -> Attempt {
         let subject = Subject { reference: self.reference, credentials, login };
+        self.record.progress = Progress::default();
         if self.options.dry_run {
             return self.look(&subject).await;
         }
@@ -318,6 +343,7 @@ impl Push<'_> {
             Ok(pushed) => pushed,
             Err(cause) => return Ok(Err(cause)),
         };
+        self.record.pushed = Some(pushed.clone());
         // The registry took the login, whatever it did with the image.
         self.keep(self.reference.credentials_key(), credentials).await;
         self.verify(&subject, &pushed).await?;
@@ -381,8 +407,11 @@ impl Push<'_> {
             Err(cause) => return Ok(Err(cause)),
         };
         let same = self.remote.is_same(self.engine, subject, &image, &named).await;
-        // Digests differ; that the content is the same all the same cannot be shown.
-        let is_same = self.answer(same)?.unwrap_or(false);
+        let is_same = match self.answer(same)? {
+            // That it is another is no less a guess.
+            Err(cause) if wish == IfExists::Fail => return Ok(Err(cause)),
+            same => same.unwrap_or(false),
+        };
         self.wished(Some(named), is_same, image.id).map(Ok)
     }
 
@@ -422,6 +451,9 @@ impl Push<'_> {
                     return Ok(());
                 }
                 (Ok(Some(_)), Some(wait)) => tokio::time::sleep(wait).await,
+                (Err(cause), Some(wait)) if is_wanted && may_pass(cause.class()) => {
+                    tokio::time::sleep(wait).await;
+                }
                 (Ok(Some(found)), None) => {
                     self.record.verified = Some(false);
                     let (reference, expected) = (self.reference.familiar(), pushed.digest.clone());
@@ -470,9 +502,15 @@ impl Push<'_> {
     fn setback(&self, cause: &Cause) -> Setback {
         let (verdict, progress) = (cause.verdict(), &self.record.progress);
         // podman waits for a registry that is too busy for up to two minutes, and does not say so.
-        let in_silence = !progress.is_told && verdict.class == Class::RateLimited;
-        let was_retried = progress.has_retried || (progress.has_begun && in_silence);
-        Setback { verdict, got_on: progress.counts().pushed > 0, was_retried }
+        let in_silence = progress.has_begun && !progress.is_told && verdict.class == Class::RateLimited;
+        let most = match verdict.class {
+            Class::Stalled if self.detours.blocked > 0 => self.detours.left(),
+            Class::Stalled => u32::MAX,
+            // The engine itself has tried again for nearly a minute.
+            _ if progress.was_retried_in_vain() || in_silence => 1,
+            _ => u32::MAX,
+        };
+        Setback { verdict, got_on: progress.counts().pushed > 0, most }
     }
 
     async fn wait(&mut self, again: &Again) {
@@ -532,11 +570,13 @@ impl Push<'_> {
     /// One push to its end: what the tag then names, or why it was refused.
     async fn push(&mut self, subject: &Subject<'_>) -> Result<Result<Descriptor, Cause>, PushError> {
         self.record.attempts += 1;
-        self.record.progress = Progress::default();
         self.take_a_detour().await?;
         let outcome = self.follow(subject.credentials).await;
         self.presenter.finish();
-        let detour = self.detours.tag.take().map(|tag| tag.name.clone());
+        let detour = match self.detours.tag.take() {
+            Some(tag) => Some(self.end_detour(tag).await),
+            None => None,
+        };
         let repository = detour.as_ref().unwrap_or(self.reference).repository();
         let progress = &self.record.progress;
         let refused = |message: &str, http_status| {
@@ -553,10 +593,15 @@ impl Push<'_> {
         // A refusal counts even where the stream broke behind it.
         if let Some(message) = &progress.refusal {
             let cause = refused(message, None);
-            // Its certificates are for the name that it has.
-            if detour.is_some() && cause.class() == Class::Tls {
+            // Its certificates, or a proxy's rules, are for the name that it has: no word of the registry's.
+            let is_the_names =
+                matches!(cause.class(), Class::Tls | Class::Auth | Class::Denied | Class::Other);
+            if detour.is_some() && is_the_names && !progress.has_moved() {
                 self.detours.is_closed = true;
-                let reason = format!("nothing more under another name for the registry: {}", cause.reason());
+                let reason = format!(
+                    "an upload hangs in the engine, and under the registry's other name: {}",
+                    cause.reason()
+                );
                 return Ok(Err(Cause::Engine { verdict: stalled(), reason }));
             }
             return Ok(Err(cause));
@@ -588,6 +633,16 @@ impl Push<'_> {
         }
     }
 
+    /// Takes the other name away again, and returns it.
+    async fn end_detour(&mut self, tag: TemporaryTag) -> Reference {
+        let name = tag.name.clone();
+        if let Err(error) = self.engine.remove(tag).await {
+            let name = name.familiar();
+            self.warn(format!("the tag {name} could not be removed ({error}): `docker rmi {name}`"));
+        }
+        name
+    }
+
     /// Gives the image another name to be pushed under, if a push under its own would not move.
     async fn take_a_detour(&mut self) -> Result<(), PushError> {
         if self.detours.blocked == 0 || self.detours.is_closed {
@@ -595,11 +650,13 @@ impl Push<'_> {
         }
         let Some(name) = self.reference.under_another_name(self.detours.blocked) else { return Ok(()) };
         let is_free = match self.engine.inspect(&name).await {
-            Ok(_) => false,
-            Err(EngineError::Answered { .. }) => true,
-            Err(error) => return Err(self.engine_error(error)),
+            Err(EngineError::Answered { status, .. }) => status == StatusCode::NOT_FOUND,
+            Err(error @ EngineError::Transport(_)) => return Err(self.engine_error(error)),
+            _ => false,
         };
         if !is_free {
+            let name = name.familiar();
+            self.presenter.note(&format!("not pushing under the name {name}: an image has it"));
             return Ok(());
         }
         match self.engine.tag(self.reference, &name).await {
@@ -612,9 +669,9 @@ impl Push<'_> {
                 self.detours.tag = Some(tag);
                 Ok(())
             }
+            Err(error @ EngineError::Transport(_)) => Err(self.engine_error(error)),
             // Then it is tried as it is.
-            Err(EngineError::Answered { .. }) => Ok(()),
-            Err(error) => Err(self.engine_error(error)),
+            Err(_) => Ok(()),
         }
     }
 
@@ -647,7 +704,7 @@ impl Push<'_> {
             stream = answered => stream,
             () = until(Some(watchdog.deadline(progress)).filter(|_| !limit.is_zero())) => None,
         }) else {
-            return Ok(Ended::Stalled);
+            return Err(EngineError::Silent { endpoint: engine.endpoint() });
         };
         let mut stream = stream?;
         (progress.has_begun, progress.is_told) = (true, stream.tells_progress);
@@ -661,6 +718,9 @@ impl Push<'_> {
         loop {
             let stalls = Some(watchdog.deadline(progress)).filter(|_| is_watched);
             let gone_on = tokio::select! {
+                // What has come counts before the time that has passed: we may have been stopped for a while.
+                biased;
+                () = until(deadline) => false,
                 more = stream.next(|event| {
                     presenter.event(&event, progress);
                     let has_changed = progress.apply(&event);
@@ -670,7 +730,6 @@ impl Push<'_> {
                     presenter.tick(progress);
                     true
                 }
-                () = until(deadline) => false,
                 () = until(stalls) => {
                     if !engine.stop(stream).await {
                         presenter.note("the engine did not say that it gave up the push");
@@ -724,7 +783,9 @@ impl Push<'_> {
             engine: self.engine,
         };
         let presenter = &mut *self.presenter;
+        self.record.is_asking = true;
         let asked = question.ask(username, questions, |line| presenter.tell(line)).await;
+        self.record.is_asking = false;
         match asked {
             // Where the engine could not ask the registry, the push itself will tell.
             Ok(login) => Ok((login.credentials, login.unchecked.is_none())),
@@ -738,6 +799,10 @@ impl Push<'_> {
     }
 
     fn warn(&mut self, warning: String) {
+        // With each try the same.
+        if self.record.warnings.contains(&warning) {
+            return;
+        }
         self.presenter.tell(&format!("warning: {warning}"));
         self.record.warnings.push(warning);
     }

@@ -76,9 +76,10 @@ impl Reference {
         let domain = match self.domain.as_str() {
             // The Hub's API; docker takes its other names for one.
             HUB => "registry-1.docker.io".to_owned(),
-            domain => match domain.strip_prefix("127.0.0.1") {
-                Some(port) => format!("localhost{port}"),
-                None => domain.to_owned(),
+            domain => match domain.split_once(':') {
+                Some(("127.0.0.1", port)) => format!("localhost:{port}"),
+                None if domain == "127.0.0.1" => "localhost".to_owned(),
+                _ => domain.to_owned(),
             },
         };
         let is_new = domain != self.domain;
@@ -321,6 +322,8 @@ mod tests {
             ("app:1", 1, Some("registry-1.docker.io/library/app:1")),
             ("app:1", 2, Some("Registry-1.docker.io/library/app:1")),
             ("10.0.0.5:5000/app:1", 1, None),
+            ("127.0.0.10:5000/app:1", 1, None),
+            ("127.0.0.1.nip.io:5000/app:1", 1, Some("127.0.0.1.Nip.io:5000/app:1")),
             ("a.b/app:1", 3, Some("A.B/app:1")),
             ("a.b/app:1", 4, None),
         ];

@@ -45,6 +45,8 @@ const MAX_NAMES: usize = 1_000_000;
 const MAX_PAGES: usize = 1000;
 /// Places that one answer may be looked for at.
 const MAX_REDIRECTS: usize = 5;
+/// Bytes of a list; some registries know no pages.
+const MAX_LIST: usize = 16 << 20;
 /// Bytes of one answer; a manifest has at most as many (OCI distribution specification).
 const MAX_BODY: usize = 4 << 20;
 /// Bytes of an error that are read; the rest of a page says no more.
@@ -234,7 +236,8 @@ impl Manifest {
 
     /// Digests of the manifests in an index.
     pub fn platforms(&self) -> impl Iterator<Item = &str> {
-        self.content.manifests.iter().map(|manifest| manifest.digest.as_str())
+        let digests = self.content.manifests.iter().map(|manifest| manifest.digest.as_str());
+        digests.filter(|digest| is_digest(digest))
     }
 }
 
@@ -415,9 +418,11 @@ impl Registry {
         let mut blobs = BTreeSet::new();
         let mut missing = Vec::new();
         let mut manifests = vec![digest.to_owned()];
-        let mut read = 0;
+        let mut seen = HashSet::new();
         while let Some(digest) = manifests.pop() {
-            read += 1;
+            if !seen.insert(digest.clone()) {
+                continue;
+            }
             match self.manifest(repository, &digest).await? {
                 // What is under a digest has that digest.
                 Some(manifest) if manifest.descriptor.digest == digest || !digest.starts_with("sha256:") => {
@@ -428,7 +433,7 @@ impl Registry {
                 }
                 _ => missing.push(digest),
             }
-            if read + manifests.len() > MAX_PARTS || blobs.len() > MAX_PARTS {
+            if seen.len() + manifests.len() > MAX_PARTS || blobs.len() > MAX_PARTS {
                 return Err(self.not_a_registry(&format!("its image has more than {MAX_PARTS} parts")));
             }
         }
@@ -486,7 +491,8 @@ impl Registry {
             own.set_path(upload.path());
             own.set_query(upload.query());
             // Those that know no cancelling forget it by themselves.
-            let _ = self.ask(Method::DELETE, own, &scope).await?;
+            // Nor has everybody who may write the right to delete.
+            let _ = self.ask(Method::DELETE, own, &scope).await;
         }
         Ok(())
     }
@@ -523,7 +529,7 @@ impl Registry {
                 return Ok(Err(self.read_refusal(response).await?));
             }
             let next = self.next(&url, response.headers())?;
-            let body = self.body(response, MAX_BODY).await?;
+            let body = self.body(response, MAX_LIST).await?;
             let page =
                 serde_json::from_slice(&body).map_err(|_| self.not_a_registry("its list is no JSON"))?;
             all.extend(names(page).unwrap_or_default().into_iter().map(shown));

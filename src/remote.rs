@@ -26,7 +26,18 @@ impl Cause {
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Engine { verdict, .. } => *verdict,
-            Self::Registry(error) => Verdict { class: error.class(), hint: "" },
+            Self::Registry(error) => {
+                let verdict = Verdict { class: error.class(), hint: "" };
+                match &**error {
+                    // A name that is not found is one here too.
+                    RegistryError::Unreachable { reason, .. } => {
+                        Some(classify(&Evidence::of_text(reason, true)))
+                            .filter(|read| read.class == verdict.class)
+                    }
+                    _ => None,
+                }
+                .unwrap_or(verdict)
+            }
         }
     }
 
@@ -86,6 +97,9 @@ impl Subject<'_> {
     }
 }
 
+/// How long a question may take. Engines themselves do not give up waiting for a registry.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A registry, connected to when only we can ask it.
 #[derive(Debug)]
 pub struct Remote {
@@ -109,8 +123,17 @@ impl Remote {
     /// What the tag names; `None`: nothing.
     ///
     /// # Errors
-    /// Neither engine nor we can ask, or the registry does not say.
+    /// Neither engine nor we can ask, or the registry does not say, or not within 30 s.
     pub async fn named(
+        &mut self,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+    ) -> Result<Option<Descriptor>, Unanswered> {
+        let asked = tokio::time::timeout(PATIENCE, self.ask_what_is_named(engine, subject)).await;
+        asked.unwrap_or_else(|_| Err(no_answer(subject)))
+    }
+
+    async fn ask_what_is_named(
         &mut self,
         engine: &mut Engine,
         subject: &Subject<'_>,
@@ -120,6 +143,13 @@ impl Remote {
             InRegistry::NamesNothing => return Ok(None),
             InRegistry::NotAsked { message } => message,
         };
+        if let Some(message) = &message {
+            let refused = subject.refused(message, None);
+            // A login that fails must fail once.
+            if matches!(&refused, Unanswered::Cause(cause) if cause.class() == Class::Auth) {
+                return Err(refused);
+            }
+        }
         let asked = async {
             let registry = self.registry(engine, subject).await?;
             let reference = subject.reference;
@@ -157,15 +187,18 @@ impl Remote {
     /// The blobs of what is there that are not.
     ///
     /// # Errors
-    /// The registry cannot be asked from here.
+    /// The registry cannot be asked from here, or not within 30 s.
     pub async fn missing_parts(
         &mut self,
         engine: &mut Engine,
         subject: &Subject<'_>,
         digest: &str,
     ) -> Result<Vec<String>, Unanswered> {
-        let registry = self.registry(engine, subject).await?;
-        Ok(registry.missing_parts(subject.reference.path(), digest).await?)
+        let asked = async {
+            let registry = self.registry(engine, subject).await?;
+            Ok(registry.missing_parts(subject.reference.path(), digest).await?)
+        };
+        tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(no_answer(subject)))
     }
 
     /// The same if it can be told soon; once it cannot, nothing is said to be missing.
@@ -185,7 +218,11 @@ impl Remote {
         match tokio::time::timeout(SOON, self.missing_parts(engine, subject, digest)).await {
             Ok(Ok(missing)) => return Ok(missing),
             Ok(Err(Unanswered::Engine(error))) => return Err(error),
-            Ok(Err(Unanswered::Cause(_))) | Err(_) => self.is_out_of_reach = true,
+            Ok(Err(Unanswered::Cause(Cause::Registry(error)))) => {
+                self.is_out_of_reach = error.is_about_the_way();
+            }
+            Ok(Err(Unanswered::Cause(_))) => {}
+            Err(_) => self.is_out_of_reach = true,
         }
         Ok(Vec::new())
     }
@@ -214,6 +251,11 @@ impl Remote {
         let registry = Arc::new(Registry::connect(domain, access).await?);
         Ok(Arc::clone(self.registry.insert(registry)))
     }
+}
+
+fn no_answer(subject: &Subject<'_>) -> Unanswered {
+    let reason = format!("{} does not answer: timed out", subject.reference.domain());
+    subject.refused(&reason, None)
 }
 
 /// What the engine knows of the image.

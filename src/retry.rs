@@ -15,8 +15,8 @@ pub struct Setback {
     pub verdict: Verdict,
     /// A layer got to the registry, which need not be sent again: this try was not in vain.
     pub got_on: bool,
-    /// The engine itself has tried again for nearly a minute.
-    pub was_retried: bool,
+    /// How many tries may help after this one, as far as the engine goes.
+    pub most: u32,
 }
 
 /// The tries that are left, and the waits between them.
@@ -48,17 +48,10 @@ impl Tries {
     /// A try is over: whether there is another. `None`: none would help, or there were enough.
     pub fn after(&mut self, setback: &Setback) -> Option<Again> {
         self.made += 1;
-        let can_help = matches!(
-            setback.verdict.class,
-            Class::Network | Class::Server | Class::RateLimited | Class::Stalled
-        );
-        if !can_help {
+        if !may_pass(setback.verdict.class) {
             return None;
         }
-        self.left = self.left.min(setback.verdict.retries());
-        if setback.was_retried {
-            self.left = self.left.min(1);
-        }
+        self.left = self.left.min(setback.verdict.retries()).min(setback.most);
         self.left = self.left.checked_sub(1)?;
         if setback.got_on {
             (self.waits, self.long_waits) = (waits(), long_waits());
@@ -68,8 +61,13 @@ impl Tries {
             _ => &mut self.waits,
         };
         let number = self.made + 1;
-        Some(Again { number, of: number + self.left, wait: waits.next()? })
+        Some(Again { number, of: number.saturating_add(self.left), wait: waits.next()? })
     }
+}
+
+/// What broke may work a moment later.
+pub fn may_pass(class: Class) -> bool {
+    matches!(class, Class::Network | Class::Server | Class::RateLimited | Class::Stalled)
 }
 
 /// What broke, without the way there: of a chain of errors as Go writes it the last. A registry's own
@@ -109,7 +107,7 @@ mod tests {
 
     fn setback(message: &str) -> Setback {
         let verdict = classify(&Evidence::of_text(message, true));
-        Setback { verdict, got_on: false, was_retried: false }
+        Setback { verdict, got_on: false, most: u32::MAX }
     }
 
     /// Shortest waits of the tries after the first, in seconds, and what they are called.
@@ -150,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_the_engine_has_tried_itself_is_tried_once_more() {
-        let retried = Setback { was_retried: true, ..setback("connection refused") };
+        let retried = Setback { most: 1, ..setback("connection refused") };
         assert_eq!(tries(5, &retried), [(1, "2 of 2".to_owned())]);
     }
 

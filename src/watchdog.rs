@@ -34,8 +34,13 @@ impl Watchdog {
             return;
         }
         self.moved = now;
-        if let Event::Layer { id, state: LayerState::Pushing { .. } } = event {
-            self.sending.entry(id.clone()).or_insert((now, now)).1 = now;
+        match event {
+            Event::Layer { id, state: LayerState::Pushing { .. } } => {
+                self.sending.entry(id.clone()).or_insert((now, now)).1 = now;
+            }
+            // It is sent anew.
+            Event::Layer { id, state: LayerState::Retrying { .. } } => _ = self.sending.remove(id),
+            _ => {}
         }
     }
 

@@ -73,6 +73,8 @@ struct Session {
     engine: Engine,
     /// All tags of a call are in one registry.
     remote: Remote,
+    /// An upload that hangs outlives its push.
+    detours: Detours,
     /// A login is still to be kept.
     save: bool,
 }
@@ -134,7 +136,8 @@ impl Run<'_> {
         let engine = engine(self.docker, &keyring.config).await?;
         let terminal = terminal.filter(|_| !options.no_prompt);
         let remote = Remote::new(trace(self.docker));
-        Ok(Session { presenter, keyring, terminal, engine, remote, save: options.save_credentials })
+        let (detours, save) = (Detours::default(), options.save_credentials);
+        Ok(Session { presenter, keyring, terminal, engine, remote, detours, save })
     }
 
     /// What is to be pushed: the image, or each tag of it that the engine has, in the order of names.
@@ -175,7 +178,7 @@ impl Run<'_> {
             presenter: &mut *session.presenter,
             record: &mut self.record,
             save: &mut session.save,
-            detours: Detours::default(),
+            detours: &mut session.detours,
         };
         let outcome = match self.options.timeout.filter(|timeout| !timeout.is_zero()) {
             None => push.run().await?,
@@ -184,10 +187,15 @@ impl Run<'_> {
                 // Dropping the push closes its connection, and with that the engine stops.
                 Err(_) => {
                     session.presenter.finish();
-                    // Whoever was being asked is not asked again for the next image.
-                    session.terminal = None;
+                    if self.record.is_asking {
+                        // Not again for the next image.
+                        session.terminal = None;
+                    }
+                    // The tag of a push that was given up goes with it.
+                    session.detours.end();
                     let (reference, tries) = (reference.familiar(), self.record.tries.clone());
-                    return Err(PushError::TimedOut { reference, after, tries }.into());
+                    let pushed = self.record.pushed.clone();
+                    return Err(PushError::TimedOut { reference, after, pushed, tries }.into());
                 }
             },
         };

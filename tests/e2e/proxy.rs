@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -87,6 +88,9 @@ struct Shared {
     registry: u16,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<Asked>>,
+    /// The test is over: what stalls is let go. docker's classic store has room for five uploads in all, and one
+    /// that hangs takes its place for as long as its connection lasts.
+    is_over: AtomicBool,
 }
 
 pub struct Proxy {
@@ -98,8 +102,12 @@ impl Proxy {
     pub fn to(registry: &Registry) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let shared =
-            Arc::new(Shared { registry: registry.port, rules: Mutex::default(), log: Mutex::default() });
+        let shared = Arc::new(Shared {
+            registry: registry.port,
+            rules: Mutex::default(),
+            log: Mutex::default(),
+            is_over: AtomicBool::new(false),
+        });
         let serving = Arc::clone(&shared);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -131,6 +139,12 @@ impl Proxy {
 
     pub fn clear(&self) {
         self.shared.log.lock().expect("nobody panics").clear();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::SeqCst);
     }
 }
 
@@ -198,7 +212,7 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
         }
         Some(Fault::Stall(bytes)) => {
             io::copy(&mut Read::by_ref(&mut body).take(bytes as u64), &mut io::sink())?;
-            while !has_gone(&client)? {
+            while !has_gone(&client)? && !shared.is_over.load(Ordering::SeqCst) {
                 thread::sleep(Duration::from_millis(5));
             }
             if let Some(asked) = shared.log.lock().expect("nobody panics").get_mut(at) {

@@ -107,15 +107,15 @@ fn a_signal_ends_a_wait_at_once() {
     }
 }
 
-/// Twenty minutes with a limit of one: here a second is a minute.
+/// Twenty minutes with a limit of one, at forty times the speed.
 #[test]
 fn a_slow_push_that_moves_is_not_called_stalled() {
-    let steps = (1..=40).map(pushing).chain([digest_line("1")]);
-    let engine = FakeEngine::start().on(PUSH, Reply::stream(steps).slowly(Duration::from_millis(500)));
-    let slow = push(&engine, &["--stall-timeout", "1s"]);
+    let steps = (1..=100).map(pushing).chain([digest_line("1")]);
+    let engine = FakeEngine::start().on(PUSH, Reply::stream(steps).slowly(Duration::from_millis(300)));
+    let slow = push(&engine, &["--stall-timeout", "1500ms"]);
     assert_eq!(slow.status, 0, "{slow}");
     assert_eq!(slow.json()["attempts"], 1, "{slow}");
-    assert!(slow.json()["seconds"].as_f64().unwrap() >= 20.0, "{slow}");
+    assert!(slow.json()["seconds"].as_f64().unwrap() >= 30.0, "{slow}");
 }
 
 #[test]
@@ -175,6 +175,16 @@ fn a_timeout_is_for_all_tries() {
         "localhost:5000/app:1 was not pushed within 3s; the last try ended with: connection reset by peer";
     assert!(late.stderr.contains(told), "{late}");
     assert_eq!(late.json()["error"]["class"], "stalled");
+}
+
+#[test]
+fn a_timeout_after_the_push_says_that_it_was_pushed() {
+    let hanging = Reply::stream(["{"]).ending(End::Hang);
+    let engine = FakeEngine::start().on(PUSH, pushed()).on(DISTRIBUTION, hanging);
+    let late = push(&engine, &["--timeout", "1s"]);
+    assert_eq!(late.status, 7, "{late}");
+    let told = format!("localhost:5000/app:1 was pushed as {DIGEST}, and not verified within 1s");
+    assert!(late.stderr.contains(&told), "{late}");
 }
 
 #[test]
@@ -261,6 +271,18 @@ fn who_cannot_be_asked_is_warned_about_or_is_an_error() {
     assert!(never.request(DISTRIBUTION).is_none(), "nobody is asked");
 }
 
+#[test]
+fn a_question_that_breaks_is_asked_again_where_the_answer_is_wanted() {
+    let broken = Reply::json(500, r#"{"message":"Get http://localhost:5000/v2/: EOF"}"#);
+    let engine = FakeEngine::start().on(PUSH, pushed()).on(DISTRIBUTION, broken);
+    let env = TestEnv::new();
+    let mut command = env.command(&engine);
+    let asked = run(command.args(["regpush", "--format", "json", "--verify", "always", IMAGE]));
+    // The parts cannot be looked at: nothing listens there.
+    assert_eq!(asked.status, 6, "{asked}");
+    assert!(asked.stderr.contains("cannot reach the registry localhost:5000"), "{asked}");
+}
+
 /// A proxy before an engine's socket lets pushes through, and no questions.
 #[test]
 fn an_engine_that_answers_no_questions_still_pushes() {
@@ -299,7 +321,6 @@ fn a_tag_that_is_there_is_treated_as_asked() {
         (Some(ID), nothing, "fail", 0, "unchanged"),
         (Some(DIGEST), other, "update", 0, "pushed"),
         (Some(DIGEST), other, "skip", 0, "skipped"),
-        (Some(DIGEST), other, "fail", 8, "failed"),
     ];
     for (there, own, wish, status, end) in table {
         let engine = FakeEngine::start()
@@ -312,12 +333,16 @@ fn a_tag_that_is_there_is_treated_as_asked() {
         if end == "unchanged" || end == "skipped" {
             assert_eq!((&result["digest"], &result["attempts"]), (&json!(there), &json!(0)), "{run}");
         }
-        if status == 8 {
-            assert_eq!(result["error"]["class"], "exists");
-            let message = result["error"]["message"].as_str().unwrap();
-            assert!(message.contains(DIGEST) && message.contains(ID), "{message}");
-        }
     }
+}
+
+/// That it is another image is not known where it cannot be looked at.
+#[test]
+fn who_cannot_look_is_not_told_that_it_is_another_image() {
+    let engine = FakeEngine::start().on(INSPECT, image(&[])).on(DISTRIBUTION, names(DIGEST));
+    let unknown = push(&engine, &["--if-exists", "fail", "--retries", "0"]);
+    assert_eq!((unknown.status, &unknown.json()["error"]["class"]), (6, &json!("network")), "{unknown}");
+    assert_eq!(unknown.json()["attempts"], 1);
 }
 
 /// A registry of our own making, and its host.
@@ -330,7 +355,12 @@ fn registry() -> (FakeEngine, String) {
 /// Docker's classic store knows no digest of what it has not pushed: there the configuration tells.
 #[test]
 fn the_same_configuration_is_the_same_image() {
-    for (config, end) in [(ID, "unchanged"), (OTHER, "pushed")] {
+    for (config, wish, status, end) in [
+        (ID, "update", 0, "unchanged"),
+        (OTHER, "update", 0, "pushed"),
+        (ID, "fail", 0, "unchanged"),
+        (OTHER, "fail", 8, "failed"),
+    ] {
         let (registry, host) = registry();
         let manifest = json!({"config": {"digest": config}, "layers": []}).to_string();
         let registry = registry.on(&format!("GET /v2/app/manifests/{DIGEST}"), Reply::json(200, &manifest));
@@ -340,12 +370,16 @@ fn the_same_configuration_is_the_same_image() {
             .on_every_push(pushed());
         let env = TestEnv::new();
         let mut command = env.command(&engine);
-        command.args(["regpush", "--format", "json", "--verify", "never", "--if-exists", "update"]);
+        command.args(["regpush", "--format", "json", "--verify", "never", "--if-exists", wish]);
         let run = run(command.arg(format!("{host}/app:1")));
-        assert_eq!(run.json()["status"], end, "{run}");
+        assert_eq!((run.status, &run.json()["status"]), (status, &json!(end)), "{run}");
         drop(registry);
-        if end == "unchanged" {
-            assert!(engine.pushes().is_empty());
+        assert_eq!(engine.pushes().is_empty(), end != "pushed");
+        if status == 8 {
+            let error = run.json()["error"].clone();
+            assert_eq!(error["class"], "exists");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains(DIGEST) && message.contains(ID), "{message}");
         }
     }
 }
@@ -377,7 +411,8 @@ fn a_dry_run_tells_what_a_push_would_do() {
     let config = json!({"rootfs": {"diff_ids": ["sha256:aaaaaaaaaaaa0"]}}).to_string();
     let registry = registry
         .on(UPLOADS, begun())
-        .on("DELETE /v2/app/blobs/uploads/1234?_state=x", Reply::json(204, ""))
+        // Not everybody who may write may delete.
+        .on("DELETE /v2/app/blobs/uploads/1234?_state=x", Reply::json(403, "{}"))
         .on("GET /v2/app/tags/list?n=1000", Reply::json(200, r#"{"tags":["1","0.9"]}"#))
         .on("GET /v2/app/manifests/1", not_there())
         .on("GET /v2/app/manifests/0.9", Reply::json(200, &own))
@@ -460,11 +495,59 @@ fn the_classic_store_is_led_round_a_stalled_upload() {
     let healed = push(&engine, &["--stall-timeout", "1s"]);
     assert_eq!((healed.status, &healed.json()["attempts"]), (0, &json!(2)), "{healed}");
     assert_eq!(healed.json()["reference"], IMAGE);
-    // The registry's certificates are for the name that it has.
-    let engine = stuck(Reply::stream([refusal("x509: certificate is valid for localhost, not Localhost")]));
-    let engine = engine.on(PUSH, Reply::stream([refusal("denied")]));
-    let back = push(&engine, &["--stall-timeout", "1s"]);
-    assert_eq!((back.status, &back.json()["attempts"]), (3, &json!(3)), "{back}");
+    // The registry's certificates, or a proxy's rules, are for the name that it has.
+    for refused in ["x509: certificate is valid for localhost, not Localhost", "denied: no such host here"] {
+        let engine = stuck(Reply::stream([refusal(refused)]));
+        let closed = push(&engine, &["--stall-timeout", "1s"]);
+        assert_eq!((closed.status, &closed.json()["attempts"]), (7, &json!(2)), "{closed}");
+        let told = format!("an upload hangs in the engine, and under the registry's other name: {refused}");
+        assert!(closed.stderr.contains(&told), "{closed}");
+    }
+}
+
+/// Each would take one more of the few places that the engine has for uploads.
+#[test]
+fn only_two_names_are_tried() {
+    let hanging = || Reply::stream([pushing(5)]).ending(End::Hang);
+    let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
+    let hanging = |_: ()| Reply {
+        pieces: [preparing.clone().into_bytes(), hanging().pieces.concat()].into(),
+        ..hanging()
+    };
+    let other = |line: &str| line.replace("Localhost", "lOcalhost");
+    let engine = stuck(hanging(()))
+        .on(&other(TAG), Reply::json(201, ""))
+        .on(&other(DETOUR), hanging(()))
+        .on(&other(UNTAG), Reply::json(200, "[]"));
+    let stalled = push(&engine, &["--stall-timeout", "1s"]);
+    assert_eq!((stalled.status, &stalled.json()["attempts"]), (7, &json!(3)), "{stalled}");
+    assert!(stalled.stderr.contains("attempt 2 of 3 in "), "{stalled}");
+}
+
+#[test]
+fn a_name_that_is_taken_is_left_alone_and_one_that_stays_is_told() {
+    let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
+    let engine = FakeEngine::start()
+        .on(PUSH, Reply::stream([preparing, pushing(5)]).ending(End::Hang))
+        .on("GET /v1.41/images/Localhost:5000/app:1/json", image(&[]))
+        .on(PUSH, pushed());
+    let healed = push(&engine, &["--stall-timeout", "1s"]);
+    assert_eq!(healed.status, 0, "{healed}");
+    assert!(
+        healed.stderr.contains("not pushing under the name Localhost:5000/app:1: an image has it"),
+        "{healed}"
+    );
+
+    let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
+    let engine = FakeEngine::start()
+        .on(PUSH, Reply::stream([preparing, pushing(5)]).ending(End::Hang))
+        .on(TAG, Reply::json(201, ""))
+        .on(DETOUR, pushed())
+        .on(UNTAG, Reply::json(403, r#"{"message":"not you"}"#));
+    let healed = push(&engine, &["--stall-timeout", "1s"]);
+    assert_eq!(healed.status, 0, "{healed}");
+    let told = "warning: the tag Localhost:5000/app:1 could not be removed (the engine answered 403 Forbidden: not you): `docker rmi Localhost:5000/app:1`";
+    assert!(healed.stderr.contains(told), "{healed}");
 }
 
 /// Also by who ends us in the middle.

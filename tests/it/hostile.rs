@@ -101,6 +101,12 @@ fn a_million_objects_and_ten_thousand_layers_are_pushed() {
         ("objects", vec!["{}\n".repeat(10_000); 100]),
         ("layers", layers.collect()),
         ("numbers", wild.to_vec()),
+        (
+            "digests",
+            (0..50)
+                .map(|_| format!(r#"{{"status":"1: digest: sha256:{} size: 5"}}"#, "0".repeat(3_000_000)))
+                .collect(),
+        ),
     ] {
         let pushed = push(Reply::stream(lines.into_iter().chain([digest_line("1")])));
         assert_eq!(pushed.status, 0, "{what}: {}", pushed.stderr);
@@ -108,7 +114,7 @@ fn a_million_objects_and_ten_thousand_layers_are_pushed() {
         assert_eq!(
             layers,
             match what {
-                "objects" => 0,
+                "objects" | "digests" => 0,
                 "layers" => 10_000,
                 _ => 1,
             },

@@ -352,7 +352,7 @@ fn what_a_registry_refuses_is_said_in_words() {
                 Reply { pieces: vec![vec![b' '; 1 << 20]; 17], ..Reply::json(200, "") },
             )],
             1,
-            "it sends more than 4 MB at once",
+            "it sends more than 16 MB at once",
             "",
         ),
     ];

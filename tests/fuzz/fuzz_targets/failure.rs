@@ -19,7 +19,7 @@ fuzz_target!(|input: (u16, u8, &str)| {
         repository: "localhost:5000/team/app",
     });
     let mut tries = Tries::new(3);
-    let setback = Setback { verdict, got_on: bit(4), was_retried: bit(5) };
+    let setback = Setback { verdict, got_on: bit(4), most: if bit(5) { 1 } else { u32::MAX } };
     let again = std::iter::from_fn(|| tries.after(&setback)).count();
     assert!(again <= 3);
     let line = root_cause(&clean(message), verdict.class);
