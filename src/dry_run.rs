@@ -1,18 +1,15 @@
 //! `--dry-run`: what a push would find, and nothing sent.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::credentials::Login;
 use crate::engine::{Descriptor, Engine, ImageDetails};
 use crate::event::is_digest;
 use crate::reference::Reference;
 use crate::registry::{Registry, RegistryError};
 use crate::remote::{Remote, Subject, Unanswered, inspect};
-use crate::text::human_size;
 
 /// Other tags of the repository whose layers are looked at.
 const MAX_OTHER_TAGS: usize = 5;
@@ -121,46 +118,4 @@ async fn layers_of(
         }
     }
     Ok(there)
-}
-
-impl Findings {
-    /// For somebody to read, a line for each.
-    pub fn describe(&self, reference: &Reference, login: Option<&Login>, end: &str) -> String {
-        /// Digits of a layer's digest, as engines show them.
-        const SHORT: usize = 12;
-        let short = |digest: &String| {
-            digest.rsplit(':').next().unwrap_or_default().chars().take(SHORT).collect::<String>()
-        };
-        let mut text = String::new();
-        let mut line = |name: &str, value: String| _ = writeln!(text, "{name:<13}{value}");
-        line("Image:", reference.familiar());
-        line("ID:", format!("{}, {}, {}", self.id, human_size(self.size), layers(self.layers.len())));
-        let who = match login {
-            Some(login) if !login.anonymous => login.describe(),
-            _ => "none".to_owned(),
-        };
-        line("Credentials:", format!("{who}; may write to {}", reference.familiar_repository()));
-        let tag = match &self.tag_names {
-            None => "names nothing yet".to_owned(),
-            Some(digest) if self.is_same => format!("names this image, {digest}"),
-            Some(digest) => format!("names another image, {digest}"),
-        };
-        line("Tag:", format!("{} {tag}", reference.tag_or_latest()));
-        let missing: Vec<String> = self.missing_layers.iter().map(short).collect();
-        line(
-            "Layers:",
-            match missing.len() {
-                0 => "all are there".to_owned(),
-                missing_count => {
-                    format!("{missing_count} of {} missing: {}", self.layers.len(), missing.join(", "))
-                }
-            },
-        );
-        line("Result:", format!("{end}; nothing was sent"));
-        text
-    }
-}
-
-fn layers(count: usize) -> String {
-    if count == 1 { "1 layer".to_owned() } else { format!("{count} layers") }
 }

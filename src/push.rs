@@ -261,8 +261,25 @@ impl Detours {
     }
 }
 
-/// What one try came to: done, or why not.
-type Attempt = Result<Result<Outcome, Cause>, PushError>;
+/// Why a try did not get there.
+enum Trouble {
+    /// Another try, or another login, may.
+    Cause(Cause),
+    /// Nothing will.
+    End(PushError),
+}
+
+impl From<PushError> for Trouble {
+    fn from(error: PushError) -> Self {
+        Self::End(error)
+    }
+}
+
+impl From<Cause> for Trouble {
+    fn from(cause: Cause) -> Self {
+        Self::Cause(cause)
+    }
+}
 
 impl Push<'_> {
     /// Pushes with what Docker holds for the registry. What breaks is tried again; what is refused for the
@@ -280,14 +297,15 @@ impl Push<'_> {
         let mut is_accepted = false;
         loop {
             self.record.login = Some(login.clone());
-            let cause = match self.attempt(&credentials, &login).await? {
+            let cause = match self.attempt(&credentials, &login).await {
                 Ok(outcome) => {
                     if is_accepted {
                         self.keep(key, &credentials).await;
                     }
                     return Ok(outcome);
                 }
-                Err(cause) => cause,
+                Err(Trouble::End(error)) => return Err(error),
+                Err(Trouble::Cause(cause)) => cause,
             };
             let class = cause.class();
             if class == Class::Rejected
@@ -328,37 +346,29 @@ impl Push<'_> {
     }
 
     /// One try, from the look at what is there to the look at what is there then.
-    async fn attempt(&mut self, credentials: &Credentials, login: &Login) -> Attempt {
+    async fn attempt(&mut self, credentials: &Credentials, login: &Login) -> Result<Outcome, Trouble> {
         let subject = Subject { reference: self.reference, credentials, login };
         self.record.progress = Progress::default();
         if self.options.dry_run {
             return self.look(&subject).await;
         }
-        match self.look_before(&subject).await? {
-            Ok(None) => {}
-            Ok(Some(outcome)) => return Ok(Ok(outcome)),
-            Err(cause) => return Ok(Err(cause)),
+        if let Some(outcome) = self.look_before(&subject).await? {
+            return Ok(outcome);
         }
-        let pushed = match self.push(&subject).await? {
-            Ok(pushed) => pushed,
-            Err(cause) => return Ok(Err(cause)),
-        };
+        let pushed = self.push(&subject).await?;
         self.record.pushed = Some(pushed.clone());
         // The registry took the login, whatever it did with the image.
         self.keep(self.reference.credentials_key(), credentials).await;
         self.verify(&subject, &pushed).await?;
-        Ok(Ok(Outcome::new(Status::Pushed, pushed)))
+        Ok(Outcome::new(Status::Pushed, pushed))
     }
 
     /// `--dry-run`
-    async fn look(&mut self, subject: &Subject<'_>) -> Attempt {
+    async fn look(&mut self, subject: &Subject<'_>) -> Result<Outcome, Trouble> {
         let found = dry_run::look(self.remote, self.engine, subject).await;
-        let findings = match self.answer(found)? {
-            Ok(findings) => self.record.findings.insert(findings),
-            Err(cause) => return Ok(Err(cause)),
-        };
+        let findings = self.record.findings.insert(self.answer(found)?);
         let (named, is_same, id) = (findings.named.clone(), findings.is_same, findings.id.clone());
-        Ok(Ok(self.wished(named, is_same, id)?.unwrap_or(Outcome::new(Status::WouldPush, None))))
+        Ok(self.wished(named, is_same, id)?.unwrap_or(Outcome::new(Status::WouldPush, None)))
     }
 
     /// `--if-exists`: how it ends without a push, by what the tag names.
@@ -382,37 +392,31 @@ impl Push<'_> {
     }
 
     /// Looks, where that is asked for, what there is before anything is pushed.
-    async fn look_before(
-        &mut self,
-        subject: &Subject<'_>,
-    ) -> Result<Result<Option<Outcome>, Cause>, PushError> {
+    async fn look_before(&mut self, subject: &Subject<'_>) -> Result<Option<Outcome>, Trouble> {
         let wish = self.options.if_exists;
         if wish == IfExists::Overwrite {
-            return Ok(Ok(None));
+            return Ok(None);
         }
         let image = inspect(self.engine, subject).await;
-        let image = match self.answer(image)? {
-            Ok(image) => image,
-            Err(cause) => return Ok(Err(cause)),
-        };
+        let image = self.answer(image)?;
         let named = self.remote.named(self.engine, subject).await;
-        let named = match self.answer(named)? {
+        let named = match self.answer(named) {
             Ok(Some(named)) => named,
-            Ok(None) => return Ok(Ok(None)),
+            Ok(None) => return Ok(None),
             // Who may only write cannot look; pushing what is there already does no harm.
-            Err(cause) if wish == IfExists::Update && cause.class() != Class::Auth => {
+            Err(Trouble::Cause(cause)) if wish == IfExists::Update && cause.class() != Class::Auth => {
                 self.warn(format!("what the tag names could not be asked: {}", cause.reason()));
-                return Ok(Ok(None));
+                return Ok(None);
             }
-            Err(cause) => return Ok(Err(cause)),
+            Err(trouble) => return Err(trouble),
         };
         let same = self.remote.is_same(self.engine, subject, &image, &named).await;
-        let is_same = match self.answer(same)? {
-            // That it is another is no less a guess.
-            Err(cause) if wish == IfExists::Fail => return Ok(Err(cause)),
-            same => same.unwrap_or(false),
+        let is_same = match self.answer(same) {
+            // That it is another, only a look could tell; to the other wishes it does not matter.
+            Err(Trouble::Cause(_)) if wish != IfExists::Fail => false,
+            same => same?,
         };
-        self.wished(Some(named), is_same, image.id).map(Ok)
+        Ok(self.wished(Some(named), is_same, image.id)?)
     }
 
     /// The same image is never an error, also where the registry says no only at the end: an immutable tag.
@@ -490,13 +494,12 @@ impl Push<'_> {
         Ok(Some(missing).filter(|missing| !missing.is_empty()).map(Found::Incomplete))
     }
 
-    /// The engine must not be gone, whatever is asked.
-    fn answer<T>(&self, answer: Result<T, Unanswered>) -> Result<Result<T, Cause>, PushError> {
-        match answer {
-            Ok(answer) => Ok(Ok(answer)),
-            Err(Unanswered::Cause(cause)) => Ok(Err(cause)),
-            Err(Unanswered::Engine(error)) => Err(self.engine_error(error)),
-        }
+    /// That the engine is gone is the end, whatever was asked.
+    fn answer<T>(&self, answer: Result<T, Unanswered>) -> Result<T, Trouble> {
+        answer.map_err(|unanswered| match unanswered {
+            Unanswered::Cause(cause) => Trouble::Cause(cause),
+            Unanswered::Engine(error) => Trouble::End(self.engine_error(error)),
+        })
     }
 
     fn setback(&self, cause: &Cause) -> Setback {
@@ -568,7 +571,7 @@ impl Push<'_> {
     }
 
     /// One push to its end: what the tag then names, or why it was refused.
-    async fn push(&mut self, subject: &Subject<'_>) -> Result<Result<Descriptor, Cause>, PushError> {
+    async fn push(&mut self, subject: &Subject<'_>) -> Result<Descriptor, Trouble> {
         self.record.attempts += 1;
         self.take_a_detour().await?;
         let outcome = self.follow(subject.credentials).await;
@@ -602,34 +605,34 @@ impl Push<'_> {
                     "an upload hangs in the engine, and under the registry's other name: {}",
                     cause.reason()
                 );
-                return Ok(Err(Cause::Engine { verdict: stalled(), reason }));
+                return Err(Cause::Engine { verdict: stalled(), reason }.into());
             }
-            return Ok(Err(cause));
+            return Err(cause.into());
         }
         match outcome {
             Ok(Ended::Properly) => {}
             Ok(Ended::Stalled) => {
                 self.detours.blocked += u32::from(progress.is_classic);
                 let reason = format!("nothing moved for {}", format_duration(self.options.stall_timeout));
-                return Ok(Err(Cause::Engine { verdict: stalled(), reason }));
+                return Err(Cause::Engine { verdict: stalled(), reason }.into());
             }
             Err(EngineError::Answered { status, message }) => {
                 let message = if message.trim().is_empty() { status.to_string() } else { message };
-                return Ok(Err(refused(&message, Some(status.as_u16()))));
+                return Err(refused(&message, Some(status.as_u16())).into());
             }
             Err(error) => {
                 let error = self.engine.explain(error).await;
-                return Err(self.engine_error(error));
+                return Err(self.engine_error(error).into());
             }
         }
         let tag = self.reference.tag_or_latest();
         let pushed = progress.pushed.iter().find(|pushed| pushed.tag == tag);
         match pushed.map(|pushed| Descriptor { digest: pushed.digest.clone(), size: pushed.size }) {
-            Some(pushed) => Ok(Ok(pushed)),
-            None => self.confirm(subject).await.map(Ok).ok_or_else(|| PushError::Unconfirmed {
+            Some(pushed) => Ok(pushed),
+            None => Ok(self.confirm(subject).await.ok_or_else(|| PushError::Unconfirmed {
                 reference: self.reference.familiar(),
                 tag: tag.to_owned(),
-            }),
+            })?),
         }
     }
 

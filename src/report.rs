@@ -11,6 +11,7 @@ use crate::error::{Error, Told};
 use crate::progress::LayerCounts;
 use crate::push::{Outcome, Record, Status};
 use crate::reference::Reference;
+use crate::text::human_size;
 
 /// One line of `--format json`. A public format: fields may be added, never renamed.
 #[derive(Serialize)]
@@ -62,13 +63,7 @@ impl Report<'_> {
         match (format, self.result, self.reference) {
             (Format::Ref, Ok(outcome), Some(reference)) => match (&self.record.findings, &outcome.named) {
                 (Some(findings), _) => {
-                    let login = self.record.login.as_ref();
-                    let end = match outcome.status {
-                        Status::Unchanged => "unchanged, nothing to push",
-                        Status::Skipped => "skipped, since the tag is there",
-                        Status::Pushed | Status::WouldPush => "would be pushed",
-                    };
-                    write!(out, "{}", findings.describe(reference, login, end))?;
+                    self.write_findings(findings, reference, outcome.status, out)?;
                 }
                 (None, Some(named)) => writeln!(out, "{}@{}", reference.repository(), named.digest)?,
                 (None, None) => {}
@@ -80,6 +75,49 @@ impl Report<'_> {
             }
         }
         out.flush()
+    }
+
+    /// What a dry run has found, a line for each.
+    fn write_findings(
+        &self,
+        findings: &Findings,
+        reference: &Reference,
+        status: Status,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        /// Digits of a layer's digest, as engines show them.
+        const SHORT: usize = 12;
+        let short = |digest: &String| {
+            digest.rsplit(':').next().unwrap_or_default().chars().take(SHORT).collect::<String>()
+        };
+        let mut line = |name: &str, value: String| writeln!(out, "{name:<13}{value}");
+        let count = findings.layers.len();
+        let layers = if count == 1 { "1 layer".to_owned() } else { format!("{count} layers") };
+        line("Image:", reference.familiar())?;
+        line("ID:", format!("{}, {}, {layers}", findings.id, human_size(findings.size)))?;
+        let who = match &self.record.login {
+            Some(login) if !login.anonymous => login.describe(),
+            _ => "none".to_owned(),
+        };
+        line("Credentials:", format!("{who}; may write to {}", reference.familiar_repository()))?;
+        let tag = match &findings.tag_names {
+            None => "names nothing yet".to_owned(),
+            Some(digest) if findings.is_same => format!("names this image, {digest}"),
+            Some(digest) => format!("names another image, {digest}"),
+        };
+        line("Tag:", format!("{} {tag}", reference.tag_or_latest()))?;
+        let missing: Vec<String> = findings.missing_layers.iter().map(short).collect();
+        let missing = match missing.len() {
+            0 => "all are there".to_owned(),
+            number => format!("{number} of {count} missing: {}", missing.join(", ")),
+        };
+        line("Layers:", missing)?;
+        let end = match status {
+            Status::Unchanged => "unchanged, nothing to push",
+            Status::Skipped => "skipped, since the tag is there",
+            Status::Pushed | Status::WouldPush => "would be pushed",
+        };
+        line("Result:", format!("{end}; nothing was sent"))
     }
 
     fn line(&self) -> Line<'_> {
