@@ -124,7 +124,7 @@ const TRACED: &str = "hunter2-of-the-trace";
 
 /// The system calls of docker and the plugin, and all of /proc, while somebody logs in and a push goes on.
 #[test]
-fn a_typed_password_goes_to_the_engine_and_to_the_helper_and_nowhere_else() {
+fn a_typed_password_goes_to_engine_registry_and_helper_and_nowhere_else() {
     let engine = docker_28();
     let registry = Registry::with_users(&[("alice", TRACED)]);
     let (home, line) = (Home::new(), SlowLine::to(&registry, 1_000_000));
@@ -177,8 +177,12 @@ fn a_typed_password_goes_to_the_engine_and_to_the_helper_and_nowhere_else() {
     let to_engine = calls.iter().filter(|call| goes_to(call, "<UNIX-STREAM:")).count();
     // The only pipe that anything of it is written to is the helper's stdin.
     let to_helper = calls.iter().filter(|call| goes_to(call, "<pipe:")).count();
-    assert_eq!((to_engine, to_helper), (2, 1), "/auth, the push; store: {calls:#?}");
-    assert_eq!(calls.len(), 3, "{calls:#?}");
+    assert_eq!((to_engine, to_helper), (3, 1), "/auth, the push, /distribution; store: {calls:#?}");
+    // Whether it has all parts of the image.
+    let to_registry =
+        calls.iter().filter(|call| goes_to(call, &format!("->127.0.0.1:{}]>", line.port))).count();
+    assert!(to_registry > 0, "{calls:#?}");
+    assert_eq!(calls.len(), to_engine + to_helper + to_registry, "{calls:#?}");
     assert!(trace.contains("execve(") && trace.contains("docker-credential-x\", \"store\"]"), "{trace}");
     assert!(trace.contains("prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE) = 0"), "it is in no core dump");
 }
