@@ -362,7 +362,10 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
                 docker_login(registry)
             ));
         }
-        RegistryError::Denied { registry, login, .. } if login.anonymous => {
+        RegistryError::Denied { registry, login, .. }
+        | RegistryError::MayNotWrite { registry, login, .. }
+            if login.anonymous =>
+        {
             return Some(format!(
                 "log in with `{}`, or pass `--username NAME --password-stdin`",
                 docker_login(registry)
@@ -371,6 +374,12 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
         RegistryError::Denied { registry, .. } => {
             return Some(format!(
                 "this account may not look there: ask for the right, or use another; it may be shown the tags of one repository: `docker regpush ls {registry}/REPOSITORY`"
+            ));
+        }
+        RegistryError::MayNotWrite { registry, repository, .. } => {
+            return Some(format!(
+                "this account may not write to {registry}/{repository}: check the name, or log in with another account (`{}`)",
+                docker_login(registry)
             ));
         }
         RegistryError::NoRepository { registry, .. } => {

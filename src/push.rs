@@ -86,10 +86,10 @@ impl fmt::Display for Found {
             Self::Another(digest) => write!(f, "the tag names {digest} in the registry"),
             Self::Incomplete(missing) => {
                 let more = missing.len().saturating_sub(1);
-                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                let more = if more > 0 { format!(" and {more} more are") } else { " is".to_owned() };
                 write!(
                     f,
-                    "the registry does not have all of it: {}{more} is missing",
+                    "the registry does not have all of it: {}{more} missing",
                     missing.first().map_or("", String::as_str)
                 )
             }
@@ -648,10 +648,11 @@ impl Push<'_> {
 
     /// Gives the image another name to be pushed under, if a push under its own would not move.
     async fn take_a_detour(&mut self) -> Result<(), PushError> {
-        if self.detours.blocked == 0 || self.detours.is_closed {
+        let Detours { blocked, is_closed, .. } = *self.detours;
+        if blocked == 0 || blocked > Detours::MOST || is_closed {
             return Ok(());
         }
-        let Some(name) = self.reference.under_another_name(self.detours.blocked) else { return Ok(()) };
+        let Some(name) = self.reference.under_another_name(blocked) else { return Ok(()) };
         let is_free = match self.engine.inspect(&name).await {
             Err(EngineError::Answered { status, .. }) => status == StatusCode::NOT_FOUND,
             Err(error @ EngineError::Transport(_)) => return Err(self.engine_error(error)),

@@ -75,6 +75,8 @@ pub enum RegistryError {
     Unauthorized { registry: String, login: Box<Login>, reason: String },
     #[error("{registry} does not allow it{}: {reason}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
     Denied { registry: String, login: Box<Login>, reason: String },
+    #[error("{registry} does not allow writing to {repository}{}: {reason}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
+    MayNotWrite { registry: String, repository: String, login: Box<Login>, reason: String },
     #[error("{registry} shows no catalog of its repositories")]
     NoCatalog { registry: String },
     #[error("{registry} has no repository `{repository}`, or does not show it{}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
@@ -102,7 +104,7 @@ impl RegistryError {
             Self::Unreachable { .. } => Class::Network,
             Self::Tls { .. } | Self::Certificates { .. } => Class::Tls,
             Self::Unauthorized { .. } => Class::Auth,
-            Self::Denied { .. } => Class::Denied,
+            Self::Denied { .. } | Self::MayNotWrite { .. } => Class::Denied,
             Self::NoRepository { .. } => Class::NotFound,
             Self::Answered { status, .. } => match status.as_u16() {
                 429 => Class::RateLimited,
@@ -475,25 +477,31 @@ impl Registry {
     /// Source: OCI distribution specification 1.1, "Pushing a blob in chunks"; distribution's `DELETE` of an
     /// upload.
     pub async fn may_write(&self, repository: &str) -> Result<(), RegistryError> {
+        self.begin_and_cancel(repository).await.map_err(|error| match error {
+            RegistryError::Denied { registry, login, reason } => {
+                RegistryError::MayNotWrite { registry, repository: repository.to_owned(), login, reason }
+            }
+            error => error,
+        })
+    }
+
+    async fn begin_and_cancel(&self, repository: &str) -> Result<(), RegistryError> {
         let scope = write_scope(repository);
         let url = self.path(&format!("v2/{repository}/blobs/uploads/"))?;
         let response = self.ask(Method::POST, url.clone(), &scope).await?;
         if response.status() != StatusCode::ACCEPTED {
-            return Err(match self.read_refusal(response).await? {
-                Refusal { status: StatusCode::NOT_FOUND, reason, .. } => self.denied(reason),
-                refusal => self.refusal(refusal),
-            });
+            return Err(self.unexpected(response).await);
         }
         let place = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let upload = place.and_then(|place| url.join(place).ok());
+        let upload = upload.ok_or_else(|| self.not_a_registry("it does not say where an upload goes"))?;
         // Behind a proxy it may not know its own name.
-        if let Some(upload) = place.and_then(|place| url.join(place).ok()) {
-            let mut own = self.api.clone();
-            own.set_path(upload.path());
-            own.set_query(upload.query());
-            // Those that know no cancelling forget it by themselves.
-            // Nor has everybody who may write the right to delete.
-            let _ = self.ask(Method::DELETE, own, &scope).await;
-        }
+        let mut own = self.api.clone();
+        own.set_path(upload.path());
+        own.set_query(upload.query());
+        // Those that know no cancelling forget it by themselves; nor has everybody who may write the right
+        // to delete.
+        let _ = self.ask(Method::DELETE, own, &scope).await;
         Ok(())
     }
 

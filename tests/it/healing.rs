@@ -449,6 +449,8 @@ fn a_dry_run_ends_as_the_push_would() {
         (refused.clone(), false, 3, "auth"),
         (refused, true, 3, "auth"),
         (denied, true, 3, "denied"),
+        (Reply::json(404, "nope"), false, 1, "other"),
+        (Reply::json(202, ""), false, 1, "other"),
         (Reply::json(503, "busy"), false, 6, "server"),
     ] {
         let (registry, host) = registry();
@@ -467,6 +469,7 @@ fn a_dry_run_ends_as_the_push_would() {
         };
         assert_eq!((run.status, &run.json()["error"]["class"]), (status, &json!(class)), "{run}");
         assert!(!run.stderr.contains("s3cret") && engine.pushes().is_empty(), "{run}");
+        assert_eq!(run.stderr.contains("this account may not write to"), class == "denied", "{run}");
         drop(registry);
     }
     let engine = FakeEngine::start()
