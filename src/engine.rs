@@ -294,8 +294,8 @@ impl Engine {
         }
         let endpoint = self.endpoint();
         let decoder = Decoder::new(self.censor.clone());
-        let tells_progress = !is_podman(response.headers());
-        Ok(PushStream { body: response.into_body(), decoder, endpoint, tells_progress })
+        let is_silent = is_podman(response.headers());
+        Ok(PushStream { body: response.into_body(), decoder, endpoint, is_silent })
     }
 
     /// Has the engine give up a push, and waits until it has; `false`: it did not say so in time.
@@ -743,7 +743,7 @@ pub struct PushStream {
     decoder: Decoder,
     endpoint: Arc<Endpoint>,
     /// podman says nothing until the end.
-    pub tells_progress: bool,
+    pub is_silent: bool,
 }
 
 impl PushStream {

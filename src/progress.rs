@@ -54,10 +54,8 @@ pub struct Progress {
     pub platform_instead_of_index: bool,
     /// It is docker's classic store that pushes: no other prepares layers.
     pub is_classic: bool,
-    /// The engine has taken the push on.
-    pub has_begun: bool,
-    /// The engine tells of what goes on; podman does not.
-    pub is_told: bool,
+    /// The engine tells nothing of what goes on: podman.
+    pub is_silent: bool,
 }
 
 impl Default for Progress {
@@ -71,8 +69,7 @@ impl Default for Progress {
             content_missing: false,
             platform_instead_of_index: false,
             is_classic: false,
-            has_begun: false,
-            is_told: false,
+            is_silent: false,
         }
     }
 }

@@ -505,7 +505,7 @@ impl Push<'_> {
     fn setback(&self, cause: &Cause) -> Setback {
         let (verdict, progress) = (cause.verdict(), &self.record.progress);
         // podman waits for a registry that is too busy for up to two minutes, and does not say so.
-        let in_silence = progress.has_begun && !progress.is_told && verdict.class == Class::RateLimited;
+        let in_silence = progress.is_silent && verdict.class == Class::RateLimited;
         let most = match verdict.class {
             Class::Stalled if self.detours.blocked > 0 => self.detours.left(),
             Class::Stalled => u32::MAX,
@@ -711,8 +711,8 @@ impl Push<'_> {
             return Err(EngineError::Silent { endpoint: engine.endpoint() });
         };
         let mut stream = stream?;
-        (progress.has_begun, progress.is_told) = (true, stream.tells_progress);
-        let is_watched = stream.tells_progress && !limit.is_zero();
+        progress.is_silent = stream.is_silent;
+        let is_watched = !stream.is_silent && !limit.is_zero();
         let mut ticks = presenter.period().map(|period| {
             let mut ticks = interval_at(Instant::now() + period, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
