@@ -527,6 +527,25 @@ fn only_two_names_are_tried() {
     assert!(stalled.stderr.contains("attempt 2 of 3 in "), "{stalled}");
 }
 
+/// Nor for the next tag: the engine still holds those uploads.
+#[test]
+fn the_next_tag_costs_the_engine_no_further_place() {
+    let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
+    let hanging = || Reply::stream([preparing.clone(), pushing(5)]).ending(End::Hang);
+    let other = |line: &str| line.replace("Localhost", "lOcalhost");
+    let images = json!([{"RepoTags": [IMAGE, "localhost:5000/app:2"]}]).to_string();
+    let engine = stuck(hanging())
+        .on("GET /v1.41/images/json", Reply::json(200, &images))
+        .on(&other(TAG), Reply::json(201, ""))
+        .on(&other(DETOUR), hanging())
+        .on(&other(UNTAG), Reply::json(200, "[]"))
+        .on(&PUSH.replace("tag=1", "tag=2"), Reply::stream([digest_line("2")]));
+    let env = TestEnv::new();
+    let mut command = env.command(&engine);
+    let run = run(command.args(["regpush", "-a", "--stall-timeout", "1s", "localhost:5000/app"]));
+    assert_eq!((run.status, run.stdout), (7, format!("localhost:5000/app@{DIGEST}\n")));
+}
+
 #[test]
 fn a_name_that_is_taken_is_left_alone_and_one_that_stays_is_told() {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
