@@ -1,11 +1,16 @@
 //! What may be typed.
 
+use std::env;
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, Args, Command, Id, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::platform::Wanted;
 
 /// Docker's own options. They come before the plugin's name, and mean what they mean to docker.
 ///
@@ -91,89 +96,164 @@ impl DockerOptions {
     }
 }
 
-/// What a push takes.
+/// What a push takes. Each long option is a variable too, see [`with_variables`].
 #[derive(Args, Clone, Debug)]
 pub struct PushOptions {
-    /// The image, named for its registry: [HOST[:PORT]/]PATH[:TAG]
+    /// The images: [HOST[:PORT]/]PATH[:TAG], with --to also an ID
     #[arg(value_name = "IMAGE", required = true)]
-    image: Option<String>,
-    /// Taken only to be refused: clap would take a second one for a command, and say so.
-    #[arg(hide = true)]
-    surplus: Vec<String>,
-    /// Push every tag of the repository IMAGE that is in the engine
+    pub images: Vec<String>,
+    /// Push every tag that each repository has in the engine
     #[arg(short, long)]
     pub all_tags: bool,
-    /// Only the result, warnings and errors; the same as --progress none
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// How the way there is shown, on stderr: redrawn (tty), in lines (plain), or not (none)
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "auto|tty|plain|none",
-        hide_possible_values = true
-    )]
-    pub progress: ProgressMode,
-    /// The result, on stdout: NAME@DIGEST (ref), or an object with all about it (json)
-    #[arg(long, value_enum, default_value_t, value_name = "ref|json", hide_possible_values = true)]
-    pub format: Format,
-    /// How often to try again where that can help: network, registry trouble, rate limit, stall
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub retries: u32,
-    /// End a try in which nothing moves for so long; 0: never
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    pub stall_timeout: Duration,
-    /// Give up an image that is not pushed after so long, all tries together [default: never]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub timeout: Option<Duration>,
-    /// A tag that is in the registry already: push all the same (overwrite), or only what differs (update);
-    /// leave any tag alone (skip), or fail if it names another image
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "overwrite|update|skip|fail",
-        hide_possible_values = true
-    )]
-    pub if_exists: IfExists,
-    /// Ask the registry afterwards what it serves; who cannot be asked is a warning (auto) or an error (always)
-    #[arg(long, value_enum, default_value_t, value_name = "auto|always|never", hide_possible_values = true)]
-    pub verify: Verify,
-    /// Push nothing; say what a push would find, whether it may write, and end with its status
+    /// Write the digest to a file (one image only)
+    #[arg(long, value_name = "string", value_hint = ValueHint::FilePath)]
+    pub digest_file: Option<PathBuf>,
+    /// Push nothing; tell what a push would find, and end with its status
     #[arg(long)]
     pub dry_run: bool,
-    #[command(flatten)]
-    pub given: GivenLogin,
-    /// Never ask for a login; nor is asked where stdin or stderr is no terminal
+    /// The result on stdout: "ref" (NAME@DIGEST), "json" (default "ref")
+    #[arg(long, value_enum, default_value_t, value_name = "string")]
+    pub format: Format,
+    /// Set the outputs of a GitHub Actions step: digest, reference
+    #[arg(long)]
+    pub github_output: bool,
+    /// If the tag exists: "overwrite", "update", "skip", "fail" (default "overwrite")
+    #[arg(long, value_enum, default_value_t, value_name = "string")]
+    pub if_exists: IfExists,
+    /// Keep the local tags that --to needs
+    #[arg(long)]
+    pub keep_tag: bool,
+    /// Write digests and names to a file, with the keys of buildx
+    #[arg(long, value_name = "string", value_hint = ValueHint::FilePath)]
+    pub metadata_file: Option<PathBuf>,
+    /// Never ask for a login
     #[arg(long)]
     pub no_prompt: bool,
-    /// Keep a login that was typed or given, as `docker login` does, once the registry took it
+    /// Images pushed at once (default 3)
+    #[arg(long, value_name = "int", default_value = "3")]
+    pub parallel: NonZeroUsize,
+    /// Push one platform, os[/arch[/variant]]; "all": not less than all
+    #[arg(long, value_name = "string")]
+    pub platform: Option<Wanted>,
+    /// Progress, on stderr: "auto", "tty", "plain", "json", "rawjson", "none" (default "auto")
+    #[arg(long, value_enum, default_value_t, value_name = "string")]
+    pub progress: ProgressMode,
+    /// Only the result, warnings and errors: --progress none
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Tries after the first, where another can help (default 5)
+    #[arg(long, value_name = "int", default_value_t = 5)]
+    pub retries: u32,
+    /// Keep a login that was typed or given, as docker login does
     #[arg(long, conflicts_with = "anonymous")]
     pub save_credentials: bool,
+    /// End a try in which nothing moves; 0: never (default 60s)
+    #[arg(long, value_name = "duration", default_value = "60s", value_parser = duration)]
+    pub stall_timeout: Duration,
+    /// Give up an image after so long, all of its tries together
+    #[arg(long, value_name = "duration", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Push there: a reference, or HOST/ for the same path and tag
+    #[arg(long, value_name = "list")]
+    pub to: Vec<String>,
+    /// Ask the registry what it serves: "auto", "always", "never" (default "auto")
+    #[arg(long, value_enum, default_value_t, value_name = "string")]
+    pub verify: Verify,
+    #[command(flatten)]
+    pub given: GivenLogin,
     /// Accepted and ignored, as in docker 29
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value_t = true, default_missing_value = "true")]
     pub disable_content_trust: bool,
 }
 
-impl PushOptions {
-    /// The image as it was typed.
-    ///
-    /// # Errors
-    /// How many there are, if that is not one.
-    pub fn one_image(&self) -> Result<&str, usize> {
-        match &self.image {
-            Some(image) if self.surplus.is_empty() => Ok(image),
-            image => Err(self.surplus.len() + image.iter().count()),
-        }
+/// docker's help says in an option's one line what it takes.
+pub fn with_plain_help(command: Command) -> Command {
+    command
+        .mut_args(|arg| match arg.get_action().takes_values() {
+            true => arg.hide_default_value(true).hide_possible_values(true),
+            false => arg,
+        })
+        .mut_subcommands(with_plain_help)
+}
+
+/// Every long option of a push is a variable too: `REGPUSH_PROGRESS=plain`, `REGPUSH_DRY_RUN=1`, several values
+/// with commas between them. The command line wins, also where it says the contrary by another option. An
+/// empty variable is none.
+///
+/// * `words`: the command line.
+pub fn with_variables(command: Command, words: &[OsString]) -> Command {
+    /// What on the command line makes which variables count no more.
+    const STRONGER: [(&str, &[&str]); 5] = [
+        ("anonymous", &["username", "password_stdin", "save_credentials"]),
+        ("username", &["anonymous"]),
+        ("password_stdin", &["anonymous"]),
+        ("save_credentials", &["anonymous"]),
+        ("progress", &["quiet"]),
+    ];
+    let push = PushOptions::augment_args(Command::new("push"));
+    let set: Vec<(Id, String)> = push
+        .get_arguments()
+        .filter_map(|arg| {
+            let name = variable(arg)?;
+            let value = env::var_os(&name).filter(|value| !value.is_empty())?;
+            let is_flag = is_flag(arg);
+            let is_off = is_flag && value.to_str().is_some_and(|value| go_bool(value) == Ok(false));
+            (!is_off).then(|| (arg.get_id().clone(), name))
+        })
+        .collect();
+    if set.is_empty() {
+        return command;
     }
+    let typed = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
+    let is_typed = |id: &str| {
+        let source = typed.as_ref().and_then(|typed| typed.value_source(id));
+        source == Some(ValueSource::CommandLine)
+    };
+    let is_weaker =
+        |id: &Id| STRONGER.iter().any(|(strong, weak)| weak.contains(&id.as_str()) && is_typed(strong));
+    set.into_iter().filter(|(id, _)| !is_weaker(id)).fold(command, |command, (id, name)| {
+        command.mut_arg(id, |arg| {
+            match (arg.get_action(), env::var(&name)) {
+                // What is typed may have commas.
+                (ArgAction::Append, Ok(list)) => {
+                    arg.default_values(list.split(',').map(str::to_owned).collect::<Vec<_>>())
+                }
+                _ => arg.env(name).hide_env(true),
+            }
+        })
+    })
+}
+
+/// `--dry-run=false`, as docker's own flags may be turned off: against a variable.
+pub fn with_boolean_flags(command: Command) -> Command {
+    command.mut_args(|arg| match is_flag(&arg) {
+        true => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .value_name("b")
+            .default_value("false")
+            .default_missing_value("true")
+            .value_parser(go_bool),
+        false => arg,
+    })
+}
+
+fn is_flag(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::SetTrue)
+}
+
+/// The variable of an option, if it has one.
+pub fn variable(arg: &Arg) -> Option<String> {
+    let long = arg.get_long().filter(|_| !arg.is_hide_set())?;
+    Some(format!("REGPUSH_{}", long.to_uppercase().replace('-', "_")))
 }
 
 /// A login for one call, before all that Docker holds.
 #[derive(Args, Clone, Debug, Default)]
 pub struct GivenLogin {
-    /// Log in as NAME for this call alone
-    #[arg(short, long, value_name = "NAME", requires = "password_stdin", value_parser = username)]
+    /// Log in as this user, for this call alone
+    #[arg(short, long, value_name = "string", requires = "password_stdin", value_parser = username)]
     pub username: Option<String>,
     /// Read the password for --username from stdin
     #[arg(long, requires = "username")]
@@ -192,13 +272,13 @@ pub struct AuthOptions {
     #[arg(long, requires = "registry")]
     pub login: bool,
     /// The account to log in with
-    #[arg(short, long, value_name = "NAME", requires = "registry", value_parser = username)]
+    #[arg(short, long, value_name = "string", requires = "registry", value_parser = username)]
     pub username: Option<String>,
     /// Read the password for --username from stdin
     #[arg(long, requires = "username")]
     pub password_stdin: bool,
-    /// A table, or an object a line (json)
-    #[arg(long, value_enum, default_value_t, value_name = "table|json", hide_possible_values = true)]
+    /// "table", or "json": an object a line (default "table")
+    #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub format: ListFormat,
 }
 
@@ -210,8 +290,8 @@ pub struct LsOptions {
     pub registry: Option<String>,
     #[command(flatten)]
     pub given: GivenLogin,
-    /// A table, or an object a line (json)
-    #[arg(long, value_enum, default_value_t, value_name = "table|json", hide_possible_values = true)]
+    /// "table", or "json": an object a line (default "table")
+    #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub format: ListFormat,
 }
 
@@ -251,10 +331,10 @@ fn username(typed: &str) -> Result<String, &'static str> {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Words {
     /// Which login Docker holds for a registry, and whether the registry takes it
-    #[command(after_help = AUTH_AFTER_HELP)]
+    #[command(help_template = HELP_OF_A_COMMAND, after_help = AUTH_AFTER_HELP, next_display_order = None)]
     Auth(AuthOptions),
     /// Images that name a registry; a registry's repositories; a repository's tags
-    #[command(after_help = LS_AFTER_HELP)]
+    #[command(help_template = HELP_OF_A_COMMAND, after_help = LS_AFTER_HELP, next_display_order = None)]
     Ls(LsOptions),
     /// A hint after a failed `docker push`, shown by docker
     Hook {
@@ -279,6 +359,10 @@ pub enum ProgressMode {
     Auto,
     Tty,
     Plain,
+    /// Our events, a line each.
+    Json,
+    /// The engine's own objects, a line each.
+    Rawjson,
     None,
 }
 
@@ -321,14 +405,15 @@ pub enum ListFormat {
 #[command(
     name = "docker-regpush",
     bin_name = "docker regpush",
-    override_usage = "docker regpush [OPTIONS] IMAGE\n       docker regpush auth [OPTIONS] [REGISTRY]\n       docker regpush ls [OPTIONS] [REGISTRY[/REPOSITORY]]\n       docker regpush hook install|remove|status",
+    override_usage = "docker regpush [OPTIONS] IMAGE...\n        docker regpush [OPTIONS] IMAGE... --to DESTINATION...",
     version,
     args_override_self = true,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
+    next_display_order = None,
     about = ABOUT,
-    long_about = None,
+    help_template = HELP,
     after_help = AFTER_HELP
 )]
 pub struct PluginCommand {
@@ -342,14 +427,15 @@ pub struct PluginCommand {
 #[derive(Debug, Parser)]
 #[command(
     name = "docker-regpush",
-    override_usage = "docker-regpush [OPTIONS] IMAGE\n       docker-regpush auth [OPTIONS] [REGISTRY]\n       docker-regpush ls [OPTIONS] [REGISTRY[/REPOSITORY]]\n       docker-regpush hook install|remove|status",
+    override_usage = "docker-regpush [OPTIONS] IMAGE...\n        docker-regpush [OPTIONS] IMAGE... --to DESTINATION...",
     version,
     args_override_self = true,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
+    next_display_order = None,
     about = ABOUT,
-    long_about = None,
+    help_template = HELP_WITH_DOCKERS,
     after_help = AFTER_HELP
 )]
 pub struct StandaloneCommand {
@@ -361,13 +447,38 @@ pub struct StandaloneCommand {
     pub words: Option<Words>,
 }
 
-const ABOUT: &str = "\
-Push a local image to its registry.
+const ABOUT: &str = "Push local images to their registries, and see that they are there";
 
-The engine pushes, with the login that Docker holds for the registry. If the
-registry refuses that, regpush asks for another at the terminal, has it checked,
-and pushes again. What breaks on the way is tried again, a push that stalls is
-ended, and the registry is asked whether it serves what was pushed.";
+/// docker's own order; what its help does not have, such as a list of arguments, is left out.
+const HELP: &str = "\
+Usage:  {usage}
+
+{about}
+
+Commands:
+{subcommands}
+
+Options:
+{options}{after-help}";
+
+/// Options of two kinds have headings already.
+const HELP_WITH_DOCKERS: &str = "\
+Usage:  {usage}
+
+{about}
+
+Commands:
+{subcommands}
+
+{all-args}{after-help}";
+
+const HELP_OF_A_COMMAND: &str = "\
+Usage:  {usage}
+
+{about}
+
+Options:
+{options}{after-help}";
 
 const AUTH_AFTER_HELP: &str = "\
 Exit status:
@@ -386,6 +497,8 @@ Examples:
   docker regpush ls --format json registry.example.com/team/app";
 
 const AFTER_HELP: &str = "\
+Each option is also a variable: REGPUSH_PROGRESS=plain, REGPUSH_DRY_RUN=1.
+
 Exit status:
   0 in the registry · 1 refused by the registry · 3 credentials missing or refused
   4 no engine · 5 no such image · 6 network, TLS or registry trouble, after every try
@@ -394,8 +507,8 @@ Exit status:
 
 Examples:
   docker regpush registry.example.com/team/app:1.2
-  docker -c build-box regpush --all-tags registry.example.com/team/app
-  docker regpush --dry-run registry.example.com/team/app:1.2
-  docker regpush --if-exists fail --verify always registry.example.com/team/app:1.2
-  image=$(docker regpush -q localhost:5000/app)
-  docker regpush -u ci --password-stdin registry.example.com/app:1 <token.txt";
+  docker regpush app:1.2 web:3 --to registry.example.com/team/
+  digest=$(docker regpush -q --format json app:1 --to localhost:5000/ | jq -r .digest)
+  docker regpush -u ci --password-stdin registry.example.com/app:1 <token.txt
+
+Run 'docker regpush COMMAND --help' for more information on a command.";

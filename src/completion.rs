@@ -130,7 +130,7 @@ impl Request {
         };
         let command = command.mut_subcommand("auth", registry).mut_subcommand("ls", registry);
         command.mut_args(|arg| match (arg.get_id().as_str(), arg.get_value_hint()) {
-            ("image", _) => arg.add(images.clone()),
+            ("images", _) => arg.add(images.clone()),
             ("context", _) => arg.add(contexts.clone()),
             ("log_level", _) => arg.add(levels.clone()),
             // The shell knows its files better.
@@ -265,9 +265,10 @@ mod tests {
         assert!(!options.contains("--disable-content-trust") && !options.contains("--host"), "{options}");
         assert!(options.ends_with("\n:4\n"));
 
-        let table: [(&[&str], &[&str]); 9] = [
-            (&["regpush", "--progress", ""], &["auto", "tty", "plain", "none", ":4"]),
+        let table: [(&[&str], &[&str]); 10] = [
+            (&["regpush", "--progress", ""], &["auto", "tty", "plain", "json", "rawjson", "none", ":4"]),
             (&["regpush", "--progress", "p"], &["plain", ":4"]),
+            (&["regpush", "--t"], &["--timeout", "--to", ":4"]),
             (&["regpush", "--progress=p"], &["plain", ":4"]),
             (&["regpush", "-q", "--format", "j"], &["json", ":4"]),
             (&["regpush", "hook", ""], &["install", "remove", "status", ":4"]),

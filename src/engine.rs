@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::mem::take;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -13,7 +15,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, SERVER, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
 use ipnet::IpNet;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,6 +24,7 @@ use crate::context::{Address, Endpoint, is_loopback};
 use crate::credentials::Credentials;
 use crate::event::{DecodeError, Decoder, Event, is_digest};
 use crate::failure::wants_tls;
+use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::secret::{Censor, Secret};
 use crate::text::clean;
@@ -89,6 +92,16 @@ pub enum EngineError {
 pub struct PushRequest<'a> {
     pub reference: &'a Reference,
     pub credentials: &'a Credentials,
+    /// Of an image for several; API 1.46 and later, of which others know nothing.
+    pub platform: Option<&'a Platform>,
+    /// The objects of the stream are wanted as they come.
+    pub wants_objects: bool,
+}
+
+impl<'a> PushRequest<'a> {
+    pub fn new(reference: &'a Reference, credentials: &'a Credentials) -> Self {
+        Self { reference, credentials, platform: None, wants_objects: false }
+    }
 }
 
 /// One name of an image in the engine.
@@ -142,6 +155,20 @@ pub struct ImageDetails {
     pub digests: Vec<String>,
     /// The digests of its layers before they are compressed.
     pub layers: Vec<String>,
+    /// What it is called here (`RepoTags`).
+    pub names: Vec<String>,
+    /// What it is made of, where the engine tells (the containerd store, API 1.48); else nothing.
+    pub manifests: Vec<LocalManifest>,
+}
+
+/// A part of an image for several platforms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalManifest {
+    pub digest: String,
+    /// `None`: it is about another, an attestation, or of a kind unknown.
+    pub platform: Option<Platform>,
+    /// All of it is in the engine.
+    pub is_here: bool,
 }
 
 /// What a tag in a registry names.
@@ -186,13 +213,32 @@ pub enum AuthAnswer {
 #[derive(Debug)]
 pub struct Engine {
     transport: Transport,
-    /// `/v1.41`, or nothing where the engine did not say: then it takes its own.
+    /// What was agreed on; `None`: the engine did not say, and takes its own.
+    version: Option<(u32, u32)>,
+    /// `None`: it was not asked.
+    is_podman: Option<bool>,
+    /// `/v1.41`, or nothing.
     prefix: String,
     /// `Host`, which is none for a socket, and the user's own.
     headers: HeaderMap,
     trace: Option<Trace>,
     /// What was sent with the call at hand, and must not come back in a message.
     censor: Censor,
+    removals: Arc<Removals>,
+}
+
+/// Names that are being taken away, of pushes that were dropped. All at once, each on a thread of its own: who
+/// ends the program does not wait for one after the other. The last engine waits for them.
+#[derive(Debug, Default)]
+struct Removals(Mutex<Vec<JoinHandle<()>>>);
+
+impl Drop for Removals {
+    fn drop(&mut self) {
+        for removal in self.0.get_mut().map(take).unwrap_or_default() {
+            // Nobody is left to be told.
+            let _ = removal.join();
+        }
+    }
 }
 
 impl Engine {
@@ -210,13 +256,22 @@ impl Engine {
         trace: Option<Trace>,
     ) -> Result<Self, EngineError> {
         let transport = Transport::new(endpoint);
-        let mut engine = Self { transport, prefix: String::new(), headers, trace, censor: Censor::default() };
+        let mut engine = Self {
+            transport,
+            version: None,
+            is_podman: None,
+            prefix: String::new(),
+            headers,
+            trace,
+            censor: Censor::default(),
+            removals: Arc::default(),
+        };
         engine.headers.insert(HOST, host_header(&engine.transport.endpoint().address));
         let pinned = env::var_os("DOCKER_API_VERSION").filter(|version| !version.is_empty());
         if let Some(version) = pinned {
             let version = version.to_string_lossy();
             let number = parse_version(&version).ok_or_else(|| EngineError::ApiVersion(clean(&version)))?;
-            engine.prefix = format!("/v{}.{}", number.0, number.1);
+            engine.agree_on(number);
             return Ok(engine);
         }
         let limit = if engine.transport.endpoint().is_dear() { LOGIN_TIMEOUT } else { PING_TIMEOUT };
@@ -225,10 +280,46 @@ impl Engine {
             if version < MIN_API_VERSION {
                 return Err(EngineError::TooOld { endpoint: engine.endpoint(), version });
             }
-            let (major, minor) = version.min(API_VERSION);
-            engine.prefix = format!("/v{major}.{minor}");
+            engine.agree_on(version.min(API_VERSION));
         }
         Ok(engine)
+    }
+
+    fn agree_on(&mut self, version: (u32, u32)) {
+        self.version = Some(version);
+        self.prefix = format!("/v{}.{}", version.0, version.1);
+    }
+
+    fn speaks(&self, version: (u32, u32)) -> bool {
+        self.version.is_some_and(|own| own >= version)
+    }
+
+    /// Whether it says what an image for several platforms is made of.
+    pub fn tells_platforms(&self) -> bool {
+        self.speaks((1, 48))
+    }
+
+    /// Why it cannot push one platform of an image; `None`: it can.
+    ///
+    /// # Errors
+    /// The engine is gone.
+    ///
+    /// Source: Docker Engine API 1.46 took the parameter in; older engines and podman (4.3, measured) push
+    /// whatever they have, without a word.
+    pub async fn lacks_platforms(&mut self) -> Result<Option<String>, EngineError> {
+        if self.is_podman.is_none() {
+            let asked = tokio::time::timeout(PING_TIMEOUT, self.ping()).await;
+            asked.map_err(|_| self.silent())??;
+        }
+        Ok(match self.version {
+            _ if self.is_podman == Some(true) => {
+                Some("podman pushes what it has, and not one platform of an image".to_owned())
+            }
+            Some((major, minor)) if !self.speaks((1, 46)) => Some(format!(
+                "the engine speaks API {major}.{minor}, and --platform needs 1.46 (docker 27 or later)"
+            )),
+            _ => None,
+        })
     }
 
     /// Where it is.
@@ -257,6 +348,7 @@ impl Engine {
             let version = version.and_then(parse_version);
             let answered = response.status() == StatusCode::OK;
             if answered {
+                self.is_podman = Some(is_podman(response.headers()));
                 self.whole(response).await?;
                 return Ok(version);
             }
@@ -287,13 +379,16 @@ impl Engine {
             // podman needs to be told what docker knows by itself: on its own machine, plain HTTP will do.
             path += "&tlsVerify=false";
         }
+        if let Some(platform) = request.platform {
+            path += &format!("&platform={}", in_query(platform));
+        }
         let header = self.sending(request);
         let response = self.call(Method::POST, &path, Some(&header), Bytes::from_static(b"{}")).await?;
         if response.status() != StatusCode::OK {
             return Err(self.refusal(response).await);
         }
         let endpoint = self.endpoint();
-        let decoder = Decoder::new(self.censor.clone());
+        let decoder = Decoder::new(self.censor.clone()).with_objects(request.wants_objects);
         let is_silent = is_podman(response.headers());
         Ok(PushStream { body: response.into_body(), decoder, endpoint, is_silent })
     }
@@ -322,16 +417,24 @@ impl Engine {
 
     /// Gives an image one more name, until what this returns is dropped. The name must not be taken.
     ///
+    /// * `image`: a reference or an ID.
+    /// * `id`: the image's own. The name is taken only from that.
+    ///
     /// # Errors
     /// The engine is gone, or refuses.
     ///
     /// Source: Docker Engine API 1.24, `POST /images/{name}/tag`.
-    pub async fn tag(&mut self, image: &Reference, name: &Reference) -> Result<TemporaryTag, EngineError> {
+    pub async fn tag(
+        &mut self,
+        image: &str,
+        id: &str,
+        name: &Reference,
+    ) -> Result<TemporaryTag, EngineError> {
         let repository = utf8_percent_encode(&name.repository(), PATH).to_string();
         let tag = name.tag_or_latest();
         let path = format!("{}/images/{}/tag?repo={repository}&tag={tag}", self.prefix, in_path(image));
-        // Before the name is there: whatever happens now, it is taken away.
-        let made = TemporaryTag { engine: Some(self.fork()), name: name.clone() };
+        // Before the name is there: however this call ends, it is taken away.
+        let made = TemporaryTag { engine: Some(self.fork()), id: id.to_owned(), name: name.clone() };
         let response = self.call(Method::POST, &path, None, Bytes::new()).await?;
         if !response.status().is_success() {
             return Err(self.refusal(response).await);
@@ -340,15 +443,24 @@ impl Engine {
         Ok(made)
     }
 
+    /// Ends the connection, and with it what the engine does for us on it.
+    pub fn hang_up(&mut self) {
+        self.transport.hang_up();
+    }
+
     /// The same engine, over a connection of its own.
-    fn fork(&self) -> Self {
+    #[must_use]
+    pub fn fork(&self) -> Self {
         let (prefix, headers) = (self.prefix.clone(), self.headers.clone());
         Self {
             transport: Transport::new(self.endpoint()),
+            version: self.version,
+            is_podman: self.is_podman,
             prefix,
             headers,
             trace: self.trace,
             censor: Censor::default(),
+            removals: Arc::clone(&self.removals),
         }
     }
 
@@ -356,23 +468,33 @@ impl Engine {
     ///
     /// # Errors
     /// The engine is gone, or refuses: the name stays.
-    pub async fn remove(&mut self, mut tag: TemporaryTag) -> Result<(), EngineError> {
+    pub async fn remove(&mut self, mut tag: TemporaryTag) -> Result<Removed, EngineError> {
         const PATIENCE: Duration = Duration::from_secs(10);
-        let removed = tokio::time::timeout(PATIENCE, self.untag(&tag.name)).await;
+        let removed = tokio::time::timeout(PATIENCE, self.untag(&tag.name, &tag.id)).await;
         let removed = removed.unwrap_or_else(|_| Err(self.silent()));
         // What was refused once is not tried again.
         tag.engine = None;
         removed
     }
 
-    /// Takes a name from an image, and leaves the image.
+    /// Takes a name from an image, and leaves the image. With its last name engines remove the image itself
+    /// (docker 20.10 and 28, podman: measured), so that one stays.
     ///
     /// Source: Docker Engine API 1.24, `DELETE /images/{name}`.
-    async fn untag(&mut self, name: &Reference) -> Result<(), EngineError> {
-        let path = format!("{}/images/{}?noprune=true", self.prefix, in_path(name));
+    async fn untag(&mut self, name: &Reference, id: &str) -> Result<Removed, EngineError> {
+        match self.inspect(&name.canonical()).await {
+            Ok(image) if image.id != id => return Ok(Removed::WasMoved),
+            Ok(image) if image.names.len() < 2 => return Ok(Removed::IsTheLast),
+            Ok(_) => {}
+            Err(EngineError::Answered { status: StatusCode::NOT_FOUND, .. }) => {
+                return Ok(Removed::WasNotThere);
+            }
+            Err(error) => return Err(error),
+        }
+        let path = format!("{}/images/{}?noprune=true", self.prefix, in_path(&name.canonical()));
         let response = self.call(Method::DELETE, &path, None, Bytes::new()).await?;
         match response.status() {
-            StatusCode::OK | StatusCode::NOT_FOUND => self.whole(response).await.map(drop),
+            StatusCode::OK | StatusCode::NOT_FOUND => self.whole(response).await.map(|_| Removed::IsGone),
             _ => Err(self.refusal(response).await),
         }
     }
@@ -404,7 +526,7 @@ impl Engine {
             digest: String,
             size: u64,
         }
-        let path = format!("{}/distribution/{}/json", self.prefix, in_path(request.reference));
+        let path = format!("{}/distribution/{}/json", self.prefix, in_path(&request.reference.canonical()));
         let header = self.sending(request);
         match self.ask::<Answer>(&path, Some(&header)).await {
             Ok(Some(Answer { descriptor: Named { digest, size } })) if is_digest(&digest) => {
@@ -429,11 +551,35 @@ impl Engine {
 
     /// What the engine knows of an image.
     ///
+    /// * `name`: a reference or an ID.
+    ///
     /// # Errors
     /// It is not there ([`EngineError::Answered`]), or the engine is gone.
     ///
-    /// Source: Docker Engine API 1.24, `GET /images/{name}/json`.
-    pub async fn inspect(&mut self, reference: &Reference) -> Result<ImageDetails, EngineError> {
+    /// Source: Docker Engine API 1.24, `GET /images/{name}/json`; 1.48 for `manifests`.
+    pub async fn inspect(&mut self, name: &str) -> Result<ImageDetails, EngineError> {
+        let query = if self.tells_platforms() { "?manifests=true" } else { "" };
+        self.inspect_with(name, query).await
+    }
+
+    /// The same of one platform, where the engine can tell: its layers are those of that.
+    ///
+    /// # Errors
+    /// That of [`inspect`](Self::inspect); also if it does not have the platform.
+    ///
+    /// Source: Docker Engine API 1.49, `platform`.
+    pub async fn inspect_platform(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<Option<ImageDetails>, EngineError> {
+        if !self.speaks((1, 49)) {
+            return Ok(None);
+        }
+        self.inspect_with(name, &format!("?platform={}", in_query(platform))).await.map(Some)
+    }
+
+    async fn inspect_with(&mut self, name: &str, query: &str) -> Result<ImageDetails, EngineError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Answer {
@@ -442,15 +588,19 @@ impl Engine {
             size: i64,
             #[serde(default)]
             repo_digests: Option<Vec<String>>,
+            #[serde(default)]
+            repo_tags: Option<Vec<String>>,
             #[serde(rename = "RootFS", default)]
             root: Root,
+            #[serde(default)]
+            manifests: Option<Vec<Manifest>>,
         }
         #[derive(Default, Deserialize)]
         struct Root {
             #[serde(rename = "Layers", default)]
             layers: Option<Vec<String>>,
         }
-        let path = format!("{}/images/{}/json", self.prefix, in_path(reference));
+        let path = format!("{}/images/{}/json{query}", self.prefix, in_path(name));
         let unreadable = |error| EngineError::Unreadable("/images/{name}/json", error);
         let body = self.answer(&path, None).await?;
         let answer: Answer = serde_json::from_slice(&body).map_err(unreadable)?;
@@ -461,6 +611,8 @@ impl Engine {
             id: clean(&answer.id),
             size: u64::try_from(answer.size).unwrap_or_default(),
             layers: answer.root.layers.unwrap_or_default().iter().map(|layer| clean(layer)).collect(),
+            names: answer.repo_tags.unwrap_or_default().iter().map(|name| clean(name)).collect(),
+            manifests: answer.manifests.unwrap_or_default().into_iter().map(Manifest::read).collect(),
         })
     }
 
@@ -707,32 +859,106 @@ impl Engine {
     }
 }
 
+/// As the engine lists it.
+///
+/// Source: Docker Engine API 1.47, `ImageManifestSummary`.
+#[derive(Deserialize)]
+struct Manifest {
+    #[serde(rename = "ID", default)]
+    id: String,
+    #[serde(rename = "Available", default)]
+    is_here: bool,
+    #[serde(rename = "ImageData", default)]
+    image: Option<ManifestImage>,
+}
+
+#[derive(Deserialize)]
+struct ManifestImage {
+    #[serde(rename = "Platform")]
+    platform: ManifestPlatform,
+}
+
+#[derive(Deserialize)]
+struct ManifestPlatform {
+    #[serde(default)]
+    os: String,
+    #[serde(rename = "os.version", default)]
+    os_version: Option<String>,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: Option<String>,
+}
+
+impl Manifest {
+    fn read(self) -> LocalManifest {
+        let filled = |text: Option<String>| text.map(|text| clean(&text)).filter(|text| !text.is_empty());
+        let platform = self.image.map(|ManifestImage { platform }| Platform {
+            os: clean(&platform.os),
+            os_version: filled(platform.os_version),
+            architecture: clean(&platform.architecture),
+            variant: filled(platform.variant),
+        });
+        LocalManifest { digest: clean(&self.id), platform, is_here: self.is_here }
+    }
+}
+
+/// What became of a name that was to be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    IsGone,
+    WasNotThere,
+    /// Somebody has given it to another image meanwhile; it is theirs.
+    WasMoved,
+    /// The image has no other any more, and would go with it.
+    IsTheLast,
+}
+
 /// A name that we gave to an image in the engine. It goes when this is dropped, however we end: by an error,
 /// by Ctrl-C, by a panic.
 #[derive(Debug)]
 pub struct TemporaryTag {
-    /// `None`: it is gone.
+    /// `None`: it is gone, or stays.
     engine: Option<Engine>,
+    /// Of the image.
+    id: String,
     pub name: Reference,
+}
+
+impl TemporaryTag {
+    /// It stays.
+    pub fn keep(mut self) {
+        self.engine = None;
+    }
 }
 
 impl Drop for TemporaryTag {
     fn drop(&mut self) {
         /// Less than `main` waits for the end once a signal has come.
         const PATIENCE: Duration = Duration::from_millis(1500);
+        /// Until an engine has done what it was told by a connection that has broken since.
+        const AGAIN: Duration = Duration::from_millis(300);
         let Some(mut engine) = self.engine.take() else { return };
-        let name = self.name.clone();
+        let removals = take(&mut engine.removals);
+        let (name, id) = (self.name.clone(), self.id.clone());
         // The runtime that we are in may be ending, and cannot wait for us in any case.
-        let removed = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let removed =
-                runtime.block_on(async { tokio::time::timeout(PATIENCE, engine.untag(&name)).await });
+        let removal = std::thread::spawn(move || {
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+                return;
+            };
+            let removed = async {
+                if let Ok(Removed::WasNotThere) = engine.untag(&name, &id).await {
+                    tokio::time::sleep(AGAIN).await;
+                    let _ = engine.untag(&name, &id).await;
+                }
+            };
+            // Nobody is left to be told.
+            let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, removed).await });
             runtime.shutdown_background();
-            drop(removed);
-            Ok::<(), std::io::Error>(())
         });
-        // Nobody is left to be told.
-        let _ = removed.join();
+        if let Ok(mut threads) = removals.0.lock() {
+            threads.push(removal);
+        }
     }
 }
 
@@ -782,10 +1008,14 @@ pub fn error_message(body: &[u8]) -> String {
         .unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
 }
 
-/// `repository:tag`, as it stands in a path.
-fn in_path(reference: &Reference) -> String {
-    let name = format!("{}:{}", reference.repository(), reference.tag_or_latest());
-    utf8_percent_encode(&name, PATH).to_string()
+fn in_query(platform: &Platform) -> String {
+    let json = serde_json::to_string(platform).expect("texts make JSON");
+    utf8_percent_encode(&json, NON_ALPHANUMERIC).to_string()
+}
+
+/// A reference or an ID, as it stands in a path.
+fn in_path(name: &str) -> String {
+    utf8_percent_encode(name, PATH).to_string()
 }
 
 /// docker's own for what has no host.

@@ -1,6 +1,7 @@
 //! Every way in which a call can fail, with what to do about it and the status it ends with.
 
 use std::io;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -19,6 +20,7 @@ use crate::push::{Found, PushError, Refusal, Suggestion};
 use crate::reference::{HUB, Reference, ReferenceError};
 use crate::registry::{RegistryError, is_without_catalog};
 use crate::remote::Cause;
+use crate::target::TargetError;
 use crate::text::{clean, with_causes};
 use crate::transport::{TlsProblem, TransportError, login, remote_docker};
 
@@ -41,8 +43,19 @@ pub enum Error {
     /// `--all-tags` of a repository that has none here.
     #[error("no tag of {repository} is in the engine")]
     NoTags { repository: String, suggestion: Option<Suggestion> },
-    #[error("tag can't be used with --all-tags/-a")]
-    TagWithAllTags,
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A password is for one of them.
+    #[error("--username is for one registry, and these images go to several: {registries}")]
+    OneLogin { registries: String },
+    #[error("--digest-file is for one image, and there may be several")]
+    OneDigest,
+    #[error("cannot write `{}`", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error(transparent)]
     Login(LoginError),
     #[error(transparent)]
@@ -122,7 +135,7 @@ impl Error {
         match self {
             Self::Reference { .. } => Class::Reference,
             Self::NoTags { .. } => Class::NotFound,
-            Self::TagWithAllTags => Class::Reference,
+            Self::Target(_) | Self::OneLogin { .. } | Self::OneDigest => Class::Reference,
             Self::Context(_) | Self::Headers(_) | Self::Engine(_) => Class::Engine,
             Self::Push(error) => match error {
                 PushError::Refused(refusal) => refusal.cause.class(),
@@ -131,6 +144,10 @@ impl Error {
                 PushError::Unverified { .. } => Class::Unverified,
                 PushError::Unverifiable { cause, .. } => cause.class(),
                 PushError::TimedOut { .. } => Class::Stalled,
+                PushError::Taken { .. } => Class::Other,
+                PushError::Nameless { .. } => Class::Reference,
+                PushError::NoPlatforms { .. } => Class::Engine,
+                PushError::Incomplete { .. } | PushError::Narrowed { .. } => Class::ContentMissing,
                 PushError::Login(_) => Class::Auth,
             },
             Self::Login(_) | Self::NoLogin { .. } | Self::LoginRefused { .. } => Class::Auth,
@@ -140,7 +157,9 @@ impl Error {
             Self::RegistryName { .. } | Self::TagWithLs { .. } => Class::Reference,
             Self::Cancelled(_) => Class::Cancelled,
             Self::PasswordUnreadable(_) | Self::PasswordMissing | Self::PasswordTooLong => Class::Other,
-            Self::Config(_) | Self::Output(_) | Self::Hook(_) | Self::Save(_) => Class::Other,
+            Self::Config(_) | Self::Output(_) | Self::Hook(_) | Self::Save(_) | Self::File { .. } => {
+                Class::Other
+            }
         }
     }
 
@@ -175,9 +194,6 @@ impl Error {
     /// What to type or look at next.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Reference { reason: ReferenceError::Digest, .. } => {
-                "push it by a tag; the digest comes out the same"
-            }
             Self::Reference { reason: ReferenceError::Uppercase { .. }, .. } => {
                 "spell the repository in lower case"
             }
@@ -194,7 +210,27 @@ impl Error {
                 return Some(suggestion_hint(suggestion, repository));
             }
             Self::NoTags { .. } => "see what is here with `docker images`",
-            Self::TagWithAllTags => "leave out the tag, or --all-tags",
+            Self::Target(error) => return Some(error.hint()),
+            Self::OneLogin { .. } => {
+                "push to one at a time, or keep logins with `docker regpush auth --login`"
+            }
+            Self::OneDigest => "--metadata-file takes several",
+            Self::Push(PushError::Taken { reference, .. }) => {
+                return Some(format!(
+                    "if that name is not needed any more, `docker rmi {reference}`; else push under another"
+                ));
+            }
+            Self::Push(PushError::Nameless { typed, .. }) => {
+                return Some(format!(
+                    "name the destination in full: `docker regpush {typed} --to HOST/PATH:TAG`"
+                ));
+            }
+            Self::Push(PushError::NoPlatforms { .. }) => {
+                "leave out --platform, or use another engine (`docker -c CONTEXT regpush …`)"
+            }
+            Self::Push(PushError::Incomplete { .. } | PushError::Narrowed { .. }) => {
+                "get the rest of it with `docker pull --platform`, or push what is here without `--platform all`"
+            }
             Self::Engine(error) | Self::Push(PushError::Engine { source: error, .. }) => {
                 return engine_hint(error);
             }
@@ -611,6 +647,9 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
             "check --username, and the password given on stdin"
         };
         return Some(hint.to_owned());
+    }
+    if refusal.cause.class() == Class::NotFound && refusal.is_renamed {
+        return Some("see what is here with `docker images`".to_owned());
     }
     if refusal.cause.class() == Class::NotFound && looks_like_id(reference) {
         return Some(format!(

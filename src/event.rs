@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::secret::Censor;
-use crate::text::clean;
+use crate::text::{clean, is_harmless};
 
 /// What one object of the stream says. All text in it is [`clean`], except [`Event::Refused`]'s.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,14 +20,28 @@ pub enum Event {
     Layer { id: String, state: LayerState },
     /// `TAG: digest: … size: …`: the registry took the manifest. `size`: of the manifest, in bytes.
     Pushed { tag: String, digest: String, size: u64 },
-    /// The engine had only one platform of the image, and pushed that under the tag.
-    PlatformInsteadOfIndex,
+    /// The engine did not have all of the image, and pushed what it has for one platform under the tag.
+    PlatformInsteadOfIndex(Narrowed),
     /// Blobs of the image are not in the engine's store; an error line follows.
     ContentMissing,
     /// The push failed. The engine's own text, unclean, for [`crate::failure`] to read.
     Refused { message: String },
     /// Any other status line.
     Note { text: String },
+    /// The object itself, before what it says; only where that is [wanted](Decoder::with_objects). In one
+    /// line, with nothing in it that a terminal would act on.
+    Object { line: String },
+}
+
+/// One platform's manifest in place of the index that the image is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Narrowed {
+    /// `linux/amd64`, where the engine says it.
+    pub platform: Option<String>,
+    /// Of the manifest, which the tag now names.
+    pub digest: String,
+    /// Of the index, which it does not.
+    pub index: String,
 }
 
 impl Event {
@@ -45,7 +59,8 @@ impl Event {
             Self::Refused { message } => Self::Refused { message: change(message) },
             Self::Note { text } => Self::Note { text: change(text) },
             // A tag is compared with the one that was asked for, and a digest is one.
-            event @ (Self::Pushed { .. } | Self::PlatformInsteadOfIndex | Self::ContentMissing) => event,
+            event @ (Self::Pushed { .. } | Self::PlatformInsteadOfIndex(_) | Self::ContentMissing) => event,
+            Self::Object { line } => Self::Object { line: change(line) },
         }
     }
 }
@@ -135,12 +150,39 @@ struct Aux {
     content_missing: bool,
     #[serde(rename = "manifestPushedInsteadOfIndex")]
     platform_instead_of_index: bool,
+    #[serde(rename = "originalIndex")]
+    index: Descriptor,
+    #[serde(rename = "selectedManifest")]
+    manifest: Descriptor,
     #[serde(rename = "Tag")]
     tag: Option<String>,
     #[serde(rename = "Digest")]
     digest: Option<String>,
     #[serde(rename = "Size")]
     size: Option<f64>,
+}
+
+/// Of the OCI image spec, as far as it is told of here.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Descriptor {
+    digest: String,
+    platform: Option<PlatformOf>,
+}
+
+#[derive(Deserialize)]
+struct PlatformOf {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+}
+
+impl Descriptor {
+    fn platform(self) -> Option<String> {
+        let PlatformOf { os, architecture, variant } = self.platform?;
+        let parts = [Some(os), Some(architecture), variant.filter(|variant| !variant.is_empty())];
+        Some(short(&parts.into_iter().flatten().collect::<Vec<_>>().join("/"), MAX_ID))
+    }
 }
 
 /// `f64`, since that takes any JSON number: negative ones and those past 2^64 are clamped by `as`.
@@ -211,7 +253,13 @@ fn from_aux(aux: &RawValue) -> Option<Event> {
         return Some(Event::ContentMissing);
     }
     if aux.platform_instead_of_index {
-        return Some(Event::PlatformInsteadOfIndex);
+        let index = short(&aux.index.digest, MAX_STATE);
+        let digest = short(&aux.manifest.digest, MAX_STATE);
+        return Some(Event::PlatformInsteadOfIndex(Narrowed {
+            platform: aux.manifest.platform(),
+            digest,
+            index,
+        }));
     }
     pushed(&aux.tag?, &aux.digest?, aux.size.unwrap_or_default() as u64)
 }
@@ -269,11 +317,18 @@ pub struct Decoder {
     escaped: bool,
     /// What must not come out of it in a text.
     censor: Censor,
+    wants_objects: bool,
 }
 
 impl Decoder {
     pub fn new(censor: Censor) -> Self {
         Self { censor, ..Self::default() }
+    }
+
+    /// Hands over each object too, before what it says.
+    #[must_use]
+    pub fn with_objects(self, wants_objects: bool) -> Self {
+        Self { wants_objects, ..self }
     }
 
     /// Takes the next bytes, and hands over what they complete.
@@ -292,10 +347,10 @@ impl Decoder {
             } else if self.ends_object(*byte) {
                 let object = &bytes[start..=at];
                 if self.unfinished.is_empty() {
-                    report(object, &self.censor, &mut on_event)?;
+                    self.report(object, &mut on_event)?;
                 } else {
                     self.unfinished.extend_from_slice(object);
-                    report(&self.unfinished, &self.censor, &mut on_event)?;
+                    self.report(&self.unfinished, &mut on_event)?;
                     self.unfinished.clear();
                 }
             }
@@ -321,6 +376,24 @@ impl Decoder {
         }
     }
 
+    fn report(&self, object: &[u8], on_event: &mut impl FnMut(Event)) -> Result<(), DecodeError> {
+        let mut on_event = |event: Event| on_event(event.map_text(|text| self.censor.hide(text)));
+        match serde_json::from_slice::<Message>(object) {
+            Ok(message) => {
+                if self.wants_objects {
+                    on_event(Event::Object { line: in_one_line(object) });
+                }
+                message.report(&mut on_event);
+                Ok(())
+            }
+            Err(error) => {
+                // It quotes what it does not expect.
+                let reason = clean(&self.censor.hide(error.to_string()));
+                Err(DecodeError::Malformed { start: excerpt(object, &self.censor), reason })
+            }
+        }
+    }
+
     /// Follows braces and strings; nothing else can end an object.
     fn ends_object(&mut self, byte: u8) -> bool {
         if self.in_string {
@@ -342,18 +415,18 @@ impl Decoder {
     }
 }
 
-fn report(object: &[u8], censor: &Censor, on_event: &mut impl FnMut(Event)) -> Result<(), DecodeError> {
-    match serde_json::from_slice::<Message>(object) {
-        Ok(message) => {
-            message.report(&mut |event| on_event(event.map_text(|text| censor.hide(text))));
-            Ok(())
-        }
-        Err(error) => {
-            // It quotes what it does not expect.
-            let reason = clean(&censor.hide(error.to_string()));
-            Err(DecodeError::Malformed { start: excerpt(object, censor), reason })
+/// The same JSON: what it has of line ends stands between its parts, and in strings every character may be
+/// written as its number (RFC 8259, 7).
+fn in_one_line(object: &[u8]) -> String {
+    let mut line = String::with_capacity(object.len());
+    for c in String::from_utf8_lossy(object).chars() {
+        match c {
+            '\r' | '\n' | '\t' => line.push(' '),
+            c if is_harmless(c) => line.push(c),
+            c => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| line += &format!("\\u{unit:04x}")),
         }
     }
+    line
 }
 
 /// The first bytes of something unexpected, as one can print them.
@@ -372,6 +445,12 @@ mod tests {
     use super::*;
 
     const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn narrowed(platform: Option<&str>, digest: &str, index: &str) -> Event {
+        let platform = platform.map(str::to_owned);
+        let (digest, index) = (digest.to_owned(), index.to_owned());
+        Event::PlatformInsteadOfIndex(Narrowed { platform, digest, index })
+    }
 
     fn decode_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Event>, DecodeError> {
         let mut decoder = Decoder::default();
@@ -432,7 +511,11 @@ mod tests {
             (&digest_line, pushed.clone()),
             (&aux, pushed),
             (r#"{"aux":{"contentMissing":true,"desc":{}}}"#, Event::ContentMissing),
-            (r#"{"aux":{"manifestPushedInsteadOfIndex":true}}"#, Event::PlatformInsteadOfIndex),
+            (
+                r#"{"aux":{"manifestPushedInsteadOfIndex":true,"originalIndex":{"digest":"i"},"selectedManifest":{"digest":"m","platform":{"os":"linux","architecture":"arm","variant":"v6"}}}}"#,
+                narrowed(Some("linux/arm/v6"), "m", "i"),
+            ),
+            (r#"{"aux":{"manifestPushedInsteadOfIndex":true}}"#, narrowed(None, "", "")),
             (
                 r#"{"errorDetail":{"code":401,"message":"no basic auth credentials"},"error":"no basic auth credentials"}"#,
                 Event::Refused { message: "no basic auth credentials".to_owned() },

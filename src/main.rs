@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Ok(call) => call,
         Err(error) => {
             // A closed stdout or stderr leaves nothing to say.
-            let _ = error.print();
+            let _ = plugin::print(&error);
             return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };

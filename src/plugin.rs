@@ -6,11 +6,11 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::{
     AuthOptions, DockerOptions, HookAction, LOG_LEVELS, LsOptions, PluginCommand, PushOptions,
-    StandaloneCommand, Words,
+    StandaloneCommand, Words, with_boolean_flags, with_plain_help, with_variables,
 };
 
 /// What docker is told about us; the file is its one source.
@@ -48,7 +48,7 @@ pub struct Call {
 
 #[derive(Debug)]
 pub enum Command {
-    Push { image: String, options: PushOptions },
+    Push(Box<PushOptions>),
     Auth(AuthOptions),
     Ls(LsOptions),
     Hook(HookAction),
@@ -104,7 +104,7 @@ pub fn parse(args: &[OsString]) -> Result<Call, clap::Error> {
             _ => {}
         }
     }
-    let command = StandaloneCommand::try_parse_from(args)?;
+    let command: StandaloneCommand = parse_words(args)?;
     checked(command.docker, command.push, command.words, StandaloneCommand::command())
 }
 
@@ -114,10 +114,45 @@ fn parse_plugin(docker: DockerOptions, rest: &[OsString]) -> Result<Call, clap::
     {
         return parse_help(docker, of);
     }
-    let name: &OsStr = NAME.as_ref();
-    let words = std::iter::once(name).chain(rest.iter().map(OsString::as_os_str));
-    let command = PluginCommand::try_parse_from(words).map_err(misplaced)?;
+    let words: Vec<OsString> = [NAME.into()].into_iter().chain(rest.iter().cloned()).collect();
+    let command: PluginCommand = parse_words(&words).map_err(misplaced)?;
     checked(docker, command.push, command.words, PluginCommand::command())
+}
+
+/// The words, and what variables say beside them.
+fn parse_words<C: CommandFactory + FromArgMatches>(words: &[OsString]) -> Result<C, clap::Error> {
+    let mut command = with_plain_help(with_variables(with_boolean_flags(C::command()), words));
+    let matches = command.try_get_matches_from_mut(words)?;
+    C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// Prints what clap has to say; help as docker's own looks.
+///
+/// # Errors
+/// stdout or stderr is closed.
+pub fn print(error: &clap::Error) -> io::Result<()> {
+    if error.kind() != ErrorKind::DisplayHelp {
+        return error.print();
+    }
+    let text = error.render().to_string();
+    io::stdout().write_all(text.split_inclusive('\n').map(in_dockers_style).collect::<String>().as_bytes())
+}
+
+/// `--progress string` rather than `--progress <string>`; what follows stays in its column.
+fn in_dockers_style(line: &str) -> String {
+    if !line.trim_start().starts_with('-') {
+        return line.to_owned();
+    }
+    // That a flag may be turned off goes without saying.
+    if let Some((before, rest)) = line.split_once("[=<")
+        && let Some((name, after)) = rest.split_once(">]")
+    {
+        return format!("{before}{}{after}", " ".repeat(name.len() + "[=<>]".len()));
+    }
+    match line.split_once('<').and_then(|(before, rest)| Some((before, rest.split_once('>')?))) {
+        Some((before, (name, after))) => format!("{before}{name}  {after}"),
+        None => line.to_owned(),
+    }
 }
 
 /// An option of docker's behind the name is told where it belongs.
@@ -155,13 +190,7 @@ fn checked(
         return Err(command.error(ErrorKind::InvalidValue, format!("unable to parse logging level: {level}")));
     }
     let command = match words {
-        None => match push.one_image() {
-            Ok(image) => Command::Push { image: image.to_owned(), options: push },
-            Err(count) => {
-                let reason = format!("`docker regpush` takes one image, and was given {count}");
-                return Err(command.error(ErrorKind::TooManyValues, reason));
-            }
-        },
+        None => Command::Push(Box::new(push)),
         Some(Words::Hook { action }) => Command::Hook(action),
         Some(Words::Auth(options)) => {
             if options.username.is_some() && !options.login && !options.password_stdin {
@@ -227,13 +256,12 @@ mod tests {
     use super::*;
 
     fn push(call: &Call) -> &PushOptions {
-        let Command::Push { options, .. } = &call.command else { panic!("{call:?}") };
+        let Command::Push(options) = &call.command else { panic!("{call:?}") };
         options
     }
 
     fn image(call: &Call) -> &str {
-        let Command::Push { image, .. } = &call.command else { panic!("{call:?}") };
-        image
+        &push(call).images[0]
     }
 
     fn parse_words(line: &str) -> Result<Call, clap::Error> {
@@ -317,8 +345,8 @@ mod tests {
         assert_eq!(image(&parse_words("x regpush hook:latest").unwrap()), "hook:latest");
         let behind = parse_words("x regpush -c far app").unwrap_err().to_string();
         assert!(behind.contains("`docker -c … regpush …`") && !behind.contains("tip:"), "{behind}");
-        let many = parse_words("x regpush -q app extra").unwrap_err().to_string();
-        assert!(many.contains("takes one image, and was given 2"), "{many}");
+        let many = parse_words("x regpush -q app ls").unwrap();
+        assert_eq!(push(&many).images, ["app", "ls"], "behind an image nothing is a word of ours");
         assert!(matches!(parse_words("x regpush ls").unwrap().command, Command::Ls(_)));
         assert!(matches!(parse_words("x -D auth --login h:1").unwrap().command, Command::Auth(_)));
         assert_eq!(image(&parse_words("x regpush ls:latest").unwrap()), "ls:latest");
@@ -351,9 +379,9 @@ mod tests {
         ] {
             let help = parse_words(line).unwrap_err();
             assert_eq!(help.exit_code(), 0, "{line}");
-            assert!(help.to_string().contains("Usage: docker regpush"), "{line}: {help}");
+            assert!(help.to_string().contains("Usage:  docker regpush"), "{line}: {help}");
         }
-        assert!(parse_words("x --help").unwrap_err().to_string().contains("Usage: docker-regpush"));
+        assert!(parse_words("x --help").unwrap_err().to_string().contains("Usage:  docker-regpush"));
         for line in ["x regpush --version", "x -v regpush", "x --version"] {
             let version = parse_words(line).unwrap_err();
             assert_eq!(
@@ -369,7 +397,8 @@ mod tests {
     fn wrong_words_are_usage_errors() {
         let lines = [
             "x regpush",
-            "x regpush a b",
+            "x regpush --parallel 0 a",
+            "x regpush --platform linux/a/b/c a",
             "x regpush --nope a",
             "x -H a -H b regpush app",
             "x -l loud regpush app",

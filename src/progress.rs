@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::event::{Event, LayerState};
+use crate::event::{Event, LayerState, Narrowed};
 use crate::failure::Phase;
 
 /// An image has at most 127 layers on the classic store; past this ids are made up.
@@ -21,6 +21,13 @@ pub struct Layer {
     pub total: u64,
     /// The engine has tried it again by itself.
     was_retried: bool,
+}
+
+impl Layer {
+    /// Something can be seen of it.
+    pub fn is_active(&self) -> bool {
+        !self.state.is_final() && !matches!(self.state, LayerState::Waiting | LayerState::Preparing)
+    }
 }
 
 /// A tag that the registry took.
@@ -51,7 +58,8 @@ pub struct Progress {
     /// The first refusal, unclean; what follows it only repeats or explains.
     pub refusal: Option<String>,
     pub content_missing: bool,
-    pub platform_instead_of_index: bool,
+    /// What the engine pushed in place of an index that it does not have all of.
+    pub narrowed: Option<Narrowed>,
     /// It is docker's classic store that pushes: no other prepares layers.
     pub is_classic: bool,
     /// The engine tells nothing of what goes on: podman.
@@ -67,7 +75,7 @@ impl Default for Progress {
             pushed: Vec::new(),
             refusal: None,
             content_missing: false,
-            platform_instead_of_index: false,
+            narrowed: None,
             is_classic: false,
             is_silent: false,
         }
@@ -84,7 +92,7 @@ impl Progress {
     /// containerd store does ten times a second.
     pub fn apply(&mut self, event: &Event) -> bool {
         match event {
-            Event::Layer { id, state } => return self.layer(id, state),
+            Event::Layer { id, state } => return self.apply_to_layer(id, state),
             Event::Pushed { tag, digest, size } => {
                 let pushed = PushedTag { tag: tag.clone(), digest: digest.clone(), size: *size };
                 // Some engines say it twice, in the status and in `aux`.
@@ -95,13 +103,13 @@ impl Progress {
             }
             Event::Refused { message } => _ = self.refusal.get_or_insert_with(|| message.clone()),
             Event::ContentMissing => self.content_missing = true,
-            Event::PlatformInsteadOfIndex => self.platform_instead_of_index = true,
-            Event::Note { .. } => {}
+            Event::PlatformInsteadOfIndex(narrowed) => self.narrowed = Some(narrowed.clone()),
+            Event::Note { .. } | Event::Object { .. } => {}
         }
         false
     }
 
-    fn layer(&mut self, id: &str, state: &LayerState) -> bool {
+    fn apply_to_layer(&mut self, id: &str, state: &LayerState) -> bool {
         let (at, is_new) = match self.by_id.get(id) {
             Some(at) => (*at, false),
             None if self.layers.len() >= MAX_LAYERS => return false,
@@ -140,9 +148,13 @@ impl Progress {
         &self.layers
     }
 
+    pub fn layer(&self, id: &str) -> Option<&Layer> {
+        self.by_id.get(id).map(|at| &self.layers[*at])
+    }
+
     /// The state that a layer was last heard in.
     pub fn state_of(&self, id: &str) -> Option<&LayerState> {
-        self.by_id.get(id).map(|at| &self.layers[*at].state)
+        self.layer(id).map(|layer| &layer.state)
     }
 
     pub fn counts(&self) -> LayerCounts {

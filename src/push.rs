@@ -1,24 +1,35 @@
 //! The use case: one image to its registry, with the conversation that a refusal leads to.
 
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
 use humantime::format_duration;
 use hyper::StatusCode;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use serde::Serialize;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use crate::cli::{IfExists, PushOptions, Verify};
 use crate::credentials::prompt::Terminal;
-use crate::credentials::{Credentials, Keyring, Known, Login, Source};
+use crate::credentials::{Credentials, Keyring, Login, Source};
 use crate::dry_run::{self, Findings};
-use crate::engine::{Descriptor, Engine, EngineError, LocalImage, PushRequest, TemporaryTag};
+use crate::engine::{
+    Descriptor, Engine, EngineError, ImageDetails, LocalImage, LocalManifest, PushRequest, Removed,
+    TemporaryTag,
+};
+use crate::event::{Event, LayerState, Narrowed};
 use crate::failure::{Class, Evidence, classify, stalled};
+use crate::gate::{Gate, Known, Pass};
 use crate::login::{LoginError, QUESTIONS, Question};
-use crate::present::Presenter;
+use crate::platform::{Platform, Wanted};
+use crate::present::{Level, Moment, Speaker};
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::remote::{Cause, Remote, Subject, Unanswered, inspect};
+use crate::remote::{Cause, Remote, Subject, Unanswered, inspect, inspect_all};
 use crate::retry::{Again, Setback, Tries, may_pass, root_cause};
+use crate::target::Target;
 use crate::text::{clean, with_causes};
 use crate::watchdog::Watchdog;
 
@@ -65,6 +76,23 @@ pub enum PushError {
         None => "not pushed".to_owned(),
     }, format_duration(*after), last(tries))]
     TimedOut { reference: String, after: Duration, pushed: Option<Descriptor>, tries: Vec<String> },
+    /// The name that `--to` would give it.
+    #[error("{reference} names another image here ({found}), and is not moved; the image to push is {id}")]
+    Taken { reference: String, found: String, id: String },
+    /// What was typed is no name in the engine, so there is nothing to put behind the destination.
+    #[error("`{typed}` is the ID of an image here, and names no path and tag for {reference}")]
+    Nameless { reference: String, typed: String },
+    /// The engine cannot push one platform of an image.
+    #[error("cannot push {reference} for one platform: {reason}")]
+    NoPlatforms { reference: String, reason: String },
+    /// `--platform all`, and the engine does not have all.
+    #[error("not all of {reference} is in the engine: {} missing", platforms.join(", "))]
+    Incomplete { reference: String, platforms: Vec<String> },
+    /// The same, and nobody knew before.
+    #[error(
+        "{reference} was pushed as {digest}, one platform in place of the index, of which not all is in the engine"
+    )]
+    Narrowed { reference: String, digest: String },
     #[error(transparent)]
     Login(LoginError),
 }
@@ -133,6 +161,8 @@ pub struct Refusal {
     pub suggestion: Option<Suggestion>,
     /// Why each try failed, this one among them.
     pub tries: Vec<String>,
+    /// The image has another name in the engine, and was to be tagged as this reference.
+    pub is_renamed: bool,
 }
 
 /// What the last try ended with, if one had ended.
@@ -205,29 +235,117 @@ pub struct Record {
     pub login: Option<Login>,
     /// What the engine says that it pushed.
     pub pushed: Option<Descriptor>,
-    /// Somebody is being asked for a login.
-    pub is_asking: bool,
+    /// Of an image for several.
+    pub platforms: Option<Platforms>,
     /// Whether the registry serves the image, if it was asked.
     pub verified: Option<bool>,
     pub findings: Option<Findings>,
     pub warnings: Vec<String>,
 }
 
+/// What an image for several platforms is made of, and what of it goes to the registry. As JSON part of a
+/// public format: fields may be added, never renamed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Platforms {
+    /// As far as the engine tells before the push; then, what it did tell.
+    pub sent: Vec<String>,
+    /// Parts of the image that are not in the engine.
+    pub missing: Vec<String>,
+    /// Attestations and the like that go along.
+    pub others: usize,
+    /// How many platforms the image is for.
+    pub all: usize,
+}
+
+impl Platforms {
+    /// What a push would send. `None`: the image is for one platform alone, or the engine does not tell; or it
+    /// has not what is wanted, as the engine will say.
+    ///
+    /// An engine that does not have all pushes one platform in place of all, if there is one that it would
+    /// choose (moby `daemon/containerd/image_push.go`).
+    fn of(manifests: &[LocalManifest], wanted: Option<&Platform>) -> Option<Self> {
+        let is_wanted = |platform: &Platform| wanted.is_none_or(|wanted| platform.is(wanted));
+        let images =
+            manifests.iter().filter_map(|manifest| Some((manifest.platform.as_ref()?, manifest.is_here)));
+        let here = images.clone().filter(|(platform, is_here)| *is_here && is_wanted(platform));
+        let missing = images.clone().filter(|(_, is_here)| !is_here);
+        let named = |(platform, _): (&Platform, bool)| platform.to_string();
+        let all = images.count();
+        let others = manifests.len() - all;
+        let found = Self {
+            sent: here.map(named).collect(),
+            missing: missing.map(named).collect(),
+            others: if wanted.is_some() { 0 } else { others },
+            all,
+        };
+        (all + others > 1 && !found.sent.is_empty()).then_some(found)
+    }
+
+    /// The same, for people.
+    fn announce(&self, wanted: Option<&Platform>) -> String {
+        let others = match self.others {
+            0 => String::new(),
+            1 => " and 1 attestation".to_owned(),
+            others => format!(" and {others} attestations"),
+        };
+        let sent = self.sent.join(", ");
+        match (wanted, self.missing.as_slice()) {
+            (Some(wanted), _) => {
+                format!("of an image for {} platforms only {wanted} is sent, without attestations", self.all)
+            }
+            (None, []) => format!("an image for {sent}{others}: all of it is sent"),
+            (None, missing) => format!(
+                "an image for several platforms: {sent} here, {} missing; unless the registry has that already, one platform is sent in place of all, without attestations",
+                missing.join(", ")
+            ),
+        }
+    }
+}
+
+/// What the pushes of a call share.
+pub struct Session<'a> {
+    pub options: &'a PushOptions,
+    pub keyring: Keyring,
+    /// Whom to ask for a login; nobody with `--no-prompt`.
+    pub terminal: Option<Terminal>,
+    /// Held by who has the terminal: a question, or a credential helper that may ask one.
+    pub dialogue: Mutex<()>,
+    /// By the key of the registry's credentials.
+    pub gates: HashMap<String, Gate>,
+    /// An upload that hangs outlives its push.
+    pub detours: RefCell<Detours>,
+    /// Names that were given in this call, canonical: they go, so no image counts on them.
+    pub made: RefCell<HashSet<String>>,
+}
+
+impl Session<'_> {
+    /// The terminal, for a helper that may ask something there; `None`: nobody is at one.
+    async fn dialogue(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.keyring.patience {
+            Some(_) => None,
+            None => Some(self.dialogue.lock().await),
+        }
+    }
+}
+
 /// One image on its way.
 pub struct Push<'a> {
-    pub reference: &'a Reference,
-    pub options: &'a PushOptions,
-    pub engine: &'a mut Engine,
+    session: &'a Session<'a>,
+    target: &'a Target,
+    reference: &'a Reference,
+    options: &'a PushOptions,
+    engine: &'a mut Engine,
     /// Its registry, where the engine cannot ask it.
-    pub remote: &'a mut Remote,
-    pub keyring: &'a mut Keyring,
-    /// Whom to ask for a login; nobody with `--no-prompt`.
-    pub terminal: Option<&'a Terminal>,
-    pub presenter: &'a mut dyn Presenter,
-    pub record: &'a mut Record,
-    /// Whether a login that was typed or given for this call is kept, once the registry has taken it.
-    pub save: &'a mut bool,
-    pub detours: &'a mut Detours,
+    remote: Remote,
+    gate: &'a Gate,
+    /// Nobody else may try this login, or ask for another.
+    pass: Option<Pass<'a>>,
+    /// The name at hand under which it goes round a stall.
+    detour: Option<TemporaryTag>,
+    /// What is left of `--timeout`: neither questions count nor waiting for other images.
+    time_left: Option<Duration>,
+    speaker: Speaker<'a>,
+    record: &'a mut Record,
 }
 
 /// Other names for the registry, taken after a stall in docker's classic store.
@@ -237,12 +355,12 @@ pub struct Push<'a> {
 /// it for ever; under another name for the registry it is another upload.
 #[derive(Debug, Default)]
 pub struct Detours {
-    /// Names that are blocked, the image's own first.
-    blocked: u32,
-    /// The one at hand; the tag goes when it is dropped.
-    tag: Option<TemporaryTag>,
-    /// The engine does not reach the registry under another name.
-    is_closed: bool,
+    /// By repository: names that are blocked, its own first.
+    blocked: HashMap<String, u32>,
+    /// Uploads of this call that hang.
+    hanging: u32,
+    /// Registries that the engine does not reach under another name.
+    closed: HashSet<String>,
 }
 
 impl Detours {
@@ -250,14 +368,31 @@ impl Detours {
     /// `--max-concurrent-uploads`), for as long as its connection lasts: two are left for others.
     const MOST: u32 = 2;
 
-    /// Takes the tag at hand away.
-    pub fn end(&mut self) {
-        self.tag = None;
+    fn blocked(&self, reference: &Reference) -> u32 {
+        self.blocked.get(&reference.repository()).copied().unwrap_or_default()
     }
 
-    /// Tries that may help after a stall.
-    fn left(&self) -> u32 {
-        if self.is_closed { 0 } else { (Self::MOST + 1).saturating_sub(self.blocked) }
+    /// An upload hangs, of a push that was begun when so many names were blocked. Of several that were begun
+    /// at once all wait for the same.
+    fn hangs(&mut self, reference: &Reference, blocked_before: u32) {
+        let blocked = self.blocked.entry(reference.repository()).or_default();
+        if *blocked == blocked_before {
+            *blocked += 1;
+            self.hanging += 1;
+        }
+    }
+
+    /// Which of the registry's other names is next; `None`: its own will do, or none would help.
+    fn next(&self, reference: &Reference) -> Option<u32> {
+        let is_possible = self.hanging <= Self::MOST && !self.closed.contains(reference.domain());
+        Some(self.blocked(reference)).filter(|blocked| is_possible && *blocked > 0)
+    }
+
+    /// Tries that may help after a stall; `None`: any number, nothing hangs.
+    fn left(&self, reference: &Reference) -> Option<u32> {
+        self.blocked.get(&reference.repository())?;
+        let is_closed = self.closed.contains(reference.domain());
+        Some(if is_closed { 0 } else { (Self::MOST + 1).saturating_sub(self.hanging) })
     }
 }
 
@@ -281,24 +416,204 @@ impl From<Cause> for Trouble {
     }
 }
 
-impl Push<'_> {
-    /// Pushes with what Docker holds for the registry. What breaks is tried again; what is refused for the
-    /// login leads to a question, and with the answer to another push.
+impl<'a> Push<'a> {
+    pub fn new(
+        session: &'a Session<'a>,
+        target: &'a Target,
+        engine: &'a mut Engine,
+        remote: Remote,
+        speaker: Speaker<'a>,
+        record: &'a mut Record,
+    ) -> Self {
+        let reference = &target.reference;
+        Self {
+            session,
+            target,
+            reference,
+            options: session.options,
+            engine,
+            remote,
+            gate: &session.gates[reference.credentials_key()],
+            pass: None,
+            detour: None,
+            time_left: session.options.timeout.filter(|timeout| !timeout.is_zero()),
+            speaker,
+            record,
+        }
+    }
+
+    /// Pushes the image, under the name that it is to have there; a name that it did not have before goes
+    /// away again, however this ends.
     ///
     /// # Errors
     /// [`PushError`]; the record tells how far it came.
     pub async fn run(mut self) -> Result<Outcome, PushError> {
+        self.speaker.show(&Moment::Start);
+        if self.platform().is_some()
+            && let Some(reason) =
+                self.engine.lacks_platforms().await.map_err(|error| self.engine_error(error))?
+        {
+            return Err(PushError::NoPlatforms { reference: self.reference.familiar(), reason });
+        }
+        let tag = match self.in_time(Self::name_it).await? {
+            Ok(tag) => tag,
+            Err(Trouble::End(error)) => return Err(error),
+            Err(Trouble::Cause(cause)) => {
+                let login = Login::new(&Credentials::anonymous(), Source::Nothing, Vec::new());
+                return Err(PushError::Refused(Box::new(self.refusal(cause, login).await)));
+            }
+        };
+        let result = self.converse().await;
+        // Of a try that was given up in the middle.
+        if let Some(detour) = self.detour.take() {
+            self.take_away(detour).await;
+        }
+        match tag {
+            Some(tag) if self.options.keep_tag => tag.keep(),
+            Some(tag) => self.take_away(tag).await,
+            None => {}
+        }
+        result
+    }
+
+    /// Does this within what is left of the time.
+    async fn in_time<T>(&mut self, work: impl AsyncFnOnce(&mut Self) -> T) -> Result<T, PushError> {
+        let Some(left) = self.time_left else { return Ok(work(self).await) };
+        let started = Instant::now();
+        let done = tokio::time::timeout(left, work(self)).await;
+        self.time_left = Some(left.saturating_sub(started.elapsed()));
+        done.map_err(|_| {
+            // With its connection the engine stops.
+            self.engine.hang_up();
+            let (tries, pushed) = (self.record.tries.clone(), self.record.pushed.clone());
+            let after = self.options.timeout.unwrap_or_default();
+            PushError::TimedOut { reference: self.reference.familiar(), after, pushed, tries }
+        })
+    }
+
+    /// Looks at the image where that is needed before the push, and gives it the name that it is to be
+    /// pushed under. `None`: it has that, or keeps it.
+    async fn name_it(&mut self) -> Result<Option<TemporaryTag>, Trouble> {
+        let credentials = Credentials::anonymous();
+        let login = Login::new(&credentials, Source::Nothing, Vec::new());
+        let subject = self.subject(&credentials, &login);
+        let target = self.target;
+        if !target.is_renamed() {
+            // Of an image for several platforms there is more to say; that it is not here, the push will.
+            if self.engine.tells_platforms()
+                && let Ok(image) = self.engine.inspect(subject.local_name).await
+            {
+                self.announce(&image)?;
+            }
+            return Ok(None);
+        }
+        let image = inspect_all(self.engine, &subject).await;
+        let image = self.answer(image)?;
+        let is_called = |name: &Reference| {
+            let own =
+                |own: &String| own.parse::<Reference>().is_ok_and(|own| own.canonical() == name.canonical());
+            image.names.iter().any(own)
+        };
+        let reference = self.reference;
+        if target.stands_for.as_ref().is_some_and(|name| !is_called(name)) {
+            let typed = target.local_name.clone();
+            return Err(PushError::Nameless { reference: reference.familiar(), typed }.into());
+        }
+        self.announce(&image)?;
+        if is_called(reference) {
+            return Ok(None);
+        }
+        match self.engine.inspect(&reference.canonical()).await {
+            Ok(other) if other.id != image.id => {
+                let (found, id) = (other.id, image.id);
+                return Err(PushError::Taken { reference: reference.familiar(), found, id }.into());
+            }
+            // Given to it just now, by somebody else.
+            Ok(_) => return Ok(None),
+            Err(EngineError::Answered { status: StatusCode::NOT_FOUND, .. }) => {}
+            Err(error) => return Err(self.engine_error(error).into()),
+        }
+        if self.options.dry_run {
+            return Ok(None);
+        }
+        let tag = self.engine.tag(&target.local_name, &image.id, reference).await;
+        let tag = tag.map_err(|error| self.engine_error(error))?;
+        let mut made = self.session.made.borrow_mut();
+        made.insert(reference.canonical());
+        // Engines remove an image with its last name. That two of a call are there is no help: each would
+        // go because of the other.
+        let is_ours =
+            |name: &String| name.parse::<Reference>().is_ok_and(|name| made.contains(&name.canonical()));
+        if image.names.iter().all(is_ours) && !self.options.keep_tag {
+            let name = reference.familiar();
+            let reason = "the image has no other name here, and would go with it";
+            self.speaker.say(Level::Notice, &format!("the tag {name} stays: {reason}"));
+            tag.keep();
+            return Ok(None);
+        }
+        Ok(Some(tag))
+    }
+
+    /// Says what of an image for several platforms will be sent.
+    fn announce(&mut self, image: &ImageDetails) -> Result<(), PushError> {
+        let Some(platforms) = Platforms::of(&image.manifests, self.platform()) else { return Ok(()) };
+        if self.options.platform == Some(Wanted::All) && !platforms.missing.is_empty() {
+            let reference = self.reference.familiar();
+            return Err(PushError::Incomplete { reference, platforms: platforms.missing });
+        }
+        self.speaker.note(&platforms.announce(self.platform()));
+        self.record.platforms = Some(platforms);
+        Ok(())
+    }
+
+    /// The engine sent one platform in place of all.
+    fn tell_narrowed(&mut self, Narrowed { platform, digest, index }: Narrowed) {
+        let what = platform.clone().unwrap_or_else(|| "the platform that is".to_owned());
+        let platforms = self.record.platforms.get_or_insert_default();
+        (platforms.sent, platforms.others) = (platform.into_iter().collect(), 0);
+        self.warn(format!(
+            "not every platform of the image is here; only {what} was pushed under this tag: {digest} in place of the index {index}"
+        ));
+    }
+
+    /// The one that is wanted of several.
+    fn platform(&self) -> Option<&'a Platform> {
+        match &self.options.platform {
+            Some(Wanted::One(platform)) => Some(platform),
+            Some(Wanted::All) | None => None,
+        }
+    }
+
+    fn subject<'b>(&self, credentials: &'b Credentials, login: &'b Login) -> Subject<'b>
+    where
+        'a: 'b,
+    {
+        let (local_name, platform) = (self.target.local_name.as_str(), self.platform());
+        Subject { reference: self.reference, local_name, platform, credentials, login }
+    }
+
+    /// Pushes with what Docker holds for the registry. What breaks is tried again; what is refused for the
+    /// login leads to a question, and with the answer to another push.
+    async fn converse(&mut self) -> Result<Outcome, PushError> {
         let key = self.reference.credentials_key();
-        let Known { mut credentials, mut login, .. } = self.look_up(key).await;
+        let mut known = self.enter().await;
         let mut tries = Tries::new(self.options.retries);
         let mut same_again = true;
         let mut questions = QUESTIONS;
         // That the registry took the login, said before the push could say it.
         let mut is_accepted = false;
         loop {
+            if self.pass.is_none() && !self.gate.is_open() {
+                // Nobody was let in so far, so this one has to be alone again.
+                known = self.enter().await;
+            }
+            let Known { number, credentials, login, .. } = known.clone();
             self.record.login = Some(login.clone());
-            let cause = match self.attempt(&credentials, &login).await {
+            let tried =
+                self.in_time(async |push: &mut Self| push.attempt(&credentials, &login).await).await?;
+            let cause = match tried {
                 Ok(outcome) => {
+                    self.gate.open(&mut self.pass);
                     if is_accepted {
                         self.keep(key, &credentials).await;
                     }
@@ -311,18 +626,22 @@ impl Push<'_> {
             if class == Class::Rejected
                 && let Some(named) = self.is_there_already(&credentials, &login).await
             {
-                self.presenter.note("the registry refuses the tag, which names this image already");
+                self.speaker.note("the registry refuses the tag, which names this image already");
                 return Ok(Outcome::new(Status::Unchanged, named));
             }
             // A token can expire while layers move; the same login then gets a new one.
             if class == Class::Auth && !login.anonymous && same_again && self.record.progress.has_moved() {
                 same_again = false;
-                self.presenter.note("the login expired on the way; pushing on with the same");
+                self.speaker.note("the login expired on the way; pushing on with the same");
                 continue;
             }
             self.record.tries.push(root_cause(&cause.reason(), class));
+            if !matches!(class, Class::Auth | Class::Denied) {
+                // That has nothing to do with the login, so others may come.
+                self.pass = None;
+            }
             if let Some(again) = tries.after(&self.setback(&cause)) {
-                self.wait(&again).await;
+                self.in_time(async |push: &mut Self| push.wait(&again).await).await?;
                 continue;
             }
             let refusal = self.refusal(cause, login.clone()).await;
@@ -330,24 +649,63 @@ impl Push<'_> {
                 // The login is good, whatever else is wrong with this push.
                 self.keep(key, &credentials).await;
             }
-            if !self.may_ask(&refusal, questions) {
-                return Err(PushError::Refused(Box::new(refusal)));
+            if matches!(class, Class::Auth | Class::Denied)
+                && let Some(newer) = self.newer_than(number).await
+            {
+                known = newer;
+            } else {
+                if !self.may_ask(&refusal, questions) {
+                    if login.source == Source::Prompt {
+                        self.gate.may_ask.set(false);
+                    }
+                    return Err(PushError::Refused(Box::new(refusal)));
+                }
+                let (typed, was_checked) = self.ask(&refusal, &mut questions).await?;
+                is_accepted = was_checked;
+                let login = Login::new(&typed, Source::Prompt, Vec::new());
+                // Who may not write here may write elsewhere.
+                let only_for = (class == Class::Denied).then(|| self.reference.repository());
+                if only_for.is_none() {
+                    self.gate.close();
+                }
+                let pass = self.pass.as_mut().expect("nobody asks without");
+                known = pass.add(typed, login, only_for);
             }
-            self.presenter.tell(&refusal.to_string());
-            (credentials, is_accepted) = self.ask(login.username.as_deref(), &mut questions).await?;
-            login = Login::new(&credentials, Source::Prompt, Vec::new());
             // With another login all begins anew.
             tries = Tries::new(self.options.retries);
             self.record.tries.clear();
             self.remote.forget();
-            let (credentials, login) = (credentials.clone(), login.clone());
-            self.keyring.known = Some(Known { key: key.to_owned(), credentials, login });
         }
+    }
+
+    /// Goes through the gate with the login that is known, alone if nobody was let in with it so far.
+    async fn enter(&mut self) -> Known {
+        let mut pass = self.gate.enter().await;
+        let known = match pass.of(&self.reference.repository()) {
+            Some(known) => known.clone(),
+            None => {
+                let found = self.look_up().await;
+                pass.add(found.0, found.1, None)
+            }
+        };
+        self.pass = Some(pass).filter(|_| !self.gate.is_open());
+        known
+    }
+
+    /// The login that another push has asked for meanwhile. `None`: it is for this one to ask.
+    async fn newer_than(&mut self, number: u32) -> Option<Known> {
+        let pass = match self.pass.take() {
+            Some(pass) => pass,
+            None => self.gate.enter().await,
+        };
+        let newer = pass.newer_than(number).cloned();
+        self.pass = Some(pass).filter(|_| newer.is_none() || !self.gate.is_open());
+        newer
     }
 
     /// One try, from the look at what is there to the look at what is there then.
     async fn attempt(&mut self, credentials: &Credentials, login: &Login) -> Result<Outcome, Trouble> {
-        let subject = Subject { reference: self.reference, credentials, login };
+        let subject = self.subject(credentials, login);
         self.record.progress = Progress::default();
         if self.options.dry_run {
             return self.look(&subject).await;
@@ -357,7 +715,15 @@ impl Push<'_> {
         }
         let pushed = self.push(&subject).await?;
         self.record.pushed = Some(pushed.clone());
+        if let Some(narrowed) = self.record.progress.narrowed.clone() {
+            if self.options.platform == Some(Wanted::All) {
+                let (reference, digest) = (self.reference.familiar(), pushed.digest);
+                return Err(PushError::Narrowed { reference, digest }.into());
+            }
+            self.tell_narrowed(narrowed);
+        }
         // The registry took the login, whatever it did with the image.
+        self.gate.open(&mut self.pass);
         self.keep(self.reference.credentials_key(), credentials).await;
         self.verify(&subject, &pushed).await?;
         Ok(Outcome::new(Status::Pushed, pushed))
@@ -365,7 +731,7 @@ impl Push<'_> {
 
     /// `--dry-run`
     async fn look(&mut self, subject: &Subject<'_>) -> Result<Outcome, Trouble> {
-        let found = dry_run::look(self.remote, self.engine, subject).await;
+        let found = dry_run::look(&mut self.remote, self.engine, subject).await;
         let findings = self.record.findings.insert(self.answer(found)?);
         let (named, is_same, id) = (findings.named.clone(), findings.is_same, findings.id.clone());
         Ok(self.wished(named, is_same, id)?.unwrap_or(Outcome::new(Status::WouldPush, None)))
@@ -421,7 +787,7 @@ impl Push<'_> {
 
     /// The same image is never an error, also where the registry says no only at the end: an immutable tag.
     async fn is_there_already(&mut self, credentials: &Credentials, login: &Login) -> Option<Descriptor> {
-        let subject = Subject { reference: self.reference, credentials, login };
+        let subject = self.subject(credentials, login);
         let image = inspect(self.engine, &subject).await.ok()?;
         let named = self.remote.named(self.engine, &subject).await.ok()??;
         let is_same = self.remote.is_same(self.engine, &subject, &image, &named).await.ok()?;
@@ -485,7 +851,7 @@ impl Push<'_> {
             Some(named) if named.digest != pushed.digest => return Ok(Some(Found::Another(named.digest))),
             Some(_) => {}
         }
-        let (remote, engine) = (&mut *self.remote, &mut *self.engine);
+        let (remote, engine) = (&mut self.remote, &mut *self.engine);
         let missing = match self.options.verify {
             Verify::Always => remote.missing_parts(engine, subject, &pushed.digest).await?,
             // The question was what the tag names; from here nobody may be able to look further.
@@ -507,8 +873,7 @@ impl Push<'_> {
         // podman waits for a registry that is too busy for up to two minutes, and does not say so.
         let in_silence = progress.is_silent && verdict.class == Class::RateLimited;
         let most = match verdict.class {
-            Class::Stalled if self.detours.blocked > 0 => self.detours.left(),
-            Class::Stalled => u32::MAX,
+            Class::Stalled => self.session.detours.borrow().left(self.reference).unwrap_or(u32::MAX),
             // The engine itself has tried again for nearly a minute.
             _ if progress.was_retried_in_vain() || in_silence => 1,
             _ => u32::MAX,
@@ -517,30 +882,30 @@ impl Push<'_> {
     }
 
     async fn wait(&mut self, again: &Again) {
-        let Again { number, of, wait } = again;
         let reason = self.record.tries.last().map_or("", String::as_str);
-        let seconds = wait.as_secs_f64().round();
-        self.presenter.note(&format!("attempt {number} of {of} in {seconds} s: {reason}"));
-        tokio::time::sleep(*wait).await;
+        self.speaker.show(&Moment::Wait(again, reason));
+        tokio::time::sleep(again.wait).await;
     }
 
     /// Keeps a login that was typed or given for this call, if that is wanted. The push is not at stake.
     async fn keep(&mut self, key: &str, credentials: &Credentials) {
         let source = self.record.login.as_ref().map(|login| &login.source);
         let is_new = matches!(source, Some(Source::Prompt | Source::CommandLine));
-        if !*self.save || !is_new || credentials.is_anonymous() {
+        if !is_new || credentials.is_anonymous() || !self.gate.is_to_be_kept.replace(false) {
             return;
         }
-        // Once, however many tags are pushed.
-        *self.save = false;
-        let presenter = &mut *self.presenter;
-        match self.keyring.save(key, credentials, |line| presenter.tell(line)).await {
+        let (keyring, speaker) = (&self.session.keyring, self.speaker);
+        let dialogue = self.session.dialogue().await;
+        let held = dialogue.is_some().then(|| speaker.hold());
+        let saved = keyring.save(key, credentials, |line| speaker.say(Level::Asking, line)).await;
+        drop((held, dialogue));
+        match saved {
             Ok(kept) => {
-                self.presenter.note(&kept.to_string());
+                speaker.note(&kept.to_string());
                 if let Some(warning) = kept.plain_text_warning() {
-                    self.presenter.tell(&warning);
+                    speaker.say(Level::Notice, &warning);
                 }
-                let shadow = self.keyring.shadow_of_kept(self.reference.domain());
+                let shadow = keyring.shadow_of_kept(self.reference.domain());
                 for warning in kept.unmarked.into_iter().chain(shadow) {
                     self.warn(warning);
                 }
@@ -552,32 +917,36 @@ impl Push<'_> {
         }
     }
 
-    /// What the keyring holds for the registry; with warnings about it, the first time.
-    async fn look_up(&mut self, key: &str) -> Known {
-        if let Some(known) = self.keyring.known.as_ref().filter(|known| known.key == key) {
-            return known.clone();
-        }
-        let (keyring, presenter) = (&*self.keyring, &mut *self.presenter);
-        let found = keyring.look_up(self.reference.domain(), |line| presenter.tell(line)).await;
+    /// What the keyring holds for the registry, with warnings about it.
+    async fn look_up(&mut self) -> (Credentials, Login) {
+        let (keyring, speaker) = (&self.session.keyring, self.speaker);
+        let dialogue = self.session.dialogue().await;
+        let held = dialogue.is_some().then(|| speaker.hold());
+        let tell = |line: &str| speaker.say(Level::Asking, line);
+        let found = keyring.look_up(self.reference.domain(), tell).await;
+        drop((held, dialogue));
         if let Some(shadow) = found.shadow {
-            self.presenter.note(&shadow);
+            speaker.note(&shadow);
         }
         for warning in found.warnings {
             self.warn(warning);
         }
-        let known = Known { key: key.to_owned(), credentials: found.credentials, login: found.login };
-        self.keyring.known = Some(known.clone());
-        known
+        (found.credentials, found.login)
     }
 
     /// One push to its end: what the tag then names, or why it was refused.
     async fn push(&mut self, subject: &Subject<'_>) -> Result<Descriptor, Trouble> {
         self.record.attempts += 1;
         self.take_a_detour().await?;
+        let blocked_before = self.session.detours.borrow().blocked(self.reference);
+        self.speaker.show(&Moment::Push);
         let outcome = self.follow(subject.credentials).await;
-        self.presenter.finish();
-        let detour = match self.detours.tag.take() {
-            Some(tag) => Some(self.end_detour(tag).await),
+        let detour = match self.detour.take() {
+            Some(tag) => {
+                let name = tag.name.clone();
+                self.take_away(tag).await;
+                Some(name)
+            }
             None => None,
         };
         let repository = detour.as_ref().unwrap_or(self.reference).repository();
@@ -600,7 +969,8 @@ impl Push<'_> {
             let is_the_names =
                 matches!(cause.class(), Class::Tls | Class::Auth | Class::Denied | Class::Other);
             if detour.is_some() && is_the_names && !progress.has_moved() {
-                self.detours.is_closed = true;
+                let domain = self.reference.domain().to_owned();
+                self.session.detours.borrow_mut().closed.insert(domain);
                 let reason = format!(
                     "an upload hangs in the engine, and under the registry's other name: {}",
                     cause.reason()
@@ -612,7 +982,9 @@ impl Push<'_> {
         match outcome {
             Ok(Ended::Properly) => {}
             Ok(Ended::Stalled) => {
-                self.detours.blocked += u32::from(progress.is_classic);
+                if progress.is_classic {
+                    self.session.detours.borrow_mut().hangs(self.reference, blocked_before);
+                }
                 let reason = format!("nothing moved for {}", format_duration(self.options.stall_timeout));
                 return Err(Cause::Engine { verdict: stalled(), reason }.into());
             }
@@ -636,41 +1008,45 @@ impl Push<'_> {
         }
     }
 
-    /// Takes the other name away again, and returns it.
-    async fn end_detour(&mut self, tag: TemporaryTag) -> Reference {
-        let name = tag.name.clone();
-        if let Err(error) = self.engine.remove(tag).await {
-            let name = name.familiar();
-            self.warn(format!("the tag {name} could not be removed ({error}): `docker rmi {name}`"));
-        }
-        name
+    /// Takes a name away again that was given to the image for the push.
+    async fn take_away(&mut self, tag: TemporaryTag) {
+        let name = tag.name.familiar();
+        let reason = match self.engine.remove(tag).await {
+            Ok(Removed::IsGone | Removed::WasNotThere) => return,
+            Ok(Removed::WasMoved) => "somebody has given it to another image".to_owned(),
+            Ok(Removed::IsTheLast) => "the image has no other name any more, and would go with it".to_owned(),
+            Err(error) => format!("it could not be removed ({}): `docker rmi {name}`", with_causes(&error)),
+        };
+        self.warn(format!("the tag {name} stays: {reason}"));
     }
 
     /// Gives the image another name to be pushed under, if a push under its own would not move.
     async fn take_a_detour(&mut self) -> Result<(), PushError> {
-        let Detours { blocked, is_closed, .. } = *self.detours;
-        if blocked == 0 || blocked > Detours::MOST || is_closed {
-            return Ok(());
-        }
-        let Some(name) = self.reference.under_another_name(blocked) else { return Ok(()) };
-        let is_free = match self.engine.inspect(&name).await {
+        let next = self.session.detours.borrow().next(self.reference);
+        let Some(name) = next.and_then(|next| self.reference.under_another_name(next)) else { return Ok(()) };
+        let is_free = match self.engine.inspect(&name.canonical()).await {
             Err(EngineError::Answered { status, .. }) => status == StatusCode::NOT_FOUND,
             Err(error @ EngineError::Transport(_)) => return Err(self.engine_error(error)),
             _ => false,
         };
         if !is_free {
             let name = name.familiar();
-            self.presenter.note(&format!("not pushing under the name {name}: an image has it"));
+            self.speaker.note(&format!("not pushing under the name {name}: an image has it"));
             return Ok(());
         }
-        match self.engine.tag(self.reference, &name).await {
+        let own = self.reference.canonical();
+        let tagged = match self.engine.inspect(&own).await {
+            Ok(image) => self.engine.tag(&own, &image.id, &name).await,
+            Err(error) => Err(error),
+        };
+        match tagged {
             Ok(tag) => {
                 let names = (self.reference.familiar_repository(), name.familiar_repository());
-                self.presenter.note(&format!(
+                self.speaker.note(&format!(
                     "the engine hangs in an upload to {}: pushing under the registry's other name, {}",
                     names.0, names.1
                 ));
-                self.detours.tag = Some(tag);
+                self.detour = Some(tag);
                 Ok(())
             }
             Err(error @ EngineError::Transport(_)) => Err(self.engine_error(error)),
@@ -690,16 +1066,18 @@ impl Push<'_> {
         };
         let named = tokio::time::timeout(CONFIRMATION, asked).await.ok()??;
         self.record.verified = Some(true);
-        self.presenter.note("the engine named no digest; the registry was asked, and has the image");
+        self.speaker.note("the engine named no digest; the registry was asked, and has the image");
         Some(named)
     }
 
     /// Reads the stream to its end, and shows it.
     async fn follow(&mut self, credentials: &Credentials) -> Result<Ended, EngineError> {
-        let Self { presenter, record, engine, detours, .. } = self;
+        let platform = self.platform();
+        let Self { speaker, record, engine, detour, gate, pass, .. } = self;
         let progress = &mut record.progress;
-        let reference = detours.tag.as_ref().map_or(self.reference, |tag| &tag.name);
-        let request = PushRequest { reference, credentials };
+        let reference = detour.as_ref().map_or(self.reference, |tag| &tag.name);
+        let wants_objects = speaker.wants_objects();
+        let request = PushRequest { reference, credentials, platform, wants_objects };
         let limit = self.options.stall_timeout;
         let mut watchdog = Watchdog::new(limit, Instant::now());
         // An engine may be long in answering at all: its own registry settings, a name to be looked up.
@@ -713,11 +1091,6 @@ impl Push<'_> {
         let mut stream = stream?;
         progress.is_silent = stream.is_silent;
         let is_watched = !stream.is_silent && !limit.is_zero();
-        let mut ticks = presenter.period().map(|period| {
-            let mut ticks = interval_at(Instant::now() + period, period);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks
-        });
         let mut deadline: Option<Instant> = None;
         loop {
             let stalls = Some(watchdog.deadline(progress)).filter(|_| is_watched);
@@ -726,17 +1099,16 @@ impl Push<'_> {
                 biased;
                 () = until(deadline) => false,
                 more = stream.next(|event| {
-                    presenter.event(&event, progress);
+                    speaker.show(&Moment::Event(&event));
                     let has_changed = progress.apply(&event);
                     watchdog.saw(&event, has_changed, Instant::now());
+                    if lets_in(&event) {
+                        gate.open(pass);
+                    }
                 }) => more?,
-                () = next_tick(&mut ticks) => {
-                    presenter.tick(progress);
-                    true
-                }
                 () = until(stalls) => {
                     if !engine.stop(stream).await {
-                        presenter.note("the engine did not say that it gave up the push");
+                        speaker.note("the engine did not say that it gave up the push");
                     }
                     return Ok(Ended::Stalled);
                 }
@@ -754,12 +1126,14 @@ impl Push<'_> {
         let suggestion = match cause.class() {
             // Failing to ask would only have made the message better.
             Class::NotFound => {
-                self.engine.local_images(ASIDE).await.ok().and_then(|images| suggest(self.reference, &images))
+                let wanted = self.target.local_name.parse().unwrap_or_else(|_| self.reference.clone());
+                self.engine.local_images(ASIDE).await.ok().and_then(|images| suggest(&wanted, &images))
             }
             _ => None,
         };
         let tries = self.record.tries.clone();
-        Refusal { cause, reference: self.reference.clone(), login, suggestion, tries }
+        let is_renamed = self.target.is_renamed();
+        Refusal { cause, reference: self.reference.clone(), login, suggestion, tries, is_renamed }
     }
 
     /// Somebody is there, was not asked too often, and another login could help. Credentials given
@@ -771,25 +1145,32 @@ impl Push<'_> {
             Class::Denied => refusal.login.source != Source::Prompt,
             _ => false,
         };
-        helps && questions > 0 && self.terminal.is_some() && refusal.login.source != Source::CommandLine
+        let is_there = self.session.terminal.is_some() && self.gate.may_ask.get();
+        helps && questions > 0 && is_there && refusal.login.source != Source::CommandLine
     }
 
     /// A login that somebody typed, and whether the registry has said that it is good.
     async fn ask(
         &mut self,
-        username: Option<&str>,
+        refusal: &Refusal,
         questions: &mut usize,
     ) -> Result<(Credentials, bool), PushError> {
+        let dialogue = self.session.dialogue.lock().await;
         let mut question = Question {
             registry: self.reference.domain(),
             key: self.reference.credentials_key(),
-            terminal: self.terminal.expect("checked by may_ask"),
+            terminal: self.session.terminal.as_ref().expect("checked by may_ask"),
             engine: self.engine,
         };
-        let presenter = &mut *self.presenter;
-        self.record.is_asking = true;
-        let asked = question.ask(username, questions, |line| presenter.tell(line)).await;
-        self.record.is_asking = false;
+        let speaker = self.speaker;
+        let held = speaker.hold();
+        let tell = |line: &str| speaker.say(Level::Asking, line);
+        tell(&refusal.to_string());
+        // Until there is an answer: whoever gives up in between is not asked again.
+        self.gate.may_ask.set(false);
+        let asked = question.ask(refusal.login.username.as_deref(), questions, tell).await;
+        self.gate.may_ask.set(asked.is_ok());
+        drop((held, dialogue));
         match asked {
             // Where the engine could not ask the registry, the push itself will tell.
             Ok(login) => Ok((login.credentials, login.unchecked.is_none())),
@@ -807,7 +1188,7 @@ impl Push<'_> {
         if self.record.warnings.contains(&warning) {
             return;
         }
-        self.presenter.tell(&format!("warning: {warning}"));
+        self.speaker.say(Level::Warning, &warning);
         self.record.warnings.push(warning);
     }
 }
@@ -819,10 +1200,13 @@ enum Ended {
     Stalled,
 }
 
-async fn next_tick(ticks: &mut Option<Interval>) {
-    match ticks {
-        Some(ticks) => _ = ticks.tick().await,
-        None => std::future::pending().await,
+/// The registry would not have come so far with somebody whom it does not let in.
+fn lets_in(event: &Event) -> bool {
+    match event {
+        Event::Layer { state: LayerState::Pushing { current, .. }, .. } => *current > 0,
+        Event::Layer { state, .. } => state.is_final(),
+        Event::Pushed { .. } => true,
+        _ => false,
     }
 }
 

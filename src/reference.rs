@@ -111,16 +111,26 @@ impl Reference {
         format!("{}/{}", self.domain, self.path)
     }
 
+    /// The path as people write it: `app` for the Hub's `library/app`.
+    pub fn familiar_path(&self) -> &str {
+        match self.path.strip_prefix(OFFICIAL) {
+            Some(name) if self.domain == HUB && !name.contains('/') => name,
+            _ => &self.path,
+        }
+    }
+
+    /// The canonical name with its tag: `docker.io/library/app:latest`.
+    pub fn canonical(&self) -> String {
+        format!("{}:{}", self.repository(), self.tag_or_latest())
+    }
+
     /// The repository as people write it: `app` for `docker.io/library/app`. Not what docker would take
     /// for another registry, as its own does: `docker.io/a.b/app` stays as it is.
     pub fn familiar_repository(&self) -> String {
         if self.domain != HUB || has_registry(&self.path) {
             return self.repository();
         }
-        match self.path.strip_prefix(OFFICIAL) {
-            Some(name) if !name.contains('/') => name.to_owned(),
-            _ => self.path.clone(),
-        }
+        self.familiar_path().to_owned()
     }
 
     /// The whole reference as people write it, with its tag: `app:latest`.

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use crate::credentials::{Credentials, Login};
 use crate::engine::{
-    Descriptor, Engine, EngineError, ImageDetails, InRegistry, PushRequest, Trace, is_on_loopback,
+    Descriptor, Engine, EngineError, ImageDetails, InRegistry, LocalManifest, PushRequest, Trace,
+    is_on_loopback,
 };
 use crate::failure::{Class, Evidence, Verdict, classify};
+use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{Access, Registry, RegistryError};
 use crate::text::clean;
@@ -77,13 +79,17 @@ impl From<RegistryError> for Unanswered {
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     pub reference: &'a Reference,
+    /// What the engine calls it: a reference or an ID.
+    pub local_name: &'a str,
+    /// The one that is wanted of it.
+    pub platform: Option<&'a Platform>,
     pub credentials: &'a Credentials,
     pub login: &'a Login,
 }
 
 impl Subject<'_> {
     fn request(&self) -> PushRequest<'_> {
-        PushRequest { reference: self.reference, credentials: self.credentials }
+        PushRequest::new(self.reference, self.credentials)
     }
 
     /// The engine's refusal of a question about it.
@@ -258,12 +264,33 @@ fn no_answer(subject: &Subject<'_>) -> Unanswered {
     subject.refused(&reason, None)
 }
 
-/// What the engine knows of the image.
+/// What the engine knows of the image, or of that platform of it, as far as the engine tells them apart.
 ///
 /// # Errors
 /// It does not have it, or is gone.
 pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageDetails, Unanswered> {
-    match engine.inspect(subject.reference).await {
+    let mut image = inspect_all(engine, subject).await?;
+    let is_wanted = |manifest: &&LocalManifest| {
+        manifest.platform.as_ref().zip(subject.platform).is_some_and(|(own, wanted)| own.is(wanted))
+    };
+    if let Some(digest) = image.manifests.iter().find(is_wanted).map(|manifest| manifest.digest.clone()) {
+        // The index is another image.
+        (image.id, image.digests) = (digest.clone(), vec![digest]);
+    }
+    if let Some(platform) = subject.platform
+        && let Ok(Some(own)) = engine.inspect_platform(subject.local_name, platform).await
+    {
+        (image.layers, image.size) = (own.layers, own.size);
+    }
+    Ok(image)
+}
+
+/// What the engine knows of the whole image.
+///
+/// # Errors
+/// It does not have it, or is gone.
+pub async fn inspect_all(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageDetails, Unanswered> {
+    match engine.inspect(subject.local_name).await {
         Err(EngineError::Answered { status, message }) => {
             Err(subject.refused(&message, Some(status.as_u16())))
         }

@@ -9,7 +9,7 @@ use crate::cli::Format;
 use crate::dry_run::Findings;
 use crate::error::{Error, Told};
 use crate::progress::LayerCounts;
-use crate::push::{Outcome, Record, Status};
+use crate::push::{Outcome, Platforms, Record, Status};
 use crate::reference::Reference;
 use crate::text::human_size;
 
@@ -32,6 +32,9 @@ struct Line<'a> {
     /// Whether the registry was asked afterwards what it serves; `null`: it was not.
     verified: Option<bool>,
     credentials: Option<LineCredentials<'a>>,
+    /// Of an image for several, where the engine tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platforms: Option<&'a Platforms>,
     /// Of `--dry-run`.
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<&'a Findings>,
@@ -70,11 +73,15 @@ impl Report<'_> {
             },
             (Format::Ref, ..) => {}
             (Format::Json, ..) => {
-                serde_json::to_writer(&mut *out, &self.line())?;
-                writeln!(out)?;
+                writeln!(out, "{}", self.json())?;
             }
         }
         out.flush()
+    }
+
+    /// The line of `--format json`, without its end.
+    pub fn json(&self) -> String {
+        serde_json::to_string(&self.line()).expect("texts and numbers make JSON")
     }
 
     /// What a dry run has found, a line for each.
@@ -123,12 +130,9 @@ impl Report<'_> {
     fn line(&self) -> Line<'_> {
         let outcome = self.result.as_ref().ok();
         let named = outcome.and_then(|outcome| outcome.named.as_ref());
-        let reference = self
-            .reference
-            .map(|reference| format!("{}:{}", reference.repository(), reference.tag_or_latest()));
         let credentials = self.record.login.as_ref();
         Line {
-            reference: reference.unwrap_or_else(|| self.typed.to_owned()),
+            reference: self.reference.map_or_else(|| self.typed.to_owned(), Reference::canonical),
             name: self.reference.map(Reference::repository),
             tag: self.reference.map(Reference::tag_or_latest),
             status: match outcome.map(|outcome| outcome.status) {
@@ -150,6 +154,7 @@ impl Report<'_> {
                 source: login.source.name(),
                 username: login.username.as_deref(),
             }),
+            platforms: self.record.platforms.as_ref(),
             dry_run: self.record.findings.as_ref(),
             warnings: &self.record.warnings,
             error: self.result.as_ref().err().map(Told::new),

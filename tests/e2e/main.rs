@@ -14,6 +14,7 @@ mod protocol;
 mod proxy;
 mod registries;
 mod saving;
+mod several;
 mod support;
 #[expect(dead_code, reason = "the other test program uses all of it")]
 #[path = "../it/support/terminal.rs"]
@@ -279,7 +280,7 @@ fn ctrl_c_in_mid_push_stops_the_engine() {
         line.wait_until_moved(1_000_000);
         // podman names no layers.
         if engine.name != "podman" {
-            terminal.wait_for(": Pushing [");
+            terminal.wait_for(" of 60 MB");
         }
         terminal.type_in("\x03");
         let ended = terminal.finish();

@@ -265,7 +265,7 @@ fn stopping_in_mid_push_closes_the_connection() {
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let engine = FakeEngine::start().on_every_push(Reply::stream([pushing]).ending(End::Hang));
         let terminal = at_terminal(&TestEnv::new(), &engine, &[]);
-        terminal.wait_for("aa: Pushing");
+        terminal.wait_for("  aa  [");
         kill(Pid::from_raw(terminal.process()), signal).unwrap();
         let ended = terminal.finish();
         assert_eq!(ended.status, status, "{}", ended.text);
@@ -321,7 +321,8 @@ fn nohup_keeps_a_push_going() {
     command.args(["-c", r#"trap '' HUP INT; exec "$0" regpush "$1""#]).arg(program).arg(IMAGE);
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert_eq!(stderr.next().unwrap().unwrap(), "aa: Pushing");
+    assert_eq!(stderr.next().unwrap().unwrap(), format!("pushing {IMAGE}"));
+    engine.wait_for_pushes(1);
     let process = Pid::from_raw(child.id().try_into().unwrap());
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();

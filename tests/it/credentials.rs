@@ -220,10 +220,9 @@ fn a_helper_that_is_waited_for_is_named_and_ended_with_us() {
     let engine = FakeEngine::start();
     let mut child = env.command(&engine).args(["regpush", IMAGE]).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert_eq!(
-        stderr.next().unwrap().unwrap(),
-        "waiting for docker-credential-x, asked for localhost:5000 …"
-    );
+    let lines: Vec<String> = stderr.by_ref().take(2).map(Result::unwrap).collect();
+    let waiting = "waiting for docker-credential-x, asked for localhost:5000 …".to_owned();
+    assert_eq!(lines, [format!("pushing {IMAGE}"), waiting]);
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
     wait_until_ended(&env);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use docker_regpush::config::Config;
 use docker_regpush::context::{Choice, Endpoint};
 use docker_regpush::engine::Engine;
+use docker_regpush::reference::Reference;
 use hyper::HeaderMap;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -486,6 +487,7 @@ const UNTAG: &str = "DELETE /v1.41/images/Localhost:5000/app:1?noprune=true";
 fn stuck(detour: Reply) -> FakeEngine {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     FakeEngine::start()
+        .has(IMAGE, ID)
         .on(PUSH, Reply::stream([preparing, pushing(5)]).ending(End::Hang))
         .on(TAG, Reply::json(201, ""))
         .on(DETOUR, detour)
@@ -562,13 +564,14 @@ fn a_name_that_is_taken_is_left_alone_and_one_that_stays_is_told() {
 
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     let engine = FakeEngine::start()
+        .has(IMAGE, ID)
         .on(PUSH, Reply::stream([preparing, pushing(5)]).ending(End::Hang))
         .on(TAG, Reply::json(201, ""))
         .on(DETOUR, pushed())
         .on(UNTAG, Reply::json(403, r#"{"message":"not you"}"#));
     let healed = push(&engine, &["--stall-timeout", "1s"]);
     assert_eq!(healed.status, 0, "{healed}");
-    let told = "warning: the tag Localhost:5000/app:1 could not be removed (the engine answered 403 Forbidden: not you): `docker rmi Localhost:5000/app:1`";
+    let told = "warning: the tag Localhost:5000/app:1 stays: it could not be removed (the engine answered 403 Forbidden: not you): `docker rmi Localhost:5000/app:1`";
     assert!(healed.stderr.contains(told), "{healed}");
 }
 
@@ -596,18 +599,18 @@ fn the_other_name_goes_away_at_every_end() {
 /// Also by a panic, which unwinds.
 #[test]
 fn the_other_name_goes_away_in_a_panic() {
-    let engine = FakeEngine::start().on(TAG, Reply::json(201, "")).on(UNTAG, Reply::json(200, "[]"));
+    let engine = FakeEngine::start().has(IMAGE, ID);
     let choice = Choice { host: Some(engine.host.clone()), ..Choice::default() };
     let endpoint = Endpoint::resolve(&choice, &Config::default()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
             let mut engine = Engine::connect(endpoint, HeaderMap::new(), None).await.unwrap();
-            let name = "Localhost:5000/app:1".parse().unwrap();
-            let _tag = engine.tag(&IMAGE.parse().unwrap(), &name).await.unwrap();
+            let name: Reference = "Localhost:5000/app:1".parse().unwrap();
+            let _tag = engine.tag(IMAGE, ID, &name).await.unwrap();
             panic!("in the middle of a push");
         })
     }));
     assert!(panicked.is_err());
-    assert!(engine.request(UNTAG).is_some());
+    assert!(engine.request(TAG).is_some() && engine.request(UNTAG).is_some());
 }

@@ -60,13 +60,14 @@ fn without_a_terminal_there_are_lines() {
     let run = run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
     let (shown, summary) = run.stderr.trim_end().rsplit_once('\n').unwrap();
     insta::assert_snapshot!(shown, @r"
-    The push refers to repository [localhost:5000/app]
-    aa: Pushing
+    pushing localhost:5000/app:1
     aa: Pushed
-    bb: Layer already exists
     1: digest: sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef size: 528
     ");
-    assert!(summary.starts_with("pushed localhost:5000/app:1: 1 of 2 layers sent, 1MB in "), "{summary}");
+    assert!(
+        summary.starts_with("pushed localhost:5000/app:1: 1 of 2 layers sent, 1 there already, 1 MB in "),
+        "{summary}"
+    );
 }
 
 /// An image of seven layers, as both stores told its way to a registry.
@@ -92,8 +93,8 @@ fn what_real_engines_sent_is_told_in_a_few_lines() {
         assert_eq!(result["bytes"], bytes, "{name}");
         let digest = result["digest"].as_str().unwrap();
         assert!(stream.contains(&format!("1: digest: {digest} size: {}", result["size"])), "{name}: {run}");
-        // What refers to the repository, a start and an end for each layer, the digest, the summary.
-        assert!(run.stderr.lines().count() <= 1 + 2 * 7 + 2, "{name}: {run}");
+        // The image, each layer, the digest, the summary.
+        assert!(run.stderr.lines().count() <= 1 + 7 + 2, "{name}: {run}");
         assert_eq!(run.stderr.matches(": Pushed").count(), 7, "{name}: {run}");
     }
 }
@@ -156,7 +157,10 @@ fn a_terminal_gets_a_picture_that_goes_when_the_push_is_done() {
     screen.process(ended.text.as_bytes());
     let contents = screen.screen().contents();
     let rows: Vec<&str> = contents.lines().collect();
-    assert!(rows[0].starts_with("pushed localhost:5000/app:1: 1 of 2 layers sent, 1MB in "), "{rows:?}");
+    assert!(
+        rows[0].starts_with("pushed localhost:5000/app:1: 1 of 2 layers sent, 1 there already, 1 MB in "),
+        "{rows:?}"
+    );
     assert!(rows[1].starts_with("localhost:5000/app@sha256:"), "{rows:?}");
     assert!(ended.restored);
 }

@@ -2,8 +2,10 @@
 
 #![no_main]
 
+use std::time::Instant;
+
 use docker_regpush::event::{DecodeError, Decoder, Event};
-use docker_regpush::present::{Plain, Presenter, Tty};
+use docker_regpush::present::{Json, Moment, Plain, Presenter, Tty};
 use docker_regpush::progress::Progress;
 use libfuzzer_sys::fuzz_target;
 
@@ -11,24 +13,30 @@ fuzz_target!(|input: (u8, &[u8])| {
     let (size, stream) = input;
     let whole = decode([stream]);
     assert_eq!(decode(stream.chunks(usize::from(size).max(1))), whole);
-    let (mut plain, mut tty) = (Plain::new(Vec::new()), Tty::new(Vec::new(), || (40, 10)));
+    let names = || vec!["app:1".to_owned()];
+    let mut plain = Plain::new(Vec::new(), names());
+    let mut tty = Tty::new(Vec::new(), names(), || (40, 10));
+    let mut json = Json::new(Vec::new(), names());
     let mut progress = Progress::default();
+    let now = Instant::now();
     for event in &whole.0 {
-        plain.event(event, &progress);
-        tty.event(event, &progress);
+        plain.show(0, &Moment::Event(event));
+        tty.show(0, &Moment::Event(event));
+        json.show(0, &Moment::Event(event));
         progress.apply(event);
-        tty.tick(&progress);
+        tty.tick(now);
     }
-    plain.tick(&progress);
-    let lines = plain.into_inner();
-    assert!(!lines.iter().any(|byte| byte.is_ascii_control() && *byte != b'\n'));
+    plain.tick(now);
+    for lines in [plain.into_inner(), json.into_inner()] {
+        assert!(!lines.iter().any(|byte| byte.is_ascii_control() && *byte != b'\n'));
+    }
     let (sent, all) = progress.bytes();
     assert!(sent <= all);
 });
 
 /// All events up to the end, or up to an error.
 fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Event>, bool) {
-    let mut decoder = Decoder::default();
+    let mut decoder = Decoder::default().with_objects(true);
     let mut events = Vec::new();
     let decode = || -> Result<(), DecodeError> {
         for piece in pieces {

@@ -1,7 +1,7 @@
 //! A fake engine on a Unix socket, or a TCP port: replays what real ones sent, keeps the requests, and fails the
 //! test if it was never called or was asked something that was not planned.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -128,12 +128,17 @@ impl Reply {
 struct State {
     ping: Ping,
     planned: VecDeque<(String, Reply)>,
-    /// Answers each push, however often.
-    always: Option<Reply>,
+    /// Answers each push, however often; in place of what is planned, or where nothing is.
+    always: Option<(Reply, bool)>,
+    /// Pushes at work, and how many that were at most.
+    at_work: usize,
+    most_at_work: usize,
     requests: Vec<Request>,
     unplanned: Vec<String>,
     /// The digest of the last push.
     pushed: Option<String>,
+    /// Names of images, and whose they are: by what they are asked for, and what answers.
+    images: BTreeMap<String, String>,
     /// Connections that are over: the client went from a hanging answer, or we were rude.
     gone: usize,
 }
@@ -199,10 +204,33 @@ impl FakeEngine {
         self
     }
 
+    /// It has this image, and gives it names, and takes them away, as it is told to. One that has no name goes
+    /// by its ID.
+    pub fn has(self, name: &str, id: &str) -> Self {
+        self.state().images.insert(name.to_owned(), id.to_owned());
+        self
+    }
+
+    /// What its images are called now.
+    pub fn names(&self) -> Vec<String> {
+        self.state().images.keys().cloned().collect()
+    }
+
     /// Answers every push like this.
     pub fn on_every_push(self, reply: Reply) -> Self {
-        self.state().always = Some(reply);
+        self.state().always = Some((reply, true));
         self
+    }
+
+    /// The same, but for those that are planned.
+    pub fn on_every_push_else(self, reply: Reply) -> Self {
+        self.state().always = Some((reply, false));
+        self
+    }
+
+    /// How many pushes there were at once.
+    pub fn most_at_once(&self) -> usize {
+        self.state().most_at_work
     }
 
     /// The first request that starts with this.
@@ -267,11 +295,17 @@ fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State
             let reply = reply_to(&mut state, &request);
             if request.line.contains("/push?") {
                 state.pushed = digest_in(&reply);
+                state.at_work += 1;
+                state.most_at_work = state.most_at_work.max(state.at_work);
             }
             (reply, state.ping)
         };
         let head_only = request.line.starts_with("HEAD ");
-        match answer(&mut writer, &reply, head_only, ping) {
+        let answered = answer(&mut writer, &reply, head_only, ping);
+        if request.line.contains("/push?") {
+            shared.0.lock().expect("no client panics").at_work -= 1;
+        }
+        match answered {
             Ok(End::Proper) => {}
             Ok(End::Hang) => {
                 // Returns when the client closes.
@@ -299,13 +333,22 @@ fn reply_to(state: &mut State, request: &Request) -> Reply {
         let hangs_up = state.ping == Ping::GetOnly && request.line.starts_with("HEAD ");
         return Reply::json(200, "OK").ending(if hangs_up { End::Nothing } else { End::Proper });
     }
-    if request.line.contains("/push?")
-        && let Some(reply) = &state.always
-    {
+    let always = state.always.as_ref().filter(|_| request.line.contains("/push?"));
+    if let Some((reply, true)) = always {
         return reply.clone();
     }
     match state.planned.iter().position(|(line, _)| request.line.starts_with(line)) {
-        Some(at) => state.planned.remove(at).expect("it was just found").1,
+        Some(at) => {
+            let (_, reply) = state.planned.remove(at).expect("it was just found");
+            if reply.status < 300 {
+                change_names(state, &request.line);
+            }
+            reply
+        }
+        None if always.is_some() => state.always.as_ref().expect("just looked at").0.clone(),
+        None if change_names(state, &request.line) => {
+            Reply::json(if request.line.starts_with("DELETE ") { 200 } else { 201 }, "[]")
+        }
         None if is_aside(&request.line) => answer_aside(state, &request.line),
         None => {
             state.unplanned.push(request.line.clone());
@@ -316,9 +359,34 @@ fn reply_to(state: &mut State, request: &Request) -> Reply {
 
 /// What is asked beside the push, in tests that are about something else.
 fn is_aside(line: &str) -> bool {
-    let is_inspection =
-        line.contains("/images/") && line.ends_with("/json") && !line.ends_with("/images/json");
-    line.starts_with("GET ") && (line.contains("/distribution/") || line.ends_with("/info") || is_inspection)
+    line.starts_with("GET ")
+        && (line.contains("/distribution/") || line.ends_with("/info") || inspected(line).is_some())
+}
+
+/// The name of the image that is inspected.
+fn inspected(line: &str) -> Option<&str> {
+    let (path, _) = line.split_once('?').unwrap_or((line, ""));
+    path.split_once("/images/")?.1.strip_suffix("/json")
+}
+
+/// Of the image that is asked for by its name or ID.
+fn id_of<'a>(state: &'a State, name: &str) -> Option<&'a String> {
+    state.images.get(name).or_else(|| state.images.values().find(|id| *id == name))
+}
+
+/// Tags and untags images that are there; `false`: it is something else, or of another image.
+fn change_names(state: &mut State, line: &str) -> bool {
+    let Some((call, query)) = line.split_once('?') else { return false };
+    let Some((method, name)) = call.split_once("/images/") else { return false };
+    if method.starts_with("DELETE ") {
+        return state.images.remove(name).is_some();
+    }
+    let id = name.strip_suffix("/tag").and_then(|name| id_of(state, name)).cloned();
+    let Some(id) = id else { return false };
+    let new = query.strip_prefix("repo=").and_then(|query| query.split_once("&tag="));
+    let (repository, tag) = new.expect("a repository and a tag");
+    state.images.insert(format!("{repository}:{tag}"), id);
+    true
 }
 
 /// The registry serves what was pushed, and nothing else is known.
@@ -326,7 +394,12 @@ fn answer_aside(state: &State, line: &str) -> Reply {
     if line.ends_with("/info") {
         return Reply::json(200, "{}");
     }
-    if !line.contains("/distribution/") {
+    if let Some(name) = inspected(line) {
+        if let Some(id) = id_of(state, name) {
+            let own = state.images.iter().filter(|(name, own)| *own == id && *name != id);
+            let names: Vec<&String> = own.map(|(name, _)| name).collect();
+            return Reply::json(200, &serde_json::json!({"Id": id, "RepoTags": names}).to_string());
+        }
         return Reply::json(404, r#"{"message":"No such image"}"#);
     }
     let pushed = state.pushed.as_deref().unwrap_or(DIGEST);

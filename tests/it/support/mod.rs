@@ -1,3 +1,4 @@
 pub mod engine;
 pub mod env;
+pub mod schema;
 pub mod terminal;

@@ -1,0 +1,177 @@
+//! Results that are written elsewhere than to stdout: for what runs after the push.
+
+use std::env;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use tempfile::NamedTempFile;
+
+use crate::cli::PushOptions;
+use crate::error::Error;
+use crate::reference::Reference;
+
+/// Files that are to be written once the images are in their registries. That they can be is known before:
+/// a push of ten minutes is not to end with a folder that is not there.
+pub struct Files {
+    digest: Option<Output>,
+    metadata: Option<Output>,
+    /// There may be several images.
+    are_several: bool,
+    /// `GITHUB_OUTPUT`; with a path that may be written to, if it is set.
+    github: Option<Option<PathBuf>>,
+}
+
+/// One file.
+struct Output {
+    path: PathBuf,
+    /// Takes its place in one step. `None`: what is there is no file, such as a pipe, or is somebody's link to
+    /// one, and is written to.
+    new: Option<NamedTempFile>,
+}
+
+impl Files {
+    /// # Errors
+    /// One of them could not be written.
+    pub fn prepare(options: &PushOptions, are_several: bool) -> Result<Self, Error> {
+        let prepare = |path: &Option<PathBuf>| path.as_deref().map(Output::prepare).transpose();
+        let variable = || env::var_os("GITHUB_OUTPUT").filter(|path| !path.is_empty()).map(PathBuf::from);
+        // A dry run pushes nothing that could be told of.
+        if options.dry_run {
+            return Ok(Self { digest: None, metadata: None, are_several, github: None });
+        }
+        Ok(Self {
+            digest: prepare(&options.digest_file)?,
+            metadata: prepare(&options.metadata_file)?,
+            are_several,
+            github: options.github_output.then(variable),
+        })
+    }
+
+    /// Writes them, if there is something to write.
+    ///
+    /// * `pushed`: references and digests.
+    ///
+    /// # Errors
+    /// One of them could not be written.
+    pub fn write(self, pushed: &[(&Reference, &str)], mut warn: impl FnMut(&str)) -> Result<(), Error> {
+        if self.github == Some(None) {
+            warn("--github-output: GITHUB_OUTPUT is not set, so this is no step of GitHub Actions");
+        }
+        if pushed.is_empty() {
+            return Ok(());
+        }
+        if let (Some(output), [(_, digest)]) = (self.digest, pushed) {
+            // Without a line end, as buildx and podman write it.
+            output.write(digest.as_bytes())?;
+        }
+        if let Some(output) = self.metadata {
+            output.write(format!("{:#}\n", metadata(pushed, self.are_several)).as_bytes())?;
+        }
+        if let Some(Some(path)) = self.github {
+            append(&path, &github(pushed)).map_err(|source| Error::File { path, source })?;
+        }
+        Ok(())
+    }
+}
+
+/// As `docker buildx build --metadata-file` has it; of several images as `docker buildx bake`: an object for
+/// each, by its name.
+///
+/// Source: docker/buildx `docs/reference/buildx_build.md` and `buildx_bake.md`, "Write build results metadata".
+fn metadata(pushed: &[(&Reference, &str)], are_several: bool) -> Value {
+    let one = |reference: &Reference, digest: &str| json!({"containerimage.digest": digest, "image.name": reference.canonical()});
+    match pushed {
+        [(reference, digest)] if !are_several => one(reference, digest),
+        several => {
+            let entry =
+                |(reference, digest): &(&Reference, &str)| (reference.canonical(), one(reference, digest));
+            Value::Object(several.iter().map(entry).collect::<Map<_, _>>())
+        }
+    }
+}
+
+/// Lines of `NAME=VALUE`; of several images a value of a line for each.
+///
+/// Source: GitHub Actions, "Workflow commands", "Multiline strings". No value has a line that is the delimiter.
+fn github(pushed: &[(&Reference, &str)]) -> String {
+    let digests: Vec<String> = pushed.iter().map(|(_, digest)| (*digest).to_owned()).collect();
+    let references: Vec<String> = pushed.iter().map(|(reference, _)| reference.canonical()).collect();
+    let output = |name: &str, values: &[String]| match values {
+        [value] => format!("{name}={value}\n"),
+        values => format!("{name}<<END_OF_REGPUSH\n{}\nEND_OF_REGPUSH\n", values.join("\n")),
+    };
+    output("digest", &digests) + &output("reference", &references)
+}
+
+fn append(path: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new().append(true).create(true).open(path)?.write_all(text.as_bytes())
+}
+
+impl Output {
+    fn prepare(path: &Path) -> Result<Self, Error> {
+        let problem = |source| Error::File { path: path.to_owned(), source };
+        let in_place = Self { path: path.to_owned(), new: None };
+        // `/dev/stdout` and the like: whatever they lead to is somebody's already.
+        if path.starts_with("/dev") || path.starts_with("/proc") {
+            return Ok(in_place);
+        }
+        match fs::symlink_metadata(path) {
+            Ok(there) if there.is_dir() => return Err(problem(io::ErrorKind::IsADirectory.into())),
+            Ok(there) if !there.is_file() => return Ok(in_place),
+            _ => {}
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            // What is written is no secret; the user's mask counts.
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        let new = builder.prefix(".regpush-").tempfile_in(folder.unwrap_or(Path::new(".")));
+        Ok(Self { new: Some(new.map_err(problem)?), ..in_place })
+    }
+
+    fn write(self, bytes: &[u8]) -> Result<(), Error> {
+        let Self { path, new } = self;
+        let written = match new {
+            None => write_in_place(&path, bytes),
+            Some(mut new) => new.write_all(bytes).and_then(|()| new.flush()).and_then(|()| {
+                // A file that is mounted by itself cannot be replaced.
+                new.persist(&path).map(drop).or_else(|_| write_in_place(&path, bytes))
+            }),
+        };
+        written.map_err(|source| Error::File { path, source })
+    }
+}
+
+fn write_in_place(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let is_device = path.starts_with("/dev") || path.starts_with("/proc");
+    let mut options = OpenOptions::new();
+    // Where stdout is a file, what it has stays.
+    options.write(true).append(is_device).truncate(!is_device).create(!is_device);
+    options.open(path)?.write_all(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_images_have_an_entry_each() {
+        let [a, b] = ["app:1", "r.io/web:2"].map(|name| name.parse::<Reference>().unwrap());
+        let own = json!({"containerimage.digest": "sha256:aa", "image.name": "docker.io/library/app:1"});
+        assert_eq!(metadata(&[(&a, "sha256:aa")], false), own);
+        // Of several that were asked for also where one alone is left.
+        assert_eq!(metadata(&[(&a, "sha256:aa")], true), json!({"docker.io/library/app:1": own}));
+        let both = [(&a, "sha256:aa"), (&b, "sha256:bb")];
+        assert_eq!(metadata(&both, true)["r.io/web:2"]["containerimage.digest"], "sha256:bb");
+        assert_eq!(github(&both[1..]), "digest=sha256:bb\nreference=r.io/web:2\n");
+        assert_eq!(
+            github(&both),
+            "digest<<END_OF_REGPUSH\nsha256:aa\nsha256:bb\nEND_OF_REGPUSH\nreference<<END_OF_REGPUSH\ndocker.io/library/app:1\nr.io/web:2\nEND_OF_REGPUSH\n"
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! The way into one registry, for all pushes of a call that go there: its login is looked up once, tried by
+//! one push alone, and asked for once.
+//!
+//! Several pushes at once with a wrong password would cost the registry as many failed logins, and its user
+//! perhaps an account.
+
+use std::cell::Cell;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::credentials::{Credentials, Login};
+
+/// Credentials that are in use.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Which login of the call this is, counted from 1.
+    pub number: u32,
+    pub credentials: Credentials,
+    pub login: Login,
+    /// The repository that it was asked for, where another login may not write; others begin as before.
+    only_for: Option<String>,
+}
+
+/// All logins of the call for this registry, in the order in which they came up.
+#[derive(Debug, Default)]
+pub struct Logins {
+    known: Vec<Known>,
+}
+
+impl Logins {
+    /// The one to go on with: the last that is for this repository, or for all of them.
+    pub fn of(&self, repository: &str) -> Option<&Known> {
+        let is_for_it = |known: &&Known| known.only_for.as_deref().is_none_or(|only| only == repository);
+        self.known.iter().rfind(is_for_it)
+    }
+
+    /// One that this push has not tried.
+    pub fn newer_than(&self, number: u32) -> Option<&Known> {
+        self.known.iter().find(|known| known.number > number)
+    }
+
+    /// * `only_for`: a repository; `None`: those before are of no use any more.
+    pub fn add(&mut self, credentials: Credentials, login: Login, only_for: Option<String>) -> Known {
+        let number = u32::try_from(self.known.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let known = Known { number, credentials, login, only_for };
+        self.known.push(known.clone());
+        known
+    }
+}
+
+/// Held by who looks a login up, tries it first, or asks for another.
+pub type Pass<'a> = MutexGuard<'a, Logins>;
+
+#[derive(Debug)]
+pub struct Gate {
+    logins: Mutex<Logins>,
+    /// The registry has let a push in with the first of them.
+    is_open: Cell<bool>,
+    /// Somebody was asked for it, and had no answer that helped: nobody is asked twice in one call.
+    pub may_ask: Cell<bool>,
+    /// A login that was typed or given is still to be kept.
+    pub is_to_be_kept: Cell<bool>,
+}
+
+impl Gate {
+    /// * `is_to_be_kept`: a login that comes up in this call.
+    pub fn new(is_to_be_kept: bool) -> Self {
+        Self {
+            logins: Mutex::default(),
+            is_open: Cell::new(false),
+            may_ask: Cell::new(true),
+            is_to_be_kept: Cell::new(is_to_be_kept),
+        }
+    }
+
+    /// Waits until nobody else is at the gate.
+    pub async fn enter(&self) -> Pass<'_> {
+        self.logins.lock().await
+    }
+
+    /// Whether who comes with the first login need not come alone.
+    pub fn is_open(&self) -> bool {
+        self.is_open.get()
+    }
+
+    /// The registry has let in who holds the pass, and lets in all others.
+    pub fn open(&self, pass: &mut Option<Pass<'_>>) {
+        if pass.take().is_some() {
+            self.is_open.set(true);
+        }
+    }
+
+    /// There is another login, to be tried by its owner alone.
+    pub fn close(&self) {
+        self.is_open.set(false);
+    }
+}

@@ -1,0 +1,278 @@
+//! What is known of all images of a call: a fold over what happens to each of them.
+
+use std::time::{Duration, Instant};
+
+use super::rate::Rate;
+use super::{Ending, Moment};
+use crate::event::Event;
+use crate::progress::{Layer, Progress};
+use crate::text::{amount, amounts, span};
+
+/// Each image, and the time that all of it was looked at.
+pub struct Board {
+    pub rows: Vec<Row>,
+    now: Instant,
+}
+
+/// One image.
+pub struct Row {
+    pub name: String,
+    pub phase: Phase,
+    pub progress: Progress,
+    pub rate: Rate,
+    /// Sent, and to be sent, of one that has ended.
+    bytes: (u64, u64),
+    /// Of each layer, in the order of [`Progress::layers`].
+    layer_rates: Vec<Rate>,
+    /// Of the phase.
+    since: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its turn has not come.
+    Waiting,
+    Running,
+    /// A try failed; another follows.
+    Retrying {
+        number: u32,
+        of: u32,
+        at: Instant,
+    },
+    Ended {
+        is_failure: bool,
+    },
+}
+
+impl Board {
+    pub fn new(names: Vec<String>, now: Instant) -> Self {
+        let row = |name| Row {
+            name,
+            phase: Phase::Waiting,
+            progress: Progress::default(),
+            rate: Rate::default(),
+            bytes: (0, 0),
+            layer_rates: Vec::new(),
+            since: now,
+        };
+        Self { rows: names.into_iter().map(row).collect(), now }
+    }
+
+    pub fn show(&mut self, at: usize, moment: &Moment<'_>) {
+        let now = Instant::now();
+        let Some(row) = self.rows.get_mut(at) else { return };
+        match moment {
+            Moment::Start => row.enter(Phase::Running, now),
+            Moment::Push => {
+                (row.progress, row.rate) = (Progress::default(), Rate::default());
+                row.layer_rates.clear();
+                row.enter(Phase::Running, now);
+            }
+            Moment::Event(event) => {
+                row.progress.apply(event);
+            }
+            Moment::Wait(again, _) => {
+                let phase = Phase::Retrying { number: again.number, of: again.of, at: now + again.wait };
+                row.enter(phase, now);
+            }
+            Moment::Ended(Ending { is_failure, .. }) => {
+                row.enter(Phase::Ended { is_failure: *is_failure }, now);
+                // Of its layers nothing more is shown.
+                (row.bytes, row.layer_rates) = (row.progress.bytes(), Vec::new());
+                row.progress = Progress::default();
+            }
+        }
+    }
+
+    /// Time has passed: how fast is all of it?
+    pub fn measure(&mut self, now: Instant) {
+        self.now = now;
+        for row in self.rows.iter_mut().filter(|row| row.is_under_way()) {
+            let Row { progress, rate, layer_rates, .. } = row;
+            rate.update(now, progress.bytes().0);
+            layer_rates.resize(progress.layers().len(), Rate::default());
+            for (layer, rate) in progress.layers().iter().zip(layer_rates) {
+                rate.update(now, layer.current);
+            }
+        }
+    }
+
+    /// What an image is called, if there are others.
+    pub fn name_among_others(&self, at: usize) -> Option<&str> {
+        self.rows.get(at).filter(|_| self.rows.len() > 1).map(|row| row.name.as_str())
+    }
+
+    pub fn under_way(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.is_under_way())
+    }
+
+    /// `42 %  310 of 740 MB  12 MB/s  36 s left`, of all that is under way or done; of one image alone with
+    /// the time that it took so far.
+    pub fn totals(&self) -> Vec<String> {
+        let (mut sent, mut all, mut rate, mut left) = (0_u64, 0_u64, 0_u64, None);
+        for row in &self.rows {
+            let (row_sent, row_all) = match row.phase {
+                Phase::Ended { .. } => row.bytes,
+                _ => row.progress.bytes(),
+            };
+            (sent, all) = (sent.saturating_add(row_sent), all.saturating_add(row_all));
+            if row.phase == Phase::Running {
+                rate = rate.saturating_add(row.rate.per_second());
+                // Those that run at once end with the last of them.
+                left = left.max(row.rate.time_for(row_all - row_sent));
+            }
+        }
+        let mut parts = Vec::new();
+        let ended = self.rows.iter().filter(|row| matches!(row.phase, Phase::Ended { .. })).count();
+        if self.rows.len() > 1 {
+            parts.push(format!("{ended} of {} images", self.rows.len()));
+        }
+        parts.extend(bytes(sent, all, rate, left));
+        if let [row] = self.rows.as_slice() {
+            parts.push(span(self.since(row)));
+        }
+        parts
+    }
+
+    fn since(&self, row: &Row) -> Duration {
+        self.now.saturating_duration_since(row.since)
+    }
+
+    /// How one image stands, behind its name: `42 %  310 of 740 MB  12 MB/s  36 s left  3 of 7 layers`.
+    pub fn standing(&self, row: &Row) -> String {
+        if let Some(retry) = self.retry(row) {
+            return retry;
+        }
+        let (sent, all) = row.progress.bytes();
+        let (rate, left) = (row.rate.per_second(), row.rate.time_for(all - sent));
+        let mut parts = bytes(sent, all, rate, left);
+        parts.push(self.stage(row));
+        parts.join("  ")
+    }
+
+    /// `3 of 7 layers`, or what else there is to say where no layer is known.
+    pub fn stage(&self, row: &Row) -> String {
+        if let Some(retry) = self.retry(row) {
+            return retry;
+        }
+        let counts = row.progress.counts();
+        match counts.total {
+            0 => format!("under way for {}", span(self.since(row))),
+            total => {
+                let done = counts.pushed + counts.exists + counts.mounted;
+                format!("{done} of {total} layer{}", if total == 1 { "" } else { "s" })
+            }
+        }
+    }
+
+    fn retry(&self, row: &Row) -> Option<String> {
+        let Phase::Retrying { number, of, at } = &row.phase else { return None };
+        let wait = at.saturating_duration_since(self.now);
+        // Rounded up: `0 s` would be now.
+        Some(format!(
+            "attempt {number} of {of} in {}",
+            span(Duration::from_secs(wait.as_millis().div_ceil(1000) as u64))
+        ))
+    }
+}
+
+impl Row {
+    fn enter(&mut self, phase: Phase, now: Instant) {
+        (self.phase, self.since) = (phase, now);
+    }
+
+    pub fn is_under_way(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Retrying { .. })
+    }
+
+    /// Layers of which something can be seen, with how fast they are.
+    pub fn active_layers(&self) -> impl Iterator<Item = (&Layer, Rate)> {
+        let rates = self.layer_rates.iter().copied().chain(std::iter::repeat(Rate::default()));
+        let layers = self.progress.layers().iter().zip(rates);
+        layers.filter(|(layer, _)| self.phase == Phase::Running && layer.is_active())
+    }
+}
+
+/// What is known of bytes, part by part.
+fn bytes(sent: u64, all: u64, rate: u64, left: Option<Duration>) -> Vec<String> {
+    let mut parts = Vec::new();
+    if all > 0 {
+        let percent = u128::from(sent) * 100 / u128::from(all);
+        parts.push(format!("{percent} %"));
+        parts.push(amounts(sent, all));
+    }
+    if rate > 0 {
+        parts.push(format!("{}/s", amount(rate)));
+    }
+    if let Some(left) = left.filter(|_| all > sent) {
+        parts.push(format!("{} left", span(left)));
+    }
+    parts
+}
+
+/// `event`: whether it only says again what was said.
+pub fn is_said_again(progress: &Progress, event: &Event) -> bool {
+    matches!(event, Event::Pushed { tag, .. } if progress.pushed.iter().any(|pushed| pushed.tag == *tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::LayerState;
+    use crate::retry::Again;
+
+    fn layer(id: &str, state: LayerState) -> Event {
+        Event::Layer { id: id.to_owned(), state }
+    }
+
+    fn standing(board: &Board) -> String {
+        board.standing(&board.rows[0])
+    }
+
+    #[test]
+    fn it_stands_as_far_as_is_known() {
+        let start = Instant::now();
+        let mut board = Board::new(vec!["app:1".to_owned()], start);
+        assert_eq!(board.under_way().count(), 0);
+        board.show(0, &Moment::Start);
+        board.measure(start + Duration::from_secs(20));
+        assert!(standing(&board).starts_with("under way for "), "{}", standing(&board));
+        for (id, state) in [("a", LayerState::AlreadyExists), ("b", LayerState::Waiting)] {
+            board.show(0, &Moment::Event(&layer(id, state)));
+        }
+        assert_eq!(standing(&board), "1 of 2 layers");
+        board.rows[0].rate = Rate::default();
+        for (seconds, current) in [(30, 298_000_000), (31, 310_000_000)] {
+            let pushing = layer("b", LayerState::Pushing { current, total: 740_000_000 });
+            board.show(0, &Moment::Event(&pushing));
+            board.measure(start + Duration::from_secs(seconds));
+        }
+        assert_eq!(standing(&board), "41 %  310 of 740 MB  12 MB/s  35 s left  1 of 2 layers");
+
+        let again = Again { number: 2, of: 6, wait: Duration::from_secs(4) };
+        board.show(0, &Moment::Wait(&again, "reset"));
+        board.measure(Instant::now());
+        assert_eq!(standing(&board), "attempt 2 of 6 in 4 s");
+        board.show(0, &Moment::Push);
+        assert!(standing(&board).starts_with("under way for "), "what was sent counts no more");
+    }
+
+    #[test]
+    fn the_totals_are_of_all_images() {
+        let start = Instant::now();
+        let mut board = Board::new(["a:1", "b:1", "c:1"].map(str::to_owned).into(), start);
+        let totals = |board: &Board| board.totals().join("  ");
+        assert_eq!(totals(&board), "0 of 3 images");
+        for at in 0..2 {
+            board.show(at, &Moment::Push);
+            let pushing = |current| layer("x", LayerState::Pushing { current, total: 100_000_000 });
+            board.show(at, &Moment::Event(&pushing(0)));
+            board.measure(start + Duration::from_secs(1));
+            board.show(at, &Moment::Event(&pushing(10_000_000)));
+        }
+        board.measure(start + Duration::from_secs(2));
+        assert_eq!(totals(&board), "0 of 3 images  10 %  20 of 200 MB  20 MB/s  9 s left");
+        board.show(1, &Moment::Ended(Ending { is_failure: true, text: "", json: "" }));
+        assert_eq!(totals(&board), "1 of 3 images  10 %  20 of 200 MB  10 MB/s  9 s left");
+    }
+}

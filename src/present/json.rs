@@ -1,0 +1,218 @@
+//! For programs: an object a line. A public format, described by `docs/events.schema.json`: fields may be
+//! added, never renamed.
+
+use std::io::Write;
+use std::time::SystemTime;
+
+use humantime::format_rfc3339_millis;
+use serde::Serialize;
+
+use super::board::is_said_again;
+use super::{Level, Lines, Moment, Presenter};
+use crate::event::{Event, LayerState};
+use crate::progress::Progress;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    /// RFC 3339, in UTC.
+    time: String,
+    /// The image it is about, canonical.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a str>,
+    #[serde(flatten)]
+    event: Told<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum Told<'a> {
+    Start,
+    /// Sizes in bytes, as the engine counts them; `null` where it never said.
+    Layer {
+        id: &'a str,
+        state: &'static str,
+        text: Option<String>,
+        current: u64,
+        total: Option<u64>,
+    },
+    Attempt {
+        number: u32,
+        of: u32,
+        reason: &'a str,
+        wait_seconds: f64,
+    },
+    Note {
+        level: &'static str,
+        message: &'a str,
+    },
+}
+
+pub struct Json<W> {
+    lines: Lines<W>,
+    /// Each image's name, and how far its push is.
+    images: Vec<(String, Progress)>,
+}
+
+impl<W: Write> Json<W> {
+    /// * `names`: canonical.
+    pub fn new(out: W, names: Vec<String>) -> Self {
+        let images = names.into_iter().map(|name| (name, Progress::default())).collect();
+        Self { lines: Lines::new(out), images }
+    }
+
+    /// Where it has written.
+    pub fn into_inner(self) -> W {
+        self.lines.out
+    }
+
+    fn line(&self, at: Option<usize>, event: Told<'_>) -> Option<String> {
+        let reference = at.and_then(|at| Some(self.images.get(at)?.0.as_str()));
+        serde_json::to_string(&Line { time: now(), reference, event }).ok()
+    }
+
+    fn tell(&mut self, at: usize, event: Told<'_>) {
+        if let Some(line) = self.line(Some(at), event) {
+            self.lines.line(&line);
+        }
+    }
+
+    fn event(&mut self, at: usize, event: &Event) {
+        let Some((_, progress)) = self.images.get_mut(at) else { return };
+        let is_old = is_said_again(progress, event);
+        let has_changed = progress.apply(event);
+        match event {
+            Event::Layer { id, state } if has_changed => {
+                let Some(layer) = progress.layer(id) else { return };
+                let (current, total) = (layer.current, Some(layer.total).filter(|total| *total > 0));
+                let (state, text) = (name(state), text(state));
+                self.tell(at, Told::Layer { id, state, text, current, total });
+            }
+            Event::Note { text } => self.tell(at, Told::Note { level: "engine", message: text }),
+            Event::Pushed { tag, digest, size } if !is_old => {
+                let message = format!("{tag}: digest: {digest} size: {size}");
+                self.tell(at, Told::Note { level: "engine", message: &message });
+            }
+            // Told with the result, or only said again.
+            _ => {}
+        }
+    }
+}
+
+impl<W: Write> Presenter for Json<W> {
+    fn show(&mut self, at: usize, moment: &Moment<'_>) {
+        match moment {
+            Moment::Start => self.tell(at, Told::Start),
+            Moment::Push => {
+                if let Some((_, progress)) = self.images.get_mut(at) {
+                    *progress = Progress::default();
+                }
+            }
+            Moment::Event(event) => self.event(at, event),
+            Moment::Wait(again, reason) => {
+                let wait_seconds = (again.wait.as_secs_f64() * 1000.0).round() / 1000.0;
+                let (number, of) = (again.number, again.of);
+                self.tell(at, Told::Attempt { number, of, reason, wait_seconds });
+            }
+            // The result's own fields, behind ours.
+            Moment::Ended(ending) => {
+                if let Some((_, progress)) = self.images.get_mut(at) {
+                    *progress = Progress::default();
+                }
+                let fields = ending.json.strip_prefix('{').unwrap_or_default();
+                self.lines.line(&format!(r#"{{"time":"{}","event":"result",{fields}"#, now()));
+            }
+        }
+    }
+
+    fn say(&mut self, at: Option<usize>, level: Level, message: &str) {
+        let word = match level {
+            Level::Note => "note",
+            Level::Notice | Level::Asking => "notice",
+            Level::Warning => "warning",
+        };
+        match self.line(at, Told::Note { level: word, message }) {
+            Some(line) if level == Level::Asking => self.lines.line_now(&line),
+            Some(line) => self.lines.line(&line),
+            None => {}
+        }
+    }
+
+    fn hold(&mut self, is_asking: bool) {
+        self.lines.hold(is_asking);
+    }
+}
+
+fn now() -> String {
+    format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+/// What happens to a layer, in one word.
+fn name(state: &LayerState) -> &'static str {
+    match state {
+        LayerState::Preparing => "preparing",
+        LayerState::Waiting => "waiting",
+        LayerState::Pushing { .. } => "pushing",
+        LayerState::Pushed => "pushed",
+        LayerState::AlreadyExists => "exists",
+        LayerState::MountedFrom(_) => "mounted",
+        LayerState::Retrying { .. } => "retrying",
+        LayerState::Other(_) => "other",
+    }
+}
+
+/// What the word leaves out.
+fn text(state: &LayerState) -> Option<String> {
+    match state {
+        LayerState::MountedFrom(_) | LayerState::Retrying { .. } | LayerState::Other(_) => {
+            Some(state.to_string())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::present::Ending;
+    use crate::retry::Again;
+
+    #[test]
+    fn each_thing_that_happens_is_an_object() {
+        let layer = |state| Event::Layer { id: "aaa".to_owned(), state };
+        let mut json = Json::new(Vec::new(), vec!["docker.io/library/app:1".to_owned()]);
+        let again = Again { number: 2, of: 6, wait: Duration::from_millis(1400) };
+        let events = [
+            layer(LayerState::Waiting),
+            layer(LayerState::Waiting),
+            layer(LayerState::Pushing { current: 5, total: 9 }),
+            layer(LayerState::Retrying { seconds: 5 }),
+            layer(LayerState::Pushed),
+            Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
+            Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
+        ];
+        json.show(0, &Moment::Start);
+        for event in &events {
+            json.show(0, &Moment::Event(event));
+        }
+        json.show(0, &Moment::Wait(&again, "broken pipe"));
+        json.say(None, Level::Warning, "odd");
+        json.show(0, &Moment::Ended(Ending { is_failure: false, text: "", json: r#"{"status":"pushed"}"# }));
+        let shown = String::from_utf8(json.lines.out).unwrap();
+        // All begin with the time.
+        let shown: Vec<&str> =
+            shown.lines().map(|line| &line[r#"{"time":"2026-11-22T10:11:12.345Z","#.len()..]).collect();
+        insta::assert_snapshot!(shown.join("\n"), @r#"
+        "reference":"docker.io/library/app:1","event":"start"}
+        "reference":"docker.io/library/app:1","event":"layer","id":"aaa","state":"waiting","text":null,"current":0,"total":null}
+        "reference":"docker.io/library/app:1","event":"layer","id":"aaa","state":"pushing","text":null,"current":5,"total":9}
+        "reference":"docker.io/library/app:1","event":"layer","id":"aaa","state":"retrying","text":"Retrying in 5 seconds","current":0,"total":9}
+        "reference":"docker.io/library/app:1","event":"layer","id":"aaa","state":"pushed","text":null,"current":9,"total":9}
+        "reference":"docker.io/library/app:1","event":"note","level":"engine","message":"1: digest: sha256:00 size: 5"}
+        "reference":"docker.io/library/app:1","event":"attempt","number":2,"of":6,"reason":"broken pipe","wait_seconds":1.4}
+        "event":"note","level":"warning","message":"odd"}
+        "event":"result","status":"pushed"}
+        "#);
+    }
+}

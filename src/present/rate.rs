@@ -1,0 +1,72 @@
+//! How fast bytes move.
+
+use std::time::{Duration, Instant};
+
+/// Bytes a second, averaged over the first few seconds, and from then on so that what lies further back
+/// counts for less and less: what is sent at first often only fills buffers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rate {
+    started: Option<Instant>,
+    last: Option<(Instant, u64)>,
+    per_second: f64,
+}
+
+impl Rate {
+    /// After so long what was measured counts for 1/e.
+    const MEMORY: Duration = Duration::from_secs(3);
+
+    /// Takes in how many bytes there are by now.
+    pub fn update(&mut self, now: Instant, bytes: u64) {
+        let Some((before, had)) = self.last else {
+            (self.started, self.last) = (Some(now), Some((now, bytes)));
+            return;
+        };
+        let seconds = now.saturating_duration_since(before).as_secs_f64();
+        if bytes < had {
+            // A layer is sent again, or with another size: what was measured is of something else.
+            *self = Self { started: Some(now), last: Some((now, bytes)), per_second: 0.0 };
+        } else if seconds > 0.0 {
+            let measured = (bytes - had) as f64 / seconds;
+            let all = self.started.map_or(seconds, |started| (now - started).as_secs_f64());
+            let weight = (seconds / all).max(1.0 - (-seconds / Self::MEMORY.as_secs_f64()).exp());
+            self.per_second += (measured - self.per_second) * weight;
+            self.last = Some((now, bytes));
+        }
+    }
+
+    /// Bytes a second; 0: nothing moves, or nothing is known.
+    pub fn per_second(&self) -> u64 {
+        self.per_second as u64
+    }
+
+    /// How long so many bytes will take; `None`: nothing moves.
+    pub fn time_for(&self, bytes: u64) -> Option<Duration> {
+        (self.per_second >= 1.0).then(|| Duration::from_secs((bytes as f64 / self.per_second) as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_follows_what_moves() {
+        let start = Instant::now();
+        let mut rate = Rate::default();
+        let mut at = |tenths: u64, bytes: u64| {
+            rate.update(start + Duration::from_millis(100 * tenths), bytes);
+            rate
+        };
+        assert_eq!(at(0, 5_000_000).per_second(), 0, "where it begins nothing has moved");
+        assert_eq!(at(1, 6_000_000).per_second(), 10_000_000);
+        assert_eq!(at(10, 6_000_000).per_second(), 1_000_000, "a burst counts for what it is");
+        for tenths in 11..100 {
+            at(tenths, 5_000_000 + tenths * 200_000);
+        }
+        let slow = at(100, 25_000_000);
+        assert!((1_900_000..2_600_000).contains(&slow.per_second()), "{slow:?}");
+        assert_eq!(slow.time_for(10 * slow.per_second()), Some(Duration::from_secs(10)));
+        assert_eq!(at(101, 0).per_second(), 0, "sent again");
+        assert_eq!(at(102, 0).time_for(1), None);
+    }
+}

@@ -1,0 +1,74 @@
+//! `--progress rawjson`: the engine's own objects, a line each. And `none`: only what must be said.
+
+use std::io::Write;
+
+use super::{Level, Lines, Moment, Presenter, worded};
+use crate::event::Event;
+
+/// `--quiet`: warnings, questions and failures.
+pub struct Silent<W> {
+    lines: Lines<W>,
+    names: Vec<String>,
+}
+
+/// The engine's stream, and for the rest the same as [`Silent`].
+pub struct Raw<W>(Silent<W>);
+
+impl<W: Write> Silent<W> {
+    pub fn new(out: W, names: Vec<String>) -> Self {
+        Self { lines: Lines::new(out), names }
+    }
+}
+
+impl<W: Write> Raw<W> {
+    pub fn new(out: W, names: Vec<String>) -> Self {
+        Self(Silent::new(out, names))
+    }
+}
+
+impl<W: Write> Presenter for Silent<W> {
+    fn show(&mut self, _: usize, moment: &Moment<'_>) {
+        if let Moment::Ended(ending) = moment
+            && ending.is_failure
+            && !ending.text.is_empty()
+        {
+            self.lines.line(ending.text);
+        }
+    }
+
+    fn say(&mut self, at: Option<usize>, level: Level, line: &str) {
+        let name = at.and_then(|at| self.names.get(at)).filter(|_| self.names.len() > 1);
+        match level {
+            Level::Note => {}
+            Level::Notice | Level::Warning => {
+                self.lines.line(&worded(name.map(String::as_str), level, line));
+            }
+            Level::Asking => self.lines.line_now(line),
+        }
+    }
+
+    fn hold(&mut self, is_asking: bool) {
+        self.lines.hold(is_asking);
+    }
+}
+
+impl<W: Write> Presenter for Raw<W> {
+    fn show(&mut self, at: usize, moment: &Moment<'_>) {
+        match moment {
+            Moment::Event(Event::Object { line }) => self.0.lines.line(line),
+            moment => self.0.show(at, moment),
+        }
+    }
+
+    fn say(&mut self, at: Option<usize>, level: Level, line: &str) {
+        self.0.say(at, level, line);
+    }
+
+    fn hold(&mut self, is_asking: bool) {
+        self.0.hold(is_asking);
+    }
+
+    fn wants_objects(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,366 @@
+//! What is pushed to where: images and destinations as they were typed, put together. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::reference::{HUB, Reference, ReferenceError};
+
+/// An image as it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Image {
+    Named(Reference),
+    /// What names an image in the engine, and no place in a registry: its ID, or a digest.
+    Id(String),
+}
+
+/// A value of `--to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    Reference(Reference),
+    /// `registry.example.com/`, `registry.example.com/team/`: path and tag of the image are put behind it.
+    Under(String),
+}
+
+/// One image on its way to one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// What it is pushed as.
+    pub reference: Reference,
+    /// What it is in the engine: its canonical name, or its ID.
+    pub local_name: String,
+    /// The reference that the destination was made of, where it may be an ID as well. If the engine knows
+    /// no image of that name, the destination is not what was meant.
+    pub stands_for: Option<Reference>,
+}
+
+impl Target {
+    pub fn new(reference: Reference) -> Self {
+        Self { local_name: reference.canonical(), reference, stands_for: None }
+    }
+
+    /// It has to be given the name that it is pushed as.
+    pub fn is_renamed(&self) -> bool {
+        self.local_name != self.reference.canonical()
+    }
+}
+
+/// Why images and destinations do not go together.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    #[error("{reason}")]
+    Image { typed: String, reason: ReferenceError },
+    #[error("--to {typed}: {reason}")]
+    Destination { typed: String, reason: ReferenceError },
+    /// Only a registry, and no slash behind it: docker would read it as a path of the Hub.
+    #[error("--to {typed}: that would be a repository of Docker Hub")]
+    Registry { typed: String },
+    #[error("tag can't be used with --all-tags/-a")]
+    TagWithAllTags { typed: String },
+    /// A digest or an ID has no tags.
+    #[error("--all-tags wants the name of a repository, and `{typed}` is none")]
+    IdWithAllTags { typed: String },
+    #[error("`{typed}` names no path and tag that could stand behind --to {destination}")]
+    Nameless { typed: String, destination: String },
+    #[error("{first} and {second} would both be pushed as {reference}")]
+    Collision { first: String, second: String, reference: String },
+}
+
+impl TargetError {
+    /// What it is about, as it was typed.
+    pub fn typed(&self) -> &str {
+        match self {
+            Self::Image { typed, .. }
+            | Self::Destination { typed, .. }
+            | Self::Registry { typed }
+            | Self::TagWithAllTags { typed }
+            | Self::IdWithAllTags { typed }
+            | Self::Nameless { typed, .. }
+            | Self::Collision { second: typed, .. } => typed,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Image { reason: ReferenceError::Digest, .. } => {
+                "push it by a tag; the digest comes out the same".to_owned()
+            }
+            Self::Image { reason: ReferenceError::Identifier { .. }, .. } => {
+                "an image without a name is pushed with --to registry.example.com/PATH:TAG".to_owned()
+            }
+            Self::Image { reason: ReferenceError::Uppercase { .. }, .. }
+            | Self::Destination { reason: ReferenceError::Uppercase { .. }, .. } => {
+                "spell the repository in lower case".to_owned()
+            }
+            Self::Image { typed, .. } | Self::Destination { typed, .. } => {
+                format!("`{typed}` is not named like `registry.example.com/team/app:tag`, without a scheme")
+            }
+            Self::Registry { typed } => format!("for that registry write `--to {typed}/`"),
+            Self::TagWithAllTags { .. } => "leave out the tag, or --all-tags".to_owned(),
+            Self::IdWithAllTags { .. } => "name the repository, or leave out --all-tags".to_owned(),
+            Self::Nameless { destination, .. } => {
+                format!("name it in full: `--to {destination}PATH:TAG`")
+            }
+            Self::Collision { .. } => {
+                "give each its own destination, or one that ends with a slash".to_owned()
+            }
+        }
+    }
+}
+
+/// 12 to 64 hex digits, as engines show and take IDs; shorter ones are more likely to be names.
+fn is_id(text: &str) -> bool {
+    let is_hex = |digits: &str| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    match text.strip_prefix("sha256:") {
+        Some(digits) => (1..=64).contains(&digits.len()) && is_hex(digits),
+        None => (12..=64).contains(&text.len()) && is_hex(text),
+    }
+}
+
+impl Image {
+    fn read(typed: &str) -> Result<Self, TargetError> {
+        match typed.parse::<Reference>() {
+            // Twelve digits may be a name as well; the engine knows.
+            Ok(reference) if !typed.starts_with("sha256:") => Ok(Self::Named(reference)),
+            Err(ReferenceError::Digest) => Ok(Self::Id(typed.to_owned())),
+            _ if is_id(typed) => Ok(Self::Id(typed.to_owned())),
+            Ok(reference) => Ok(Self::Named(reference)),
+            Err(reason) => Err(TargetError::Image { typed: typed.to_owned(), reason }),
+        }
+    }
+}
+
+impl Destination {
+    fn read(typed: &str) -> Result<Self, TargetError> {
+        let problem = |reason| TargetError::Destination { typed: typed.to_owned(), reason };
+        if let Some(prefix) = typed.strip_suffix('/') {
+            // Whatever may stand behind it, this must be the beginning of a name.
+            let example: Reference = format!("{typed}x").parse().map_err(problem)?;
+            let is_registry = !prefix.contains('/') && example.domain() == HUB && prefix != HUB;
+            return match is_registry && prefix != "index.docker.io" {
+                // `team/` alone is a namespace of the Hub, as in every reference.
+                true if prefix.contains(['.', ':']) => Err(problem(ReferenceError::Format)),
+                _ => Ok(Self::Under(prefix.to_owned())),
+            };
+        }
+        let reference: Reference = typed.parse().map_err(problem)?;
+        let names_a_host = |text: &str| text == "localhost" || text.contains('.') || is_port(text);
+        if !typed.contains('/') && names_a_host(typed) {
+            return Err(TargetError::Registry { typed: typed.to_owned() });
+        }
+        Ok(Self::Reference(reference))
+    }
+}
+
+/// `host:5000`, and not `app:1`: a port has at least two digits, and a host's name is known or has a dot.
+fn is_port(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(host, port)| {
+        (host == "localhost" || host.contains('.')) && port.bytes().all(|b| b.is_ascii_digit())
+    })
+}
+
+/// Images and destinations, put together: each image to each destination, in the order typed. The same
+/// twice counts once.
+///
+/// * `all_tags`: images are repositories; their tags come in later, by [`expand`].
+///
+/// # Errors
+/// Something is no reference, or two images would go to one place. Nothing has been asked so far.
+pub fn targets(
+    images: &[String],
+    to: &[String],
+    all_tags: bool,
+) -> Result<Vec<(String, Target)>, TargetError> {
+    let mut targets: Vec<(String, Target)> = Vec::new();
+    let destinations = to.iter().map(|typed| Ok((typed, Destination::read(typed)?)));
+    let destinations: Vec<(&String, Destination)> = destinations.collect::<Result<_, TargetError>>()?;
+    for typed in images {
+        let image = Image::read(typed)?;
+        let has_tag = |reference: &Reference| reference.tag().is_some();
+        match &image {
+            Image::Named(reference) if all_tags && has_tag(reference) => {
+                return Err(TargetError::TagWithAllTags { typed: typed.clone() });
+            }
+            Image::Id(_) if all_tags => return Err(TargetError::IdWithAllTags { typed: typed.clone() }),
+            _ => {}
+        }
+        if destinations.is_empty() {
+            targets.push((typed.clone(), Target::new(alone(typed, &image)?)));
+        }
+        for (written, destination) in &destinations {
+            if let Destination::Reference(reference) = destination
+                && all_tags
+                && has_tag(reference)
+            {
+                return Err(TargetError::TagWithAllTags { typed: (*written).clone() });
+            }
+            targets.push((typed.clone(), sent_to(typed, &image, written, destination)?));
+        }
+    }
+    let mut first: BTreeMap<String, (String, String)> = BTreeMap::new();
+    let mut collision = None;
+    targets.retain(|(typed, target)| {
+        let (key, local) = (target.reference.canonical(), target.local_name.clone());
+        match first.get(&key) {
+            Some((_, there)) if *there == local => false,
+            Some((other, _)) => {
+                collision.get_or_insert_with(|| TargetError::Collision {
+                    first: other.clone(),
+                    second: typed.clone(),
+                    reference: target.reference.familiar(),
+                });
+                true
+            }
+            None => {
+                first.insert(key, (typed.clone(), local));
+                true
+            }
+        }
+    });
+    collision.map_or(Ok(targets), Err)
+}
+
+/// An image that goes where its own name says.
+fn alone(typed: &str, image: &Image) -> Result<Reference, TargetError> {
+    match image {
+        Image::Named(reference) => Ok(reference.clone()),
+        // The engine would look for it in the Hub.
+        Image::Id(_) => {
+            let reason = match typed.parse::<Reference>() {
+                Err(reason) => reason,
+                Ok(_) => ReferenceError::Identifier { name: typed.to_owned() },
+            };
+            Err(TargetError::Image { typed: typed.to_owned(), reason })
+        }
+    }
+}
+
+fn sent_to(
+    typed: &str,
+    image: &Image,
+    written: &str,
+    destination: &Destination,
+) -> Result<Target, TargetError> {
+    let local_name = match image {
+        // An ID of twelve digits is a name too, and only the engine knows which: it takes both as typed.
+        Image::Named(_) if is_id(typed) => typed.to_owned(),
+        Image::Named(reference) => reference.canonical(),
+        Image::Id(id) => id.clone(),
+    };
+    let reference = match (destination, image) {
+        (Destination::Reference(reference), _) => reference.clone(),
+        (Destination::Under(prefix), Image::Named(image)) => {
+            let tagged = format!("{prefix}/{}:{}", image.familiar_path(), image.tag_or_latest());
+            let problem = |reason| TargetError::Destination { typed: written.to_owned(), reason };
+            tagged.parse().map_err(problem)?
+        }
+        (Destination::Under(_), Image::Id(_)) => {
+            let (typed, destination) = (typed.to_owned(), written.to_owned());
+            return Err(TargetError::Nameless { typed, destination });
+        }
+    };
+    let stands_for = match (destination, image) {
+        (Destination::Under(_), Image::Named(image)) if is_id(typed) => Some(image.clone()),
+        _ => None,
+    };
+    Ok(Target { reference, local_name, stands_for })
+}
+
+/// A target for each of these tags, of one that names a repository.
+pub fn expand(target: &Target, tags: &[String]) -> Vec<Target> {
+    let repository = target.local_name.rsplit_once(':').map_or(target.local_name.as_str(), |(name, _)| name);
+    let with = |tag: &String| Target {
+        reference: target.reference.with_tag(tag),
+        local_name: format!("{repository}:{tag}"),
+        stands_for: None,
+    };
+    tags.iter().map(with).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    /// `local -> reference` of each, or why not.
+    fn read(images: &[&str], to: &[&str], all_tags: bool) -> Result<Vec<String>, String> {
+        let targets = targets(&texts(images), &texts(to), all_tags).map_err(|error| error.to_string())?;
+        let tell = |(_, target): &(String, Target)| match target.is_renamed() {
+            false => target.reference.familiar(),
+            true => format!("{} -> {}", target.local_name, target.reference.familiar()),
+        };
+        Ok(targets.iter().map(tell).collect())
+    }
+
+    #[test]
+    fn each_image_goes_to_each_destination() {
+        const ID: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        let id = format!("{ID} -> r.example.com/app:1");
+        let digest = format!("app@{ID}");
+        let by_digest = format!("{digest} -> r.example.com/app:1");
+        let table: [(&[&str], &[&str], &[&str]); 15] = [
+            (&["r.example.com/app:1"], &[], &["r.example.com/app:1"]),
+            (&["b", "a:1"], &[], &["b:latest", "a:1"]),
+            (
+                &["a:1", "b:2"],
+                &["localhost:1/", "localhost:2/team/"],
+                &[
+                    "docker.io/library/a:1 -> localhost:1/a:1",
+                    "docker.io/library/a:1 -> localhost:2/team/a:1",
+                    "docker.io/library/b:2 -> localhost:1/b:2",
+                    "docker.io/library/b:2 -> localhost:2/team/b:2",
+                ],
+            ),
+            (&["team/a:1"], &["r.io/"], &["docker.io/team/a:1 -> r.io/team/a:1"]),
+            (&["localhost:1/x/a"], &["r.io/"], &["localhost:1/x/a:latest -> r.io/x/a:latest"]),
+            (&["a:1"], &["r.io/other:2"], &["docker.io/library/a:1 -> r.io/other:2"]),
+            (&["a:1"], &["r.io/other"], &["docker.io/library/a:1 -> r.io/other:latest"]),
+            (&["a:1"], &["team/"], &["docker.io/library/a:1 -> team/a:1"]),
+            (&["r.io/a:1"], &["docker.io/"], &["r.io/a:1 -> a:1"]),
+            (&["r.io/a:1"], &["r.io/"], &["r.io/a:1"]),
+            (&["a:1", "a:1"], &["r.io/", "r.io/"], &["docker.io/library/a:1 -> r.io/a:1"]),
+            (&[ID], &["r.example.com/app:1"], &[&id]),
+            (&[&digest], &["r.example.com/app:1"], &[&by_digest]),
+            (&["0123456789ab"], &["r.io/app:1"], &["0123456789ab -> r.io/app:1"]),
+            (&["0123456789ab"], &["r.io/"], &["0123456789ab -> r.io/0123456789ab:latest"]),
+        ];
+        for (images, to, want) in table {
+            assert_eq!(read(images, to, false), Ok(texts(want)), "{images:?} {to:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_at_once() {
+        const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        let table: [(&[&str], &[&str], bool, &str); 12] = [
+            (&["APP"], &[], false, "must be lowercase"),
+            (&["ok", "http://x/y"], &[], false, "invalid reference format"),
+            (&[ID], &[], false, "cannot specify 64-byte hexadecimal strings"),
+            (&[ID], &["r.io/"], false, "names no path and tag that could stand behind --to r.io/"),
+            (&["a:1", "b:2"], &["r.io/x:1"], false, "a:1 and b:2 would both be pushed as r.io/x:1"),
+            (&["a:1", "r.io/a:1"], &["r.io/"], false, "would both be pushed as r.io/a:1"),
+            (&["a:1"], &["http://r.io/"], false, "--to http://r.io/: invalid reference format"),
+            (&["a:1"], &["/"], false, "invalid reference format"),
+            (&["a:1"], &["localhost:5000"], false, "that would be a repository of Docker Hub"),
+            (&["a:1"], &["registry.example.com"], false, "that would be a repository of Docker Hub"),
+            (&["a:1"], &[], true, "tag can't be used with --all-tags/-a"),
+            (&["a"], &["r.io/a:1"], true, "tag can't be used with --all-tags/-a"),
+        ];
+        for (images, to, all_tags, want) in table {
+            let error = read(images, to, all_tags).unwrap_err();
+            assert!(error.contains(want), "{images:?} {to:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_repository_stands_for_its_tags() {
+        let list = targets(&texts(&["a"]), &texts(&["r.io/team/"]), true).unwrap();
+        let expanded = expand(&list[0].1, &texts(&["1", "2"]));
+        let names: Vec<_> =
+            expanded.iter().map(|target| (target.local_name.clone(), target.reference.familiar())).collect();
+        let want = |tag: &str| (format!("docker.io/library/a:{tag}"), format!("r.io/team/a:{tag}"));
+        assert_eq!(names, [want("1"), want("2")]);
+    }
+}

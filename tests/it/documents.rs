@@ -1,0 +1,173 @@
+//! Help, man pages, completions and README, held against the command line that there is.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, Command, CommandFactory as _};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use docker_regpush::cli::{PluginCommand, StandaloneCommand, variable, with_plain_help};
+
+use crate::support::env::{TestEnv, run};
+
+/// Writes what is out of date, in place of complaining.
+const UPDATE: &str = "UPDATE_DOCS";
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
+}
+
+fn assert_current(path: &Path, want: &[u8]) {
+    if std::env::var_os(UPDATE).is_some() {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder that can be made");
+        fs::write(path, want).expect("a file that can be written");
+    }
+    let there = fs::read(path).unwrap_or_default();
+    assert!(there == want, "{} is not current: {UPDATE}=1 cargo test --test it documents", path.display());
+}
+
+/// Options that are shown, of a push.
+fn options(command: &Command) -> Vec<&Arg> {
+    command.get_arguments().filter(|arg| arg.get_long().is_some() && !arg.is_hide_set()).collect()
+}
+
+fn plugin() -> Command {
+    let mut command = with_plain_help(PluginCommand::command());
+    command.build();
+    command
+}
+
+#[test]
+fn man_pages_are_current() {
+    let with_variables = |arg: Arg| match variable(&arg) {
+        Some(name) if arg.get_id() != "help" && arg.get_id() != "version" => arg.env(name),
+        _ => arg,
+    };
+    let command = with_plain_help(PluginCommand::command()).mut_args(with_variables);
+    let mut pages = vec![("docker-regpush".to_owned(), command.clone())];
+    for word in command.get_subcommands().filter(|word| word.get_name() != "help") {
+        let name = format!("docker-regpush-{}", word.get_name());
+        pages.push((name.clone(), word.clone().name(name)));
+    }
+    for (name, command) in pages {
+        let man = Man::new(command).title(name.to_uppercase()).manual("Docker CLI plugins");
+        let mut page = Vec::new();
+        man.source(concat!("docker-regpush ", env!("CARGO_PKG_VERSION"))).render(&mut page).unwrap();
+        assert_current(&docs().join(format!("man/{name}.1")), &page);
+    }
+}
+
+#[test]
+fn completions_are_current() {
+    let files = [
+        (Shell::Bash, "docker-regpush.bash"),
+        (Shell::Zsh, "_docker-regpush"),
+        (Shell::Fish, "docker-regpush.fish"),
+    ];
+    for (shell, file) in files {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut StandaloneCommand::command(), "docker-regpush", &mut script);
+        assert_current(&docs().join("completions").join(file), &script);
+    }
+}
+
+/// Each option once, in one line or two, its column as docker has it.
+#[test]
+fn the_help_is_dockers_and_names_every_option() {
+    let help = run(TestEnv::new().without_engine().args(["regpush", "--help"])).stdout;
+    assert!(help.starts_with("Usage:  docker regpush [OPTIONS] IMAGE...\n"), "{help}");
+    let (before, after) = help.split_once("\nOptions:\n").unwrap();
+    let (listed, _) = after.split_once("\n\n").unwrap();
+    assert!(before.contains("\nCommands:\n  auth  ") && !listed.contains('<'), "{help}");
+    for option in options(&plugin()) {
+        let long = format!("--{}", option.get_long().unwrap());
+        let lines: Vec<&str> =
+            listed.lines().filter(|line| line.split(' ').any(|word| word == long)).collect();
+        let is_own = |line: &&str| {
+            let names = line.trim_start().split("  ").next().unwrap_or_default();
+            names.starts_with('-') && names.split(' ').any(|word| word == long)
+        };
+        assert_eq!(lines.into_iter().filter(is_own).count(), 1, "{long}");
+        // What is not said by clap is said by us: the two must agree.
+        let text = option.get_help().unwrap().to_string();
+        if let [default] = option.get_default_values()
+            && option.get_action().takes_values()
+        {
+            let default = default.to_str().unwrap();
+            let told = [format!("(default {default})"), format!("(default \"{default}\")")];
+            assert!(told.iter().any(|told| text.ends_with(told)), "{long}: {text} {default}");
+        }
+        for value in option.get_possible_values() {
+            let takes = option.get_action().takes_values();
+            assert!(!takes || text.contains(&format!("\"{}\"", value.get_name())), "{long}: {text}");
+        }
+    }
+    assert!(listed.lines().all(|line| line.chars().count() <= 100), "{help}");
+    assert!(help.lines().count() <= 60, "short enough to read");
+    assert!(help.contains("REGPUSH_PROGRESS=plain"), "{help}");
+}
+
+#[test]
+fn the_readme_knows_every_option_and_no_other() {
+    let path = docs().with_file_name("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let help = run(TestEnv::new().without_engine().args(["regpush", "--help"])).stdout;
+    let (before, rest) = readme.split_once("```text\n").expect("the help stands in it");
+    let (_, after) = rest.split_once("```\n").unwrap();
+    assert_current(&path, format!("{before}```text\n{help}```\n{after}").as_bytes());
+    // What stands behind `docker regpush` in an example.
+    let standalone = StandaloneCommand::command();
+    let words =
+        standalone.get_subcommands().flat_map(Command::get_arguments).chain(standalone.get_arguments());
+    let known: BTreeSet<String> =
+        words.filter_map(|option| Some(format!("--{}", option.get_long()?))).collect();
+    let examples = readme.lines().filter(|line| line.contains("docker regpush "));
+    for example in examples {
+        let ours = example.split("docker regpush ").nth(1).unwrap_or_default();
+        let ours = ours.split(['|', '`', ')', '\'']).next().unwrap_or_default();
+        for option in ours.split([' ', '=']).filter(|word| word.starts_with("--") && *word != "--help") {
+            assert!(known.contains(option), "{option}: {example}");
+        }
+    }
+}
+
+/// All but the two that end at once; of what is hidden none.
+#[test]
+fn every_long_option_is_a_variable() {
+    let table = [
+        ("REGPUSH_ALL_TAGS", "maybe"),
+        ("REGPUSH_ANONYMOUS", "maybe"),
+        ("REGPUSH_DRY_RUN", "maybe"),
+        ("REGPUSH_FORMAT", "xml"),
+        ("REGPUSH_GITHUB_OUTPUT", "maybe"),
+        ("REGPUSH_IF_EXISTS", "x"),
+        ("REGPUSH_KEEP_TAG", "maybe"),
+        ("REGPUSH_NO_PROMPT", "maybe"),
+        ("REGPUSH_PARALLEL", "0"),
+        ("REGPUSH_PASSWORD_STDIN", "maybe"),
+        ("REGPUSH_PLATFORM", "a/b/c/d"),
+        ("REGPUSH_PROGRESS", "fancy"),
+        ("REGPUSH_QUIET", "maybe"),
+        ("REGPUSH_RETRIES", "-1"),
+        ("REGPUSH_SAVE_CREDENTIALS", "maybe"),
+        ("REGPUSH_STALL_TIMEOUT", "soon"),
+        ("REGPUSH_TIMEOUT", "soon"),
+        ("REGPUSH_TO", "http://x"),
+        ("REGPUSH_USERNAME", "a:b"),
+        ("REGPUSH_VERIFY", "x"),
+        ("REGPUSH_DIGEST_FILE", "/no/such/folder/file"),
+        ("REGPUSH_METADATA_FILE", "/no/such/folder/file"),
+    ];
+    let env = TestEnv::new();
+    for (name, value) in table {
+        let run = run(env.without_engine().args(["regpush", "app:1"]).env(name, value));
+        let status = if name.ends_with("_FILE") { 1 } else { 125 };
+        assert_eq!(run.status, status, "{name}: {run}");
+    }
+    let command = plugin();
+    let known: BTreeSet<String> = options(&command).into_iter().filter_map(variable).collect();
+    let tried: BTreeSet<String> = table.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let ends = ["REGPUSH_HELP", "REGPUSH_VERSION"].map(str::to_owned);
+    assert_eq!(known.into_iter().filter(|name| !ends.contains(name)).collect::<BTreeSet<_>>(), tried);
+}

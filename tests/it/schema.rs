@@ -1,0 +1,177 @@
+//! What is printed for programs, held against the schemas that they are told of.
+
+use serde_json::{Value, json};
+
+use crate::support::engine::{DIGEST, FakeEngine, Ping, Reply, digest_line, refusal};
+use crate::support::env::{Run, TestEnv, run};
+use crate::support::schema::Printed;
+
+const IMAGE: &str = "localhost:5000/app:1";
+
+/// Each line of both, checked; results and events.
+fn checked(run: &Run) -> (Vec<Value>, Vec<Value>) {
+    let printed = Printed::new();
+    let results = run.stdout.lines().map(|line| printed.assert_result(line)).collect();
+    let events = run.stderr.lines().map(|line| printed.assert_event(line)).collect();
+    (results, events)
+}
+
+fn push(engine: &FakeEngine, arguments: &[&str]) -> Run {
+    let env = TestEnv::new();
+    let json = ["regpush", "--format", "json", "--progress", "json"];
+    run(env.command(engine).args(json).args(arguments))
+}
+
+fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    events.iter().filter(|event| event["event"] == kind).collect()
+}
+
+#[test]
+fn a_push_that_is_tried_again_is_told_as_the_schema_says() {
+    let layer = |status: &str, detail: Value| {
+        json!({"status": status, "progressDetail": detail, "id": "91efb8fa70ba"}).to_string()
+    };
+    let broken = [
+        layer("Preparing", json!({})),
+        layer("Pushing", json!({"current": 5, "total": 10})),
+        layer("Mounted from team/x", json!({})),
+        layer("Something new\u{1b}[2J", json!({})),
+        refusal("write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer"),
+    ];
+    let healed = [
+        json!({"status": "The push refers to repository [localhost:5000/app]"}).to_string(),
+        layer("Waiting", json!({})),
+        layer("Waiting", json!({})),
+        layer("Retrying in 5 seconds", json!({})),
+        layer("Pushing", json!({"current": 12, "total": 10})),
+        layer("Pushed", json!({})),
+        digest_line("1"),
+    ];
+    let path = "POST /v1.41/images/localhost:5000/app/push";
+    let engine = FakeEngine::start().on(path, Reply::stream(broken)).on(path, Reply::stream(healed));
+    let run = push(&engine, &[IMAGE]);
+    let (results, events) = checked(&run);
+    assert_eq!((run.status, results.len()), (0, 1), "{run}");
+    assert_eq!(of_kind(&events, "start").len(), 1, "{run}");
+    let attempt = of_kind(&events, "attempt")[0];
+    assert_eq!((&attempt["number"], &attempt["of"]), (&json!(2), &json!(6)), "{attempt}");
+    assert_eq!(attempt["reason"], "connection reset by peer");
+    let states: Vec<&Value> = of_kind(&events, "layer").into_iter().map(|event| &event["state"]).collect();
+    let want = ["preparing", "pushing", "mounted", "other", "waiting", "retrying", "pushing", "pushed"];
+    assert_eq!(states, want, "what is only said again is not told: {run}");
+    let told = events.last().unwrap();
+    assert_eq!((&told["event"], &told["digest"]), (&json!("result"), &json!(DIGEST)));
+    for (name, value) in results[0].as_object().unwrap() {
+        assert_eq!(&told[name], value, "the event has what stdout has: {name}");
+    }
+    assert!(!run.stderr.contains('\u{1b}') && !run.stderr.contains("\\u001b"), "{run}");
+}
+
+#[test]
+fn failures_are_told_as_the_schema_says_and_in_no_other_way() {
+    let digest = format!("app@sha256:{}", "0".repeat(64));
+    let refused = FakeEngine::start().on_every_push(Reply::stream([refusal("no basic auth credentials")]));
+    let table: [(&FakeEngine, &[&str], i32, &str); 3] = [
+        (&refused, &[IMAGE], 3, "auth"),
+        (&refused, &["localhost:5000/app:1", "localhost:5000/web:2"], 3, "auth"),
+        (&refused, &[&digest], 125, "reference"),
+    ];
+    for (engine, arguments, status, class) in table {
+        let run = push(engine, arguments);
+        let (results, events) = checked(&run);
+        assert_eq!(run.status, status, "{run}");
+        assert_eq!(results.len(), arguments.len(), "{run}");
+        assert_eq!(results[0]["error"]["class"], class, "{run}");
+        assert_eq!(of_kind(&events, "result").len(), arguments.len(), "{run}");
+    }
+    // No engine at all: that is the end of each.
+    let env = TestEnv::new();
+    let json = ["-H", "unix:///nowhere.sock", "regpush", "--format", "json", "--progress", "json"];
+    let gone = run(env.without_engine().args(json).args(["a:1", "b:2"]));
+    let (results, events) = checked(&gone);
+    assert_eq!((gone.status, results.len()), (4, 2), "{gone}");
+    assert_eq!(of_kind(&events, "result").len(), 2, "{gone}");
+}
+
+#[test]
+fn platforms_and_findings_are_told_as_the_schema_says() {
+    let manifest = |id: &str, here: bool, platform: Value| json!({"ID": id, "Available": here, "ImageData": {"Platform": platform}});
+    let image = json!({
+        "Id": DIGEST,
+        "RepoTags": [IMAGE],
+        "Manifests": [
+            manifest("sha256:aa", true, json!({"os": "linux", "architecture": "amd64"})),
+            manifest("sha256:bb", false, json!({"os": "linux", "architecture": "arm64", "variant": "v8"})),
+            {"ID": "sha256:cc", "Available": true, "Kind": "attestation"},
+        ],
+    });
+    let narrowed = json!({"aux": {
+        "manifestPushedInsteadOfIndex": true,
+        "originalIndex": {"digest": "sha256:index"},
+        "selectedManifest": {"digest": "sha256:aa", "platform": {"os": "linux", "architecture": "amd64"}},
+    }});
+    let stream = || Reply::stream([narrowed.to_string(), digest_line("1")]);
+    let engine = FakeEngine::start()
+        .with_ping(Ping::Version("1.51"))
+        .on(
+            "GET /v1.51/images/localhost:5000/app:1/json?manifests=true",
+            Reply::json(200, &image.to_string()),
+        )
+        .on_every_push(stream());
+    let run = push(&engine, &[IMAGE]);
+    let (results, events) = checked(&run);
+    assert_eq!(run.status, 0, "{run}");
+    let platforms = json!({"sent": ["linux/amd64"], "missing": ["linux/arm64/v8"], "others": 0, "all": 2});
+    assert_eq!(results[0]["platforms"], platforms, "{run}");
+    let warning = "not every platform of the image is here; only linux/amd64 was pushed under this tag: sha256:aa in place of the index sha256:index";
+    assert_eq!(results[0]["warnings"], json!([warning]), "{run}");
+    let notes: Vec<&Value> = of_kind(&events, "note").into_iter().map(|note| &note["message"]).collect();
+    assert!(notes.contains(&&json!(warning)), "{run}");
+    let announced = "an image for several platforms: linux/amd64 here, linux/arm64/v8 missing; unless the registry has that already, one platform is sent in place of all, without attestations";
+    assert!(notes.contains(&&json!(announced)), "{run}");
+
+    // An error where all was wanted: before anything is pushed, or where nobody knew, afterwards, since engines
+    // say it only then.
+    let known = FakeEngine::start().with_ping(Ping::Version("1.51")).on(
+        "GET /v1.51/images/localhost:5000/app:1/json?manifests=true",
+        Reply::json(200, &image.to_string()),
+    );
+    let unknown = FakeEngine::start().with_ping(Ping::Version("1.47")).on_every_push(stream());
+    let afterwards = format!(
+        "localhost:5000/app:1 was pushed as {DIGEST}, one platform in place of the index, of which not all is in the engine"
+    );
+    for (engine, told) in [
+        (&known, "not all of localhost:5000/app:1 is in the engine: linux/arm64/v8 missing"),
+        (&unknown, &afterwards),
+    ] {
+        let run = push(engine, &["--platform", "all", IMAGE]);
+        let (results, _) = checked(&run);
+        assert_eq!((run.status, &results[0]["error"]["message"]), (5, &json!(told)), "{run}");
+    }
+}
+
+/// One object a line, as the engine sent it; but nothing in it acts on a terminal, and no secret comes back.
+#[test]
+fn rawjson_is_what_the_engine_said() {
+    let lines = [
+        "{\"status\":\"Pushing\",\r\n \"progressDetail\":{\"current\":5,\"total\":10},\t\"id\":\"aa\"}"
+            .to_owned(),
+        "{\"status\":\"a \u{9b}31m b \u{202e} s3cret\"}".to_owned(),
+        digest_line("1"),
+    ];
+    let engine = FakeEngine::start().on_every_push(Reply::stream(&lines));
+    let env = TestEnv::new();
+    let mut command = env.command(&engine);
+    command.args(["regpush", "--progress", "rawjson", "-u", "alice", "--password-stdin", IMAGE]);
+    let run = crate::support::env::run_with_stdin(&mut command, b"s3cret");
+    assert_eq!(run.status, 0, "{run}");
+    let shown: Vec<Value> = run.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(shown.len(), 3, "{run}");
+    assert_eq!(
+        shown[0],
+        json!({"status": "Pushing", "progressDetail": {"current": 5, "total": 10}, "id": "aa"})
+    );
+    let status = shown[1]["status"].as_str().unwrap();
+    assert!(status.starts_with("a \u{9b}31m b \u{202e} ") && !status.contains("s3cret"), "{run}");
+    assert!(!run.stderr.contains(['\u{9b}', '\u{202e}', '\r', '\t']), "{run}");
+}

@@ -1,0 +1,139 @@
+//! What stands on a real terminal, cell by cell: tmux, as wide and high as it is told to be, also in the
+//! middle of a push.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::engine::{End, FakeEngine, Reply};
+use crate::support::env::TestEnv;
+
+/// Somebody's terminal, with the program in it.
+struct Tmux {
+    env: TestEnv,
+}
+
+impl Tmux {
+    /// Runs the program with these arguments, and then waits.
+    fn start(engine: &FakeEngine, (columns, rows): (usize, usize), arguments: &str) -> Self {
+        let tmux = Self { env: TestEnv::new() };
+        let variables: Vec<String> =
+            tmux.env.variables().into_iter().map(|(name, value)| format!("{name}='{value}'")).collect();
+        let (variables, program) = (variables.join(" "), env!("CARGO_BIN_EXE_docker-regpush"));
+        let host = &engine.host;
+        let script = format!(
+            "env -i TERM=$TERM DOCKER_HOST='{host}' {variables} {program} regpush {arguments}; echo status $?; exec cat"
+        );
+        let size = ["-x".to_owned(), columns.to_string(), "-y".to_owned(), rows.to_string()];
+        let mut command = tmux.command();
+        command.args(["-f", "/dev/null", "new-session", "-d"]).args(size).arg(script);
+        assert!(command.status().expect("tmux is there: tests/run.sh installs it").success());
+        tmux
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(self.env.path("tmux.sock")).env_remove("TMUX").stdin(Stdio::null());
+        command
+    }
+
+    fn tell(&self, arguments: &[&str]) -> String {
+        let output = self.command().args(arguments).output().expect("tmux runs");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    fn resize(&self, (columns, rows): (usize, usize)) {
+        self.tell(&["resize-window", "-x", &columns.to_string(), "-y", &rows.to_string()]);
+    }
+
+    /// Waits until exactly these rows are on the screen, the cursor behind them, and nothing else but what was
+    /// said before them, if that has not been scrolled away.
+    fn wait_for(&self, want: &[String]) {
+        const PATIENCE: Duration = Duration::from_secs(20);
+        let started = Instant::now();
+        loop {
+            let screen = self.tell(&["capture-pane", "-p"]);
+            let rows: Vec<String> = screen.trim_end().lines().map(without_time).collect();
+            let cursor = self.tell(&["display", "-p", "#{cursor_x},#{cursor_y},#{cursor_flag}"]);
+            let is_below = cursor.trim_end() == format!("0,{},1", rows.len());
+            let before = rows.strip_suffix(want);
+            if is_below && before.is_some_and(|before| before.is_empty() || before == [SAID]) {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "{rows:#?}\nand not {want:#?}\ncursor: {cursor}");
+        }
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        let _ = self.command().arg("kill-server").status();
+    }
+}
+
+/// The last part of the totals is how long it took so far.
+fn without_time(row: &str) -> String {
+    let is_time = |text: &str| text.strip_suffix(" s").is_some_and(|n| n.parse::<u32>().is_ok());
+    match row.rsplit_once("  ") {
+        Some((before, last)) if is_time(last) => before.to_owned(),
+        _ => row.to_owned(),
+    }
+}
+
+const SAID: &str = "said by the engine";
+
+/// So many layers, each half way, and nothing more.
+fn half_way(layers: usize) -> Reply {
+    let line = |number: usize| {
+        let progress = json!({"current": 5_000_000, "total": 10_000_000});
+        json!({"status": "Pushing", "progressDetail": progress, "id": format!("{number:012}")}).to_string()
+    };
+    let note = json!({"status": SAID}).to_string();
+    Reply::stream(std::iter::once(note).chain((0..layers).map(line))).ending(End::Hang)
+}
+
+const SIZES: [(usize, usize); 4] = [(80, 24), (40, 10), (200, 50), (80, 24)];
+
+/// The rows of a frame, written out.
+fn frame((columns, rows): (usize, usize), layers: usize) -> Vec<String> {
+    let bar = match columns {
+        40 => String::new(),
+        80 => format!("[{}{}]  ", "#".repeat(17), " ".repeat(18)),
+        _ => format!("[{}{}]  ", "#".repeat(20), " ".repeat(20)),
+    };
+    // The image, the totals, and the row of the cursor.
+    let room = rows - 3;
+    let shown = if layers <= room { layers } else { room - 1 };
+    let more = (layers > shown).then(|| format!("  … and {} more layers", layers - shown));
+    let totals = match layers {
+        3 => "50 %  15 of 30 MB",
+        40 => "50 %  200 of 400 MB",
+        _ => "50 %  0.6 of 1.2 GB",
+    };
+    let layer = (0..shown).map(|number| format!("  {number:012}  {bar}5 of 10 MB"));
+    let image = match columns {
+        40 if layers > 99 => format!("…lhost:5000/team/app:1  0 of {layers} layers"),
+        40 if layers > 9 => format!("…alhost:5000/team/app:1  0 of {layers} layers"),
+        40 => format!("…calhost:5000/team/app:1  0 of {layers} layers"),
+        _ => format!("localhost:5000/team/app:1  0 of {layers} layers"),
+    };
+    [image].into_iter().chain(layer).chain(more).chain([totals.to_owned()]).collect()
+}
+
+#[test]
+fn a_screen_is_right_at_every_size_and_after_every_resize() {
+    for layers in [3, 40, 120] {
+        let engine = FakeEngine::start().on_every_push(half_way(layers));
+        let tmux = Tmux::start(&engine, SIZES[0], "localhost:5000/team/app:1");
+        for (number, size) in SIZES.into_iter().enumerate() {
+            if number > 0 {
+                tmux.resize(size);
+            }
+            tmux.wait_for(&frame(size, layers));
+        }
+        tmux.tell(&["send-keys", "C-c"]);
+        tmux.wait_for(&["error: interrupted".to_owned(), "status 130".to_owned()]);
+    }
+}

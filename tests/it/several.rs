@@ -1,0 +1,546 @@
+//! Several images and destinations in one call: who is asked what, in which order it is told, and what is
+//! left behind.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, refusal};
+use crate::support::env::{Run, TestEnv, run};
+
+const ID: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+const OTHER: &str = "sha256:9999999999999999999999999999999999999999999999999999999999999999";
+const LOGIN_GOOD: &str = r#"{"IdentityToken":"","Status":"Login Succeeded"}"#;
+
+fn push(engine: &FakeEngine, arguments: &[&str]) -> Run {
+    let env = TestEnv::new();
+    run(env.command(engine).arg("regpush").args(arguments))
+}
+
+fn path(name: &str, tag: &str) -> String {
+    format!("POST /v1.41/images/{name}/push?tag={tag}&tlsVerify=false")
+}
+
+fn pushed(tag: &str) -> Reply {
+    Reply::stream([digest_line(tag)])
+}
+
+fn lines(run: &Run) -> Vec<&str> {
+    run.stdout.lines().map(|line| line.split('@').next().unwrap_or_default()).collect()
+}
+
+#[test]
+fn results_come_in_the_order_asked_whoever_is_first() {
+    let engine = FakeEngine::start()
+        .on(&path("localhost:5000/slow", "1"), pushed("1").slowly(Duration::from_millis(100)).times(5))
+        .on(&path("localhost:5001/refused", "1"), Reply::stream([refusal("denied: quota exceeded")]))
+        .on(&path("localhost:5002/quick", "1"), pushed("1"));
+    let run = push(&engine, &["localhost:5000/slow:1", "localhost:5001/refused:1", "localhost:5002/quick:1"]);
+    assert_eq!(run.status, 1, "{run}");
+    assert_eq!(lines(&run), ["localhost:5000/slow", "localhost:5002/quick"], "{run}");
+    let at = |text: &str| run.stderr.find(text).unwrap_or_else(|| panic!("no {text}: {run}"));
+    assert!(at("pushed localhost:5002/quick:1") < at("pushed localhost:5000/slow:1"), "told at once: {run}");
+    assert!(
+        run.stderr.ends_with("3 images: 2 pushed, 1 failed\n  failed: localhost:5001/refused:1 (rejected)\n"),
+        "{run}"
+    );
+}
+
+/// The status is that of the first in the order asked, not in time; `-q` leaves what matters.
+#[test]
+fn the_first_failure_in_the_order_asked_decides() {
+    let engine = FakeEngine::start()
+        .on(&path("localhost:5000/a", "1"), {
+            let late = Reply::stream(["{\"status\":\"x\"}".to_owned(), refusal("denied: quota exceeded")]);
+            late.slowly(Duration::from_millis(300))
+        })
+        .on(
+            &path("localhost:5001/b", "1"),
+            Reply::stream([refusal("unauthorized: authentication required")]),
+        );
+    let run = push(&engine, &["-q", "localhost:5000/a:1", "localhost:5001/b:1"]);
+    assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{run}");
+    assert!(run.stderr.starts_with("error: cannot push localhost:5001/b:1"), "{run}");
+    assert!(run.stderr.contains("  failed: localhost:5000/a:1 (rejected)\n"), "{run}");
+}
+
+#[test]
+fn no_more_at_once_than_asked_for() {
+    let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:5000/{name}:1"));
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (parallel, most) in [("1", 1), ("2", 2), ("9", 5)] {
+        // Each lasts until all that may be there are there.
+        let exists = json!({"status": "Layer already exists", "progressDetail": {}, "id": "a"}).to_string();
+        let reply = Reply::stream([exists, digest_line("1")]).slowly(Duration::from_millis(150));
+        let engine = FakeEngine::start().on_every_push(reply);
+        let run = push(&engine, &[&["--parallel", parallel], names.as_slice()].concat());
+        assert_eq!((run.status, engine.most_at_once()), (0, most), "{run}");
+        assert_eq!(lines(&run).len(), 5, "{run}");
+    }
+}
+
+/// Several at once with a wrong password would be as many failed logins.
+#[test]
+fn a_login_is_tried_by_one_and_asked_for_once() {
+    let names = ["a", "b", "c", "d"].map(|name| format!("localhost:5000/{name}:1"));
+    let engine = FakeEngine::start()
+        .on("POST /v1.41/images/", Reply::stream([refusal("no basic auth credentials")]))
+        .on("POST /v1.41/auth", Reply::json(200, LOGIN_GOOD))
+        .on_every_push_else(pushed("1"));
+    let arguments = [vec!["regpush", "--parallel", "4"], names.iter().map(String::as_str).collect()].concat();
+    let mut terminal = TestEnv::new().at_terminal(&engine, "xterm", &arguments);
+    terminal.wait_for("Username: ");
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    terminal.type_in("s3cret\r");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 0, "{}", ended.text);
+    assert_eq!(ended.text.matches("Username").count(), 1, "{}", ended.text);
+    assert!(ended.text.contains("4 images: 4 pushed"), "{}", ended.text);
+    let logins: Vec<Value> =
+        engine.pushes().iter().map(|push| push.registry_auth()["username"].clone()).collect();
+    assert_eq!(logins, [Value::Null, json!("alice"), json!("alice"), json!("alice"), json!("alice")]);
+}
+
+/// Who has no answer is not asked again for each image, but is for another registry.
+#[test]
+fn who_gives_no_answer_is_asked_once_for_each_registry() {
+    let refused = Reply::stream([refusal("no basic auth credentials")]);
+    let engine = FakeEngine::start().on_every_push(refused);
+    let images = ["localhost:5000/a:1", "localhost:5001/x:1", "localhost:5000/b:1"];
+    let mut terminal = TestEnv::new().at_terminal(
+        &engine,
+        "xterm",
+        &[&["regpush", "--parallel", "1"], images.as_slice()].concat(),
+    );
+    for _ in 0..2 {
+        terminal.wait_for("Username: ");
+        terminal.type_in("\x04");
+    }
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 3, "{}", ended.text);
+    assert_eq!(ended.text.matches("Username").count(), 2, "{}", ended.text);
+    assert!(ended.text.contains("3 images: 3 failed"), "{}", ended.text);
+}
+
+/// One login for one registry, and no other gets to see it.
+#[test]
+fn a_given_login_goes_to_one_registry() {
+    let env = TestEnv::new();
+    let mut command = env.without_engine();
+    command.args([
+        "regpush",
+        "-u",
+        "ci",
+        "--password-stdin",
+        "a:1",
+        "--to",
+        "localhost:1/",
+        "--to",
+        "localhost:2/",
+    ]);
+    let run = crate::support::env::run_with_stdin(&mut command, b"pw");
+    assert_eq!(run.status, 125, "{run}");
+    assert!(run.stderr.contains("these images go to several: localhost:1, localhost:2"), "{run}");
+}
+
+#[test]
+fn a_helper_is_asked_once_for_each_registry() {
+    let script = r#"read registry; echo "$registry" >>"$HOME/asked"; echo '{"Username":"u","Secret":"s"}'"#;
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
+    let engine = FakeEngine::start().on_every_push(pushed("1"));
+    let images = ["localhost:5000/a:1", "localhost:5000/b:1", "localhost:5001/c:1", "localhost:5000/d:1"];
+    let run = run(env.command(&engine).args(["regpush", "-q"]).args(images));
+    assert_eq!(run.status, 0, "{run}");
+    let asked = fs::read_to_string(env.path("home").join("asked")).unwrap();
+    let mut asked: Vec<&str> = asked.lines().collect();
+    asked.sort_unstable();
+    assert_eq!(asked, ["localhost:5000", "localhost:5001"]);
+}
+
+/// An image here, and what it is called afterwards.
+fn with_app() -> FakeEngine {
+    FakeEngine::start().has("docker.io/library/app:1", ID).on_every_push(pushed("1"))
+}
+
+#[test]
+fn a_destination_is_tagged_pushed_and_untagged() {
+    let engine = with_app();
+    let run = push(&engine, &["app:1", "--to", "localhost:5000/", "--to", "localhost:5001/team/"]);
+    assert_eq!(run.status, 0, "{run}");
+    assert_eq!(lines(&run), ["localhost:5000/app", "localhost:5001/team/app"], "{run}");
+    assert!(!run.stderr.contains("warning"), "{run}");
+    assert_eq!(engine.names(), ["docker.io/library/app:1"]);
+    let kept = with_app();
+    assert_eq!(push(&kept, &["app:1", "--keep-tag", "--to", "localhost:5000/"]).status, 0);
+    assert_eq!(kept.names(), ["docker.io/library/app:1", "localhost:5000/app:1"]);
+    let by_id = with_app();
+    assert_eq!(lines(&push(&by_id, &[ID, "--to", "localhost:5000/app:1"])), ["localhost:5000/app"]);
+    assert_eq!(by_id.names(), ["docker.io/library/app:1"]);
+}
+
+#[test]
+fn a_name_that_is_another_images_is_not_moved() {
+    let engine = with_app().has("localhost:5000/app:1", OTHER);
+    let run = push(&engine, &["app:1", "--to", "localhost:5000/", "--to", "localhost:5001/"]);
+    assert_eq!(run.status, 1, "{run}");
+    assert_eq!(lines(&run), ["localhost:5001/app"], "the other goes on: {run}");
+    let told = format!(
+        "error: localhost:5000/app:1 names another image here ({OTHER}), and is not moved; the image to push is {ID}"
+    );
+    assert!(run.stderr.contains(&told), "{run}");
+    assert_eq!(engine.names(), ["docker.io/library/app:1", "localhost:5000/app:1"]);
+}
+
+/// It was there before, and so it is afterwards.
+#[test]
+fn a_name_that_the_image_has_stays() {
+    let engine = with_app().has("localhost:5000/app:1", ID);
+    let run = push(&engine, &["app:1", "--to", "localhost:5000/"]);
+    assert_eq!((run.status, engine.names().len()), (0, 2), "{run}");
+    assert!(engine.request("DELETE ").is_none() && engine.pushes().len() == 1);
+}
+
+/// Engines remove an image with its last name.
+#[test]
+fn an_image_without_a_name_does_not_go_with_the_tag() {
+    let engine = FakeEngine::start().has(ID, ID).on_every_push(pushed("1"));
+    let run = push(&engine, &[ID, "--to", "localhost:5000/app:1", "--to", "localhost:5001/app:1"]);
+    assert_eq!(run.status, 0, "{run}");
+    let stays = "the tag localhost:5000/app:1 stays: the image has no other name here, and would go with it";
+    assert!(run.stderr.contains(stays), "{run}");
+    assert!(engine.request("DELETE ").is_none(), "{run}");
+    assert_eq!(engine.names().len(), 3);
+}
+
+/// `deadbeefcafe` is a name as well, and only the engine knows.
+#[test]
+fn an_id_has_no_path_to_put_behind_a_registry() {
+    let engine = FakeEngine::start().has("app:1", "deadbeefcafe");
+    let run = push(&engine, &["deadbeefcafe", "--to", "localhost:5000/"]);
+    assert_eq!(run.status, 125, "{run}");
+    assert!(run.stderr.contains("`deadbeefcafe` is the ID of an image here"), "{run}");
+    assert!(engine.pushes().is_empty() && engine.names() == ["app:1"]);
+}
+
+#[test]
+fn a_tag_goes_away_whoever_ends_the_push() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let engine = FakeEngine::start().has("docker.io/library/app:1", ID).on_every_push(Reply {
+            end: End::Hang,
+            ..Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#])
+        });
+        let env = TestEnv::new();
+        let mut command = env.command(&engine);
+        command.args(["regpush", "app:1", "--to", "localhost:5000/", "--to", "localhost:5001/"]);
+        let child = command.args(["--format", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = child.spawn().unwrap();
+        engine.wait_for_pushes(2);
+        assert_eq!(engine.names().len(), 3);
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(if signal == Signal::SIGINT { 130 } else { 143 }));
+        assert_eq!(engine.names(), ["docker.io/library/app:1"], "{signal}");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let results: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(results.len(), 2, "each has its result: {stdout}");
+        assert!(results.iter().all(|result| result["error"]["class"] == "cancelled"), "{stdout}");
+    }
+    // A push that fails, and one whose time is up.
+    let refused = FakeEngine::start()
+        .has("docker.io/library/app:1", ID)
+        .on_every_push(Reply::stream([refusal("denied: quota exceeded")]));
+    assert_eq!(push(&refused, &["app:1", "--to", "localhost:5000/"]).status, 1);
+    assert_eq!(refused.names(), ["docker.io/library/app:1"]);
+    let slow =
+        FakeEngine::start().has("docker.io/library/app:1", ID).on_every_push(pushed("1").ending(End::Hang));
+    assert_eq!(push(&slow, &["--timeout", "1s", "app:1", "--to", "localhost:5000/"]).status, 7);
+    assert_eq!(slow.names(), ["docker.io/library/app:1"]);
+}
+
+/// What somebody has done to the name meanwhile counts.
+#[test]
+fn a_tag_that_was_moved_meanwhile_is_left_alone() {
+    let engine = with_app();
+    let moved = json!({"Id": OTHER, "RepoTags": ["localhost:5000/app:1", "x:1"]}).to_string();
+    let inspect = "GET /v1.41/images/localhost:5000/app:1/json";
+    let engine = engine.on(inspect, Reply::json(404, "{}")).on(inspect, Reply::json(200, &moved));
+    let run = push(&engine, &["app:1", "--to", "localhost:5000/"]);
+    assert_eq!(run.status, 0, "{run}");
+    let stays = "warning: the tag localhost:5000/app:1 stays: somebody has given it to another image";
+    assert!(run.stderr.contains(stays), "{run}");
+    assert!(engine.request("DELETE ").is_none());
+}
+
+#[test]
+fn a_dry_run_gives_no_name() {
+    let engine = with_app();
+    let run = push(&engine, &["--dry-run", "app:1", "--to", "localhost:9/"]);
+    assert_eq!(run.status, 6, "nothing listens there: {run}");
+    assert!(engine.pushes().is_empty() && engine.request("POST ").is_none(), "{run}");
+}
+
+#[test]
+fn every_tag_of_every_repository_and_one_that_has_none() {
+    let images = json!([{"RepoTags": ["app:1", "app:2", "web:1", "other:1"], "Id": ID}]).to_string();
+    let mut engine = FakeEngine::start().on("GET /v1.41/images/json", Reply::json(200, &images));
+    for name in ["app:1", "app:2", "web:1"] {
+        engine = engine.has(&format!("docker.io/library/{name}"), ID);
+        let (name, tag) = name.split_once(':').unwrap();
+        engine = engine.on(&path(&format!("localhost:5000/x/{name}"), tag), pushed(tag));
+    }
+    let run = push(&engine, &["-a", "app", "none", "web", "--to", "localhost:5000/x/"]);
+    assert_eq!(run.status, 5, "{run}");
+    let want = ["localhost:5000/x/app", "localhost:5000/x/app", "localhost:5000/x/web"];
+    assert_eq!(lines(&run), want, "{run}");
+    assert!(run.stderr.contains("error: no tag of none is in the engine"), "{run}");
+    assert!(run.stderr.contains("4 images: 3 pushed, 1 failed"), "{run}");
+    assert_eq!(engine.names().len(), 3, "no tag is left");
+}
+
+#[test]
+fn nothing_is_pushed_unless_all_of_it_makes_sense() {
+    let table: [(&[&str], i32, &str); 4] = [
+        (&["app:1", "APP:2"], 125, "must be lowercase"),
+        (&["a:1", "b:1", "--to", "localhost:5000/x:1"], 125, "would both be pushed as localhost:5000/x:1"),
+        (&["a:1", "b:1", "--digest-file", "d"], 125, "--digest-file is for one image"),
+        (&["a:1", "--metadata-file", "/no/such/folder/m"], 1, "cannot write `/no/such/folder/m`"),
+    ];
+    for (arguments, status, told) in table {
+        let run = run(TestEnv::new().without_engine().arg("regpush").args(arguments));
+        assert!(run.status == status && run.stderr.contains(told), "{run}");
+    }
+}
+
+#[test]
+fn digests_are_written_where_they_are_wanted() {
+    let engine = FakeEngine::start().on_every_push(pushed("1"));
+    let env = TestEnv::new();
+    let file = |name: &str| env.path(name).to_str().unwrap().to_owned();
+    fs::write(file("digest"), "of an earlier push, and longer than a digest: ".repeat(5)).unwrap();
+    let mut command = env.command(&engine);
+    command.args(["regpush", "-q", "localhost:5000/app:1", "--digest-file", &file("digest")]);
+    command
+        .args(["--metadata-file", &file("metadata"), "--github-output"])
+        .env("GITHUB_OUTPUT", file("github"));
+    fs::write(file("github"), "before=1\n").unwrap();
+    let one = run(&mut command);
+    assert_eq!((one.status, one.stderr.as_str()), (0, ""), "{one}");
+    assert_eq!(fs::read_to_string(file("digest")).unwrap(), DIGEST);
+    let metadata: Value = serde_json::from_str(&fs::read_to_string(file("metadata")).unwrap()).unwrap();
+    assert_eq!(metadata, json!({"containerimage.digest": DIGEST, "image.name": "localhost:5000/app:1"}));
+    let github = fs::read_to_string(file("github")).unwrap();
+    assert_eq!(github, format!("before=1\ndigest={DIGEST}\nreference=localhost:5000/app:1\n"));
+
+    // Of several only those that are there; of one that failed nothing, and what was there stays.
+    let half = FakeEngine::start()
+        .on(&path("localhost:5000/a", "1"), Reply::stream([refusal("denied: quota exceeded")]))
+        .on(&path("localhost:5000/b", "1"), pushed("1"));
+    let mut command = env.command(&half);
+    command.args([
+        "regpush",
+        "-q",
+        "localhost:5000/a:1",
+        "localhost:5000/b:1",
+        "--metadata-file",
+        &file("metadata"),
+    ]);
+    assert_eq!(run(&mut command).status, 1);
+    let metadata: Value = serde_json::from_str(&fs::read_to_string(file("metadata")).unwrap()).unwrap();
+    assert_eq!(metadata["localhost:5000/b:1"]["image.name"], "localhost:5000/b:1", "by name, as for both");
+    let refused = FakeEngine::start().on_every_push(Reply::stream([refusal("denied: quota exceeded")]));
+    let mut command = env.command(&refused);
+    command.args(["regpush", "-q", "localhost:5000/a:1", "--digest-file", &file("digest")]);
+    assert_eq!(run(&mut command).status, 1);
+    assert_eq!(fs::read_to_string(file("digest")).unwrap(), DIGEST);
+    let left: Vec<String> = fs::read_dir(env.path("."))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with(".regpush"))
+        .collect();
+    assert_eq!(left, Vec::<String>::new(), "nothing temporary is left");
+}
+
+#[test]
+fn variables_say_what_the_command_line_does_not() {
+    let variables = |set: &[(&str, &str)], arguments: &[&str]| {
+        let engine = FakeEngine::start().on_every_push(pushed("1"));
+        let env = TestEnv::new();
+        let mut command = env.command(&engine);
+        command.arg("regpush").args(arguments).envs(set.iter().copied());
+        run(&mut command)
+    };
+    let image = "localhost:5000/app:1";
+    // variables, arguments; what is on stdout, and whether stderr has anything
+    let json = variables(&[("REGPUSH_FORMAT", "json"), ("REGPUSH_QUIET", "1")], &[image]);
+    assert_eq!((json.json()["status"].as_str(), json.stderr.as_str()), (Some("pushed"), ""), "{json}");
+    let typed =
+        variables(&[("REGPUSH_FORMAT", "json"), ("REGPUSH_QUIET", "true")], &["--format", "ref", image]);
+    assert!(typed.stdout.starts_with("localhost:5000/app@"), "{typed}");
+    let loud = variables(&[("REGPUSH_QUIET", "1")], &["--progress", "plain", image]);
+    assert!(loud.stderr.contains("pushing"), "the command line wins: {loud}");
+    let off = variables(
+        &[("REGPUSH_DRY_RUN", "1"), ("REGPUSH_QUIET", "1")],
+        &["--dry-run=false", "-q=false", image],
+    );
+    assert!(off.status == 0 && off.stderr.contains("pushed localhost:5000/app:1"), "{off}");
+    let empty = variables(&[("REGPUSH_FORMAT", ""), ("REGPUSH_DRY_RUN", "0"), ("REGPUSH_TO", "")], &[image]);
+    assert_eq!(empty.status, 0, "{empty}");
+    let contrary = variables(
+        &[("REGPUSH_USERNAME", "ci"), ("REGPUSH_PASSWORD_STDIN", "1"), ("REGPUSH_SAVE_CREDENTIALS", "1")],
+        &["--anonymous", image],
+    );
+    assert_eq!(contrary.status, 0, "{contrary}");
+    let several = FakeEngine::start()
+        .has("docker.io/library/app:1", ID)
+        .on(&path("localhost:5000/app", "1"), pushed("1"))
+        .on(&path("localhost:5001/x", "1"), pushed("1"));
+    let env = TestEnv::new();
+    let mut command = env.command(&several);
+    command.args(["regpush", "app:1"]).env("REGPUSH_TO", "localhost:5000/,localhost:5001/x:1");
+    let run = run(&mut command);
+    assert_eq!(lines(&run), ["localhost:5000/app", "localhost:5001/x"], "{run}");
+}
+
+/// A question stands alone: what ends meanwhile is written when it has its answer.
+#[test]
+fn nothing_is_written_into_a_question() {
+    for mode in ["tty", "plain"] {
+        let engine = FakeEngine::start()
+            .on(
+                "POST /v1.41/images/localhost:5000/locked/",
+                Reply::stream([refusal("no basic auth credentials")]),
+            )
+            .on("POST /v1.41/auth", Reply::json(200, LOGIN_GOOD))
+            .on(
+                "POST /v1.41/images/localhost:5001/open/",
+                pushed("1").slowly(Duration::from_millis(300)).times(4),
+            )
+            .on_every_push_else(pushed("1"));
+        let images = ["localhost:5001/open:1", "localhost:5000/locked:1"];
+        let arguments = [&["regpush", "--progress", mode], images.as_slice()].concat();
+        let mut terminal = TestEnv::new().at_terminal(&engine, "xterm", &arguments);
+        terminal.wait_for("Username: ");
+        // The other one ends while nobody answers: this is the last that is asked about it.
+        engine.wait_for_request("GET /v1.41/info");
+        terminal.type_in("alice\r");
+        terminal.wait_for("Password: ");
+        terminal.type_in("s3cret\r");
+        let ended = terminal.finish();
+        assert_eq!(ended.status, 0, "{}", ended.text);
+        let (_, after) = ended.text.split_once("Username: ").unwrap();
+        assert!(after.starts_with("alice\r\nPassword: "), "{mode}: {}", ended.text);
+        let at = |text: &str| after.find(text).unwrap_or_else(|| panic!("no {text}: {}", ended.text));
+        assert!(at("localhost:5001/open@") < at("localhost:5000/locked@"), "{mode}: {}", ended.text);
+    }
+}
+
+/// A helper may have its user type something, and there is one terminal.
+#[test]
+fn a_helper_that_asks_is_alone_at_the_terminal() {
+    let script = r#"read registry
+if [ "$registry" = localhost:5001 ]; then
+    printf 'PIN: ' >/dev/tty; read pin </dev/tty; echo "$pin" >"$HOME/pin"
+fi
+echo '{"Username":"u","Secret":"s"}'"#;
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
+    let engine = FakeEngine::start()
+        .on("POST /v1.41/images/localhost:5000/", Reply::stream([refusal("unauthorized: wrong")]))
+        .on("POST /v1.41/auth", Reply::json(200, LOGIN_GOOD))
+        .on_every_push_else(pushed("1"));
+    let images = ["localhost:5000/a:1", "localhost:5001/b:1"];
+    let mut terminal = env.at_terminal(&engine, "xterm", &[&["regpush"], images.as_slice()].concat());
+    terminal.wait_for("PIN: ");
+    terminal.type_in("1234\r");
+    terminal.wait_for("Username (u): ");
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    terminal.type_in("s3cret\r");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 0, "{}", ended.text);
+    assert_eq!(fs::read_to_string(env.path("home").join("pin")).unwrap(), "1234\n");
+    assert!(ended.text.contains("PIN: 1234\r\n"), "nothing in between: {}", ended.text);
+}
+
+/// All at once: who interrupts does not wait for one after the other, and we are ended after two seconds.
+#[test]
+fn all_tags_go_at_once_where_the_engine_is_slow() {
+    let names = ["a", "b", "c", "d"];
+    let mut engine = FakeEngine::start().on_every_push(Reply {
+        end: End::Hang,
+        ..Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#])
+    });
+    for name in names {
+        let slow = Reply::stream(["[", "]"]).slowly(Duration::from_millis(900));
+        engine = engine
+            .has(&format!("docker.io/library/{name}:1"), &format!("sha256:{name}"))
+            .on(&format!("DELETE /v1.41/images/localhost:5000/{name}:1"), slow);
+    }
+    let env = TestEnv::new();
+    let mut command = env.command(&engine);
+    command.args(["regpush", "-q", "--parallel", "4", "--to", "localhost:5000/"]);
+    let mut child = command.args(names.map(|name| format!("{name}:1"))).spawn().unwrap();
+    engine.wait_for_pushes(4);
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(engine.names(), names.map(|name| format!("docker.io/library/{name}:1")));
+}
+
+/// Its own name is one too, whatever else it is given.
+#[test]
+fn an_image_that_goes_where_it_is_named_needs_no_other_name() {
+    let engine = FakeEngine::start().has("localhost:5000/app:1", ID).on_every_push(pushed("1"));
+    let run = push(&engine, &["localhost:5000/app:1", "--to", "localhost:5000/", "--to", "localhost:5001/"]);
+    assert_eq!((run.status, lines(&run).len()), (0, 2), "{run}");
+    assert_eq!(engine.names(), ["localhost:5000/app:1"], "{run}");
+}
+
+/// Tags of one repository that share a layer hang in one upload of it: that is one, and there is a way round.
+#[test]
+fn pushes_that_stall_together_are_led_round_together() {
+    let stall = |tag: &str| {
+        let line = |status: &str, detail: Value| {
+            json!({"status": status, "progressDetail": detail, "id": "aa"}).to_string()
+        };
+        let lines = [line("Preparing", json!({})), line("Pushing", json!({"current": 5, "total": 10}))];
+        (path("localhost:5000/app", tag), Reply::stream(lines).ending(End::Hang))
+    };
+    let mut engine = FakeEngine::start();
+    let tags = ["1", "2", "3"];
+    for tag in tags {
+        let (line, reply) = stall(tag);
+        let name = format!("localhost:5000/app:{tag}");
+        engine = engine.has(&name, &format!("sha256:{tag}")).on(&line, reply);
+        engine = engine.on(&format!("POST /v1.41/images/Localhost:5000/app/push?tag={tag}"), pushed(tag));
+    }
+    let images = tags.map(|tag| format!("localhost:5000/app:{tag}"));
+    let run = push(
+        &engine,
+        &[&["--stall-timeout", "1s"], images.each_ref().map(String::as_str).as_slice()].concat(),
+    );
+    assert_eq!((run.status, lines(&run).len()), (0, 3), "{run}");
+    assert_eq!(engine.names(), images);
+}
+
+/// The time that somebody types is nobody's, nor that of another image before it.
+#[test]
+fn the_limit_is_for_the_push_and_not_for_the_question() {
+    let engine = FakeEngine::start()
+        .on("POST /v1.41/images/", Reply::stream([refusal("no basic auth credentials")]))
+        .on("POST /v1.41/auth", Reply::json(200, LOGIN_GOOD))
+        .on_every_push_else(pushed("1"));
+    let arguments = ["regpush", "--timeout", "1s", "localhost:5000/a:1", "localhost:5000/b:1"];
+    let mut terminal = TestEnv::new().at_terminal(&engine, "xterm", &arguments);
+    terminal.wait_for("Username: ");
+    std::thread::sleep(Duration::from_millis(1500));
+    terminal.type_in("alice\r");
+    terminal.wait_for("Password: ");
+    terminal.type_in("s3cret\r");
+    let ended = terminal.finish();
+    assert_eq!(ended.status, 0, "{}", ended.text);
+    assert!(ended.text.contains("2 images: 2 pushed"), "{}", ended.text);
+}
