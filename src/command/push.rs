@@ -14,7 +14,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval_at};
 use super::files::Files;
 use super::{LIST_TIMEOUT, engine, given_login, keyring, trace, unless_closed, worded};
 use crate::cli::{DockerOptions, ProgressMode, PushOptions};
-use crate::credentials::Credentials;
+use crate::credentials::prompt::Terminal;
+use crate::credentials::{Credentials, Keyring};
 use crate::engine::{Engine, LocalImage};
 use crate::error::Error;
 use crate::gate::Gate;
@@ -107,7 +108,7 @@ impl Asked {
     }
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     /// Reads what was typed. Nothing is asked or sent before all of it makes sense.
     fn plan(&mut self) -> Result<(), Error> {
         let options = self.options;
@@ -153,19 +154,7 @@ impl Run<'_> {
         let tagless = self.expand(&mut engine).await?;
         self.records.resize_with(self.results.asked.len(), Record::default);
         self.display = Some(self.new_display());
-        let references = self.results.asked.iter().filter_map(Asked::reference);
-        let gates = references.clone().map(|reference| {
-            (reference.credentials_key().to_owned(), Gate::new(self.options.save_credentials))
-        });
-        let session = Session {
-            options: self.options,
-            terminal: terminal.filter(|_| !self.options.no_prompt),
-            dialogue: Mutex::default(),
-            gates: gates.collect(),
-            detours: RefCell::default(),
-            made: RefCell::default(),
-            keyring,
-        };
+        let session = self.session(keyring, terminal);
         let spare = engine.fork();
         let engines = RefCell::new(vec![engine]);
         let trace = trace(self.docker);
@@ -229,9 +218,25 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn session(&self, keyring: Keyring, terminal: Option<Terminal>) -> Session<'a> {
+        let references = self.results.asked.iter().filter_map(Asked::reference);
+        let gate = |reference: &Reference| {
+            (reference.credentials_key().to_owned(), Gate::new(self.options.save_credentials))
+        };
+        Session {
+            options: self.options,
+            terminal: terminal.filter(|_| !self.options.no_prompt),
+            dialogue: Mutex::default(),
+            gates: references.map(gate).collect(),
+            detours: RefCell::default(),
+            made: RefCell::default(),
+            keyring,
+        }
+    }
+
     /// A repository stands for the tags of it that the engine has, in the order of names. They are pushed one
-    /// by one, since podman does not know "all", and so that each has its result.
-    /// Of a repository without any the failure is returned, with its place.
+    /// by one, since podman does not know "all", and so that each has its result. Of a repository without any
+    /// the failure is returned, with its place.
     async fn expand(&mut self, engine: &mut Engine) -> Result<Vec<(usize, Error)>, Error> {
         let mut tagless = Vec::new();
         if !self.options.all_tags {

@@ -66,7 +66,11 @@ mod tests {
         let slow = at(100, 25_000_000);
         assert!((1_900_000..2_600_000).contains(&slow.per_second()), "{slow:?}");
         assert_eq!(slow.time_for(10 * slow.per_second()), Some(Duration::from_secs(10)));
-        assert_eq!(at(101, 0).per_second(), 0, "sent again");
-        assert_eq!(at(102, 0).time_for(1), None);
+        for tenths in 101..150 {
+            at(tenths, 25_000_000 + (tenths - 100) * 1_000_000);
+        }
+        assert!(at(150, 75_000_000).per_second() > 8_000_000, "what is long ago counts for little");
+        assert_eq!(at(151, 0).per_second(), 0, "sent again");
+        assert_eq!(at(152, 0).time_for(1), None);
     }
 }

@@ -94,7 +94,8 @@ fn half_way(layers: usize) -> Reply {
     Reply::stream(std::iter::once(note).chain((0..layers).map(line))).ending(End::Hang)
 }
 
-const SIZES: [(usize, usize); 4] = [(80, 24), (40, 10), (200, 50), (80, 24)];
+/// In both directions at once, and lower and taller alone, where a terminal brings back what it scrolled away.
+const SIZES: [(usize, usize); 6] = [(80, 24), (40, 10), (200, 50), (80, 24), (80, 12), (80, 40)];
 
 /// The rows of a frame, written out.
 fn frame((columns, rows): (usize, usize), layers: usize) -> Vec<String> {

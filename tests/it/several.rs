@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -208,13 +208,20 @@ fn a_name_that_the_image_has_stays() {
 /// Engines remove an image with its last name.
 #[test]
 fn an_image_without_a_name_does_not_go_with_the_tag() {
-    let engine = FakeEngine::start().has(ID, ID).on_every_push(pushed("1"));
-    let run = push(&engine, &[ID, "--to", "localhost:5000/app:1", "--to", "localhost:5001/app:1"]);
-    assert_eq!(run.status, 0, "{run}");
-    let stays = "the tag localhost:5000/app:1 stays: the image has no other name here, and would go with it";
-    assert!(run.stderr.contains(stays), "{run}");
-    assert!(engine.request("DELETE ").is_none(), "{run}");
-    assert_eq!(engine.names().len(), 3);
+    // At once, or where the first has given it a name that the second sees.
+    for parallel in ["2", "1"] {
+        let engine = FakeEngine::start().has(ID, ID).on_every_push(pushed("1"));
+        let to = ["--to", "localhost:5000/app:1", "--to", "localhost:5001/app:1"];
+        let run = push(&engine, &[&[ID, "--parallel", parallel], to.as_slice()].concat());
+        assert_eq!(run.status, 0, "{run}");
+        for name in ["localhost:5000/app:1", "localhost:5001/app:1"] {
+            let stays =
+                format!("the tag {name} stays: the image has no other name here, and would go with it");
+            assert!(run.stderr.contains(&stays), "{run}");
+        }
+        assert!(engine.request("DELETE ").is_none(), "{run}");
+        assert_eq!(engine.names().len(), 3);
+    }
 }
 
 /// `deadbeefcafe` is a name as well, and only the engine knows.
@@ -425,15 +432,17 @@ fn nothing_is_written_into_a_question() {
         let arguments = [&["regpush", "--progress", mode], images.as_slice()].concat();
         let mut terminal = TestEnv::new().at_terminal(&engine, "xterm", &arguments);
         terminal.wait_for("Username: ");
-        // The other one ends while nobody answers: this is the last that is asked about it.
+        // The other one ends while nobody answers: this is the last that is asked about it. That nothing is
+        // written then is no condition to wait for.
         engine.wait_for_request("GET /v1.41/info");
+        std::thread::sleep(Duration::from_millis(300));
         terminal.type_in("alice\r");
         terminal.wait_for("Password: ");
         terminal.type_in("s3cret\r");
         let ended = terminal.finish();
         assert_eq!(ended.status, 0, "{}", ended.text);
         let (_, after) = ended.text.split_once("Username: ").unwrap();
-        assert!(after.starts_with("alice\r\nPassword: "), "{mode}: {}", ended.text);
+        assert!(after.starts_with("alice\r\nPassword: \r\n"), "{mode}: {}", ended.text);
         let at = |text: &str| after.find(text).unwrap_or_else(|| panic!("no {text}: {}", ended.text));
         assert!(at("localhost:5001/open@") < at("localhost:5000/locked@"), "{mode}: {}", ended.text);
     }
@@ -455,6 +464,9 @@ echo '{"Username":"u","Secret":"s"}'"#;
     let images = ["localhost:5000/a:1", "localhost:5001/b:1"];
     let mut terminal = env.at_terminal(&engine, "xterm", &[&["regpush"], images.as_slice()].concat());
     terminal.wait_for("PIN: ");
+    // The other registry has refused by now, and its question waits: that is no condition to wait for.
+    engine.wait_for_pushes(1);
+    std::thread::sleep(Duration::from_millis(300));
     terminal.type_in("1234\r");
     terminal.wait_for("Username (u): ");
     terminal.type_in("alice\r");
@@ -524,6 +536,20 @@ fn pushes_that_stall_together_are_led_round_together() {
     );
     assert_eq!((run.status, lines(&run).len()), (0, 3), "{run}");
     assert_eq!(engine.names(), images);
+}
+
+/// All tries together, and the waits between them.
+#[test]
+fn the_limit_is_for_all_tries() {
+    let broken =
+        Reply::stream([refusal("write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer")]);
+    let engine = FakeEngine::start().on_every_push(broken);
+    let started = Instant::now();
+    let run = push(&engine, &["--timeout", "3s", "localhost:5000/app:1"]);
+    // The first wait lasts a second or two, the next one two to four.
+    let took = started.elapsed();
+    assert!(run.status == 7 && took < Duration::from_secs(4), "{took:?}: {run}");
+    assert!(run.stderr.contains("localhost:5000/app:1 was not pushed within 3s"), "{run}");
 }
 
 /// The time that somebody types is nobody's, nor that of another image before it.
