@@ -190,17 +190,7 @@ pub fn with_variables(command: Command, words: &[OsString]) -> Command {
         ("save_credentials", &["anonymous"]),
         ("progress", &["quiet"]),
     ];
-    let push = PushOptions::augment_args(Command::new("push"));
-    let set: Vec<(Id, String)> = push
-        .get_arguments()
-        .filter_map(|arg| {
-            let name = variable(arg)?;
-            let value = env::var_os(&name).filter(|value| !value.is_empty())?;
-            let is_flag = is_flag(arg);
-            let is_off = is_flag && value.to_str().is_some_and(|value| go_bool(value) == Ok(false));
-            (!is_off).then(|| (arg.get_id().clone(), name))
-        })
-        .collect();
+    let set = set();
     if set.is_empty() {
         return command;
     }
@@ -222,6 +212,23 @@ pub fn with_variables(command: Command, words: &[OsString]) -> Command {
             }
         })
     })
+}
+
+/// Options that variables say something of.
+fn set() -> Vec<(Id, String)> {
+    let push = PushOptions::augment_args(Command::new("push"));
+    let of = |arg: &Arg| {
+        let name = variable(arg)?;
+        let value = env::var_os(&name).filter(|value| !value.is_empty())?;
+        let is_off = is_flag(arg) && value.to_str().is_some_and(|value| go_bool(value) == Ok(false));
+        (!is_off).then(|| (arg.get_id().clone(), name))
+    };
+    push.get_arguments().filter_map(of).collect()
+}
+
+/// The variables themselves, for messages.
+pub fn variables_set() -> Vec<String> {
+    set().into_iter().map(|(_, name)| name).collect()
 }
 
 /// `--dry-run=false`, as docker's own flags may be turned off: against a variable.
@@ -337,6 +344,7 @@ pub enum Words {
     #[command(help_template = HELP_OF_A_COMMAND, after_help = LS_AFTER_HELP, next_display_order = None)]
     Ls(LsOptions),
     /// A hint after a failed `docker push`, shown by docker
+    #[command(help_template = HELP_OF_COMMANDS)]
     Hook {
         #[command(subcommand)]
         action: HookAction,
@@ -479,6 +487,17 @@ Usage:  {usage}
 
 Options:
 {options}{after-help}";
+
+const HELP_OF_COMMANDS: &str = "\
+Usage:  {usage}
+
+{about}
+
+Commands:
+{subcommands}
+
+Options:
+{options}";
 
 const AUTH_AFTER_HELP: &str = "\
 Exit status:

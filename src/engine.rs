@@ -230,11 +230,15 @@ pub struct Engine {
 /// Names that are being taken away, of pushes that were dropped. All at once, each on a thread of its own: who
 /// ends the program does not wait for one after the other. The last engine waits for them.
 #[derive(Debug, Default)]
-struct Removals(Mutex<Vec<JoinHandle<()>>>);
+struct Removals {
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// podman 4.3 loses names where two are taken away at once.
+    turn: Arc<Mutex<()>>,
+}
 
 impl Drop for Removals {
     fn drop(&mut self) {
-        for removal in self.0.get_mut().map(take).unwrap_or_default() {
+        for removal in self.threads.get_mut().map(take).unwrap_or_default() {
             // Nobody is left to be told.
             let _ = removal.join();
         }
@@ -941,8 +945,10 @@ impl Drop for TemporaryTag {
         let Some(mut engine) = self.engine.take() else { return };
         let removals = take(&mut engine.removals);
         let (name, id) = (self.name.clone(), self.id.clone());
+        let turn = Arc::clone(&removals.turn);
         // The runtime that we are in may be ending, and cannot wait for us in any case.
         let removal = std::thread::spawn(move || {
+            let _turn = turn.lock().ok().filter(|_| engine.is_podman == Some(true));
             let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
                 return;
             };
@@ -956,7 +962,7 @@ impl Drop for TemporaryTag {
             let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, removed).await });
             runtime.shutdown_background();
         });
-        if let Ok(mut threads) = removals.0.lock() {
+        if let Ok(mut threads) = removals.threads.lock() {
             threads.push(removal);
         }
     }

@@ -48,8 +48,10 @@ pub enum Error {
     /// A password is for one of them.
     #[error("--username is for one registry, and these images go to several: {registries}")]
     OneLogin { registries: String },
-    #[error("--digest-file is for one image, and there may be several")]
+    #[error("--digest-file is for one image, and these may be several")]
     OneDigest,
+    #[error("--digest-file and --metadata-file name the same file")]
+    SameFile,
     #[error("cannot write `{}`", path.display())]
     File {
         path: PathBuf,
@@ -135,7 +137,7 @@ impl Error {
         match self {
             Self::Reference { .. } => Class::Reference,
             Self::NoTags { .. } => Class::NotFound,
-            Self::Target(_) | Self::OneLogin { .. } | Self::OneDigest => Class::Reference,
+            Self::Target(_) | Self::OneLogin { .. } | Self::OneDigest | Self::SameFile => Class::Reference,
             Self::Context(_) | Self::Headers(_) | Self::Engine(_) => Class::Engine,
             Self::Push(error) => match error {
                 PushError::Refused(refusal) => refusal.cause.class(),
@@ -215,6 +217,7 @@ impl Error {
                 "push to one at a time, or keep logins with `docker regpush auth --login`"
             }
             Self::OneDigest => "--metadata-file takes several",
+            Self::SameFile => "give each its own",
             Self::Push(PushError::Taken { reference, .. }) => {
                 return Some(format!(
                     "if that name is not needed any more, `docker rmi {reference}`; else push under another"

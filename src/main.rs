@@ -41,9 +41,13 @@ fn main() -> ExitCode {
     let call = match plugin::parse(&args) {
         Ok(call) => call,
         Err(error) => {
-            // A closed stdout or stderr leaves nothing to say.
-            let _ = plugin::print(&error);
-            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+            let printed = plugin::print(&error);
+            return match printed {
+                _ if error.use_stderr() => USAGE.into(),
+                // Who reads no further wants no more.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+                _ => ExitCode::SUCCESS,
+            };
         }
     };
     secret::forbid_core_dumps();
@@ -149,6 +153,7 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Option<Signal>,
+    quit: Signal,
 }
 
 #[cfg(unix)]
@@ -159,6 +164,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -173,6 +179,8 @@ impl Signals {
             _ = self.interrupt.recv() => INTERRUPTED,
             _ = self.terminate.recv() => 143,
             _ = hangup => 129,
+            // Ctrl-\, which docker itself ends by.
+            _ = self.quit.recv() => 131,
         }
     }
 }

@@ -10,7 +10,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::{
     AuthOptions, DockerOptions, HookAction, LOG_LEVELS, LsOptions, PluginCommand, PushOptions,
-    StandaloneCommand, Words, with_boolean_flags, with_plain_help, with_variables,
+    StandaloneCommand, Words, variables_set, with_boolean_flags, with_plain_help, with_variables,
 };
 
 /// What docker is told about us; the file is its one source.
@@ -132,7 +132,12 @@ fn parse_words<C: CommandFactory + FromArgMatches>(words: &[OsString]) -> Result
 /// stdout or stderr is closed.
 pub fn print(error: &clap::Error) -> io::Result<()> {
     if error.kind() != ErrorKind::DisplayHelp {
-        return error.print();
+        error.print()?;
+        let set = variables_set();
+        if error.use_stderr() && !set.is_empty() {
+            writeln!(io::stderr(), "\nset in the environment, and taken for options: {}", set.join(", "))?;
+        }
+        return Ok(());
     }
     let text = error.render().to_string();
     io::stdout().write_all(text.split_inclusive('\n').map(in_dockers_style).collect::<String>().as_bytes())

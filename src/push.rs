@@ -308,6 +308,8 @@ pub struct Session<'a> {
     pub keyring: Keyring,
     /// Whom to ask for a login; nobody with `--no-prompt`.
     pub terminal: Option<Terminal>,
+    /// Held by who gives a name to an image or takes it away: podman 4.3 loses names where two do so at once.
+    pub naming: Mutex<()>,
     /// Held by who has the terminal: a question, or a credential helper that may ask one.
     pub dialogue: Mutex<()>,
     /// By the key of the registry's credentials.
@@ -536,7 +538,9 @@ impl<'a> Push<'a> {
         if self.options.dry_run {
             return Ok(None);
         }
+        let naming = self.session.naming.lock().await;
         let tag = self.engine.tag(&target.local_name, &image.id, reference).await;
+        drop(naming);
         let tag = tag.map_err(|error| self.engine_error(error))?;
         let mut made = self.session.made.borrow_mut();
         made.insert(reference.canonical());
@@ -547,7 +551,8 @@ impl<'a> Push<'a> {
         if image.names.iter().all(is_ours) && !self.options.keep_tag {
             let name = reference.familiar();
             let reason = "the image has no other name here, and would go with it";
-            self.speaker.say(Level::Notice, &format!("the tag {name} stays: {reason}"));
+            drop(made);
+            self.warn(format!("the tag {name} stays: {reason}"));
             tag.keep();
             return Ok(None);
         }
@@ -1011,7 +1016,10 @@ impl<'a> Push<'a> {
     /// Takes a name away again that was given to the image for the push.
     async fn take_away(&mut self, tag: TemporaryTag) {
         let name = tag.name.familiar();
-        let reason = match self.engine.remove(tag).await {
+        let naming = self.session.naming.lock().await;
+        let removed = self.engine.remove(tag).await;
+        drop(naming);
+        let reason = match removed {
             Ok(Removed::IsGone | Removed::WasNotThere) => return,
             Ok(Removed::WasMoved) => "somebody has given it to another image".to_owned(),
             Ok(Removed::IsTheLast) => "the image has no other name any more, and would go with it".to_owned(),
@@ -1035,10 +1043,12 @@ impl<'a> Push<'a> {
             return Ok(());
         }
         let own = self.reference.canonical();
+        let naming = self.session.naming.lock().await;
         let tagged = match self.engine.inspect(&own).await {
             Ok(image) => self.engine.tag(&own, &image.id, &name).await,
             Err(error) => Err(error),
         };
+        drop(naming);
         match tagged {
             Ok(tag) => {
                 let names = (self.reference.familiar_repository(), name.familiar_repository());

@@ -95,7 +95,7 @@ impl TargetError {
                 format!("`{typed}` is not named like `registry.example.com/team/app:tag`, without a scheme")
             }
             Self::Registry { typed } => format!("for that registry write `--to {typed}/`"),
-            Self::TagWithAllTags { .. } => "leave out the tag, or --all-tags".to_owned(),
+            Self::TagWithAllTags { typed } => format!("leave out the tag of `{typed}`, or --all-tags"),
             Self::IdWithAllTags { .. } => "name the repository, or leave out --all-tags".to_owned(),
             Self::Nameless { destination, .. } => {
                 format!("name it in full: `--to {destination}PATH:TAG`")
@@ -107,12 +107,13 @@ impl TargetError {
     }
 }
 
-/// 12 to 64 hex digits, as engines show and take IDs; shorter ones are more likely to be names.
+/// 4 to 64 hex digits: engines take fewer too, but then it is more likely a name. Such a text may be one in any
+/// case, and engines look for that first.
 fn is_id(text: &str) -> bool {
     let is_hex = |digits: &str| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     match text.strip_prefix("sha256:") {
         Some(digits) => (1..=64).contains(&digits.len()) && is_hex(digits),
-        None => (12..=64).contains(&text.len()) && is_hex(text),
+        None => (4..=64).contains(&text.len()) && is_hex(text),
     }
 }
 
@@ -134,7 +135,13 @@ impl Destination {
         let problem = |reason| TargetError::Destination { typed: typed.to_owned(), reason };
         if let Some(prefix) = typed.strip_suffix('/') {
             // Whatever may stand behind it, this must be the beginning of a name.
-            let example: Reference = format!("{typed}x").parse().map_err(problem)?;
+            let example = format!("{typed}x").parse::<Reference>();
+            let example = example.map_err(|reason| match reason {
+                ReferenceError::Uppercase { .. } => {
+                    problem(ReferenceError::Uppercase { repository: prefix.to_owned() })
+                }
+                reason => problem(reason),
+            })?;
             let is_registry = !prefix.contains('/') && example.domain() == HUB && prefix != HUB;
             return match is_registry && prefix != "index.docker.io" {
                 // `team/` alone is a namespace of the Hub, as in every reference.
@@ -253,6 +260,13 @@ fn sent_to(
             let problem = |reason| TargetError::Destination { typed: written.to_owned(), reason };
             tagged.parse().map_err(problem)?
         }
+        // `app:1@sha256:…`
+        (Destination::Under(prefix), Image::Id(id)) if name_beside_digest(id).is_some() => {
+            let name = name_beside_digest(id).expect("just seen");
+            let tagged = format!("{prefix}/{}:{}", name.familiar_path(), name.tag_or_latest());
+            let problem = |reason| TargetError::Destination { typed: written.to_owned(), reason };
+            tagged.parse().map_err(problem)?
+        }
         (Destination::Under(_), Image::Id(_)) => {
             let (typed, destination) = (typed.to_owned(), written.to_owned());
             return Err(TargetError::Nameless { typed, destination });
@@ -263,6 +277,12 @@ fn sent_to(
         _ => None,
     };
     Ok(Target { reference, local_name, stands_for })
+}
+
+/// What stands before a digest, if it has a tag.
+fn name_beside_digest(id: &str) -> Option<Reference> {
+    let (name, _) = id.split_once('@')?;
+    name.parse::<Reference>().ok().filter(|name| name.tag().is_some())
 }
 
 /// A target for each of these tags, of one that names a repository.
@@ -300,7 +320,11 @@ mod tests {
         let id = format!("{ID} -> r.example.com/app:1");
         let digest = format!("app@{ID}");
         let by_digest = format!("{digest} -> r.example.com/app:1");
-        let table: [(&[&str], &[&str], &[&str]); 15] = [
+        let tagged = format!("app:1@{ID}");
+        let by_tagged = format!("{tagged} -> r.example.com/x/app:1");
+        let table: [(&[&str], &[&str], &[&str]); 17] = [
+            (&[&tagged], &["r.example.com/x/"], &[&by_tagged]),
+            (&["cafe"], &["r.io/app:1"], &["cafe -> r.io/app:1"]),
             (&["r.example.com/app:1"], &[], &["r.example.com/app:1"]),
             (&["b", "a:1"], &[], &["b:latest", "a:1"]),
             (

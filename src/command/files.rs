@@ -41,11 +41,15 @@ impl Files {
         if options.dry_run {
             return Ok(Self { digest: None, metadata: None, are_several, github: None });
         }
+        let github = options.github_output.then(variable);
+        if let Some(Some(path)) = &github {
+            append(path, "").map_err(|source| Error::File { path: path.clone(), source })?;
+        }
         Ok(Self {
             digest: prepare(&options.digest_file)?,
             metadata: prepare(&options.metadata_file)?,
             are_several,
-            github: options.github_output.then(variable),
+            github,
         })
     }
 
@@ -123,6 +127,8 @@ impl Output {
             _ => {}
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        // In words that name no temporary file.
+        fs::metadata(folder.unwrap_or(Path::new("."))).map_err(problem)?;
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)]
         {

@@ -127,6 +127,9 @@ impl<'a> Run<'a> {
         if options.given.username.is_some() && registries.len() > 1 {
             return Err(Error::OneLogin { registries: registries.join(", ") });
         }
+        if options.digest_file.is_some() && options.digest_file == options.metadata_file {
+            return Err(Error::SameFile);
+        }
         if options.digest_file.is_some() && (self.results.asked.len() > 1 || options.all_tags) {
             return Err(Error::OneDigest);
         }
@@ -226,6 +229,7 @@ impl<'a> Run<'a> {
         Session {
             options: self.options,
             terminal: terminal.filter(|_| !self.options.no_prompt),
+            naming: Mutex::default(),
             dialogue: Mutex::default(),
             gates: references.map(gate).collect(),
             detours: RefCell::default(),
@@ -340,6 +344,13 @@ impl<'a> Run<'a> {
                 let _ = report.write(self.options.format, &mut io::stdout().lock());
             }
         }
+        // What was pushed before that is to be found all the same.
+        results.summarize(&display);
+        if let Some(files) = self.files.take()
+            && let Err(error) = files.write(&results.pushed(), |warning| display.say(Level::Warning, warning))
+        {
+            display.say(Level::Notice, &worded(&error));
+        }
         display.clear();
         if is_cancelled || results.status == 0 {
             results.status = status;
@@ -374,16 +385,14 @@ impl Results<'_> {
         self.ended[at] = Some(ended);
     }
 
-    /// Writes the results of which all before them are known; but not into a question, where that is on the
-    /// same terminal.
+    /// Writes the results of which all before them are known; but not into a question, nor into what is redrawn:
+    /// they may go to the same terminal, also by way of `tee`.
     fn write_out(&mut self, display: &Display) {
         let is_next_known = self.ended.get(self.told).is_some_and(Option::is_some);
-        if is_next_known && io::stdout().is_terminal() {
-            if display.is_held() {
-                return;
-            }
-            display.clear();
+        if !is_next_known || display.is_held() {
+            return;
         }
+        display.clear();
         while let Some(Some(Ended { result, record, elapsed })) = self.ended.get(self.told) {
             let report = self.report(self.told, record, *elapsed, result);
             let written = unless_closed(report.write(self.options.format, &mut io::stdout().lock()));
@@ -421,8 +430,8 @@ impl Results<'_> {
         if self.asked.len() < 2 {
             return;
         }
-        let outcomes: Vec<Option<&Outcome>> =
-            self.ended.iter().flatten().map(|ended| ended.result.as_ref().ok()).collect();
+        let ended = self.ended.iter().flatten();
+        let outcomes: Vec<Option<&Outcome>> = ended.map(|ended| ended.result.as_ref().ok()).collect();
         let count = |fits: &dyn Fn(Option<Status>) -> bool| {
             outcomes.iter().filter(|outcome| fits(outcome.map(|outcome| outcome.status))).count()
         };
@@ -432,13 +441,18 @@ impl Results<'_> {
             (count(&|status| status == Some(Status::Skipped)), "skipped"),
             (count(&|status| status == Some(Status::WouldPush)), "would be pushed"),
             (count(&|status| status.is_none()), "failed"),
+            (self.asked.len() - outcomes.len(), "not pushed"),
         ];
         let parts = parts.iter().filter(|(number, _)| *number > 0);
         let parts: Vec<String> = parts.map(|(number, what)| format!("{number} {what}")).collect();
         let mut lines = vec![format!("{} images: {}", self.asked.len(), parts.join(", "))];
-        for (asked, ended) in self.asked.iter().zip(self.ended.iter().flatten()) {
-            if let Err(error) = &ended.result {
-                lines.push(format!("  failed: {} ({})", asked.name(), error.class().name()));
+        for (asked, ended) in self.asked.iter().zip(&self.ended) {
+            match ended.as_ref().map(|ended| &ended.result) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    lines.push(format!("  failed: {} ({})", asked.name(), error.class().name()));
+                }
+                None => lines.push(format!("  not pushed: {}", asked.name())),
             }
         }
         // What failed was said where it failed; where nothing else is said, this is what can be acted on.

@@ -127,7 +127,9 @@ impl Board {
         if self.rows.len() > 1 {
             parts.push(format!("{ended} of {} images", self.rows.len()));
         }
-        parts.extend(bytes(sent, all, rate, left));
+        let is_all = self.rows.iter().all(Row::has_all_sizes);
+        let done = self.rows.iter().map(Row::done).sum::<f64>() / self.rows.len().max(1) as f64;
+        parts.extend(bytes(sent, all, Some(done).filter(|_| !is_all), rate, left));
         if let [row] = self.rows.as_slice() {
             parts.push(span(self.since(row)));
         }
@@ -145,7 +147,7 @@ impl Board {
         }
         let (sent, all) = row.progress.bytes();
         let (rate, left) = (row.rate.per_second(), row.rate.time_for(all - sent));
-        let mut parts = bytes(sent, all, rate, left);
+        let mut parts = bytes(sent, all, Some(row.done()).filter(|_| !row.has_all_sizes()), rate, left);
         parts.push(self.stage(row));
         parts.join("  ")
     }
@@ -181,6 +183,30 @@ impl Row {
         (self.phase, self.since) = (phase, now);
     }
 
+    /// The size of all that is to be sent is known: the classic store tells a layer's when it begins with it.
+    fn has_all_sizes(&self) -> bool {
+        match self.phase {
+            Phase::Waiting => false,
+            Phase::Ended { .. } => true,
+            _ => self.progress.layers().iter().all(|layer| layer.total > 0 || layer.state.is_final()),
+        }
+    }
+
+    /// How much of it is done, of 1: each layer counts the same, since not all sizes are known.
+    fn done(&self) -> f64 {
+        let of_layer = |layer: &Layer| match layer.total {
+            _ if layer.state.is_final() => 1.0,
+            0 => 0.0,
+            total => layer.current.min(total) as f64 / total as f64,
+        };
+        let layers = self.progress.layers();
+        match self.phase {
+            Phase::Ended { .. } => 1.0,
+            _ if layers.is_empty() => 0.0,
+            _ => layers.iter().map(of_layer).sum::<f64>() / layers.len() as f64,
+        }
+    }
+
     pub fn is_under_way(&self) -> bool {
         matches!(self.phase, Phase::Running | Phase::Retrying { .. })
     }
@@ -194,17 +220,26 @@ impl Row {
 }
 
 /// What is known of bytes, part by part.
-fn bytes(sent: u64, all: u64, rate: u64, left: Option<Duration>) -> Vec<String> {
+///
+/// * `done`: how much is, of 1, where something is still to begin whose size nobody knows. Then there is no
+///   telling how long that will take.
+fn bytes(sent: u64, all: u64, done: Option<f64>, rate: u64, left: Option<Duration>) -> Vec<String> {
     let mut parts = Vec::new();
-    if all > 0 {
-        let percent = u128::from(sent) * 100 / u128::from(all);
-        parts.push(format!("{percent} %"));
-        parts.push(amounts(sent, all));
+    match done {
+        _ if all == 0 => {}
+        None => {
+            let percent = u128::from(sent) * 100 / u128::from(all);
+            parts.extend([format!("{percent} %"), amounts(sent, all)]);
+        }
+        Some(done) => {
+            let percent = (done * 100.0) as u64;
+            parts.extend([format!("{percent} %"), format!("{} so far", amounts(sent, all))]);
+        }
     }
     if rate > 0 {
         parts.push(format!("{}/s", amount(rate)));
     }
-    if let Some(left) = left.filter(|_| all > sent) {
+    if let Some(left) = left.filter(|_| all > sent && done.is_none()) {
         parts.push(format!("{} left", span(left)));
     }
     parts
@@ -271,6 +306,12 @@ mod tests {
             board.show(at, &Moment::Event(&pushing(10_000_000)));
         }
         board.measure(start + Duration::from_secs(2));
+        assert_eq!(
+            totals(&board),
+            "0 of 3 images  6 %  20 of 200 MB so far  20 MB/s",
+            "who knows how large the third is"
+        );
+        board.show(2, &Moment::Push);
         assert_eq!(totals(&board), "0 of 3 images  10 %  20 of 200 MB  20 MB/s  9 s left");
         board.show(1, &Moment::Ended(Ending { is_failure: true, text: "", json: "" }));
         assert_eq!(totals(&board), "1 of 3 images  10 %  20 of 200 MB  10 MB/s  9 s left");

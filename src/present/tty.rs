@@ -86,8 +86,9 @@ impl<W: Write> Tty<W> {
             frame += &format!("\r\x1b[{rows}A");
         }
         if !is_kept && rows > 0 {
-            // Another size has moved the lines, or others take their place.
-            frame += "\x1b[J";
+            // Another size has moved the lines, or others take their place. Not from the first row of the
+            // screen: tmux takes that for leaving it, and keeps what is cleared.
+            frame += "\x1b[K\x1b[1B\x1b[J\x1b[1A";
         }
         if !self.above.is_empty() {
             // From now on other lines are between here and there.
@@ -293,7 +294,7 @@ fn layer_line(layer: &Layer, rate: Rate, width: usize) -> String {
         }
     };
     let mut parts = vec![format!("  {}", layer.id), format!("{bar}{bytes}")];
-    if rate.per_second() > 0 {
+    if rate.per_second() > 0 && (layer.total == 0 || layer.current < layer.total) {
         parts.push(format!("{}/s", amount(rate.per_second())));
     }
     fitting(parts, width)
@@ -390,14 +391,14 @@ mod tests {
           91efb8fa70ba  [####                               ]  2.75 of 21 MB  2.75 MB/s
           b1efb8fa70bd  Retrying in 4 seconds
           c2efb8fa70be  [###################################]  10 of 10 B
-        13 %  2.75 of 21 MB  2.75 MB/s  6 s left  1 s
+        42 %  2.75 of 21 MB so far  2.75 MB/s  1 s
         ");
         insta::assert_snapshot!(render(&board(), (200, 24)).join("\n"), @r"
         registry.example.com/team/app:1  1 of 5 layers
           91efb8fa70ba  [#####                                   ]  2.75 of 21 MB  2.75 MB/s
           b1efb8fa70bd  Retrying in 4 seconds
           c2efb8fa70be  [########################################]  10 of 10 B
-        13 %  2.75 of 21 MB  2.75 MB/s  6 s left  1 s
+        42 %  2.75 of 21 MB so far  2.75 MB/s  1 s
         ");
     }
 
@@ -408,7 +409,7 @@ mod tests {
           91efb8fa70ba  2.75 of 21 MB
           b1efb8fa70bd  Retrying in 4 seconds
           c2efb8fa70be  10 of 10 B
-        13 %  2.75 of 21 MB  2.75 MB/s
+        42 %  2.75 of 21 MB so far  2.75 MB/s
         ");
     }
 

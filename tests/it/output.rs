@@ -126,6 +126,7 @@ fn no_control_character_of_the_engine_reaches_the_terminal() {
             "\u{1b}[J",
             "\u{1b}[K",
             "\u{1b}[1A",
+            "\u{1b}[1B",
             "\u{1b}[2A",
             "\u{1b}[3A",
             "\r\n",
