@@ -522,7 +522,7 @@ Exit status:
   0 in the registry · 1 refused by the registry · 3 credentials missing or refused
   4 no engine · 5 no such image · 6 network, TLS or registry trouble, after every try
   7 stalled or timed out · 8 exists (--if-exists fail) · 9 not what the registry serves
-  125 usage · 130 interrupted · 143 terminated · 129 hung up
+  125 usage · 130 interrupted · 143 terminated · 129 hung up · 131 quit
 
 Examples:
   docker regpush registry.example.com/team/app:1.2

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::Moment;
 use super::rate::Rate;
-use super::{Ending, Moment};
 use crate::event::Event;
 use crate::progress::{Layer, Progress};
 use crate::text::{amount, amounts, span};
@@ -39,9 +39,7 @@ pub enum Phase {
         of: u32,
         at: Instant,
     },
-    Ended {
-        is_failure: bool,
-    },
+    Ended,
 }
 
 impl Board {
@@ -75,8 +73,8 @@ impl Board {
                 let phase = Phase::Retrying { number: again.number, of: again.of, at: now + again.wait };
                 row.enter(phase, now);
             }
-            Moment::Ended(Ending { is_failure, .. }) => {
-                row.enter(Phase::Ended { is_failure: *is_failure }, now);
+            Moment::Ended(_) => {
+                row.enter(Phase::Ended, now);
                 // Of its layers nothing more is shown.
                 (row.bytes, row.layer_rates) = (row.progress.bytes(), Vec::new());
                 row.progress = Progress::default();
@@ -112,7 +110,7 @@ impl Board {
         let (mut sent, mut all, mut rate, mut left) = (0_u64, 0_u64, 0_u64, None);
         for row in &self.rows {
             let (row_sent, row_all) = match row.phase {
-                Phase::Ended { .. } => row.bytes,
+                Phase::Ended => row.bytes,
                 _ => row.progress.bytes(),
             };
             (sent, all) = (sent.saturating_add(row_sent), all.saturating_add(row_all));
@@ -123,7 +121,7 @@ impl Board {
             }
         }
         let mut parts = Vec::new();
-        let ended = self.rows.iter().filter(|row| matches!(row.phase, Phase::Ended { .. })).count();
+        let ended = self.rows.iter().filter(|row| row.phase == Phase::Ended).count();
         if self.rows.len() > 1 {
             parts.push(format!("{ended} of {} images", self.rows.len()));
         }
@@ -187,7 +185,7 @@ impl Row {
     fn has_all_sizes(&self) -> bool {
         match self.phase {
             Phase::Waiting => false,
-            Phase::Ended { .. } => true,
+            Phase::Ended => true,
             _ => self.progress.layers().iter().all(|layer| layer.total > 0 || layer.state.is_final()),
         }
     }
@@ -201,7 +199,7 @@ impl Row {
         };
         let layers = self.progress.layers();
         match self.phase {
-            Phase::Ended { .. } => 1.0,
+            Phase::Ended => 1.0,
             _ if layers.is_empty() => 0.0,
             _ => layers.iter().map(of_layer).sum::<f64>() / layers.len() as f64,
         }
@@ -254,6 +252,7 @@ pub fn is_said_again(progress: &Progress, event: &Event) -> bool {
 mod tests {
     use super::*;
     use crate::event::LayerState;
+    use crate::present::Ending;
     use crate::retry::Again;
 
     fn layer(id: &str, state: LayerState) -> Event {
