@@ -470,10 +470,8 @@ impl<'a> Push<'a> {
         if let Some(detour) = self.detour.take() {
             self.take_away(detour).await;
         }
-        match tag {
-            Some(tag) if self.options.keep_tag => tag.keep(),
-            Some(tag) => self.take_away(tag).await,
-            None => {}
+        if let Some(tag) = tag {
+            self.take_away(tag).await;
         }
         result
     }
@@ -542,13 +540,17 @@ impl<'a> Push<'a> {
         let tag = self.engine.tag(&target.local_name, &image.id, reference).await;
         drop(naming);
         let tag = tag.map_err(|error| self.engine_error(error))?;
+        if self.options.keep_tag {
+            tag.keep();
+            return Ok(None);
+        }
         let mut made = self.session.made.borrow_mut();
         made.insert(reference.canonical());
         // Engines remove an image with its last name. That two of a call are there is no help: each would
         // go because of the other.
         let is_ours =
             |name: &String| name.parse::<Reference>().is_ok_and(|name| made.contains(&name.canonical()));
-        if image.names.iter().all(is_ours) && !self.options.keep_tag {
+        if image.names.iter().all(is_ours) {
             let name = reference.familiar();
             let reason = "the image has no other name here, and would go with it";
             drop(made);

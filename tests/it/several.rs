@@ -36,7 +36,7 @@ fn lines(run: &Run) -> Vec<&str> {
 #[test]
 fn results_come_in_the_order_asked_whoever_is_first() {
     let engine = FakeEngine::start()
-        .on(&path("localhost:5000/slow", "1"), pushed("1").slowly(Duration::from_millis(100)).times(5))
+        .on(&path("localhost:5000/slow", "1"), pushed("1").slowly(Duration::from_millis(100)).times(12))
         .on(&path("localhost:5001/refused", "1"), Reply::stream([refusal("denied: quota exceeded")]))
         .on(&path("localhost:5002/quick", "1"), pushed("1"));
     let run = push(&engine, &["localhost:5000/slow:1", "localhost:5001/refused:1", "localhost:5002/quick:1"]);
@@ -75,7 +75,7 @@ fn no_more_at_once_than_asked_for() {
     for (parallel, most) in [("1", 1), ("2", 2), ("9", 5)] {
         // Each lasts until all that may be there are there.
         let exists = json!({"status": "Layer already exists", "progressDetail": {}, "id": "a"}).to_string();
-        let reply = Reply::stream([exists, digest_line("1")]).slowly(Duration::from_millis(150));
+        let reply = Reply::stream([exists, digest_line("1")]).slowly(Duration::from_millis(600));
         let engine = FakeEngine::start().on_every_push(reply);
         let run = push(&engine, &[&["--parallel", parallel], names.as_slice()].concat());
         assert_eq!((run.status, engine.most_at_once()), (0, most), "{run}");
@@ -232,6 +232,23 @@ fn an_id_has_no_path_to_put_behind_a_registry() {
     assert_eq!(run.status, 125, "{run}");
     assert!(run.stderr.contains("`deadbeefcafe` is the ID of an image here"), "{run}");
     assert!(engine.pushes().is_empty() && engine.names() == ["app:1"]);
+}
+
+/// But for one that is to stay.
+#[test]
+fn a_tag_that_is_kept_stays_also_where_the_push_is_interrupted() {
+    let engine = with_app().on_every_push(Reply {
+        end: End::Hang,
+        ..Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#])
+    });
+    let env = TestEnv::new();
+    let mut command = env.command(&engine);
+    let mut child =
+        command.args(["regpush", "-q", "--keep-tag", "app:1", "--to", "localhost:5000/"]).spawn().unwrap();
+    engine.wait_for_pushes(1);
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(engine.names(), ["docker.io/library/app:1", "localhost:5000/app:1"]);
 }
 
 #[test]
