@@ -191,9 +191,7 @@ impl<W: Write> Presenter for Tty<W> {
     }
 
     fn clear(&mut self) {
-        if !self.is_held {
-            self.draw(Vec::new());
-        }
+        self.draw(Vec::new());
     }
 }
 

@@ -106,6 +106,20 @@ fn a_login_is_tried_by_one_and_asked_for_once() {
     assert_eq!(logins, [Value::Null, json!("alice"), json!("alice"), json!("alice"), json!("alice")]);
 }
 
+/// Nor after something that has nothing to do with the login: nobody was let in with it so far.
+#[test]
+fn a_login_that_nobody_was_let_in_with_is_always_tried_alone() {
+    let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:5000/{name}:1"));
+    let note = r#"{"status":"x"}"#.to_owned();
+    let refused = Reply::stream([note, refusal("unauthorized: wrong")]).slowly(Duration::from_millis(600));
+    let broken =
+        Reply::stream([refusal("write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer")]);
+    let engine = FakeEngine::start().on("POST /v1.41/images/", broken).on_every_push_else(refused);
+    let images: Vec<&str> = names.iter().map(String::as_str).collect();
+    let run = push(&engine, &[["--parallel", "5"].as_slice(), &images].concat());
+    assert_eq!((run.status, engine.pushes().len(), engine.most_at_once()), (3, 6, 1), "{run}");
+}
+
 /// Who has no answer is not asked again for each image, but is for another registry.
 #[test]
 fn who_gives_no_answer_is_asked_once_for_each_registry() {
