@@ -450,7 +450,7 @@ impl<'a> Push<'a> {
     /// # Errors
     /// [`PushError`]; the record tells how far it came.
     pub async fn run(mut self) -> Result<Outcome, PushError> {
-        self.speaker.show(&Moment::Start);
+        self.speaker.show(&Moment::Start { is_dry_run: self.options.dry_run });
         if self.platform().is_some()
             && let Some(reason) =
                 self.engine.lacks_platforms().await.map_err(|error| self.engine_error(error))?

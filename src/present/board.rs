@@ -60,7 +60,7 @@ impl Board {
         let now = Instant::now();
         let Some(row) = self.rows.get_mut(at) else { return };
         match moment {
-            Moment::Start => row.enter(Phase::Running, now),
+            Moment::Start { .. } => row.enter(Phase::Running, now),
             Moment::Push => {
                 (row.progress, row.rate) = (Progress::default(), Rate::default());
                 row.layer_rates.clear();
@@ -268,7 +268,7 @@ mod tests {
         let start = Instant::now();
         let mut board = Board::new(vec!["app:1".to_owned()], start);
         assert_eq!(board.under_way().count(), 0);
-        board.show(0, &Moment::Start);
+        board.show(0, &Moment::Start { is_dry_run: false });
         board.measure(start + Duration::from_secs(20));
         assert!(standing(&board).starts_with("under way for "), "{}", standing(&board));
         for (id, state) in [("a", LayerState::AlreadyExists), ("b", LayerState::Waiting)] {

@@ -101,7 +101,7 @@ impl<W: Write> Json<W> {
 impl<W: Write> Presenter for Json<W> {
     fn show(&mut self, at: usize, moment: &Moment<'_>) {
         match moment {
-            Moment::Start => self.tell(at, Told::Start),
+            Moment::Start { .. } => self.tell(at, Told::Start),
             Moment::Push => {
                 if let Some((_, progress)) = self.images.get_mut(at) {
                     *progress = Progress::default();
@@ -192,7 +192,7 @@ mod tests {
             Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
             Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
         ];
-        json.show(0, &Moment::Start);
+        json.show(0, &Moment::Start { is_dry_run: false });
         for event in &events {
             json.show(0, &Moment::Event(event));
         }

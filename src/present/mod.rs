@@ -25,8 +25,10 @@ use crate::retry::Again;
 /// What happens to one image.
 #[derive(Clone, Copy, Debug)]
 pub enum Moment<'a> {
-    /// Its turn has come.
-    Start,
+    /// Its turn has come; in a dry run it is only looked at.
+    Start {
+        is_dry_run: bool,
+    },
     /// A push begins; what an earlier one has told is over.
     Push,
     Event(&'a Event),

@@ -67,9 +67,10 @@ impl<W: Write> Plain<W> {
 impl<W: Write> Presenter for Plain<W> {
     fn show(&mut self, at: usize, moment: &Moment<'_>) {
         match moment {
-            Moment::Start => {
+            Moment::Start { is_dry_run } => {
                 if let Some(row) = self.board.rows.get(at) {
-                    self.lines.line(&format!("pushing {}", row.name));
+                    let what = if *is_dry_run { "looking at" } else { "pushing" };
+                    self.lines.line(&format!("{what} {}", row.name));
                 }
             }
             Moment::Event(event) => self.event(at, event),
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn tells_what_matters_and_nothing_twice() {
         let mut plain = plain(&["app:1"]);
-        plain.show(0, &Moment::Start);
+        plain.show(0, &Moment::Start { is_dry_run: false });
         for event in events() {
             plain.show(0, &Moment::Event(&event));
         }
@@ -188,7 +189,7 @@ mod tests {
     #[test]
     fn of_several_images_each_line_names_its_own() {
         let mut plain = plain(&["app:1", "web:2"]);
-        plain.show(1, &Moment::Start);
+        plain.show(1, &Moment::Start { is_dry_run: true });
         plain.show(1, &Moment::Event(&layer("aaa", LayerState::Pushed)));
         let again = Again { number: 2, of: 6, wait: Duration::from_millis(1400) };
         plain.show(1, &Moment::Wait(&again, "broken pipe"));
@@ -196,7 +197,7 @@ mod tests {
         plain.say(Some(1), Level::Warning, "something about it");
         plain.say(None, Level::Warning, "something else");
         insta::assert_snapshot!(shown(plain), @r"
-        pushing web:2
+        looking at web:2
         web:2: aaa: Pushed
         web:2: attempt 2 of 6 in 1 s: broken pipe
         web:2: a note
