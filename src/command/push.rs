@@ -417,9 +417,9 @@ impl Results<'_> {
 
     /// What is in its registry, and by which digest.
     fn pushed(&self) -> Vec<(&Reference, &str)> {
-        let pairs = self.asked.iter().zip(self.ended.iter().flatten());
+        let pairs = self.asked.iter().zip(&self.ended);
         let pushed = pairs.filter_map(|(asked, ended)| {
-            let named = ended.result.as_ref().ok()?.named.as_ref()?;
+            let named = ended.as_ref()?.result.as_ref().ok()?.named.as_ref()?;
             Some((asked.reference()?, named.digest.as_str()))
         });
         pushed.filter(|_| !self.options.dry_run).collect()

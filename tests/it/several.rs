@@ -2,6 +2,7 @@
 //! left behind.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -246,6 +247,34 @@ fn an_id_has_no_path_to_put_behind_a_registry() {
     assert_eq!(run.status, 125, "{run}");
     assert!(run.stderr.contains("`deadbeefcafe` is the ID of an image here"), "{run}");
     assert!(engine.pushes().is_empty() && engine.names() == ["app:1"]);
+}
+
+/// What was pushed before is told all the same, each by its own name.
+#[test]
+fn an_interrupted_call_tells_what_was_pushed() {
+    let hanging = Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#]).ending(End::Hang);
+    let engine = FakeEngine::start()
+        .on(&path("localhost:5000/a", "1"), hanging)
+        .on(&path("localhost:5001/b", "1"), pushed("1"));
+    let env = TestEnv::new();
+    let metadata = env.path("metadata");
+    let mut command = env.command(&engine);
+    command.args(["regpush", "localhost:5000/a:1", "localhost:5001/b:1", "--metadata-file"]).arg(&metadata);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    stderr.find(|line| line.starts_with("pushed localhost:5001/b:1")).expect("it is told at once");
+    engine.wait_for_pushes(2);
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let rest: Vec<String> = stderr.collect();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let summary =
+        ["error: interrupted", "2 images: 1 pushed, 1 not pushed", "  not pushed: localhost:5000/a:1"];
+    assert_eq!(rest[rest.len() - 3..], summary);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("localhost:5001/b@{DIGEST}\n"));
+    let metadata: Value = serde_json::from_slice(&fs::read(metadata).unwrap()).unwrap();
+    let own = json!({"containerimage.digest": DIGEST, "image.name": "localhost:5001/b:1"});
+    assert_eq!(metadata, json!({"localhost:5001/b:1": own}));
 }
 
 /// But for one that is to stay.
