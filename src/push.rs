@@ -691,8 +691,8 @@ impl<'a> Push<'a> {
         let known = match pass.of(&self.reference.repository()) {
             Some(known) => known.clone(),
             None => {
-                let found = self.look_up().await;
-                pass.add(found.0, found.1, None)
+                let (credentials, login) = self.look_up().await;
+                pass.add(credentials, login, None)
             }
         };
         self.pass = Some(pass).filter(|_| !self.gate.is_open());

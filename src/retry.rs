@@ -3,6 +3,7 @@
 //! What broke may work a moment later: the network, a registry in trouble or too busy, a push that stalled.
 //! What was refused is refused again, and trying costs the registry a failed login, or its user an account.
 
+use std::fmt;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
@@ -37,6 +38,12 @@ pub struct Again {
     /// How many there may be, as it looks now.
     pub of: u32,
     pub wait: Duration,
+}
+
+impl fmt::Display for Again {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "attempt {} of {} in {} s", self.number, self.of, self.wait.as_secs_f64().round())
+    }
 }
 
 impl Tries {

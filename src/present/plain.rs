@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::board::is_said_again;
+use super::board::{is_opening, is_said_again};
 use super::{Board, Level, Lines, Moment, Presenter, worded};
 use crate::event::{Event, LayerState};
 
@@ -46,8 +46,8 @@ impl<W: Write> Plain<W> {
                     _ => {}
                 }
             }
-            // The first line of every engine; what is pushed was said.
-            Event::Note { text } if text.starts_with("The push refers to repository") => {}
+            // What is pushed was said.
+            Event::Note { text } if is_opening(text) => {}
             Event::Note { text } => self.line(at, text),
             // The classic store says it again in `aux`.
             Event::Pushed { .. } if is_said_again(&row.progress, event) => {}
@@ -75,8 +75,7 @@ impl<W: Write> Presenter for Plain<W> {
             }
             Moment::Event(event) => self.event(at, event),
             Moment::Wait(again, reason) => {
-                let seconds = again.wait.as_secs_f64().round();
-                self.line(at, &format!("attempt {} of {} in {seconds} s: {reason}", again.number, again.of));
+                self.line(at, &format!("{again}: {reason}"));
             }
             Moment::Ended(ending) if !ending.text.is_empty() => self.lines.line(ending.text),
             Moment::Push | Moment::Ended(_) => {}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use terminal_size::{Height, Width, terminal_size_of};
 use unicode_width::UnicodeWidthChar;
 
-use super::board::Row;
+use super::board::{Row, is_opening};
 use super::rate::Rate;
 use super::{Board, Level, MAX_HELD, Moment, Presenter, worded};
 use crate::event::{Event, LayerState};
@@ -150,13 +150,11 @@ impl<W: Write> Presenter for Tty<W> {
     fn show(&mut self, at: usize, moment: &Moment<'_>) {
         self.board.show(at, moment);
         match moment {
-            // The first line of every engine; the header names the image.
-            Moment::Event(Event::Note { text }) if text.starts_with("The push refers to repository") => {}
+            // The header names the image.
+            Moment::Event(Event::Note { text }) if is_opening(text) => {}
             Moment::Event(Event::Note { text }) => self.keep(Some(at), Level::Note, text),
             Moment::Wait(again, reason) => {
-                let seconds = again.wait.as_secs_f64().round();
-                let line = format!("attempt {} of {} in {seconds} s: {reason}", again.number, again.of);
-                self.keep(Some(at), Level::Note, &line);
+                self.keep(Some(at), Level::Note, &format!("{again}: {reason}"));
             }
             Moment::Ended(ending) if !ending.text.is_empty() => self.above.push(ending.text.to_owned()),
             _ => {}
