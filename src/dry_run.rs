@@ -43,7 +43,7 @@ pub struct Findings {
 /// # Errors
 /// What a push would fail with.
 pub async fn look(
-    remote: &mut Remote,
+    remote: &Remote,
     engine: &mut Engine,
     subject: &Subject<'_>,
 ) -> Result<Findings, Unanswered> {
@@ -104,7 +104,7 @@ async fn layers_of(
     let mut there = BTreeSet::new();
     let Some(manifest) = registry.manifest(repository, named).await? else { return Ok(there) };
     let mut manifests = vec![];
-    for platform in manifest.platforms().take(MAX_PLATFORMS) {
+    for platform in manifest.manifests().iter().take(MAX_PLATFORMS) {
         manifests.extend(registry.manifest(repository, platform).await?);
     }
     manifests.push(manifest);

@@ -278,7 +278,7 @@ impl Engine {
             engine.agree_on(number);
             return Ok(engine);
         }
-        let limit = if engine.transport.endpoint().is_dear() { LOGIN_TIMEOUT } else { PING_TIMEOUT };
+        let limit = if engine.is_dear() { LOGIN_TIMEOUT } else { PING_TIMEOUT };
         let ping = tokio::time::timeout(limit, engine.ping()).await;
         if let Some(version) = ping.map_err(|_| engine.silent())?? {
             if version < MIN_API_VERSION {
@@ -331,6 +331,11 @@ impl Engine {
         Arc::clone(self.transport.endpoint())
     }
 
+    /// Another connection to it costs a login, so the one there is does it all.
+    pub fn is_dear(&self) -> bool {
+        self.transport.endpoint().is_dear()
+    }
+
     fn silent(&self) -> EngineError {
         EngineError::Silent { endpoint: self.endpoint() }
     }
@@ -341,9 +346,7 @@ impl Engine {
             let is_last = method == Method::GET;
             let response = match self.call(method, "/_ping", None, Bytes::new()).await {
                 // What stands between us and an engine may not know HEAD, and hang up.
-                Err(EngineError::Transport(TransportError::Lost { .. }))
-                    if !is_last && !self.transport.endpoint().is_dear() =>
-                {
+                Err(EngineError::Transport(TransportError::Lost { .. })) if !is_last && !self.is_dear() => {
                     continue;
                 }
                 response => response?,

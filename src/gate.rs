@@ -1,14 +1,16 @@
-//! The way into one registry, for all pushes of a call that go there: its login is looked up once, tried by
-//! one push alone, and asked for once.
+//! Where pushes of a call wait for one of them that goes alone.
 //!
-//! Several pushes at once with a wrong password would cost the registry as many failed logins, and its user
-//! perhaps an account.
+//! At the [`Gate`] of a registry its login is looked up once, tried by one push, and asked for once: several
+//! pushes at once with a wrong password would cost the registry as many failed logins, and its user perhaps an
+//! account. Into a repository the first goes [alone](Lead): tags of it mostly share their layers, and engines
+//! send a layer once for each push that begins before it is there (docker 28's containerd store: 4 layers and a
+//! configuration under 6 tags at once, sent 22 times in place of 5; measured).
 
 use std::cell::Cell;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::credentials::{Credentials, Login};
+use crate::credentials::{Credentials, Login, LookedUp, Source};
 
 /// Credentials that are in use.
 #[derive(Clone, Debug)]
@@ -21,10 +23,21 @@ pub struct Known {
     only_for: Option<String>,
 }
 
+impl Known {
+    /// No login, where none is wanted.
+    pub fn nobody() -> Self {
+        let credentials = Credentials::anonymous();
+        let login = Login::new(&credentials, Source::Nothing, Vec::new());
+        Self { number: 0, credentials, login, only_for: None }
+    }
+}
+
 /// All logins of the call for this registry, in the order in which they came up.
 #[derive(Debug, Default)]
 pub struct Logins {
     known: Vec<Known>,
+    /// The first of them, looked up ahead, for the first push to take and to tell of.
+    pub ahead: Option<LookedUp>,
 }
 
 impl Logins {
@@ -93,5 +106,29 @@ impl Gate {
     /// There is another login, to be tried by its owner alone.
     pub fn close(&self) {
         self.is_open.set(false);
+    }
+}
+
+/// The first push into a repository, which the others follow once it is through.
+#[derive(Debug, Default)]
+pub struct Lead {
+    turn: Mutex<()>,
+    is_open: Cell<bool>,
+}
+
+impl Lead {
+    /// Waits for the push that goes alone. What this returns is held by who does so now, since nobody has got
+    /// through so far.
+    pub async fn follow(&self) -> Option<MutexGuard<'_, ()>> {
+        if self.is_open.get() {
+            return None;
+        }
+        let turn = self.turn.lock().await;
+        Some(turn).filter(|_| !self.is_open.get())
+    }
+
+    /// A push is through: from now on they need not wait for each other.
+    pub fn open(&self) {
+        self.is_open.set(true);
     }
 }

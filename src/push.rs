@@ -3,17 +3,20 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::{Either, join, join_all, select};
 use humantime::format_duration;
 use hyper::StatusCode;
 use serde::Serialize;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio::time::Instant;
 
 use crate::cli::{IfExists, PushOptions, Verify};
 use crate::credentials::prompt::Terminal;
-use crate::credentials::{Credentials, Keyring, Login, Source};
+use crate::credentials::{Credentials, Keyring, Login, LookedUp, Source};
 use crate::dry_run::{self, Findings};
 use crate::engine::{
     Descriptor, Engine, EngineError, ImageDetails, LocalImage, LocalManifest, PushRequest, Removed,
@@ -21,13 +24,13 @@ use crate::engine::{
 };
 use crate::event::{Event, LayerState, Narrowed};
 use crate::failure::{Class, Evidence, classify, stalled};
-use crate::gate::{Gate, Known, Pass};
+use crate::gate::{Gate, Known, Lead, Pass};
 use crate::login::{LoginError, QUESTIONS, Question};
 use crate::platform::{Platform, Wanted};
-use crate::present::{Level, Moment, Speaker};
+use crate::present::{Display, Level, Moment, Speaker};
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::remote::{Cause, Remote, Subject, Unanswered, inspect, inspect_all};
+use crate::remote::{Cause, Remote, Seen, Subject, Unanswered, inspect, inspect_all};
 use crate::retry::{Again, Setback, Tries, may_pass, root_cause};
 use crate::target::Target;
 use crate::text::{clean, with_causes};
@@ -312,8 +315,12 @@ pub struct Session<'a> {
     pub naming: Mutex<()>,
     /// Held by who has the terminal: a question, or a credential helper that may ask one.
     pub dialogue: Mutex<()>,
-    /// By the key of the registry's credentials.
+    /// By the domain of the registry.
     pub gates: HashMap<String, Gate>,
+    /// By repository.
+    pub leads: HashMap<String, Lead>,
+    /// The registries, where the engine cannot ask them, or not as soon.
+    pub remote: Remote,
     /// An upload that hangs outlives its push.
     pub detours: RefCell<Detours>,
     /// Names that were given in this call, canonical: they go, so no image counts on them.
@@ -328,6 +335,26 @@ impl Session<'_> {
             None => Some(self.dialogue.lock().await),
         }
     }
+
+    /// What the keyring holds for a registry.
+    async fn look_up(&self, registry: &str, display: &Display) -> LookedUp {
+        let dialogue = self.dialogue().await;
+        let held = dialogue.is_some().then(|| display.hold());
+        let found = self.keyring.look_up(registry, |line| display.say(Level::Asking, line)).await;
+        drop((held, dialogue));
+        found
+    }
+
+    /// Looks up the logins for the pushes that will want them: a helper may take its time, and the engine too.
+    ///
+    /// * `registries`: each once, in the order in which somebody may be asked by their helpers.
+    pub async fn look_ahead(&self, registries: &[String], display: &Display) {
+        let ahead = registries.iter().map(async |registry| {
+            let mut pass = self.gates[registry].enter().await;
+            pass.ahead = Some(self.look_up(registry, display).await);
+        });
+        join_all(ahead).await;
+    }
 }
 
 /// One image on its way.
@@ -337,13 +364,13 @@ pub struct Push<'a> {
     reference: &'a Reference,
     options: &'a PushOptions,
     engine: &'a mut Engine,
-    /// Its registry, where the engine cannot ask it.
-    remote: Remote,
     gate: &'a Gate,
     /// Nobody else may try this login, or ask for another.
     pass: Option<Pass<'a>>,
     /// The name at hand under which it goes round a stall.
     detour: Option<TemporaryTag>,
+    /// What an image for several platforms is made of was said, or there is nothing to say.
+    is_announced: bool,
     /// What is left of `--timeout`: neither questions count nor waiting for other images.
     time_left: Option<Duration>,
     speaker: Speaker<'a>,
@@ -423,7 +450,6 @@ impl<'a> Push<'a> {
         session: &'a Session<'a>,
         target: &'a Target,
         engine: &'a mut Engine,
-        remote: Remote,
         speaker: Speaker<'a>,
         record: &'a mut Record,
     ) -> Self {
@@ -434,10 +460,10 @@ impl<'a> Push<'a> {
             reference,
             options: session.options,
             engine,
-            remote,
-            gate: &session.gates[reference.credentials_key()],
+            gate: &session.gates[reference.domain()],
             pass: None,
             detour: None,
+            is_announced: false,
             time_left: session.options.timeout.filter(|timeout| !timeout.is_zero()),
             speaker,
             record,
@@ -449,7 +475,18 @@ impl<'a> Push<'a> {
     ///
     /// # Errors
     /// [`PushError`]; the record tells how far it came.
-    pub async fn run(mut self) -> Result<Outcome, PushError> {
+    pub async fn run(self) -> Result<Outcome, PushError> {
+        let lead = &self.session.leads[&self.reference.repository()];
+        let turn = lead.follow().await;
+        let result = self.name_and_push().await;
+        if result.is_ok() {
+            lead.open();
+        }
+        drop(turn);
+        result
+    }
+
+    async fn name_and_push(mut self) -> Result<Outcome, PushError> {
         self.speaker.show(&Moment::Start { is_dry_run: self.options.dry_run });
         if self.platform().is_some()
             && let Some(reason) =
@@ -461,8 +498,7 @@ impl<'a> Push<'a> {
             Ok(tag) => tag,
             Err(Trouble::End(error)) => return Err(error),
             Err(Trouble::Cause(cause)) => {
-                let login = Login::new(&Credentials::anonymous(), Source::Nothing, Vec::new());
-                return Err(PushError::Refused(Box::new(self.refusal(cause, login).await)));
+                return Err(PushError::Refused(Box::new(self.refusal(cause, Known::nobody().login).await)));
             }
         };
         let result = self.converse().await;
@@ -494,13 +530,16 @@ impl<'a> Push<'a> {
     /// Looks at the image where that is needed before the push, and gives it the name that it is to be
     /// pushed under. `None`: it has that, or keeps it.
     async fn name_it(&mut self) -> Result<Option<TemporaryTag>, Trouble> {
-        let credentials = Credentials::anonymous();
-        let login = Login::new(&credentials, Source::Nothing, Vec::new());
-        let subject = self.subject(&credentials, &login);
+        let nobody = Known::nobody();
+        let subject = self.subject(&nobody);
         let target = self.target;
         if !target.is_renamed() {
-            // Of an image for several platforms there is more to say; that it is not here, the push will.
-            if self.engine.tells_platforms()
+            // Where that decides nothing it can be done while the engine pushes, if another connection to it
+            // costs nothing. That the image is not here, the push will say.
+            let decides = self.options.platform == Some(Wanted::All) || self.options.dry_run;
+            self.is_announced = !self.engine.tells_platforms();
+            if !self.is_announced
+                && (decides || self.engine.is_dear())
                 && let Ok(image) = self.engine.inspect(subject.local_name).await
             {
                 self.announce(&image)?;
@@ -563,6 +602,7 @@ impl<'a> Push<'a> {
 
     /// Says what of an image for several platforms will be sent.
     fn announce(&mut self, image: &ImageDetails) -> Result<(), PushError> {
+        self.is_announced = true;
         let Some(platforms) = Platforms::of(&image.manifests, self.platform()) else { return Ok(()) };
         if self.options.platform == Some(Wanted::All) && !platforms.missing.is_empty() {
             let reference = self.reference.familiar();
@@ -591,12 +631,12 @@ impl<'a> Push<'a> {
         }
     }
 
-    fn subject<'b>(&self, credentials: &'b Credentials, login: &'b Login) -> Subject<'b>
+    fn subject<'b>(&self, known: &'b Known) -> Subject<'b>
     where
         'a: 'b,
     {
         let (local_name, platform) = (self.target.local_name.as_str(), self.platform());
-        Subject { reference: self.reference, local_name, platform, credentials, login }
+        Subject { reference: self.reference, local_name, platform, known }
     }
 
     /// Pushes with what Docker holds for the registry. What breaks is tried again; what is refused for the
@@ -614,15 +654,15 @@ impl<'a> Push<'a> {
                 // Nobody was let in so far, so this one has to be alone again.
                 known = self.enter().await;
             }
-            let Known { number, credentials, login, .. } = known.clone();
+            let trying = known.clone();
+            let Known { number, credentials, login, .. } = &trying;
             self.record.login = Some(login.clone());
-            let tried =
-                self.in_time(async |push: &mut Self| push.attempt(&credentials, &login).await).await?;
+            let tried = self.in_time(async |push: &mut Self| push.attempt(&trying).await).await?;
             let cause = match tried {
                 Ok(outcome) => {
                     self.gate.open(&mut self.pass);
                     if is_accepted {
-                        self.keep(key, &credentials).await;
+                        self.keep(key, credentials).await;
                     }
                     return Ok(outcome);
                 }
@@ -631,7 +671,7 @@ impl<'a> Push<'a> {
             };
             let class = cause.class();
             if class == Class::Rejected
-                && let Some(named) = self.is_there_already(&credentials, &login).await
+                && let Some(named) = self.is_there_already(&trying).await
             {
                 self.speaker.note("the registry refuses the tag, which names this image already");
                 return Ok(Outcome::new(Status::Unchanged, named));
@@ -654,10 +694,10 @@ impl<'a> Push<'a> {
             let refusal = self.refusal(cause, login.clone()).await;
             if is_accepted && class != Class::Auth {
                 // The login is good, whatever else is wrong with this push.
-                self.keep(key, &credentials).await;
+                self.keep(key, credentials).await;
             }
             if matches!(class, Class::Auth | Class::Denied)
-                && let Some(newer) = self.newer_than(number).await
+                && let Some(newer) = self.newer_than(*number).await
             {
                 known = newer;
             } else {
@@ -681,7 +721,6 @@ impl<'a> Push<'a> {
             // With another login all begins anew.
             tries = Tries::new(self.options.retries);
             self.record.tries.clear();
-            self.remote.forget();
         }
     }
 
@@ -691,8 +730,17 @@ impl<'a> Push<'a> {
         let known = match pass.of(&self.reference.repository()) {
             Some(known) => known.clone(),
             None => {
-                let (credentials, login) = self.look_up().await;
-                pass.add(credentials, login, None)
+                let found = match pass.ahead.take() {
+                    Some(found) => found,
+                    None => self.session.look_up(self.reference.domain(), self.speaker.display).await,
+                };
+                if let Some(shadow) = found.shadow {
+                    self.speaker.note(&shadow);
+                }
+                for warning in found.warnings {
+                    self.warn(warning);
+                }
+                pass.add(found.credentials, found.login, None)
             }
         };
         self.pass = Some(pass).filter(|_| !self.gate.is_open());
@@ -711,8 +759,8 @@ impl<'a> Push<'a> {
     }
 
     /// One try, from the look at what is there to the look at what is there then.
-    async fn attempt(&mut self, credentials: &Credentials, login: &Login) -> Result<Outcome, Trouble> {
-        let subject = self.subject(credentials, login);
+    async fn attempt(&mut self, known: &Known) -> Result<Outcome, Trouble> {
+        let subject = self.subject(known);
         self.record.progress = Progress::default();
         if self.options.dry_run {
             return self.look(&subject).await;
@@ -720,7 +768,54 @@ impl<'a> Push<'a> {
         if let Some(outcome) = self.look_before(&subject).await? {
             return Ok(outcome);
         }
-        let pushed = self.push(&subject).await?;
+        let (tell, told) = oneshot::channel();
+        let ahead = self.look_ahead(known, tell);
+        beside(ahead, self.push_and_verify(&subject, told)).await
+    }
+
+    /// What can be found out while the engine pushes, over a connection of its own: of what platforms the image
+    /// is, and how its registry is asked from here.
+    fn look_ahead<'b>(
+        &self,
+        known: &'b Known,
+        tell: oneshot::Sender<Option<Platforms>>,
+    ) -> impl Future<Output = ()> + use<'a, 'b>
+    where
+        'a: 'b,
+    {
+        let (subject, session, speaker) = (self.subject(known), self.session, self.speaker);
+        let (is_news, is_verified) = (!self.is_announced, self.options.verify != Verify::Never);
+        let engine = Some(self.engine.fork()).filter(|engine| !engine.is_dear());
+        async move {
+            let Some(mut engine) = engine else { return };
+            // What goes wrong here is found again where it matters.
+            if is_news && let Ok(image) = engine.inspect(subject.local_name).await {
+                let platforms = Platforms::of(&image.manifests, subject.platform);
+                if let Some(platforms) = &platforms {
+                    speaker.note(&platforms.announce(subject.platform));
+                }
+                let _ = tell.send(platforms);
+            }
+            if is_verified {
+                let _ = session.remote.registry(&mut engine, &subject).await;
+            }
+        }
+    }
+
+    async fn push_and_verify(
+        &mut self,
+        subject: &Subject<'_>,
+        mut told: oneshot::Receiver<Option<Platforms>>,
+    ) -> Result<Outcome, Trouble> {
+        let pushed = self.push(subject).await;
+        let platforms = match &pushed {
+            Ok(_) => tokio::time::timeout(ASIDE, told).await.ok().and_then(Result::ok),
+            Err(_) => told.try_recv().ok(),
+        };
+        if let Some(platforms) = platforms {
+            (self.is_announced, self.record.platforms) = (true, platforms);
+        }
+        let pushed = pushed?;
         self.record.pushed = Some(pushed.clone());
         if let Some(narrowed) = self.record.progress.narrowed.clone() {
             if self.options.platform == Some(Wanted::All) {
@@ -731,14 +826,14 @@ impl<'a> Push<'a> {
         }
         // The registry took the login, whatever it did with the image.
         self.gate.open(&mut self.pass);
-        self.keep(self.reference.credentials_key(), credentials).await;
-        self.verify(&subject, &pushed).await?;
+        self.keep(self.reference.credentials_key(), &subject.known.credentials).await;
+        self.verify(subject, &pushed).await?;
         Ok(Outcome::new(Status::Pushed, pushed))
     }
 
     /// `--dry-run`
     async fn look(&mut self, subject: &Subject<'_>) -> Result<Outcome, Trouble> {
-        let found = dry_run::look(&mut self.remote, self.engine, subject).await;
+        let found = dry_run::look(&self.session.remote, self.engine, subject).await;
         let findings = self.record.findings.insert(self.answer(found)?);
         let (named, is_same, id) = (findings.named.clone(), findings.is_same, findings.id.clone());
         Ok(self.wished(named, is_same, id)?.unwrap_or(Outcome::new(Status::WouldPush, None)))
@@ -770,9 +865,14 @@ impl<'a> Push<'a> {
         if wish == IfExists::Overwrite {
             return Ok(None);
         }
-        let image = inspect(self.engine, subject).await;
+        let remote = &self.session.remote;
+        let (image, named) = if self.engine.is_dear() {
+            (inspect(self.engine, subject).await, remote.named(self.engine, subject).await)
+        } else {
+            let mut other = self.engine.fork();
+            join(inspect(&mut other, subject), remote.named(self.engine, subject)).await
+        };
         let image = self.answer(image)?;
-        let named = self.remote.named(self.engine, subject).await;
         let named = match self.answer(named) {
             Ok(Some(named)) => named,
             Ok(None) => return Ok(None),
@@ -783,7 +883,7 @@ impl<'a> Push<'a> {
             }
             Err(trouble) => return Err(trouble),
         };
-        let same = self.remote.is_same(self.engine, subject, &image, &named).await;
+        let same = remote.is_same(self.engine, subject, &image, &named).await;
         let is_same = match self.answer(same) {
             // That it is another, only a look could tell; to the other wishes it does not matter.
             Err(Trouble::Cause(_)) if wish != IfExists::Fail => false,
@@ -793,11 +893,11 @@ impl<'a> Push<'a> {
     }
 
     /// The same image is never an error, also where the registry says no only at the end: an immutable tag.
-    async fn is_there_already(&mut self, credentials: &Credentials, login: &Login) -> Option<Descriptor> {
-        let subject = self.subject(credentials, login);
+    async fn is_there_already(&mut self, known: &Known) -> Option<Descriptor> {
+        let (subject, remote) = (self.subject(known), &self.session.remote);
         let image = inspect(self.engine, &subject).await.ok()?;
-        let named = self.remote.named(self.engine, &subject).await.ok()??;
-        let is_same = self.remote.is_same(self.engine, &subject, &image, &named).await.ok()?;
+        let named = remote.named(self.engine, &subject).await.ok()??;
+        let is_same = remote.is_same(self.engine, &subject, &image, &named).await.ok()?;
         is_same.then_some(named)
     }
 
@@ -853,16 +953,20 @@ impl<'a> Push<'a> {
         subject: &Subject<'_>,
         pushed: &Descriptor,
     ) -> Result<Option<Found>, Unanswered> {
-        match self.remote.named(self.engine, subject).await? {
-            None => return Ok(Some(Found::Nothing)),
-            Some(named) if named.digest != pushed.digest => return Ok(Some(Found::Another(named.digest))),
-            Some(_) => {}
-        }
-        let (remote, engine) = (&mut self.remote, &mut *self.engine);
-        let missing = match self.options.verify {
-            Verify::Always => remote.missing_parts(engine, subject, &pushed.digest).await?,
-            // The question was what the tag names; from here nobody may be able to look further.
-            _ => remote.parts_known_missing(engine, subject, &pushed.digest).await?,
+        let (remote, engine) = (&self.session.remote, &mut *self.engine);
+        let missing = match remote.see(engine, subject, &pushed.digest).await? {
+            Seen::Missing(missing) => missing,
+            Seen::Unknown => match remote.named(engine, subject).await? {
+                None => return Ok(Some(Found::Nothing)),
+                Some(named) if named.digest != pushed.digest => {
+                    return Ok(Some(Found::Another(named.digest)));
+                }
+                Some(_) => match self.options.verify {
+                    Verify::Always => remote.missing_parts(engine, subject, &pushed.digest).await?,
+                    // The question was what the tag names; from here nobody may be able to look further.
+                    _ => remote.parts_known_missing(engine, subject, &pushed.digest).await?,
+                },
+            },
         };
         Ok(Some(missing).filter(|missing| !missing.is_empty()).map(Found::Incomplete))
     }
@@ -903,7 +1007,7 @@ impl<'a> Push<'a> {
         }
         let (keyring, speaker) = (&self.session.keyring, self.speaker);
         let dialogue = self.session.dialogue().await;
-        let held = dialogue.is_some().then(|| speaker.hold());
+        let held = dialogue.is_some().then(|| speaker.display.hold());
         let saved = keyring.save(key, credentials, |line| speaker.say(Level::Asking, line)).await;
         drop((held, dialogue));
         match saved {
@@ -924,30 +1028,13 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// What the keyring holds for the registry, with warnings about it.
-    async fn look_up(&mut self) -> (Credentials, Login) {
-        let (keyring, speaker) = (&self.session.keyring, self.speaker);
-        let dialogue = self.session.dialogue().await;
-        let held = dialogue.is_some().then(|| speaker.hold());
-        let tell = |line: &str| speaker.say(Level::Asking, line);
-        let found = keyring.look_up(self.reference.domain(), tell).await;
-        drop((held, dialogue));
-        if let Some(shadow) = found.shadow {
-            speaker.note(&shadow);
-        }
-        for warning in found.warnings {
-            self.warn(warning);
-        }
-        (found.credentials, found.login)
-    }
-
     /// One push to its end: what the tag then names, or why it was refused.
     async fn push(&mut self, subject: &Subject<'_>) -> Result<Descriptor, Trouble> {
         self.record.attempts += 1;
         self.take_a_detour().await?;
         let blocked_before = self.session.detours.borrow().blocked(self.reference);
         self.speaker.show(&Moment::Push);
-        let outcome = self.follow(subject.credentials).await;
+        let outcome = self.follow(&subject.known.credentials).await;
         let detour = match self.detour.take() {
             Some(tag) => {
                 let name = tag.name.clone();
@@ -964,7 +1051,7 @@ impl<'a> Push<'a> {
                 http_status,
                 content_missing: progress.content_missing,
                 phase: progress.phase(),
-                credentials_sent: !subject.credentials.is_anonymous(),
+                credentials_sent: !subject.known.credentials.is_anonymous(),
                 repository: &repository,
             });
             Cause::Engine { verdict: verdict.uncancelled(), reason: clean(message) }
@@ -1072,7 +1159,7 @@ impl<'a> Push<'a> {
     /// engine's own image goes by that digest.
     async fn confirm(&mut self, subject: &Subject<'_>) -> Option<Descriptor> {
         let asked = async {
-            let named = self.remote.named(self.engine, subject).await.ok()??;
+            let named = self.session.remote.named(self.engine, subject).await.ok()??;
             let own = inspect(self.engine, subject).await.ok()?;
             Some(named).filter(|named| own.has_digest(&named.digest))
         };
@@ -1175,7 +1262,7 @@ impl<'a> Push<'a> {
             engine: self.engine,
         };
         let speaker = self.speaker;
-        let held = speaker.hold();
+        let held = speaker.display.hold();
         let tell = |line: &str| speaker.say(Level::Asking, line);
         tell(&refusal.to_string());
         // Until there is an answer: whoever gives up in between is not asked again.
@@ -1202,6 +1289,14 @@ impl<'a> Push<'a> {
         }
         self.speaker.say(Level::Warning, &warning);
         self.record.warnings.push(warning);
+    }
+}
+
+/// Does something beside the work, for as long as that takes.
+pub async fn beside<T>(aside: impl Future<Output = ()>, work: impl Future<Output = T>) -> T {
+    match select(pin!(work), pin!(aside)).await {
+        Either::Left((done, _)) => done,
+        Either::Right(((), work)) => work.await,
     }
 }
 

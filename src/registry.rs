@@ -226,6 +226,11 @@ struct Part {
 }
 
 impl Manifest {
+    /// What is under a digest has that digest, as far as this can be reckoned here.
+    fn is_called(&self, digest: &str) -> bool {
+        self.descriptor.digest == digest || !digest.starts_with("sha256:")
+    }
+
     /// The digest of the image's configuration, which is its ID in the classic store; an index has none.
     pub fn config(&self) -> Option<&str> {
         self.content.config.as_ref().map(|config| config.digest.as_str())
@@ -237,10 +242,19 @@ impl Manifest {
     }
 
     /// Digests of the manifests in an index.
-    pub fn platforms(&self) -> impl Iterator<Item = &str> {
-        let digests = self.content.manifests.iter().map(|manifest| manifest.digest.as_str());
-        digests.filter(|digest| is_digest(digest))
+    pub fn manifests(&self) -> Vec<String> {
+        digests_of(self.content.manifests.iter())
     }
+
+    /// Digests of the blobs of an image that have to be in the registry.
+    fn blobs(&self) -> Vec<String> {
+        let parts = self.content.config.iter().chain(&self.content.layers);
+        digests_of(parts.filter(|part| part.urls.is_empty()))
+    }
+}
+
+fn digests_of<'a>(parts: impl Iterator<Item = &'a Part>) -> Vec<String> {
+    parts.map(|part| &part.digest).filter(|digest| is_digest(digest)).cloned().collect()
 }
 
 impl Registry {
@@ -417,21 +431,32 @@ impl Registry {
         repository: &str,
         digest: &str,
     ) -> Result<Vec<String>, RegistryError> {
-        let mut blobs = BTreeSet::new();
+        match self.manifest(repository, digest).await? {
+            Some(manifest) if manifest.is_called(digest) => self.missing_parts_of(repository, manifest).await,
+            _ => Ok(vec![digest.to_owned()]),
+        }
+    }
+
+    /// The same of an image whose manifest is at hand.
+    ///
+    /// # Errors
+    /// It cannot be asked, or refuses.
+    pub async fn missing_parts_of(
+        self: &Arc<Self>,
+        repository: &str,
+        manifest: Manifest,
+    ) -> Result<Vec<String>, RegistryError> {
+        let mut seen = HashSet::from([manifest.descriptor.digest.clone()]);
+        let (mut blobs, mut manifests) = (BTreeSet::from_iter(manifest.blobs()), manifest.manifests());
         let mut missing = Vec::new();
-        let mut manifests = vec![digest.to_owned()];
-        let mut seen = HashSet::new();
         while let Some(digest) = manifests.pop() {
             if !seen.insert(digest.clone()) {
                 continue;
             }
             match self.manifest(repository, &digest).await? {
-                // What is under a digest has that digest.
-                Some(manifest) if manifest.descriptor.digest == digest || !digest.starts_with("sha256:") => {
-                    let ManifestContent { config, layers, manifests: more } = manifest.content;
-                    let parts = config.into_iter().chain(layers).filter(|part| part.urls.is_empty());
-                    blobs.extend(parts.map(|part| part.digest).filter(|digest| is_digest(digest)));
-                    manifests.extend(more.into_iter().map(|part| part.digest).filter(|it| is_digest(it)));
+                Some(manifest) if manifest.is_called(&digest) => {
+                    blobs.extend(manifest.blobs());
+                    manifests.extend(manifest.manifests());
                 }
                 _ => missing.push(digest),
             }

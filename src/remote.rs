@@ -1,15 +1,21 @@
 //! What the registry holds under the name of an image, by whoever can ask it: the engine, or else we
 //! ourselves, who may be on another machine.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::credentials::{Credentials, Login};
+use tokio::sync::OnceCell;
+
 use crate::engine::{
-    Descriptor, Engine, EngineError, ImageDetails, InRegistry, LocalManifest, PushRequest, Trace,
-    is_on_loopback,
+    Descriptor, Engine, EngineError, ImageDetails, InRegistry, LocalManifest, PushRequest, RegistrySettings,
+    Trace, is_on_loopback,
 };
 use crate::failure::{Class, Evidence, Verdict, classify};
+use crate::gate::Known;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{Access, Registry, RegistryError};
@@ -83,13 +89,12 @@ pub struct Subject<'a> {
     pub local_name: &'a str,
     /// The one that is wanted of it.
     pub platform: Option<&'a Platform>,
-    pub credentials: &'a Credentials,
-    pub login: &'a Login,
+    pub known: &'a Known,
 }
 
 impl Subject<'_> {
     fn request(&self) -> PushRequest<'_> {
-        PushRequest::new(self.reference, self.credentials)
+        PushRequest::new(self.reference, &self.known.credentials)
     }
 
     /// The engine's refusal of a question about it.
@@ -97,7 +102,7 @@ impl Subject<'_> {
         let verdict = classify(&Evidence {
             http_status,
             repository: &self.reference.repository(),
-            ..Evidence::of_text(message, !self.credentials.is_anonymous())
+            ..Evidence::of_text(message, !self.known.credentials.is_anonymous())
         });
         Unanswered::Cause(Cause::Engine { verdict, reason: clean(message) })
     }
@@ -105,25 +110,44 @@ impl Subject<'_> {
 
 /// How long a question may take. Engines themselves do not give up waiting for a registry.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same where the engine can be asked in place of the registry, or the answer would only be good to know.
+const SOON: Duration = Duration::from_secs(5);
 
-/// A registry, connected to when only we can ask it.
+/// The registries of a call. Each is connected to once with each login, whichever push asks first.
 #[derive(Debug)]
 pub struct Remote {
-    /// With the login at hand.
-    registry: Option<Arc<Registry>>,
-    /// It did not answer us in time, and is not asked what only would be good to know.
-    is_out_of_reach: bool,
+    /// How the engine speaks with registries.
+    settings: OnceCell<RegistrySettings>,
+    /// By domain, and the [number](Known::number) of the login.
+    connections: RefCell<HashMap<(String, u32), Rc<Connection>>>,
     trace: Option<Trace>,
+}
+
+#[derive(Debug, Default)]
+struct Connection {
+    registry: OnceCell<Arc<Registry>>,
+    /// It did not answer us in time, and is not asked what the engine can be asked, or what only would be good
+    /// to know.
+    is_out_of_reach: Cell<bool>,
+}
+
+/// What was found of an image in its registry, from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The tag names it, and these blobs of it are not there.
+    Missing(Vec<String>),
+    /// That is for the engine to say: the registry cannot be asked from here, or names something else.
+    Unknown,
 }
 
 impl Remote {
     pub fn new(trace: Option<Trace>) -> Self {
-        Self { registry: None, is_out_of_reach: false, trace }
+        Self { settings: OnceCell::new(), connections: RefCell::default(), trace }
     }
 
-    /// There is another login, or another registry.
-    pub fn forget(&mut self) {
-        (self.registry, self.is_out_of_reach) = (None, false);
+    fn connection(&self, subject: &Subject<'_>) -> Rc<Connection> {
+        let key = (subject.reference.domain().to_owned(), subject.known.number);
+        Rc::clone(self.connections.borrow_mut().entry(key).or_default())
     }
 
     /// What the tag names; `None`: nothing.
@@ -131,7 +155,7 @@ impl Remote {
     /// # Errors
     /// Neither engine nor we can ask, or the registry does not say, or not within 30 s.
     pub async fn named(
-        &mut self,
+        &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
     ) -> Result<Option<Descriptor>, Unanswered> {
@@ -140,7 +164,7 @@ impl Remote {
     }
 
     async fn ask_what_is_named(
-        &mut self,
+        &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
     ) -> Result<Option<Descriptor>, Unanswered> {
@@ -176,7 +200,7 @@ impl Remote {
     /// # Errors
     /// The digests differ, and the registry cannot be asked from here.
     pub async fn is_same(
-        &mut self,
+        &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
         image: &ImageDetails,
@@ -195,7 +219,7 @@ impl Remote {
     /// # Errors
     /// The registry cannot be asked from here, or not within 30 s.
     pub async fn missing_parts(
-        &mut self,
+        &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
         digest: &str,
@@ -207,30 +231,64 @@ impl Remote {
         tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(no_answer(subject)))
     }
 
-    /// The same if it can be told soon; once it cannot, nothing is said to be missing.
+    /// Looks for an image under its tag, from here: where that can be done soon it takes fewer questions than to
+    /// have the engine ask. What is there by this digest is the image, whoever serves it.
+    ///
+    /// # Errors
+    /// The engine is gone.
+    pub async fn see(
+        &self,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        digest: &str,
+    ) -> Result<Seen, EngineError> {
+        let (repository, tag) = (subject.reference.path(), subject.reference.tag_or_latest());
+        let asked = async {
+            let registry = self.registry(engine, subject).await?;
+            let Some(manifest) = registry.manifest(repository, tag).await? else { return Ok(Seen::Unknown) };
+            if manifest.descriptor.digest != digest {
+                return Ok(Seen::Unknown);
+            }
+            Ok(Seen::Missing(registry.missing_parts_of(repository, manifest).await?))
+        };
+        let seen = self.soon(subject, asked).await?;
+        Ok(seen.unwrap_or(Seen::Unknown))
+    }
+
+    /// The parts that are missing, if that can be told soon; else nothing is said to be missing.
     ///
     /// # Errors
     /// The engine is gone.
     pub async fn parts_known_missing(
-        &mut self,
+        &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
         digest: &str,
     ) -> Result<Vec<String>, EngineError> {
-        const SOON: Duration = Duration::from_secs(5);
-        if self.is_out_of_reach {
-            return Ok(Vec::new());
+        let missing = self.soon(subject, self.missing_parts(engine, subject, digest)).await?;
+        Ok(missing.unwrap_or_default())
+    }
+
+    /// Does this if it can be done soon; once it cannot, nothing is.
+    async fn soon<T>(
+        &self,
+        subject: &Subject<'_>,
+        asked: impl Future<Output = Result<T, Unanswered>>,
+    ) -> Result<Option<T>, EngineError> {
+        let connection = self.connection(subject);
+        if connection.is_out_of_reach.get() {
+            return Ok(None);
         }
-        match tokio::time::timeout(SOON, self.missing_parts(engine, subject, digest)).await {
-            Ok(Ok(missing)) => return Ok(missing),
+        match tokio::time::timeout(SOON, asked).await {
+            Ok(Ok(answer)) => return Ok(Some(answer)),
             Ok(Err(Unanswered::Engine(error))) => return Err(error),
             Ok(Err(Unanswered::Cause(Cause::Registry(error)))) => {
-                self.is_out_of_reach = error.is_about_the_way();
+                connection.is_out_of_reach.set(error.is_about_the_way());
             }
             Ok(Err(Unanswered::Cause(_))) => {}
-            Err(_) => self.is_out_of_reach = true,
+            Err(_) => connection.is_out_of_reach.set(true),
         }
-        Ok(Vec::new())
+        Ok(None)
     }
 
     /// The registry, to be asked from here as the engine would.
@@ -238,24 +296,24 @@ impl Remote {
     /// # Errors
     /// It cannot be reached from here, or is no registry.
     pub async fn registry(
-        &mut self,
+        &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
     ) -> Result<Arc<Registry>, Unanswered> {
-        if let Some(registry) = &self.registry {
-            return Ok(Arc::clone(registry));
-        }
-        let domain = subject.reference.domain();
-        let endpoint = engine.endpoint();
-        if is_on_loopback(domain) && !endpoint.address.is_here() {
-            return Err(RegistryError::Elsewhere { registry: domain.to_owned(), endpoint }.into());
-        }
-        let settings = engine.registry_settings().await?;
-        let (credentials, login) = (subject.credentials.clone(), subject.login.clone());
-        // Of certificates that only the engine may read: where they are needed, the error says so.
-        let access = Access::new(domain, &settings, credentials, login, self.trace, |_| {}).await?;
-        let registry = Arc::new(Registry::connect(domain, access).await?);
-        Ok(Arc::clone(self.registry.insert(registry)))
+        let connection = self.connection(subject);
+        let connect = async {
+            let domain = subject.reference.domain();
+            let endpoint = engine.endpoint();
+            if is_on_loopback(domain) && !endpoint.address.is_here() {
+                return Err(RegistryError::Elsewhere { registry: domain.to_owned(), endpoint }.into());
+            }
+            let settings = self.settings.get_or_try_init(|| engine.registry_settings()).await?;
+            let Known { credentials, login, .. } = subject.known.clone();
+            // Of certificates that only the engine may read: where they are needed, the error says so.
+            let access = Access::new(domain, settings, credentials, login, self.trace, |_| {}).await?;
+            Ok::<_, Unanswered>(Arc::new(Registry::connect(domain, access).await?))
+        };
+        connection.registry.get_or_try_init(|| connect).await.map(Arc::clone)
     }
 }
 

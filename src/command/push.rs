@@ -1,10 +1,12 @@
 //! Pushes: of several images, to several places, some at once.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::env;
 use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::mem::take;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt as _};
@@ -18,11 +20,11 @@ use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Keyring};
 use crate::engine::{Engine, LocalImage};
 use crate::error::Error;
-use crate::gate::Gate;
+use crate::gate::{Gate, Lead};
 use crate::present::{
     Display, Ending, Json, Level, Moment, Plain, Presenter, Raw, Silent, Speaker, Tty, terminal_size,
 };
-use crate::push::{Outcome, Push, Record, Session, Status, suggest};
+use crate::push::{Outcome, Push, Record, Session, Status, beside, suggest};
 use crate::reference::Reference;
 use crate::remote::Remote;
 use crate::report::Report;
@@ -65,7 +67,7 @@ struct Run<'a> {
     /// What is known of each image so far; of one that has ended it is with its result.
     records: Vec<Record>,
     /// Once it is known what is to be shown.
-    display: Option<Display>,
+    display: Option<Rc<Display>>,
     files: Option<Files>,
 }
 
@@ -120,11 +122,9 @@ impl<'a> Run<'a> {
                 return Err(error.into());
             }
         }
-        let targets = self.results.asked.iter().filter_map(Asked::reference);
-        let mut registries: Vec<&str> = targets.map(Reference::domain).collect();
-        registries.sort_unstable();
-        registries.dedup();
+        let mut registries = self.results.registries();
         if options.given.username.is_some() && registries.len() > 1 {
+            registries.sort_unstable();
             return Err(Error::OneLogin { registries: registries.join(", ") });
         }
         if options.digest_file.is_some() && options.digest_file == options.metadata_file {
@@ -153,20 +153,32 @@ impl<'a> Run<'a> {
         // They belong to the call: its first image has them.
         self.records.push(Record { warnings, ..Record::default() });
         let (keyring, terminal) = prepared?;
-        let mut engine = engine(self.docker, &keyring.config).await?;
-        let tagless = self.expand(&mut engine).await?;
-        self.records.resize_with(self.results.asked.len(), Record::default);
-        self.display = Some(self.new_display());
         let session = self.session(keyring, terminal);
+        let asked = engine(self.docker, &session.keyring.config);
+        if self.options.all_tags {
+            // What it is about, only the engine can tell.
+            let mut engine = asked.await?;
+            let tagless = self.expand(&mut engine).await?;
+            self.records.resize_with(self.results.asked.len(), Record::default);
+            let display = Rc::clone(self.display.insert(self.new_display()));
+            for (at, error) in tagless {
+                let (result, record, elapsed) = (Err(error), take(&mut self.records[at]), Duration::ZERO);
+                self.results.end(at, Ended { result, record, elapsed }, &display);
+            }
+            return self.push(&session, &display, engine).await;
+        }
+        self.records.resize_with(self.results.asked.len(), Record::default);
+        let display = Rc::clone(self.display.insert(self.new_display()));
+        let registries: Vec<String> = self.results.registries().into_iter().map(str::to_owned).collect();
+        let ahead = session.look_ahead(&registries, &display);
+        beside(ahead, async { self.push(&session, &display, asked.await?).await }).await
+    }
+
+    /// Pushes all that has not failed already.
+    async fn push(&mut self, session: &Session<'_>, display: &Display, engine: Engine) -> Result<(), Error> {
         let spare = engine.fork();
         let engines = RefCell::new(vec![engine]);
-        let trace = trace(self.docker);
-        let Self { results, records, display, files, .. } = self;
-        let display = display.as_ref().expect("made above");
-        for (at, error) in tagless {
-            let (result, record, elapsed) = (Err(error), take(&mut records[at]), Duration::ZERO);
-            results.end(at, Ended { result, record, elapsed }, display);
-        }
+        let Self { results, records, files, .. } = self;
         let work: Vec<Option<Target>> = results
             .asked
             .iter()
@@ -175,20 +187,24 @@ impl<'a> Run<'a> {
             .collect();
         let work = work.iter().zip(records).enumerate();
         let work = work.filter_map(|(at, (target, record))| Some((at, target.as_ref()?, record)));
-        let pushes = work.map(|(at, target, record)| {
+        // The first into each repository, since the others wait for it.
+        let (at_once, mut repositories) = (parallel(self.options), HashSet::new());
+        let (first, rest): (Vec<_>, Vec<_>) = work
+            .partition(|(_, target, _)| at_once == 1 || repositories.insert(target.reference.repository()));
+        let pushes = first.into_iter().chain(rest).map(|(at, target, record)| {
             let speaker = Speaker { display, at };
-            let (session, engines, spare) = (&session, &engines, &spare);
+            let (engines, spare) = (&engines, &spare);
             async move {
                 // One that is connected, if one is free.
                 let mut engine = engines.borrow_mut().pop().unwrap_or_else(|| spare.fork());
                 let started = Instant::now();
-                let push = Push::new(session, target, &mut engine, Remote::new(trace), speaker, record);
+                let push = Push::new(session, target, &mut engine, speaker, record);
                 let result = push.run().await.map_err(Error::from);
                 engines.borrow_mut().push(engine);
                 (at, Ended { result, record: take(record), elapsed: started.elapsed() })
             }
         });
-        let mut pushes = stream::iter(pushes).buffer_unordered(parallel(self.options));
+        let mut pushes = stream::iter(pushes).buffer_unordered(at_once);
         let mut ticks = ticks(display);
         let given_up = loop {
             tokio::select! {
@@ -222,16 +238,17 @@ impl<'a> Run<'a> {
     }
 
     fn session(&self, keyring: Keyring, terminal: Option<Terminal>) -> Session<'a> {
-        let references = self.results.asked.iter().filter_map(Asked::reference);
-        let gate = |reference: &Reference| {
-            (reference.credentials_key().to_owned(), Gate::new(self.options.save_credentials))
-        };
+        let references = || self.results.asked.iter().filter_map(Asked::reference);
+        let gate =
+            |reference: &Reference| (reference.domain().to_owned(), Gate::new(self.options.save_credentials));
         Session {
             options: self.options,
             terminal: terminal.filter(|_| !self.options.no_prompt),
             naming: Mutex::default(),
             dialogue: Mutex::default(),
-            gates: references.map(gate).collect(),
+            gates: references().map(gate).collect(),
+            leads: references().map(|reference| (reference.repository(), Lead::default())).collect(),
+            remote: Remote::new(trace(self.docker)),
             detours: RefCell::default(),
             made: RefCell::default(),
             keyring,
@@ -273,7 +290,7 @@ impl<'a> Run<'a> {
     }
 
     /// The presenter of the mode that is wanted, which has told what is to be told by now.
-    fn new_display(&self) -> Display {
+    fn new_display(&self) -> Rc<Display> {
         let asked = self.results.asked.iter();
         let (names, canonical) = (asked.clone().map(Asked::name), asked.map(Asked::canonical));
         let (names, canonical) = (names.collect::<Vec<_>>(), canonical.collect());
@@ -299,7 +316,7 @@ impl<'a> Run<'a> {
         {
             display.say(Level::Note, "Using default tag: latest");
         }
-        display
+        Rc::new(display)
     }
 
     /// `auto`: redrawing on a terminal that can do it, else lines.
@@ -359,6 +376,13 @@ impl<'a> Run<'a> {
 }
 
 impl Results<'_> {
+    /// Each once, in the order asked.
+    fn registries(&self) -> Vec<&str> {
+        let mut seen = HashSet::new();
+        let asked = self.asked.iter().filter_map(Asked::reference).map(Reference::domain);
+        asked.filter(|registry| seen.insert(*registry)).collect()
+    }
+
     fn report<'b>(
         &'b self,
         at: usize,

@@ -101,6 +101,20 @@ impl Display {
         self.presenter.borrow_mut().say(None, level, line);
     }
 
+    /// The terminal is a question's, until what this returns is dropped.
+    pub fn hold(&self) -> impl Drop + use<'_> {
+        struct Held<'a>(&'a Display);
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {
+                self.0.is_held.set(false);
+                self.0.presenter.borrow_mut().hold(false);
+            }
+        }
+        self.is_held.set(true);
+        self.presenter.borrow_mut().hold(true);
+        Held(self)
+    }
+
     /// Somebody is being asked something at the terminal.
     pub fn is_held(&self) -> bool {
         self.is_held.get()
@@ -144,20 +158,6 @@ impl Speaker<'_> {
 
     pub fn wants_objects(&self) -> bool {
         self.display.presenter.borrow().wants_objects()
-    }
-
-    /// The terminal is the question's, until what this returns is dropped.
-    pub fn hold(&self) -> impl Drop + use<'_> {
-        struct Held<'a>(&'a Display);
-        impl Drop for Held<'_> {
-            fn drop(&mut self) {
-                self.0.is_held.set(false);
-                self.0.presenter.borrow_mut().hold(false);
-            }
-        }
-        self.display.is_held.set(true);
-        self.display.presenter.borrow_mut().hold(true);
-        Held(self.display)
     }
 }
 

@@ -581,7 +581,10 @@ fn pushes_that_stall_together_are_led_round_together() {
         let lines = [line("Preparing", json!({})), line("Pushing", json!({"current": 5, "total": 10}))];
         (path("localhost:5000/app", tag), Reply::stream(lines).ending(End::Hang))
     };
-    let mut engine = FakeEngine::start();
+    // The first goes alone.
+    let mut engine = FakeEngine::start()
+        .has("localhost:5000/app:0", "sha256:0")
+        .on(&path("localhost:5000/app", "0"), pushed("0"));
     let tags = ["1", "2", "3"];
     for tag in tags {
         let (line, reply) = stall(tag);
@@ -589,12 +592,12 @@ fn pushes_that_stall_together_are_led_round_together() {
         engine = engine.has(&name, &format!("sha256:{tag}")).on(&line, reply);
         engine = engine.on(&format!("POST /v1.41/images/Localhost:5000/app/push?tag={tag}"), pushed(tag));
     }
-    let images = tags.map(|tag| format!("localhost:5000/app:{tag}"));
+    let images = ["0", "1", "2", "3"].map(|tag| format!("localhost:5000/app:{tag}"));
     let run = push(
         &engine,
         &[&["--stall-timeout", "1s"], images.each_ref().map(String::as_str).as_slice()].concat(),
     );
-    assert_eq!((run.status, lines(&run).len()), (0, 3), "{run}");
+    assert_eq!((run.status, lines(&run).len()), (0, 4), "{run}");
     assert_eq!(engine.names(), images);
 }
 
