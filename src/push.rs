@@ -40,6 +40,9 @@ use crate::watchdog::Watchdog;
 const AFTER_REFUSAL: Duration = Duration::from_secs(2);
 /// How long the engine may take to list its images, where that only makes a message better.
 const ASIDE: Duration = Duration::from_secs(2);
+/// A push may be over as soon, above all where nothing is to be sent. To look at an image takes docker's
+/// containerd store half as long, and what the registry then shows may make it needless.
+const SHORT: Duration = Duration::from_millis(100);
 /// How long the engine may take to ask the registry what it did not say itself.
 const CONFIRMATION: Duration = Duration::from_secs(30);
 /// A registry of several machines may not know at once on all of them what was pushed to one.
@@ -536,7 +539,7 @@ impl<'a> Push<'a> {
         if !target.is_renamed() {
             // Where that decides nothing it can be done while the engine pushes, if another connection to it
             // costs nothing. That the image is not here, the push will say.
-            let decides = self.options.platform == Some(Wanted::All) || self.options.dry_run;
+            let decides = self.options.platform.is_some() || self.options.dry_run;
             self.is_announced = !self.engine.tells_platforms();
             if !self.is_announced
                 && (decides || self.engine.is_dear())
@@ -788,18 +791,50 @@ impl<'a> Push<'a> {
         let engine = Some(self.engine.fork()).filter(|engine| !engine.is_dear());
         async move {
             let Some(mut engine) = engine else { return };
+            let mut other = engine.fork();
             // What goes wrong here is found again where it matters.
-            if is_news && let Ok(image) = engine.inspect(subject.local_name).await {
-                let platforms = Platforms::of(&image.manifests, subject.platform);
-                if let Some(platforms) = &platforms {
-                    speaker.note(&platforms.announce(subject.platform));
+            let connect = async {
+                if is_verified {
+                    let _ = session.remote.registry(&mut other, &subject).await;
                 }
-                let _ = tell.send(platforms);
-            }
-            if is_verified {
-                let _ = session.remote.registry(&mut engine, &subject).await;
-            }
+            };
+            let inspect = async {
+                if is_verified {
+                    tokio::time::sleep(SHORT).await;
+                }
+                if is_news && let Ok(image) = engine.inspect(subject.local_name).await {
+                    let platforms = Platforms::of(&image.manifests, subject.platform);
+                    if tell.send(platforms.clone()).is_ok()
+                        && let Some(platforms) = platforms
+                    {
+                        speaker.note(&platforms.announce(subject.platform));
+                    }
+                }
+            };
+            join(connect, inspect).await;
         }
+    }
+
+    /// What was told by the look ahead.
+    fn hear(&mut self, told: &mut oneshot::Receiver<Option<Platforms>>) {
+        if let Ok(platforms) = told.try_recv() {
+            (self.is_announced, self.record.platforms) = (true, platforms);
+        }
+    }
+
+    /// Says of what platforms the image is, where that was not known before.
+    async fn announce_late(
+        &mut self,
+        told: &mut oneshot::Receiver<Option<Platforms>>,
+    ) -> Result<(), PushError> {
+        self.hear(told);
+        if !self.is_announced
+            && let Ok(Ok(image)) =
+                tokio::time::timeout(ASIDE, self.engine.inspect(&self.target.local_name)).await
+        {
+            self.announce(&image)?;
+        }
+        Ok(())
     }
 
     async fn push_and_verify(
@@ -808,13 +843,7 @@ impl<'a> Push<'a> {
         mut told: oneshot::Receiver<Option<Platforms>>,
     ) -> Result<Outcome, Trouble> {
         let pushed = self.push(subject).await;
-        let platforms = match &pushed {
-            Ok(_) => tokio::time::timeout(ASIDE, told).await.ok().and_then(Result::ok),
-            Err(_) => told.try_recv().ok(),
-        };
-        if let Some(platforms) = platforms {
-            (self.is_announced, self.record.platforms) = (true, platforms);
-        }
+        self.hear(&mut told);
         let pushed = pushed?;
         self.record.pushed = Some(pushed.clone());
         if let Some(narrowed) = self.record.progress.narrowed.clone() {
@@ -822,12 +851,15 @@ impl<'a> Push<'a> {
                 let (reference, digest) = (self.reference.familiar(), pushed.digest);
                 return Err(PushError::Narrowed { reference, digest }.into());
             }
+            // What is missing.
+            self.announce_late(&mut told).await?;
             self.tell_narrowed(narrowed);
         }
         // The registry took the login, whatever it did with the image.
         self.gate.open(&mut self.pass);
         self.keep(self.reference.credentials_key(), &subject.known.credentials).await;
         self.verify(subject, &pushed).await?;
+        self.announce_late(&mut told).await?;
         Ok(Outcome::new(Status::Pushed, pushed))
     }
 
@@ -873,6 +905,9 @@ impl<'a> Push<'a> {
             join(inspect(&mut other, subject), remote.named(self.engine, subject)).await
         };
         let image = self.answer(image)?;
+        if !self.is_announced {
+            self.announce(&image)?;
+        }
         let named = match self.answer(named) {
             Ok(Some(named)) => named,
             Ok(None) => return Ok(None),
@@ -955,7 +990,11 @@ impl<'a> Push<'a> {
     ) -> Result<Option<Found>, Unanswered> {
         let (remote, engine) = (&self.session.remote, &mut *self.engine);
         let missing = match remote.see(engine, subject, &pushed.digest).await? {
-            Seen::Missing(missing) => missing,
+            Seen::There { missing, is_index } => {
+                // For one platform there is nothing to say.
+                self.is_announced |= !is_index;
+                missing
+            }
             Seen::Unknown => match remote.named(engine, subject).await? {
                 None => return Ok(Some(Found::Nothing)),
                 Some(named) if named.digest != pushed.digest => {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::error::Error as StdError;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,8 @@ use std::{env, fs, io};
 use hyper::StatusCode;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LINK, LOCATION, WWW_AUTHENTICATE};
 use reqwest::redirect::{Action, Attempt, Policy};
-use reqwest::{Client, Method, Proxy, RequestBuilder, Response, Url};
+use reqwest::{Client, ClientBuilder, Method, Proxy, RequestBuilder, Response, Url};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -135,6 +136,8 @@ pub struct Access {
     pub trace: Option<Trace>,
     /// Where any certificate will do, so will plain HTTP: the registry is called insecure.
     tls: Tls,
+    /// Of its host, which need not be looked up again for each connection; none: they are not known.
+    addresses: Vec<SocketAddr>,
 }
 
 impl Access {
@@ -153,9 +156,11 @@ impl Access {
         warn: impl FnMut(&str),
     ) -> Result<Self, RegistryError> {
         let certificates = certificates_directory(settings.is_rootless).join(domain);
-        let skip_verify = settings.is_insecure(domain, &addresses(domain).await);
+        let addresses = addresses(domain).await;
+        let ips: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+        let skip_verify = settings.is_insecure(domain, &ips);
         let tls = Tls { skip_verify, ..tls(domain, &certificates, warn)? };
-        Ok(Self { certificates, credentials, login, trace, tls })
+        Ok(Self { certificates, credentials, login, trace, tls, addresses })
     }
 
     /// Whether its token server may be as insecure as the registry itself. Every registry of this machine
@@ -163,6 +168,14 @@ impl Access {
     fn lends_insecurity(&self, domain: &str) -> bool {
         self.tls.skip_verify && !is_on_loopback(domain)
     }
+}
+
+/// Whether an engine may speak with this registry in a way of its own. On the engine's machine every registry
+/// is insecure, and only an engine without root has other certificates than those of the system.
+///
+/// Source: moby `registry/config.go` (`loadInsecureRegistries`): loopback addresses are always among them.
+pub fn is_special(domain: &str) -> bool {
+    !is_on_loopback(domain) || certificates_directory(true).join(domain).exists()
 }
 
 /// Source: moby `registry/config_unix.go` (`CertsDir`).
@@ -182,6 +195,8 @@ pub struct Registry {
     /// `https://HOST/`
     api: Url,
     client: Client,
+    /// What its clients do for TLS: it takes a while to read all authorities of the system.
+    tls_config: ClientConfig,
     access: Access,
     /// Of the credentials, and of each token that was got for them.
     censor: Mutex<Censor>,
@@ -267,10 +282,17 @@ impl Registry {
     pub async fn connect(domain: &str, access: Access) -> Result<Self, RegistryError> {
         let host = if domain == HUB { HUB_API } else { domain };
         let censor = Censor::new(access.credentials.secrets());
+        let tls_config = tls_config_for(domain, &access.tls, &access.certificates)?;
+        let api = url(domain, &format!("https://{host}/"))?;
+        let mut client = client(tls_config.clone(), Policy::custom(follow));
+        if host == domain && !access.addresses.is_empty() {
+            client = client.resolve_to_addrs(api.host_str().unwrap_or_default(), &access.addresses);
+        }
         let mut registry = Self {
             domain: domain.to_owned(),
-            api: url(domain, &format!("https://{host}/"))?,
-            client: client(domain, Some(&access.tls), &access.certificates, Policy::custom(follow))?,
+            api,
+            client: build(domain, client)?,
+            tls_config,
             access,
             censor: Mutex::new(censor),
             authorization: Mutex::default(),
@@ -280,8 +302,6 @@ impl Registry {
                 if registry.access.tls.skip_verify =>
             {
                 registry.api = url(domain, &format!("http://{host}/"))?;
-                registry.client =
-                    client(domain, None, &registry.access.certificates, Policy::custom(follow))?;
                 // Where nothing answers either way, the first says it as well as the second.
                 registry.ping().await.map_err(|plain| match error {
                     RegistryError::Tls { problem, .. } if matches!(*problem, TlsProblem::PlainText) => plain,
@@ -710,11 +730,14 @@ impl Registry {
                 format!("its token server `{}` has no TLS, and no login is sent there", clean(&host));
             return Err(self.not_a_registry(&reason));
         }
-        let tls =
-            Tls { skip_verify: self.access.tls.skip_verify && is_as_registry, ..self.access.tls.clone() };
-        let tls = Some(&tls).filter(|_| url.scheme() == "https");
+        let tls_config = if url.scheme() == "https" && self.access.tls.skip_verify && !is_as_registry {
+            let tls = Tls { skip_verify: false, ..self.access.tls.clone() };
+            tls_config_for(&self.domain, &tls, &self.access.certificates)?
+        } else {
+            self.tls_config.clone()
+        };
         // A login goes nowhere else.
-        let client = client(&self.domain, tls, &self.access.certificates, Policy::none())?;
+        let client = build(&self.domain, client(tls_config, Policy::none()))?;
         let fields = service.map(|service| ("service", service)).into_iter();
         // Several stand in one, with spaces between.
         let fields = fields.chain(scope.split_whitespace().map(|scope| ("scope", scope.to_owned())));
@@ -943,26 +966,20 @@ fn url(registry: &str, text: &str) -> Result<Url, RegistryError> {
     }
 }
 
-/// * `tls`: `None` for plain HTTP, which needs no certificates.
-/// * `directory`: of them, for messages.
-fn client(
-    registry: &str,
-    tls: Option<&Tls>,
-    directory: &Path,
-    redirects: Policy,
-) -> Result<Client, RegistryError> {
-    let server = || format!("the registry {registry}");
-    let broken = |problem| RegistryError::Tls {
-        server: server(),
+/// * `directory`: of the certificates, for messages.
+fn tls_config_for(registry: &str, tls: &Tls, directory: &Path) -> Result<ClientConfig, RegistryError> {
+    tls_config(tls).map_err(|problem| RegistryError::Tls {
+        server: format!("the registry {registry}"),
         registry: registry.to_owned(),
         directory: directory.to_owned(),
         problem: Box::new(problem),
-    };
-    let nothing = Tls { skip_verify: true, ..Tls::default() };
-    let config = tls_config(tls.unwrap_or(&nothing)).map_err(broken)?;
-    let builder = Client::builder()
+    })
+}
+
+fn client(tls_config: ClientConfig, redirects: Policy) -> ClientBuilder {
+    Client::builder()
         .user_agent(USER_AGENT_VALUE)
-        .tls_backend_preconfigured(config)
+        .tls_backend_preconfigured(tls_config)
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
         .timeout(TIMEOUT)
@@ -972,10 +989,14 @@ fn client(
             // What is no proxy was found out before the request.
             let proxy = proxy_for(&url.as_str().parse().ok()?).ok()??;
             Url::parse(&proxy).ok()
-        }));
-    builder
-        .build()
-        .map_err(|error| RegistryError::Unreachable { server: server(), reason: with_causes(&error) })
+        }))
+}
+
+fn build(registry: &str, client: ClientBuilder) -> Result<Client, RegistryError> {
+    client.build().map_err(|error| RegistryError::Unreachable {
+        server: format!("the registry {registry}"),
+        reason: with_causes(&error),
+    })
 }
 
 /// CA and client certificates for a registry, as moby's `ReadCertsDirectory` finds them; whatever
@@ -1043,13 +1064,13 @@ fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Result<T
 }
 
 /// The addresses of a registry's host; none where they cannot be found in time.
-async fn addresses(domain: &str) -> Vec<IpAddr> {
+async fn addresses(domain: &str) -> Vec<SocketAddr> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let has_port =
         domain.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     let place = if has_port { domain.to_owned() } else { format!("{domain}:443") };
     match tokio::time::timeout(PATIENCE, tokio::net::lookup_host(place)).await {
-        Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+        Ok(Ok(found)) => found.collect(),
         _ => Vec::new(),
     }
 }

@@ -18,7 +18,7 @@ use crate::failure::{Class, Evidence, Verdict, classify};
 use crate::gate::Known;
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::registry::{Access, Registry, RegistryError};
+use crate::registry::{Access, Registry, RegistryError, is_special};
 use crate::text::clean;
 
 /// Why a registry did not take something, or did not answer.
@@ -134,8 +134,8 @@ struct Connection {
 /// What was found of an image in its registry, from here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// The tag names it, and these blobs of it are not there.
-    Missing(Vec<String>),
+    /// The tag names it. `missing`: blobs of it that are not there; `is_index`: it may be for several platforms.
+    There { missing: Vec<String>, is_index: bool },
     /// That is for the engine to say: the registry cannot be asked from here, or names something else.
     Unknown,
 }
@@ -249,7 +249,8 @@ impl Remote {
             if manifest.descriptor.digest != digest {
                 return Ok(Seen::Unknown);
             }
-            Ok(Seen::Missing(registry.missing_parts_of(repository, manifest).await?))
+            let is_index = !manifest.manifests().is_empty();
+            Ok(Seen::There { missing: registry.missing_parts_of(repository, manifest).await?, is_index })
         };
         let seen = self.soon(subject, asked).await?;
         Ok(seen.unwrap_or(Seen::Unknown))
@@ -307,7 +308,12 @@ impl Remote {
             if is_on_loopback(domain) && !endpoint.address.is_here() {
                 return Err(RegistryError::Elsewhere { registry: domain.to_owned(), endpoint }.into());
             }
-            let settings = self.settings.get_or_try_init(|| engine.registry_settings()).await?;
+            let of_any = RegistrySettings::default();
+            let settings = if is_special(domain) {
+                self.settings.get_or_try_init(async || engine.registry_settings().await).await?
+            } else {
+                &of_any
+            };
             let Known { credentials, login, .. } = subject.known.clone();
             // Of certificates that only the engine may read: where they are needed, the error says so.
             let access = Access::new(domain, settings, credentials, login, self.trace, |_| {}).await?;

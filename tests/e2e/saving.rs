@@ -177,7 +177,7 @@ fn a_typed_password_goes_to_engine_registry_and_helper_and_nowhere_else() {
     let to_engine = calls.iter().filter(|call| goes_to(call, "<UNIX-STREAM:")).count();
     // The only pipe that anything of it is written to is the helper's stdin.
     let to_helper = calls.iter().filter(|call| goes_to(call, "<pipe:")).count();
-    assert_eq!((to_engine, to_helper), (3, 1), "/auth, the push, /distribution; store: {calls:#?}");
+    assert_eq!((to_engine, to_helper), (2, 1), "/auth, the push; store: {calls:#?}");
     // Whether it has all parts of the image.
     let to_registry =
         calls.iter().filter(|call| goes_to(call, &format!("->127.0.0.1:{}]>", line.port))).count();

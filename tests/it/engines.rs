@@ -177,7 +177,6 @@ fn versions_that_do_not_meet_are_explained() {
     let body = json!({"message": text}).to_string();
     let new = FakeEngine::start()
         .with_ping(Ping::Version("1.70"))
-        .on("GET /v1.51/images/", Reply::json(400, &body))
         .on("POST /v1.51/images/", Reply::json(400, &body));
     let refused = run(TestEnv::new().command(&new).args(["regpush", IMAGE]));
     assert_eq!(refused.status, 4, "{refused}");

@@ -494,7 +494,7 @@ fn nothing_is_written_into_a_question() {
         terminal.wait_for("Username: ");
         // The other one ends while nobody answers: this is the last that is asked about it. That nothing is
         // written then is no condition to wait for.
-        engine.wait_for_request("GET /v1.41/info");
+        engine.wait_for_request("GET /v1.41/distribution/localhost:5001/open:1/json");
         std::thread::sleep(Duration::from_millis(300));
         terminal.type_in("alice\r");
         terminal.wait_for("Password: ");
