@@ -418,7 +418,10 @@ impl Engine {
     /// The value of `X-Registry-Auth`, which from now on is watched for in what the engine says.
     fn sending(&mut self, request: &PushRequest<'_>) -> Secret {
         let header = request.credentials.header(request.reference.credentials_key());
-        self.censor = Censor::new(request.credentials.secrets().into_iter().chain([header.clone()]));
+        let secrets = request.credentials.secrets().into_iter();
+        // Of nobody there is nothing to hide.
+        let sent = Some(header.clone()).filter(|_| !request.credentials.is_anonymous());
+        self.censor = Censor::new(secrets.chain(sent));
         header
     }
 

@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use memchr::{memchr2, memchr3};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -336,16 +337,20 @@ impl Decoder {
     /// # Errors
     /// Once for a stream: after an error nothing more can be read from it.
     pub fn decode(&mut self, bytes: &[u8], mut on_event: impl FnMut(Event)) -> Result<(), DecodeError> {
-        let mut start = 0;
-        for (at, byte) in bytes.iter().enumerate() {
+        let (mut start, mut at) = (0, 0);
+        while at < bytes.len() {
             if self.depth == 0 {
-                match byte {
+                match bytes[at] {
                     b'{' => (self.depth, start) = (1, at),
                     byte if byte.is_ascii_whitespace() => {}
                     _ => return Err(DecodeError::not_json(&bytes[at..], &self.censor)),
                 }
-            } else if self.ends_object(*byte) {
-                let object = &bytes[start..=at];
+                at += 1;
+                continue;
+            }
+            at += self.skip(&bytes[at..]);
+            if self.depth == 0 {
+                let object = &bytes[start..at];
                 if self.unfinished.is_empty() {
                     self.report(object, &mut on_event)?;
                 } else {
@@ -394,24 +399,23 @@ impl Decoder {
         }
     }
 
-    /// Follows braces and strings; nothing else can end an object.
-    fn ends_object(&mut self, byte: u8) -> bool {
-        if self.in_string {
-            match byte {
-                _ if self.escaped => self.escaped = false,
-                b'\\' => self.escaped = true,
-                b'"' => self.in_string = false,
-                _ => {}
-            }
-            return false;
+    /// Goes on to behind the next byte that may change where we are, and returns how far that was. Braces and
+    /// strings are followed; nothing else can end an object.
+    fn skip(&mut self, bytes: &[u8]) -> usize {
+        if self.escaped {
+            self.escaped = false;
+            return 1;
         }
-        match byte {
-            b'"' => self.in_string = true,
+        let next =
+            if self.in_string { memchr2(b'"', b'\\', bytes) } else { memchr3(b'"', b'{', b'}', bytes) };
+        let Some(next) = next else { return bytes.len() };
+        match bytes[next] {
+            b'"' => self.in_string = !self.in_string,
             b'{' => self.depth += 1,
             b'}' => self.depth -= 1,
-            _ => {}
+            _ => self.escaped = true,
         }
-        self.depth == 0
+        next + 1
     }
 }
 

@@ -58,7 +58,12 @@ impl Censor {
         let forms = forms(secret).into_iter();
         self.0.extend(forms.filter(|secret| secret.expose().len() >= Self::SHORTEST));
         // The longest first: it may hold another.
-        self.0.sort_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
+        self.0.sort_by(|a, b| {
+            let (a, b) = (a.expose(), b.expose());
+            b.len().cmp(&a.len()).then_with(|| a.cmp(b))
+        });
+        // Most are the same in every form, and every text of a push is searched for each.
+        self.0.dedup_by(|a, b| a.expose() == b.expose());
     }
 
     /// The text with `***` in place of each secret.

@@ -35,9 +35,10 @@ impl Watchdog {
         }
         self.moved = now;
         match event {
-            Event::Layer { id, state: LayerState::Pushing { .. } } => {
-                self.sending.entry(id.clone()).or_insert((now, now)).1 = now;
-            }
+            Event::Layer { id, state: LayerState::Pushing { .. } } => match self.sending.get_mut(id) {
+                Some((_, last)) => *last = now,
+                None => _ = self.sending.insert(id.clone(), (now, now)),
+            },
             // It is sent anew.
             Event::Layer { id, state: LayerState::Retrying { .. } } => _ = self.sending.remove(id),
             _ => {}
