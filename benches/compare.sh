@@ -1,0 +1,364 @@
+#!/bin/bash
+# How fast docker-regpush is beside what people would use instead, as ratios measured on one machine in one run.
+#
+# On a fresh Debian or Ubuntu machine, as root: installs what is missing, starts an engine and registries of its
+# own, and takes each row's commands in turn (A B C A B C …), whole processes. A table goes to stdout, and all
+# figures to target/compare/STORE.json. docs/performance.md says what they mean.
+set -euo pipefail
+cd -- "$(dirname -- "$0")/.."
+
+usage() {
+    cat <<'USAGE'
+usage: benches/compare.sh [--runs N] [--store classic|containerd] [ROW...]
+
+Rows: start unchanged small large layers tags images registries objects; all of them if none is named.
+--runs: how often each command is run (10). --store: of the engine (classic).
+USAGE
+}
+
+runs=10
+store=classic
+rows=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --runs) runs=${2:?} && shift ;;
+        --store) store=${2:?} && shift ;;
+        -h | --help) usage && exit ;;
+        -*) usage >&2 && exit 125 ;;
+        *) rows+=("$1") ;;
+    esac
+    shift
+done
+[ "${#rows[@]}" -gt 0 ] || rows=(start unchanged small large layers tags images registries objects)
+case $store in
+    classic) config='{"features":{"containerd-snapshotter":false}}' ;;
+    containerd) config='{"features":{"containerd-snapshotter":true}}' ;;
+    *) usage >&2 && exit 125 ;;
+esac
+
+root=$PWD
+# shellcheck source=tests/engines.sh
+. tests/engines.sh
+PATH=$PATH:/usr/sbin
+
+# ---------------------------------------------------------------------------------------------
+step "what is compared, and with what"
+has cargo || fail "cargo is missing: install Rust 1.89 or later (https://rustup.rs)"
+need cc "gcc libc6-dev"
+need hyperfine hyperfine
+need jq jq
+need python3 python3
+need skopeo skopeo
+[ -x /usr/bin/time ] || packages="$packages time"
+need_engines
+install_packages
+choose_suites
+suite=${suites##* }
+unpack_docker "$suite"
+unpack "$root/target/engines/peers" "$suite" docker-buildx crane
+cargo build --quiet --release --locked
+regpush=$root/target/release/docker-regpush
+buildx=$root/target/engines/peers/usr/libexec/docker/cli-plugins/docker-buildx
+crane=$root/target/engines/peers/usr/bin/crane
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-compare.XXXXXX")
+chmod 755 "$work"
+trap 'stop_engines; remove_work' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+out=$root/target/compare
+mkdir -p "$out"
+samples=$work/samples
+: >"$samples"
+
+start_docker engine "$suite" "$config"
+await_engine engine '2[89]|[3-9][0-9]'
+docker=$work/engine/docker
+# As where somebody has logged in: otherwise docker, and we, would look for a helper.
+mkdir -p "$work/home/.docker/cli-plugins"
+echo '{"auths":{"registry.example.com":{"auth":"YWxpY2U6c2VjcmV0"}}}' >"$work/home/.docker/config.json"
+ln -s "$regpush" "$work/home/.docker/cli-plugins/docker-regpush"
+export HOME=$work/home DOCKER_HOST=unix://$work/engine/docker.sock
+# What they leave between two calls is theirs.
+export TMPDIR=$work
+
+start_registry() { # start_registry PORT
+    mkdir -p "$work/$1"
+    cat >"$work/$1.yml" <<CONFIG
+version: 0.1
+log: {level: error, accesslog: {disabled: true}}
+storage: {filesystem: {rootdirectory: "$work/$1"}}
+http: {addr: "127.0.0.1:$1"}
+CONFIG
+    docker-registry serve "$work/$1.yml" >"$work/$1.log" 2>&1 &
+    engine_pids="$engine_pids $!"
+    local tries=100
+    until curl -sf "http://127.0.0.1:$1/v2/" >/dev/null; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || fail "the registry on port $1 does not start: $(tail -n 3 "$work/$1.log")"
+        sleep 0.1
+    done
+}
+ports=(5811 5812 5813)
+for port in "${ports[@]}"; do start_registry "$port"; done
+at=localhost:${ports[0]}
+
+# What registries hold goes away, as if nothing had been pushed: their storage has no cache.
+empty_registries() {
+    for port in "${ports[@]}"; do rm -rf "${work:?}/$port/docker"; done
+}
+
+# ---------------------------------------------------------------------------------------------
+# sample ROW TOOL COMMAND...: one run. hyperfine times it; GNU time, which tells the peak memory, stands between
+# the two but for the short ones of `start`, and costs each less than a millisecond.
+sample() {
+    local row=$1 tool=$2
+    shift 2
+    local between=(/usr/bin/time -f %M -o "$work/rss")
+    echo null >"$work/rss"
+    [ "$row" != start ] || between=()
+    local command
+    printf -v command '%q ' "${between[@]}" "$@"
+    hyperfine -N --style none --runs 1 --export-json "$work/one" "$command" >/dev/null 2>"$work/error" ||
+        { cat "$work/error" && fail "$row: $tool has failed: $command"; }
+    jq -c --arg row "$row" --arg tool "$tool" --slurpfile rss "$work/rss" \
+        '.results[0] | {$row, $tool, wall: .times[0], cpu: (.user + .system), kilobytes: $rss[0]}' "$work/one" >>"$samples"
+}
+
+# in_turn ROW BEFORE TOOL COMMAND [TOOL COMMAND]...: BEFORE is done before each run, and is no part of it. One
+# round more comes first, for what is only slow the first time.
+in_turn() {
+    local row=$1 before=$2 round commands runs=$runs
+    shift 2
+    commands=("$@")
+    # Those of a millisecond need more.
+    [ "$row" != start ] || runs=$((10 * runs))
+    for ((round = 0; round <= runs; round++)); do
+        set -- "${commands[@]}"
+        while [ $# -gt 0 ]; do
+            $before
+            # shellcheck disable=SC2086 # a list of words
+            if [ "$round" = 0 ]; then $2 >/dev/null 2>"$work/error" || { cat "$work/error" && fail "$row: $1 fails: $2"; }; else
+                sample "$row" "$1" $2
+            fi
+            shift 2
+        done
+        printf '\r%s: %d of %d ' "$row" "$round" "$runs" >&2
+    done
+    echo >&2
+}
+
+# script NAME: from stdin, to be run as one process.
+script() {
+    { echo '#!/bin/sh' && echo 'set -e' && cat; } >"$work/$1"
+    chmod 755 "$work/$1"
+    echo "$work/$1"
+}
+
+# image NAME LAYERS MEGABYTES: of layers that compress to a half, as programs do: each block comes twice.
+image() {
+    python3 - "$@" "$work/image.tar" <<'PYTHON'
+import hashlib, io, json, os, sys, tarfile
+name, count, size, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) * 1_000_000, sys.argv[4]
+BLOCK = 8192
+with tarfile.open(out, "w") as image:
+    def add(name, data):
+        entry = tarfile.TarInfo(name)
+        entry.size = len(data)
+        image.addfile(entry, io.BytesIO(data))
+    digests = []
+    for number in range(count):
+        data = b"".join(2 * os.urandom(BLOCK) for _ in range(size // count // BLOCK // 2))
+        layer = io.BytesIO()
+        with tarfile.open(fileobj=layer, mode="w") as tar:
+            entry = tarfile.TarInfo(f"file{number}")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+        digests.append("sha256:" + hashlib.sha256(layer.getvalue()).hexdigest())
+        add(f"{number}.tar", layer.getvalue())
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {},
+                         "rootfs": {"type": "layers", "diff_ids": digests},
+                         "history": [{"created_by": "benches/compare.sh"}] * count}).encode()
+    add("config.json", config)
+    add("manifest.json", json.dumps([{"Config": "config.json", "RepoTags": [name],
+                                      "Layers": [f"{number}.tar" for number in range(count)]}]).encode())
+PYTHON
+    "$docker" load -q -i "$work/image.tar" >/dev/null
+}
+
+# first_push ROW LAYERS MEGABYTES: of an image that the registry knows nothing of, by each tool.
+first_push() {
+    local row=$1 name=$at/$1/app:1
+    image "$name" "$2" "$3"
+    podman=(podman --root "$work/podman" --runroot "$work/podman-run" --storage-driver "$podman_store")
+    "${podman[@]}" load -q -i "$work/image.tar" >/dev/null
+    rm "$work/image.tar"
+    local with_crane
+    with_crane=$(script "$row-crane" <<SCRIPT
+"$docker" save "$name" -o "$work/saved.tar"
+"$crane" push --insecure "$work/saved.tar" "$name"
+rm "$work/saved.tar"
+SCRIPT
+    )
+    in_turn "$row" empty_registries \
+        'docker push' "$docker push -q $name" \
+        docker-regpush "$regpush -q $name" \
+        'skopeo copy' "skopeo --insecure-policy copy -q --src-daemon-host $DOCKER_HOST --dest-tls-verify=false docker-daemon:$name docker://$name" \
+        'docker save, crane push' "$with_crane" \
+        'podman push' "${podman[*]} push -q --tls-verify=false $name"
+    "${podman[@]}" rmi -f "$name" >/dev/null
+    "$docker" rmi -f "$name" >/dev/null
+}
+podman_store=overlay
+podman --root "$work/podman" --runroot "$work/podman-run" --storage-driver overlay info >/dev/null 2>&1 || podman_store=vfs
+
+# many ROW NAME...: names whose layers are there already, one after the other by docker, and all in one call.
+many() {
+    local row=$1
+    shift
+    local loop
+    loop=$(printf "\"$docker\" push -q %s\n" "$@" | script "$row-loop")
+    "$regpush" -q "$@" >/dev/null
+    in_turn "$row" : \
+        'docker push, one after the other' "$loop" \
+        docker-regpush "$regpush -q $*" \
+        'docker regpush' "$docker regpush -q $*"
+    "$docker" rmi -f "$@" >/dev/null
+}
+
+# fake OBJECTS: an engine whose push is nothing but progress; its address.
+fake() {
+    python3 benches/stream.py "$work/fake.$1" "$1" >"$work/fake.log" 2>&1 &
+    engine_pids="$engine_pids $!"
+    local tries=300
+    until curl -sf --unix-socket "$work/fake.$1" http://engine/_ping >/dev/null; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || fail "the fake engine does not start: $(tail -n 3 "$work/fake.log")"
+        sleep 0.1
+    done
+}
+
+# ---------------------------------------------------------------------------------------------
+step "runs, in turn"
+for row in "${rows[@]}"; do
+    case $row in
+        start)
+            in_turn start : \
+                /bin/true /bin/true \
+                'docker-regpush, handshake' "$regpush docker-cli-plugin-metadata" \
+                'docker-buildx, handshake' "$buildx docker-cli-plugin-metadata" \
+                'docker-regpush --help' "$regpush --help" \
+                'docker-buildx --help' "$buildx --help" \
+                'docker --help' "$docker --help" \
+                'docker regpush --help' "$docker regpush --help"
+            ;;
+        unchanged)
+            name=$at/unchanged/app:1
+            image "$name" 3 1
+            "$regpush" -q "$name" >/dev/null
+            api=$("$docker" version --format '{{.Server.APIVersion}}')
+            call=$(script curl-push <<SCRIPT
+curl -sS -o /dev/null --unix-socket "$work/engine/docker.sock" -X POST -H 'X-Registry-Auth: e30=' \
+    "http://engine/v$api/images/$at/unchanged/app/push?tag=1"
+SCRIPT
+            )
+            in_turn unchanged : \
+                'docker push' "$docker push -q $name" \
+                curl "$call" \
+                docker-regpush "$regpush -q $name" \
+                'docker-regpush --verify never' "$regpush -q --verify never $name" \
+                'docker-regpush --if-exists update' "$regpush -q --if-exists update $name" \
+                'docker regpush' "$docker regpush -q $name" \
+                'docker regpush --if-exists update' "$docker regpush -q --if-exists update $name"
+            "$docker" rmi -f "$name" >/dev/null
+            ;;
+        small) first_push small 1 64 ;;
+        large) first_push large 1 460 ;;
+        layers) first_push layers 40 64 ;;
+        tags)
+            image "$at/tags/app:1" 3 1
+            names=("$at/tags/app:1")
+            for tag in $(seq 2 12); do
+                "$docker" tag "$at/tags/app:1" "$at/tags/app:$tag"
+                names+=("$at/tags/app:$tag")
+            done
+            many tags "${names[@]}"
+            ;;
+        images)
+            names=()
+            for number in 1 2 3 4; do
+                image "$at/images/app$number:1" 3 1
+                names+=("$at/images/app$number:1")
+            done
+            many images "${names[@]}"
+            ;;
+        registries)
+            image "$at/registries/app:1" 3 1
+            names=("$at/registries/app:1")
+            for port in "${ports[@]:1}"; do
+                "$docker" tag "$at/registries/app:1" "localhost:$port/registries/app:1"
+                names+=("localhost:$port/registries/app:1")
+            done
+            many registries "${names[@]}"
+            ;;
+        objects)
+            for objects in 10000 1000000; do
+                fake "$objects"
+                DOCKER_HOST=unix://$work/fake.$objects in_turn "objects-$objects" : \
+                    'docker push' "$docker push $at/x:1" \
+                    docker-regpush "$regpush --verify never $at/x:1"
+            done
+            ;;
+        *) fail "there is no row \`$row\`" ;;
+    esac
+done
+
+# ---------------------------------------------------------------------------------------------
+step "ratios"
+# row, tool, measure, against which tool, at most
+goals='start|docker-regpush, handshake|wall|/bin/true|1.5
+start|docker-regpush, handshake|wall|docker-buildx, handshake|0.0333
+unchanged|docker-regpush|wall|docker push|0.75
+unchanged|docker-regpush|wall|curl|1.15
+unchanged|docker-regpush --verify never|wall|curl|1.15
+unchanged|docker regpush|wall|docker push|0.75
+unchanged|docker-regpush --if-exists update|wall|docker push|0.5
+unchanged|docker regpush --if-exists update|wall|docker push|0.5
+large|docker-regpush|wall|docker push|1.02
+large|docker-regpush|cpu|docker push|0.4
+large|docker-regpush|kilobytes|docker push|0.4
+tags|docker-regpush|wall|docker push, one after the other|0.5
+tags|docker regpush|wall|docker push, one after the other|0.5
+images|docker-regpush|wall|docker push, one after the other|0.5
+images|docker regpush|wall|docker push, one after the other|0.5
+registries|docker-regpush|wall|docker push, one after the other|0.5
+registries|docker regpush|wall|docker push, one after the other|0.5
+objects-1000000|docker-regpush|cpu|docker push|0.3'
+size=$(stat -c %s "$regpush")
+jq -n --arg goals "$goals" --arg store "$store" --argjson runs "$runs" --argjson size "$size" \
+    --arg engine "$("$docker" version --format '{{.Server.Version}}')" --arg cores "$(nproc)" --slurpfile samples "$samples" '
+    def median: sort | (.[(length - 1) / 2 | floor] + .[length / 2 | floor]) / 2;
+    ($samples | group_by([.row, .tool]) | map({
+        row: .[0].row, tool: .[0].tool, runs: length,
+        wall: (map(.wall) | median), cpu: (map(.cpu) | median),
+        kilobytes: (if .[0].kilobytes then map(.kilobytes) | median else null end)
+    })) as $medians
+    | def value($row; $tool; $measure): first($medians[] | select(.row == $row and .tool == $tool))[$measure];
+    {engine: $engine, store: $store, cores: ($cores | tonumber), runs: $runs, binary_bytes: $size, medians: $medians,
+     goals: [$goals | split("\n")[] | split("|") as [$row, $tool, $measure, $base, $most]
+        | select(any($medians[]; .row == $row))
+        | {row: $row, tool: $tool, measure: $measure, against: $base, at_most: ($most | tonumber),
+           ratio: (value($row; $tool; $measure) / value($row; $base; $measure))}],
+     samples: $samples}' >"$out/$store.json"
+jq -r '
+    def shown($digits): . * pow(10; $digits) | round / pow(10; $digits);
+    "engine \(.engine), \(.store) store, \(.cores) cores, \(.runs) runs of each, medians; binary \(.binary_bytes) bytes (goal: at most 6000000)\n",
+    "| row | command | wall, ms | ratio | CPU, ms | ratio | peak memory, MB | ratio |", "|---|---|---|---|---|---|---|---|",
+    (.medians as $all | $all[] | .row as $row
+        | first($all[] | select(.row == $row and (.tool | test("^(/bin/true|docker push.*)$")))) as $against
+        | "| \(.row) | \(.tool) | \(.wall * 1000 | shown(1)) | \(.wall / $against.wall | shown(2)) | \(.cpu * 1000 | shown(1)) | \(.cpu / $against.cpu | shown(2)) | \(if .kilobytes then "\(.kilobytes / 1024 | shown(1)) | \(.kilobytes / $against.kilobytes | shown(2))" else "| " end) |"),
+    "\n| goal | ratio | at most | |", "|---|---|---|---|",
+    (.goals[] | "| \(.row): \(.tool), \(.measure), against \(.against) | \(.ratio | shown(3)) | \(.at_most) | \(if .ratio <= .at_most then "met" else "missed" end) |")
+' "$out/$store.json" | tee "$out/$store.md"
+echo
+echo "all figures: target/compare/$store.json"

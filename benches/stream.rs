@@ -1,0 +1,54 @@
+//! What is done with each line of an engine: `cargo bench`. benches/compare.sh has the same as a user meets it.
+
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use docker_regpush::event::{Decoder, Event};
+use docker_regpush::failure::{Evidence, classify};
+use docker_regpush::progress::Progress;
+
+fn main() {
+    divan::main();
+}
+
+const CLASSIC: &[u8] = include_bytes!("../tests/recordings/docker-20.10-classic-seven-layers.ndjson");
+const CONTAINERD: &[u8] = include_bytes!("../tests/recordings/docker-28.5-containerd-seven-layers.ndjson");
+
+/// As hyper hands it over, and as a proxy might.
+const PIECES: [usize; 2] = [8192, 64];
+
+fn events(stream: &[u8], piece: usize, on_event: impl Fn(Event) + Copy) {
+    let mut decoder = Decoder::default();
+    stream.chunks(piece).for_each(|piece| decoder.decode(piece, on_event).expect("a recording"));
+}
+
+#[divan::bench(args = PIECES)]
+fn decode_classic(bencher: Bencher<'_, '_>, piece: usize) {
+    bencher
+        .counter(BytesCount::of_slice(CLASSIC))
+        .bench(|| events(CLASSIC, piece, |event| _ = black_box(event)));
+}
+
+#[divan::bench(args = PIECES)]
+fn decode_containerd(bencher: Bencher<'_, '_>, piece: usize) {
+    let count = BytesCount::of_slice(CONTAINERD);
+    bencher.counter(count).bench(|| events(CONTAINERD, piece, |event| _ = black_box(event)));
+}
+
+#[divan::bench]
+fn follow_progress(bencher: Bencher<'_, '_>) {
+    let mut all = Vec::new();
+    let mut decoder = Decoder::default();
+    decoder.decode(CLASSIC, |event| all.push(event)).expect("a recording");
+    bencher.counter(ItemsCount::new(all.len())).bench(|| {
+        let mut progress = Progress::default();
+        all.iter().for_each(|event| _ = black_box(progress.apply(event)));
+        progress
+    });
+}
+
+/// The first rule's words, the last one's, a status alone, and what no rule knows, in a page.
+#[divan::bench(args = ["unauthorized: authentication required", "received unexpected HTTP status: 503 Service Unavailable", "something else"], consts = [1, 1000])]
+fn classify_text<const TIMES: usize>(bencher: Bencher<'_, '_>, text: &str) {
+    let page = text.to_owned() + &" and more of it".repeat(TIMES);
+    bencher.counter(BytesCount::of_str(&page)).bench(|| classify(&Evidence::of_text(black_box(&page), true)));
+}

@@ -1,0 +1,161 @@
+# What a machine needs for tests and benchmarks with real parts: packages, engines, registries. Read by
+# tests/run.sh and benches/compare.sh, in the top folder, with `root` set to it.
+# shellcheck shell=sh
+# shellcheck disable=SC2034,SC2154 # names that the two share
+
+step() { printf '\n== %s\n' "$*"; }
+fail() {
+    printf '%s: %s\n' "$0" "$*" >&2
+    exit 1
+}
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# The packages that are missing.
+packages=''
+need() { # need PROGRAM PACKAGE
+    has "$1" || packages="$packages $2"
+}
+
+install_packages() {
+    [ "$packages" ] || return 0
+    [ "$(id -u)" = 0 ] || fail "please install:$packages"
+    echo "installing:$packages"
+    mkdir -p target
+    # Their programs are wanted, not the services that come with them: docker-registry's would listen
+    # on port 5000 of every address.
+    policy=/usr/sbin/policy-rc.d
+    [ ! -e "$policy" ] || policy=''
+    if [ "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        trap 'exit 130' INT
+        trap 'exit 143' TERM
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    # shellcheck disable=SC2086 # a list of words
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $packages; } \
+        >target/apt.log 2>&1 || { tail -n 30 target/apt.log; fail "apt-get failed"; }
+    [ -z "$policy" ] || rm -f "$policy"
+}
+
+need_engines() {
+    need docker-registry docker-registry
+    need podman podman
+    need curl curl
+    need mount mount
+    # What the engines' programs are linked to.
+    ldconfig -p | grep -q libdevmapper.so || packages="$packages libdevmapper1.02.1"
+    ldconfig -p | grep -q libseccomp.so || packages="$packages libseccomp2"
+}
+
+# choose_suites: those that carry docker 20.10, 26 or 27, and 28 or later, in `suites`.
+choose_suites() {
+    # shellcheck source=/dev/null
+    . /etc/os-release
+    case $ID in
+        debian) suites='bookworm trixie sid' ;;
+        ubuntu) suites='jammy noble-updates devel' ;;
+        *) fail "engines are taken from Debian's or Ubuntu's packages, and this is $ID" ;;
+    esac
+}
+engine_pids=''
+
+# The mirror of this machine, from its own sources: `URIs:` of deb822, or the second word of a line.
+mirror() {
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
+        [ ! -f "$file" ] || sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' "$file"
+    done | grep -E "/$ID/?\$" | head -n 1
+}
+
+# unpack INTO SUITE PACKAGE...: packages of that suite, into a folder, once.
+unpack() {
+    into=$1
+    suite=$2
+    shift 2
+    [ ! -e "$into/complete" ] || return 0
+    rm -rf "$into"
+    mkdir -p "$into/lists/partial" "$into/packages"
+    # apt fetches as a user of its own.
+    chmod 777 "$into/packages"
+    keyring=/usr/share/keyrings/$ID-archive-keyring.gpg
+    signed=''
+    [ ! -e "$keyring" ] || signed="[signed-by=$keyring]"
+    echo "deb $signed $(mirror) $suite main $([ "$ID" = debian ] || echo universe)" >"$into/list"
+    (
+        cd "$into/packages" || exit 1
+        quietly() { "$@" >"$into/log" 2>&1 || { tail -n 20 "$into/log" && exit 1; }; }
+        private() {
+            quietly apt-get -q -oDir::Etc::SourceParts=/dev/null -oDir::Etc::SourceList="$into/list" \
+                -oDir::State::Lists="$into/lists" -oDir::Cache::pkgcache= -oDir::Cache::srcpkgcache= "$@"
+        }
+        private update
+        private download "$@"
+        # Since 26 docker's CLI has a package of its own.
+        set -- docker.io_*.deb
+        if [ -e "$1" ] && ! dpkg -c "$1" | grep -q '/usr/bin/docker$'; then private download docker-cli; fi
+        for package in *.deb; do
+            dpkg -x "$package" .. || exit 1
+        done
+    ) || fail "cannot get $* from $suite"
+    rm -rf "$into/packages" "$into/lists"
+    touch "$into/complete"
+}
+
+# unpack_docker SUITE: docker of that suite, into target/engines/SUITE, once.
+unpack_docker() { unpack "$root/target/engines/$1" "$1" docker.io containerd runc; }
+
+# start_docker NAME SUITE CONFIG: at $work/NAME/docker.sock, its CLI at $work/NAME/docker; the tests start
+# more of it with $work/NAME/dockerd.
+start_docker() {
+    from=$root/target/engines/$2
+    at=$work/$1
+    mkdir -p "$at"
+    ln -s "$from/usr/bin/docker" "$at/docker"
+    cat >"$at/dockerd" <<SCRIPT
+#!/bin/sh
+PATH="$from/usr/sbin:$from/usr/bin:/usr/sbin:/usr/bin:/sbin:/bin" exec "$from/usr/sbin/dockerd" \\
+    --bridge=none --iptables=false --ip6tables=false "\$@"
+SCRIPT
+    chmod 755 "$at/dockerd"
+    printf '%s\n' "$3" >"$at/daemon.json"
+    "$at/dockerd" --data-root "$at/data" --exec-root "$at/exec" --pidfile "$at/pid" -H "unix://$at/docker.sock" \
+        --config-file "$at/daemon.json" >"$at/log" 2>&1 &
+    engine_pids="$engine_pids $!"
+}
+
+# start_podman CLI: podman's Docker API at $work/podman/docker.sock, for this docker CLI.
+start_podman() {
+    at=$work/podman
+    mkdir -p "$at"
+    ln -s "$1" "$at/docker"
+    podman --storage-driver vfs --root "$at/data" --runroot "$at/run" system service -t 0 "unix://$at/docker.sock" \
+        >"$at/log" 2>&1 &
+    engine_pids="$engine_pids $!"
+}
+
+# await_engine NAME VERSIONS: VERSIONS is what has to stand before a dot, an extended regular expression.
+await_engine() {
+    tries=600
+    until "$work/$1/docker" -H "unix://$work/$1/docker.sock" version >"$work/$1/version" 2>&1; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || { tail -n 30 "$work/$1/log" && fail "$1 does not start"; }
+        sleep 0.1
+    done
+    version=$("$work/$1/docker" -H "unix://$work/$1/docker.sock" version --format '{{.Server.Version}}')
+    printf '%s\n' "$version" | grep -Eq "^($2)\." || fail "$1 is $version, and the tests of it are for $2"
+    echo "$1 is up: $version"
+}
+
+stop_engines() {
+    for pid in $engine_pids; do
+        kill "$pid" 2>/dev/null || :
+        wait "$pid" 2>/dev/null || :
+    done
+}
+
+remove_work() {
+    # An engine may leave its data folder mounted on itself.
+    awk -v work="$work/" 'index($2, work) == 1 { print $2 }' /proc/mounts | sort -r |
+        while read -r mounted; do umount "$mounted" || :; done
+    rm -rf "$work"
+}
