@@ -84,6 +84,70 @@ fn no_more_at_once_than_asked_for() {
     }
 }
 
+/// Engines send a layer once for each push that begins before it is there.
+#[test]
+fn the_first_into_a_repository_goes_alone() {
+    let exists = json!({"status": "Layer already exists", "progressDetail": {}, "id": "a"}).to_string();
+    let app = |tag: &str| format!("localhost:5000/app:{tag}");
+    let push = |engine: &FakeEngine, names: &[String]| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        push(engine, &[&["--parallel", "9"], names.as_slice()].concat())
+    };
+    let slow =
+        |tag: &str| Reply::stream([exists.clone(), digest_line(tag)]).slowly(Duration::from_millis(600));
+    for (tags, most) in [(["1", "2"].as_slice(), 1), (&["1", "2", "3", "4"], 3)] {
+        let plan = |engine: FakeEngine, tag: &&str| engine.on(&path("localhost:5000/app", tag), slow(tag));
+        let engine = tags.iter().fold(FakeEngine::start(), plan);
+        let run = push(&engine, &tags.iter().map(|tag| app(tag)).collect::<Vec<_>>());
+        assert_eq!((run.status, engine.most_at_once()), (0, most), "{run}");
+    }
+
+    // The next goes alone where that one did not get through; another repository is another matter.
+    let refused = Reply::stream([refusal("manifest invalid: no")]);
+    let failing = FakeEngine::start()
+        .on(&path("localhost:5000/app", "1"), refused)
+        .on(&path("localhost:5000/app", "2"), slow("2"))
+        .on(&path("localhost:5000/app", "3"), pushed("3"));
+    let run = push(&failing, &["1", "2", "3"].map(app));
+    assert_eq!((run.status, failing.most_at_once()), (1, 1), "{run}");
+    assert!(run.stderr.contains("3 images: 2 pushed, 1 failed"), "{run}");
+    let mixed = FakeEngine::start().on_every_push(slow("1"));
+    let run = push(&mixed, &[app("1"), "localhost:5000/other:1".to_owned()]);
+    assert_eq!((run.status, mixed.most_at_once()), (0, 2), "{run}");
+}
+
+/// A helper takes its time, and so may an engine.
+#[test]
+fn logins_are_looked_up_while_the_engine_is_asked() {
+    let script = r#"read registry; echo "$registry" >>"$HOME/asked"; echo '{"Username":"u","Secret":"s"}'"#;
+    let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
+    let directory = tempfile::tempdir().unwrap();
+    // Takes calls, and never answers.
+    let socket = directory.path().join("docker.sock");
+    let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut command = env.without_engine();
+    command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
+    let mut child =
+        command.args(["regpush", "localhost:5000/app:1", "localhost:5000/app:2"]).spawn().unwrap();
+    let asked = || fs::read_to_string(env.path("home").join("asked")).unwrap_or_default();
+    let started = Instant::now();
+    while asked() != "localhost:5000\n" {
+        assert!(started.elapsed() < Duration::from_secs(20), "nobody is asked: {:?}", asked());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+/// How it speaks with registries is the same for all of them.
+#[test]
+fn an_engine_is_asked_for_its_settings_once() {
+    let engine = FakeEngine::start().on_every_push(pushed("1"));
+    // Not on this machine, going by their names; and nothing listens there.
+    let run = push(&engine, &["0.0.0.0:1/a:1", "0.0.0.0:2/b:1", "0.0.0.0:2/c:1"]);
+    assert_eq!((run.status, engine.count("GET /v1.41/info")), (0, 1), "{run}");
+}
+
 /// Several at once with a wrong password would be as many failed logins.
 #[test]
 fn a_login_is_tried_by_one_and_asked_for_once() {

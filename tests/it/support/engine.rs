@@ -238,6 +238,11 @@ impl FakeEngine {
         self.state().requests.iter().find(|request| request.line.starts_with(line)).cloned()
     }
 
+    /// How often this was asked.
+    pub fn count(&self, line: &str) -> usize {
+        self.state().requests.iter().filter(|request| request.line == line).count()
+    }
+
     /// All that was asked, but pings and the questions about the registry.
     pub fn requests(&self) -> Vec<Request> {
         let is_meant = |line: &str| !line.ends_with("/_ping") && !is_aside(line);
