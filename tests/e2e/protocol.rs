@@ -205,6 +205,48 @@ fn who_stops_docker_stops_the_push() {
     }
 }
 
+/// What the program did for this, by its system calls.
+fn trace(home: &Home, engine: &Engine, arguments: &[&str]) -> String {
+    let file = home.path("trace");
+    let mut command = home.command("strace");
+    command
+        .args(["-f", "-s", "200", "-o"])
+        .arg(&file)
+        .arg(env!("CARGO_BIN_EXE_docker-regpush"))
+        .args(arguments);
+    ok(command.env("DOCKER_HOST", engine.host()));
+    fs::read_to_string(file).unwrap()
+}
+
+/// docker asks before every call of it, and a shell for each word.
+#[test]
+fn nothing_is_started_or_read_for_what_needs_none_of_it() {
+    let (home, engine) = (Home::new(), engine("docker-28-classic"));
+    home.config(&serde_json::json!({}));
+    let questions: [&[&str]; 4] = [
+        &["docker-cli-plugin-metadata"],
+        &["regpush", "--help"],
+        &["regpush", "--version"],
+        &["__complete", "regpush", "--progress", ""],
+    ];
+    for arguments in questions {
+        let calls = trace(&home, &engine, arguments);
+        for needless in ["clone", "epoll", "socket(", "config.json", "/ssl/", "/proc/self/status"] {
+            assert!(!calls.contains(needless), "{arguments:?}: {needless}: {calls}");
+        }
+        assert!(calls.lines().count() < 120, "{arguments:?}: {calls}");
+    }
+    // Of a registry without TLS no authorities are read; and one thread waits for signals, one looks up the
+    // registry's address.
+    let registry = Registry::open();
+    let image = engine.image(&home, &registry.name("traced/start:1"), SMALL);
+    let calls = trace(&home, &engine, &["regpush", "-q", &image.name]);
+    assert!(calls.contains("config.json") && !calls.contains("/ssl/"), "{calls}");
+    assert_eq!(calls.matches("CLONE_THREAD").count(), 2, "{calls}");
+    assert_eq!(calls.matches("/push?").count(), 1, "{calls}");
+    assert!(!calls.contains("/distribution/") && !calls.contains("/info "), "{calls}");
+}
+
 /// Gone, or a zombie, where nobody waits for orphans.
 fn has_ended(process: Pid) -> bool {
     fs::read_to_string(format!("/proc/{process}/stat")).map_or(true, |stat| stat.contains(") Z "))
