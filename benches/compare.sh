@@ -48,18 +48,22 @@ need cc "gcc libc6-dev"
 need hyperfine hyperfine
 need jq jq
 need python3 python3
-need skopeo skopeo
 [ -x /usr/bin/time ] || packages="$packages time"
 need_engines
 install_packages
 choose_suites
-suite=${suites##* }
-unpack_docker "$suite"
-unpack "$root/target/engines/peers" "$suite" docker-buildx crane
+read -r _ older newest <<<"$suites"
+unpack_docker "$newest"
+peers=$root/target/engines/peers
+unpack "$peers" "$newest" docker-buildx crane
+# Debian 12's own speaks API 1.22, which engines have given up; this one comes with the C library it wants.
+unpack "$peers-older" "$older" skopeo libc6
 cargo build --quiet --release --locked
 regpush=$root/target/release/docker-regpush
-buildx=$root/target/engines/peers/usr/libexec/docker/cli-plugins/docker-buildx
-crane=$root/target/engines/peers/usr/bin/crane
+buildx=$peers/usr/libexec/docker/cli-plugins/docker-buildx
+crane=$peers/usr/bin/crane
+libraries=$peers-older/usr/lib/$(uname -m)-linux-gnu
+skopeo="$libraries/$(basename "$peers-older"/usr/lib64/ld-linux*) --library-path $libraries:/usr/lib/$(uname -m)-linux-gnu $peers-older/usr/bin/skopeo"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-compare.XXXXXX")
 chmod 755 "$work"
@@ -71,7 +75,7 @@ mkdir -p "$out"
 samples=$work/samples
 : >"$samples"
 
-start_docker engine "$suite" "$config"
+start_docker engine "$newest" "$config"
 await_engine engine '2[89]|[3-9][0-9]'
 docker=$work/engine/docker
 # As where somebody has logged in: otherwise docker, and we, would look for a helper.
@@ -203,7 +207,7 @@ SCRIPT
     in_turn "$row" empty_registries \
         'docker push' "$docker push -q $name" \
         docker-regpush "$regpush -q $name" \
-        'skopeo copy' "skopeo --insecure-policy copy -q --src-daemon-host $DOCKER_HOST --dest-tls-verify=false docker-daemon:$name docker://$name" \
+        'skopeo copy' "$skopeo --insecure-policy copy -q --src-daemon-host $DOCKER_HOST --dest-tls-verify=false docker-daemon:$name docker://$name" \
         'docker save, crane push' "$with_crane" \
         'podman push' "${podman[*]} push -q --tls-verify=false $name"
     "${podman[@]}" rmi -f "$name" >/dev/null
