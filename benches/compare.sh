@@ -9,20 +9,22 @@ cd -- "$(dirname -- "$0")/.."
 
 usage() {
     cat <<'USAGE'
-usage: benches/compare.sh [--runs N] [--store classic|containerd] [ROW...]
+usage: benches/compare.sh [--runs N] [--store classic|containerd] [--only REGEX] [ROW...]
 
 Rows: start unchanged small large layers tags images registries objects; all of them if none is named.
---runs: how often each command is run (10). --store: of the engine (classic).
+--runs: how often each command is run (10). --store: of the engine (classic). --only: the commands of these names.
 USAGE
 }
 
 runs=10
 store=classic
+only=''
 rows=()
 while [ $# -gt 0 ]; do
     case $1 in
         --runs) runs=${2:?} && shift ;;
         --store) store=${2:?} && shift ;;
+        --only) only=${2:?} && shift ;;
         -h | --help) usage && exit ;;
         -*) usage >&2 && exit 125 ;;
         *) rows+=("$1") ;;
@@ -134,7 +136,11 @@ sample() {
 in_turn() {
     local row=$1 before=$2 round commands runs=$runs
     shift 2
-    commands=("$@")
+    commands=()
+    while [ $# -gt 0 ]; do
+        [[ ! $1 =~ $only ]] || commands+=("$1" "$2")
+        shift 2
+    done
     # Those of a millisecond need more.
     [ "$row" != start ] || runs=$((10 * runs))
     for ((round = 0; round <= runs; round++)); do
@@ -350,7 +356,7 @@ jq -n --arg goals "$goals" --arg store "$store" --argjson runs "$runs" --argjson
     | def value($row; $tool; $measure): first($medians[] | select(.row == $row and .tool == $tool))[$measure];
     {engine: $engine, store: $store, cores: ($cores | tonumber), runs: $runs, binary_bytes: $size, medians: $medians,
      goals: [$goals | split("\n")[] | split("|") as [$row, $tool, $measure, $base, $most]
-        | select(any($medians[]; .row == $row))
+        | select(any($medians[]; .row == $row and .tool == $tool) and any($medians[]; .row == $row and .tool == $base))
         | {row: $row, tool: $tool, measure: $measure, against: $base, at_most: ($most | tonumber),
            ratio: (value($row; $tool; $measure) / value($row; $base; $measure))}],
      samples: $samples}' >"$out/$store.json"

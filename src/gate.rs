@@ -41,6 +41,11 @@ pub struct Logins {
 }
 
 impl Logins {
+    /// Nobody has looked one up so far.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty() && self.ahead.is_none()
+    }
+
     /// The one to go on with: the last that is for this repository, or for all of them.
     pub fn of(&self, repository: &str) -> Option<&Known> {
         let is_for_it = |known: &&Known| known.only_for.as_deref().is_none_or(|only| only == repository);

@@ -354,7 +354,10 @@ impl Session<'_> {
     pub async fn look_ahead(&self, registries: &[String], display: &Display) {
         let ahead = registries.iter().map(async |registry| {
             let mut pass = self.gates[registry].enter().await;
-            pass.ahead = Some(self.look_up(registry, display).await);
+            // The engine may have been faster, and a push too.
+            if pass.is_empty() {
+                pass.ahead = Some(self.look_up(registry, display).await);
+            }
         });
         join_all(ahead).await;
     }

@@ -139,6 +139,23 @@ fn logins_are_looked_up_while_the_engine_is_asked() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
+/// Also where a push comes first, since the engine need not be asked.
+#[test]
+fn a_helper_is_called_once_whoever_is_first() {
+    let script =
+        r#"read registry; echo "$registry" >>"$HOME/asked"; sleep 0.3; echo '{"Username":"u","Secret":"s"}'"#;
+    for version in ["1.41", ""] {
+        let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
+        let engine = FakeEngine::start().on_every_push(pushed("1"));
+        let mut command = env.command(&engine);
+        command.args(["regpush", "-q", "localhost:5000/a:1", "localhost:5000/b:1", "localhost:5001/c:1"]);
+        let run = run(command.env("DOCKER_API_VERSION", version));
+        assert_eq!(run.status, 0, "{run}");
+        let asked = fs::read_to_string(env.path("home").join("asked")).unwrap();
+        assert_eq!(asked.lines().count(), 2, "{version}: {asked}");
+    }
+}
+
 /// How it speaks with registries is the same for all of them.
 #[test]
 fn an_engine_is_asked_for_its_settings_once() {
