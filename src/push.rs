@@ -24,7 +24,7 @@ use crate::engine::{
 };
 use crate::event::{Event, LayerState, Narrowed};
 use crate::failure::{Class, Evidence, classify, stalled};
-use crate::gate::{Gate, Known, Lead, Pass};
+use crate::gate::{Gate, Known, Pass};
 use crate::login::{LoginError, QUESTIONS, Question};
 use crate::platform::{Platform, Wanted};
 use crate::present::{Display, Level, Moment, Speaker};
@@ -320,8 +320,6 @@ pub struct Session<'a> {
     pub dialogue: Mutex<()>,
     /// By the domain of the registry.
     pub gates: HashMap<String, Gate>,
-    /// By repository.
-    pub leads: HashMap<String, Lead>,
     /// The registries, where the engine cannot ask them, or not as soon.
     pub remote: Remote,
     /// An upload that hangs outlives its push.
@@ -481,18 +479,7 @@ impl<'a> Push<'a> {
     ///
     /// # Errors
     /// [`PushError`]; the record tells how far it came.
-    pub async fn run(self) -> Result<Outcome, PushError> {
-        let lead = &self.session.leads[&self.reference.repository()];
-        let turn = lead.follow().await;
-        let result = self.name_and_push().await;
-        if result.is_ok() {
-            lead.open();
-        }
-        drop(turn);
-        result
-    }
-
-    async fn name_and_push(mut self) -> Result<Outcome, PushError> {
+    pub async fn run(mut self) -> Result<Outcome, PushError> {
         self.speaker.show(&Moment::Start { is_dry_run: self.options.dry_run });
         if self.platform().is_some()
             && let Some(reason) =
@@ -831,10 +818,13 @@ impl<'a> Push<'a> {
         told: &mut oneshot::Receiver<Option<Platforms>>,
     ) -> Result<(), PushError> {
         self.hear(told);
-        if !self.is_announced
-            && let Ok(Ok(image)) =
-                tokio::time::timeout(ASIDE, self.engine.inspect(&self.target.local_name)).await
-        {
+        if self.is_announced {
+            return Ok(());
+        }
+        // What is looked at now is told from here alone.
+        told.close();
+        let asked = tokio::time::timeout(ASIDE, self.engine.inspect(&self.target.local_name)).await;
+        if let Ok(Ok(image)) = asked {
             self.announce(&image)?;
         }
         Ok(())

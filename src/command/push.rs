@@ -1,7 +1,7 @@
 //! Pushes: of several images, to several places, some at once.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::env;
 use std::future::Future;
 use std::io::{self, IsTerminal};
@@ -185,22 +185,29 @@ impl<'a> Run<'a> {
             .zip(&results.ended)
             .map(|(asked, ended)| asked.target.clone().filter(|_| ended.is_none()))
             .collect();
+        let repository = |target: &Target| target.reference.repository();
+        let leads: HashMap<String, Lead> =
+            work.iter().flatten().map(|target| (repository(target), Lead::default())).collect();
         let work = work.iter().zip(records).enumerate();
         let work = work.filter_map(|(at, (target, record))| Some((at, target.as_ref()?, record)));
         // The first into each repository, since the others wait for it.
-        let (at_once, mut repositories) = (parallel(self.options), HashSet::new());
-        let (first, rest): (Vec<_>, Vec<_>) = work
-            .partition(|(_, target, _)| at_once == 1 || repositories.insert(target.reference.repository()));
+        let (at_once, mut begun) = (parallel(self.options), HashSet::new());
+        let (first, rest): (Vec<_>, Vec<_>) =
+            work.partition(|(_, target, _)| at_once == 1 || begun.insert(repository(target)));
         let pushes = first.into_iter().chain(rest).map(|(at, target, record)| {
             let speaker = Speaker { display, at };
-            let (engines, spare) = (&engines, &spare);
+            let (engines, spare, lead) = (&engines, &spare, &leads[&repository(target)]);
             async move {
+                let _turn = lead.follow().await;
                 // One that is connected, if one is free.
                 let mut engine = engines.borrow_mut().pop().unwrap_or_else(|| spare.fork());
                 let started = Instant::now();
                 let push = Push::new(session, target, &mut engine, speaker, record);
                 let result = push.run().await.map_err(Error::from);
                 engines.borrow_mut().push(engine);
+                if result.is_ok() {
+                    lead.open();
+                }
                 (at, Ended { result, record: take(record), elapsed: started.elapsed() })
             }
         });
@@ -238,7 +245,7 @@ impl<'a> Run<'a> {
     }
 
     fn session(&self, keyring: Keyring, terminal: Option<Terminal>) -> Session<'a> {
-        let references = || self.results.asked.iter().filter_map(Asked::reference);
+        let references = self.results.asked.iter().filter_map(Asked::reference);
         let gate =
             |reference: &Reference| (reference.domain().to_owned(), Gate::new(self.options.save_credentials));
         Session {
@@ -246,8 +253,7 @@ impl<'a> Run<'a> {
             terminal: terminal.filter(|_| !self.options.no_prompt),
             naming: Mutex::default(),
             dialogue: Mutex::default(),
-            gates: references().map(gate).collect(),
-            leads: references().map(|reference| (reference.repository(), Lead::default())).collect(),
+            gates: references.map(gate).collect(),
             remote: Remote::new(trace(self.docker)),
             detours: RefCell::default(),
             made: RefCell::default(),

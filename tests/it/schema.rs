@@ -1,5 +1,7 @@
 //! What is printed for programs, held against the schemas that they are told of.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::engine::{DIGEST, FakeEngine, Ping, Reply, digest_line, refusal};
@@ -129,6 +131,25 @@ fn platforms_and_findings_are_told_as_the_schema_says() {
     assert!(notes.contains(&&json!(warning)), "{run}");
     let announced = "an image for several platforms: linux/amd64 here, linux/arm64/v8 missing; unless the registry has that already, one platform is sent in place of all, without attestations";
     assert!(notes.contains(&&json!(announced)), "{run}");
+
+    // Once, also where the look ahead has its answer only while the registry is asked what it serves.
+    let text = image.to_string();
+    let halves = [&text[..9], &text[9..]];
+    let late = FakeEngine::start()
+        .with_ping(Ping::Version("1.51"))
+        .on("GET /v1.51/images/", Reply::stream(halves).slowly(Duration::from_millis(600)))
+        .on("GET /v1.51/images/", Reply::json(200, &text))
+        .on(
+            "GET /v1.51/distribution/",
+            Reply::stream([r#"{"Descriptor":"#, &format!(r#"{{"digest":"{DIGEST}","size":528}}}}"#)])
+                .slowly(Duration::from_millis(1500)),
+        )
+        .on_every_push(stream().slowly(Duration::from_millis(300)));
+    let run = push(&late, &[IMAGE]);
+    let (results, events) = checked(&run);
+    assert_eq!((run.status, &results[0]["platforms"]), (0, &platforms), "{run}");
+    let notes = of_kind(&events, "note").into_iter().filter(|note| note["message"] == announced);
+    assert_eq!(notes.count(), 1, "{run}");
 
     // An error where all was wanted: before anything is pushed, or where nobody knew, afterwards, since engines
     // say it only then.
