@@ -134,10 +134,10 @@ fn platforms_and_findings_are_told_as_the_schema_says() {
 
     // Once, also where the look ahead has its answer only while the registry is asked what it serves.
     let text = image.to_string();
-    let halves = [&text[..9], &text[9..]];
+    let halves = text.split_at(1);
     let late = FakeEngine::start()
         .with_ping(Ping::Version("1.51"))
-        .on("GET /v1.51/images/", Reply::stream(halves).slowly(Duration::from_millis(600)))
+        .on("GET /v1.51/images/", Reply::stream([halves.0, halves.1]).slowly(Duration::from_millis(600)))
         .on("GET /v1.51/images/", Reply::json(200, &text))
         .on(
             "GET /v1.51/distribution/",
