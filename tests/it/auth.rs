@@ -220,8 +220,8 @@ fn what_cannot_be_asked_is_said() {
 fn a_registry_token_is_shown_to_the_registry() {
     for (status, accepted) in [(200, 0), (401, 3)] {
         let registry = FakeEngine::at_tcp()
-            .on("GET /v2/", challenge("Bearer realm=\"http://127.0.0.1:1/token\",service=\"x\""))
-            .on("GET /v2/", challenge("Bearer realm=\"http://127.0.0.1:1/token\",service=\"x\""))
+            .on("GET /v2/", challenge("Bearer realm=\"http://127.0.0.1:0/token\",service=\"x\""))
+            .on("GET /v2/", challenge("Bearer realm=\"http://127.0.0.1:0/token\",service=\"x\""))
             .on("GET /v2/", Reply::json(status, "{}"));
         let host = registry.host.trim_start_matches("tcp://").to_owned();
         let config = json!({"auths": {&host: {"registrytoken": "RT-secret"}}}).to_string();

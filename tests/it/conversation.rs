@@ -13,12 +13,12 @@ use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, refusa
 use crate::support::env::{TestEnv, run};
 use crate::support::terminal::Terminal;
 
-const IMAGE: &str = "localhost:5000/app:1";
+const IMAGE: &str = "localhost:0/app:1";
 const LOGIN_FAILED: &str =
-    r#"{"message":"login attempt to http://localhost:5000/v2/ failed with status: 401 Unauthorized"}"#;
+    r#"{"message":"login attempt to http://localhost:0/v2/ failed with status: 401 Unauthorized"}"#;
 const LOGIN_GOOD: &str = r#"{"IdentityToken":"","Status":"Login Succeeded"}"#;
 const AUTH: &str = "POST /v1.41/auth";
-const PUSH: &str = "POST /v1.41/images/localhost:5000/app/push?tag=1";
+const PUSH: &str = "POST /v1.41/images/localhost:0/app/push?tag=1&tlsVerify=false";
 
 fn refused() -> Reply {
     Reply::stream([refusal("no basic auth credentials")])
@@ -59,30 +59,31 @@ fn with_another_login_the_tries_begin_anew() {
 #[test]
 fn asks_checks_and_pushes_again() {
     let engine = FakeEngine::start()
+        .serving_pushed()
         .on(PUSH, refused())
         .on(AUTH, Reply::json(500, LOGIN_FAILED))
         .on(AUTH, Reply::json(200, LOGIN_GOOD))
         .on(PUSH, accepted());
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
-    terminal.wait_for("localhost:5000 wants a login, and there are no credentials for it");
+    terminal.wait_for("localhost:0 wants a login, and there are no credentials for it");
     terminal.wait_for("Username: ");
     terminal.type_in("alice\r");
     terminal.wait_for("Password: ");
     assert!(!terminal.echoes());
     terminal.type_in("wrong\r");
-    terminal.wait_for("localhost:5000 does not accept this password for `alice`");
+    terminal.wait_for("localhost:0 does not accept this password for `alice`");
     terminal.wait_for("Username (alice): ");
     terminal.type_in("\r");
     terminal.wait_for("Password: ");
     terminal.type_in("right\r");
     let ended = terminal.finish();
     assert_eq!(ended.status, 0, "{}", ended.text);
-    assert!(ended.text.contains(&format!("localhost:5000/app@{DIGEST}")), "{}", ended.text);
+    assert!(ended.text.contains(&format!("localhost:0/app@{DIGEST}")), "{}", ended.text);
     assert!(!ended.text.contains("wrong") && !ended.text.contains("right"), "{}", ended.text);
     assert!(ended.restored);
 
     let requests = engine.requests();
-    let login = json!({"username": "alice", "password": "right", "serveraddress": "localhost:5000"});
+    let login = json!({"username": "alice", "password": "right", "serveraddress": "localhost:0"});
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&requests[2].body).unwrap(), login);
     assert_eq!(requests[3].registry_auth(), login, "and the push goes with what was checked");
 }
@@ -91,6 +92,7 @@ fn asks_checks_and_pushes_again() {
 fn odd_passwords_arrive_as_typed() {
     for password in ["~?>~?>", "  both ends  ", r#"quo"te's\back"#, "pässwörd 密码 🔑", "a:b"] {
         let engine = FakeEngine::start()
+            .serving_pushed()
             .on(PUSH, refused())
             .on(AUTH, Reply::json(200, LOGIN_GOOD))
             .on(PUSH, accepted());
@@ -105,13 +107,14 @@ fn odd_passwords_arrive_as_typed() {
 #[test]
 fn an_identity_token_goes_in_place_of_the_password() {
     let engine = FakeEngine::start()
+        .serving_pushed()
         .on(PUSH, refused())
         .on(AUTH, Reply::json(200, r#"{"IdentityToken":"idtok","Status":"Login Succeeded"}"#))
         .on(PUSH, accepted());
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
     log_in(&mut terminal, "alice", "pw");
     assert_eq!(terminal.finish().status, 0);
-    let sent = json!({"username": "alice", "serveraddress": "localhost:5000", "identitytoken": "idtok"});
+    let sent = json!({"username": "alice", "serveraddress": "localhost:0", "identitytoken": "idtok"});
     assert_eq!(engine.pushes()[1].registry_auth(), sent);
 }
 
@@ -131,19 +134,18 @@ fn three_wrong_answers_are_enough() {
     }
     let ended = terminal.finish();
     assert_eq!(ended.status, 3, "{}", ended.text);
-    assert!(
-        ended.text.contains("error: localhost:5000 accepted none of the 2 logins typed"),
-        "{}",
-        ended.text
-    );
+    assert!(ended.text.contains("error: localhost:0 accepted none of the 2 logins typed"), "{}", ended.text);
     assert_eq!(engine.pushes().len(), 1);
 }
 
 #[test]
 fn the_refused_push_is_over_while_somebody_types() {
     let hanging = refused().ending(End::Hang);
-    let engine =
-        FakeEngine::start().on(PUSH, hanging).on(AUTH, Reply::json(200, LOGIN_GOOD)).on(PUSH, accepted());
+    let engine = FakeEngine::start()
+        .serving_pushed()
+        .on(PUSH, hanging)
+        .on(AUTH, Reply::json(200, LOGIN_GOOD))
+        .on(PUSH, accepted());
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
     terminal.wait_for("Username");
     engine.wait_until_connection_is_over();
@@ -158,6 +160,7 @@ fn the_refused_push_is_over_while_somebody_types() {
 fn a_connection_that_died_meanwhile_is_made_again() {
     for _ in 0..10 {
         let engine = FakeEngine::start()
+            .serving_pushed()
             .on(PUSH, refused().ending(End::Rude))
             .on(AUTH, Reply::json(200, LOGIN_GOOD).ending(End::Rude))
             .on(PUSH, accepted());
@@ -184,6 +187,7 @@ fn a_login_goes_out_once_whatever_becomes_of_it() {
 fn http_refusals_lead_to_the_same_question() {
     for (status, body) in [(401, r#"{"message":"unauthorized"}"#), (403, r#"{"message":""}"#), (401, "")] {
         let engine = FakeEngine::start()
+            .serving_pushed()
             .on(PUSH, Reply::json(status, body))
             .on(AUTH, Reply::json(200, LOGIN_GOOD))
             .on(PUSH, accepted());
@@ -204,7 +208,7 @@ fn who_may_not_write_is_not_asked_again() {
     let ended = terminal.finish();
     assert_eq!(ended.status, 3, "{}", ended.text);
     assert!(ended.text.contains("does not allow it to user `alice`, as typed"), "{}", ended.text);
-    assert!(ended.text.contains("may not write to localhost:5000/app"), "{}", ended.text);
+    assert!(ended.text.contains("may not write to localhost:0/app"), "{}", ended.text);
 }
 
 #[test]

@@ -12,13 +12,17 @@ use serde_json::{Value, json};
 use crate::support::engine::{FakeEngine, Reply, digest_line, refusal};
 use crate::support::env::{Run, TestEnv, exists, run, run_with_stdin};
 
-const IMAGE: &str = "localhost:5000/app:1";
+const IMAGE: &str = "localhost:0/app:1";
 /// base64 of bob:filepw
 const BOB: &str = "Ym9iOmZpbGVwdw==";
 
 /// What the engine was shown, and how it went.
 fn push(env: &TestEnv, arguments: &[&str], image: &str, variable: Option<&str>) -> (Value, Run) {
-    let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+    let engine = FakeEngine::start()
+        .serving_pushed()
+        .on_every_push(Reply::stream([digest_line("1")]))
+        // Only for a registry that is not on this machine.
+        .allow("GET /v1.41/info", Reply::json(200, "{}"));
     let mut command = env.command(&engine);
     command.args(["regpush", "--format", "json"]).args(arguments).arg(image);
     if let Some(text) = variable {
@@ -34,13 +38,13 @@ fn basic(username: &str, password: &str, server: &str) -> Value {
 
 #[test]
 fn each_source_is_asked_in_its_turn() {
-    let file = format!(r#""auths":{{"localhost:5000":{{"auth":"{BOB}"}}}}"#);
+    let file = format!(r#""auths":{{"localhost:0":{{"auth":"{BOB}"}}}}"#);
     let helper = r#"echo '{"ServerURL":"other","Username":"alice","Secret":"s3cret"}'"#;
     let nothing = "echo credentials not found in native keychain; exit 1";
-    let server = "localhost:5000";
+    let server = "localhost:0";
     let alice = basic("alice", "s3cret", server);
     let bob = basic("bob", "filepw", server);
-    let variable = format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{BOB}"}}}}}}"#);
+    let variable = format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#);
     let table = [
         // config.json, script of the helper `x`, DOCKER_AUTH_CONFIG, options → what is sent, source
         ("{}".to_owned(), helper, None, &[][..], json!({}), "none"),
@@ -49,7 +53,7 @@ fn each_source_is_asked_in_its_turn() {
         (format!(r#"{{{file},"CREDSSTORE":"x"}}"#), helper, None, &[], alice.clone(), "helper:x"),
         (format!(r#"{{{file},"credsStore":"x"}}"#), nothing, None, &[], bob.clone(), "config"),
         (
-            format!(r#"{{{file},"credHelpers":{{"localhost:5000":"x"}}}}"#),
+            format!(r#"{{{file},"credHelpers":{{"localhost:0":"x"}}}}"#),
             helper,
             None,
             &[],
@@ -57,14 +61,14 @@ fn each_source_is_asked_in_its_turn() {
             "helper:x",
         ),
         (
-            format!(r#"{{{file},"credsStore":"x","credHelpers":{{"localhost:5000":""}}}}"#),
+            format!(r#"{{{file},"credsStore":"x","credHelpers":{{"localhost:0":""}}}}"#),
             helper,
             None,
             &[],
             bob.clone(),
             "config",
         ),
-        (r#"{"credHelpers":{"localhost:5001":"x"}}"#.to_owned(), helper, None, &[], json!({}), "none"),
+        (r#"{"credHelpers":{"127.0.0.1:0":"x"}}"#.to_owned(), helper, None, &[], json!({}), "none"),
         (
             r#"{"credsStore":"x"}"#.to_owned(),
             helper,
@@ -128,26 +132,23 @@ fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
     let table = [
         (
             r#"{"credsStore":"gone"}"#,
-            "credential helper `docker-credential-gone`, wanted for localhost:5000, is no program in PATH",
+            "credential helper `docker-credential-gone`, wanted for localhost:0, is no program in PATH",
         ),
         (
             r#"{"credsStore":"x"}"#,
-            "credential helper `docker-credential-x` failed for localhost:5000: boom: on stderr",
+            "credential helper `docker-credential-x` failed for localhost:0: boom: on stderr",
         ),
         (
             r#"{"credsStore":"junk"}"#,
-            "`docker-credential-junk` failed for localhost:5000: its answer is not the JSON",
+            "`docker-credential-junk` failed for localhost:0: its answer is not the JSON",
         ),
-        (r#"{"credsStore":"leaky"}"#, "`docker-credential-leaky` failed for localhost:5000: exit status: 1"),
-        (r#"{"auths":{"localhost:5000":{"auth":"%%%"}}}"#, "the entry for localhost:5000 in `"),
+        (r#"{"credsStore":"leaky"}"#, "`docker-credential-leaky` failed for localhost:0: exit status: 1"),
+        (r#"{"auths":{"localhost:0":{"auth":"%%%"}}}"#, "the entry for localhost:0 in `"),
         (r#"{"auths":"#, "config.json` is not valid JSON"),
-        (r#"{"auths":{"localhost:5000":{"auth":5}}}"#, "config.json` is not what docker expects there"),
+        (r#"{"auths":{"localhost:0":{"auth":5}}}"#, "config.json` is not what docker expects there"),
+        (r#"{"auths":{"localhost:0":"Ym9iOmZpbGVwdw=="}}"#, "config.json` is not what docker expects there"),
         (
-            r#"{"auths":{"localhost:5000":"Ym9iOmZpbGVwdw=="}}"#,
-            "config.json` is not what docker expects there",
-        ),
-        (
-            r#"{"credHelpers":{"localhost:5000":5}}"#,
+            r#"{"credHelpers":{"localhost:0":5}}"#,
             "config.json` is, in `credHelpers`, not the name of a helper",
         ),
     ];
@@ -171,7 +172,7 @@ fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
 
 #[test]
 fn what_cannot_be_run_is_no_helper() {
-    let missing = "`docker-credential-x`, wanted for localhost:5000, is no program in PATH";
+    let missing = "`docker-credential-x`, wanted for localhost:0, is no program in PATH";
     for is_directory in [false, true] {
         let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#);
         let path = env.path("bin/docker-credential-x");
@@ -221,7 +222,7 @@ fn a_helper_that_is_waited_for_is_named_and_ended_with_us() {
     let mut child = env.command(&engine).args(["regpush", IMAGE]).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
     let lines: Vec<String> = stderr.by_ref().take(2).map(Result::unwrap).collect();
-    let waiting = "waiting for docker-credential-x, asked for localhost:5000 …".to_owned();
+    let waiting = "waiting for docker-credential-x, asked for localhost:0 …".to_owned();
     assert_eq!(lines, [format!("pushing {IMAGE}"), waiting]);
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
@@ -236,7 +237,7 @@ fn a_helper_at_a_terminal_is_ended_with_its_children_too() {
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
     let engine = FakeEngine::start();
     let terminal = env.at_terminal(&engine, "xterm", &["regpush", IMAGE]);
-    terminal.wait_for("waiting for docker-credential-x, asked for localhost:5000 …");
+    terminal.wait_for("waiting for docker-credential-x, asked for localhost:0 …");
     kill(Pid::from_raw(terminal.process()), Signal::SIGTERM).unwrap();
     assert_eq!(terminal.finish().status, 143);
     wait_until_ended(&env);
@@ -249,7 +250,7 @@ fn ctrl_c_ends_the_children_of_a_helper_too() {
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
     let engine = FakeEngine::start();
     let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", IMAGE]);
-    terminal.wait_for("waiting for docker-credential-x, asked for localhost:5000 …");
+    terminal.wait_for("waiting for docker-credential-x, asked for localhost:0 …");
     terminal.type_in("\x03");
     let ended = terminal.finish();
     assert_eq!(ended.status, 130, "{}", ended.text);
@@ -264,7 +265,7 @@ fn a_helper_that_hangs_is_given_up_where_nobody_can_answer_it() {
     let (sent, run) = push(&env, &[], IMAGE, None);
     assert!(started.elapsed() > Duration::from_secs(29), "it may be slow: {:?}", started.elapsed());
     assert_eq!((sent, run.status), (json!({}), 0), "{run}");
-    let told = "`docker-credential-x` failed for localhost:5000: it did not answer within 30 s";
+    let told = "`docker-credential-x` failed for localhost:0: it did not answer within 30 s";
     assert!(run.stderr.contains(told), "{run}");
     wait_until_ended(&env);
 }
@@ -288,8 +289,7 @@ fn a_helper_that_misbehaves_is_named_and_leaks_nothing() {
         let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
         let (sent, run) = push(&env, &[], IMAGE, None);
         assert_eq!((sent, run.status), (json!({}), 0), "{script}: {run}");
-        let told =
-            format!("warning: credential helper `docker-credential-x` failed for localhost:5000: {told}");
+        let told = format!("warning: credential helper `docker-credential-x` failed for localhost:0: {told}");
         assert!(run.stderr.contains(&told), "{script}: {run}");
         assert!(!run.to_string().contains("hunter2"), "{run}");
     }
@@ -317,10 +317,10 @@ fn a_helper_that_leaves_a_child_with_its_stdout_is_heard() {
 
 #[test]
 fn a_refusal_names_registry_user_source_and_what_helps() {
-    let file = format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{BOB}"}}}}}}"#);
+    let file = format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#);
     let helper = r#"{"credsStore":"x"}"#;
     let wrong = "unauthorized: authentication required";
-    let variable = format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{BOB}"}}}}}}"#);
+    let variable = format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#);
     let denied = "denied: requested access to the resource is denied";
     let table = [
         (
@@ -328,35 +328,26 @@ fn a_refusal_names_registry_user_source_and_what_helps() {
             None,
             "no basic auth credentials",
             vec![
-                "localhost:5000 wants a login",
+                "localhost:0 wants a login",
                 "no credentials",
-                "docker login localhost:5000",
+                "docker login localhost:0",
                 "--password-stdin",
                 "DOCKER_AUTH_CONFIG",
             ],
         ),
-        (
-            "{}",
-            None,
-            denied,
-            vec!["localhost:5000 wants a login", "no credentials", "docker login localhost:5000"],
-        ),
+        ("{}", None, denied, vec!["localhost:0 wants a login", "no credentials", "docker login localhost:0"]),
         (
             file.as_str(),
             None,
             wrong,
-            vec![
-                "localhost:5000 does not accept user `bob` from `",
-                "config.json`",
-                "docker login localhost:5000",
-            ],
+            vec!["localhost:0 does not accept user `bob` from `", "config.json`", "docker login localhost:0"],
         ),
         (helper, None, wrong, vec!["user `alice` from the credential helper `docker-credential-x`"]),
         (
             &file,
             None,
             denied,
-            vec!["localhost:5000 does not allow it to user `bob`", "may not write to localhost:5000/app"],
+            vec!["localhost:0 does not allow it to user `bob`", "may not write to localhost:0/app"],
         ),
         (
             "{}",
@@ -365,7 +356,7 @@ fn a_refusal_names_registry_user_source_and_what_helps() {
             vec!["user `bob` from DOCKER_AUTH_CONFIG", "goes before every `docker login`"],
         ),
         (
-            r#"{"credsStore":"gone","auths":{"localhost:5000":{"auth":"Ym9iOmZpbGVwdw=="}}}"#,
+            r#"{"credsStore":"gone","auths":{"localhost:0":{"auth":"Ym9iOmZpbGVwdw=="}}}"#,
             None,
             wrong,
             vec![
@@ -418,16 +409,15 @@ fn a_refusal_names_registry_user_source_and_what_helps() {
 fn a_login_that_expires_on_the_way_is_used_once_more() {
     let moved =
         [r#"{"status":"Pushed","id":"aa"}"#.to_owned(), refusal("unauthorized: authentication required")];
-    let engine = FakeEngine::start().on("POST", Reply::stream(&moved)).on(
-        "POST",
+    let engine = FakeEngine::start().serving_pushed().on_next_push(Reply::stream(&moved)).on_next_push(
         Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#.to_owned(), digest_line("1")]),
     );
-    let env = TestEnv::new().with_config(&format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{BOB}"}}}}}}"#));
+    let env = TestEnv::new().with_config(&format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#));
     let pushed = run(env.command(&engine).args(["regpush", "--format", "json", IMAGE]));
     assert_eq!(pushed.status, 0, "{pushed}");
     assert_eq!(pushed.json()["attempts"], 2);
 
-    let engine = FakeEngine::start().on("POST", Reply::stream(&moved)).on("POST", Reply::stream(&moved));
+    let engine = FakeEngine::start().on_next_push(Reply::stream(&moved)).on_next_push(Reply::stream(&moved));
     let refused = run(env.command(&engine).args(["regpush", IMAGE]));
     assert_eq!(refused.status, 3, "once, not for ever: {refused}");
 }
@@ -438,14 +428,17 @@ fn no_secret_leaves_by_another_way() {
     let seen = r#"
         tr '\0' '\n' </proc/self/environ >"$HOME/seen"; tr '\0' '\n' </proc/$PPID/cmdline >>"$HOME/seen"
         echo '{"Username":"alice","Secret":"hunter2secret"}'"#;
-    let env = TestEnv::new().with_config(r#"{"credHelpers":{"localhost:5000":"x"}}"#).with_helper("x", seen);
+    let env = TestEnv::new().with_config(r#"{"credHelpers":{"localhost:0":"x"}}"#).with_helper("x", seen);
     let engine =
         FakeEngine::start().on_every_push(Reply::stream([refusal("unauthorized: authentication required")]));
     let variable = r#"{"auths":{"elsewhere":{"auth":"Ym9iOmh1bnRlcjJzZWNyZXQ="}}}"#;
     let mut command = env.command(&engine);
     command.args(["-D", "regpush", "--format", "json", IMAGE]).env("DOCKER_AUTH_CONFIG", variable);
     let run = run(&mut command);
-    assert!(run.stderr.contains("debug: POST /v1.41/images/localhost:5000/app/push?tag=1"), "{run}");
+    assert!(
+        run.stderr.contains("debug: POST /v1.41/images/localhost:0/app/push?tag=1&tlsVerify=false"),
+        "{run}"
+    );
     assert!(run.stderr.contains("x-registry-auth"), "the name of the header is shown: {run}");
     let header = engine.pushes()[0].header("x-registry-auth").unwrap().to_owned();
     let child = fs::read_to_string(env.path("home/seen")).unwrap();
@@ -465,17 +458,17 @@ fn nothing_is_written_to_dockers_config() {
 
 #[test]
 fn the_variable_says_what_it_hides() {
-    let variable = format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{BOB}"}}}}}}"#);
-    let hidden = "DOCKER_AUTH_CONFIG goes before the login for localhost:5000 in ";
+    let variable = format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#);
+    let hidden = "DOCKER_AUTH_CONFIG goes before the login for localhost:0 in ";
     let table = [
-        (format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{BOB}"}}}}}}"#), Some("`")),
+        (format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#), Some("`")),
         // docker's mark for what a helper was given.
         (
-            r#"{"auths":{"localhost:5000":{}},"credsStore":"x"}"#.to_owned(),
+            r#"{"auths":{"localhost:0":{}},"credsStore":"x"}"#.to_owned(),
             Some("the credential helper `docker-credential-x`"),
         ),
-        (r#"{"auths":{"localhost:5000":{}}}"#.to_owned(), None),
-        (r#"{"auths":{"localhost:5001":{"auth":"eDp5"}}}"#.to_owned(), None),
+        (r#"{"auths":{"localhost:0":{}}}"#.to_owned(), None),
+        (r#"{"auths":{"127.0.0.1:0":{"auth":"eDp5"}}}"#.to_owned(), None),
     ];
     for (config, place) in table {
         let env = TestEnv::new().with_config(&config);
@@ -493,7 +486,8 @@ fn the_variable_says_what_it_hides() {
 fn a_secret_in_what_the_engine_says_is_not_shown() {
     let login = ["-u", "bob", "--password-stdin", "--format", "json"];
     let env = TestEnv::new();
-    let header = "eyJ1c2VybmFtZSI6ImJvYiIsInBhc3N3b3JkIjoidHlwZWQgPHB3PiIsInNlcnZlcmFkZHJlc3MiOiJsb2NhbGhvc3Q6NTAwMCJ9";
+    let header =
+        "eyJ1c2VybmFtZSI6ImJvYiIsInBhc3N3b3JkIjoidHlwZWQgPHB3PiIsInNlcnZlcmFkZHJlc3MiOiJsb2NhbGhvc3Q6MCJ9";
     let stream = [
         r#"{"status":"logging in with typed <pw>"}"#.to_owned(),
         r#"{"status":"typed <pw>","id":"typed <pw>"}"#.to_owned(),

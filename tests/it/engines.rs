@@ -11,10 +11,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::support::engine::{DIGEST, End, FakeEngine, Ping, Reply, digest_line, refusal};
+use crate::support::engine::{DIGEST, End, FakeEngine, Ping, Reply, digest_line, no_such_image, refusal};
 use crate::support::env::{Run, TestEnv, run};
 
-const IMAGE: &str = "localhost:5000/app:1";
+const IMAGE: &str = "localhost:0/app:1";
 
 fn pushed() -> Reply {
     Reply::stream([digest_line("1")])
@@ -29,7 +29,9 @@ fn push_to(env: &TestEnv, host: &str, variables: &[(&str, &str)]) -> Run {
 
 #[test]
 fn a_tcp_host_may_have_a_base_path() {
-    let engine = FakeEngine::at_tcp().on("POST /base/v1.41/images/localhost:5000/app/push?tag=1", pushed());
+    let engine = FakeEngine::at_tcp()
+        .serving_pushed()
+        .on("POST /base/v1.41/images/localhost:0/app/push?tag=1&tlsVerify=false", pushed());
     let host = format!("{}/base/", engine.host);
     let run = push_to(&TestEnv::new(), &host, &[]);
     assert_eq!(run.status, 0, "{run}");
@@ -40,8 +42,9 @@ fn a_tcp_host_may_have_a_base_path() {
 #[test]
 fn a_proxy_is_used_as_docker_uses_it() {
     let url = "http://engine.example.com:2375";
-    let proxy =
-        FakeEngine::at_tcp().on(&format!("POST {url}/v1.41/images/localhost:5000/app/push?tag=1"), pushed());
+    let proxy = FakeEngine::at_tcp()
+        .serving_pushed()
+        .on(&format!("POST {url}/v1.41/images/localhost:0/app/push?tag=1&tlsVerify=false"), pushed());
     let address = proxy.host.replace("tcp://", "http://me:s3cret@");
     let env = TestEnv::new();
     let run = push_to(&env, "tcp://engine.example.com:2375", &[("HTTP_PROXY", &address)]);
@@ -64,13 +67,13 @@ fn a_proxy_is_used_as_docker_uses_it() {
     }
     assert_eq!(proxy.pushes().len(), 1);
     // Never for this machine.
-    let local = FakeEngine::at_tcp().on_every_push(pushed());
-    assert_eq!(push_to(&env, &local.host, &[("HTTP_PROXY", "http://127.0.0.1:1")]).status, 0);
+    let local = FakeEngine::at_tcp().serving_pushed().on_every_push(pushed());
+    assert_eq!(push_to(&env, &local.host, &[("HTTP_PROXY", "http://127.0.0.1:0")]).status, 0);
 
-    let dead = "http://me:s3cret@127.0.0.1:1";
+    let dead = "http://me:s3cret@127.0.0.1:0";
     let run = push_to(&env, "tcp://engine.example.com:2375", &[("HTTP_PROXY", dead)]);
     assert_eq!(run.status, 4, "{run}");
-    assert!(run.stderr.contains("through the proxy http://127.0.0.1:1/: Connection refused"), "{run}");
+    assert!(run.stderr.contains("through the proxy http://127.0.0.1:0/: Connection refused"), "{run}");
     assert!(run.stderr.contains("hint: check HTTP_PROXY and HTTPS_PROXY"), "{run}");
     assert!(!run.stderr.contains("s3cret"), "{run}");
 
@@ -120,7 +123,7 @@ fn a_proxy_that_refuses_the_way_to_a_tls_engine_is_named() {
 fn the_users_headers_go_along_and_ours_count() {
     let config =
         r#"{"HTTPHEADERS":{"X-Meta-Team":"infra","User-Agent":"mine","X-Registry-Auth":"junk","Host":"h"}}"#;
-    let engine = FakeEngine::start().on_every_push(pushed());
+    let engine = FakeEngine::start().serving_pushed().on_every_push(pushed());
     let env = TestEnv::new().with_config(config);
     assert_eq!(run(env.command(&engine).args(["-D", "regpush", IMAGE])).status, 0);
     let request = &engine.pushes()[0];
@@ -177,7 +180,7 @@ fn versions_that_do_not_meet_are_explained() {
     let body = json!({"message": text}).to_string();
     let new = FakeEngine::start()
         .with_ping(Ping::Version("1.70"))
-        .on("POST /v1.51/images/", Reply::json(400, &body));
+        .on("POST /v1.51/images/localhost:0/app/push", Reply::json(400, &body));
     let refused = run(TestEnv::new().command(&new).args(["regpush", IMAGE]));
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("Minimum supported API version is 1.60"), "{refused}");
@@ -185,15 +188,14 @@ fn versions_that_do_not_meet_are_explained() {
 
     let text = json!({"message": "client version 1.99 is too new. Maximum supported API version is 1.41"})
         .to_string();
-    let pinned = FakeEngine::start().on("POST /v1.99/images/", Reply::json(400, &text));
+    let pinned = FakeEngine::start().on("POST /v1.99/images/localhost:0/app/push", Reply::json(400, &text));
     let refused = push_to(&TestEnv::new(), &pinned.host, &[("DOCKER_API_VERSION", "1.99")]);
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("hint: update docker on the engine's machine, or unset"), "{refused}");
     // The same in another call than a push.
     let listing = FakeEngine::start().on("GET /v1.99/images/json", Reply::json(400, &text));
     let mut command = TestEnv::new().command(&listing);
-    let refused =
-        run(command.env("DOCKER_API_VERSION", "1.99").args(["regpush", "-a", "localhost:5000/app"]));
+    let refused = run(command.env("DOCKER_API_VERSION", "1.99").args(["regpush", "-a", "localhost:0/app"]));
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("hint: update docker on the engine's machine, or unset"), "{refused}");
 }
@@ -330,8 +332,8 @@ fn what_is_no_endpoint_is_named_with_its_origin() {
         ("ssh://me:pw@h", 125, "invalid SSH URL: plain-text password is not supported (from DOCKER_HOST)"),
         ("/run/docker.sock", 4, "cannot connect to the engine at tcp://localhost:2375/run/docker.sock"),
         ("/run/docker.sock", 4, "hint: for a socket write unix:///run/docker.sock"),
-        ("tcp://127.0.0.1:1", 4, "engine at tcp://127.0.0.1:1 (from DOCKER_HOST): Connection refused"),
-        ("tcp://127.0.0.1:1", 4, "hint: no engine listens there"),
+        ("tcp://127.0.0.1:0", 4, "engine at tcp://127.0.0.1:0 (from DOCKER_HOST): Connection refused"),
+        ("tcp://127.0.0.1:0", 4, "hint: no engine listens there"),
         ("tcp://nowhere.invalid:1", 4, "hint: check host name, network and firewall"),
     ];
     for (host, status, message) in table {
@@ -457,7 +459,7 @@ fn an_ssh_that_breaks_in_mid_push_says_why() {
     let run = push_to(&TestEnv::new().with_program("ssh", script), "ssh://box", &[]);
     assert_eq!(run.status, 4, "{run}");
     assert!(
-        run.stderr.contains("cannot push localhost:5000/app:1: cannot reach the engine at ssh://box"),
+        run.stderr.contains("cannot push localhost:0/app:1: cannot reach the engine at ssh://box"),
         "{run}"
     );
     assert!(run.stderr.contains("exit status: 255: Connection to box closed by remote host."), "{run}");
@@ -500,11 +502,11 @@ fn docker_is_asked_for_an_endpoint_we_do_not_know() {
 /// docker 24 with the containerd store, and podman before 3, push and do not say what.
 #[test]
 fn a_push_without_a_digest_is_confirmed_by_the_registry_or_fails() {
-    let refers = r#"{"status":"The push refers to repository [localhost:5000/app]"}"#;
+    let refers = r#"{"status":"The push refers to repository [localhost:0/app]"}"#;
     let descriptor = json!({"Descriptor": {"digest": DIGEST, "size": 527}}).to_string();
     let other = format!("sha256:{}", "9".repeat(64));
     let by_id = json!({"Id": DIGEST, "RepoDigests": null}).to_string();
-    let by_name = json!({"Id": other, "RepoDigests": [format!("localhost:5000/app@{DIGEST}")]}).to_string();
+    let by_name = json!({"Id": other, "RepoDigests": [format!("localhost:0/app@{DIGEST}")]}).to_string();
     let different = json!({"Id": other, "RepoDigests": []}).to_string();
     for (lines, image, is_confirmed) in [
         (vec![refers], by_id.clone(), true),
@@ -514,8 +516,10 @@ fn a_push_without_a_digest_is_confirmed_by_the_registry_or_fails() {
     ] {
         let engine = FakeEngine::start()
             .on_every_push(Reply::stream(lines))
-            .on("GET /v1.41/distribution/localhost:5000/app:1/json", Reply::json(200, &descriptor))
-            .on("GET /v1.41/images/localhost:5000/app:1/json", Reply::json(200, &image));
+            .on("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(200, &descriptor))
+            // Once more, to verify what was confirmed.
+            .allow("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(200, &descriptor))
+            .on("GET /v1.41/images/localhost:0/app:1/json", Reply::json(200, &image));
         let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", IMAGE]));
         assert_eq!(run.status, if is_confirmed { 0 } else { 4 }, "{image}: {run}");
         let result = run.json();
@@ -533,20 +537,22 @@ fn a_push_without_a_digest_is_confirmed_by_the_registry_or_fails() {
 #[test]
 fn all_tags_are_pushed_one_by_one_and_each_has_a_result() {
     let images = json!([
-        {"RepoTags": ["localhost:5000/app:2", "localhost:5000/other:1", "localhost:5000/app:1"]},
+        {"RepoTags": ["localhost:0/app:2", "localhost:0/other:1", "localhost:0/app:1"]},
         {"RepoTags": null},
-        {"RepoTags": ["localhost:5000/app:3", "localhost:5000/app:4"]},
+        {"RepoTags": ["localhost:0/app:3", "localhost:0/app:4"]},
     ]);
-    let push = |tag| format!("POST /v1.41/images/localhost:5000/app/push?tag={tag}");
+    let push = |tag| format!("POST /v1.41/images/localhost:0/app/push?tag={tag}&tlsVerify=false");
     let engine = FakeEngine::start()
+        .serving_pushed()
         .on("GET /v1.41/images/json", Reply::json(200, &images.to_string()))
         .on(&push(1), Reply::stream([digest_line("1")]))
         .on(&push(2), Reply::stream([refusal("manifest invalid")]))
+        .on("GET /v1.41/images/localhost:0/app:2/json", no_such_image())
         .on(&push(3), Reply::stream([refusal("denied: requested access to the resource is denied")]))
         .on(&push(4), Reply::stream([digest_line("4")]));
     let helper = r#"echo run >>"$HOME/runs"; echo '{"Username":"bob","Secret":"s3cret"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", helper);
-    let all = run(env.command(&engine).args(["regpush", "-a", "--format", "json", "localhost:5000/app"]));
+    let all = run(env.command(&engine).args(["regpush", "-a", "--format", "json", "localhost:0/app"]));
     assert_eq!(all.status, 1, "of the first that failed: {all}");
     let results: Vec<serde_json::Value> =
         all.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -554,15 +560,17 @@ fn all_tags_are_pushed_one_by_one_and_each_has_a_result() {
         format!("{} {}", result["reference"].as_str().unwrap(), result["status"].as_str().unwrap())
     });
     let want = [(1, "pushed"), (2, "failed"), (3, "failed"), (4, "pushed")]
-        .map(|(tag, status)| format!("localhost:5000/app:{tag} {status}"));
+        .map(|(tag, status)| format!("localhost:0/app:{tag} {status}"));
     assert_eq!(told.collect::<Vec<_>>(), want);
     assert_eq!(fs::read_to_string(env.path("home/runs")).unwrap(), "run\n", "a helper is asked once");
 
-    let none = FakeEngine::start().on("GET /v1.41/images/json", Reply::json(200, &images.to_string()));
-    let missing = run(env.command(&none).args(["regpush", "-a", "localhost:5000/apo"]));
+    let none = FakeEngine::start()
+        .serving_pushed()
+        .on("GET /v1.41/images/json", Reply::json(200, &images.to_string()));
+    let missing = run(env.command(&none).args(["regpush", "-a", "localhost:0/apo"]));
     assert_eq!(missing.status, 5, "{missing}");
-    assert!(missing.stderr.contains("no tag of localhost:5000/apo is in the engine"), "{missing}");
-    assert!(missing.stderr.contains("hint: did you mean localhost:5000/app?"), "{missing}");
+    assert!(missing.stderr.contains("no tag of localhost:0/apo is in the engine"), "{missing}");
+    assert!(missing.stderr.contains("hint: did you mean localhost:0/app?"), "{missing}");
 
     let mut command = env.without_engine();
     let tagged = run(command.args(["regpush", "--all-tags", IMAGE]));
@@ -572,16 +580,23 @@ fn all_tags_are_pushed_one_by_one_and_each_has_a_result() {
 
 #[test]
 fn a_login_is_asked_for_once_for_all_tags() {
-    let images = json!([{"RepoTags": ["localhost:5000/app:1", "localhost:5000/app:2"]}]).to_string();
+    let images = json!([{"RepoTags": ["localhost:0/app:1", "localhost:0/app:2"]}]).to_string();
     let refused = || Reply::stream([refusal("no basic auth credentials")]);
     let engine = FakeEngine::start()
+        .serving_pushed()
         .on("GET /v1.41/images/json", Reply::json(200, &images))
-        .on("POST /v1.41/images/localhost:5000/app/push?tag=1", refused())
+        .on("POST /v1.41/images/localhost:0/app/push?tag=1&tlsVerify=false", refused())
         .on("POST /v1.41/auth", Reply::json(200, "{}"))
-        .on("POST /v1.41/images/localhost:5000/app/push?tag=1", Reply::stream([digest_line("1")]))
-        .on("POST /v1.41/images/localhost:5000/app/push?tag=2", Reply::stream([digest_line("2")]));
+        .on(
+            "POST /v1.41/images/localhost:0/app/push?tag=1&tlsVerify=false",
+            Reply::stream([digest_line("1")]),
+        )
+        .on(
+            "POST /v1.41/images/localhost:0/app/push?tag=2&tlsVerify=false",
+            Reply::stream([digest_line("2")]),
+        );
     let env = TestEnv::new();
-    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "-a", "localhost:5000/app"]);
+    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "-a", "localhost:0/app"]);
     terminal.wait_for("Username: ");
     terminal.type_in("alice\r");
     terminal.wait_for("Password: ");
@@ -592,7 +607,7 @@ fn a_login_is_asked_for_once_for_all_tags() {
 
     let engine =
         FakeEngine::start().on("GET /v1.41/images/json", Reply::json(200, &images)).on_every_push(refused());
-    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "-a", "localhost:5000/app"]);
+    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "-a", "localhost:0/app"]);
     terminal.wait_for("Username: ");
     terminal.type_in("\x04");
     let ended = terminal.finish();
@@ -603,14 +618,14 @@ fn a_login_is_asked_for_once_for_all_tags() {
 
 #[test]
 fn all_tags_ask_a_helper_once_and_nobody_again_who_may_not_write() {
-    let images = json!([{"RepoTags": ["localhost:5000/app:1", "localhost:5000/app:2"]}]).to_string();
+    let images = json!([{"RepoTags": ["localhost:0/app:1", "localhost:0/app:2"]}]).to_string();
     let helper = r#"echo run >>"$HOME/runs"; echo '{"Username":"bob","Secret":"s3cret"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", helper);
     let engine = FakeEngine::start()
         .on("GET /v1.41/images/json", Reply::json(200, &images))
         .on_every_push(Reply::stream([refusal("denied: requested access to the resource is denied")]))
         .on("POST /v1.41/auth", Reply::json(200, "{}"));
-    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "-a", "localhost:5000/app"]);
+    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "-a", "localhost:0/app"]);
     terminal.wait_for("Username (bob): ");
     terminal.type_in("alice\r");
     terminal.wait_for("Password: ");
@@ -627,7 +642,7 @@ fn all_tags_ask_a_helper_once_and_nobody_again_who_may_not_write() {
 #[test]
 fn completion_offers_images_and_does_not_wait() {
     let images = json!([
-        {"RepoTags": ["localhost:5000/app:1", "app:1", "team/app:1"], "Size": 20_971_520},
+        {"RepoTags": ["localhost:0/app:1", "app:1", "team/app:1"], "Size": 20_971_520},
         {"RepoTags": ["ghcr.io/team/web:2", "<none>:<none>"]},
     ])
     .to_string();
@@ -641,12 +656,12 @@ fn completion_offers_images_and_does_not_wait() {
         assert_eq!((run.status, run.stderr.as_str()), (0, ""), "{words:?}: {run}");
         run.stdout
     };
-    let described = "ghcr.io/team/web:2\t0B\nlocalhost:5000/app:1\t20.97MB\n:4\n";
+    let described = "ghcr.io/team/web:2\t0B\nlocalhost:0/app:1\t20.97MB\n:4\n";
     let table: [(&[&str], bool, &str); 5] = [
         (&["__complete", "regpush", "-q", ""], true, described),
-        (&["__complete", "regpush", "lo"], false, "localhost:5000/app:1\t20.97MB\n:4\n"),
-        (&["__completeNoDesc", "l"], false, "ls\nlocalhost:5000/app:1\n:4\n"),
-        (&["__completeNoDesc", "regpush", "-a", "l"], true, "localhost:5000/app\n:4\n"),
+        (&["__complete", "regpush", "lo"], false, "localhost:0/app:1\t20.97MB\n:4\n"),
+        (&["__completeNoDesc", "l"], false, "ls\nlocalhost:0/app:1\n:4\n"),
+        (&["__completeNoDesc", "regpush", "-a", "l"], true, "localhost:0/app\n:4\n"),
         (&["__completeNoDesc", "regpush", "--format", "ref", "gh"], true, "ghcr.io/team/web:2\n:4\n"),
     ];
     for (words, named_by_docker, want) in table {
@@ -662,7 +677,7 @@ fn completion_offers_images_and_does_not_wait() {
     // 300 ms; and what a busy machine adds.
     assert!(started.elapsed().as_millis() < 1000, "{:?}", started.elapsed());
 
-    for host in ["unix:///nothing/here", "tcp://127.0.0.1:1", "ssh://box", "nonsense://"] {
+    for host in ["unix:///nothing/here", "tcp://127.0.0.1:0", "ssh://box", "nonsense://"] {
         let env = TestEnv::new().with_program("ssh", r#"echo run >"$HOME/ran""#);
         let mut command = env.without_engine();
         let run = run(command.env("DOCKER_HOST", host).args(["__complete", "regpush", "lo"]));

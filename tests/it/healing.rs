@@ -13,13 +13,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, refusal};
+use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, no_such_image, refusal};
 use crate::support::env::{Run, TestEnv, run, run_with_stdin};
 
-const IMAGE: &str = "localhost:5000/app:1";
-const PUSH: &str = "POST /v1.41/images/localhost:5000/app/push?tag=1";
-const DISTRIBUTION: &str = "GET /v1.41/distribution/localhost:5000/app:1/json";
-const INSPECT: &str = "GET /v1.41/images/localhost:5000/app:1/json";
+const IMAGE: &str = "localhost:0/app:1";
+const PUSH: &str = "POST /v1.41/images/localhost:0/app/push?tag=1&tlsVerify=false";
+const DISTRIBUTION: &str = "GET /v1.41/distribution/localhost:0/app:1/json";
+const INSPECT: &str = "GET /v1.41/images/localhost:0/app:1/json";
 const ID: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 const OTHER: &str = "sha256:9999999999999999999999999999999999999999999999999999999999999999";
 
@@ -42,7 +42,8 @@ fn pushed() -> Reply {
 
 #[test]
 fn what_breaks_is_tried_again_and_each_wait_is_shown() {
-    let engine = FakeEngine::start().on(PUSH, broken()).on(PUSH, broken()).on(PUSH, pushed());
+    let engine =
+        FakeEngine::start().serving_pushed().on(PUSH, broken()).on(PUSH, broken()).on(PUSH, pushed());
     let healed = push(&engine, &[]);
     assert_eq!(healed.status, 0, "{healed}");
     assert_eq!(healed.json()["attempts"], 3);
@@ -72,11 +73,15 @@ fn what_is_refused_is_not_tried_again() {
         ("no basic auth credentials", 3),
         ("tag invalid: The image tag '1' is immutable", 1),
         ("x509: certificate signed by unknown authority", 6),
-        ("tag does not exist: localhost:5000/app:1", 5),
+        ("tag does not exist: localhost:0/app:1", 5),
         // Not by us: the engine ends.
         ("failed to copy: context canceled", 4),
     ] {
         let mut engine = FakeEngine::start().on(PUSH, Reply::stream([refusal(message)]));
+        if status == 1 {
+            // It may have the image already.
+            engine = engine.on(INSPECT, no_such_image());
+        }
         if status == 5 {
             engine = engine.on("GET /v1.41/images/json", Reply::json(200, "[]"));
         }
@@ -108,21 +113,23 @@ fn a_signal_ends_a_wait_at_once() {
     }
 }
 
-/// Twenty minutes with a limit of one, at forty times the speed.
+/// It lasts four times the limit.
 #[test]
 fn a_slow_push_that_moves_is_not_called_stalled() {
-    let steps = (1..=100).map(pushing).chain([digest_line("1")]);
-    let engine = FakeEngine::start().on(PUSH, Reply::stream(steps).slowly(Duration::from_millis(300)));
-    let slow = push(&engine, &["--stall-timeout", "1500ms"]);
+    let steps = (1..=40).map(pushing).chain([digest_line("1")]);
+    let engine = FakeEngine::start()
+        .serving_pushed()
+        .on(PUSH, Reply::stream(steps).slowly(Duration::from_millis(100)));
+    let slow = push(&engine, &["--stall-timeout", "1s"]);
     assert_eq!(slow.status, 0, "{slow}");
     assert_eq!(slow.json()["attempts"], 1, "{slow}");
-    assert!(slow.json()["seconds"].as_f64().unwrap() >= 30.0, "{slow}");
+    assert!(slow.json()["seconds"].as_f64().unwrap() >= 4.0, "{slow}");
 }
 
 #[test]
 fn without_a_limit_nothing_is_called_stalled() {
     let slow = Reply::stream([pushing(5), digest_line("1")]).slowly(Duration::from_millis(500));
-    let engine = FakeEngine::start().on(PUSH, slow);
+    let engine = FakeEngine::start().serving_pushed().on(PUSH, slow);
     assert_eq!(push(&engine, &["--stall-timeout", "0"]).json()["attempts"], 1);
 }
 
@@ -132,7 +139,7 @@ fn a_push_that_stalls_is_ended_and_tried_again() {
     let silent = Reply::stream([pushing(5)]).ending(End::Hang);
     let repeating = Reply::stream([pushing(5)]).times(usize::MAX).slowly(Duration::from_millis(100));
     for stalled in [silent, repeating] {
-        let engine = FakeEngine::start().on(PUSH, stalled).on(PUSH, pushed());
+        let engine = FakeEngine::start().serving_pushed().on(PUSH, stalled).on(PUSH, pushed());
         let healed = push(&engine, &["--stall-timeout", "1s"]);
         assert_eq!((healed.status, &healed.json()["attempts"]), (0, &json!(2)), "{healed}");
         assert!(healed.stderr.contains(" s: nothing moved for 1s\n"), "{healed}");
@@ -159,6 +166,7 @@ fn podman_is_never_called_stalled() {
         let reply = reply.slowly(Duration::from_millis(1500));
         let reply = if podman { reply.header("Server", "Libpod/4.3.1 (linux)") } else { reply };
         let engine = FakeEngine::start().on(PUSH, reply);
+        let engine = if podman { engine.serving_pushed() } else { engine };
         push(&engine, &["--stall-timeout", "500ms", "--retries", "0"]).status
     };
     assert_eq!((quiet(true), quiet(false)), (0, 7));
@@ -173,7 +181,7 @@ fn a_timeout_is_for_all_tries() {
     assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
     assert_eq!(late.status, 7, "{late}");
     let told =
-        "localhost:5000/app:1 was not pushed within 3s; the last try ended with: connection reset by peer";
+        "localhost:0/app:1 was not pushed within 3s; the last try ended with: connection reset by peer";
     assert!(late.stderr.contains(told), "{late}");
     assert_eq!(late.json()["error"]["class"], "stalled");
 }
@@ -184,7 +192,7 @@ fn a_timeout_after_the_push_says_that_it_was_pushed() {
     let engine = FakeEngine::start().on(PUSH, pushed()).on(DISTRIBUTION, hanging);
     let late = push(&engine, &["--timeout", "1s"]);
     assert_eq!(late.status, 7, "{late}");
-    let told = format!("localhost:5000/app:1 was pushed as {DIGEST}, and not verified within 1s");
+    let told = format!("localhost:0/app:1 was pushed as {DIGEST}, and not verified within 1s");
     assert!(late.stderr.contains(&told), "{late}");
 }
 
@@ -205,7 +213,11 @@ fn options_are_read_as_people_write_them() {
     for options in
         [["--stall-timeout", "0"], ["--timeout", "0"], ["--timeout", "1h30m"], ["--timeout", "999999999y"]]
     {
-        assert_eq!(push(&FakeEngine::start().on(PUSH, pushed()), &options).status, 0, "{options:?}");
+        assert_eq!(
+            push(&FakeEngine::start().serving_pushed().on(PUSH, pushed()), &options).status,
+            0,
+            "{options:?}"
+        );
     }
 }
 
@@ -223,7 +235,7 @@ fn a_registry_that_serves_something_else_is_not_believed() {
         (names(OTHER), format!("and the tag names {OTHER} in the registry")),
         (names_nothing(), "and the registry has nothing under this tag".to_owned()),
     ] {
-        let engine = FakeEngine::start().on(PUSH, pushed());
+        let engine = FakeEngine::start().serving_pushed().on(PUSH, pushed());
         let engine = (0..3).fold(engine, |engine, _| engine.on(DISTRIBUTION, reply.clone()));
         let unverified = push(&engine, &[]);
         assert_eq!(unverified.status, 9, "{unverified}");
@@ -237,7 +249,7 @@ fn a_registry_that_serves_something_else_is_not_believed() {
 
 #[test]
 fn a_registry_that_is_slow_to_know_is_asked_again() {
-    let engine = FakeEngine::start().on(PUSH, pushed()).on(DISTRIBUTION, names_nothing());
+    let engine = FakeEngine::start().serving_pushed().on(PUSH, pushed()).on(DISTRIBUTION, names_nothing());
     let pushed = push(&engine, &[]);
     assert_eq!((pushed.status, &pushed.json()["verified"]), (0, &json!(true)), "{pushed}");
 }
@@ -246,18 +258,18 @@ fn a_registry_that_is_slow_to_know_is_asked_again() {
 fn who_cannot_be_asked_is_warned_about_or_is_an_error() {
     // podman's answer; and on that port nothing listens.
     let engine = |image: &str| {
-        let path = format!("POST /v1.41/images/{}/push?tag=1", image.trim_end_matches(":1"));
+        let path = format!("POST /v1.41/images/{}/push?tag=1&tlsVerify=false", image.trim_end_matches(":1"));
         let asked = format!("GET /v1.41/distribution/{image}/json");
-        FakeEngine::start().on(&path, pushed()).on(&asked, Reply::json(404, "Not Found"))
+        FakeEngine::start().on(&path, pushed()).allow(&asked, Reply::json(404, "Not Found"))
     };
-    let image = "localhost:1/app:1";
+    let image = "localhost:0/app:1";
     let verified = |verify: &str| {
         let engine = engine(image);
         run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", "--verify", verify, image]))
     };
     let auto = verified("auto");
     assert_eq!((auto.status, &auto.json()["verified"]), (0, &json!(null)), "{auto}");
-    let warning = "what the registry serves could not be asked: cannot reach the registry localhost:1";
+    let warning = "what the registry serves could not be asked: cannot reach the registry localhost:0";
     assert!(auto.stderr.contains(&format!("warning: {warning}")), "{auto}");
     assert!(auto.json()["warnings"][0].as_str().unwrap().starts_with(warning), "{auto}");
     let always = verified("always");
@@ -274,14 +286,14 @@ fn who_cannot_be_asked_is_warned_about_or_is_an_error() {
 
 #[test]
 fn a_question_that_breaks_is_asked_again_where_the_answer_is_wanted() {
-    let broken = Reply::json(500, r#"{"message":"Get http://localhost:5000/v2/: EOF"}"#);
-    let engine = FakeEngine::start().on(PUSH, pushed()).on(DISTRIBUTION, broken);
+    let broken = Reply::json(500, r#"{"message":"Get http://localhost:0/v2/: EOF"}"#);
+    let engine = FakeEngine::start().serving_pushed().on(PUSH, pushed()).on(DISTRIBUTION, broken);
     let env = TestEnv::new();
     let mut command = env.command(&engine);
     let asked = run(command.args(["regpush", "--format", "json", "--verify", "always", IMAGE]));
     // The parts cannot be looked at: nothing listens there.
     assert_eq!(asked.status, 6, "{asked}");
-    assert!(asked.stderr.contains("cannot reach the registry localhost:5000"), "{asked}");
+    assert!(asked.stderr.contains("cannot reach the registry localhost:0"), "{asked}");
 }
 
 /// A proxy before an engine's socket lets pushes through, and no questions.
@@ -289,17 +301,17 @@ fn a_question_that_breaks_is_asked_again_where_the_answer_is_wanted() {
 fn an_engine_that_answers_no_questions_still_pushes() {
     let page = || Reply { content_type: Some("text/html"), ..Reply::json(403, "<html>no</html>") };
     let engine = FakeEngine::start()
-        .on("POST /v1.41/images/0.0.0.0:1/app/push?tag=1", pushed())
-        .on("GET /v1.41/distribution/0.0.0.0:1/app:1/json", page())
+        .on("POST /v1.41/images/0.0.0.0:0/app/push?tag=1", pushed())
+        .on("GET /v1.41/distribution/0.0.0.0:0/app:1/json", page())
         .on("GET /v1.41/info", page());
     // Nothing listens there either, and of a registry elsewhere engines may know more than we.
-    let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", "0.0.0.0:1/app:1"]));
+    let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", "0.0.0.0:0/app:1"]));
     assert_eq!((run.status, &run.json()["verified"]), (0, &json!(null)), "{run}");
     assert!(run.stderr.contains("warning: what the registry serves could not be asked"), "{run}");
 }
 
 fn image(digests: &[&str]) -> Reply {
-    let digests: Vec<String> = digests.iter().map(|digest| format!("localhost:5000/app@{digest}")).collect();
+    let digests: Vec<String> = digests.iter().map(|digest| format!("localhost:0/app@{digest}")).collect();
     let layers = ["sha256:aaaaaaaaaaaa0", "sha256:bbbbbbbbbbbb0"];
     Reply::json(
         200,
@@ -326,6 +338,7 @@ fn a_tag_that_is_there_is_treated_as_asked() {
     ];
     for (there, own, wish, status, end) in table {
         let engine = FakeEngine::start()
+            .serving_pushed()
             .on(INSPECT, image(own))
             .on(DISTRIBUTION, there.map_or_else(names_nothing, names));
         let engine = if end == "pushed" { engine.on(PUSH, pushed()) } else { engine };
@@ -475,19 +488,20 @@ fn a_dry_run_ends_as_the_push_would() {
         drop(registry);
     }
     let engine = FakeEngine::start()
-        .on(INSPECT, Reply::json(404, r#"{"message":"No such image: localhost:5000/app:1"}"#))
+        .on(INSPECT, Reply::json(404, r#"{"message":"No such image: localhost:0/app:1"}"#))
         .on("GET /v1.41/images/json", Reply::json(200, "[]"));
     assert_eq!(push(&engine, &["--dry-run"]).status, 5);
 }
 
-const DETOUR: &str = "POST /v1.41/images/Localhost:5000/app/push?tag=1";
-const TAG: &str = "POST /v1.41/images/localhost:5000/app:1/tag?repo=Localhost:5000/app&tag=1";
-const UNTAG: &str = "DELETE /v1.41/images/Localhost:5000/app:1?noprune=true";
+const DETOUR: &str = "POST /v1.41/images/Localhost:0/app/push?tag=1";
+const TAG: &str = "POST /v1.41/images/localhost:0/app:1/tag?repo=Localhost:0/app&tag=1";
+const UNTAG: &str = "DELETE /v1.41/images/Localhost:0/app:1?noprune=true";
 
 /// The classic store in a stall, and then asked for the same under another name.
 fn stuck(detour: Reply) -> FakeEngine {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     FakeEngine::start()
+        .serving_pushed()
         .has(IMAGE, ID)
         .on(PUSH, Reply::stream([preparing, pushing(5)]).ending(End::Hang))
         .on(TAG, Reply::json(201, ""))
@@ -536,7 +550,7 @@ fn the_next_tag_costs_the_engine_no_further_place() {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     let hanging = || Reply::stream([preparing.clone(), pushing(5)]).ending(End::Hang);
     let other = |line: &str| line.replace("Localhost", "lOcalhost");
-    let images = json!([{"RepoTags": [IMAGE, "localhost:5000/app:2"]}]).to_string();
+    let images = json!([{"RepoTags": [IMAGE, "localhost:0/app:2"]}]).to_string();
     let engine = stuck(hanging())
         .on("GET /v1.41/images/json", Reply::json(200, &images))
         .on(&other(TAG), Reply::json(201, ""))
@@ -545,26 +559,28 @@ fn the_next_tag_costs_the_engine_no_further_place() {
         .on(&PUSH.replace("tag=1", "tag=2"), Reply::stream([digest_line("2")]));
     let env = TestEnv::new();
     let mut command = env.command(&engine);
-    let run = run(command.args(["regpush", "-a", "--stall-timeout", "1s", "localhost:5000/app"]));
-    assert_eq!((run.status, run.stdout), (7, format!("localhost:5000/app@{DIGEST}\n")));
+    let run = run(command.args(["regpush", "-a", "--stall-timeout", "1s", "localhost:0/app"]));
+    assert_eq!((run.status, run.stdout), (7, format!("localhost:0/app@{DIGEST}\n")));
 }
 
 #[test]
 fn a_name_that_is_taken_is_left_alone_and_one_that_stays_is_told() {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     let engine = FakeEngine::start()
+        .serving_pushed()
         .on(PUSH, Reply::stream([preparing, pushing(5)]).ending(End::Hang))
-        .on("GET /v1.41/images/Localhost:5000/app:1/json", image(&[]))
+        .on("GET /v1.41/images/Localhost:0/app:1/json", image(&[]))
         .on(PUSH, pushed());
     let healed = push(&engine, &["--stall-timeout", "1s"]);
     assert_eq!(healed.status, 0, "{healed}");
     assert!(
-        healed.stderr.contains("not pushing under the name Localhost:5000/app:1: an image has it"),
+        healed.stderr.contains("not pushing under the name Localhost:0/app:1: an image has it"),
         "{healed}"
     );
 
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     let engine = FakeEngine::start()
+        .serving_pushed()
         .has(IMAGE, ID)
         .on(PUSH, Reply::stream([preparing, pushing(5)]).ending(End::Hang))
         .on(TAG, Reply::json(201, ""))
@@ -572,7 +588,7 @@ fn a_name_that_is_taken_is_left_alone_and_one_that_stays_is_told() {
         .on(UNTAG, Reply::json(403, r#"{"message":"not you"}"#));
     let healed = push(&engine, &["--stall-timeout", "1s"]);
     assert_eq!(healed.status, 0, "{healed}");
-    let told = "warning: the tag Localhost:5000/app:1 stays: it could not be removed (the engine answered 403 Forbidden: not you): `docker rmi Localhost:5000/app:1`";
+    let told = "warning: the tag Localhost:0/app:1 stays: it could not be removed (the engine answered 403 Forbidden: not you): `docker rmi Localhost:0/app:1`";
     assert!(healed.stderr.contains(told), "{healed}");
 }
 
@@ -607,7 +623,7 @@ fn the_other_name_goes_away_in_a_panic() {
     let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
             let mut engine = Engine::connect(endpoint, HeaderMap::new(), None).await.unwrap();
-            let name: Reference = "Localhost:5000/app:1".parse().unwrap();
+            let name: Reference = "Localhost:0/app:1".parse().unwrap();
             let _tag = engine.tag(IMAGE, ID, &name).await.unwrap();
             panic!("in the middle of a push");
         })

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::engine::{End, FakeEngine, Reply, digest_line};
 use crate::support::env::{Run, TestEnv, run};
 
-const IMAGE: &str = "localhost:5000/app:1";
+const IMAGE: &str = "localhost:0/app:1";
 /// kB over what an idle push takes.
 const ALLOWED: u64 = 32 << 10;
 
@@ -25,16 +25,20 @@ fn idle() -> u64 {
 }
 
 /// A push that gets no more memory than it may take: for more it would be aborted.
-fn push(reply: Reply) -> Run {
-    let engine = FakeEngine::start().on("POST ", reply);
+fn push(engine: &FakeEngine) -> Run {
     let env = TestEnv::new();
-    let ours = env.command(&engine);
+    let ours = env.command(engine);
     let mut shell = Command::new("sh");
     shell.env_clear().stdin(Stdio::null());
     shell.envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let limit = format!("ulimit -d {} && exec \"$@\"", idle() + ALLOWED);
     shell.args(["-c", &limit, "sh"]).arg(ours.get_program());
     run(shell.args(["regpush", "-q", "--retries", "0", "--format", "json", IMAGE]))
+}
+
+/// The same with an engine that answers like this, and then is asked nothing more.
+fn push_answered(reply: Reply) -> Run {
+    push(&FakeEngine::start().on_next_push(reply))
 }
 
 fn pieces(first: &str, again: &str, times: usize) -> Reply {
@@ -61,7 +65,7 @@ fn lines_that_are_too_long_are_given_up() {
         ("nested", pieces(r#"{"aux":["#, &"[],".repeat(300_000), usize::MAX)),
         ("keys", pieces("{", &r#""a":1,"#.repeat(100_000), usize::MAX)),
     ] {
-        let given_up = push(reply);
+        let given_up = push_answered(reply);
         assert_eq!(given_up.status, 4, "{name}: {given_up}");
         let message = given_up.json()["error"]["message"].as_str().unwrap().to_owned();
         assert!(message.ends_with("the engine sent an object of more than 4 MB"), "{name}: {message}");
@@ -77,7 +81,7 @@ fn what_just_passes_takes_no_more() {
         ("aux", format!(r#"{{"aux":[{}[]],"error":"x"}}"#, "[],".repeat(1_300_000))),
         ("status", json!({"status": "x".repeat(3_900_000), "error": "x"}).to_string()),
     ] {
-        let refused = push(Reply::stream([line]));
+        let refused = push_answered(Reply::stream([line]));
         assert_ne!(refused.status, 0, "{name}: {refused}");
         assert!(refused.stderr.len() < 4000, "{name}: {} bytes", refused.stderr.len());
         assert!(!refused.stderr.contains('\u{1b}'), "{name}: {refused}");
@@ -108,7 +112,8 @@ fn a_million_objects_and_ten_thousand_layers_are_pushed() {
                 .collect(),
         ),
     ] {
-        let pushed = push(Reply::stream(lines.into_iter().chain([digest_line("1")])));
+        let reply = Reply::stream(lines.into_iter().chain([digest_line("1")]));
+        let pushed = push(&FakeEngine::start().serving_pushed().on_next_push(reply));
         assert_eq!(pushed.status, 0, "{what}: {}", pushed.stderr);
         let layers = pushed.json()["layers"]["total"].as_u64().unwrap();
         assert_eq!(

@@ -40,25 +40,25 @@ fn ls(env: &TestEnv, engine: &FakeEngine, arguments: &[&str]) -> Run {
 fn images_that_name_a_registry_are_listed() {
     let other = "sha256:fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
     let images = json!([
-        {"Id": "sha256:a", "RepoTags": ["localhost:5000/app:1.10", "localhost:5000/app:1.9", "app:1"],
-         "RepoDigests": [format!("localhost:5000/app@{DIGEST}")], "Size": 20_971_520},
+        {"Id": "sha256:a", "RepoTags": ["localhost:0/app:1.10", "localhost:0/app:1.9", "app:1"],
+         "RepoDigests": [format!("localhost:0/app@{DIGEST}")], "Size": 20_971_520},
         {"Id": "sha256:b", "RepoTags": ["ghcr.io/team/web:2"], "RepoDigests": null, "Size": 512},
-        {"Id": other, "RepoTags": ["localhost:5000/new:1"], "RepoDigests": [format!("localhost:5000/new@{other}")],
+        {"Id": other, "RepoTags": ["localhost:0/new:1"], "RepoDigests": [format!("localhost:0/new@{other}")],
          "Size": 1000},
         {"Id": "sha256:c", "RepoTags": null, "RepoDigests": [], "Size": 1},
-        {"Id": "sha256:d", "RepoTags": ["localhost:5000/\u{1b}[2Jx:1"], "Size": -1},
+        {"Id": "sha256:d", "RepoTags": ["localhost:0/\u{1b}[2Jx:1"], "Size": -1},
     ])
     .to_string();
     let list = || FakeEngine::start().on("GET /v1.41/images/json", Reply::json(200, &images));
     let run = ls(&TestEnv::new(), &list(), &[]);
     assert_eq!(run.status, 0, "{run}");
     let want = format!(
-        "IMAGE                     SIZE      DIGEST                                                                    PUSHED\n\
-         ghcr.io/team/web:2        512B      -                                                                         no\n\
-         localhost:5000/[2Jx:1     0B        -                                                                         no\n\
-         localhost:5000/app:1.9    20.97MB   {DIGEST}   yes\n\
-         localhost:5000/app:1.10   20.97MB   {DIGEST}   yes\n\
-         localhost:5000/new:1      1kB       {other}   unknown\n"
+        "IMAGE                  SIZE      DIGEST                                                                    PUSHED\n\
+         ghcr.io/team/web:2     512B      -                                                                         no\n\
+         localhost:0/[2Jx:1     0B        -                                                                         no\n\
+         localhost:0/app:1.9    20.97MB   {DIGEST}   yes\n\
+         localhost:0/app:1.10   20.97MB   {DIGEST}   yes\n\
+         localhost:0/new:1      1kB       {other}   unknown\n"
     );
     assert_eq!(run.stdout, want, "{run}");
 
@@ -66,7 +66,7 @@ fn images_that_name_a_registry_are_listed() {
     let lines: Vec<Value> = run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(
         lines[3],
-        json!({"image": "localhost:5000/app:1.10", "registry": "localhost:5000", "size": 20_971_520,
+        json!({"image": "localhost:0/app:1.10", "registry": "localhost:0", "size": 20_971_520,
             "digest": DIGEST, "pushed": true})
     );
     assert_eq!(lines[4]["pushed"], json!(null));
@@ -287,7 +287,7 @@ fn what_a_registry_refuses_is_said_in_words() {
             None,
             vec![(
                 "GET /v2/_catalog",
-                with_header("Location", "http://127.0.0.1:1/v2/_catalog", Reply::json(307, "")),
+                with_header("Location", "http://127.0.0.1:0/v2/_catalog", Reply::json(307, "")),
             )],
             6,
             "cannot reach the registry 127.0.0.1:",
@@ -441,8 +441,8 @@ fn tls_or_not_is_the_engines_choice() {
 fn what_is_no_place_is_a_usage_error() {
     let env = TestEnv::new();
     for (typed, told) in [
-        ("localhost:5000/app:1", "`ls` lists all tags of a repository"),
-        ("localhost:5000/UPPER", "must be lowercase"),
+        ("localhost:0/app:1", "`ls` lists all tags of a repository"),
+        ("localhost:0/UPPER", "must be lowercase"),
         ("", "invalid reference format"),
     ] {
         let run = run(env.without_engine().args(["regpush", "ls", typed]));

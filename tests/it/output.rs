@@ -1,12 +1,12 @@
 //! What is seen, where, and in which mode.
 
-use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, refusal};
+use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, no_such_image, refusal};
 use crate::support::env::{TestEnv, run};
 
-const IMAGE: &str = "localhost:5000/app:1";
+const IMAGE: &str = "localhost:0/app:1";
 
 fn lines() -> Vec<String> {
-    let mut lines = vec![r#"{"status":"The push refers to repository [localhost:5000/app]"}"#.to_owned()];
+    let mut lines = vec![r#"{"status":"The push refers to repository [localhost:0/app]"}"#.to_owned()];
     for id in ["aa", "bb"] {
         lines.push(format!(r#"{{"status":"Preparing","progressDetail":{{}},"id":"{id}"}}"#));
     }
@@ -23,23 +23,25 @@ fn lines() -> Vec<String> {
 
 #[test]
 fn the_result_in_json_has_every_field() {
-    let engine = FakeEngine::start().on_every_push(Reply::stream(lines()));
+    let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream(lines()));
     let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", IMAGE]));
     let mut result = run.json();
     assert!(result["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.0));
     result["seconds"] = 0.into();
-    insta::assert_snapshot!(result.to_string(), @r#"{"attempts":1,"bytes":1000000,"credentials":{"source":"none","username":null},"digest":"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","error":null,"layers":{"exists":1,"mounted":0,"pushed":1,"total":2},"name":"localhost:5000/app","reference":"localhost:5000/app:1","seconds":0,"size":528,"status":"pushed","tag":"1","verified":true,"warnings":[]}"#);
+    insta::assert_snapshot!(result.to_string(), @r#"{"attempts":1,"bytes":1000000,"credentials":{"source":"none","username":null},"digest":"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","error":null,"layers":{"exists":1,"mounted":0,"pushed":1,"total":2},"name":"localhost:0/app","reference":"localhost:0/app:1","seconds":0,"size":528,"status":"pushed","tag":"1","verified":true,"warnings":[]}"#);
     assert!(run.stdout.ends_with("}\n") && run.stdout.lines().count() == 1, "{run}");
 }
 
 #[test]
 fn the_failure_in_json_has_class_message_and_hint() {
-    let engine = FakeEngine::start().on_every_push(Reply::stream([refusal("denied: quota exceeded")]));
+    let engine = FakeEngine::start()
+        .on_every_push(Reply::stream([refusal("denied: quota exceeded")]))
+        .on("GET /v1.41/images/localhost:0/app:1/json", no_such_image());
     let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", IMAGE]));
     assert_eq!(run.status, 1, "{run}");
     let result = run.json();
     assert_eq!(result["status"], "failed");
-    insta::assert_snapshot!(result["error"].to_string(), @r#"{"class":"rejected","hint":"the registry's quota is used up: delete images there, or have it raised","message":"cannot push localhost:5000/app:1: denied: quota exceeded"}"#);
+    insta::assert_snapshot!(result["error"].to_string(), @r#"{"class":"rejected","hint":"the registry's quota is used up: delete images there, or have it raised","message":"cannot push localhost:0/app:1: denied: quota exceeded"}"#);
     assert!(result["digest"].is_null() && result["size"].is_null());
 }
 
@@ -56,16 +58,16 @@ fn a_name_that_is_no_reference_fails_in_json_too() {
 
 #[test]
 fn without_a_terminal_there_are_lines() {
-    let engine = FakeEngine::start().on_every_push(Reply::stream(lines()));
+    let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream(lines()));
     let run = run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
     let (shown, summary) = run.stderr.trim_end().rsplit_once('\n').unwrap();
     insta::assert_snapshot!(shown, @r"
-    pushing localhost:5000/app:1
+    pushing localhost:0/app:1
     aa: Pushed
     1: digest: sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef size: 528
     ");
     assert!(
-        summary.starts_with("pushed localhost:5000/app:1: 1 of 2 layers sent, 1 there already, 1 MB in "),
+        summary.starts_with("pushed localhost:0/app:1: 1 of 2 layers sent, 1 there already, 1 MB in "),
         "{summary}"
     );
 }
@@ -74,13 +76,13 @@ fn without_a_terminal_there_are_lines() {
 #[test]
 fn what_real_engines_sent_is_told_in_a_few_lines() {
     let table = [
-        ("docker-20.10-classic-seven-layers", "localhost:5055/rec20", 16_844_800),
-        ("docker-28.5-containerd-seven-layers", "localhost:5055/rec28", 16_844_800),
+        ("docker-20.10-classic-seven-layers", "localhost:0/rec20", 16_844_800),
+        ("docker-28.5-containerd-seven-layers", "localhost:0/rec28", 16_844_800),
     ];
     for (name, repository, bytes) in table {
         let path = format!("{}/tests/recordings/{name}.ndjson", env!("CARGO_MANIFEST_DIR"));
         let stream = std::fs::read_to_string(path).unwrap();
-        let engine = FakeEngine::start().on_every_push(Reply::stream(stream.lines()));
+        let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream(stream.lines()));
         let image = format!("{repository}:1");
         let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", &image]));
         assert_eq!(run.status, 0, "{run}");
@@ -150,7 +152,7 @@ fn a_terminal_gets_a_picture_that_goes_when_the_push_is_done() {
         stream.push(format!(r#"{{"status":"Pushing","progressDetail":{detail},"id":"aa"}}"#));
     }
     stream.extend(last);
-    let engine = FakeEngine::start().on_every_push(Reply::stream(stream));
+    let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream(stream));
     let ended = TestEnv::new().at_terminal(&engine, "xterm", &["regpush", IMAGE]).finish();
     assert_eq!(ended.status, 0, "{}", ended.text);
     assert!(ended.text.contains("\x1b[?2026h"), "frames were drawn: {:?}", ended.text);
@@ -159,16 +161,16 @@ fn a_terminal_gets_a_picture_that_goes_when_the_push_is_done() {
     let contents = screen.screen().contents();
     let rows: Vec<&str> = contents.lines().collect();
     assert!(
-        rows[0].starts_with("pushed localhost:5000/app:1: 1 of 2 layers sent, 1 there already, 1 MB in "),
+        rows[0].starts_with("pushed localhost:0/app:1: 1 of 2 layers sent, 1 there already, 1 MB in "),
         "{rows:?}"
     );
-    assert!(rows[1].starts_with("localhost:5000/app@sha256:"), "{rows:?}");
+    assert!(rows[1].starts_with("localhost:0/app@sha256:"), "{rows:?}");
     assert!(ended.restored);
 }
 
 #[test]
 fn a_dumb_terminal_gets_lines() {
-    let engine = FakeEngine::start().on_every_push(Reply::stream(lines()));
+    let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream(lines()));
     let ended = TestEnv::new().at_terminal(&engine, "dumb", &["regpush", IMAGE]).finish();
     assert!(!ended.text.contains('\x1b') && ended.text.contains("aa: Pushed"), "{:?}", ended.text);
 }

@@ -7,21 +7,25 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use crate::support::engine::{DIGEST, End, FakeEngine, Ping, Reply, digest_line, refusal};
+use crate::support::engine::{DIGEST, End, FakeEngine, Ping, Reply, digest_line, no_such_image, refusal};
 use crate::support::env::{TestEnv, run, run_with_stdin};
 
-const REFERS: &str = r#"{"status":"The push refers to repository [localhost:5000/app]"}"#;
+const REFERS: &str = r#"{"status":"The push refers to repository [localhost:0/app]"}"#;
 
 #[test]
 fn the_request_is_dockers() {
     let table = [
-        ("localhost:5000/app:1", "/v1.41/images/localhost:5000/app/push?tag=1"),
+        ("localhost:0/app:1", "/v1.41/images/localhost:0/app/push?tag=1&tlsVerify=false"),
         ("app", "/v1.41/images/docker.io/library/app/push?tag=latest"),
-        ("[::1]:5000/r:1", "/v1.41/images/%5B::1%5D:5000/r/push?tag=1"),
+        ("[::1]:0/r:1", "/v1.41/images/%5B::1%5D:0/r/push?tag=1&tlsVerify=false"),
     ];
     for (image, path) in table {
-        let tag = path.rsplit('=').next().unwrap();
-        let engine = FakeEngine::start().on(&format!("POST {path}"), Reply::stream([digest_line(tag)]));
+        let tag = image.rsplit_once(":").map_or("latest", |(_, tag)| tag);
+        let engine = FakeEngine::start()
+            .serving_pushed()
+            .on(&format!("POST {path}"), Reply::stream([digest_line(tag)]))
+            // Only for a registry that is not on this machine.
+            .allow("GET /v1.41/info", Reply::json(200, "{}"));
         let pushed = run(TestEnv::new().command(&engine).args(["regpush", "-q", image]));
         assert_eq!(pushed.status, 0, "{image}: {pushed}");
         let request = &engine.pushes()[0];
@@ -38,9 +42,9 @@ fn the_request_is_dockers() {
 fn stdout_is_the_name_with_the_digest() {
     let lines = [REFERS.to_owned(), digest_line("1")];
     for options in [&["regpush"][..], &["regpush", "-q"], &["regpush", "--progress", "none"]] {
-        let engine = FakeEngine::start().on_every_push(Reply::stream(&lines));
-        let run = run(TestEnv::new().command(&engine).args(options).arg("localhost:5000/app:1"));
-        assert_eq!(run.stdout, format!("localhost:5000/app@{DIGEST}\n"), "{run}");
+        let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream(&lines));
+        let run = run(TestEnv::new().command(&engine).args(options).arg("localhost:0/app:1"));
+        assert_eq!(run.stdout, format!("localhost:0/app@{DIGEST}\n"), "{run}");
         assert_eq!(run.stderr.is_empty(), options.len() > 1, "{run}");
     }
 }
@@ -74,13 +78,19 @@ fn recordings_end_with_the_class_they_are_labelled_with() {
             pieces: recording.stream.iter().map(|line| format!("{line}{line_end}").into_bytes()).collect(),
             ..Reply::json(200, "")
         };
-        let mut engine = FakeEngine::start().on_every_push(reply);
+        let mut engine = FakeEngine::start()
+            .on_every_push(reply)
+            // Only for what may be a refusal of a tag that is there already.
+            .allow(&format!("GET /v1.41/images/localhost:0/t/none:{tag}/json"), no_such_image());
+        if recording.class == "success" {
+            engine = engine.serving_pushed();
+        }
         if recording.class == "not_found" {
             engine = engine.on("GET /v1.41/images/json", Reply::json(200, "[]"));
         }
         let mut command = env.command(&engine);
         command.args(["regpush", "--retries", "0", "--format", "json"]);
-        command.arg(format!("localhost:5000/t/none:{tag}"));
+        command.arg(format!("localhost:0/t/none:{tag}"));
         let run = if recording.credentials_sent {
             run_with_stdin(command.args(["-u", "alice", "--password-stdin"]), b"secret")
         } else {
@@ -143,29 +153,29 @@ fn what_ends_without_a_digest_is_a_failure_that_says_so() {
         let reply = Reply { pieces, end, ..Reply::json(200, "") };
         let mut engine = FakeEngine::start().on_every_push(reply);
         if message.contains("digest") || message.contains("confirming") {
-            engine = engine.on("GET /v1.41/distribution/", Reply::json(404, "{}"));
+            engine = engine.on("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(404, "{}"));
         }
-        let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
+        let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:0/app:1"]));
         assert_eq!(run.status, 4, "{name}: {run}");
         assert!(run.stderr.contains(message), "{name}: {run}");
-        assert!(run.stderr.contains("localhost:5000/app:1"), "{name}: {run}");
+        assert!(run.stderr.contains("localhost:0/app:1"), "{name}: {run}");
         assert_eq!(run.stdout, "", "{name}");
     }
 }
 
 #[test]
 fn a_reader_of_the_result_may_hang_up() {
-    let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+    let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream([digest_line("1")]));
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = TestEnv::new().command(&engine);
-    let status = command.args(["regpush", "-q", "localhost:5000/app:1"]).stdout(writer).status().unwrap();
+    let status = command.args(["regpush", "-q", "localhost:0/app:1"]).stdout(writer).status().unwrap();
     assert_eq!(status.code(), Some(0));
 
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut command = TestEnv::new().command(&engine);
     let status =
-        command.args(["regpush", "-q", "localhost:5000/app:1"]).stdout(full).stderr(Stdio::null()).status();
+        command.args(["regpush", "-q", "localhost:0/app:1"]).stdout(full).stderr(Stdio::null()).status();
     assert_eq!(status.unwrap().code(), Some(1), "a result that is lost is an error");
 }
 
@@ -174,7 +184,7 @@ fn a_page_of_a_proxy_is_not_the_registrys_word() {
     let page =
         Reply { content_type: Some("text/html"), ..Reply::json(502, "<html><title>502 Bad Gateway</title>") };
     let engine = FakeEngine::start().on_every_push(page);
-    let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
+    let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:0/app:1"]));
     assert_eq!(run.status, 4, "{run}");
     assert!(run.stderr.contains("the engine's answer is no JSON: `<html><title>502 Bad Gateway"), "{run}");
 }
@@ -182,17 +192,19 @@ fn a_page_of_a_proxy_is_not_the_registrys_word() {
 #[test]
 fn an_error_without_detail_is_an_error() {
     let engine = FakeEngine::start().on_every_push(Reply::stream([r#"{"error":"no space left on device"}"#]));
-    let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
+    let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:0/app:1"]));
     assert_eq!(run.status, 4, "{run}");
-    assert!(run.stderr.contains("cannot push localhost:5000/app:1: no space left on device"), "{run}");
+    assert!(run.stderr.contains("cannot push localhost:0/app:1: no space left on device"), "{run}");
 }
 
 #[test]
 fn a_refusal_ends_the_push_even_if_the_engine_does_not_hang_up() {
     let reply = Reply::stream([refusal("manifest invalid")]).ending(End::Hang);
-    let engine = FakeEngine::start().on_every_push(reply);
+    let engine = FakeEngine::start()
+        .on_every_push(reply)
+        .on("GET /v1.41/images/localhost:0/app:1/json", no_such_image());
     let started = Instant::now();
-    let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
+    let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:0/app:1"]));
     assert_eq!(run.status, 1, "{run}");
     assert!(started.elapsed().as_secs() < 15, "{:?}", started.elapsed());
 }
@@ -205,13 +217,9 @@ fn where_the_stream_is_cut_into_pieces_does_not_matter() {
     for size in [1, 7, 4096, 1 << 20] {
         let pieces = stream.as_bytes().chunks(size).map(<[u8]>::to_vec).collect();
         let reply = Reply { content_type: None, pieces, ..Reply::json(200, "") };
-        let engine = FakeEngine::start().on_every_push(reply);
-        let run = run(TestEnv::new().command(&engine).args([
-            "regpush",
-            "--format",
-            "json",
-            "localhost:5000/app:1",
-        ]));
+        let engine = FakeEngine::start().serving_pushed().on_every_push(reply);
+        let run =
+            run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", "localhost:0/app:1"]));
         assert_eq!(run.status, 0, "{size}: {run}");
         assert_eq!(run.json()["layers"]["pushed"], 1, "{size}");
     }
@@ -219,14 +227,12 @@ fn where_the_stream_is_cut_into_pieces_does_not_matter() {
 
 #[test]
 fn an_image_that_is_not_here_comes_with_the_names_that_are() {
-    let images = r#"[{"RepoTags":["app:1","localhost:5000/other:1"]},{"RepoTags":null},{"RepoTags":["<none>:<none>"]}]"#;
+    let images =
+        r#"[{"RepoTags":["app:1","localhost:0/other:1"]},{"RepoTags":null},{"RepoTags":["<none>:<none>"]}]"#;
     let table = [
-        (
-            "localhost:5000/app:1",
-            "hint: name it for the registry first: `docker tag app:1 localhost:5000/app:1`",
-        ),
-        ("localhost:5000/othr:1", "hint: did you mean localhost:5000/other:1?"),
-        ("localhost:5000/nothing-like-that:7", "hint: see what is here with `docker images`"),
+        ("localhost:0/app:1", "hint: name it for the registry first: `docker tag app:1 localhost:0/app:1`"),
+        ("localhost:0/othr:1", "hint: did you mean localhost:0/other:1?"),
+        ("localhost:0/nothing-like-that:7", "hint: see what is here with `docker images`"),
     ];
     for (image, hint) in table {
         let engine = FakeEngine::start()
@@ -246,8 +252,11 @@ fn the_version_is_agreed_on_by_ping() {
         (Ping::GetOnly, "POST /v1.41/images/"),
     ];
     for (ping, line) in table {
-        let engine = FakeEngine::start().with_ping(ping).on_every_push(Reply::stream([digest_line("1")]));
-        let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:5000/app:1"]));
+        let engine = FakeEngine::start()
+            .serving_pushed()
+            .with_ping(ping)
+            .on_every_push(Reply::stream([digest_line("1")]));
+        let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:0/app:1"]));
         assert_eq!(run.status, 0, "{ping:?}: {run}");
         assert!(engine.pushes()[0].line.starts_with(line), "{ping:?}: {:?}", engine.pushes());
     }
@@ -255,9 +264,9 @@ fn the_version_is_agreed_on_by_ping() {
 
 #[test]
 fn a_version_in_the_environment_is_taken_unasked() {
-    let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+    let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream([digest_line("1")]));
     let mut command = TestEnv::new().command(&engine);
-    let pinned = run(command.args(["regpush", "localhost:5000/app:1"]).env("DOCKER_API_VERSION", "v1.30"));
+    let pinned = run(command.args(["regpush", "localhost:0/app:1"]).env("DOCKER_API_VERSION", "v1.30"));
     assert_eq!(pinned.status, 0, "{pinned}");
     assert!(engine.pushes()[0].line.starts_with("POST /v1.30/images/"), "{:?}", engine.pushes());
 
@@ -269,15 +278,15 @@ fn a_version_in_the_environment_is_taken_unasked() {
 
 #[test]
 fn the_host_option_goes_before_the_variable() {
-    let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+    let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream([digest_line("1")]));
     let env = TestEnv::new();
     let mut command = env.without_engine();
     command.env("DOCKER_HOST", "unix:///nothing/here").args(["--host", &engine.host]);
-    let chosen = run(command.args(["regpush", "localhost:5000/app:1"]));
+    let chosen = run(command.args(["regpush", "localhost:0/app:1"]));
     assert_eq!(chosen.status, 0, "{chosen}");
 
     // An empty context is unset, as for docker.
     let mut command = env.command(&engine);
-    let unset = run(command.args(["-c", "", "regpush", "localhost:5000/app:1"]));
+    let unset = run(command.args(["-c", "", "regpush", "localhost:0/app:1"]));
     assert_eq!(unset.status, 0, "{unset}");
 }

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, refusal};
+use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, no_such_image, refusal};
 use crate::support::env::{Run, TestEnv, exists, run, run_with_stdin};
 
 const IMAGE: &str = "localhost:5000/app:1";
+/// The same image in a registry that cannot answer: no program can listen on port 0.
+const NOWHERE: &str = "localhost:0/app:1";
 const HOST: &str = "localhost:5000";
 /// base64 of alice:s3cret
 const ALICE: &str = "YWxpY2U6czNjcmV0";
@@ -25,9 +27,9 @@ const WARNING: &str = "WARNING! Your credentials are stored unencrypted in '";
 
 /// A push that is refused until a login comes along with it.
 fn asked(pushes: &[Reply], checked: &str) -> FakeEngine {
-    let engine = FakeEngine::start().on("POST", Reply::stream([refusal("no basic auth credentials")]));
+    let engine = FakeEngine::start().on_next_push(Reply::stream([refusal("no basic auth credentials")]));
     let engine = engine.on("POST /v1.41/auth", Reply::json(200, checked));
-    pushes.iter().fold(engine, |engine, push| engine.on("POST", push.clone()))
+    pushes.iter().fold(engine, |engine, push| engine.on_next_push(push.clone()))
 }
 
 /// Types `alice` and `s3cret` when asked; status and screen.
@@ -72,7 +74,7 @@ fn assert_only_config(env: &TestEnv) {
 fn what_was_typed_is_kept_as_docker_keeps_it() {
     let env = TestEnv::new();
     let engine = asked(&[Reply::stream([digest_line("1")])], "{}");
-    let (status, text) = typed(&env, &engine, &["regpush", "--save-credentials", IMAGE]);
+    let (status, text) = typed(&env, &engine, &["regpush", "--verify", "never", "--save-credentials", IMAGE]);
     assert_eq!(status, 0, "{text}");
     assert_eq!(config(&env), DOCKERS_FILE);
     assert_eq!(mode(&env), 0o600);
@@ -85,7 +87,7 @@ fn what_was_typed_is_kept_as_docker_keeps_it() {
 
     // And found again.
     let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
-    run(env.command(&engine).args(["regpush", IMAGE]));
+    run(env.command(&engine).args(["regpush", "--verify", "never", IMAGE]));
     assert_eq!(engine.pushes()[0].registry_auth()["password"], "s3cret");
 }
 
@@ -153,7 +155,7 @@ fn only_a_login_that_the_registry_took_is_kept() {
     let denied = || Reply::stream([refusal("denied: requested access to the resource is denied")]);
     let engine = asked(&[denied()], "{}");
     let env = TestEnv::new();
-    let (status, text) = typed(&env, &engine, &["regpush", "--save-credentials", IMAGE]);
+    let (status, text) = typed(&env, &engine, &["regpush", "--verify", "never", "--save-credentials", IMAGE]);
     assert_eq!(status, 3, "{text}");
     assert_eq!(config(&env), DOCKERS_FILE, "the login is good, whatever it may do");
 
@@ -162,9 +164,11 @@ fn only_a_login_that_the_registry_took_is_kept() {
         ("not asked for its login", Reply::stream([refusal("quota exceeded")])),
     ] {
         let env = TestEnv::new();
-        let engine = FakeEngine::start().on_every_push(reply);
+        let engine = FakeEngine::start()
+            .on_every_push(reply)
+            .allow("GET /v1.41/images/localhost:0/app:1/json", no_such_image());
         let mut command = env.command(&engine);
-        command.args(["regpush", "--save-credentials", "-u", "alice", "--password-stdin", IMAGE]);
+        command.args(["regpush", "--save-credentials", "-u", "alice", "--password-stdin", NOWHERE]);
         assert_ne!(run_with_stdin(&mut command, b"s3cret").status, 0, "{given}");
         assert!(!exists(&env.config_file()), "{given}");
     }
@@ -182,8 +186,10 @@ fn only_a_login_that_the_registry_took_is_kept() {
 #[test]
 fn a_login_that_was_not_needed_is_not_kept() {
     let image = json!({"Id": DIGEST}).to_string();
-    let engine =
-        FakeEngine::start().on("GET /v1.41/images/localhost:5000/app:1/json", Reply::json(200, &image));
+    let names = json!({"Descriptor": {"digest": DIGEST, "size": 528}}).to_string();
+    let engine = FakeEngine::start()
+        .on("GET /v1.41/images/localhost:0/app:1/json", Reply::json(200, &image))
+        .on("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(200, &names));
     let env = TestEnv::new();
     let mut command = env.command(&engine);
     command.args([
@@ -194,13 +200,10 @@ fn a_login_that_was_not_needed_is_not_kept() {
         "-u",
         "alice",
         "--password-stdin",
-        IMAGE,
+        NOWHERE,
     ]);
     let unchanged = run_with_stdin(&mut command, b"wrong");
-    assert!(
-        unchanged.status == 0 && unchanged.stderr.contains("unchanged localhost:5000/app:1"),
-        "{unchanged}"
-    );
+    assert!(unchanged.status == 0 && unchanged.stderr.contains("unchanged localhost:0/app:1"), "{unchanged}");
     assert!(!exists(&env.config_file()));
 }
 
@@ -210,7 +213,10 @@ fn a_login_given_on_the_command_line_is_kept_if_that_is_wanted() {
         let env = TestEnv::new();
         let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
         let mut command = env.command(&engine);
-        command.args(["regpush", "-q", "-u", "alice", "--password-stdin"]).args(options).arg(IMAGE);
+        command
+            .args(["regpush", "-q", "--verify", "never", "-u", "alice", "--password-stdin"])
+            .args(options)
+            .arg(IMAGE);
         let run = run_with_stdin(&mut command, b"s3cret\n");
         assert_eq!(run.status, 0, "{run}");
         (env, run)
@@ -244,6 +250,8 @@ fn a_login_that_cannot_be_kept_is_a_warning_of_the_push_and_an_error_of_auth() {
             "regpush",
             "--format",
             "json",
+            "--verify",
+            "never",
             "-u",
             "alice",
             "--password-stdin",
@@ -338,7 +346,16 @@ fn a_login_that_the_variable_hides_is_kept_and_that_is_said() {
     let env = TestEnv::new();
     let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
     let mut command = env.command(&engine);
-    command.args(["regpush", "-u", "alice", "--password-stdin", "--save-credentials", IMAGE]);
+    command.args([
+        "regpush",
+        "--verify",
+        "never",
+        "-u",
+        "alice",
+        "--password-stdin",
+        "--save-credentials",
+        IMAGE,
+    ]);
     let pushed = run_with_stdin(command.env("DOCKER_AUTH_CONFIG", &variable), b"s3cret");
     assert!(pushed.status == 0 && pushed.stderr.contains(hidden), "{pushed}");
     assert_eq!(config(&env), DOCKERS_FILE);

@@ -8,7 +8,7 @@ use crate::support::engine::{DIGEST, FakeEngine, Ping, Reply, digest_line, refus
 use crate::support::env::{Run, TestEnv, run};
 use crate::support::schema::Printed;
 
-const IMAGE: &str = "localhost:5000/app:1";
+const IMAGE: &str = "localhost:0/app:1";
 
 /// Each line of both, checked; results and events.
 fn checked(run: &Run) -> (Vec<Value>, Vec<Value>) {
@@ -41,7 +41,7 @@ fn a_push_that_is_tried_again_is_told_as_the_schema_says() {
         refusal("write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer"),
     ];
     let healed = [
-        json!({"status": "The push refers to repository [localhost:5000/app]"}).to_string(),
+        json!({"status": "The push refers to repository [localhost:0/app]"}).to_string(),
         layer("Waiting", json!({})),
         layer("Waiting", json!({})),
         layer("Retrying in 5 seconds", json!({})),
@@ -49,8 +49,9 @@ fn a_push_that_is_tried_again_is_told_as_the_schema_says() {
         layer("Pushed", json!({})),
         digest_line("1"),
     ];
-    let path = "POST /v1.41/images/localhost:5000/app/push";
-    let engine = FakeEngine::start().on(path, Reply::stream(broken)).on(path, Reply::stream(healed));
+    let path = "POST /v1.41/images/localhost:0/app/push";
+    let engine =
+        FakeEngine::start().serving_pushed().on(path, Reply::stream(broken)).on(path, Reply::stream(healed));
     let run = push(&engine, &[IMAGE]);
     let (results, events) = checked(&run);
     assert_eq!((run.status, results.len()), (0, 1), "{run}");
@@ -75,7 +76,7 @@ fn failures_are_told_as_the_schema_says_and_in_no_other_way() {
     let refused = FakeEngine::start().on_every_push(Reply::stream([refusal("no basic auth credentials")]));
     let table: [(&FakeEngine, &[&str], i32, &str); 3] = [
         (&refused, &[IMAGE], 3, "auth"),
-        (&refused, &["localhost:5000/app:1", "localhost:5000/web:2"], 3, "auth"),
+        (&refused, &["localhost:0/app:1", "localhost:0/web:2"], 3, "auth"),
         (&refused, &[&digest], 125, "reference"),
     ];
     for (engine, arguments, status, class) in table {
@@ -114,11 +115,9 @@ fn platforms_and_findings_are_told_as_the_schema_says() {
     }});
     let stream = || Reply::stream([narrowed.to_string(), digest_line("1")]);
     let engine = FakeEngine::start()
+        .serving_pushed()
         .with_ping(Ping::Version("1.51"))
-        .on(
-            "GET /v1.51/images/localhost:5000/app:1/json?manifests=true",
-            Reply::json(200, &image.to_string()),
-        )
+        .on("GET /v1.51/images/localhost:0/app:1/json?manifests=true", Reply::json(200, &image.to_string()))
         .on_every_push(stream());
     let run = push(&engine, &[IMAGE]);
     let (results, events) = checked(&run);
@@ -136,11 +135,15 @@ fn platforms_and_findings_are_told_as_the_schema_says() {
     let text = image.to_string();
     let halves = text.split_at(1);
     let late = FakeEngine::start()
+        .serving_pushed()
         .with_ping(Ping::Version("1.51"))
-        .on("GET /v1.51/images/", Reply::stream([halves.0, halves.1]).slowly(Duration::from_millis(600)))
-        .on("GET /v1.51/images/", Reply::json(200, &text))
         .on(
-            "GET /v1.51/distribution/",
+            "GET /v1.51/images/localhost:0/app:1/json",
+            Reply::stream([halves.0, halves.1]).slowly(Duration::from_millis(600)),
+        )
+        .on("GET /v1.51/images/localhost:0/app:1/json", Reply::json(200, &text))
+        .on(
+            "GET /v1.51/distribution/localhost:0/app:1/json",
             Reply::stream([r#"{"Descriptor":"#, &format!(r#"{{"digest":"{DIGEST}","size":528}}}}"#)])
                 .slowly(Duration::from_millis(1500)),
         )
@@ -153,22 +156,46 @@ fn platforms_and_findings_are_told_as_the_schema_says() {
 
     // An error where all was wanted: before anything is pushed, or where nobody knew, afterwards, since engines
     // say it only then.
-    let known = FakeEngine::start().with_ping(Ping::Version("1.51")).on(
-        "GET /v1.51/images/localhost:5000/app:1/json?manifests=true",
-        Reply::json(200, &image.to_string()),
-    );
+    let known = FakeEngine::start()
+        .with_ping(Ping::Version("1.51"))
+        .on("GET /v1.51/images/localhost:0/app:1/json?manifests=true", Reply::json(200, &image.to_string()));
     let unknown = FakeEngine::start().with_ping(Ping::Version("1.47")).on_every_push(stream());
     let afterwards = format!(
-        "localhost:5000/app:1 was pushed as {DIGEST}, one platform in place of the index, of which not all is in the engine"
+        "localhost:0/app:1 was pushed as {DIGEST}, one platform in place of the index, of which not all is in the engine"
     );
     for (engine, told) in [
-        (&known, "not all of localhost:5000/app:1 is in the engine: linux/arm64/v8 missing"),
+        (&known, "not all of localhost:0/app:1 is in the engine: linux/arm64/v8 missing"),
         (&unknown, &afterwards),
     ] {
         let run = push(engine, &["--platform", "all", IMAGE]);
         let (results, _) = checked(&run);
         assert_eq!((run.status, &results[0]["error"]["message"]), (5, &json!(told)), "{run}");
     }
+
+    // What a dry run finds.
+    let manifest = json!({"config": {"digest": "sha256:cc"}, "layers": []}).to_string();
+    let registry = FakeEngine::at_tcp()
+        .on("GET /v2/", Reply::json(200, "{}"))
+        .on("POST /v2/app/blobs/uploads/", Reply::json(202, "").header("Location", "/v2/app/blobs/uploads/1"))
+        .on("DELETE /v2/app/blobs/uploads/1", Reply::json(204, ""))
+        .on(&format!("GET /v2/app/manifests/{DIGEST}"), Reply::json(200, &manifest))
+        .on("GET /v2/app/tags/list", Reply::json(200, r#"{"tags":["1"]}"#))
+        .on("GET /v2/app/manifests/1", Reply::json(200, &manifest))
+        .on("GET /v2/app/blobs/sha256:cc", Reply::json(404, "{}"));
+    let host = registry.host.trim_start_matches("tcp://").to_owned();
+    let names = json!({"Descriptor": {"digest": DIGEST, "size": 528}}).to_string();
+    let image = json!({"Id": "sha256:aa", "Size": 5, "RootFS": {"Layers": ["sha256:bb"]}}).to_string();
+    let engine = FakeEngine::start()
+        .on(&format!("GET /v1.41/images/{host}/app:1/json"), Reply::json(200, &image))
+        .on(&format!("GET /v1.41/distribution/{host}/app:1/json"), Reply::json(200, &names));
+    let run = push(&engine, &["--dry-run", &format!("{host}/app:1")]);
+    let (results, events) = checked(&run);
+    let findings = json!({
+        "id": "sha256:aa", "size": 5, "layers": ["sha256:bb"], "missing_layers": ["sha256:bb"],
+        "may_write": true, "tag_names": DIGEST, "is_same": false,
+    });
+    assert_eq!((run.status, &results[0]["dry_run"]), (0, &findings), "{run}");
+    assert_eq!(of_kind(&events, "result")[0]["dry_run"], findings, "{run}");
 }
 
 /// One object a line, as the engine sent it; but nothing in it acts on a terminal, and no secret comes back.
@@ -180,7 +207,7 @@ fn rawjson_is_what_the_engine_said() {
         "{\"status\":\"a \u{9b}31m b \u{202e} s3cret\"}".to_owned(),
         digest_line("1"),
     ];
-    let engine = FakeEngine::start().on_every_push(Reply::stream(&lines));
+    let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream(&lines));
     let env = TestEnv::new();
     let mut command = env.command(&engine);
     command.args(["regpush", "--progress", "rawjson", "-u", "alice", "--password-stdin", IMAGE]);

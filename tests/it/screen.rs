@@ -23,7 +23,7 @@ impl Tmux {
         let (variables, program) = (variables.join(" "), env!("CARGO_BIN_EXE_docker-regpush"));
         let host = &engine.host;
         let script = format!(
-            "env -i TERM=$TERM DOCKER_HOST='{host}' {variables} {program} regpush {arguments}; echo status $?; exec cat"
+            "env -i TERM=$TERM DOCKER_HOST='{host}' {variables} '{program}' regpush {arguments}; echo status $?; exec cat"
         );
         let size = ["-x".to_owned(), columns.to_string(), "-y".to_owned(), rows.to_string()];
         let mut command = tmux.command();
@@ -115,10 +115,10 @@ fn frame((columns, rows): (usize, usize), layers: usize) -> Vec<String> {
     };
     let layer = (0..shown).map(|number| format!("  {number:012}  {bar}5 of 10 MB"));
     let image = match columns {
-        40 if layers > 99 => format!("…lhost:5000/team/app:1  0 of {layers} layers"),
-        40 if layers > 9 => format!("…alhost:5000/team/app:1  0 of {layers} layers"),
-        40 => format!("…calhost:5000/team/app:1  0 of {layers} layers"),
-        _ => format!("localhost:5000/team/app:1  0 of {layers} layers"),
+        40 if layers > 99 => format!("…lhost:0/my/team/app:1  0 of {layers} layers"),
+        40 if layers > 9 => format!("…alhost:0/my/team/app:1  0 of {layers} layers"),
+        40 => format!("…calhost:0/my/team/app:1  0 of {layers} layers"),
+        _ => format!("localhost:0/my/team/app:1  0 of {layers} layers"),
     };
     [image].into_iter().chain(layer).chain(more).chain([totals.to_owned()]).collect()
 }
@@ -127,7 +127,7 @@ fn frame((columns, rows): (usize, usize), layers: usize) -> Vec<String> {
 fn a_screen_is_right_at_every_size_and_after_every_resize() {
     for layers in [3, 40, 120] {
         let engine = FakeEngine::start().on_every_push(half_way(layers));
-        let tmux = Tmux::start(&engine, SIZES[0], "localhost:5000/team/app:1");
+        let tmux = Tmux::start(&engine, SIZES[0], "localhost:0/my/team/app:1");
         for (number, size) in SIZES.into_iter().enumerate() {
             if number > 0 {
                 tmux.resize(size);

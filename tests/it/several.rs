@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, refusal};
+use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, no_such_image, refusal};
 use crate::support::env::{Run, TestEnv, run};
 
 const ID: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
@@ -37,16 +37,18 @@ fn lines(run: &Run) -> Vec<&str> {
 #[test]
 fn results_come_in_the_order_asked_whoever_is_first() {
     let engine = FakeEngine::start()
-        .on(&path("localhost:5000/slow", "1"), pushed("1").slowly(Duration::from_millis(100)).times(12))
-        .on(&path("localhost:5001/refused", "1"), Reply::stream([refusal("denied: quota exceeded")]))
-        .on(&path("localhost:5002/quick", "1"), pushed("1"));
-    let run = push(&engine, &["localhost:5000/slow:1", "localhost:5001/refused:1", "localhost:5002/quick:1"]);
+        .serving_pushed()
+        .on(&path("localhost:0/slow", "1"), pushed("1").slowly(Duration::from_millis(100)).times(12))
+        .on(&path("127.0.0.1:0/refused", "1"), Reply::stream([refusal("denied: quota exceeded")]))
+        .on("GET /v1.41/images/127.0.0.1:0/refused:1/json", no_such_image())
+        .on(&path("127.0.0.2:0/quick", "1"), pushed("1"));
+    let run = push(&engine, &["localhost:0/slow:1", "127.0.0.1:0/refused:1", "127.0.0.2:0/quick:1"]);
     assert_eq!(run.status, 1, "{run}");
-    assert_eq!(lines(&run), ["localhost:5000/slow", "localhost:5002/quick"], "{run}");
+    assert_eq!(lines(&run), ["localhost:0/slow", "127.0.0.2:0/quick"], "{run}");
     let at = |text: &str| run.stderr.find(text).unwrap_or_else(|| panic!("no {text}: {run}"));
-    assert!(at("pushed localhost:5002/quick:1") < at("pushed localhost:5000/slow:1"), "told at once: {run}");
+    assert!(at("pushed 127.0.0.2:0/quick:1") < at("pushed localhost:0/slow:1"), "told at once: {run}");
     assert!(
-        run.stderr.ends_with("3 images: 2 pushed, 1 failed\n  failed: localhost:5001/refused:1 (rejected)\n"),
+        run.stderr.ends_with("3 images: 2 pushed, 1 failed\n  failed: 127.0.0.1:0/refused:1 (rejected)\n"),
         "{run}"
     );
 }
@@ -55,29 +57,27 @@ fn results_come_in_the_order_asked_whoever_is_first() {
 #[test]
 fn the_first_failure_in_the_order_asked_decides() {
     let engine = FakeEngine::start()
-        .on(&path("localhost:5000/a", "1"), {
+        .on(&path("localhost:0/a", "1"), {
             let late = Reply::stream(["{\"status\":\"x\"}".to_owned(), refusal("denied: quota exceeded")]);
             late.slowly(Duration::from_millis(300))
         })
-        .on(
-            &path("localhost:5001/b", "1"),
-            Reply::stream([refusal("unauthorized: authentication required")]),
-        );
-    let run = push(&engine, &["-q", "localhost:5000/a:1", "localhost:5001/b:1"]);
+        .on("GET /v1.41/images/localhost:0/a:1/json", no_such_image())
+        .on(&path("127.0.0.1:0/b", "1"), Reply::stream([refusal("unauthorized: authentication required")]));
+    let run = push(&engine, &["-q", "localhost:0/a:1", "127.0.0.1:0/b:1"]);
     assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{run}");
-    assert!(run.stderr.starts_with("error: cannot push localhost:5001/b:1"), "{run}");
-    assert!(run.stderr.contains("  failed: localhost:5000/a:1 (rejected)\n"), "{run}");
+    assert!(run.stderr.starts_with("error: cannot push 127.0.0.1:0/b:1"), "{run}");
+    assert!(run.stderr.contains("  failed: localhost:0/a:1 (rejected)\n"), "{run}");
 }
 
 #[test]
 fn no_more_at_once_than_asked_for() {
-    let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:5000/{name}:1"));
+    let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:0/{name}:1"));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for (parallel, most) in [("1", 1), ("2", 2), ("9", 5)] {
         // Each lasts until all that may be there are there.
         let exists = json!({"status": "Layer already exists", "progressDetail": {}, "id": "a"}).to_string();
         let reply = Reply::stream([exists, digest_line("1")]).slowly(Duration::from_millis(600));
-        let engine = FakeEngine::start().on_every_push(reply);
+        let engine = FakeEngine::start().serving_pushed().on_every_push(reply);
         let run = push(&engine, &[&["--parallel", parallel], names.as_slice()].concat());
         assert_eq!((run.status, engine.most_at_once()), (0, most), "{run}");
         assert_eq!(lines(&run).len(), 5, "{run}");
@@ -88,7 +88,7 @@ fn no_more_at_once_than_asked_for() {
 #[test]
 fn the_first_into_a_repository_goes_alone() {
     let exists = json!({"status": "Layer already exists", "progressDetail": {}, "id": "a"}).to_string();
-    let app = |tag: &str| format!("localhost:5000/app:{tag}");
+    let app = |tag: &str| format!("localhost:0/app:{tag}");
     let push = |engine: &FakeEngine, names: &[String]| {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         push(engine, &[&["--parallel", "9"], names.as_slice()].concat())
@@ -96,8 +96,8 @@ fn the_first_into_a_repository_goes_alone() {
     let slow =
         |tag: &str| Reply::stream([exists.clone(), digest_line(tag)]).slowly(Duration::from_millis(600));
     for (tags, most) in [(["1", "2"].as_slice(), 1), (&["1", "2", "3", "4"], 3)] {
-        let plan = |engine: FakeEngine, tag: &&str| engine.on(&path("localhost:5000/app", tag), slow(tag));
-        let engine = tags.iter().fold(FakeEngine::start(), plan);
+        let plan = |engine: FakeEngine, tag: &&str| engine.on(&path("localhost:0/app", tag), slow(tag));
+        let engine = tags.iter().fold(FakeEngine::start().serving_pushed(), plan);
         let run = push(&engine, &tags.iter().map(|tag| app(tag)).collect::<Vec<_>>());
         assert_eq!((run.status, engine.most_at_once()), (0, most), "{run}");
     }
@@ -105,14 +105,16 @@ fn the_first_into_a_repository_goes_alone() {
     // The next goes alone where that one did not get through; another repository is another matter.
     let refused = Reply::stream([refusal("manifest invalid: no")]);
     let failing = FakeEngine::start()
-        .on(&path("localhost:5000/app", "1"), refused)
-        .on(&path("localhost:5000/app", "2"), slow("2"))
-        .on(&path("localhost:5000/app", "3"), pushed("3"));
+        .serving_pushed()
+        .on(&path("localhost:0/app", "1"), refused)
+        .on("GET /v1.41/images/localhost:0/app:1/json", no_such_image())
+        .on(&path("localhost:0/app", "2"), slow("2"))
+        .on(&path("localhost:0/app", "3"), pushed("3"));
     let run = push(&failing, &["1", "2", "3"].map(app));
     assert_eq!((run.status, failing.most_at_once()), (1, 1), "{run}");
     assert!(run.stderr.contains("3 images: 2 pushed, 1 failed"), "{run}");
-    let mixed = FakeEngine::start().on_every_push(slow("1"));
-    let run = push(&mixed, &[app("1"), "localhost:5000/other:1".to_owned()]);
+    let mixed = FakeEngine::start().serving_pushed().on_every_push(slow("1"));
+    let run = push(&mixed, &[app("1"), "localhost:0/other:1".to_owned()]);
     assert_eq!((run.status, mixed.most_at_once()), (0, 2), "{run}");
 }
 
@@ -127,11 +129,11 @@ fn logins_are_looked_up_while_the_engine_is_asked() {
     let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let mut command = env.without_engine();
     command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
-    command.args(["regpush", "localhost:5000/app:1", "localhost:5000/app:2"]).stderr(Stdio::null());
+    command.args(["regpush", "localhost:0/app:1", "localhost:0/app:2"]).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let asked = || fs::read_to_string(env.path("home").join("asked")).unwrap_or_default();
     let started = Instant::now();
-    while asked() != "localhost:5000\n" {
+    while asked() != "localhost:0\n" {
         assert!(started.elapsed() < Duration::from_secs(20), "nobody is asked: {:?}", asked());
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -146,9 +148,9 @@ fn a_helper_is_called_once_whoever_is_first() {
         r#"read registry; echo "$registry" >>"$HOME/asked"; sleep 0.3; echo '{"Username":"u","Secret":"s"}'"#;
     for version in ["1.41", ""] {
         let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
-        let engine = FakeEngine::start().on_every_push(pushed("1"));
+        let engine = FakeEngine::start().serving_pushed().on_every_push(pushed("1"));
         let mut command = env.command(&engine);
-        command.args(["regpush", "-q", "localhost:5000/a:1", "localhost:5000/b:1", "localhost:5001/c:1"]);
+        command.args(["regpush", "-q", "localhost:0/a:1", "localhost:0/b:1", "127.0.0.1:0/c:1"]);
         let run = run(command.env("DOCKER_API_VERSION", version));
         assert_eq!(run.status, 0, "{run}");
         let asked = fs::read_to_string(env.path("home").join("asked")).unwrap();
@@ -159,18 +161,22 @@ fn a_helper_is_called_once_whoever_is_first() {
 /// How it speaks with registries is the same for all of them.
 #[test]
 fn an_engine_is_asked_for_its_settings_once() {
-    let engine = FakeEngine::start().on_every_push(pushed("1"));
+    let engine = FakeEngine::start()
+        .serving_pushed()
+        .on_every_push(pushed("1"))
+        .on("GET /v1.41/info", Reply::json(200, "{}"));
     // Not on this machine, going by their names; and nothing listens there.
-    let run = push(&engine, &["0.0.0.0:1/a:1", "0.0.0.0:2/b:1", "0.0.0.0:2/c:1"]);
+    let run = push(&engine, &["0.0.0.0:0/a:1", "[::]:0/b:1", "[::]:0/c:1"]);
     assert_eq!((run.status, engine.count("GET /v1.41/info")), (0, 1), "{run}");
 }
 
 /// Several at once with a wrong password would be as many failed logins.
 #[test]
 fn a_login_is_tried_by_one_and_asked_for_once() {
-    let names = ["a", "b", "c", "d"].map(|name| format!("localhost:5000/{name}:1"));
+    let names = ["a", "b", "c", "d"].map(|name| format!("localhost:0/{name}:1"));
     let engine = FakeEngine::start()
-        .on("POST /v1.41/images/", Reply::stream([refusal("no basic auth credentials")]))
+        .serving_pushed()
+        .on_next_push(Reply::stream([refusal("no basic auth credentials")]))
         .on("POST /v1.41/auth", Reply::json(200, LOGIN_GOOD))
         .on_every_push_else(pushed("1"));
     let arguments = [vec!["regpush", "--parallel", "4"], names.iter().map(String::as_str).collect()].concat();
@@ -191,12 +197,12 @@ fn a_login_is_tried_by_one_and_asked_for_once() {
 /// Nor after something that has nothing to do with the login: nobody was let in with it so far.
 #[test]
 fn a_login_that_nobody_was_let_in_with_is_always_tried_alone() {
-    let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:5000/{name}:1"));
+    let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:0/{name}:1"));
     let note = r#"{"status":"x"}"#.to_owned();
     let refused = Reply::stream([note, refusal("unauthorized: wrong")]).slowly(Duration::from_millis(600));
     let broken =
         Reply::stream([refusal("write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer")]);
-    let engine = FakeEngine::start().on("POST /v1.41/images/", broken).on_every_push_else(refused);
+    let engine = FakeEngine::start().on_next_push(broken).on_every_push_else(refused);
     let images: Vec<&str> = names.iter().map(String::as_str).collect();
     let run = push(&engine, &[["--parallel", "5"].as_slice(), &images].concat());
     assert_eq!((run.status, engine.pushes().len(), engine.most_at_once()), (3, 6, 1), "{run}");
@@ -207,7 +213,7 @@ fn a_login_that_nobody_was_let_in_with_is_always_tried_alone() {
 fn who_gives_no_answer_is_asked_once_for_each_registry() {
     let refused = Reply::stream([refusal("no basic auth credentials")]);
     let engine = FakeEngine::start().on_every_push(refused);
-    let images = ["localhost:5000/a:1", "localhost:5001/x:1", "localhost:5000/b:1"];
+    let images = ["localhost:0/a:1", "127.0.0.1:0/x:1", "localhost:0/b:1"];
     let mut terminal = TestEnv::new().at_terminal(
         &engine,
         "xterm",
@@ -248,55 +254,55 @@ fn a_given_login_goes_to_one_registry() {
 fn a_helper_is_asked_once_for_each_registry() {
     let script = r#"read registry; echo "$registry" >>"$HOME/asked"; echo '{"Username":"u","Secret":"s"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
-    let engine = FakeEngine::start().on_every_push(pushed("1"));
-    let images = ["localhost:5000/a:1", "localhost:5000/b:1", "localhost:5001/c:1", "localhost:5000/d:1"];
+    let engine = FakeEngine::start().serving_pushed().on_every_push(pushed("1"));
+    let images = ["localhost:0/a:1", "localhost:0/b:1", "127.0.0.1:0/c:1", "localhost:0/d:1"];
     let run = run(env.command(&engine).args(["regpush", "-q"]).args(images));
     assert_eq!(run.status, 0, "{run}");
     let asked = fs::read_to_string(env.path("home").join("asked")).unwrap();
     let mut asked: Vec<&str> = asked.lines().collect();
     asked.sort_unstable();
-    assert_eq!(asked, ["localhost:5000", "localhost:5001"]);
+    assert_eq!(asked, ["127.0.0.1:0", "localhost:0"]);
 }
 
 /// An image here, and what it is called afterwards.
 fn with_app() -> FakeEngine {
-    FakeEngine::start().has("docker.io/library/app:1", ID).on_every_push(pushed("1"))
+    FakeEngine::start().serving_pushed().has("docker.io/library/app:1", ID).on_every_push(pushed("1"))
 }
 
 #[test]
 fn a_destination_is_tagged_pushed_and_untagged() {
     let engine = with_app();
-    let run = push(&engine, &["app:1", "--to", "localhost:5000/", "--to", "localhost:5001/team/"]);
+    let run = push(&engine, &["app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/team/"]);
     assert_eq!(run.status, 0, "{run}");
-    assert_eq!(lines(&run), ["localhost:5000/app", "localhost:5001/team/app"], "{run}");
+    assert_eq!(lines(&run), ["localhost:0/app", "127.0.0.1:0/team/app"], "{run}");
     assert!(!run.stderr.contains("warning"), "{run}");
     assert_eq!(engine.names(), ["docker.io/library/app:1"]);
     let kept = with_app();
-    assert_eq!(push(&kept, &["app:1", "--keep-tag", "--to", "localhost:5000/"]).status, 0);
-    assert_eq!(kept.names(), ["docker.io/library/app:1", "localhost:5000/app:1"]);
+    assert_eq!(push(&kept, &["app:1", "--keep-tag", "--to", "localhost:0/"]).status, 0);
+    assert_eq!(kept.names(), ["docker.io/library/app:1", "localhost:0/app:1"]);
     let by_id = with_app();
-    assert_eq!(lines(&push(&by_id, &[ID, "--to", "localhost:5000/app:1"])), ["localhost:5000/app"]);
+    assert_eq!(lines(&push(&by_id, &[ID, "--to", "localhost:0/app:1"])), ["localhost:0/app"]);
     assert_eq!(by_id.names(), ["docker.io/library/app:1"]);
 }
 
 #[test]
 fn a_name_that_is_another_images_is_not_moved() {
-    let engine = with_app().has("localhost:5000/app:1", OTHER);
-    let run = push(&engine, &["app:1", "--to", "localhost:5000/", "--to", "localhost:5001/"]);
+    let engine = with_app().has("localhost:0/app:1", OTHER);
+    let run = push(&engine, &["app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/"]);
     assert_eq!(run.status, 1, "{run}");
-    assert_eq!(lines(&run), ["localhost:5001/app"], "the other goes on: {run}");
+    assert_eq!(lines(&run), ["127.0.0.1:0/app"], "the other goes on: {run}");
     let told = format!(
-        "error: localhost:5000/app:1 names another image here ({OTHER}), and is not moved; the image to push is {ID}"
+        "error: localhost:0/app:1 names another image here ({OTHER}), and is not moved; the image to push is {ID}"
     );
     assert!(run.stderr.contains(&told), "{run}");
-    assert_eq!(engine.names(), ["docker.io/library/app:1", "localhost:5000/app:1"]);
+    assert_eq!(engine.names(), ["docker.io/library/app:1", "localhost:0/app:1"]);
 }
 
 /// It was there before, and so it is afterwards.
 #[test]
 fn a_name_that_the_image_has_stays() {
-    let engine = with_app().has("localhost:5000/app:1", ID);
-    let run = push(&engine, &["app:1", "--to", "localhost:5000/"]);
+    let engine = with_app().has("localhost:0/app:1", ID);
+    let run = push(&engine, &["app:1", "--to", "localhost:0/"]);
     assert_eq!((run.status, engine.names().len()), (0, 2), "{run}");
     assert!(engine.request("DELETE ").is_none() && engine.pushes().len() == 1);
 }
@@ -306,11 +312,11 @@ fn a_name_that_the_image_has_stays() {
 fn an_image_without_a_name_does_not_go_with_the_tag() {
     // At once, or where the first has given it a name that the second sees.
     for parallel in ["2", "1"] {
-        let engine = FakeEngine::start().has(ID, ID).on_every_push(pushed("1"));
-        let to = ["--to", "localhost:5000/app:1", "--to", "localhost:5001/app:1"];
+        let engine = FakeEngine::start().serving_pushed().has(ID, ID).on_every_push(pushed("1"));
+        let to = ["--to", "localhost:0/app:1", "--to", "127.0.0.1:0/app:1"];
         let run = push(&engine, &[&[ID, "--parallel", parallel], to.as_slice()].concat());
         assert_eq!(run.status, 0, "{run}");
-        for name in ["localhost:5000/app:1", "localhost:5001/app:1"] {
+        for name in ["localhost:0/app:1", "127.0.0.1:0/app:1"] {
             let stays =
                 format!("the tag {name} stays: the image has no other name here, and would go with it");
             assert!(run.stderr.contains(&stays), "{run}");
@@ -324,7 +330,7 @@ fn an_image_without_a_name_does_not_go_with_the_tag() {
 #[test]
 fn an_id_has_no_path_to_put_behind_a_registry() {
     let engine = FakeEngine::start().has("app:1", "deadbeefcafe");
-    let run = push(&engine, &["deadbeefcafe", "--to", "localhost:5000/"]);
+    let run = push(&engine, &["deadbeefcafe", "--to", "localhost:0/"]);
     assert_eq!(run.status, 125, "{run}");
     assert!(run.stderr.contains("`deadbeefcafe` is the ID of an image here"), "{run}");
     assert!(engine.pushes().is_empty() && engine.names() == ["app:1"]);
@@ -335,27 +341,27 @@ fn an_id_has_no_path_to_put_behind_a_registry() {
 fn an_interrupted_call_tells_what_was_pushed() {
     let hanging = Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#]).ending(End::Hang);
     let engine = FakeEngine::start()
-        .on(&path("localhost:5000/a", "1"), hanging)
-        .on(&path("localhost:5001/b", "1"), pushed("1"));
+        .serving_pushed()
+        .on(&path("localhost:0/a", "1"), hanging)
+        .on(&path("127.0.0.1:0/b", "1"), pushed("1"));
     let env = TestEnv::new();
     let metadata = env.path("metadata");
     let mut command = env.command(&engine);
-    command.args(["regpush", "localhost:5000/a:1", "localhost:5001/b:1", "--metadata-file"]).arg(&metadata);
+    command.args(["regpush", "localhost:0/a:1", "127.0.0.1:0/b:1", "--metadata-file"]).arg(&metadata);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    stderr.find(|line| line.starts_with("pushed localhost:5001/b:1")).expect("it is told at once");
+    stderr.find(|line| line.starts_with("pushed 127.0.0.1:0/b:1")).expect("it is told at once");
     engine.wait_for_pushes(2);
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     let rest: Vec<String> = stderr.collect();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
-    let summary =
-        ["error: interrupted", "2 images: 1 pushed, 1 not pushed", "  not pushed: localhost:5000/a:1"];
+    let summary = ["error: interrupted", "2 images: 1 pushed, 1 not pushed", "  not pushed: localhost:0/a:1"];
     assert_eq!(rest[rest.len() - 3..], summary);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("localhost:5001/b@{DIGEST}\n"));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("127.0.0.1:0/b@{DIGEST}\n"));
     let metadata: Value = serde_json::from_slice(&fs::read(metadata).unwrap()).unwrap();
-    let own = json!({"containerimage.digest": DIGEST, "image.name": "localhost:5001/b:1"});
-    assert_eq!(metadata, json!({"localhost:5001/b:1": own}));
+    let own = json!({"containerimage.digest": DIGEST, "image.name": "127.0.0.1:0/b:1"});
+    assert_eq!(metadata, json!({"127.0.0.1:0/b:1": own}));
 }
 
 /// But for one that is to stay.
@@ -368,11 +374,11 @@ fn a_tag_that_is_kept_stays_also_where_the_push_is_interrupted() {
     let env = TestEnv::new();
     let mut command = env.command(&engine);
     let mut child =
-        command.args(["regpush", "-q", "--keep-tag", "app:1", "--to", "localhost:5000/"]).spawn().unwrap();
+        command.args(["regpush", "-q", "--keep-tag", "app:1", "--to", "localhost:0/"]).spawn().unwrap();
     engine.wait_for_pushes(1);
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(engine.names(), ["docker.io/library/app:1", "localhost:5000/app:1"]);
+    assert_eq!(engine.names(), ["docker.io/library/app:1", "localhost:0/app:1"]);
 }
 
 #[test]
@@ -384,7 +390,7 @@ fn a_tag_goes_away_whoever_ends_the_push() {
         });
         let env = TestEnv::new();
         let mut command = env.command(&engine);
-        command.args(["regpush", "app:1", "--to", "localhost:5000/", "--to", "localhost:5001/"]);
+        command.args(["regpush", "app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/"]);
         let child = command.args(["--format", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = child.spawn().unwrap();
         engine.wait_for_pushes(2);
@@ -401,12 +407,13 @@ fn a_tag_goes_away_whoever_ends_the_push() {
     // A push that fails, and one whose time is up.
     let refused = FakeEngine::start()
         .has("docker.io/library/app:1", ID)
+        .allow("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(404, "manifest unknown"))
         .on_every_push(Reply::stream([refusal("denied: quota exceeded")]));
-    assert_eq!(push(&refused, &["app:1", "--to", "localhost:5000/"]).status, 1);
+    assert_eq!(push(&refused, &["app:1", "--to", "localhost:0/"]).status, 1);
     assert_eq!(refused.names(), ["docker.io/library/app:1"]);
     let slow =
         FakeEngine::start().has("docker.io/library/app:1", ID).on_every_push(pushed("1").ending(End::Hang));
-    assert_eq!(push(&slow, &["--timeout", "1s", "app:1", "--to", "localhost:5000/"]).status, 7);
+    assert_eq!(push(&slow, &["--timeout", "1s", "app:1", "--to", "localhost:0/"]).status, 7);
     assert_eq!(slow.names(), ["docker.io/library/app:1"]);
 }
 
@@ -414,12 +421,12 @@ fn a_tag_goes_away_whoever_ends_the_push() {
 #[test]
 fn a_tag_that_was_moved_meanwhile_is_left_alone() {
     let engine = with_app();
-    let moved = json!({"Id": OTHER, "RepoTags": ["localhost:5000/app:1", "x:1"]}).to_string();
-    let inspect = "GET /v1.41/images/localhost:5000/app:1/json";
+    let moved = json!({"Id": OTHER, "RepoTags": ["localhost:0/app:1", "x:1"]}).to_string();
+    let inspect = "GET /v1.41/images/localhost:0/app:1/json";
     let engine = engine.on(inspect, Reply::json(404, "{}")).on(inspect, Reply::json(200, &moved));
-    let run = push(&engine, &["app:1", "--to", "localhost:5000/"]);
+    let run = push(&engine, &["app:1", "--to", "localhost:0/"]);
     assert_eq!(run.status, 0, "{run}");
-    let stays = "warning: the tag localhost:5000/app:1 stays: somebody has given it to another image";
+    let stays = "warning: the tag localhost:0/app:1 stays: somebody has given it to another image";
     assert!(run.stderr.contains(stays), "{run}");
     assert!(engine.request("DELETE ").is_none());
 }
@@ -427,7 +434,7 @@ fn a_tag_that_was_moved_meanwhile_is_left_alone() {
 #[test]
 fn a_dry_run_gives_no_name() {
     let engine = with_app();
-    let run = push(&engine, &["--dry-run", "app:1", "--to", "localhost:9/"]);
+    let run = push(&engine, &["--dry-run", "app:1", "--to", "localhost:0/"]);
     assert_eq!(run.status, 6, "nothing listens there: {run}");
     assert!(engine.pushes().is_empty() && engine.request("POST ").is_none(), "{run}");
 }
@@ -435,15 +442,16 @@ fn a_dry_run_gives_no_name() {
 #[test]
 fn every_tag_of_every_repository_and_one_that_has_none() {
     let images = json!([{"RepoTags": ["app:1", "app:2", "web:1", "other:1"], "Id": ID}]).to_string();
-    let mut engine = FakeEngine::start().on("GET /v1.41/images/json", Reply::json(200, &images));
+    let mut engine =
+        FakeEngine::start().serving_pushed().on("GET /v1.41/images/json", Reply::json(200, &images));
     for name in ["app:1", "app:2", "web:1"] {
         engine = engine.has(&format!("docker.io/library/{name}"), ID);
         let (name, tag) = name.split_once(':').unwrap();
-        engine = engine.on(&path(&format!("localhost:5000/x/{name}"), tag), pushed(tag));
+        engine = engine.on(&path(&format!("localhost:0/x/{name}"), tag), pushed(tag));
     }
-    let run = push(&engine, &["-a", "app", "none", "web", "--to", "localhost:5000/x/"]);
+    let run = push(&engine, &["-a", "app", "none", "web", "--to", "localhost:0/x/"]);
     assert_eq!(run.status, 5, "{run}");
-    let want = ["localhost:5000/x/app", "localhost:5000/x/app", "localhost:5000/x/web"];
+    let want = ["localhost:0/x/app", "localhost:0/x/app", "localhost:0/x/web"];
     assert_eq!(lines(&run), want, "{run}");
     assert!(run.stderr.contains("error: no tag of none is in the engine"), "{run}");
     assert!(run.stderr.contains("4 images: 3 pushed, 1 failed"), "{run}");
@@ -454,7 +462,7 @@ fn every_tag_of_every_repository_and_one_that_has_none() {
 fn nothing_is_pushed_unless_all_of_it_makes_sense() {
     let table: [(&[&str], i32, &str); 4] = [
         (&["app:1", "APP:2"], 125, "must be lowercase"),
-        (&["a:1", "b:1", "--to", "localhost:5000/x:1"], 125, "would both be pushed as localhost:5000/x:1"),
+        (&["a:1", "b:1", "--to", "localhost:0/x:1"], 125, "would both be pushed as localhost:0/x:1"),
         (&["a:1", "b:1", "--digest-file", "d"], 125, "--digest-file is for one image"),
         (&["a:1", "--metadata-file", "/no/such/folder/m"], 1, "cannot write `/no/such/folder/m`"),
     ];
@@ -466,12 +474,12 @@ fn nothing_is_pushed_unless_all_of_it_makes_sense() {
 
 #[test]
 fn digests_are_written_where_they_are_wanted() {
-    let engine = FakeEngine::start().on_every_push(pushed("1"));
+    let engine = FakeEngine::start().serving_pushed().on_every_push(pushed("1"));
     let env = TestEnv::new();
     let file = |name: &str| env.path(name).to_str().unwrap().to_owned();
     fs::write(file("digest"), "of an earlier push, and longer than a digest: ".repeat(5)).unwrap();
     let mut command = env.command(&engine);
-    command.args(["regpush", "-q", "localhost:5000/app:1", "--digest-file", &file("digest")]);
+    command.args(["regpush", "-q", "localhost:0/app:1", "--digest-file", &file("digest")]);
     command
         .args(["--metadata-file", &file("metadata"), "--github-output"])
         .env("GITHUB_OUTPUT", file("github"));
@@ -480,29 +488,33 @@ fn digests_are_written_where_they_are_wanted() {
     assert_eq!((one.status, one.stderr.as_str()), (0, ""), "{one}");
     assert_eq!(fs::read_to_string(file("digest")).unwrap(), DIGEST);
     let metadata: Value = serde_json::from_str(&fs::read_to_string(file("metadata")).unwrap()).unwrap();
-    assert_eq!(metadata, json!({"containerimage.digest": DIGEST, "image.name": "localhost:5000/app:1"}));
+    assert_eq!(metadata, json!({"containerimage.digest": DIGEST, "image.name": "localhost:0/app:1"}));
     let github = fs::read_to_string(file("github")).unwrap();
-    assert_eq!(github, format!("before=1\ndigest={DIGEST}\nreference=localhost:5000/app:1\n"));
+    assert_eq!(github, format!("before=1\ndigest={DIGEST}\nreference=localhost:0/app:1\n"));
 
     // Of several only those that are there; of one that failed nothing, and what was there stays.
     let half = FakeEngine::start()
-        .on(&path("localhost:5000/a", "1"), Reply::stream([refusal("denied: quota exceeded")]))
-        .on(&path("localhost:5000/b", "1"), pushed("1"));
+        .serving_pushed()
+        .on(&path("localhost:0/a", "1"), Reply::stream([refusal("denied: quota exceeded")]))
+        .on("GET /v1.41/images/localhost:0/a:1/json", no_such_image())
+        .on(&path("localhost:0/b", "1"), pushed("1"));
     let mut command = env.command(&half);
     command.args([
         "regpush",
         "-q",
-        "localhost:5000/a:1",
-        "localhost:5000/b:1",
+        "localhost:0/a:1",
+        "localhost:0/b:1",
         "--metadata-file",
         &file("metadata"),
     ]);
     assert_eq!(run(&mut command).status, 1);
     let metadata: Value = serde_json::from_str(&fs::read_to_string(file("metadata")).unwrap()).unwrap();
-    assert_eq!(metadata["localhost:5000/b:1"]["image.name"], "localhost:5000/b:1", "by name, as for both");
-    let refused = FakeEngine::start().on_every_push(Reply::stream([refusal("denied: quota exceeded")]));
+    assert_eq!(metadata["localhost:0/b:1"]["image.name"], "localhost:0/b:1", "by name, as for both");
+    let refused = FakeEngine::start()
+        .on_every_push(Reply::stream([refusal("denied: quota exceeded")]))
+        .on("GET /v1.41/images/localhost:0/a:1/json", no_such_image());
     let mut command = env.command(&refused);
-    command.args(["regpush", "-q", "localhost:5000/a:1", "--digest-file", &file("digest")]);
+    command.args(["regpush", "-q", "localhost:0/a:1", "--digest-file", &file("digest")]);
     assert_eq!(run(&mut command).status, 1);
     assert_eq!(fs::read_to_string(file("digest")).unwrap(), DIGEST);
     let left: Vec<String> = fs::read_dir(env.path("."))
@@ -516,26 +528,26 @@ fn digests_are_written_where_they_are_wanted() {
 #[test]
 fn variables_say_what_the_command_line_does_not() {
     let variables = |set: &[(&str, &str)], arguments: &[&str]| {
-        let engine = FakeEngine::start().on_every_push(pushed("1"));
+        let engine = FakeEngine::start().serving_pushed().on_every_push(pushed("1"));
         let env = TestEnv::new();
         let mut command = env.command(&engine);
         command.arg("regpush").args(arguments).envs(set.iter().copied());
         run(&mut command)
     };
-    let image = "localhost:5000/app:1";
+    let image = "localhost:0/app:1";
     // variables, arguments; what is on stdout, and whether stderr has anything
     let json = variables(&[("REGPUSH_FORMAT", "json"), ("REGPUSH_QUIET", "1")], &[image]);
     assert_eq!((json.json()["status"].as_str(), json.stderr.as_str()), (Some("pushed"), ""), "{json}");
     let typed =
         variables(&[("REGPUSH_FORMAT", "json"), ("REGPUSH_QUIET", "true")], &["--format", "ref", image]);
-    assert!(typed.stdout.starts_with("localhost:5000/app@"), "{typed}");
+    assert!(typed.stdout.starts_with("localhost:0/app@"), "{typed}");
     let loud = variables(&[("REGPUSH_QUIET", "1")], &["--progress", "plain", image]);
     assert!(loud.stderr.contains("pushing"), "the command line wins: {loud}");
     let off = variables(
         &[("REGPUSH_DRY_RUN", "1"), ("REGPUSH_QUIET", "1")],
         &["--dry-run=false", "-q=false", image],
     );
-    assert!(off.status == 0 && off.stderr.contains("pushed localhost:5000/app:1"), "{off}");
+    assert!(off.status == 0 && off.stderr.contains("pushed localhost:0/app:1"), "{off}");
     let empty = variables(&[("REGPUSH_FORMAT", ""), ("REGPUSH_DRY_RUN", "0"), ("REGPUSH_TO", "")], &[image]);
     assert_eq!(empty.status, 0, "{empty}");
     let contrary = variables(
@@ -544,14 +556,15 @@ fn variables_say_what_the_command_line_does_not() {
     );
     assert_eq!(contrary.status, 0, "{contrary}");
     let several = FakeEngine::start()
+        .serving_pushed()
         .has("docker.io/library/app:1", ID)
-        .on(&path("localhost:5000/app", "1"), pushed("1"))
-        .on(&path("localhost:5001/x", "1"), pushed("1"));
+        .on(&path("localhost:0/app", "1"), pushed("1"))
+        .on(&path("127.0.0.1:0/x", "1"), pushed("1"));
     let env = TestEnv::new();
     let mut command = env.command(&several);
-    command.args(["regpush", "app:1"]).env("REGPUSH_TO", "localhost:5000/,localhost:5001/x:1");
+    command.args(["regpush", "app:1"]).env("REGPUSH_TO", "localhost:0/,127.0.0.1:0/x:1");
     let run = run(&mut command);
-    assert_eq!(lines(&run), ["localhost:5000/app", "localhost:5001/x"], "{run}");
+    assert_eq!(lines(&run), ["localhost:0/app", "127.0.0.1:0/x"], "{run}");
 }
 
 /// A question stands alone: what ends meanwhile is written when it has its answer.
@@ -559,23 +572,24 @@ fn variables_say_what_the_command_line_does_not() {
 fn nothing_is_written_into_a_question() {
     for mode in ["tty", "plain"] {
         let engine = FakeEngine::start()
+            .serving_pushed()
             .on(
-                "POST /v1.41/images/localhost:5000/locked/",
+                "POST /v1.41/images/localhost:0/locked/push",
                 Reply::stream([refusal("no basic auth credentials")]),
             )
             .on("POST /v1.41/auth", Reply::json(200, LOGIN_GOOD))
             .on(
-                "POST /v1.41/images/localhost:5001/open/",
+                "POST /v1.41/images/127.0.0.1:0/open/push",
                 pushed("1").slowly(Duration::from_millis(300)).times(4),
             )
             .on_every_push_else(pushed("1"));
-        let images = ["localhost:5001/open:1", "localhost:5000/locked:1"];
+        let images = ["127.0.0.1:0/open:1", "localhost:0/locked:1"];
         let arguments = [&["regpush", "--progress", mode], images.as_slice()].concat();
         let mut terminal = TestEnv::new().at_terminal(&engine, "xterm", &arguments);
         terminal.wait_for("Username: ");
         // The other one ends while nobody answers: this is the last that is asked about it. That nothing is
         // written then is no condition to wait for.
-        engine.wait_for_request("GET /v1.41/distribution/localhost:5001/open:1/json");
+        engine.wait_for_request("GET /v1.41/distribution/127.0.0.1:0/open:1/json");
         std::thread::sleep(Duration::from_millis(300));
         terminal.type_in("alice\r");
         terminal.wait_for("Password: ");
@@ -585,7 +599,7 @@ fn nothing_is_written_into_a_question() {
         let (_, after) = ended.text.split_once("Username: ").unwrap();
         assert!(after.starts_with("alice\r\nPassword: \r\n"), "{mode}: {}", ended.text);
         let at = |text: &str| after.find(text).unwrap_or_else(|| panic!("no {text}: {}", ended.text));
-        assert!(at("localhost:5001/open@") < at("localhost:5000/locked@"), "{mode}: {}", ended.text);
+        assert!(at("127.0.0.1:0/open@") < at("localhost:0/locked@"), "{mode}: {}", ended.text);
     }
 }
 
@@ -593,16 +607,17 @@ fn nothing_is_written_into_a_question() {
 #[test]
 fn a_helper_that_asks_is_alone_at_the_terminal() {
     let script = r#"read registry
-if [ "$registry" = localhost:5001 ]; then
+if [ "$registry" = 127.0.0.1:0 ]; then
     printf 'PIN: ' >/dev/tty; read pin </dev/tty; echo "$pin" >"$HOME/pin"
 fi
 echo '{"Username":"u","Secret":"s"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
     let engine = FakeEngine::start()
-        .on("POST /v1.41/images/localhost:5000/", Reply::stream([refusal("unauthorized: wrong")]))
+        .serving_pushed()
+        .on("POST /v1.41/images/localhost:0/a/push", Reply::stream([refusal("unauthorized: wrong")]))
         .on("POST /v1.41/auth", Reply::json(200, LOGIN_GOOD))
         .on_every_push_else(pushed("1"));
-    let images = ["localhost:5000/a:1", "localhost:5001/b:1"];
+    let images = ["localhost:0/a:1", "127.0.0.1:0/b:1"];
     let mut terminal = env.at_terminal(&engine, "xterm", &[&["regpush"], images.as_slice()].concat());
     terminal.wait_for("PIN: ");
     // The other registry has refused by now, and its question waits: that is no condition to wait for.
@@ -631,11 +646,11 @@ fn all_tags_go_at_once_where_the_engine_is_slow() {
         let slow = Reply::stream(["[", "]"]).slowly(Duration::from_millis(900));
         engine = engine
             .has(&format!("docker.io/library/{name}:1"), &format!("sha256:{name}"))
-            .on(&format!("DELETE /v1.41/images/localhost:5000/{name}:1"), slow);
+            .on(&format!("DELETE /v1.41/images/localhost:0/{name}:1"), slow);
     }
     let env = TestEnv::new();
     let mut command = env.command(&engine);
-    command.args(["regpush", "-q", "--parallel", "4", "--to", "localhost:5000/"]);
+    command.args(["regpush", "-q", "--parallel", "4", "--to", "localhost:0/"]);
     let mut child = command.args(names.map(|name| format!("{name}:1"))).spawn().unwrap();
     engine.wait_for_pushes(4);
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
@@ -646,10 +661,10 @@ fn all_tags_go_at_once_where_the_engine_is_slow() {
 /// Its own name is one too, whatever else it is given.
 #[test]
 fn an_image_that_goes_where_it_is_named_needs_no_other_name() {
-    let engine = FakeEngine::start().has("localhost:5000/app:1", ID).on_every_push(pushed("1"));
-    let run = push(&engine, &["localhost:5000/app:1", "--to", "localhost:5000/", "--to", "localhost:5001/"]);
+    let engine = FakeEngine::start().serving_pushed().has("localhost:0/app:1", ID).on_every_push(pushed("1"));
+    let run = push(&engine, &["localhost:0/app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/"]);
     assert_eq!((run.status, lines(&run).len()), (0, 2), "{run}");
-    assert_eq!(engine.names(), ["localhost:5000/app:1"], "{run}");
+    assert_eq!(engine.names(), ["localhost:0/app:1"], "{run}");
 }
 
 /// Tags of one repository that share a layer hang in one upload of it: that is one, and there is a way round.
@@ -660,20 +675,21 @@ fn pushes_that_stall_together_are_led_round_together() {
             json!({"status": status, "progressDetail": detail, "id": "aa"}).to_string()
         };
         let lines = [line("Preparing", json!({})), line("Pushing", json!({"current": 5, "total": 10}))];
-        (path("localhost:5000/app", tag), Reply::stream(lines).ending(End::Hang))
+        (path("localhost:0/app", tag), Reply::stream(lines).ending(End::Hang))
     };
     // The first goes alone.
     let mut engine = FakeEngine::start()
-        .has("localhost:5000/app:0", "sha256:0")
-        .on(&path("localhost:5000/app", "0"), pushed("0"));
+        .serving_pushed()
+        .has("localhost:0/app:0", "sha256:0")
+        .on(&path("localhost:0/app", "0"), pushed("0"));
     let tags = ["1", "2", "3"];
     for tag in tags {
         let (line, reply) = stall(tag);
-        let name = format!("localhost:5000/app:{tag}");
+        let name = format!("localhost:0/app:{tag}");
         engine = engine.has(&name, &format!("sha256:{tag}")).on(&line, reply);
-        engine = engine.on(&format!("POST /v1.41/images/Localhost:5000/app/push?tag={tag}"), pushed(tag));
+        engine = engine.on(&format!("POST /v1.41/images/Localhost:0/app/push?tag={tag}"), pushed(tag));
     }
-    let images = ["0", "1", "2", "3"].map(|tag| format!("localhost:5000/app:{tag}"));
+    let images = ["0", "1", "2", "3"].map(|tag| format!("localhost:0/app:{tag}"));
     let run = push(
         &engine,
         &[&["--stall-timeout", "1s"], images.each_ref().map(String::as_str).as_slice()].concat(),
@@ -689,21 +705,22 @@ fn the_limit_is_for_all_tries() {
         Reply::stream([refusal("write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer")]);
     let engine = FakeEngine::start().on_every_push(broken);
     let started = Instant::now();
-    let run = push(&engine, &["--timeout", "3s", "localhost:5000/app:1"]);
+    let run = push(&engine, &["--timeout", "3s", "localhost:0/app:1"]);
     // The first wait lasts a second or two, the next one two to four.
     let took = started.elapsed();
     assert!(run.status == 7 && took < Duration::from_secs(4), "{took:?}: {run}");
-    assert!(run.stderr.contains("localhost:5000/app:1 was not pushed within 3s"), "{run}");
+    assert!(run.stderr.contains("localhost:0/app:1 was not pushed within 3s"), "{run}");
 }
 
 /// The time that somebody types is nobody's, nor that of another image before it.
 #[test]
 fn the_limit_is_for_the_push_and_not_for_the_question() {
     let engine = FakeEngine::start()
-        .on("POST /v1.41/images/", Reply::stream([refusal("no basic auth credentials")]))
+        .serving_pushed()
+        .on_next_push(Reply::stream([refusal("no basic auth credentials")]))
         .on("POST /v1.41/auth", Reply::json(200, LOGIN_GOOD))
         .on_every_push_else(pushed("1"));
-    let arguments = ["regpush", "--timeout", "1s", "localhost:5000/a:1", "localhost:5000/b:1"];
+    let arguments = ["regpush", "--timeout", "1s", "localhost:0/a:1", "localhost:0/b:1"];
     let mut terminal = TestEnv::new().at_terminal(&engine, "xterm", &arguments);
     terminal.wait_for("Username: ");
     std::thread::sleep(Duration::from_millis(1500));

@@ -1,5 +1,6 @@
-//! A fake engine on a Unix socket, or a TCP port: replays what real ones sent, keeps the requests, and fails the
-//! test if it was never called or was asked something that was not planned.
+//! A fake engine on a Unix socket or a TCP port, which also serves as a fake registry. It replays what real ones
+//! sent, keeps the requests, and fails the test if it was never called, if a planned call never came, or if a
+//! call was not planned. Only pings are answered without a plan.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -128,6 +129,7 @@ impl Reply {
 struct State {
     ping: Ping,
     planned: VecDeque<(String, Reply)>,
+    allowed: Vec<(String, Reply)>,
     /// Answers each push, however often; in place of what is planned, or where nothing is.
     always: Option<(Reply, bool)>,
     /// Pushes at work, and how many that were at most.
@@ -137,6 +139,10 @@ struct State {
     unplanned: Vec<String>,
     /// The digest of the last push.
     pushed: Option<String>,
+    /// `/distribution` is answered with that digest.
+    serves_pushed: bool,
+    /// Its images are known, so that it knows of all others that it does not have them.
+    has_images: bool,
     /// Names of images, and whose they are: by what they are asked for, and what answers.
     images: BTreeMap<String, String>,
     /// Connections that are over: the client went from a hanging answer, or we were rude.
@@ -198,16 +204,40 @@ impl FakeEngine {
         self
     }
 
-    /// Plans the answer to the next request that starts with `line`.
+    /// Plans the answer to one request, and fails the test if it never comes.
+    ///
+    /// * `line`: method and whole path. Without a query it stands for any query.
     pub fn on(self, line: &str, reply: Reply) -> Self {
         self.state().planned.push_back((line.to_owned(), reply));
         self
     }
 
-    /// It has this image, and gives it names, and takes them away, as it is told to. One that has no name goes
-    /// by its ID.
+    /// Plans the answer to one push, whichever image it is of.
+    pub fn on_next_push(self, reply: Reply) -> Self {
+        self.on(ANY_PUSH, reply)
+    }
+
+    /// Plans the same answer to any number of requests, none included: for calls that depend on the time.
+    ///
+    /// * `line`: as for [`on`](Self::on)
+    pub fn allow(self, line: &str, reply: Reply) -> Self {
+        self.state().allowed.push((line.to_owned(), reply));
+        self
+    }
+
+    /// Answers `/distribution` as if the registry had what was pushed last.
+    pub fn serving_pushed(self) -> Self {
+        self.state().serves_pushed = true;
+        self
+    }
+
+    /// It has this image: inspects it, gives it names, and removes them. One that has no name goes by its ID. Of
+    /// others it says that they are not here.
     pub fn has(self, name: &str, id: &str) -> Self {
-        self.state().images.insert(name.to_owned(), id.to_owned());
+        let mut state = self.state();
+        state.images.insert(name.to_owned(), id.to_owned());
+        state.has_images = true;
+        drop(state);
         self
     }
 
@@ -243,10 +273,9 @@ impl FakeEngine {
         self.state().requests.iter().filter(|request| request.line == line).count()
     }
 
-    /// All that was asked, but pings and the questions about the registry.
+    /// All requests except pings.
     pub fn requests(&self) -> Vec<Request> {
-        let is_meant = |line: &str| !line.ends_with("/_ping") && !is_aside(line);
-        self.state().requests.iter().filter(|request| is_meant(&request.line)).cloned().collect()
+        self.state().requests.iter().filter(|request| !is_ping(&request.line)).cloned().collect()
     }
 
     pub fn pushes(&self) -> Vec<Request> {
@@ -288,6 +317,9 @@ impl Drop for FakeEngine {
         assert_eq!(state.unplanned, Vec::<String>::new(), "asked and not planned");
         let missing: Vec<&str> = state.planned.iter().map(|(line, _)| line.as_str()).collect();
         assert_eq!(missing, Vec::<&str>::new(), "planned and never asked");
+        let asked = state.requests.iter().any(|request| request.line.contains("/distribution/"));
+        let is_expected = state.serves_pushed && state.pushed.is_some();
+        assert!(!is_expected || asked, "the registry was never asked what it serves");
     }
 }
 
@@ -299,7 +331,7 @@ fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State
             shared.1.notify_all();
             let reply = reply_to(&mut state, &request);
             if request.line.contains("/push?") {
-                state.pushed = digest_in(&reply);
+                state.pushed = digest_in(&reply).or(state.pushed.take());
                 state.at_work += 1;
                 state.most_at_work = state.most_at_work.max(state.at_work);
             }
@@ -331,7 +363,7 @@ fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State
 }
 
 fn reply_to(state: &mut State, request: &Request) -> Reply {
-    if request.line.ends_with("/_ping") {
+    if is_ping(&request.line) {
         if let Ping::Refused(text) = state.ping {
             return Reply { content_type: None, ..Reply::json(400, text) };
         }
@@ -342,35 +374,42 @@ fn reply_to(state: &mut State, request: &Request) -> Reply {
     if let Some((reply, true)) = always {
         return reply.clone();
     }
-    match state.planned.iter().position(|(line, _)| request.line.starts_with(line)) {
-        Some(at) => {
-            let (_, reply) = state.planned.remove(at).expect("it was just found");
-            if reply.status < 300 {
-                change_names(state, &request.line);
-            }
-            reply
+    if let Some(at) = state.planned.iter().position(|(line, _)| is_planned(line, &request.line)) {
+        let (_, reply) = state.planned.remove(at).expect("it was just found");
+        if reply.status < 300 {
+            change_names(state, &request.line);
         }
-        None if always.is_some() => state.always.as_ref().expect("just looked at").0.clone(),
-        None if change_names(state, &request.line) => {
-            Reply::json(if request.line.starts_with("DELETE ") { 200 } else { 201 }, "[]")
-        }
-        None if is_aside(&request.line) => answer_aside(state, &request.line),
-        None => {
-            state.unplanned.push(request.line.clone());
-            Reply::json(404, r#"{"message":"page not found"}"#)
-        }
+        return reply;
     }
+    if let Some((reply, _)) = always {
+        return reply.clone();
+    }
+    if change_names(state, &request.line) {
+        return Reply::json(if request.line.starts_with("DELETE ") { 200 } else { 201 }, "[]");
+    }
+    if let Some((_, reply)) = state.allowed.iter().find(|(line, _)| is_planned(line, &request.line)) {
+        return reply.clone();
+    }
+    answer_from_state(state, &request.line).unwrap_or_else(|| {
+        state.unplanned.push(request.line.clone());
+        Reply::json(404, r#"{"message":"page not found"}"#)
+    })
 }
 
-/// What is asked beside the push, in tests that are about something else.
-fn is_aside(line: &str) -> bool {
-    line.starts_with("GET ")
-        && (line.contains("/distribution/") || line.ends_with("/info") || inspected(line).is_some())
+fn is_ping(line: &str) -> bool {
+    line.ends_with("/_ping")
+}
+
+/// Whether a plan is for this request. Paths are compared as a whole, queries if the plan has one.
+fn is_planned(plan: &str, line: &str) -> bool {
+    plan == line
+        || plan == ANY_PUSH && line.contains("/push?")
+        || line.split_once('?').is_some_and(|(path, _)| path == plan)
 }
 
 /// The name of the image that is inspected.
-fn inspected(line: &str) -> Option<&str> {
-    let (path, _) = line.split_once('?').unwrap_or((line, ""));
+fn inspected(path: &str) -> Option<&str> {
+    let (path, _) = path.split_once('?').unwrap_or((path, ""));
     path.split_once("/images/")?.1.strip_suffix("/json")
 }
 
@@ -394,22 +433,27 @@ fn change_names(state: &mut State, line: &str) -> bool {
     true
 }
 
-/// The registry serves what was pushed, and nothing else is known.
-fn answer_aside(state: &State, line: &str) -> Reply {
-    if line.ends_with("/info") {
-        return Reply::json(200, "{}");
+/// What follows from the images that are here, and from what was pushed; `None`: nothing does.
+fn answer_from_state(state: &State, line: &str) -> Option<Reply> {
+    let path = line.strip_prefix("GET ")?;
+    if let Some(name) = inspected(path) {
+        let Some(id) = id_of(state, name) else {
+            return state.has_images.then(no_such_image);
+        };
+        let names: Vec<&String> = state
+            .images
+            .iter()
+            .filter(|(name, own)| *own == id && *name != id)
+            .map(|(name, _)| name)
+            .collect();
+        return Some(Reply::json(200, &serde_json::json!({"Id": id, "RepoTags": names}).to_string()));
     }
-    if let Some(name) = inspected(line) {
-        if let Some(id) = id_of(state, name) {
-            let own = state.images.iter().filter(|(name, own)| *own == id && *name != id);
-            let names: Vec<&String> = own.map(|(name, _)| name).collect();
-            return Reply::json(200, &serde_json::json!({"Id": id, "RepoTags": names}).to_string());
-        }
-        return Reply::json(404, r#"{"message":"No such image"}"#);
-    }
-    let pushed = state.pushed.as_deref().unwrap_or(DIGEST);
-    Reply::json(200, &format!(r#"{{"Descriptor":{{"digest":"{pushed}","size":528}}}}"#))
+    let pushed = state.pushed.as_ref().filter(|_| state.serves_pushed && path.contains("/distribution/"))?;
+    Some(Reply::json(200, &format!(r#"{{"Descriptor":{{"digest":"{pushed}","size":528}}}}"#)))
 }
+
+/// Stands for the line of any push.
+const ANY_PUSH: &str = "POST a push";
 
 /// The digest that the stream of a push names.
 fn digest_in(reply: &Reply) -> Option<String> {
@@ -500,6 +544,11 @@ pub fn digest_line(tag: &str) -> String {
 }
 
 pub const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// The answer to an inspection of an image that is not here.
+pub fn no_such_image() -> Reply {
+    Reply::json(404, r#"{"message":"No such image"}"#)
+}
 
 pub fn refusal(message: &str) -> String {
     serde_json::json!({"errorDetail": {"message": message}, "error": message}).to_string()

@@ -108,7 +108,7 @@ impl TestEnv {
             ("DOCKER_CONFIG", own(self.config_directory())),
             ("PATH", format!("{}:{}", own(self.path("bin")), own(self.path("tools")))),
             // Registries that tests make up are nowhere to be found, and not in a real network either.
-            ("HTTPS_PROXY", "http://127.0.0.1:9".to_owned()),
+            ("HTTPS_PROXY", "http://127.0.0.1:0".to_owned()),
         ]
     }
 }
