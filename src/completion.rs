@@ -19,15 +19,14 @@ use clap::{CommandFactory as _, FromArgMatches as _, ValueHint};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
 
 use crate::cli::{DockerOptions, LOG_LEVELS, PluginCommand, StandaloneCommand};
-use crate::command::choice;
 use crate::config::{self, Config};
 use crate::context::{self, Endpoint};
-use crate::credentials;
 use crate::engine::{Engine, LocalImage};
-use crate::headers;
 use crate::plugin::NAME;
 use crate::reference::has_registry;
+use crate::setup::choice;
 use crate::text::{clean, human_size};
+use crate::{credentials, headers};
 
 /// Who presses TAB does not wait for longer.
 const PATIENCE: Duration = Duration::from_millis(200);

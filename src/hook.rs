@@ -3,11 +3,10 @@
 //!
 //! Source: docker/cli `cli-plugins/hooks` and `cli-plugins/manager/hooks.go` (docker 26.1 and later).
 
-use std::env;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jsonc_parser::ast::{Object, ObjectProp, Value};
 use jsonc_parser::common::Ranged as _;
@@ -15,12 +14,8 @@ use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::cli::{DockerOptions, HookAction, go_bool};
-use crate::command::tell_error;
-use crate::config::{self, ConfigError, read_file, write_file};
-use crate::error::Error;
+use crate::config::ConfigError;
 use crate::failure::{Class, Evidence, classify, is_usage};
-use crate::text::clean;
 
 /// The commands docker asks after: `docker push` and its long form.
 const COMMANDS: &str = "push,image push";
@@ -55,7 +50,7 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
 
 /// Why it failed and what `docker regpush` does about that. The words are ours alone: docker runs them
 /// as a template.
-fn reason(error: &str) -> Option<&'static str> {
+pub fn reason(error: &str) -> Option<&'static str> {
     // docker's own complaints about the command line say it all.
     if error.trim().is_empty() || is_usage(error) {
         return None;
@@ -84,22 +79,6 @@ fn reason(error: &str) -> Option<&'static str> {
     })
 }
 
-/// Carries out `hook install`, `remove` or `status`; the exit status.
-pub fn run(action: HookAction, docker: &DockerOptions) -> u8 {
-    match carry_out(action, docker.config.as_deref()) {
-        Ok((told, status)) => {
-            // Who does not read it does not need it.
-            let _ = io::stdout().write_all(told.as_bytes());
-            status
-        }
-        Err(error) => {
-            let error = Error::from(error);
-            tell_error(&error);
-            error.exit_status()
-        }
-    }
-}
-
 /// Why config.json was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
@@ -119,75 +98,9 @@ pub enum HookError {
 
 /// Why a text cannot be changed.
 #[derive(Debug, PartialEq, Eq)]
-enum EditError {
+pub enum EditError {
     Malformed(String),
     Foreign(String),
-}
-
-fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), HookError> {
-    let path = config::directory(flag)?.join("config.json");
-    let unreadable = |source| ConfigError::Unreadable { path: path.clone(), source };
-    let before = match read_file(&path) {
-        Ok(bytes) => Some(bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(unreadable(error).into()),
-    };
-    let refused = |error| match error {
-        EditError::Malformed(reason) => HookError::Malformed { path: path.clone(), reason },
-        EditError::Foreign(value) => HookError::Foreign { path: path.clone(), value: clean(&value) },
-    };
-    let text = match &before {
-        // Unlike for reading, nothing is replaced: what is written back has to be what was there.
-        Some(bytes) => {
-            Some(str::from_utf8(bytes).map_err(|error| refused(EditError::Malformed(error.to_string())))?)
-        }
-        None => None,
-    };
-    let write = |after: Option<&str>| {
-        write_file(&path, before.as_deref(), after)
-            .map_err(|source| HookError::Unwritable { path: path.clone(), source })
-    };
-    let shown = path.display();
-    match action {
-        HookAction::Status => {
-            let (told, status) = match is_installed(text.unwrap_or_default()) {
-                Ok(true) => ("installed".to_owned(), 0),
-                Ok(false) => ("not installed".to_owned(), 1),
-                Err(EditError::Foreign(value)) => (format!("`{}`, by another hand,", clean(&value)), 0),
-                Err(error) => return Err(refused(error)),
-            };
-            Ok((format!("hook: {told} in {shown}\n{}", hints_told(text)), status))
-        }
-        HookAction::Install => match install(text).map_err(refused)? {
-            Some(after) => {
-                write(Some(&after))?;
-                Ok((format!("hook: installed in {shown}\n{}", hints_told(text)), 0))
-            }
-            None => Ok((format!("hook: is installed in {shown}\n{}", hints_told(text)), 0)),
-        },
-        HookAction::Remove => match remove(text.unwrap_or_default()).map_err(refused)? {
-            Some(after) => {
-                write(after.as_deref())?;
-                Ok((format!("hook: removed from {shown}\n"), 0))
-            }
-            None => Ok((format!("hook: is not installed in {shown}\n"), 0)),
-        },
-    }
-}
-
-/// Whether docker shows hints of plugins at all, in its order, with what turns them on.
-fn hints_told(text: Option<&str>) -> String {
-    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
-    let config: serde_json::Value = serde_json::from_str(text.unwrap_or_default()).unwrap_or_default();
-    let feature = config::field(&config, "features").and_then(|features| features["hooks"].as_str());
-    let told = variable("DOCKER_CLI_HOOKS")
-        .map(|value| ("DOCKER_CLI_HOOKS", value))
-        .or_else(|| variable("DOCKER_CLI_HINTS").map(|value| ("DOCKER_CLI_HINTS", value)))
-        .or_else(|| feature.map(|value| ("features.hooks", value.to_owned())));
-    match told {
-        Some((place, value)) if go_bool(&value) == Ok(true) => format!("hints: on, by {place}; docker shows them on a terminal\n"),
-        _ => "hints: off; docker shows them on a terminal with DOCKER_CLI_HINTS=true, or `\"features\": {\"hooks\": \"true\"}` in config.json\n".to_owned(),
-    }
 }
 
 // What is put into the file, by what is there already. Each differs from the others, so that each can be
@@ -200,7 +113,7 @@ const IN_PLUGINS: &str = "\n\t\t\"regpush\": {\"hooks\": \"push,image push\"}";
 const IN_REGPUSH: &str = "\"hooks\": \"push,image push\"";
 
 /// The text with our entry; `None`: it has one. `text`: `None` where there is no file.
-fn install(text: Option<&str>) -> Result<Option<String>, EditError> {
+pub fn install(text: Option<&str>) -> Result<Option<String>, EditError> {
     let Some(text) = text else { return Ok(Some(format!("{NEW_FILE}\n"))) };
     if text.trim().is_empty() {
         return Ok(Some(format!("{text}{NEW_FILE}")));
@@ -220,8 +133,7 @@ fn install(text: Option<&str>) -> Result<Option<String>, EditError> {
 }
 
 /// The text without our entry; `None`: it has none. `Some(None)`: without the file.
-#[expect(clippy::option_option, reason = "two different nothings, as said")]
-fn remove(text: &str) -> Result<Option<Option<String>>, EditError> {
+pub fn remove(text: &str) -> Result<Option<Option<String>>, EditError> {
     if text == format!("{NEW_FILE}\n") {
         return Ok(Some(None));
     }
@@ -248,7 +160,7 @@ fn remove(text: &str) -> Result<Option<Option<String>>, EditError> {
 }
 
 /// Whether our entry is there.
-fn is_installed(text: &str) -> Result<bool, EditError> {
+pub fn is_installed(text: &str) -> Result<bool, EditError> {
     if text.trim().is_empty() {
         return Ok(false);
     }

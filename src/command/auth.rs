@@ -2,9 +2,8 @@
 
 use serde::Serialize;
 
-use super::table::table;
-use super::{engine, keyring, password_from_stdin, print, registry, tell, warn};
 use crate::cli::{AuthOptions, DockerOptions, ListFormat};
+use crate::command::table::table;
 use crate::context::without_user;
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Entry, Keyring, Kind, Login, Source};
@@ -12,8 +11,10 @@ use crate::engine::Engine;
 use crate::error::{Error, Told};
 use crate::failure::Class;
 use crate::login::{Checked, LoginError, QUESTIONS, Question, check};
+use crate::print::{print, tell, warn};
 use crate::reference::{HUB, credentials_key, registry_domain};
 use crate::secret::Secret;
+use crate::setup::{engine, keyring, password_from_stdin, registry};
 use crate::text::clean;
 
 /// One line of `--format json`. A public format: fields may be added, never renamed.

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::table::table;
-use super::{LIST_TIMEOUT, engine, keyring, print, registry, tell, warn};
 use crate::cli::{DockerOptions, ListFormat, LsOptions};
+use crate::command::LIST_TIMEOUT;
+use crate::command::table::table;
 use crate::context::without_user;
 use crate::credentials::{Credentials, Keyring};
 use crate::engine::{EngineError, LocalImage};
 use crate::error::Error;
+use crate::print::{print, tell, warn};
 use crate::reference::{HUB, Reference, has_registry, registry_domain};
 use crate::registry::{Registry, RegistryError, digests, is_without_catalog};
 use crate::secret::Secret;
+use crate::setup::{engine, keyring, registry};
 use crate::text::{human_size, with_causes};
 use crate::transport::TransportError;
 

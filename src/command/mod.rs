@@ -2,35 +2,23 @@
 
 mod auth;
 mod files;
+mod hook;
 mod ls;
 mod push;
 mod table;
 
 use std::future::Future;
-use std::io::{self, Read as _, Write as _};
 use std::time::Duration;
 
-use crate::cli::{DockerOptions, GivenLogin};
-use crate::config::{self, Config};
-use crate::context::{Choice, Endpoint, TlsChoice};
-use crate::credentials::prompt::Terminal;
-use crate::credentials::{Credentials, Keyring, Login};
-use crate::engine::{Engine, RegistrySettings, Trace, is_on_loopback};
+use crate::cli::DockerOptions;
 use crate::error::Error;
-use crate::headers;
 use crate::plugin::Command;
-use crate::registry::{Access, Registry};
+use crate::print::tell_error;
 use crate::secret::Secret;
-use crate::text::{clean, with_causes};
-
-/// How long a credential helper may take where nobody can answer it.
-const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
+use crate::setup::given_login;
 
 /// How long an engine may take to list its images.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Bytes; tokens reach a few thousand. What is longer is another file, or has no end.
-const MAX_PASSWORD: u64 = 64 << 10;
 
 /// Carries out a command, and returns the exit status.
 ///
@@ -56,7 +44,7 @@ pub async fn run(
             Ok(given) => until(cancelled, ls::run(docker, options, given, auth_config)).await,
             Err(error) => Err(error),
         },
-        Command::Hook(action) => return crate::hook::run(*action, docker),
+        Command::Hook(action) => return crate::command::hook::run(*action, docker),
     };
     match result {
         Ok(()) => 0,
@@ -77,140 +65,4 @@ async fn until(
         status = cancelled => Err(Error::Cancelled(status)),
         result = work => result,
     }
-}
-
-/// All that may hold credentials for this call; the second: somebody at a terminal, who may be asked.
-///
-/// * `warn`: told why config.json cannot be read, if that is so.
-fn keyring(
-    docker: &DockerOptions,
-    given: Option<Credentials>,
-    variable: Option<Secret>,
-    mut warn: impl FnMut(String),
-) -> Result<(Keyring, Option<Terminal>), Error> {
-    let directory = config::directory(docker.config.as_deref())?;
-    let (config, config_problem) = match Config::load(&directory) {
-        Ok(config) => (config, None),
-        Err(error) => {
-            let problem = with_causes(&error);
-            warn(problem.clone());
-            (Config::empty(&directory), Some(problem))
-        }
-    };
-    let terminal = Terminal::find();
-    let patience = terminal.is_none().then_some(UNATTENDED_HELPER);
-    Ok((Keyring { given, variable, config, config_problem, patience }, terminal))
-}
-
-/// The engine that these options and this config choose.
-async fn engine(docker: &DockerOptions, config: &Config) -> Result<Engine, Error> {
-    let endpoint = Endpoint::resolve(&choice(docker), config)?;
-    let headers = headers::custom(config)?;
-    Ok(Engine::connect(endpoint, headers, trace(docker)).await?)
-}
-
-/// A registry, to be looked into from here as this engine would speak to it; without one, as docker by itself.
-async fn registry(
-    docker: &DockerOptions,
-    engine: Option<&mut Engine>,
-    domain: &str,
-    credentials: Credentials,
-    login: Login,
-) -> Result<Registry, Error> {
-    let settings = match engine {
-        Some(engine) => {
-            let endpoint = engine.endpoint();
-            if is_on_loopback(domain) && !endpoint.address.is_here() {
-                warn(&format!("the engine is at {endpoint}; {domain} is looked for on this machine"));
-            }
-            engine.registry_settings().await?
-        }
-        None => RegistrySettings::default(),
-    };
-    let access = Access::new(domain, &settings, credentials, login, trace(docker), warn).await?;
-    Ok(Registry::connect(domain, access).await?)
-}
-
-/// What docker's options and variables say about the engine.
-pub fn choice(docker: &DockerOptions) -> Choice {
-    let choice = Choice {
-        host: docker.hosts.first().cloned(),
-        context: docker.context.clone(),
-        tls: TlsChoice {
-            on: docker.tls,
-            verify: docker.tlsverify,
-            authorities: docker.tlscacert.clone(),
-            certificate: docker.tlscert.clone(),
-            key: docker.tlskey.clone(),
-            ..TlsChoice::default()
-        },
-        docker_arguments: docker.arguments(),
-        ..Choice::default()
-    };
-    choice.with_environment()
-}
-
-/// What `--username`, `--password-stdin` and `--anonymous` say.
-fn given_login(options: &GivenLogin) -> Result<Option<Credentials>, Error> {
-    if options.anonymous {
-        return Ok(Some(Credentials::anonymous()));
-    }
-    let Some(username) = options.username.clone() else { return Ok(None) };
-    Ok(Some(Credentials::basic(username, password_from_stdin()?)))
-}
-
-fn password_from_stdin() -> Result<Secret, Error> {
-    let mut text = String::new();
-    let read = io::stdin().take(MAX_PASSWORD + 1).read_to_string(&mut text);
-    let text = Secret::new(text);
-    if read.map_err(Error::PasswordUnreadable)? as u64 > MAX_PASSWORD {
-        return Err(Error::PasswordTooLong);
-    }
-    // One line end, and nothing else: passwords may end in spaces.
-    let password = text
-        .expose()
-        .strip_suffix('\n')
-        .map_or(text.expose(), |line| line.strip_suffix('\r').unwrap_or(line));
-    if password.is_empty() {
-        return Err(Error::PasswordMissing);
-    }
-    Ok(Secret::new(password.to_owned()))
-}
-
-/// Where the calls of `--debug` are told.
-fn trace(docker: &DockerOptions) -> Option<Trace> {
-    docker.is_debug().then_some(|line| tell(&format!("debug: {line}")))
-}
-
-/// A line on stderr. Nobody is left to tell where that is closed.
-fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-fn warn(warning: &str) {
-    tell(&format!("warning: {warning}"));
-}
-
-fn print(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    unless_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
-}
-
-/// Who reads only part of a result wants no more: `docker regpush ls | head -1`.
-fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(Error::Output),
-    }
-}
-
-/// Says what went wrong, and what to do about it.
-pub fn tell_error(error: &Error) {
-    tell(&worded(error));
-}
-
-/// What went wrong, and in a second line what to do about it.
-fn worded(error: &Error) -> String {
-    let hint = error.hint().map(|hint| format!("\nhint: {}", clean(&hint)));
-    format!("error: {}{}", error.message(), hint.unwrap_or_default())
 }

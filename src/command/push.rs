@@ -13,9 +13,9 @@ use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::Mutex;
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
-use super::files::Files;
-use super::{LIST_TIMEOUT, engine, given_login, keyring, trace, unless_closed, worded};
 use crate::cli::{DockerOptions, ProgressMode, PushOptions};
+use crate::command::LIST_TIMEOUT;
+use crate::command::files::Files;
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Keyring};
 use crate::engine::{Engine, LocalImage};
@@ -24,11 +24,13 @@ use crate::gate::{Gate, Lead};
 use crate::present::{
     Display, Ending, Json, Level, Moment, Plain, Presenter, Raw, Silent, Speaker, Tty, terminal_size,
 };
+use crate::print::{unless_closed, worded};
 use crate::push::{Outcome, Push, Record, Session, Status, beside, suggest};
 use crate::reference::Reference;
 use crate::remote::Remote;
 use crate::report::Report;
 use crate::secret::Secret;
+use crate::setup::{engine, given_login, keyring, trace};
 use crate::target::{Target, expand, targets};
 use crate::text::{amount, clean};
 
