@@ -6,18 +6,18 @@
 
 use std::borrow::Cow;
 use std::ffi::OsString;
-use std::fmt;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::{env, io};
+use std::{env, fmt, io};
 
 use hyper::http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use crate::config::{Config, ConfigError, directory, field, read_file};
+use crate::net::is_loopback;
+use crate::net::tls::{Identity, Pem, Tls};
+use crate::oci::sha256;
 use crate::secret::Secret;
-use crate::text::sha256;
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 const DEFAULT_PIPE: &str = "//./pipe/docker_engine";
@@ -62,38 +62,6 @@ pub struct SshHost {
     pub port: Option<String>,
     /// The engine's socket on that machine, where it is not the default.
     pub socket: Option<String>,
-}
-
-/// How TLS is spoken to an engine, or to a registry.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    /// The only authorities that count, in PEM; `None`: those of the system.
-    pub authorities: Option<Pem>,
-    /// Those of the system count beside them, as for registries.
-    pub with_system: bool,
-    pub identity: Option<Identity>,
-    /// Any certificate will do.
-    pub skip_verify: bool,
-}
-
-/// A client certificate with its key.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    pub certificate: Pem,
-    pub key: Pem,
-}
-
-/// A PEM file, and what is in it.
-#[derive(Clone)]
-pub struct Pem {
-    pub path: PathBuf,
-    pub text: Secret,
-}
-
-impl fmt::Debug for Pem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pem({})", self.path.display())
-    }
 }
 
 /// What chose the endpoint, for messages.
@@ -173,11 +141,6 @@ impl Address {
 /// IPv6 addresses stand in brackets in a URL (RFC 3986, 3.2.2).
 fn bracketed(host: &str) -> Cow<'_, str> {
     if host.contains(':') { Cow::Owned(format!("[{host}]")) } else { Cow::Borrowed(host) }
-}
-
-/// This machine itself. `host`: without brackets.
-pub fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// A host as it was given, for a message: a password may stand before the `@`.
@@ -387,15 +350,11 @@ impl TlsChoice {
             let path = named_or(named, name)?;
             let is_there = named.is_some() || path.try_exists().unwrap_or(true);
             // An empty name means none.
-            if is_there && !path.as_os_str().is_empty() {
-                Pem::read(path, origin).map(Some)
-            } else {
-                Ok(None)
-            }
+            if is_there && !path.as_os_str().is_empty() { read_pem(path, origin).map(Some) } else { Ok(None) }
         };
         let authorities =
             Some(named_or(&self.authorities, "ca.pem")?).filter(|path| !path.as_os_str().is_empty());
-        let authorities = authorities.map(|path| Pem::read(path, origin)).transpose()?;
+        let authorities = authorities.map(|path| read_pem(path, origin)).transpose()?;
         let certificate = optional(&self.certificate, "cert.pem")?;
         let key = optional(&self.key, "key.pem")?;
         let identity = certificate.zip(key).map(|(certificate, key)| Identity { certificate, key });
@@ -404,12 +363,10 @@ impl TlsChoice {
     }
 }
 
-impl Pem {
-    fn read(path: PathBuf, origin: &Origin) -> Result<Self, ContextError> {
-        match read_file(&path) {
-            Ok(bytes) => Ok(Self { path, text: Secret::new(String::from_utf8_lossy(&bytes).into_owned()) }),
-            Err(source) => Err(ContextError::TlsFile { path, origin: origin.clone(), source }),
-        }
+fn read_pem(path: PathBuf, origin: &Origin) -> Result<Pem, ContextError> {
+    match read_file(&path) {
+        Ok(bytes) => Ok(Pem { path, text: Secret::new(String::from_utf8_lossy(&bytes).into_owned()) }),
+        Err(source) => Err(ContextError::TlsFile { path, origin: origin.clone(), source }),
     }
 }
 
@@ -599,7 +556,7 @@ impl StoredContext {
     }
 
     fn endpoint(self, choice: &Choice) -> Result<Endpoint, ContextError> {
-        let file = |name| match Pem::read(self.tls_directory.join(name), &self.origin) {
+        let file = |name| match read_pem(self.tls_directory.join(name), &self.origin) {
             Err(ContextError::TlsFile { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             read => read.map(Some),
         };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::engine::{Descriptor, Engine, ImageDetails};
-use crate::event::is_digest;
+use crate::engine::{Engine, ImageDetails};
+use crate::oci::{Descriptor, is_digest};
 use crate::reference::Reference;
 use crate::registry::{Registry, RegistryError};
 use crate::remote::{Remote, Subject, Unanswered, inspect};

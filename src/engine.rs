@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::mem::take;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,21 +13,23 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, SERVER, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
-use ipnet::IpNet;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::context::{Address, Endpoint, is_loopback};
+use crate::context::{Address, Endpoint};
 use crate::credentials::Credentials;
-use crate::event::{DecodeError, Decoder, Event, is_digest};
+use crate::event::{DecodeError, Decoder, Event};
 use crate::failure::wants_tls;
+use crate::net::{RegistrySettings, Trace, USER_AGENT_VALUE, is_on_loopback};
+use crate::oci::{Descriptor, is_digest};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::secret::{Censor, Secret};
 use crate::text::clean;
-use crate::transport::{Transport, TransportError};
+use crate::transport::Transport;
+use crate::transport::error::TransportError;
 
 /// The newest API that this client knows; an older engine's own is used.
 const API_VERSION: (u32, u32) = (1, 51);
@@ -42,8 +43,6 @@ const MIN_API_VERSION: (u32, u32) = (1, 24);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// The same where ssh has to log in first; docker has it give up a connection after 30 s.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
-/// How we name ourselves.
-pub const USER_AGENT_VALUE: &str = concat!("docker-regpush/", env!("CARGO_PKG_VERSION"));
 
 /// What stays as it is in a path. docker itself leaves `/` and `:` and encodes `[` and `]`.
 const PATH: &AsciiSet = &CONTROLS
@@ -118,33 +117,6 @@ pub struct LocalImage {
     pub is_pushed: Option<bool>,
 }
 
-/// How the engine is set up to speak with registries.
-#[derive(Debug, Default)]
-pub struct RegistrySettings {
-    /// By `host[:port]`, whether only TLS with a good certificate will do.
-    secure: BTreeMap<String, bool>,
-    insecure_networks: Vec<IpNet>,
-    /// Its files are the user's, not the system's.
-    pub is_rootless: bool,
-}
-
-impl RegistrySettings {
-    /// Whether plain HTTP, or TLS with any certificate, is good enough for this registry.
-    ///
-    /// * `addresses`: of its host.
-    ///
-    /// Source: moby `registry/config.go` (`isSecureIndex`); podman, which tells nothing, is told by us that
-    /// its own machine needs no TLS.
-    pub fn is_insecure(&self, domain: &str, addresses: &[IpAddr]) -> bool {
-        let in_network = || {
-            addresses
-                .iter()
-                .any(|address| self.insecure_networks.iter().any(|network| network.contains(address)))
-        };
-        self.secure.get(domain).map_or_else(|| is_on_loopback(domain) || in_network(), |secure| !secure)
-    }
-}
-
 /// An image in the engine's store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageDetails {
@@ -171,14 +143,6 @@ pub struct LocalManifest {
     pub is_here: bool,
 }
 
-/// What a tag in a registry names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Descriptor {
-    pub digest: String,
-    /// Of the manifest, in bytes.
-    pub size: u64,
-}
-
 impl ImageDetails {
     /// That is the image's own digest: of its manifest, which the containerd store takes for its ID.
     pub fn has_digest(&self, digest: &str) -> bool {
@@ -196,9 +160,6 @@ pub enum InRegistry {
         message: Option<String>,
     },
 }
-
-/// Takes a line about each call, for `--debug`; of headers only the names.
-pub type Trace = fn(&str);
 
 /// What `POST /auth` said of credentials.
 #[derive(Debug)]
@@ -1040,15 +1001,6 @@ fn host_header(address: &Address) -> HeaderValue {
         Address::Ssh(_) | Address::ThroughDocker { .. } => HeaderValue::from_static("docker.example.com"),
         Address::Unix(_) | Address::NamedPipe(_) => HeaderValue::from_static("api.moby.localhost"),
     }
-}
-
-/// A registry on the engine's own machine, where docker needs no TLS (moby `registry/config.go`).
-pub fn is_on_loopback(domain: &str) -> bool {
-    let host = match domain.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => host,
-        _ => domain,
-    };
-    is_loopback(host.trim_matches(['[', ']']))
 }
 
 /// `1.41` or `v1.41`.

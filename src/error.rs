@@ -16,13 +16,15 @@ use crate::failure::{Class, Evidence, classify, tunnel_hint};
 use crate::headers::HeadersError;
 use crate::hook::HookError;
 use crate::login::LoginError;
+use crate::net::tls::TlsProblem;
 use crate::push::{Found, PushError, Refusal, Suggestion};
 use crate::reference::{HUB, Reference, ReferenceError};
 use crate::registry::{RegistryError, is_without_catalog};
 use crate::remote::Cause;
 use crate::target::TargetError;
 use crate::text::{clean, with_causes};
-use crate::transport::{TlsProblem, TransportError, login, remote_docker};
+use crate::transport::error::TransportError;
+use crate::transport::ssh::{login, remote_docker};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

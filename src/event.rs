@@ -11,6 +11,7 @@ use memchr::{memchr2, memchr3};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::oci::is_digest;
 use crate::secret::Censor;
 use crate::text::{clean, is_harmless};
 
@@ -267,15 +268,6 @@ fn from_aux(aux: &RawValue) -> Option<Event> {
 
 fn pushed(tag: &str, digest: &str, size: u64) -> Option<Event> {
     is_digest(digest).then(|| Event::Pushed { tag: clean(tag), digest: digest.to_owned(), size })
-}
-
-/// `algorithm:hex`, and nothing that a terminal would act on.
-pub fn is_digest(text: &str) -> bool {
-    text.split_once(':').is_some_and(|(algorithm, hex)| {
-        algorithm.bytes().all(|b| b.is_ascii_alphanumeric())
-            && (32..=128).contains(&hex.len())
-            && hex.bytes().all(|b| b.is_ascii_hexdigit())
-    })
 }
 
 /// Why what came is not a stream of an engine.

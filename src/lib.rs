@@ -17,6 +17,8 @@ pub mod gate;
 pub mod headers;
 pub mod hook;
 pub mod login;
+pub mod net;
+pub mod oci;
 pub mod platform;
 pub mod plugin;
 pub mod present;

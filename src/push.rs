@@ -19,13 +19,13 @@ use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Keyring, Login, LookedUp, Source};
 use crate::dry_run::{self, Findings};
 use crate::engine::{
-    Descriptor, Engine, EngineError, ImageDetails, LocalImage, LocalManifest, PushRequest, Removed,
-    TemporaryTag,
+    Engine, EngineError, ImageDetails, LocalImage, LocalManifest, PushRequest, Removed, TemporaryTag,
 };
 use crate::event::{Event, LayerState, Narrowed};
 use crate::failure::{Class, Evidence, classify, stalled};
 use crate::gate::{Gate, Known, Pass};
 use crate::login::{LoginError, QUESTIONS, Question};
+use crate::oci::Descriptor;
 use crate::platform::{Platform, Wanted};
 use crate::present::{Display, Level, Moment, Speaker};
 use crate::progress::Progress;

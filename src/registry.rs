@@ -20,15 +20,16 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::context::{Endpoint, Identity, Pem, Tls, is_loopback};
+use crate::context::Endpoint;
 use crate::credentials::{Credentials, Kind, Login};
-use crate::engine::{Descriptor, RegistrySettings, Trace, USER_AGENT_VALUE, is_on_loopback};
-use crate::event::is_digest;
 use crate::failure::Class;
+use crate::net::proxy::setting as proxy_for;
+use crate::net::tls::{Identity, Pem, Tls, TlsProblem, config as tls_config, find as tls_error};
+use crate::net::{RegistrySettings, Trace, USER_AGENT_VALUE, is_loopback, is_on_loopback};
+use crate::oci::{Descriptor, is_digest, sha256};
 use crate::reference::{HUB, is_path, is_tag};
 use crate::secret::{Censor, Secret};
-use crate::text::{clean, sha256, with_causes};
-use crate::transport::{TlsProblem, proxy_for, tls_config, tls_error};
+use crate::text::{clean, with_causes};
 
 /// Where the Hub's API is.
 const HUB_API: &str = "registry-1.docker.io";

@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
-use crate::engine::{
-    Descriptor, Engine, EngineError, ImageDetails, InRegistry, LocalManifest, PushRequest, RegistrySettings,
-    Trace, is_on_loopback,
-};
+use crate::engine::{Engine, EngineError, ImageDetails, InRegistry, LocalManifest, PushRequest};
 use crate::failure::{Class, Evidence, Verdict, classify};
 use crate::gate::Known;
+use crate::net::{RegistrySettings, Trace, is_on_loopback};
+use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{Access, Registry, RegistryError, is_special};

@@ -6,8 +6,6 @@
 use std::error::Error;
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
-
 /// More than this of one message helps nobody; registries send pages of 200 kB.
 const MAX_CHARS: usize = 1000;
 
@@ -48,11 +46,6 @@ pub fn is_harmless(c: char) -> bool {
 
 fn is_reordering(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
-
-/// The SHA-256 of these bytes, in lower-case hexadecimal (FIPS 180-4).
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `12.3MB`: four significant digits in powers of 1000, as docker prints sizes.

@@ -17,7 +17,7 @@ use crate::registry::{Registry, RegistryError, digests, is_without_catalog};
 use crate::secret::Secret;
 use crate::setup::{engine, keyring, registry};
 use crate::text::{human_size, with_causes};
-use crate::transport::TransportError;
+use crate::transport::error::TransportError;
 
 /// What is to be listed.
 #[derive(Debug, PartialEq, Eq)]

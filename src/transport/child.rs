@@ -5,21 +5,21 @@
 //! `cli-plugins/plugin`.
 
 use std::collections::VecDeque;
-use std::env;
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use std::{env, io};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::TransportError;
-use super::dial::Stream;
 use crate::context::{Endpoint, SshHost};
+use crate::transport::error::TransportError;
+use crate::transport::ssh::ssh_arguments;
+use crate::transport::stream::Stream;
 
 /// Bytes kept of what the program says on stderr, the last ones.
 const MAX_SAID: usize = 4096;
@@ -140,54 +140,6 @@ async fn listen(mut stderr: impl AsyncRead + Unpin, said: Arc<Mutex<VecDeque<u8>
 fn shown(program: &OsStr, arguments: &[OsString]) -> String {
     let words = std::iter::once(program).chain(arguments.iter().map(OsString::as_os_str));
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
-}
-
-/// `-p 2222 me@box`, as somebody types it behind `ssh`, quoted for a shell: names in a URL may hold anything.
-pub fn login(SshHost { user, host, port, .. }: &SshHost) -> String {
-    let port = port.as_ref().map(|port| format!("-p {} ", quoted(port))).unwrap_or_default();
-    let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
-    let place = format!("{user}{host}");
-    let end_of_options = if place.starts_with('-') { "-- " } else { "" };
-    format!("{port}{end_of_options}{}", quoted(&place))
-}
-
-/// docker as the other side calls it.
-pub fn remote_docker(host: &SshHost) -> String {
-    match &host.socket {
-        Some(path) => format!("docker {}", quoted(&format!("--host=unix://{path}"))),
-        None => "docker".to_owned(),
-    }
-}
-
-/// docker's own, to the letter: `-o ConnectTimeout=30` is one word, and user and port are quoted
-/// although no shell reads them.
-fn ssh_arguments(ssh: &SshHost) -> Vec<OsString> {
-    let SshHost { user, host, port, .. } = ssh;
-    let mut arguments = Vec::new();
-    for (option, value) in [("-l", user), ("-p", port)] {
-        if let Some(value) = value {
-            arguments.extend([option.to_owned(), quoted(value)]);
-        }
-    }
-    let remote = format!("{} system dial-stdio", remote_docker(ssh));
-    arguments.extend(["-o ConnectTimeout=30", "-T", "--", &quoted(host), &remote].map(str::to_owned));
-    arguments.into_iter().map(OsString::from).collect()
-}
-
-/// As `syntax.Quote` of mvdan.cc/sh, which docker uses, for a POSIX shell.
-fn quoted(word: &str) -> String {
-    const SPECIAL: &str = ";\"'()$|&><` \t\r\n\\#{~*?[=";
-    if word.is_empty() {
-        return "''".to_owned();
-    }
-    if !word.contains(|c| SPECIAL.contains(c)) {
-        return word.to_owned();
-    }
-    if !word.contains('\'') {
-        return format!("'{word}'");
-    }
-    let escaped = |c| if matches!(c, '"' | '\\' | '`' | '$') { format!("\\{c}") } else { c.to_string() };
-    format!("\"{}\"", word.chars().map(escaped).collect::<String>())
 }
 
 #[cfg(test)]

@@ -5,18 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
+use hyper::header::HeaderValue;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel as ProxyTunnel};
 use hyper_util::client::proxy::matcher::Intercept;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tower_service::Service as _;
 
-use super::child::Tunnel;
-use super::{Forward, TransportError, cause, proxy, tls};
 use crate::context::{Address, Endpoint};
+use crate::net::proxy;
+use crate::net::tls::{self, Tls, TlsProblem, cause};
+use crate::transport::child::Tunnel;
+use crate::transport::error::TransportError;
+use crate::transport::stream::Stream;
 
 /// docker's own limit (moby `client/client.go`); here for the handshake of TLS too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,9 +30,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 9;
-
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection, and what has to be known about it.
 pub struct Dialed {
@@ -98,13 +100,13 @@ async fn dial_tcp(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
         }
     };
     let Some(tls) = &endpoint.tls else { return Ok(dialed) };
-    let wrapped = timeout(CONNECT_TIMEOUT, tls::wrap(dialed.stream, tls, host)).await;
+    let wrapped = timeout(CONNECT_TIMEOUT, wrap(dialed.stream, tls, host)).await;
     dialed.stream = match wrapped {
         Ok(Ok(stream)) => stream,
-        Ok(Err(tls::WrapError::Problem(problem))) => {
+        Ok(Err(WrapError::Problem(problem))) => {
             return Err(TransportError::Tls { endpoint: Arc::clone(endpoint), problem });
         }
-        Ok(Err(tls::WrapError::Io(source))) => return Err(unreachable(source)),
+        Ok(Err(WrapError::Io(source))) => return Err(unreachable(source)),
         Err(_) => return Err(unreachable(too_late("no greeting of TLS"))),
     };
     Ok(dialed)
@@ -205,4 +207,36 @@ async fn open_pipe(path: &str) -> io::Result<tokio::net::windows::named_pipe::Na
         }
     })
     .await
+}
+
+pub enum WrapError {
+    Problem(TlsProblem),
+    /// The connection itself broke.
+    Io(io::Error),
+}
+
+/// Speaks TLS on a connection.
+///
+/// * `host`: what the engine's certificate has to be for.
+pub async fn wrap(stream: Box<dyn Stream>, tls: &Tls, host: &str) -> Result<Box<dyn Stream>, WrapError> {
+    let config = tls::config(tls).map_err(WrapError::Problem)?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| WrapError::Problem(TlsProblem::Other(format!("`{host}` can be in no certificate"))))?;
+    match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => Err(match tls::find(&error) {
+            Some(problem) => WrapError::Problem(TlsProblem::of(problem, tls)),
+            None => WrapError::Io(error),
+        }),
+    }
+}
+
+/// A proxy that wants the whole URL in each request.
+#[derive(Debug)]
+pub struct Forward {
+    /// Its own URL, without a password.
+    pub proxy: String,
+    /// The engine's: `http://host:port`
+    pub origin: String,
+    pub authorization: Option<HeaderValue>,
 }

@@ -4,85 +4,31 @@
 //! hyperlocal's own client: that sends `Host: <hex of the socket's path>`, and panics on a space in a
 //! request's path.
 
-mod child;
-mod dial;
-mod proxy;
-mod tls;
+pub mod child;
+pub mod dial;
+pub mod error;
+pub mod ssh;
+pub mod stream;
 
-pub use child::{login, remote_docker};
-
-use std::error::Error as StdError;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{HeaderValue, PROXY_AUTHORIZATION};
+use hyper::header::PROXY_AUTHORIZATION;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
 use tokio::sync::oneshot;
 
 use crate::context::Endpoint;
-use child::Tunnel;
-use dial::Stream;
-pub use proxy::setting as proxy_for;
-pub use tls::{TlsProblem, config as tls_config, find as tls_error};
+use crate::transport::child::Tunnel;
+use crate::transport::dial::Forward;
+use crate::transport::error::TransportError;
+use crate::transport::stream::Closable;
 
 pub type Body = Full<Bytes>;
-
-#[derive(Debug, thiserror::Error)]
-pub enum TransportError {
-    /// Nobody answers at the endpoint, or we may not ask there.
-    #[error("cannot connect to the engine at {endpoint}")]
-    Unreachable {
-        endpoint: Arc<Endpoint>,
-        #[source]
-        source: io::Error,
-    },
-    /// A proxy stands before it, and does not let us through.
-    #[error("cannot connect to the engine at {endpoint} through the proxy {proxy}")]
-    Proxy {
-        endpoint: Arc<Endpoint>,
-        /// Its URL, without a password.
-        proxy: String,
-        #[source]
-        source: io::Error,
-    },
-    /// The two do not agree on TLS, or on each other's certificates.
-    #[error("no TLS with the engine at {endpoint}: {problem}")]
-    Tls { endpoint: Arc<Endpoint>, problem: TlsProblem },
-    /// The engine, or what stands before it, expects TLS, and we spoke without.
-    #[error("the engine at {endpoint} wants TLS")]
-    WantsTls { endpoint: Arc<Endpoint> },
-    /// The program that was to carry the bytes failed. `said`: its last words, unclean.
-    #[error("cannot reach the engine at {endpoint}: `{command}` {end}{}", last_words(said))]
-    Tunnel { endpoint: Arc<Endpoint>, command: String, end: String, said: String },
-    #[error("lost the connection to the engine at {endpoint}")]
-    Lost {
-        endpoint: Arc<Endpoint>,
-        /// It had answered before.
-        was_heard: bool,
-        #[source]
-        source: hyper::Error,
-    },
-}
-
-/// The end of it: the reason comes after a banner.
-fn last_words(said: &str) -> String {
-    const MAX_CHARS: usize = 500;
-    let said = said.trim();
-    let surplus = said.chars().count().saturating_sub(MAX_CHARS);
-    let last: String = said.chars().skip(surplus).collect();
-    match (last.is_empty(), surplus) {
-        (true, _) => String::new(),
-        (false, 0) => format!(": {last}"),
-        (false, _) => format!(": …{last}"),
-    }
-}
 
 /// An engine's endpoint, with the connection to it once there is one.
 ///
@@ -105,16 +51,6 @@ struct Link {
     forward: Option<Forward>,
     /// Carries the bytes, and ends with the link.
     tunnel: Option<Tunnel>,
-}
-
-/// A proxy that wants the whole URL in each request.
-#[derive(Debug)]
-struct Forward {
-    /// Its own URL, without a password.
-    proxy: String,
-    /// The engine's: `http://host:port`
-    origin: String,
-    authorization: Option<HeaderValue>,
 }
 
 impl Transport {
@@ -195,8 +131,7 @@ impl Transport {
 
     async fn dial(&self) -> Result<Link, TransportError> {
         let dialed = dial::dial(&self.endpoint).await?;
-        let (close, closed) = oneshot::channel();
-        let stream = Closable { stream: dialed.stream, closed: Some(closed), is_closing: false };
+        let (stream, close) = Closable::new(dialed.stream);
         let handshake = handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|source| self.lost(source))?;
         // Moves the bytes. How a connection ended is told by the exchange that it broke.
@@ -225,21 +160,6 @@ impl Transport {
     }
 }
 
-impl TransportError {
-    /// What an exchange that broke means.
-    pub fn lost(endpoint: &Arc<Endpoint>, was_heard: bool, source: hyper::Error) -> Self {
-        let endpoint = Arc::clone(endpoint);
-        match (&endpoint.tls, tls::find(&source)) {
-            // With TLS 1.3 an engine refuses a client's certificate only after the handshake.
-            (Some(tls), Some(error)) => {
-                let problem = TlsProblem::of(error, tls);
-                Self::Tls { endpoint, problem }
-            }
-            _ => Self::Lost { endpoint, was_heard, source },
-        }
-    }
-}
-
 impl Link {
     async fn send(&mut self, mut request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
         if let Some(forward) = &self.forward {
@@ -251,59 +171,4 @@ impl Link {
         }
         self.sender.send_request(request).await
     }
-}
-
-/// A stream whose way out can be closed from elsewhere, and whose way in stays open.
-struct Closable {
-    stream: Box<dyn Stream>,
-    /// `None`: it is closed, or never will be.
-    closed: Option<oneshot::Receiver<()>>,
-    is_closing: bool,
-}
-
-impl AsyncRead for Closable {
-    /// hyper waits here for the answer, so this is where it is seen that nothing more is to be sent.
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Some(closed) = &mut self.closed
-            && let Poll::Ready(told) = Pin::new(closed).poll(cx)
-        {
-            self.is_closing = told.is_ok();
-            self.closed = None;
-        }
-        if self.is_closing && Pin::new(&mut self.stream).poll_shutdown(cx).is_ready() {
-            self.is_closing = false;
-        }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Closable {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// The first of an error's causes that is of this type. `io::Error` hides what it wraps from `source`.
-fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = wrapped.map(|wrapped| wrapped as &(dyn StdError + 'static)).or_else(|| error.source());
-    }
-    None
 }

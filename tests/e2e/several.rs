@@ -5,14 +5,14 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use docker_regpush::text::sha256;
+use docker_regpush::oci::sha256;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::{PASSWORD, SMALL, on_each_engine, packed};
 use crate::support::{Engine, Home, Image, Registry, SlowLine, engine, ok, run};
 use crate::terminal::Terminal;
+use crate::{PASSWORD, SMALL, on_each_engine, packed};
 
 /// All names that the engine has for images, those of other tests among them.
 fn names(engine: &Engine, home: &Home) -> Vec<String> {

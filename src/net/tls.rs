@@ -4,9 +4,9 @@
 //! `registry/registry.go`: for registries beside those of the system.
 
 use std::error::Error as StdError;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -17,11 +17,8 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage,
     OtherError, RootCertStore, SignatureScheme,
 };
-use tokio_rustls::TlsConnector;
 
-use super::cause;
-use super::dial::Stream;
-use crate::context::{Identity, Pem, Tls};
+use crate::secret::Secret;
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -48,28 +45,6 @@ pub enum TlsProblem {
     Refused,
     #[error("{0}")]
     Other(String),
-}
-
-pub enum WrapError {
-    Problem(TlsProblem),
-    /// The connection itself broke.
-    Io(io::Error),
-}
-
-/// Speaks TLS on a connection.
-///
-/// * `host`: what the engine's certificate has to be for.
-pub async fn wrap(stream: Box<dyn Stream>, tls: &Tls, host: &str) -> Result<Box<dyn Stream>, WrapError> {
-    let config = config(tls).map_err(WrapError::Problem)?;
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| WrapError::Problem(TlsProblem::Other(format!("`{host}` can be in no certificate"))))?;
-    match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
-        Ok(stream) => Ok(Box::new(stream)),
-        Err(error) => Err(match find(&error) {
-            Some(problem) => WrapError::Problem(TlsProblem::of(problem, tls)),
-            None => WrapError::Io(error),
-        }),
-    }
 }
 
 /// The error of TLS inside another, if that is what it was.
@@ -311,4 +286,49 @@ fn is_of_another(error: &Error) -> bool {
 /// webpki's error behind the `OtherError` of rustls, which does not export its type.
 fn is_ca_as_end_entity(reason: &(dyn StdError + Send + Sync + 'static)) -> bool {
     reason.to_string().contains("CaUsedAsEndEntity")
+}
+
+/// The first of an error's causes that is of this type. `io::Error` hides what it wraps from `source`.
+pub fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = wrapped.map(|wrapped| wrapped as &(dyn StdError + 'static)).or_else(|| error.source());
+    }
+    None
+}
+
+/// How TLS is spoken to an engine, or to a registry.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// The only authorities that count, in PEM; `None`: those of the system.
+    pub authorities: Option<Pem>,
+    /// Those of the system count beside them, as for registries.
+    pub with_system: bool,
+    pub identity: Option<Identity>,
+    /// Any certificate will do.
+    pub skip_verify: bool,
+}
+
+/// A client certificate with its key.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub certificate: Pem,
+    pub key: Pem,
+}
+
+/// A PEM file, and what is in it.
+#[derive(Clone)]
+pub struct Pem {
+    pub path: PathBuf,
+    pub text: Secret,
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pem({})", self.path.display())
+    }
 }

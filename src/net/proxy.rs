@@ -10,7 +10,7 @@ use hyper::Uri;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use ipnet::IpNet;
 
-use crate::context::is_loopback;
+use crate::net::is_loopback;
 
 /// `HTTPS_PROXY` for TLS and `HTTP_PROXY` without, each in lower case too, unless `NO_PROXY` names the
 /// host; never for this machine. Go does not heed `ALL_PROXY`.
