@@ -501,7 +501,7 @@ impl Engine {
         let header = self.sending(request);
         match self.ask::<Answer>(&path, Some(&header)).await {
             Ok(Some(Answer { descriptor: Named { digest, size } })) if is_digest(&digest) => {
-                Ok(InRegistry::Names(Descriptor { digest, size }))
+                Ok(InRegistry::Names(Descriptor::new(digest, size)))
             }
             Ok(_) => Ok(InRegistry::NotAsked { message: None }),
             // `manifest unknown`, `name unknown`: the registry's own words. podman: `Not Found`.
@@ -846,19 +846,7 @@ struct Manifest {
 #[derive(Deserialize)]
 struct ManifestImage {
     #[serde(rename = "Platform")]
-    platform: ManifestPlatform,
-}
-
-#[derive(Deserialize)]
-struct ManifestPlatform {
-    #[serde(default)]
-    os: String,
-    #[serde(rename = "os.version", default)]
-    os_version: Option<String>,
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    variant: Option<String>,
+    platform: Platform,
 }
 
 impl Manifest {

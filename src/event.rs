@@ -11,7 +11,7 @@ use memchr::{memchr2, memchr3};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::oci::is_digest;
+use crate::oci::{Descriptor, is_digest};
 use crate::secret::Censor;
 use crate::text::{clean, is_harmless};
 
@@ -153,38 +153,15 @@ struct Aux {
     #[serde(rename = "manifestPushedInsteadOfIndex")]
     platform_instead_of_index: bool,
     #[serde(rename = "originalIndex")]
-    index: Descriptor,
+    index: Option<Descriptor>,
     #[serde(rename = "selectedManifest")]
-    manifest: Descriptor,
+    manifest: Option<Descriptor>,
     #[serde(rename = "Tag")]
     tag: Option<String>,
     #[serde(rename = "Digest")]
     digest: Option<String>,
     #[serde(rename = "Size")]
     size: Option<f64>,
-}
-
-/// Of the OCI image spec, as far as it is told of here.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Descriptor {
-    digest: String,
-    platform: Option<PlatformOf>,
-}
-
-#[derive(Deserialize)]
-struct PlatformOf {
-    os: String,
-    architecture: String,
-    variant: Option<String>,
-}
-
-impl Descriptor {
-    fn platform(self) -> Option<String> {
-        let PlatformOf { os, architecture, variant } = self.platform?;
-        let parts = [Some(os), Some(architecture), variant.filter(|variant| !variant.is_empty())];
-        Some(short(&parts.into_iter().flatten().collect::<Vec<_>>().join("/"), MAX_ID))
-    }
 }
 
 /// `f64`, since that takes any JSON number: negative ones and those past 2^64 are clamped by `as`.
@@ -255,12 +232,12 @@ fn from_aux(aux: &RawValue) -> Option<Event> {
         return Some(Event::ContentMissing);
     }
     if aux.platform_instead_of_index {
-        let index = short(&aux.index.digest, MAX_STATE);
-        let digest = short(&aux.manifest.digest, MAX_STATE);
+        let index = aux.index.unwrap_or_default();
+        let manifest = aux.manifest.unwrap_or_default();
         return Some(Event::PlatformInsteadOfIndex(Narrowed {
-            platform: aux.manifest.platform(),
-            digest,
-            index,
+            platform: manifest.platform.map(|platform| short(&platform.to_string(), MAX_ID)),
+            digest: short(&manifest.digest, MAX_STATE),
+            index: short(&index.digest, MAX_STATE),
         }));
     }
     pushed(&aux.tag?, &aux.digest?, aux.size.unwrap_or_default() as u64)

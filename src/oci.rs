@@ -1,15 +1,86 @@
-//! Digests and descriptors.
+//! Digests, descriptors, manifests and indexes.
 //!
-//! Source: OCI image specification 1.1.
+//! Read with serde rather than with the crate `oci-spec`: registries and engines also send Docker's own media
+//! types, leave out fields that the specification requires, and add fields of their own.
+//!
+//! Source: OCI image specification 1.1; Docker's schema 2 has the same fields.
 
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 
-/// What a tag in a registry names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use crate::platform::Platform;
+
+/// Names a blob or a manifest by its digest.
+///
+/// Source: OCI image specification 1.1, `descriptor.md`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Descriptor {
     pub digest: String,
-    /// Of the manifest, in bytes.
+    /// Bytes; 0 if it was not given.
+    #[serde(default, deserialize_with = "size")]
     pub size: u64,
+    /// Where a layer is that need not be in the registry (a foreign layer).
+    #[serde(default)]
+    pub urls: Vec<String>,
+    /// Of an image in an index. Raw text.
+    #[serde(default)]
+    pub platform: Option<Box<Platform>>,
+}
+
+impl Descriptor {
+    pub fn new(digest: String, size: u64) -> Self {
+        Self { digest, size, ..Self::default() }
+    }
+}
+
+/// Reads any JSON number as a size. `f64` takes them all, and `as` clamps those that are no size.
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or_default() as u64)
+}
+
+/// One image.
+///
+/// Source: OCI image specification 1.1, `manifest.md`.
+#[derive(Clone, Debug, Default)]
+pub struct Manifest {
+    /// The configuration, whose digest is the image's ID in docker's classic store.
+    pub config: Option<Descriptor>,
+    /// The lowest first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// The images of several platforms, with their attestations.
+///
+/// Source: OCI image specification 1.1, `image-index.md`.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    pub manifests: Vec<Descriptor>,
+}
+
+/// What a registry has under a tag or a digest.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "Fields")]
+pub enum Document {
+    Manifest(Manifest),
+    Index(Index),
+}
+
+/// The fields of both, since `mediaType` may be left out.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Fields {
+    config: Option<Descriptor>,
+    layers: Vec<Descriptor>,
+    manifests: Option<Vec<Descriptor>>,
+}
+
+impl From<Fields> for Document {
+    fn from(Fields { config, layers, manifests }: Fields) -> Self {
+        match manifests {
+            Some(manifests) => Self::Index(Index { manifests }),
+            None => Self::Manifest(Manifest { config, layers }),
+        }
+    }
 }
 
 /// `algorithm:hex`, and nothing that a terminal would act on.
@@ -24,4 +95,46 @@ pub fn is_digest(text: &str) -> bool {
 /// The SHA-256 of these bytes, in lower-case hexadecimal (FIPS 180-4).
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digests(descriptors: &[Descriptor]) -> Vec<&str> {
+        descriptors.iter().map(|descriptor| descriptor.digest.as_str()).collect()
+    }
+
+    #[test]
+    fn a_document_is_a_manifest_or_an_index() {
+        let manifest = r#"{"config":{"digest":"c","size":-1},"layers":[{"digest":"a"},{"digest":"b","urls":["u"],"new":1}]}"#;
+        let Document::Manifest(manifest) = serde_json::from_str(manifest).unwrap() else {
+            panic!("a manifest")
+        };
+        assert_eq!(manifest.config, Some(Descriptor::new("c".to_owned(), 0)), "wrong sizes are clamped");
+        assert_eq!(digests(&manifest.layers), ["a", "b"]);
+        assert_eq!(manifest.layers[1].urls, ["u"]);
+        let index = r#"{"mediaType":"x","manifests":[{"digest":"a","size":7,"platform":{"os":"linux","architecture":"arm","variant":"v6"}}]}"#;
+        let Document::Index(index) = serde_json::from_str(index).unwrap() else { panic!("an index") };
+        assert_eq!((digests(&index.manifests), index.manifests[0].size), (vec!["a"], 7));
+        let platform = index.manifests[0].platform.as_ref().map(ToString::to_string);
+        assert_eq!(platform.as_deref(), Some("linux/arm/v6"));
+        assert!(matches!(serde_json::from_str("{}").unwrap(), Document::Manifest(_)));
+        for odd in ["1", r#"{"manifests":{}}"#, r#"{"layers":[{}]}"#] {
+            assert!(serde_json::from_str::<Document>(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_an_algorithm_and_hexadecimal_digits() {
+        let hex = "0123456789abcdef".repeat(4);
+        assert!(is_digest(&format!("sha256:{hex}")) && is_digest(&format!("sha512:{hex}{hex}")));
+        for odd in
+            ["", "sha256:", "sha256:short", &hex, &format!("sha256:{hex}\u{1b}"), &format!("sha 256:{hex}")]
+        {
+            assert!(!is_digest(odd), "{odd:?}");
+        }
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(sha256(b""), empty);
+    }
 }

@@ -6,16 +6,18 @@ use std::env::consts;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One platform, normalised: `linux/arm64`, `linux/arm/v6`. As JSON what engines take for `platform`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
+    #[serde(default)]
     pub os: String,
-    #[serde(rename = "os.version", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
+    #[serde(default)]
     pub architecture: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
 }
 
@@ -194,8 +196,8 @@ impl fmt::Display for Platform {
         }
         write!(f, "/{}", self.architecture)?;
         match &self.variant {
-            Some(variant) => write!(f, "/{variant}"),
-            None => Ok(()),
+            Some(variant) if !variant.is_empty() => write!(f, "/{variant}"),
+            _ => Ok(()),
         }
     }
 }

@@ -78,10 +78,11 @@ pub enum PushError {
     Unverifiable { reference: String, cause: Cause },
     /// `--timeout`
     #[error("{reference} was {} within {}{}", match pushed {
-        Some(pushed) => format!("pushed as {}, and not verified", pushed.digest),
+        Some(digest) => format!("pushed as {digest}, and not verified"),
         None => "not pushed".to_owned(),
     }, format_duration(*after), last(tries))]
-    TimedOut { reference: String, after: Duration, pushed: Option<Descriptor>, tries: Vec<String> },
+    /// `pushed`: the digest, if the engine named one.
+    TimedOut { reference: String, after: Duration, pushed: Option<String>, tries: Vec<String> },
     /// The name that `--to` would give it.
     #[error("{reference} names another image here ({found}), and is not moved; the image to push is {id}")]
     Taken { reference: String, found: String, id: String },
@@ -514,7 +515,8 @@ impl<'a> Push<'a> {
         done.map_err(|_| {
             // With its connection the engine stops.
             self.engine.hang_up();
-            let (tries, pushed) = (self.record.tries.clone(), self.record.pushed.clone());
+            let pushed = self.record.pushed.as_ref().map(|pushed| pushed.digest.clone());
+            let tries = self.record.tries.clone();
             let after = self.options.timeout.unwrap_or_default();
             PushError::TimedOut { reference: self.reference.familiar(), after, pushed, tries }
         })
@@ -1125,7 +1127,7 @@ impl<'a> Push<'a> {
         }
         let tag = self.reference.tag_or_latest();
         let pushed = progress.pushed.iter().find(|pushed| pushed.tag == tag);
-        match pushed.map(|pushed| Descriptor { digest: pushed.digest.clone(), size: pushed.size }) {
+        match pushed.map(|pushed| Descriptor::new(pushed.digest.clone(), pushed.size)) {
             Some(pushed) => Ok(pushed),
             None => Ok(self.confirm(subject).await.ok_or_else(|| PushError::Unconfirmed {
                 reference: self.reference.familiar(),

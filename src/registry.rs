@@ -26,7 +26,7 @@ use crate::failure::Class;
 use crate::net::proxy::setting as proxy_for;
 use crate::net::tls::{Identity, Pem, Tls, TlsProblem, config as tls_config, find as tls_error};
 use crate::net::{RegistrySettings, Trace, USER_AGENT_VALUE, is_loopback, is_on_loopback};
-use crate::oci::{Descriptor, is_digest, sha256};
+use crate::oci::{Descriptor, Document, is_digest, sha256};
 use crate::reference::{HUB, is_path, is_tag};
 use crate::secret::{Censor, Secret};
 use crate::text::{clean, with_causes};
@@ -215,62 +215,53 @@ fn write_scope(repository: &str) -> String {
     format!("repository:{repository}:pull,push")
 }
 
-/// What an image consists of, by the registry.
+/// A manifest or an index as the registry serves it.
 #[derive(Clone, Debug)]
-pub struct Manifest {
+pub struct ServedManifest {
+    /// Digest and size of the bytes that came.
     pub descriptor: Descriptor,
-    content: ManifestContent,
+    content: Document,
 }
 
-/// The parts that matter here, of an image or of an index.
-///
-/// Source: OCI image specification 1.1 (`manifest.md`, `image-index.md`); Docker's schema 2 has the same.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct ManifestContent {
-    config: Option<Part>,
-    layers: Vec<Part>,
-    manifests: Vec<Part>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Part {
-    digest: String,
-    /// Where it is, if it need not be in a registry.
-    #[serde(default)]
-    urls: Vec<String>,
-}
-
-impl Manifest {
-    /// What is under a digest has that digest, as far as this can be reckoned here.
+impl ServedManifest {
+    /// Whether it is what this digest names, as far as that can be computed here: only SHA-256 is.
     fn is_called(&self, digest: &str) -> bool {
         self.descriptor.digest == digest || !digest.starts_with("sha256:")
     }
 
-    /// The digest of the image's configuration, which is its ID in the classic store; an index has none.
+    /// The digest of the image's configuration; an index has none.
     pub fn config(&self) -> Option<&str> {
-        self.content.config.as_ref().map(|config| config.digest.as_str())
+        let Document::Manifest(manifest) = &self.content else { return None };
+        manifest.config.as_ref().map(|config| config.digest.as_str())
     }
 
-    /// Digests of the blobs of an image's layers, the lowest first.
+    /// The digests of the image's layers, the lowest first; an index has none.
     pub fn layers(&self) -> impl Iterator<Item = &str> {
-        self.content.layers.iter().map(|layer| layer.digest.as_str())
+        let layers = match &self.content {
+            Document::Manifest(manifest) => manifest.layers.as_slice(),
+            Document::Index(_) => &[],
+        };
+        layers.iter().map(|layer| layer.digest.as_str())
     }
 
-    /// Digests of the manifests in an index.
+    /// The digests of the manifests in an index.
     pub fn manifests(&self) -> Vec<String> {
-        digests_of(self.content.manifests.iter())
+        match &self.content {
+            Document::Manifest(_) => Vec::new(),
+            Document::Index(index) => digests_of(index.manifests.iter()),
+        }
     }
 
-    /// Digests of the blobs of an image that have to be in the registry.
+    /// The digests of the image's blobs that have to be in the registry.
     fn blobs(&self) -> Vec<String> {
-        let parts = self.content.config.iter().chain(&self.content.layers);
-        digests_of(parts.filter(|part| part.urls.is_empty()))
+        let Document::Manifest(manifest) = &self.content else { return Vec::new() };
+        let blobs = manifest.config.iter().chain(&manifest.layers);
+        digests_of(blobs.filter(|blob| blob.urls.is_empty()))
     }
 }
 
-fn digests_of<'a>(parts: impl Iterator<Item = &'a Part>) -> Vec<String> {
-    parts.map(|part| &part.digest).filter(|digest| is_digest(digest)).cloned().collect()
+fn digests_of<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> Vec<String> {
+    descriptors.map(|descriptor| &descriptor.digest).filter(|digest| is_digest(digest)).cloned().collect()
 }
 
 impl Registry {
@@ -394,7 +385,7 @@ impl Registry {
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let digest = header("docker-content-digest").filter(|digest| is_digest(digest));
         match (digest, header("content-length").and_then(|length| length.parse().ok())) {
-            (Some(digest), Some(size)) => Ok(Some(Descriptor { digest: digest.to_owned(), size })),
+            (Some(digest), Some(size)) => Ok(Some(Descriptor::new(digest.to_owned(), size))),
             // Both may be left out (OCI distribution specification, "Checking if content exists").
             _ => Ok(self.manifest(repository, tag).await?.map(|manifest| manifest.descriptor)),
         }
@@ -408,14 +399,14 @@ impl Registry {
         &self,
         repository: &str,
         reference: &str,
-    ) -> Result<Option<Manifest>, RegistryError> {
+    ) -> Result<Option<ServedManifest>, RegistryError> {
         let url = self.path(&format!("v2/{repository}/manifests/{reference}"))?;
         let response = self.ask(Method::GET, url, &scope(repository)).await?;
         let Some(body) = self.found(response).await? else { return Ok(None) };
         let digest = format!("sha256:{}", sha256(&body));
         let content =
             serde_json::from_slice(&body).map_err(|_| self.not_a_registry("its manifest is no JSON"))?;
-        Ok(Some(Manifest { descriptor: Descriptor { digest, size: body.len() as u64 }, content }))
+        Ok(Some(ServedManifest { descriptor: Descriptor::new(digest, body.len() as u64), content }))
     }
 
     /// The layers' digests before they were compressed, in their order, as an image's configuration lists
@@ -465,7 +456,7 @@ impl Registry {
     pub async fn missing_parts_of(
         self: &Arc<Self>,
         repository: &str,
-        manifest: Manifest,
+        manifest: ServedManifest,
     ) -> Result<Vec<String>, RegistryError> {
         let mut seen = HashSet::from([manifest.descriptor.digest.clone()]);
         let (mut blobs, mut manifests) = (BTreeSet::from_iter(manifest.blobs()), manifest.manifests());
