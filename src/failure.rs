@@ -111,26 +111,51 @@ pub struct Verdict {
     pub class: Class,
     /// What to do, with `{registry}`, `{repository}` and `{tag}` to be filled in.
     pub hint: &'static str,
+    /// How many more attempts may help, if one can at all.
+    pub retries: u32,
 }
 
 impl Verdict {
     /// Of a push that we have not cancelled: then the engine has, which ends.
     pub fn uncancelled(self) -> Self {
         match self.class {
-            Class::Cancelled => Self { class: Class::Engine, hint: ENGINE_WENT },
+            Class::Cancelled => Self::new(Class::Engine, ENGINE_WENT),
             _ => self,
         }
     }
 
-    /// How often another try may help, if one can at all: a name that is not found is misspelt, or the
-    /// resolver is down; what a registry lost twice was not lost by chance.
-    pub fn retries(self) -> u32 {
-        match self.hint {
-            PROXY_LOGIN => 0,
-            CHECK_NAME => 1,
-            LOST_UPLOAD | LOST_PART => 2,
-            _ => u32::MAX,
-        }
+    /// Of a failure whose own error has the hint.
+    pub fn without_hint(class: Class) -> Self {
+        Self::new(class, Advice::new(""))
+    }
+
+    fn new(class: Class, Advice { hint, retries, .. }: Advice) -> Self {
+        Self { class, hint, retries }
+    }
+}
+
+/// What to do about a failure.
+#[derive(Clone, Copy)]
+struct Advice {
+    hint: &'static str,
+    retries: u32,
+    /// It is about what an account may do, so that without credentials it makes no sense.
+    is_about_account: bool,
+}
+
+impl Advice {
+    const fn new(hint: &'static str) -> Self {
+        Self { hint, retries: u32::MAX, is_about_account: false }
+    }
+
+    /// A name that is not found is misspelt, or the resolver is down; what a registry lost twice was not lost
+    /// by chance.
+    const fn retried(retries: u32, hint: &'static str) -> Self {
+        Self { retries, ..Self::new(hint) }
+    }
+
+    const fn about_account(hint: &'static str) -> Self {
+        Self { is_about_account: true, ..Self::new(hint) }
     }
 }
 
@@ -151,13 +176,13 @@ struct Rule {
     words: &'static [&'static str],
     /// Any of these as the status that the registry, or a proxy before it, answered with.
     statuses: &'static [u16],
-    hint: &'static str,
+    advice: Advice,
 }
 
 /// Shorthands that keep the table a table.
 macro_rules! rules {
-    ($($conclusion:expr, [$($word:literal),* $(,)?], [$($status:literal),*], $hint:expr;)*) => {
-        &[$(Rule { conclusion: $conclusion, words: &[$($word),*], statuses: &[$($status),*], hint: $hint }),*]
+    ($($conclusion:expr, $words:tt, [$($status:literal),*], $advice:expr;)*) => {
+        &[$(Rule { conclusion: $conclusion, words: &$words, statuses: &[$($status),*], advice: $advice }),*]
     };
 }
 
@@ -165,46 +190,83 @@ use Class::{Auth, Cancelled, ContentMissing, Denied, Engine, Network, NotFound, 
 use Class::{RateLimited, Rejected, Server, Tls};
 use Conclusion::{AuthUnlessSent, Is, NetworkUnlessManifest};
 
-const LOG_IN: &str = "log in with `docker login {registry}`, pass `--username NAME --password-stdin`, or set DOCKER_AUTH_CONFIG";
-const MAY_NOT_WRITE: &str = "this account may not write to {repository}: check the name, or log in with another account (`docker login {registry}`)";
-const TOKEN_RIGHTS: &str = "give the token the right to write packages, or log in with one that has it";
-const EXPIRED: &str = "log in again right before the push: `docker login {registry}`; on ECR `aws ecr get-login-password | docker login --username AWS --password-stdin {registry}`";
-const NO_LOGIN_CAME: &str =
-    "log in: `docker login {registry}`; on Google `gcloud auth configure-docker {registry}`";
-const NO_REASON: &str = "{registry} gave no reason: this account may not write to {repository}, its login has expired, or a firewall or proxy refuses the engine's address";
-const NEW_TAG: &str = "this tag exists and may not be changed: push another tag";
-const QUOTA: &str = "the registry's quota is used up: delete images there, or have it raised";
-const TOO_LARGE: &str =
-    "a proxy before {registry} limits the size of a request (nginx: `client_max_body_size 0`)";
-const TRY_AGAIN: &str =
-    "the connection between engine and {registry} broke: check that it is up, and push again";
-const WAIT: &str = "wait a minute and try again; logging in often raises the limit";
-const TRUST: &str = "the engine does not trust {registry}: put its CA into /etc/docker/certs.d/{registry}/ca.crt on the engine's machine";
-const PLAIN_HTTP: &str = "{registry} speaks plain HTTP: give it TLS, or add it to `insecure-registries` in the engine's daemon.json";
-const PROXY_SCHEME: &str =
-    "the proxy before {registry} sends plain HTTP addresses: let it pass on `X-Forwarded-Proto: https`";
-const MAY_BE_CUT: &str = "the connection to {registry} was cut: check that it is up; if that happens each time, a proxy before it may limit requests, or this account may not write there";
-const STALLED: &str =
-    "{registry}, or a proxy before it, takes nothing more: look there; `--stall-timeout 5m` waits longer";
-const PROXY_LOGIN: &str = "the proxy of the engine's machine wants a login: see its HTTP_PROXY settings";
-const LOST_UPLOAD: &str =
-    "the registry lost the upload: push once more; if it stays so, look into the log of {registry}";
-const LOST_PART: &str =
-    "the registry lost part of the upload: push once more; if it stays so, look into the log of {registry}";
-const CHECK_NAME: &str = "check the name {registry}, and that the engine's machine can resolve it";
-const CHECK_LISTENS: &str = "check that {registry} is up, and that the engine's machine can reach it";
-const NOT_A_REGISTRY: &str = "what answers at {registry} is not a registry: check host and port";
-const BUILD_FIRST: &str =
-    "see what is here with `docker images`, then tag it: `docker tag IMAGE {repository}:{tag}`";
-const PULL_AGAIN: &str = "pull or build the image again, for this platform (`docker pull --platform`)";
-const SERVER_TROUBLE: &str = "{registry} is in trouble: try again, then ask its administrator";
-const SEE_REGISTRY: &str = "look into the log of {registry}";
-const FORMAT: &str = "the registry does not take this kind of manifest: build without attestations (`--provenance=false`), or change its settings";
-const CREATE_REPOSITORY: &str = "create the repository in {registry} first, and check the name";
-const UPDATE_ENGINE: &str = "update docker on the engine's machine, or unset DOCKER_API_VERSION";
-const UPDATE_PLUGIN: &str = "unset DOCKER_API_VERSION, or update docker-regpush";
-const ENGINE_WENT: &str = "the builder or engine went away: look into its log";
-const ENGINE_DISK: &str = "the engine's disk is full: `docker system prune`";
+const LOG_IN: Advice = Advice::new(
+    "log in with `docker login {registry}`, pass `--username NAME --password-stdin`, or set DOCKER_AUTH_CONFIG",
+);
+const MAY_NOT_WRITE: Advice = Advice::about_account(
+    "this account may not write to {repository}: check the name, or log in with another account (`docker login {registry}`)",
+);
+const TOKEN_RIGHTS: Advice =
+    Advice::new("give the token the right to write packages, or log in with one that has it");
+const EXPIRED: Advice = Advice::new(
+    "log in again right before the push: `docker login {registry}`; on ECR `aws ecr get-login-password | docker login --username AWS --password-stdin {registry}`",
+);
+const NO_LOGIN_CAME: Advice =
+    Advice::new("log in: `docker login {registry}`; on Google `gcloud auth configure-docker {registry}`");
+const NO_REASON: Advice = Advice::about_account(
+    "{registry} gave no reason: this account may not write to {repository}, its login has expired, or a firewall or proxy refuses the engine's address",
+);
+const NEW_TAG: Advice = Advice::new("this tag exists and may not be changed: push another tag");
+const QUOTA: Advice = Advice::new("the registry's quota is used up: delete images there, or have it raised");
+const TOO_LARGE: Advice =
+    Advice::new("a proxy before {registry} limits the size of a request (nginx: `client_max_body_size 0`)");
+const TRY_AGAIN: Advice =
+    Advice::new("the connection between engine and {registry} broke: check that it is up, and push again");
+const WAIT: Advice = Advice::new("wait a minute and try again; logging in often raises the limit");
+const TRUST: Advice = Advice::new(
+    "the engine does not trust {registry}: put its CA into /etc/docker/certs.d/{registry}/ca.crt on the engine's machine",
+);
+const PLAIN_HTTP: Advice = Advice::new(
+    "{registry} speaks plain HTTP: give it TLS, or add it to `insecure-registries` in the engine's daemon.json",
+);
+const PROXY_SCHEME: Advice = Advice::new(
+    "the proxy before {registry} sends plain HTTP addresses: let it pass on `X-Forwarded-Proto: https`",
+);
+const MAY_BE_CUT: Advice = Advice::new(
+    "the connection to {registry} was cut: check that it is up; if that happens each time, a proxy before it may limit requests, or this account may not write there",
+);
+const STALLED: Advice = Advice::new(
+    "{registry}, or a proxy before it, takes nothing more: look there; `--stall-timeout 5m` waits longer",
+);
+const PROXY_LOGIN: Advice =
+    Advice::retried(0, "the proxy of the engine's machine wants a login: see its HTTP_PROXY settings");
+const LOST_UPLOAD: Advice = Advice::retried(
+    2,
+    "the registry lost the upload: push once more; if it stays so, look into the log of {registry}",
+);
+const LOST_PART: Advice = Advice::retried(
+    2,
+    "the registry lost part of the upload: push once more; if it stays so, look into the log of {registry}",
+);
+const CHECK_NAME: Advice =
+    Advice::retried(1, "check the name {registry}, and that the engine's machine can resolve it");
+const CHECK_LISTENS: Advice =
+    Advice::new("check that {registry} is up, and that the engine's machine can reach it");
+const NOT_A_REGISTRY: Advice =
+    Advice::new("what answers at {registry} is not a registry: check host and port");
+const BUILD_FIRST: Advice =
+    Advice::new("see what is here with `docker images`, then tag it: `docker tag IMAGE {repository}:{tag}`");
+const PULL_AGAIN: Advice =
+    Advice::new("pull or build the image again, for this platform (`docker pull --platform`)");
+const SERVER_TROUBLE: Advice = Advice::new("{registry} is in trouble: try again, then ask its administrator");
+const SEE_REGISTRY: Advice = Advice::new("look into the log of {registry}");
+const FORMAT: Advice = Advice::new(
+    "the registry does not take this kind of manifest: build without attestations (`--provenance=false`), or change its settings",
+);
+const CREATE_REPOSITORY: Advice =
+    Advice::new("create the repository in {registry} first, and check the name");
+const UPDATE_ENGINE: Advice =
+    Advice::new("update docker on the engine's machine, or unset DOCKER_API_VERSION");
+const UPDATE_PLUGIN: Advice = Advice::new("unset DOCKER_API_VERSION, or update docker-regpush");
+const ENGINE_WENT: Advice = Advice::new("the builder or engine went away: look into its log");
+const ENGINE_DISK: Advice = Advice::new("the engine's disk is full: `docker system prune`");
+
+/// What servers of TLS answer to plain HTTP, in lower case.
+const WANTS_TLS: [&str; 3] = [
+    "plain http request was sent to https port",
+    "client sent an http request to an https server",
+    "speaking plain http to an ssl",
+];
 
 /// From the top, the first that fits. Numbered as in the order that was measured to be right.
 const RULES: &[Rule] = rules![
@@ -214,20 +276,20 @@ const RULES: &[Rule] = rules![
 
     // 2 · the engine, or the way to it
     Is(Engine), ["permission denied while trying to connect to the docker"], [],
-        "join the `docker` group and log in again, or use sudo";
+        Advice::new("join the `docker` group and log in again, or use sudo");
     Is(Engine), ["connect to the docker daemon", "connect to docker daemon", "connect to podman", "is the docker daemon running",
         "failed to connect to the docker api", "error during connect", "docker daemon is not running"], [],
-        "start the engine (`systemctl start docker`), or choose another with `--context` or DOCKER_HOST";
+        Advice::new("start the engine (`systemctl start docker`), or choose another with `--context` or DOCKER_HOST");
     Is(Engine), ["client version * is too old"], [], UPDATE_PLUGIN;
     Is(Engine), ["client version * is too", "requires api version", "client is newer than server"], [], UPDATE_ENGINE;
-    Is(Engine), ["authorization denied by plugin"], [], "the engine's own authorisation plugin forbids this call: ask who runs the engine";
+    Is(Engine), ["authorization denied by plugin"], [], Advice::new("the engine's own authorisation plugin forbids this call: ask who runs the engine");
     Is(Other), ["errno 28"], [], SEE_REGISTRY;
     Is(Engine), ["no space left on device"], [], ENGINE_DISK;
     Is(Engine), ["file integrity checksum failed", "layer does not exist", "input/output error", "error creating overlay mount",
         "error reading tar", "failed to get layer", "layer not known", "/containers/storage/overlay", "no such file or directory"], [],
-        "the engine's copy of the image is damaged: remove the image, and pull or build it again";
+        Advice::new("the engine's copy of the image is damaged: remove the image, and pull or build it again");
     Is(Engine), ["failed to receive status"], [], ENGINE_WENT;
-    Is(Engine), ["already in progress"], [], "the engine is pushing this already: wait until that is done";
+    Is(Engine), ["already in progress"], [], Advice::new("the engine is pushing this already: wait until that is done");
     Is(Auth), ["x-registry-auth"], [], LOG_IN;
 
     // 3 · no such image here; engines say it of the local store only
@@ -242,7 +304,7 @@ const RULES: &[Rule] = rules![
         "couldn't parse reference", "failed to parse platform", "both os and architecture must be provided",
         "is not a valid repository", "is not a valid image", "invalid image reference", "repository name component",
         "repository can only contain", "no host in request url", "tag can only contain", "not a valid tag", "refusing to create an ambiguous tag"], [],
-        "a reference is `registry.example.com/team/app:tag`, in lower case, without a scheme";
+        Advice::new("a reference is `registry.example.com/team/app:tag`, in lower case, without a scheme");
 
     // 5 · the image is here, its content is not
     Is(ContentMissing), ["content digest * not found", "does not provide the specified platform", "does not provide any platform",
@@ -252,10 +314,10 @@ const RULES: &[Rule] = rules![
     // 6 · certificates; a slow handshake is the network's
     Is(Network), ["handshake timeout"], [], TRY_AGAIN;
     Is(Tls), ["server gave http response to https client", "first record does not look like a tls"], [], PLAIN_HTTP;
-    Is(Tls), ["plain http request was sent to https port", "client sent an http request to an https server", "speaking plain http to an ssl"], [], PROXY_SCHEME;
+    Is(Tls), WANTS_TLS, [], PROXY_SCHEME;
     Is(Tls), ["missing key client.key", "missing client certificate", "certificate required", "bad certificate"], [],
-        "{registry} wants a client certificate: put client.cert and client.key into /etc/docker/certs.d/{registry}/ on the engine's machine";
-    Is(Tls), ["certificate has expired"], [], "the certificate of {registry} has expired, or the clock of the engine's machine is wrong";
+        Advice::new("{registry} wants a client certificate: put client.cert and client.key into /etc/docker/certs.d/{registry}/ on the engine's machine");
+    Is(Tls), ["certificate has expired"], [], Advice::new("the certificate of {registry} has expired, or the clock of the engine's machine is wrong");
     Is(Tls), ["x509:", "tls: ", "unable to ping registry endpoint", "certificate verify failed",
         "certificate signed by unknown", "self-signed certificate", "self signed certificate"], [], TRUST;
 
@@ -271,7 +333,7 @@ const RULES: &[Rule] = rules![
     Is(Auth), ["unauthenticated request", "may have invalid credentials", "missing authentication token"], [], NO_LOGIN_CAME;
     Is(Denied), ["is not authorized to perform", "artifactregistry.repositories.* denied", "storage.buckets.",
         "does not have permission", "requires * permission", "lacks * permission"], [],
-        "give this account the right to push to {repository} (IAM policy or role)";
+        Advice::new("give this account the right to push to {repository} (IAM policy or role)");
     Is(Denied), ["unauthorized to access repository", "no-repo-write-permission", "you do not have permission", "insufficient permission",
         "insufficient privileges", "does not have sufficient", "insufficient rights", "not have access", "write access"], [], MAY_NOT_WRITE;
     Is(Denied), ["permission_denied", "installation not allowed", "reqpackageaccess", "insufficient scopes", "write_package"], [], TOKEN_RIGHTS;
@@ -291,7 +353,7 @@ const RULES: &[Rule] = rules![
     Is(Rejected), ["quota", "upper limit", "hard limit", "limit is ", "storage limit", "size limit", "limit exceeded", "limit reached",
         "exceeds the limit", "maximum allowed", "maximum number", "exceeded the maximum", "insufficient storage"], [507], QUOTA;
     Is(Rejected), ["aka.ms/acr/firewall", "is not allowed access", "ip address is not allowed"], [],
-        "the firewall of {registry} refuses the engine's address: allow it there, or push from inside";
+        Advice::new("the firewall of {registry} refuses the engine's address: allow it there, or push from inside");
     Is(Rejected), ["does not exist in the registry with id", "name unknown", "name_unknown", "name not known", "no default local repository",
         "repository \"*\" not found", "repository '*' not found", "repository not found", "project * not found", "namespace * not found", "namespace unknown",
         "project not found"], [], CREATE_REPOSITORY;
@@ -300,7 +362,7 @@ const RULES: &[Rule] = rules![
     Is(Rejected), ["deploying to groups", "is disallowed", "read-only", "read only mode", "readonly", "is blocked",
         "been blocked", "blocked by", "method not allowed", "policy violation", "violates", "vulnerabilit", "not signed", "unsupported: ", "is unsupported", "unsupported\n",
         "policy_violation", "legal reasons", "payment required", "billing", "subscription", "pricing plan"], [402, 405, 409, 412, 451],
-        "the registry does not take this image there: see its rules for {repository}";
+        Advice::new("the registry does not take this image there: see its rules for {repository}");
 
     // 10 · both of "not logged in" and "may not"
     AuthUnlessSent, ["insufficient_scope", "requested access to the resource", "access to the requested resource",
@@ -317,7 +379,7 @@ const RULES: &[Rule] = rules![
     // 13 · refused without a reason
     Is(Network), ["connect: permission denied"], [], CHECK_LISTENS;
     Is(Denied), ["<html*denied", "<html*forbidden", "denied*<html", "cloudflare"], [],
-        "a proxy before {registry} answered, not the registry: ask who runs it; another login may not help";
+        Advice::new("a proxy before {registry} answered, not the registry: ask who runs it; another login may not help");
     Is(Denied), [], [403], NO_REASON;
     Is(Denied), ["denied", "forbidden", "permission", "not authorized", "not authorised", "not allowed to"], [], MAY_NOT_WRITE;
 
@@ -338,13 +400,13 @@ const RULES: &[Rule] = rules![
 
 /// Nothing has moved for too long.
 pub fn stalled() -> Verdict {
-    Verdict { class: Class::Stalled, hint: STALLED }
+    Verdict::new(Class::Stalled, STALLED)
 }
 
 /// Sorts a failure.
 pub fn classify(evidence: &Evidence<'_>) -> Verdict {
     if evidence.content_missing {
-        return Verdict { class: ContentMissing, hint: PULL_AGAIN };
+        return Verdict::new(ContentMissing, PULL_AGAIN);
     }
     let text = readable(evidence.message, evidence.repository);
     let status = registry_status(&text);
@@ -361,17 +423,16 @@ pub fn classify(evidence: &Evidence<'_>) -> Verdict {
             NetworkUnlessManifest => Network,
         };
         // Without credentials there is no account that might not write.
-        let nobody = !evidence.credentials_sent && matches!(rule.hint, MAY_NOT_WRITE | NO_REASON);
-        let hint = if nobody { LOG_IN } else { rule.hint };
-        return Verdict { class, hint };
+        let nobody = !evidence.credentials_sent && rule.advice.is_about_account;
+        return Verdict::new(class, if nobody { LOG_IN } else { rule.advice });
     }
     match evidence.http_status {
         // The engine's router redirects a path with an empty name.
-        Some(301) => Verdict { class: Class::Reference, hint: "check the name of the image" },
-        Some(401) => Verdict { class: Auth, hint: LOG_IN },
-        Some(403) => Verdict { class: Denied, hint: MAY_NOT_WRITE },
-        Some(_) => Verdict { class: Engine, hint: "look into the engine's log" },
-        None => Verdict { class: Other, hint: SEE_REGISTRY },
+        Some(301) => Verdict::new(Class::Reference, Advice::new("check the name of the image")),
+        Some(401) => Verdict::new(Auth, LOG_IN),
+        Some(403) => Verdict::new(Denied, MAY_NOT_WRITE),
+        Some(_) => Verdict::new(Engine, Advice::new("look into the engine's log")),
+        None => Verdict::new(Other, SEE_REGISTRY),
     }
 }
 
@@ -383,8 +444,7 @@ pub fn is_usage(text: &str) -> bool {
 /// What answers to plain HTTP, with status 400, is a server of TLS: one in Go (dockerd), nginx or Apache.
 pub fn wants_tls(text: &str) -> bool {
     let text = text.to_lowercase();
-    let rule = RULES.iter().find(|rule| rule.hint == PROXY_SCHEME).expect("registries say it too");
-    rule.words.iter().any(|words| contains(&text, words))
+    WANTS_TLS.iter().any(|words| contains(&text, words))
 }
 
 /// What ssh, and docker at its other end, say on stderr when they cannot carry a connection; a hint with
@@ -652,8 +712,8 @@ mod tests {
     #[test]
     fn who_sent_no_credentials_is_told_to_log_in() {
         for message in ["denied: requested access to the resource is denied", "denied", "403 (Forbidden)"] {
-            assert_eq!(classify(&Evidence::of_text(message, false)).hint, LOG_IN, "{message}");
-            assert_ne!(classify(&Evidence::of_text(message, true)).hint, LOG_IN, "{message}");
+            assert_eq!(classify(&Evidence::of_text(message, false)).hint, LOG_IN.hint, "{message}");
+            assert_ne!(classify(&Evidence::of_text(message, true)).hint, LOG_IN.hint, "{message}");
         }
     }
 

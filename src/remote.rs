@@ -34,7 +34,7 @@ impl Cause {
         match self {
             Self::Engine { verdict, .. } => *verdict,
             Self::Registry(error) => {
-                let verdict = Verdict { class: error.class(), hint: "" };
+                let verdict = Verdict::without_hint(error.class());
                 match &**error {
                     // A name that is not found is one here too.
                     RegistryError::Unreachable { reason, .. } => {

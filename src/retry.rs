@@ -58,7 +58,7 @@ impl Tries {
         if !may_pass(setback.verdict.class) {
             return None;
         }
-        self.left = self.left.min(setback.verdict.retries()).min(setback.most);
+        self.left = self.left.min(setback.verdict.retries).min(setback.most);
         self.left = self.left.checked_sub(1)?;
         if setback.got_on {
             (self.waits, self.long_waits) = (waits(), long_waits());
