@@ -6,18 +6,19 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, TryLockError};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-#[cfg(unix)]
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{env, fmt, fs, io, thread};
+use std::{env, fmt, thread};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::failure::Class;
 use crate::secret::Secret;
+#[cfg(unix)]
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 /// The keys of `config.json` that matter for a push.
 #[derive(Debug, Default)]
@@ -69,6 +70,12 @@ pub enum ConfigError {
     WrongType { path: PathBuf, key: &'static str },
     #[error("no home directory: set DOCKER_CONFIG or HOME")]
     NoHome,
+}
+
+impl ConfigError {
+    pub fn class(&self) -> Class {
+        Class::Other
+    }
 }
 
 /// Docker's config directory: `--config`, else `DOCKER_CONFIG`, else `~/.docker`.

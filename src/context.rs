@@ -14,6 +14,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use crate::config::{Config, ConfigError, directory, field, read_file};
+use crate::failure::Class;
 use crate::net::is_loopback;
 use crate::net::tls::{Identity, Pem, Tls};
 use crate::oci::sha256;
@@ -214,6 +215,50 @@ pub enum ContextError {
     },
     #[error(transparent)]
     Config(#[from] ConfigError),
+}
+
+impl ContextError {
+    /// What to type or to change next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NotFound { named_by: NamedBy::Variable, .. } => {
+                "see `docker context ls`, and change or unset DOCKER_CONTEXT"
+            }
+            Self::NotFound { named_by: NamedBy::Flag, .. } => "see `docker context ls`",
+            Self::NotFound { named_by: NamedBy::Current, .. } => {
+                "see `docker context ls`, and choose another with `docker context use`"
+            }
+            Self::Unreadable { name, .. } | Self::NoEndpoint { name, .. } => {
+                return Some(format!(
+                    "make it anew: `docker context rm {name}`, then `docker context create`"
+                ));
+            }
+            Self::Format { .. } | Self::NoAddress { .. } => {
+                "an engine is at unix://PATH, tcp://HOST:PORT or ssh://USER@HOST"
+            }
+            Self::Ssh { .. } => "it is ssh://[USER@]HOST[:PORT][/SOCKET]",
+            Self::TlsFile { origin: Origin::Context { name, .. }, .. } => {
+                return Some(format!(
+                    "give the context its certificates anew: `docker context update {name} --docker …`"
+                ));
+            }
+            Self::TlsFile { .. } => {
+                "name it with --tlscacert, --tlscert and --tlskey, or its folder with DOCKER_CERT_PATH; for an engine without TLS unset DOCKER_TLS and DOCKER_TLS_VERIFY"
+            }
+            Self::Conflict => "leave out one of them",
+            Self::Config(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    pub fn class(&self) -> Class {
+        Class::Engine
+    }
+
+    /// Whether the command line or a variable is wrong, and not what it leads to.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Conflict | Self::Format { .. } | Self::Ssh { .. } | Self::NoAddress { .. })
+    }
 }
 
 /// What was said about the engine before any file is read.

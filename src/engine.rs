@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::context::{Address, Endpoint};
 use crate::credentials::Credentials;
 use crate::event::{DecodeError, Decoder, Event};
-use crate::failure::wants_tls;
+use crate::failure::{Class, Evidence, classify, wants_tls};
 use crate::net::{RegistrySettings, Trace, USER_AGENT_VALUE, is_on_loopback};
 use crate::oci::{Descriptor, is_digest};
 use crate::platform::Platform;
@@ -84,6 +84,36 @@ pub enum EngineError {
     ApiVersion(String),
     #[error("the engine's answer to {0} cannot be read")]
     Unreadable(&'static str, #[source] serde_json::Error),
+}
+
+impl EngineError {
+    /// What to type or to change next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Transport(error) => return Some(error.hint()),
+            Self::Decode(DecodeError::Truncated { .. }) => {
+                "the engine may have stopped: look into its log, and push again"
+            }
+            Self::ApiVersion(_) => "set it to a version like 1.41, or unset it",
+            Self::TooOld { .. } => "update docker on the engine's machine",
+            Self::Redirected { .. } => {
+                "something stands before the engine and wants its users elsewhere: check --host, --context and DOCKER_HOST"
+            }
+            Self::Answered { status, message } => {
+                let verdict = classify(&Evidence {
+                    http_status: Some(status.as_u16()),
+                    ..Evidence::of_text(message, false)
+                });
+                if verdict.class == Class::Engine { verdict.hint } else { "look into the engine's log" }
+            }
+            _ => "check that an engine listens at this endpoint: `docker version`",
+        };
+        Some(hint.to_owned())
+    }
+
+    pub fn class(&self) -> Class {
+        Class::Engine
+    }
 }
 
 /// One `POST /images/{name}/push`.

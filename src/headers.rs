@@ -8,6 +8,7 @@ use std::env;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::Config;
+use crate::failure::Class;
 
 const VARIABLE: &str = "DOCKER_CUSTOM_HEADERS";
 /// Go's HTTP client, which docker uses, makes these itself and ignores a user's.
@@ -20,6 +21,17 @@ pub enum HeadersError {
     Variable { reason: String },
     #[error("`{name}…` in {place} is no header that HTTP can carry")]
     Header { name: String, place: String },
+}
+
+impl HeadersError {
+    pub fn class(&self) -> Class {
+        Class::Engine
+    }
+
+    /// What to change.
+    pub fn hint(&self) -> &'static str {
+        "mend or remove that header"
+    }
 }
 
 /// The user's headers, from this process's environment or the config.

@@ -96,6 +96,22 @@ pub enum HookError {
     Foreign { path: PathBuf, value: String },
 }
 
+impl HookError {
+    pub fn class(&self) -> Class {
+        Class::Other
+    }
+
+    /// What to change, if that is known.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Malformed { .. } => "mend that file first; docker cannot read it either",
+            Self::Foreign { .. } => "take `plugins.regpush.hooks` out of that file",
+            Self::Config(_) | Self::Unwritable { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
 /// Why a text cannot be changed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum EditError {

@@ -1,7 +1,7 @@
 //! Asking somebody for a login, and having the registry check it before it is used.
 
-use crate::credentials::Credentials;
 use crate::credentials::prompt::{PromptError, Terminal};
+use crate::credentials::{Credentials, docker_login};
 use crate::engine::{AuthAnswer, Engine, EngineError};
 use crate::failure::{Class, Evidence, classify};
 use crate::secret::Secret;
@@ -25,6 +25,23 @@ pub enum LoginError {
     },
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+impl LoginError {
+    /// What to type or to change next.
+    pub fn hint(&self) -> Option<String> {
+        let registry = match self {
+            Self::Engine(error) => return error.hint(),
+            Self::NothingTyped { registry }
+            | Self::GivenUp { registry, .. }
+            | Self::Prompt { registry, .. } => registry,
+        };
+        Some(format!("check the account, or log in with `{}`", docker_login(registry)))
+    }
+
+    pub fn class(&self) -> Class {
+        Class::Auth
+    }
 }
 
 /// Whom to ask, and for which registry.

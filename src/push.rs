@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::cli::{IfExists, PushOptions, Verify};
 use crate::credentials::prompt::Terminal;
-use crate::credentials::{Credentials, Keyring, Login, LookedUp, Source};
+use crate::credentials::{Credentials, Keyring, Login, LookedUp, SHADOWS, Source, docker_login};
 use crate::dry_run::{self, Findings};
 use crate::engine::{
     Engine, EngineError, ImageDetails, LocalImage, LocalManifest, PushRequest, Removed, TemporaryTag,
@@ -104,6 +104,62 @@ pub enum PushError {
     Login(LoginError),
 }
 
+impl PushError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Refused(refusal) => refusal.cause.class(),
+            Self::Engine { source, .. } => source.class(),
+            Self::Unconfirmed { .. } | Self::NoPlatforms { .. } => Class::Engine,
+            Self::Exists { .. } => Class::Exists,
+            Self::Unverified { .. } => Class::Unverified,
+            Self::Unverifiable { cause, .. } => cause.class(),
+            Self::TimedOut { .. } => Class::Stalled,
+            Self::Taken { .. } => Class::Other,
+            Self::Nameless { .. } => Class::Reference,
+            Self::Incomplete { .. } | Self::Narrowed { .. } => Class::ContentMissing,
+            Self::Login(error) => error.class(),
+        }
+    }
+
+    /// What to type or to change next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Taken { reference, .. } => {
+                return Some(format!(
+                    "if that name is not needed any more, `docker rmi {reference}`; else push under another"
+                ));
+            }
+            Self::Nameless { typed, .. } => {
+                return Some(format!(
+                    "name the destination in full: `docker regpush {typed} --to HOST/PATH:TAG`"
+                ));
+            }
+            Self::NoPlatforms { .. } => {
+                "leave out --platform, or use another engine (`docker -c CONTEXT regpush …`)"
+            }
+            Self::Incomplete { .. } | Self::Narrowed { .. } => {
+                "get the rest of it with `docker pull --platform`, or push what is here without `--platform all`"
+            }
+            Self::Engine { source, .. } => return source.hint(),
+            Self::Refused(refusal) => return refusal.hint(),
+            Self::Unconfirmed { .. } => "look into the engine's log, and push again",
+            Self::Exists { .. } => "push another tag; or replace it with `--if-exists update`",
+            Self::Unverified { found, .. } => match found {
+                Found::Another(_) => {
+                    "somebody may have pushed to this tag at the same time: see who, and push again"
+                }
+                Found::Nothing | Found::Incomplete(_) => {
+                    "the registry has lost it: look into its log and storage, and push again"
+                }
+            },
+            Self::Unverifiable { cause, .. } => return cause.hint(),
+            Self::TimedOut { .. } => "look into the log of the registry; `--timeout` sets another limit",
+            Self::Login(error) => return error.hint(),
+        };
+        Some(hint.to_owned())
+    }
+}
+
 /// What a registry serves in place of what was pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -172,6 +228,48 @@ pub struct Refusal {
     pub is_renamed: bool,
 }
 
+impl Refusal {
+    /// What to type or to change next.
+    pub fn hint(&self) -> Option<String> {
+        let reference = &self.reference;
+        if let Cause::Registry(error) = &self.cause {
+            return error.hint();
+        }
+        if let Some(suggestion) = &self.suggestion {
+            return Some(suggestion.hint(&reference.familiar()));
+        }
+        let is_refused_login = matches!(self.cause.class(), Class::Auth | Class::Denied);
+        if let Some(hint) = self.login.broken_hint().filter(|_| self.login.anonymous && is_refused_login) {
+            return Some(hint.to_owned());
+        }
+        if self.login.source == Source::Variable && self.cause.class() == Class::Auth {
+            return Some(SHADOWS.to_owned());
+        }
+        if self.login.source == Source::CommandLine && self.cause.class() == Class::Auth {
+            let hint = if self.login.anonymous {
+                "leave out --anonymous"
+            } else {
+                "check --username, and the password given on stdin"
+            };
+            return Some(hint.to_owned());
+        }
+        if self.cause.class() == Class::NotFound && self.is_renamed {
+            return Some("see what is here with `docker images`".to_owned());
+        }
+        if self.cause.class() == Class::NotFound && looks_like_id(reference) {
+            return Some(format!(
+                "that looks like an image ID; name it first: `docker tag {} HOST/PATH:TAG`",
+                reference.tag().map_or_else(|| reference.familiar_repository(), |_| reference.familiar())
+            ));
+        }
+        let hint = self.cause.verdict().hint;
+        let hint = hint.replace("docker login {registry}", &docker_login(reference.domain()));
+        let filled = hint.replace("{registry}", reference.domain());
+        let filled = filled.replace("{repository}", &reference.familiar_repository());
+        Some(filled.replace("{tag}", reference.tag_or_latest()))
+    }
+}
+
 /// What the last try ended with, if one had ended.
 fn last(tries: &[String]) -> String {
     tries.last().map(|reason| format!("; the last try ended with: {reason}")).unwrap_or_default()
@@ -204,6 +302,16 @@ pub enum Suggestion {
     Near(Vec<String>),
     /// The image is here, under a name without this registry.
     Tag(String),
+}
+
+impl Suggestion {
+    /// What may have been meant in place of what is not here.
+    pub fn hint(&self, wanted: &str) -> String {
+        match self {
+            Self::Near(names) => format!("did you mean {}?", names.join(" or ")),
+            Self::Tag(name) => format!("name it for the registry first: `docker tag {name} {wanted}`"),
+        }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -1390,6 +1498,13 @@ pub fn suggest(wanted: &Reference, images: &[LocalImage]) -> Option<Suggestion> 
     }
     let same_tag = |reference: &Reference| reference.tag_or_latest() == wanted.tag_or_latest();
     namesakes.find(|(_, reference)| same_tag(reference)).map(|(name, _)| Suggestion::Tag(name.clone()))
+}
+
+/// `0bc980ece940` or `sha256:…`, which docker reads as names of the Hub.
+fn looks_like_id(reference: &Reference) -> bool {
+    let name = reference.familiar_repository();
+    let is_hex = |text: &str| text.len() >= 12 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    name == "sha256" || (reference.tag().is_none() && is_hex(&name))
 }
 
 #[cfg(test)]

@@ -50,6 +50,18 @@ pub enum ReferenceError {
     Digest,
 }
 
+impl ReferenceError {
+    /// How to write it.
+    ///
+    /// * `typed`: what was typed.
+    pub fn hint(&self, typed: &str) -> String {
+        match self {
+            Self::Uppercase { .. } => "spell the repository in lower case".to_owned(),
+            _ => format!("`{typed}` is not named like `registry.example.com/team/app:tag`, without a scheme"),
+        }
+    }
+}
+
 impl Reference {
     /// `host[:port]` of the registry; `docker.io` for the Hub.
     pub fn domain(&self) -> &str {

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::context::Endpoint;
-use crate::credentials::{Credentials, Kind, Login};
+use crate::credentials::{Credentials, Kind, Login, SHADOWS, Source, docker_login};
 use crate::failure::Class;
 use crate::net::proxy::setting as proxy_for;
 use crate::net::tls::{Identity, Pem, Tls, TlsProblem, config as tls_config, find as tls_error};
@@ -123,6 +123,105 @@ impl RegistryError {
             self,
             Self::Unreachable { .. } | Self::Tls { .. } | Self::Certificates { .. } | Self::Elsewhere { .. }
         )
+    }
+
+    /// What to type or to change next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unreachable { .. } => "check its name and port, the network, HTTPS_PROXY and NO_PROXY",
+            Self::Tls { registry, directory, problem, .. } => {
+                let directory = directory.display();
+                let host = if registry == HUB { "registry-1.docker.io" } else { registry };
+                return Some(match &**problem {
+                    TlsProblem::UnknownAuthority { .. } | TlsProblem::Authorities { .. } => {
+                        format!("put its CA into `{directory}/ca.crt`, where docker looks for it too")
+                    }
+                    TlsProblem::IdentityMissing
+                    | TlsProblem::Identity { .. }
+                    | TlsProblem::IdentityRefused { .. }
+                    | TlsProblem::Refused => {
+                        format!(
+                            "if it wants a client certificate, put client.cert and client.key into `{directory}/`"
+                        )
+                    }
+                    TlsProblem::PlainText => format!(
+                        "it may speak plain HTTP: then name `{registry}` in `insecure-registries` of the engine's daemon.json"
+                    ),
+                    TlsProblem::Expired | TlsProblem::NotYetValid => {
+                        "have its certificate renewed, and check the clocks of both machines".to_owned()
+                    }
+                    TlsProblem::WrongName { .. } => {
+                        "name the registry as its certificate does, or have that renewed for this name"
+                            .to_owned()
+                    }
+                    TlsProblem::Other(_) => {
+                        let port = if host.contains(':') { "" } else { ":443" };
+                        format!("see what it says: `openssl s_client -connect {host}{port}`")
+                    }
+                });
+            }
+            Self::Certificates { .. } => "mend or remove that file; docker cannot use it either",
+            Self::Unauthorized { login, .. } if login.source == Source::Variable => SHADOWS,
+            Self::Unauthorized { login, .. } if login.source == Source::CommandLine && login.anonymous => {
+                "leave out --anonymous"
+            }
+            Self::Unauthorized { login, .. } if login.source == Source::CommandLine => {
+                "check --username, and the password given on stdin"
+            }
+            Self::Unauthorized { login, .. } if login.anonymous && login.broken_hint().is_some() => {
+                return login.broken_hint().map(str::to_owned);
+            }
+            Self::Unauthorized { registry, .. } => {
+                return Some(format!(
+                    "log in with `{}`, or pass `--username NAME --password-stdin`",
+                    docker_login(registry)
+                ));
+            }
+            Self::Denied { registry, login, .. } | Self::MayNotWrite { registry, login, .. }
+                if login.anonymous =>
+            {
+                return Some(format!(
+                    "log in with `{}`, or pass `--username NAME --password-stdin`",
+                    docker_login(registry)
+                ));
+            }
+            Self::Denied { registry, .. } => {
+                return Some(format!(
+                    "this account may not look there: ask for the right, or use another; it may be shown the tags of one repository: `docker regpush ls {registry}/REPOSITORY`"
+                ));
+            }
+            Self::MayNotWrite { registry, repository, .. } => {
+                return Some(format!(
+                    "this account may not write to {registry}/{repository}: check the name, or log in with another account (`{}`)",
+                    docker_login(registry)
+                ));
+            }
+            Self::NoRepository { registry, .. } => {
+                return Some(format!("see what is there with `docker regpush ls {registry}`"))
+                    .filter(|_| !is_without_catalog(registry));
+            }
+            Self::NoCatalog { registry } => {
+                let place = match registry.as_str() {
+                    HUB => "; its repositories are listed at https://hub.docker.com/repositories",
+                    "ghcr.io" => "; its packages are listed at https://github.com/OWNER?tab=packages",
+                    _ if is_without_catalog(registry) => {
+                        "; its repositories are listed by `aws ecr describe-repositories`"
+                    }
+                    _ => "",
+                };
+                return Some(format!(
+                    "list the tags of one: `docker regpush ls {registry}/REPOSITORY`{place}"
+                ));
+            }
+            Self::Answered { status, .. } => match status.as_u16() {
+                429 => "wait a minute, and ask again",
+                500.. => "the registry is in trouble: try again later, or look into its log",
+                _ => return None,
+            },
+            Self::Elsewhere { .. } => "ask from that machine",
+            Self::NotARegistry { .. } => "check its name and port",
+        };
+        Some(hint.to_owned())
     }
 }
 

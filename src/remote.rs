@@ -58,6 +58,14 @@ impl Cause {
             Self::Registry(error) => clean(&error.to_string()),
         }
     }
+
+    /// What to do about a question that the registry did not answer; of the engine's words nothing more is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Registry(error) => error.hint(),
+            Self::Engine { .. } => None,
+        }
+    }
 }
 
 /// Why there is no answer.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::failure::Class;
 use crate::reference::{HUB, Reference, ReferenceError};
 
 /// An image as it was typed.
@@ -87,13 +88,7 @@ impl TargetError {
             Self::Image { reason: ReferenceError::Identifier { .. }, .. } => {
                 "an image without a name is pushed with --to registry.example.com/PATH:TAG".to_owned()
             }
-            Self::Image { reason: ReferenceError::Uppercase { .. }, .. }
-            | Self::Destination { reason: ReferenceError::Uppercase { .. }, .. } => {
-                "spell the repository in lower case".to_owned()
-            }
-            Self::Image { typed, .. } | Self::Destination { typed, .. } => {
-                format!("`{typed}` is not named like `registry.example.com/team/app:tag`, without a scheme")
-            }
+            Self::Image { typed, reason } | Self::Destination { typed, reason } => reason.hint(typed),
             Self::Registry { typed } => format!("for that registry write `--to {typed}/`"),
             Self::TagWithAllTags { typed } => format!("leave out the tag of `{typed}`, or --all-tags"),
             Self::IdWithAllTags { .. } => "name the repository, or leave out --all-tags".to_owned(),
@@ -104,6 +99,10 @@ impl TargetError {
                 "give each its own destination, or one that ends with a slash".to_owned()
             }
         }
+    }
+
+    pub fn class(&self) -> Class {
+        Class::Reference
     }
 }
 

@@ -254,6 +254,22 @@ impl Login {
             (_, false) => format!("no credentials were found for it ({})", self.problems.join("; ")),
         }
     }
+
+    /// What to mend before another login can help.
+    pub fn broken_hint(&self) -> Option<&'static str> {
+        Some(match self.broken? {
+            Broken::Config => {
+                "mend config.json first: `docker login` would write it anew, and lose what it cannot read; for one call there is `--username NAME --password-stdin`"
+            }
+            Broken::Variable => {
+                "mend or unset DOCKER_AUTH_CONFIG; for one call there is `--username NAME --password-stdin`"
+            }
+            Broken::Helper => {
+                "see to the credential helper first, which `docker login` uses too; for one call there is `--username NAME --password-stdin`"
+            }
+            Broken::Entry => return None,
+        })
+    }
 }
 
 /// One line of what Docker holds.
@@ -577,6 +593,14 @@ fn from_variable(text: &Secret, key: &str) -> Result<Option<Credentials>, Creden
 
 fn bad_variable_entry(registry: &str, problem: &str) -> CredentialsError {
     CredentialsError::Variable { reason: format!("the entry for {} {problem}", clean(registry)) }
+}
+
+/// What an environment variable does that its owner may have forgotten.
+pub const SHADOWS: &str = "DOCKER_AUTH_CONFIG goes before every `docker login`: change or unset it";
+
+/// For the Hub docker needs no name, and with none logs in by the browser.
+pub fn docker_login(registry: &str) -> String {
+    if registry == HUB { "docker login".to_owned() } else { format!("docker login {registry}") }
 }
 
 #[cfg(test)]

@@ -5,9 +5,8 @@
 //!
 //! Source: docker/cli `cli/config/credentials/{file_store,native_store}.go`.
 
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use jsonc_parser::ParseOptions;
 use jsonc_parser::cst::{CstInputValue, CstObject, CstObjectProp, CstRootNode};
@@ -16,10 +15,11 @@ use serde_json::json;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use zeroize::Zeroizing;
 
-use super::{
+use crate::config::{Config, ConfigError, Held, Mode};
+use crate::credentials::{
     Credentials, CredentialsError, Keyring, Kind, Source, credentials_store, decode, helper, helpers, shown,
 };
-use crate::config::{Config, ConfigError, Held, Mode};
+use crate::failure::Class;
 use crate::secret::Secret;
 use crate::text::with_causes;
 
@@ -39,6 +39,28 @@ pub enum SaveError {
         #[source]
         source: io::Error,
     },
+}
+
+impl SaveError {
+    /// What to type or to change next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Helper(CredentialsError::HelperMissing { helper, .. }) => {
+                return Some(format!(
+                    "install `docker-credential-{helper}`, or take it out of `credsStore` and `credHelpers`"
+                ));
+            }
+            Self::Helper(_) => "see what the helper needs; the login is kept nowhere else",
+            Self::Config(ConfigError::Unreadable { .. }) => "see who may read that file; nothing was kept",
+            Self::Config(_) | Self::NotEditable { .. } => "mend that file first; nothing was kept",
+            Self::Unwritable { .. } => "see why that cannot be written; nothing was kept",
+        };
+        Some(hint.to_owned())
+    }
+
+    pub fn class(&self) -> Class {
+        Class::Other
+    }
 }
 
 impl Keyring {

@@ -3,8 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::context::Endpoint;
+use crate::context::{Address, Endpoint, Origin};
+use crate::failure::tunnel_hint;
 use crate::net::tls::{self, TlsProblem};
+use crate::transport::ssh::{login, remote_docker};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -68,5 +70,118 @@ impl TransportError {
             }
             _ => Self::Lost { endpoint, was_heard, source },
         }
+    }
+
+    /// What to type or to change next.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Unreachable { endpoint, source } => unreachable_hint(endpoint, source),
+            Self::Proxy { endpoint, .. } => {
+                let host = match &endpoint.address {
+                    Address::Tcp { host, .. } => host,
+                    _ => "HOST",
+                };
+                format!("check HTTP_PROXY and HTTPS_PROXY, or go there directly with NO_PROXY={host}")
+            }
+            Self::WantsTls { endpoint } => with_tls_options(
+                endpoint,
+                "pass --tlsverify with --tlscacert, --tlscert and --tlskey, or set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH",
+            ),
+            Self::Tls { endpoint, problem } => match problem {
+                TlsProblem::PlainText => with_tls_options(
+                    endpoint,
+                    "leave out --tls and --tlsverify, and unset DOCKER_TLS and DOCKER_TLS_VERIFY",
+                ),
+                TlsProblem::UnknownAuthority { .. } | TlsProblem::Authorities { .. } => with_tls_options(
+                    endpoint,
+                    "name the CA that signed it with --tlscacert, or as ca.pem in DOCKER_CERT_PATH",
+                ),
+                TlsProblem::IdentityMissing | TlsProblem::Identity { .. } | TlsProblem::IdentityRefused { .. } => {
+                    with_tls_options(
+                        endpoint,
+                        "name one that the engine's CA signed with --tlscert and --tlskey, or as cert.pem and key.pem in DOCKER_CERT_PATH",
+                    )
+                }
+                TlsProblem::Refused => with_tls_options(
+                    endpoint,
+                    "if it wants a client certificate, name that with --tlscert and --tlskey, or put it into DOCKER_CERT_PATH; else see what the engine speaks",
+                ),
+                TlsProblem::Expired | TlsProblem::NotYetValid => {
+                    "have the engine's certificate renewed, and check the clocks of both machines".to_owned()
+                }
+                TlsProblem::WrongName { .. } => {
+                    "name the engine as its certificate does, or have that renewed for this name".to_owned()
+                }
+                TlsProblem::Other(_) => "see what it says: `openssl s_client -connect HOST:PORT`".to_owned(),
+            },
+            Self::Tunnel { endpoint, said, .. } => match &endpoint.address {
+                Address::Ssh(ssh) => {
+                    // As ssh-keygen wants it.
+                    let known = match &ssh.port {
+                        Some(port) => format!("'[{}]:{port}'", ssh.host),
+                        None => ssh.host.clone(),
+                    };
+                    let hint = tunnel_hint(said).replace("{login}", &login(ssh)).replace("{host}", &known);
+                    hint.replace("{docker}", &remote_docker(ssh))
+                }
+                _ => "see what `docker version` says with the same options".to_owned(),
+            },
+            Self::Lost { endpoint, source, .. } if source.is_parse() => match &endpoint.address {
+                Address::Tcp { .. } if endpoint.tls.is_none() => {
+                    "what answers there is no engine, or one that wants TLS (--tlsverify, DOCKER_TLS_VERIFY): check --host, --context and DOCKER_HOST".to_owned()
+                }
+                _ => "what answers there is no engine: check --host, --context and DOCKER_HOST".to_owned(),
+            },
+            Self::Lost { was_heard: true, .. } => {
+                "the engine may have stopped: look into its log, and push again".to_owned()
+            }
+            Self::Lost { endpoint, .. } => match &endpoint.address {
+                Address::Tcp { .. } if endpoint.tls.is_none() => {
+                    "what is there hangs up without a word: it may want TLS (--tlsverify, DOCKER_TLS_VERIFY), or is no engine".to_owned()
+                }
+                _ => "what is there hangs up without a word: is it an engine? See `docker version`".to_owned(),
+            },
+        }
+    }
+}
+
+/// A stored context keeps its own TLS: there the options do nothing.
+fn with_tls_options(endpoint: &Endpoint, options: &str) -> String {
+    match &endpoint.origin {
+        Origin::Context { name, .. } => format!(
+            "the context keeps its own: `docker context update {name} --docker host={},ca=FILE,cert=FILE,key=FILE`, without the files for no TLS",
+            endpoint.address
+        ),
+        _ => options.to_owned(),
+    }
+}
+
+fn unreachable_hint(endpoint: &Endpoint, source: &io::Error) -> String {
+    const ANOTHER: &str = "or name another with --context or DOCKER_HOST";
+    match (&endpoint.address, source.kind()) {
+        (Address::Unix(path), io::ErrorKind::PermissionDenied) => {
+            let path = path.display();
+            format!("you may not open {path}: join its group (often `docker`) and log in again, or use sudo")
+        }
+        (Address::Unix(_), io::ErrorKind::InvalidInput) => "link the socket to a shorter path".to_owned(),
+        (Address::Unix(path), io::ErrorKind::NotFound) => {
+            format!(
+                "nothing is at {}: start the engine (`systemctl start docker`), {ANOTHER}",
+                path.display()
+            )
+        }
+        (Address::Unix(path), _) => {
+            format!("no engine listens at {}: start it (`systemctl start docker`), {ANOTHER}", path.display())
+        }
+        (Address::Tcp { base, .. }, _) if base.ends_with(".sock") => {
+            format!("for a socket write unix://{base}")
+        }
+        (Address::Tcp { .. }, io::ErrorKind::ConnectionRefused) => {
+            format!("no engine listens there: start it with this address (dockerd `-H`), {ANOTHER}")
+        }
+        (Address::Tcp { .. }, _) => format!("check host name, network and firewall, {ANOTHER}"),
+        (Address::Ssh(_), io::ErrorKind::NotFound) => "install ssh, of OpenSSH".to_owned(),
+        (Address::ThroughDocker { .. }, io::ErrorKind::NotFound) => "install the docker CLI".to_owned(),
+        _ => format!("see `docker version`, {ANOTHER}"),
     }
 }
