@@ -88,7 +88,7 @@ fn an_open_registry_serves_the_digest_that_was_printed() {
         assert_eq!(result["layers"], json!({"total": layers, "pushed": 0, "exists": layers, "mounted": 0}));
 
         for name in [&image.name, &reference] {
-            ok(engine.docker(&home).args(["rmi", "-f", &image.id]));
+            engine.remove(&[&image.id]);
             engine.pull(&home, name);
             let id = ok(engine.docker(&home).args(["inspect", "-f", "{{.Id}}", name]));
             assert_eq!(id.trim(), image.id, "{name} is not the image that was pushed");
@@ -244,7 +244,7 @@ fn an_image_that_is_not_there_is_5_with_near_names() {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("near/application:1"), SMALL);
         let missing = registry.name("near/aplication:1");
-        let run = run(engine.docker(&home).args(["regpush", &missing]));
+        let run = engine.while_images_stay(|| run(engine.docker(&home).args(["regpush", &missing])));
         assert_eq!(run.status, 5, "{run:?}");
         assert!(run.stderr.contains(&format!("did you mean {}?", image.name)), "{run:?}");
     });
@@ -257,11 +257,12 @@ fn all_tags_of_a_repository_are_pushed() {
         let image = engine.image(&home, &registry.name("all/app:1"), SMALL);
         let other = registry.name("all/app:2");
         ok(engine.docker(&home).args(["tag", &image.name, &other]));
-        let pushed = run(engine.docker(&home).args(["regpush", "--all-tags", &registry.name("all/app")]));
+        let arguments = ["regpush", "--all-tags", &registry.name("all/app")];
+        let pushed = engine.while_images_stay(|| run(engine.docker(&home).args(arguments)));
         assert_eq!(pushed.status, 0, "{pushed:?}");
         let line = |tag| format!("{}@{}\n", registry.name("all/app"), registry.digest("all/app", tag, None));
         assert_eq!(pushed.stdout, line("1") + &line("2"), "{pushed:?}");
-        ok(engine.docker(&home).args(["rmi", &other]));
+        engine.remove(&[&other]);
     });
 }
 

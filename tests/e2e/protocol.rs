@@ -45,8 +45,10 @@ fn a_real_bash_completes_images_and_options() {
     let mut bash = bash(&engine, &home);
     // The rest of the name, then of an option and of its value.
     let typed = registry.name("compl");
-    bash.type_in(&format!("docker regpush {typed}\t"));
-    bash.wait_for(&image.name);
+    engine.while_images_stay(|| {
+        bash.type_in(&format!("docker regpush {typed}\t"));
+        bash.wait_for(&image.name);
+    });
     bash.type_in("--prog\t");
     bash.wait_for("--progress");
     bash.type_in(" pl\t");
@@ -70,7 +72,7 @@ fn docker_passes_completion_on() {
         let image = engine.image(&home, &registry.name("protocol/app:1"), SMALL);
         let complete =
             |word: &str, words: &[&str]| ok(engine.docker(&home).args([word, "regpush"]).args(words));
-        let images = complete("__complete", &[&registry.name("pro")]);
+        let images = engine.while_images_stay(|| complete("__complete", &[&registry.name("pro")]));
         let line = images.lines().next().unwrap();
         assert!(line.starts_with(&format!("{}\t", image.name)) && images.ends_with(":4\n"), "{images}");
         let options = complete("__complete", &["--pa"]);
@@ -116,7 +118,7 @@ fn a_failed_docker_push_ends_with_our_hint() {
         let pushed = push(&["push", &fine]);
         assert_eq!(pushed.status, 0, "{name}: {}", pushed.text);
         assert!(!pushed.text.contains("What's next"), "{name}: {}", pushed.text);
-        ok(engine.docker(&home).args(["rmi", &fine]));
+        engine.remove(&[&fine]);
 
         assert_eq!(run(engine.docker(&home).args(["regpush", "hook", "remove"])).status, 0);
         assert_eq!(fs::read_to_string(&config).unwrap(), before);

@@ -456,7 +456,8 @@ fn local_images_tell_what_was_pushed_where_the_engine_knows() {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("local/app:1"), SMALL);
         let line = || {
-            let listed = ok(engine.docker(&home).args(["regpush", "ls", "--format", "json"]));
+            let arguments = ["regpush", "ls", "--format", "json"];
+            let listed = engine.while_images_stay(|| ok(engine.docker(&home).args(arguments)));
             let lines = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
             lines.into_iter().find(|line| line["image"] == image.name).unwrap()
         };

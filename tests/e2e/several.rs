@@ -16,7 +16,8 @@ use crate::{PASSWORD, SMALL, on_each_engine, packed};
 
 /// All names that the engine has for images, those of other tests among them.
 fn names(engine: &Engine, home: &Home) -> Vec<String> {
-    let list = ok(engine.docker(home).args(["images", "--format", "{{.Repository}}:{{.Tag}}"]));
+    let arguments = ["images", "--format", "{{.Repository}}:{{.Tag}}"];
+    let list = engine.while_images_stay(|| ok(engine.docker(home).args(arguments)));
     list.lines().map(str::to_owned).collect()
 }
 
@@ -90,7 +91,7 @@ fn one_of_four_fails_and_the_others_are_pushed() {
         assert!(run.stderr.contains(&format!("  failed: {taken} (other)\n")), "{run:?}");
         let id = ok(engine.docker(&home).args(["image", "inspect", "-f", "{{.Id}}", &taken]));
         assert_eq!(id.trim(), images[1].id, "it was not moved");
-        ok(engine.docker(&home).args(["rmi", &taken]));
+        engine.remove(&[&taken]);
         assert_no_name_of(engine, &home, &open.host());
         assert_no_name_of(engine, &home, &other.host());
     });
@@ -151,7 +152,7 @@ fn an_image_without_a_name_is_still_there_afterwards() {
         let short = image.id.trim_start_matches("sha256:")[..12].to_owned();
         ok(engine.docker(&home).args(["regpush", "-q", &short, "--to", &second]));
         assert!(!names(engine, &home).contains(&second));
-        ok(engine.docker(&home).args(["rmi", "-f", &image.id]));
+        engine.remove(&[&image.id]);
     });
 }
 
@@ -164,7 +165,7 @@ fn twelve_tags_are_twelve_lines() {
             .collect();
         let repository = registry.name("tags/app");
         let arguments = ["regpush", "-q", "--all-tags", "--parallel", "4", &repository];
-        let pushed = run(engine.docker(&home).args(arguments));
+        let pushed = engine.while_images_stay(|| run(engine.docker(&home).args(arguments)));
         assert_eq!((pushed.status, pushed.stderr.as_str()), (0, ""), "{pushed:?}");
         // In the order of names: 1, 10, 11, 12, 2, …
         let mut tags: Vec<String> = (1..=12).map(|tag: u32| tag.to_string()).collect();
@@ -327,9 +328,7 @@ fn of_an_image_for_several_platforms_the_registry_holds_what_was_announced() {
     assert_eq!(narrowed.json()["platforms"], platforms, "{narrowed:?}");
     assert_eq!(narrowed.json()["warnings"].as_array().unwrap().len(), 1, "{narrowed:?}");
     assert!(architectures(&registry, "multi/part").is_empty(), "a manifest, and no index");
-    for name in [&whole, &part] {
-        ok(engine.docker(&home).args(["rmi", "-f", name]));
-    }
+    engine.remove(&[&whole, &part]);
 }
 
 #[test]

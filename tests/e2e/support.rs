@@ -7,8 +7,8 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,24 @@ pub fn engine(name: &'static str) -> Engine {
     Engine { name, socket, docker: directory.join("docker"), directory }
 }
 
+/// An engine with the containerd store looks at each image that it lists, and fails if one is removed meanwhile
+/// (docker 28.5: "content digest … not found"). So nothing is listed while a test removes an image.
+static IMAGES: RwLock<()> = RwLock::new(());
+
 impl Engine {
+    /// Runs what lists images, while no test removes one.
+    pub fn while_images_stay<T>(&self, list: impl FnOnce() -> T) -> T {
+        let _guard = IMAGES.read().unwrap_or_else(PoisonError::into_inner);
+        list()
+    }
+
+    /// Removes images by name or ID. Those that are not there are no error.
+    pub fn remove(&self, names: &[&str]) {
+        let _guard = IMAGES.write().unwrap_or_else(PoisonError::into_inner);
+        let mut docker = Command::new(&self.docker);
+        let _ = docker.arg("-H").arg(self.host()).args(["rmi", "-f"]).args(names).output();
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
@@ -205,10 +222,7 @@ pub struct Image<'a> {
 
 impl Drop for Image<'_> {
     fn drop(&mut self) {
-        let mut docker = Command::new(&self.engine.docker);
-        docker.arg("-H").arg(self.engine.host());
-        // A test may have removed it already.
-        let _ = docker.args(["rmi", "-f", &self.name, &self.id]).output();
+        self.engine.remove(&[&self.name, &self.id]);
     }
 }
 

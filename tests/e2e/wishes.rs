@@ -52,7 +52,7 @@ fn the_same_image_from_another_engine_is_unchanged() {
     ok_with_stdin(other.docker(&home).arg("load"), &saved.stdout);
     let (run, result) = push(&other, &home, &["--if-exists", "fail"], &image.name);
     assert_eq!((run.status, &result["status"]), (0, &json!("unchanged")), "{run:?}");
-    ok(other.docker(&home).args(["rmi", &image.name]));
+    other.remove(&[&image.name]);
 }
 
 #[test]
