@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::config::ConfigError;
-use crate::context::ContextError;
 use crate::credentials::prompt::PromptError;
 use crate::credentials::save::SaveError;
 use crate::credentials::{Login, SHADOWS, Source, docker_login};
+use crate::docker::config::ConfigError;
+use crate::docker::context::ContextError;
+use crate::docker::headers::HeadersError;
+use crate::docker::hook::HookError;
 use crate::engine::EngineError;
 use crate::failure::{Class, Evidence, classify};
-use crate::headers::HeadersError;
-use crate::hook::HookError;
 use crate::login::LoginError;
 use crate::push::{PushError, Suggestion};
 use crate::reference::ReferenceError;

@@ -7,8 +7,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 use std::{env, io, thread};
 
+use docker_regpush::command::{self, complete};
+use docker_regpush::docker::hook;
+use docker_regpush::plugin;
 use docker_regpush::secret::{self, Secret};
-use docker_regpush::{command, completion, hook, plugin};
 use tokio::runtime::Runtime;
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         };
     }
-    if let Some(request) = completion::Request::read(&args) {
+    if let Some(request) = complete::Request::read(&args) {
         return if request.answer(io::stdout()).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let call = match plugin::parse(&args) {

@@ -4,13 +4,13 @@ use std::io::{self, Read as _};
 use std::time::Duration;
 
 use crate::cli::{DockerOptions, GivenLogin};
-use crate::config::{self, Config};
-use crate::context::{Choice, Endpoint, TlsChoice};
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Keyring, Login};
+use crate::docker::config::{self, Config};
+use crate::docker::context::{Choice, Endpoint, TlsChoice};
+use crate::docker::headers;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::headers;
 use crate::net::{RegistrySettings, Trace, is_on_loopback};
 use crate::print::{tell, warn};
 use crate::registry::{Access, Registry};

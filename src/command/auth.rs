@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::cli::{AuthOptions, DockerOptions, ListFormat};
 use crate::command::table::table;
-use crate::context::without_user;
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Entry, Keyring, Kind, Login, Source};
+use crate::docker::context::without_user;
 use crate::engine::Engine;
 use crate::error::{Error, Told};
 use crate::failure::Class;

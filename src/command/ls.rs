@@ -7,8 +7,9 @@ use serde::Serialize;
 use crate::cli::{DockerOptions, ListFormat, LsOptions};
 use crate::command::LIST_TIMEOUT;
 use crate::command::table::table;
-use crate::context::without_user;
 use crate::credentials::{Credentials, Keyring};
+use crate::docker::context::without_user;
+use crate::engine::transport::error::TransportError;
 use crate::engine::{EngineError, LocalImage};
 use crate::error::Error;
 use crate::print::{print, tell, warn};
@@ -17,7 +18,6 @@ use crate::registry::{Registry, RegistryError, digests, is_without_catalog};
 use crate::secret::Secret;
 use crate::setup::{engine, keyring, registry};
 use crate::text::{human_size, with_causes};
-use crate::transport::error::TransportError;
 
 /// What is to be listed.
 #[derive(Debug, PartialEq, Eq)]

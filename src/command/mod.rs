@@ -1,7 +1,7 @@
 //! The commands, from their options to their exit status: what is set up for them, and what is told of it.
 
 mod auth;
-mod files;
+pub mod complete;
 mod hook;
 mod ls;
 mod push;

@@ -8,25 +8,25 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::Metadata;
-#[cfg(unix)]
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use std::{env, io};
 
-#[cfg(unix)]
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::{Credentials, CredentialsError};
-use crate::config::field;
+use crate::credentials::{Credentials, CredentialsError};
+use crate::docker::config::field;
 use crate::secret::{Censor, Secret};
 use crate::text::clean;
+#[cfg(unix)]
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+#[cfg(unix)]
+use std::os::unix::fs::PermissionsExt as _;
 
 /// What stands before a helper's name in the name of its program.
 pub const PREFIX: &str = "docker-credential-";

@@ -19,7 +19,7 @@ use docker_credential::{DockerCredential, get_credential_from_reader};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::{AuthEntry, Config, field};
+use crate::docker::config::{AuthEntry, Config, field};
 use crate::reference::{HUB, HUB_CREDENTIALS_KEY, credentials_key};
 use crate::secret::Secret;
 use crate::text::clean;

@@ -15,10 +15,10 @@ use serde_json::json;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use zeroize::Zeroizing;
 
-use crate::config::{Config, ConfigError, Held, Mode};
 use crate::credentials::{
     Credentials, CredentialsError, Keyring, Kind, Source, credentials_store, decode, helper, helpers, shown,
 };
+use crate::docker::config::{Config, ConfigError, Held, Mode};
 use crate::failure::Class;
 use crate::secret::Secret;
 use crate::text::with_causes;

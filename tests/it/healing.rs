@@ -4,8 +4,8 @@ use std::panic::AssertUnwindSafe;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use docker_regpush::config::Config;
-use docker_regpush::context::{Choice, Endpoint};
+use docker_regpush::docker::config::Config;
+use docker_regpush::docker::context::{Choice, Endpoint};
 use docker_regpush::engine::Engine;
 use docker_regpush::reference::Reference;
 use hyper::HeaderMap;

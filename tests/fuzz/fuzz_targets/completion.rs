@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Once;
 
-use docker_regpush::completion::Request;
+use docker_regpush::command::complete::Request;
 use docker_regpush::plugin::parse;
 use libfuzzer_sys::fuzz_target;
 

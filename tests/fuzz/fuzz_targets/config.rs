@@ -4,10 +4,10 @@
 
 use std::path::Path;
 
-use docker_regpush::config::Config;
 use docker_regpush::credentials::save::edited;
 use docker_regpush::credentials::{Credentials, registries};
-use docker_regpush::headers;
+use docker_regpush::docker::config::Config;
+use docker_regpush::docker::headers;
 use docker_regpush::secret::Secret;
 use libfuzzer_sys::fuzz_target;
 

@@ -16,10 +16,10 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::context::{Endpoint, SshHost};
-use crate::transport::error::TransportError;
-use crate::transport::ssh::ssh_arguments;
-use crate::transport::stream::Stream;
+use crate::docker::context::{Endpoint, SshHost};
+use crate::engine::transport::error::TransportError;
+use crate::engine::transport::ssh::ssh_arguments;
+use crate::engine::transport::stream::Stream;
 
 /// Bytes kept of what the program says on stderr, the last ones.
 const MAX_SAID: usize = 4096;
@@ -145,8 +145,8 @@ fn shown(program: &OsStr, arguments: &[OsString]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::context::{Address, Choice, Endpoint};
+    use crate::docker::config::Config;
+    use crate::docker::context::{Address, Choice, Endpoint};
 
     /// Recorded with docker 28.5.2 and a fake ssh.
     #[test]

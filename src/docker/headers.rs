@@ -7,7 +7,7 @@ use std::env;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::config::Config;
+use crate::docker::config::Config;
 use crate::failure::Class;
 
 const VARIABLE: &str = "DOCKER_CUSTOM_HEADERS";

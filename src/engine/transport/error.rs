@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::context::{Address, Endpoint, Origin};
+use crate::docker::context::{Address, Endpoint, Origin};
+use crate::engine::transport::ssh::{login, remote_docker};
 use crate::failure::tunnel_hint;
 use crate::net::tls::{self, TlsProblem};
-use crate::transport::ssh::{login, remote_docker};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {

@@ -20,8 +20,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::context::Endpoint;
 use crate::credentials::{Credentials, Kind, Login, SHADOWS, Source, docker_login};
+use crate::docker::context::Endpoint;
 use crate::failure::Class;
 use crate::net::proxy::setting as proxy_for;
 use crate::net::tls::{Identity, Pem, Tls, TlsProblem, config as tls_config, find as tls_error};

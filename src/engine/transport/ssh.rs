@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 
-use crate::context::SshHost;
+use crate::docker::context::SshHost;
 
 /// `-p 2222 me@box`, as somebody types it behind `ssh`, quoted for a shell: names in a URL may hold anything.
 pub fn login(SshHost { user, host, port, .. }: &SshHost) -> String {

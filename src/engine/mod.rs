@@ -2,6 +2,8 @@
 //!
 //! Source: Docker Engine API 1.24 to 1.51; podman's Docker API answers the same calls.
 
+pub mod transport;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::mem::take;
@@ -18,8 +20,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::context::{Address, Endpoint};
 use crate::credentials::Credentials;
+use crate::docker::context::{Address, Endpoint};
+use crate::engine::transport::Transport;
+use crate::engine::transport::error::TransportError;
 use crate::event::{DecodeError, Decoder, Event};
 use crate::failure::{Class, Evidence, classify, wants_tls};
 use crate::net::{RegistrySettings, Trace, USER_AGENT_VALUE, is_on_loopback};
@@ -28,8 +32,6 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::secret::{Censor, Secret};
 use crate::text::clean;
-use crate::transport::Transport;
-use crate::transport::error::TransportError;
 
 /// The newest API that this client knows; an older engine's own is used.
 const API_VERSION: (u32, u32) = (1, 51);

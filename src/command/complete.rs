@@ -19,14 +19,15 @@ use clap::{CommandFactory as _, FromArgMatches as _, ValueHint};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
 
 use crate::cli::{DockerOptions, LOG_LEVELS, PluginCommand, StandaloneCommand};
-use crate::config::{self, Config};
-use crate::context::{self, Endpoint};
+use crate::credentials;
+use crate::docker::config::{self, Config};
+use crate::docker::context::{self, Endpoint};
+use crate::docker::headers;
 use crate::engine::{Engine, LocalImage};
 use crate::plugin::NAME;
 use crate::reference::has_registry;
 use crate::setup::choice;
 use crate::text::{clean, human_size};
-use crate::{credentials, headers};
 
 /// Who presses TAB does not wait for longer.
 const PATIENCE: Duration = Duration::from_millis(200);

@@ -13,7 +13,7 @@ use hyper::http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-use crate::config::{Config, ConfigError, directory, field, read_file};
+use crate::docker::config::{Config, ConfigError, directory, field, read_file};
 use crate::failure::Class;
 use crate::net::is_loopback;
 use crate::net::tls::{Identity, Pem, Tls};

@@ -1,5 +1,8 @@
 //! Pushes: of several images, to several places, some at once.
 
+mod files;
+mod report;
+
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::env;
@@ -15,7 +18,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
 use crate::cli::{DockerOptions, ProgressMode, PushOptions};
 use crate::command::LIST_TIMEOUT;
-use crate::command::files::Files;
+use crate::command::push::files::Files;
+use crate::command::push::report::Report;
 use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Keyring};
 use crate::engine::{Engine, LocalImage};
@@ -28,7 +32,6 @@ use crate::print::{unless_closed, worded};
 use crate::push::{Outcome, Push, Record, Session, Status, beside, suggest};
 use crate::reference::Reference;
 use crate::remote::Remote;
-use crate::report::Report;
 use crate::secret::Secret;
 use crate::setup::{engine, given_login, keyring, trace};
 use crate::target::{Target, expand, targets};

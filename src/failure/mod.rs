@@ -7,6 +7,11 @@
 //!
 //! Tested on the recordings in `tests/failures/`; sources stand beside each text there.
 
+use Class::{
+    Auth, Cancelled, ContentMissing, Denied, Engine, Network, NotFound, Other, RateLimited, Rejected, Server,
+    Tls,
+};
+use Conclusion::{AuthUnlessSent, Is, NetworkUnlessManifest};
 use hyper::StatusCode;
 
 /// What kind of failure a push ended with; each has an exit status of its own in [`crate::error`].
@@ -185,10 +190,6 @@ macro_rules! rules {
         &[$(Rule { conclusion: $conclusion, words: &$words, statuses: &[$($status),*], advice: $advice }),*]
     };
 }
-
-use Class::{Auth, Cancelled, ContentMissing, Denied, Engine, Network, NotFound, Other};
-use Class::{RateLimited, Rejected, Server, Tls};
-use Conclusion::{AuthUnlessSent, Is, NetworkUnlessManifest};
 
 const LOG_IN: Advice = Advice::new(
     "log in with `docker login {registry}`, pass `--username NAME --password-stdin`, or set DOCKER_AUTH_CONFIG",
@@ -678,7 +679,7 @@ mod tests {
 
     #[test]
     fn recordings_come_out_as_labelled() {
-        let recorded: Vec<Recorded> = lines(include_str!("../tests/failures/recorded.jsonl"));
+        let recorded: Vec<Recorded> = lines(include_str!("../../tests/failures/recorded.jsonl"));
         let mut by_engine: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         let mut wrong = Vec::new();
         for recording in recorded.iter().filter(|recording| !hung(recording)) {
@@ -724,8 +725,8 @@ mod tests {
     #[test]
     fn texts_from_the_wild_come_out_as_labelled() {
         for (name, text) in [
-            ("wild", include_str!("../tests/failures/wild.jsonl")),
-            ("found", include_str!("../tests/failures/found.jsonl")),
+            ("wild", include_str!("../../tests/failures/wild.jsonl")),
+            ("found", include_str!("../../tests/failures/found.jsonl")),
         ] {
             let wild: Vec<Wild> = lines(text);
             let wrong: Vec<String> = wild.iter().filter_map(Wild::complaint).collect();

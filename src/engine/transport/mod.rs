@@ -4,11 +4,11 @@
 //! hyperlocal's own client: that sends `Host: <hex of the socket's path>`, and panics on a space in a
 //! request's path.
 
-pub mod child;
 pub mod dial;
 pub mod error;
 pub mod ssh;
 pub mod stream;
+pub mod tunnel;
 
 use std::io;
 use std::sync::Arc;
@@ -19,14 +19,13 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::PROXY_AUTHORIZATION;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-
 use tokio::sync::oneshot;
 
-use crate::context::Endpoint;
-use crate::transport::child::Tunnel;
-use crate::transport::dial::Forward;
-use crate::transport::error::TransportError;
-use crate::transport::stream::Closable;
+use crate::docker::context::Endpoint;
+use crate::engine::transport::dial::Forward;
+use crate::engine::transport::error::TransportError;
+use crate::engine::transport::stream::Closable;
+use crate::engine::transport::tunnel::Tunnel;
 
 pub type Body = Full<Bytes>;
 

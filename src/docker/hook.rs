@@ -14,13 +14,13 @@ use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::config::ConfigError;
+use crate::docker::config::ConfigError;
 use crate::failure::{Class, Evidence, classify, is_usage};
 
 /// The commands docker asks after: `docker push` and its long form.
 const COMMANDS: &str = "push,image push";
 /// The hint. docker fills in the image, by the functions that every version of it has.
-const TEMPLATE: &str = include_str!("../plugin-metadata/hook.txt");
+const TEMPLATE: &str = include_str!("../../plugin-metadata/hook.txt");
 
 /// Answers docker's question with a hint; with an empty one, which docker does not show, where there is
 /// nothing to say: the push went well, or nothing of ours would help.

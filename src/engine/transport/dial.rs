@@ -16,12 +16,12 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower_service::Service as _;
 
-use crate::context::{Address, Endpoint};
+use crate::docker::context::{Address, Endpoint};
+use crate::engine::transport::error::TransportError;
+use crate::engine::transport::stream::Stream;
+use crate::engine::transport::tunnel::Tunnel;
 use crate::net::proxy;
 use crate::net::tls::{self, Tls, TlsProblem, cause};
-use crate::transport::child::Tunnel;
-use crate::transport::error::TransportError;
-use crate::transport::stream::Stream;
 
 /// docker's own limit (moby `client/client.go`); here for the handshake of TLS too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

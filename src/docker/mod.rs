@@ -1,0 +1,6 @@
+//! Docker on this machine: its config directory, its contexts, and what it asks of a plugin.
+
+pub mod config;
+pub mod context;
+pub mod headers;
+pub mod hook;
