@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::credentials::prompt::PromptError;
 use crate::credentials::save::SaveError;
-use crate::credentials::{Login, SHADOWS, Source, docker_login};
 use crate::docker::config::ConfigError;
 use crate::docker::context::ContextError;
 use crate::docker::headers::HeadersError;

@@ -10,7 +10,9 @@ use std::cell::Cell;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::credentials::{Credentials, Login, LookedUp, Source};
+use crate::credentials::Credentials;
+use crate::credentials::keyring::LookedUp;
+use crate::credentials::login::{Login, Source};
 
 /// Credentials that are in use.
 #[derive(Clone, Debug)]

@@ -1,7 +1,8 @@
 //! Asking somebody for a login, and having the registry check it before it is used.
 
+use crate::credentials::Credentials;
+use crate::credentials::login::docker_login;
 use crate::credentials::prompt::{PromptError, Terminal};
-use crate::credentials::{Credentials, docker_login};
 use crate::engine::{AuthAnswer, Engine, EngineError};
 use crate::failure::{Class, Evidence, classify};
 use crate::secret::Secret;

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use std::{env, io, thread};
 
+use docker_regpush::cli::{argv, help};
 use docker_regpush::command::{self, complete};
 use docker_regpush::docker::hook;
 use docker_regpush::plugin;
@@ -40,10 +41,10 @@ fn main() -> ExitCode {
     if let Some(request) = complete::Request::read(&args) {
         return if request.answer(io::stdout()).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let call = match plugin::parse(&args) {
+    let call = match argv::parse(&args) {
         Ok(call) => call,
         Err(error) => {
-            let printed = plugin::print(&error);
+            let printed = help::print(&error);
             return match printed {
                 _ if error.use_stderr() => USAGE.into(),
                 // Who reads no further wants no more.

@@ -15,8 +15,10 @@ use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio::time::Instant;
 
 use crate::cli::{IfExists, PushOptions, Verify};
+use crate::credentials::Credentials;
+use crate::credentials::keyring::{Keyring, LookedUp};
+use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::credentials::prompt::Terminal;
-use crate::credentials::{Credentials, Keyring, Login, LookedUp, SHADOWS, Source, docker_login};
 use crate::dry_run::{self, Findings};
 use crate::engine::{
     Engine, EngineError, ImageDetails, LocalImage, LocalManifest, PushRequest, Removed, TemporaryTag,

@@ -4,8 +4,10 @@ use std::io::{self, Read as _};
 use std::time::Duration;
 
 use crate::cli::{DockerOptions, GivenLogin};
+use crate::credentials::Credentials;
+use crate::credentials::keyring::Keyring;
+use crate::credentials::login::Login;
 use crate::credentials::prompt::Terminal;
-use crate::credentials::{Credentials, Keyring, Login};
 use crate::docker::config::{self, Config};
 use crate::docker::context::{Choice, Endpoint, TlsChoice};
 use crate::docker::headers;

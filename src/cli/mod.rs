@@ -1,14 +1,16 @@
 //! What may be typed.
 
-use std::env;
+pub mod argv;
+pub mod env;
+pub mod help;
+
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, Args, Command, Id, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::platform::Wanted;
 
@@ -164,96 +166,6 @@ pub struct PushOptions {
     /// Accepted and ignored, as in docker 29
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value_t = true, default_missing_value = "true")]
     pub disable_content_trust: bool,
-}
-
-/// docker's help says in an option's one line what it takes.
-pub fn with_plain_help(command: Command) -> Command {
-    command
-        .mut_args(|arg| match arg.get_action().takes_values() {
-            true => arg.hide_default_value(true).hide_possible_values(true),
-            false => arg,
-        })
-        .mut_subcommands(with_plain_help)
-}
-
-/// Every long option of a push is a variable too: `REGPUSH_PROGRESS=plain`, `REGPUSH_DRY_RUN=1`, several values
-/// with commas between them. The command line wins, also where it says the contrary by another option. An
-/// empty variable is none.
-///
-/// * `words`: the command line.
-pub fn with_variables(command: Command, words: &[OsString]) -> Command {
-    /// What on the command line makes which variables count no more.
-    const STRONGER: [(&str, &[&str]); 5] = [
-        ("anonymous", &["username", "password_stdin", "save_credentials"]),
-        ("username", &["anonymous"]),
-        ("password_stdin", &["anonymous"]),
-        ("save_credentials", &["anonymous"]),
-        ("progress", &["quiet"]),
-    ];
-    let set = set();
-    if set.is_empty() {
-        return command;
-    }
-    let typed = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
-    let is_typed = |id: &str| {
-        let source = typed.as_ref().and_then(|typed| typed.value_source(id));
-        source == Some(ValueSource::CommandLine)
-    };
-    let is_weaker =
-        |id: &Id| STRONGER.iter().any(|(strong, weak)| weak.contains(&id.as_str()) && is_typed(strong));
-    set.into_iter().filter(|(id, _)| !is_weaker(id)).fold(command, |command, (id, name)| {
-        command.mut_arg(id, |arg| {
-            match (arg.get_action(), env::var(&name)) {
-                // What is typed may have commas.
-                (ArgAction::Append, Ok(list)) => {
-                    arg.default_values(list.split(',').map(str::to_owned).collect::<Vec<_>>())
-                }
-                _ => arg.env(name).hide_env(true),
-            }
-        })
-    })
-}
-
-/// Options that variables say something of.
-fn set() -> Vec<(Id, String)> {
-    let push = PushOptions::augment_args(Command::new("push"));
-    let of = |arg: &Arg| {
-        let name = variable(arg)?;
-        let value = env::var_os(&name).filter(|value| !value.is_empty())?;
-        let is_off = is_flag(arg) && value.to_str().is_some_and(|value| go_bool(value) == Ok(false));
-        (!is_off).then(|| (arg.get_id().clone(), name))
-    };
-    push.get_arguments().filter_map(of).collect()
-}
-
-/// The variables themselves, for messages.
-pub fn variables_set() -> Vec<String> {
-    set().into_iter().map(|(_, name)| name).collect()
-}
-
-/// `--dry-run=false`, as docker's own flags may be turned off: against a variable.
-pub fn with_boolean_flags(command: Command) -> Command {
-    command.mut_args(|arg| match is_flag(&arg) {
-        true => arg
-            .action(ArgAction::Set)
-            .num_args(0..=1)
-            .require_equals(true)
-            .value_name("b")
-            .default_value("false")
-            .default_missing_value("true")
-            .value_parser(go_bool),
-        false => arg,
-    })
-}
-
-fn is_flag(arg: &Arg) -> bool {
-    matches!(arg.get_action(), ArgAction::SetTrue)
-}
-
-/// The variable of an option, if it has one.
-pub fn variable(arg: &Arg) -> Option<String> {
-    let long = arg.get_long().filter(|_| !arg.is_hide_set())?;
-    Some(format!("REGPUSH_{}", long.to_uppercase().replace('-', "_")))
 }
 
 /// A login for one call, before all that Docker holds.

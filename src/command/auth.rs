@@ -4,8 +4,10 @@ use serde::Serialize;
 
 use crate::cli::{AuthOptions, DockerOptions, ListFormat};
 use crate::command::table::table;
+use crate::credentials::keyring::{Entry, Keyring};
+use crate::credentials::login::{Login, Source};
 use crate::credentials::prompt::Terminal;
-use crate::credentials::{Credentials, Entry, Keyring, Kind, Login, Source};
+use crate::credentials::{Credentials, Kind};
 use crate::docker::context::without_user;
 use crate::engine::Engine;
 use crate::error::{Error, Told};

@@ -19,7 +19,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, ValueHint};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
 
 use crate::cli::{DockerOptions, LOG_LEVELS, PluginCommand, StandaloneCommand};
-use crate::credentials;
+use crate::credentials::keyring;
 use crate::docker::config::{self, Config};
 use crate::docker::context::{self, Endpoint};
 use crate::docker::headers;
@@ -175,10 +175,7 @@ fn known(
 }
 
 fn registries(config: &Config) -> Vec<(String, String)> {
-    credentials::registries(config)
-        .into_iter()
-        .map(|(registry, source)| (registry, source.to_string()))
-        .collect()
+    keyring::registries(config).into_iter().map(|(registry, source)| (registry, source.to_string())).collect()
 }
 
 fn contexts(config: &Config) -> Vec<(String, String)> {

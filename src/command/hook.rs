@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::cli::{DockerOptions, HookAction, go_bool};
-use crate::docker::config::{self, ConfigError, read_file, write_file};
+use crate::docker::config::{self, ConfigError};
+use crate::docker::file::{read_file, write_file};
 use crate::docker::hook::{EditError, HookError, install, is_installed, remove};
 use crate::error::Error;
 use crate::print::tell_error;

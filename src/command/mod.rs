@@ -11,8 +11,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::cli::DockerOptions;
+use crate::cli::argv::Command;
 use crate::error::Error;
-use crate::plugin::Command;
 use crate::print::tell_error;
 use crate::secret::Secret;
 use crate::setup::given_login;

@@ -19,7 +19,8 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::credentials::{Credentials, CredentialsError};
+use crate::credentials::Credentials;
+use crate::credentials::login::CredentialsError;
 use crate::docker::config::field;
 use crate::secret::{Censor, Secret};
 use crate::text::clean;

@@ -15,10 +15,12 @@ use serde_json::json;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use zeroize::Zeroizing;
 
-use crate::credentials::{
-    Credentials, CredentialsError, Keyring, Kind, Source, credentials_store, decode, helper, helpers, shown,
-};
-use crate::docker::config::{Config, ConfigError, Held, Mode};
+use crate::credentials::entry::decode;
+use crate::credentials::keyring::{Keyring, credentials_store, helpers, shown};
+use crate::credentials::login::{CredentialsError, Source};
+use crate::credentials::{Credentials, Kind, helper};
+use crate::docker::config::{Config, ConfigError};
+use crate::docker::file::{Held, Mode};
 use crate::failure::Class;
 use crate::secret::Secret;
 use crate::text::with_causes;

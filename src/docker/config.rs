@@ -5,20 +5,15 @@
 //! something: one bad entry of `auths` costs that entry, not random others.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-use std::{env, fmt, thread};
+use std::{env, fmt, io};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::docker::file::read_file;
 use crate::failure::Class;
 use crate::secret::Secret;
-#[cfg(unix)]
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 /// The keys of `config.json` that matter for a push.
 #[derive(Debug, Default)]
@@ -212,304 +207,9 @@ impl<'de> Deserialize<'de> for Known {
     }
 }
 
-/// A file of docker's, but not one that would keep us waiting (a FIFO), or has no end.
-///
-/// # Errors
-/// As for any file.
-pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    const MAX: u64 = 64 << 20;
-    #[cfg(unix)]
-    {
-        let kind = fs::metadata(path)?.file_type();
-        if kind.is_fifo() || kind.is_socket() {
-            return Err(io::Error::other("it is no file"));
-        }
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Puts another text in the place of a file, or takes it away (`None`), as [`Held::write`] does.
-///
-/// * `before`: what it held when it was read.
-///
-/// # Errors
-/// As for any file, or it was changed by somebody else.
-pub fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io::Result<()> {
-    Held::take(path)?.write(before, after, Mode::AsItIs)
-}
-
 /// What a file is called while it is written: `config.json.regpush-0123456789abcdef.tmp`.
-const RANDOM: usize = 16;
-const SUFFIX: &str = ".tmp";
-
-/// Who may read a file that is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// As before; a new file is for its owner alone.
-    AsItIs,
-    /// Its owner alone: it holds secrets now.
-    Private,
-}
-
-/// A file of docker's that nobody else of us writes to meanwhile: they wait for the lock file beside it.
-/// docker itself has no lock.
-#[derive(Debug)]
-pub struct Held {
-    /// The file itself, behind all links.
-    target: PathBuf,
-    /// Unlocked when it is closed, by whatever ends us.
-    _lock: File,
-    lock_path: Option<PathBuf>,
-}
-
-impl Held {
-    /// How long another may hold it; writing takes milliseconds.
-    const PATIENCE: Duration = Duration::from_secs(10);
-    const PAUSE: Duration = Duration::from_millis(2);
-
-    /// Waits until nobody else holds it. Its directory is made if there is none.
-    ///
-    /// # Errors
-    /// As for any file, or it is held for longer than 10 s.
-    pub fn take(path: &Path) -> io::Result<Self> {
-        let target = match fs::canonicalize(path) {
-            Ok(target) => target,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // A link may lead to where no file is yet.
-                let directory = path.parent().unwrap_or(Path::new("."));
-                fs::read_link(path).map_or_else(|_| path.to_owned(), |target| directory.join(target))
-            }
-            Err(error) => return Err(error),
-        };
-        // `/dev/null` is a way to say: no config. Nothing may take its place.
-        if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(io::Error::other("it is no file"));
-        }
-        make_private_directory(directory_of(&target))?;
-        let lock_path = beside(&target, ".lock");
-        let started = Instant::now();
-        loop {
-            let (lock, lock_path) = match private_file().open(&lock_path) {
-                Ok(lock) => (lock, Some(lock_path.clone())),
-                // The directory is not ours: the file may be mounted into it by itself. It can be locked too.
-                Err(_) if target.exists() => (File::open(&target)?, None),
-                Err(error) => return Err(error),
-            };
-            let is_locked = match lock.try_lock() {
-                Ok(()) => true,
-                Err(TryLockError::WouldBlock) if started.elapsed() < Self::PATIENCE => {
-                    thread::sleep(Self::PAUSE);
-                    continue;
-                }
-                Err(TryLockError::WouldBlock) => {
-                    let shown = lock_path.as_ref().unwrap_or(&target).display();
-                    return Err(io::Error::other(format!("another process holds `{shown}`")));
-                }
-                // Some network file systems know no locks: then it is as with docker.
-                Err(TryLockError::Error(error)) if has_no_locks(&error) => false,
-                Err(TryLockError::Error(error)) => return Err(error),
-            };
-            // Who held it before has taken the lock file away, or put a new file there.
-            if is_at(&lock, lock_path.as_ref().unwrap_or(&target)) {
-                let held = Self { target, _lock: lock, lock_path };
-                if is_locked && held.lock_path.is_some() {
-                    held.remove_leftovers();
-                }
-                return Ok(held);
-            }
-        }
-    }
-
-    /// What is in it now; `None`: there is no file.
-    ///
-    /// # Errors
-    /// As for any file.
-    pub fn read(&self) -> io::Result<Option<Vec<u8>>> {
-        match read_file(&self.target) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Puts another text in its place, or takes it away (`None`), in one step: whoever reads it meanwhile
-    /// sees the old or the new. Links are followed; the owner stays.
-    ///
-    /// * `before`: what it held when it was read. It is not written if that is no longer true.
-    ///
-    /// # Errors
-    /// As for any file, or it was changed by somebody else.
-    pub fn write(&self, before: Option<&[u8]>, after: Option<&str>, mode: Mode) -> io::Result<()> {
-        if self.read()?.as_deref() != before {
-            return Err(io::Error::other("it was changed meanwhile; try again"));
-        }
-        let target = &self.target;
-        let Some(text) = after else { return fs::remove_file(target) };
-        let old = fs::metadata(target).ok();
-        let in_place = || {
-            #[cfg(unix)]
-            if mode == Mode::Private {
-                self.make_private()?;
-            }
-            write_in_place(target, before.unwrap_or_default(), text.as_bytes())
-        };
-        let prefix = leftover_prefix(target);
-        let mut named = tempfile::Builder::new();
-        let named = named.prefix(&prefix).rand_bytes(RANDOM).suffix(SUFFIX);
-        let named = named.tempfile_in(directory_of(target));
-        let mut file = match named {
-            Ok(file) => file,
-            Err(_) if old.is_some() => return in_place(),
-            Err(error) => return Err(error),
-        };
-        file.write_all(text.as_bytes())?;
-        if let Some(old) = &old
-            && mode == Mode::AsItIs
-        {
-            file.as_file().set_permissions(old.permissions())?;
-        }
-        // Root may be changing another's; a file whose owner cannot be kept so is written where it is.
-        #[cfg(unix)]
-        if let Some(old) = &old
-            && !has_owner(file.as_file(), old)?
-        {
-            return in_place();
-        }
-        file.as_file().sync_all()?;
-        match file.persist(target) {
-            Ok(_) => {}
-            // A file that is mounted by itself, as into a container, can only be written where it is.
-            Err(error)
-                if matches!(
-                    error.error.kind(),
-                    io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices
-                ) =>
-            {
-                return in_place();
-            }
-            Err(error) => return Err(error.error),
-        }
-        // So that the new name is there after a crash of the system, too. Not every file system can do that.
-        #[cfg(unix)]
-        let _ = File::open(directory_of(target)).and_then(|directory| directory.sync_all());
-        Ok(())
-    }
-
-    /// Makes sure that nobody but its owner reads it: it holds secrets.
-    ///
-    /// # Errors
-    /// As for any file.
-    #[cfg(unix)]
-    pub fn make_private(&self) -> io::Result<()> {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = fs::metadata(&self.target)?.permissions().mode();
-        if mode & 0o077 == 0 {
-            Ok(())
-        } else {
-            fs::set_permissions(&self.target, fs::Permissions::from_mode(0o600))
-        }
-    }
-
-    /// What a process of ours that was killed while it wrote has left: files only we make, and only while
-    /// we hold the lock.
-    fn remove_leftovers(&self) {
-        let prefix = leftover_prefix(&self.target);
-        let is_ours = |name: &OsStr| {
-            let rest = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
-            let random = rest.and_then(|rest| rest.strip_suffix(SUFFIX.as_bytes()));
-            random
-                .is_some_and(|random| random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric))
-        };
-        for entry in fs::read_dir(directory_of(&self.target)).into_iter().flatten().flatten() {
-            if is_ours(&entry.file_name()) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
-}
-
-#[cfg(unix)]
-impl Drop for Held {
-    fn drop(&mut self) {
-        // Before it is unlocked, so that nobody takes one that goes away.
-        if let Some(path) = &self.lock_path {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(suffix);
-    path.with_file_name(name)
-}
-
-fn leftover_prefix(target: &Path) -> OsString {
-    beside(target, ".regpush-").file_name().unwrap_or_default().to_owned()
-}
-
-/// Whether this path still leads to this open file.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    matches!((file.metadata().map(id), fs::metadata(path).map(id)), (Ok(own), Ok(there)) if own == there)
-}
-
-/// Lock files stay there.
-#[cfg(windows)]
-fn is_at(_: &File, _: &Path) -> bool {
-    true
-}
-
-/// `ENOLCK` is NFS without its lock manager.
-fn has_no_locks(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    let is_without = error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error());
-    #[cfg(windows)]
-    let is_without = false;
-    is_without || error.kind() == io::ErrorKind::Unsupported
-}
-
-fn make_private_directory(directory: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(directory)
-}
-
-fn private_file() -> fs::OpenOptions {
-    let mut options = File::options();
-    options.create(true).truncate(false).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
-}
-
-/// Not in one step, but never cut off before the new text is there; what cannot be written is put back.
-fn write_in_place(path: &Path, before: &[u8], after: &[u8]) -> io::Result<()> {
-    let mut file = File::options().write(true).open(path)?;
-    let mut put = |bytes: &[u8]| {
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(bytes)?;
-        file.set_len(bytes.len() as u64)?;
-        file.sync_all()
-    };
-    put(after).inspect_err(|_| drop(put(before)))
-}
-
-/// Gives a file the owner and group of another, if it may.
-#[cfg(unix)]
-fn has_owner(file: &File, other: &fs::Metadata) -> io::Result<bool> {
-    let own = file.metadata()?;
-    let is_owned = (own.uid(), own.gid()) == (other.uid(), other.gid());
-    Ok(is_owned || std::os::unix::fs::fchown(file, Some(other.uid()), Some(other.gid())).is_ok())
-}
+pub const RANDOM: usize = 16;
+pub const SUFFIX: &str = ".tmp";
 
 impl AuthEntry {
     fn read(entry: &Value) -> Self {
@@ -541,7 +241,7 @@ pub fn field<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::fs;
 
     use super::*;
 
@@ -575,6 +275,7 @@ mod tests {
         assert_eq!(config.auths["h"].auth.as_ref().unwrap().expose(), "Ym9iOng=");
     }
 
+    #[cfg(unix)]
     #[test]
     fn what_is_no_file_is_not_waited_for() {
         let directory = tempfile::tempdir().unwrap();
@@ -586,57 +287,6 @@ mod tests {
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert!(Config::load(directory.path()).unwrap().auths.is_empty(), "a way to say: no config");
-    }
-
-    #[test]
-    fn what_is_no_file_is_not_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let (path, fifo) = (directory.path().join("config.json"), directory.path().join("fifo"));
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        std::os::unix::fs::symlink(&fifo, &path).unwrap();
-        assert_eq!(write_file(&path, None, Some("ours")).unwrap_err().to_string(), "it is no file");
-        assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no lock was made");
-    }
-
-    /// A lock file that was opened may be gone by the time it is locked.
-    #[test]
-    fn one_alone_holds_a_file_however_many_want_it() {
-        const ROUNDS: usize = 3000;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("config.json");
-        let is_held = AtomicBool::new(false);
-        thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..ROUNDS {
-                        let held = Held::take(&path).unwrap();
-                        assert!(!is_held.swap(true, Ordering::SeqCst), "two hold it");
-                        thread::yield_now();
-                        is_held.store(false, Ordering::SeqCst);
-                        drop(held);
-                    }
-                });
-            }
-        });
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn what_somebody_else_has_written_meanwhile_stays() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("config.json");
-        fs::write(&path, "theirs").unwrap();
-        for before in [None, Some(&b"read"[..])] {
-            let error = write_file(&path, before, Some("ours")).unwrap_err();
-            assert_eq!(error.to_string(), "it was changed meanwhile; try again");
-            assert!(write_file(&path, before, None).is_err());
-        }
-        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
-        write_file(&path, Some(b"theirs"), Some("ours")).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "ours");
-        write_file(&path, Some(b"ours"), None).unwrap();
-        assert!(write_file(&path, Some(b"ours"), Some("again")).is_err(), "it is gone");
     }
 
     #[test]

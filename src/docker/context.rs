@@ -13,7 +13,8 @@ use hyper::http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-use crate::docker::config::{Config, ConfigError, directory, field, read_file};
+use crate::docker::config::{Config, ConfigError, directory, field};
+use crate::docker::file::read_file;
 use crate::failure::Class;
 use crate::net::is_loopback;
 use crate::net::tls::{Identity, Pem, Tls};

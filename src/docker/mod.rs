@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod context;
+pub mod file;
 pub mod headers;
 pub mod hook;

@@ -20,7 +20,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::credentials::{Credentials, Kind, Login, SHADOWS, Source, docker_login};
+use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
+use crate::credentials::{Credentials, Kind};
 use crate::docker::context::Endpoint;
 use crate::failure::Class;
 use crate::net::proxy::setting as proxy_for;

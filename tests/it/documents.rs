@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
-use docker_regpush::cli::{PluginCommand, StandaloneCommand, variable, with_plain_help};
+use docker_regpush::cli::env::variable;
+use docker_regpush::cli::help::with_plain_help;
+use docker_regpush::cli::{PluginCommand, StandaloneCommand};
 
 use crate::support::env::{TestEnv, run};
 

@@ -6,8 +6,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Once;
 
+use docker_regpush::cli::argv::parse;
 use docker_regpush::command::complete::Request;
-use docker_regpush::plugin::parse;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -4,8 +4,9 @@
 
 use std::path::Path;
 
+use docker_regpush::credentials::Credentials;
+use docker_regpush::credentials::keyring::registries;
 use docker_regpush::credentials::save::edited;
-use docker_regpush::credentials::{Credentials, registries};
 use docker_regpush::docker::config::Config;
 use docker_regpush::docker::headers;
 use docker_regpush::secret::Secret;

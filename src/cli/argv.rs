@@ -1,0 +1,305 @@
+//! From argv, as docker passes it or as typed without docker, to a command.
+
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::cli::env::{with_boolean_flags, with_variables};
+use crate::cli::help::with_plain_help;
+use crate::cli::{
+    AuthOptions, DockerOptions, HookAction, LOG_LEVELS, LsOptions, PluginCommand, PushOptions,
+    StandaloneCommand, Words,
+};
+use crate::plugin::NAME;
+
+/// A call, sorted.
+#[derive(Debug)]
+pub struct Call {
+    pub docker: DockerOptions,
+    pub command: Command,
+}
+
+#[derive(Debug)]
+pub enum Command {
+    Push(Box<PushOptions>),
+    Auth(AuthOptions),
+    Ls(LsOptions),
+    Hook(HookAction),
+}
+
+/// docker's argv is the user's own: docker's options, the plugin's name, what follows it.
+#[derive(Parser)]
+#[command(
+    name = "docker",
+    args_override_self = true,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true
+)]
+struct FromDocker {
+    #[command(flatten)]
+    docker: DockerOptions,
+    #[arg(short, long)]
+    help: bool,
+    #[arg(short, long)]
+    version: bool,
+    #[command(subcommand)]
+    rest: Rest,
+}
+
+#[derive(Subcommand)]
+enum Rest {
+    #[command(external_subcommand)]
+    Words(Vec<OsString>),
+}
+
+/// Reads argv, as docker passes it or as typed without docker.
+///
+/// # Errors
+/// clap's: a usage error, or the help or version that was asked for.
+pub fn parse(args: &[OsString]) -> Result<Call, clap::Error> {
+    if let Ok(FromDocker { docker, help, version, rest: Rest::Words(words) }) =
+        FromDocker::try_parse_from(args)
+    {
+        match words.split_first() {
+            Some((name, _)) if name == NAME && help => return parse_plugin(docker, &["--help".into()]),
+            // `docker -v regpush` asks the plugin.
+            Some((name, _)) if name == NAME && version => return parse_plugin(docker, &["--version".into()]),
+            Some((name, rest)) if name == NAME => return parse_plugin(docker, rest),
+            // `docker help regpush hook`; a plugin must leave with 0 here.
+            Some((word, rest)) if word == "help" => {
+                return parse_help(docker, rest.strip_prefix(&[OsString::from(NAME)]).unwrap_or(rest));
+            }
+            // Without docker, but with its options before: clap would take the word for an image.
+            Some((word, _)) if PluginCommand::command().find_subcommand(word).is_some() => {
+                return parse_plugin(docker, &words);
+            }
+            _ => {}
+        }
+    }
+    let command: StandaloneCommand = parse_words(args)?;
+    checked(command.docker, command.push, command.words, StandaloneCommand::command())
+}
+
+fn parse_plugin(docker: DockerOptions, rest: &[OsString]) -> Result<Call, clap::Error> {
+    if let [word, of @ ..] = rest
+        && word == "help"
+    {
+        return parse_help(docker, of);
+    }
+    let words: Vec<OsString> = [NAME.into()].into_iter().chain(rest.iter().cloned()).collect();
+    let command: PluginCommand = parse_words(&words).map_err(misplaced)?;
+    checked(docker, command.push, command.words, PluginCommand::command())
+}
+
+/// The words, and what variables say beside them.
+pub fn parse_words<C: CommandFactory + FromArgMatches>(words: &[OsString]) -> Result<C, clap::Error> {
+    let mut command = with_plain_help(with_variables(with_boolean_flags(C::command()), words));
+    let matches = command.try_get_matches_from_mut(words)?;
+    C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// An option of docker's behind the name is told where it belongs.
+fn misplaced(error: clap::Error) -> clap::Error {
+    let option = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(option)) if error.kind() == ErrorKind::UnknownArgument => option.clone(),
+        _ => return error,
+    };
+    let name = option.split('=').next().unwrap_or_default();
+    if !DockerOptions::spellings().iter().any(|spelling| spelling == name) {
+        return error;
+    }
+    let reason = format!("`{name}` is an option of docker's, and comes before: `docker {name} … regpush …`");
+    PluginCommand::command().error(ErrorKind::UnknownArgument, reason)
+}
+
+/// The help of a command, or of all where there is none of that name.
+fn parse_help(docker: DockerOptions, of: &[OsString]) -> Result<Call, clap::Error> {
+    let has_own = of.first().is_some_and(|word| PluginCommand::command().find_subcommand(word).is_some());
+    let command = of.iter().take(usize::from(has_own)).cloned();
+    parse_plugin(docker, &command.chain(["--help".into()]).collect::<Vec<_>>())
+}
+
+/// What clap cannot say of an option.
+fn checked(
+    docker: DockerOptions,
+    push: PushOptions,
+    words: Option<Words>,
+    mut command: clap::Command,
+) -> Result<Call, clap::Error> {
+    if docker.hosts.len() > 1 {
+        return Err(command.error(ErrorKind::TooManyValues, "specify only one -H"));
+    }
+    if let Some(level) = docker.log_level().filter(|level| !LOG_LEVELS.contains(&level.as_str())) {
+        return Err(command.error(ErrorKind::InvalidValue, format!("unable to parse logging level: {level}")));
+    }
+    let command = match words {
+        None => Command::Push(Box::new(push)),
+        Some(Words::Hook { action }) => Command::Hook(action),
+        Some(Words::Auth(options)) => {
+            if options.username.is_some() && !options.login && !options.password_stdin {
+                let reason =
+                    "--username goes with --login, which asks for the password, or with --password-stdin";
+                return Err(command.error(ErrorKind::MissingRequiredArgument, reason));
+            }
+            Command::Auth(options)
+        }
+        Some(Words::Ls(options)) => Command::Ls(options),
+    };
+    Ok(Call { docker, command })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(call: &Call) -> &PushOptions {
+        let Command::Push(options) = &call.command else { panic!("{call:?}") };
+        options
+    }
+
+    fn image(call: &Call) -> &str {
+        &push(call).images[0]
+    }
+
+    fn parse_words(line: &str) -> Result<Call, clap::Error> {
+        let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        parse(&args)
+    }
+
+    #[test]
+    fn dockers_options_come_before_the_name() {
+        let call = parse_words("x --config=C -H U -D --log-level debug regpush -q app:1").unwrap();
+        assert_eq!(call.docker.config.as_deref(), Some("C".as_ref()));
+        assert_eq!(call.docker.hosts, ["U"]);
+        assert!(call.docker.debug && push(&call).quiet);
+        assert_eq!(image(&call), "app:1");
+
+        let call = parse_words("x -DHregpush -c far --tls --tlsverify=false regpush regpush").unwrap();
+        assert_eq!(call.docker.hosts, ["regpush"]);
+        assert_eq!(image(&call), "regpush");
+        assert_eq!((call.docker.tls, call.docker.tlsverify), (Some(true), Some(false)));
+
+        let call = parse_words("x -D=false --debug=1 --tls=F --tlsverify=T regpush app").unwrap();
+        assert_eq!(
+            (call.docker.debug, call.docker.tls, call.docker.tlsverify),
+            (true, Some(false), Some(true))
+        );
+        assert!(parse_words("x --tls=yes regpush app").is_err());
+        let call = parse_words("x --tlscert= --config= regpush app").unwrap();
+        assert_eq!((call.docker.tlscert, call.docker.config), (Some("".into()), Some("".into())));
+        // As for docker, the last counts.
+        let call = parse_words("x -c one -c two regpush -q -q --format json --format ref app").unwrap();
+        assert_eq!(call.docker.context.as_deref(), Some("two"));
+
+        for (level, is_debug) in
+            [("debug", true), ("DEBUG", true), ("trace", true), ("warning", false), ("Info", false)]
+        {
+            let call = parse_words(&format!("x -l {level} regpush app")).unwrap();
+            assert_eq!(call.docker.is_debug(), is_debug, "{level}");
+        }
+
+        let call = parse_words("x regpush -- -a").unwrap();
+        assert_eq!(image(&call), "-a", "refused later, as a reference");
+    }
+
+    #[test]
+    fn without_docker_all_options_stand_anywhere() {
+        for line in ["x -H U -q app:1", "x -q app:1 -H U", "x -H U regpush -q app:1"] {
+            let call = parse_words(line).unwrap();
+            assert_eq!(
+                (call.docker.hosts.as_slice(), image(&call)),
+                (&["U".to_owned()][..], "app:1"),
+                "{line}"
+            );
+            assert!(push(&call).quiet, "{line}");
+        }
+    }
+
+    #[test]
+    fn words_of_ours_are_no_images() {
+        for line in ["x regpush hook install", "x hook install", "x -D --config C hook install"] {
+            let call = parse_words(line).unwrap();
+            assert!(matches!(call.command, Command::Hook(HookAction::Install)), "{line}: {call:?}");
+        }
+        assert_eq!(image(&parse_words("x regpush hook:latest").unwrap()), "hook:latest");
+        let behind = parse_words("x regpush -c far app").unwrap_err().to_string();
+        assert!(behind.contains("`docker -c … regpush …`") && !behind.contains("tip:"), "{behind}");
+        let many = parse_words("x regpush -q app ls").unwrap();
+        assert_eq!(push(&many).images, ["app", "ls"], "behind an image nothing is a word of ours");
+        assert!(matches!(parse_words("x regpush ls").unwrap().command, Command::Ls(_)));
+        assert!(matches!(parse_words("x -D auth --login h:1").unwrap().command, Command::Auth(_)));
+        assert_eq!(image(&parse_words("x regpush ls:latest").unwrap()), "ls:latest");
+        for line in ["x help regpush hook", "x regpush help hook", "x regpush hook --help"] {
+            let help = parse_words(line).unwrap_err().to_string();
+            assert!(
+                help.contains("docker regpush hook <COMMAND>") && help.contains("install"),
+                "{line}: {help}"
+            );
+        }
+    }
+
+    #[test]
+    fn docker_is_called_again_with_the_same_engine() {
+        let line = "x --config=C -D -H U --tlsverify --tlscacert F regpush app";
+        let arguments = parse_words(line).unwrap().docker.arguments();
+        assert_eq!(arguments, ["--config", "C", "--tlscacert", "F", "--host", "U", "--tlsverify=true"]);
+        assert_eq!(parse_words("x -c far regpush app").unwrap().docker.arguments(), ["--context", "far"]);
+    }
+
+    #[test]
+    fn help_and_version_are_asked_for_in_many_ways() {
+        for line in [
+            "x regpush --help",
+            "x regpush -h",
+            "x --help regpush",
+            "x help regpush",
+            "x regpush help",
+            "x help",
+        ] {
+            let help = parse_words(line).unwrap_err();
+            assert_eq!(help.exit_code(), 0, "{line}");
+            assert!(help.to_string().contains("Usage:  docker regpush"), "{line}: {help}");
+        }
+        assert!(parse_words("x --help").unwrap_err().to_string().contains("Usage:  docker-regpush"));
+        for line in ["x regpush --version", "x -v regpush", "x --version"] {
+            let version = parse_words(line).unwrap_err();
+            assert_eq!(
+                version.to_string(),
+                concat!("docker-regpush ", env!("CARGO_PKG_VERSION"), "\n"),
+                "{line}"
+            );
+            assert!(!version.use_stderr(), "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_words_are_usage_errors() {
+        let lines = [
+            "x regpush",
+            "x regpush --parallel 0 a",
+            "x regpush --platform linux/a/b/c a",
+            "x regpush --nope a",
+            "x -H a -H b regpush app",
+            "x -l loud regpush app",
+            "x regpush -u me app",
+            "x regpush --password-stdin app",
+            "x regpush --anonymous -u me --password-stdin app",
+            "x regpush --progress fancy app",
+            "x regpush -H U app",
+            "x regpush hook",
+            "x regpush hook nonsense",
+            "x regpush auth --login",
+            "x regpush auth -u me localhost:5000",
+            "x regpush auth --password-stdin localhost:5000",
+            "x regpush auth a b",
+            "x regpush ls a b",
+            "x regpush ls -u me localhost:5000",
+            "x regpush --save-credentials --anonymous app",
+        ];
+        for line in lines {
+            assert!(parse_words(line).unwrap_err().use_stderr(), "{line}");
+        }
+    }
+}

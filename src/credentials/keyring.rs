@@ -1,0 +1,328 @@
+//! The chain of sources, in the order in which they are asked.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::credentials::entry::{bad_variable_entry, decode, decode_auth, from_variable, read_variable};
+use crate::credentials::login::{Broken, CredentialsError, Login, Source};
+use crate::credentials::{Credentials, Kind, helper};
+use crate::docker::config::{AuthEntry, Config};
+use crate::reference::{HUB, HUB_CREDENTIALS_KEY, credentials_key};
+use crate::secret::Secret;
+use crate::text::clean;
+
+/// Credentials for one registry, how they were found, and what is to be told of that.
+#[derive(Debug)]
+pub struct LookedUp {
+    pub credentials: Credentials,
+    pub login: Login,
+    /// What the variable hides, which its owner may have forgotten.
+    pub shadow: Option<String>,
+    /// Of the broken sources; that of config.json was told when it was read.
+    pub warnings: Vec<String>,
+}
+
+/// One line of what Docker holds.
+#[derive(Debug)]
+pub struct Entry {
+    /// `host[:port]`
+    pub registry: String,
+    pub source: Source,
+    pub username: Option<String>,
+    /// `None`: nothing but the name of the registry is kept.
+    pub kind: Option<Kind>,
+}
+
+/// `docker login` keeps the tokens of its web login beside the Hub's key; they are no password.
+pub const HUB_TOKEN_KEYS: [&str; 2] =
+    ["https://index.docker.io/v1/access-token", "https://index.docker.io/v1/refresh-token"];
+
+/// Everything that may hold credentials, in the order it is asked.
+#[derive(Debug)]
+pub struct Keyring {
+    /// From the command line; nothing else is asked then.
+    pub given: Option<Credentials>,
+    /// The text of `DOCKER_AUTH_CONFIG`.
+    pub variable: Option<Secret>,
+    pub config: Config,
+    /// Why config.json could not be read; told already, and part of the explanation at a refusal.
+    pub config_problem: Option<String>,
+    /// How long a helper may take; `None` where its user may be typing a PIN.
+    pub patience: Option<Duration>,
+}
+
+impl Keyring {
+    /// Asks the sources in turn: command line, `DOCKER_AUTH_CONFIG`, `credHelpers`, `credsStore`,
+    /// `auths`. One that has nothing, or is broken, leaves it to the next.
+    ///
+    /// docker stops at the first helper that is configured; credentials still lying in `auths`
+    /// behind it are used here.
+    ///
+    /// * `registry`: its domain.
+    /// * `tell`: told of a helper that has not answered within 3 s.
+    pub async fn look_up(&self, registry: &str, tell: impl FnMut(&str)) -> LookedUp {
+        let key = credentials_key(registry);
+        let mut problems = Vec::new();
+        let found = match &self.given {
+            Some(credentials) => Some((credentials.clone(), Source::CommandLine)),
+            None => self.search(key, &mut problems, tell).await,
+        };
+        let (credentials, source) = found.unwrap_or((Credentials::anonymous(), Source::Nothing));
+        let shadowed = if source == Source::Variable { self.stored(key) } else { None };
+        let shadow = shadowed
+            .map(|stored| format!("DOCKER_AUTH_CONFIG goes before the login for {registry} in {stored}"));
+        let broken = self.config_problem.as_ref().map(|_| Broken::Config);
+        let broken = broken.or_else(|| problems.first().map(CredentialsError::broken));
+        let warnings: Vec<String> = problems.iter().map(|problem| clean(&problem.to_string())).collect();
+        let problems = self.config_problem.iter().chain(&warnings).cloned().collect();
+        let login = Login { broken, ..Login::new(&credentials, source, problems) };
+        LookedUp { credentials, login, shadow, warnings }
+    }
+
+    /// What the variable does to a login that has just been kept elsewhere.
+    pub fn shadow_of_kept(&self, registry: &str) -> Option<String> {
+        let variable = self.variable.as_ref()?;
+        from_variable(variable, credentials_key(registry)).ok()??;
+        Some(format!(
+            "DOCKER_AUTH_CONFIG goes before it: unset that, or change it, to use the login for {registry} that was kept"
+        ))
+    }
+
+    async fn search(
+        &self,
+        key: &str,
+        problems: &mut Vec<CredentialsError>,
+        mut tell: impl FnMut(&str),
+    ) -> Option<(Credentials, Source)> {
+        let mut keep = |result: Result<Option<Credentials>, CredentialsError>| {
+            result.unwrap_or_else(|problem| {
+                problems.push(problem);
+                None
+            })
+        };
+        if let Some(text) = &self.variable
+            && let Some(credentials) = keep(from_variable(text, key))
+        {
+            return Some((credentials, Source::Variable));
+        }
+        if let Some(None) = self.config.credential_helpers.get(key) {
+            keep(Err(self.bad_entry(key, "is, in `credHelpers`, not the name of a helper")));
+        }
+        let entry = entry_for(&self.config.auths, key);
+        for name in helpers(&self.config, key) {
+            if let Some(mut credentials) = keep(helper::get(&name, key, self.patience, &mut tell).await) {
+                // No helper keeps one of these, so docker takes it from the file all the same.
+                credentials.registry_token = entry.and_then(|(_, entry)| entry.registry_token.clone());
+                return Some((credentials, Source::Helper(name)));
+            }
+        }
+        let (name, entry) = entry?;
+        let credentials = keep(decode(entry).map_err(|problem| self.bad_entry(name, problem)))?;
+        Some((credentials, Source::File(self.config.path.clone())))
+    }
+
+    /// Where `docker login` has kept a login, as far as config.json tells.
+    fn stored(&self, key: &str) -> Option<Source> {
+        let (_, entry) = entry_for(&self.config.auths, key)?;
+        if decode(entry).is_ok_and(|found| found.is_some()) {
+            return Some(Source::File(self.config.path.clone()));
+        }
+        // It leaves an empty entry behind for what it gave to a helper.
+        helpers(&self.config, key).into_iter().next().map(Source::Helper)
+    }
+
+    /// All registries that Docker holds something for, by name, with the source that would be used; and
+    /// the sources that are broken. No registry is asked.
+    ///
+    /// * `tell`: told of a helper that has not answered within 3 s.
+    pub async fn list(&self, mut tell: impl FnMut(&str)) -> (Vec<Entry>, Vec<CredentialsError>) {
+        let (mut entries, mut problems) = (BTreeMap::new(), Vec::new());
+        // What is put in first stays.
+        let mut put = |name: &str, source: Source, username: Option<String>, kind: Option<Kind>| {
+            if !HUB_TOKEN_KEYS.contains(&name) {
+                let registry = shown(name);
+                let entry = Entry { registry: registry.clone(), source, username, kind };
+                entries.entry(registry).or_insert(entry);
+            }
+        };
+        if let Some(text) = &self.variable {
+            match read_variable(text) {
+                Ok(auths) => {
+                    for (name, auth) in auths {
+                        match decode_auth(&auth) {
+                            Ok((username, _)) => {
+                                put(&name, Source::Variable, Some(username), Some(Kind::Password));
+                            }
+                            Err(problem) => problems.push(bad_variable_entry(&name, problem)),
+                        }
+                    }
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        let store = credentials_store(&self.config);
+        let own = self.config.credential_helpers.iter();
+        let own = own.filter_map(|(name, helper)| Some((name, helper.as_ref()?)));
+        let mut names: Vec<&String> = own.clone().map(|(_, helper)| helper).chain(&store).collect();
+        names.retain(|name| !name.is_empty());
+        names.sort();
+        names.dedup();
+        for name in names {
+            let kept = match helper::list(name, self.patience, &mut tell).await {
+                Ok(kept) => kept,
+                Err(problem) => {
+                    problems.push(problem);
+                    BTreeMap::new()
+                }
+            };
+            for (registry, username) in kept {
+                if helpers(&self.config, &registry).first() == Some(name) {
+                    let kind = if username == helper::TOKEN { Kind::IdentityToken } else { Kind::Password };
+                    let username = Some(username).filter(|_| kind == Kind::Password);
+                    put(&registry, Source::Helper(name.clone()), username, Some(kind));
+                }
+            }
+        }
+        let file = || Source::File(self.config.path.clone());
+        for (name, entry) in &self.config.auths {
+            match decode(entry) {
+                Ok(Some(found)) => {
+                    let kind = found.kind();
+                    put(name, file(), found.username, kind);
+                }
+                // Only a name: what a helper was given, or nothing.
+                Ok(None) => {}
+                Err(problem) => problems.push(self.bad_entry(name, problem)),
+            }
+        }
+        for (name, source) in registries(&self.config) {
+            put(&name, source, None, None);
+        }
+        (entries.into_values().collect(), problems)
+    }
+
+    fn bad_entry(&self, registry: &str, problem: &'static str) -> CredentialsError {
+        CredentialsError::Entry { registry: clean(registry), path: self.config.path.clone(), problem }
+    }
+}
+
+/// The helper for every registry: `credsStore`, or where nothing at all is configured the one that docker
+/// takes for this system, if it is installed.
+///
+/// Source: docker/cli `cli/config/credentials/default_store*.go`.
+pub fn credentials_store(config: &Config) -> Option<String> {
+    let is_configured = !config.auths.is_empty() || !config.credential_helpers.is_empty();
+    if config.credentials_store.is_some() || is_configured {
+        return config.credentials_store.clone();
+    }
+    let name = match std::env::consts::OS {
+        "windows" => "wincred",
+        "macos" => "osxkeychain",
+        "linux" if helper::is_installed("pass") => "pass",
+        "linux" => "secretservice",
+        _ => return None,
+    };
+    helper::is_installed(&format!("{}{name}", helper::PREFIX)).then(|| name.to_owned())
+}
+
+/// The helpers to be asked for a registry, in this order: its own, the one for all. An empty name in
+/// `credHelpers` forces `auths`.
+pub fn helpers(config: &Config, key: &str) -> Vec<String> {
+    let own = config.credential_helpers.get(key).cloned().flatten();
+    if own.as_ref().is_some_and(String::is_empty) {
+        return Vec::new();
+    }
+    let mut helpers: Vec<String> = own.into_iter().chain(credentials_store(config)).collect();
+    helpers.dedup();
+    helpers
+}
+
+/// The registries that config.json names, each with where its credentials are. For completion, and where a
+/// helper does not tell.
+pub fn registries(config: &Config) -> BTreeMap<String, Source> {
+    let file = || Source::File(config.path.clone());
+    let stored = config.auths.keys().filter(|name| !HUB_TOKEN_KEYS.contains(&name.as_str()));
+    let stored =
+        stored.map(|name| (shown(name), config.credentials_store.clone().map_or_else(file, Source::Helper)));
+    let own = config.credential_helpers.iter().map(|(name, helper)| {
+        let helper = helper.clone().filter(|helper| !helper.is_empty());
+        (shown(name), helper.map_or_else(file, Source::Helper))
+    });
+    stored.chain(own).collect()
+}
+
+/// The registry as people write it.
+pub fn shown(name: &str) -> String {
+    if name == HUB_CREDENTIALS_KEY { HUB.to_owned() } else { clean(&host(name)) }
+}
+
+/// `localhost:5000` of `https://me@localhost:5000/v1/` and `localhost:5000/v1`, which older logins wrote.
+fn host(name: &str) -> String {
+    match name.split_once("://") {
+        Some((_, rest)) => {
+            let authority = rest.split('/').next().unwrap_or_default();
+            authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_owned()
+        }
+        None => name.split('/').next().unwrap_or_default().to_owned(),
+    }
+}
+
+/// The exact key, else the first whose host is the key: older logins wrote `https://host/v1/`.
+pub fn entry_for<'a>(auths: &'a BTreeMap<String, AuthEntry>, key: &str) -> Option<(&'a str, &'a AuthEntry)> {
+    let exact = auths.get_key_value(key);
+    let by_host =
+        || auths.iter().find(|(name, _)| !HUB_TOKEN_KEYS.contains(&name.as_str()) && host(name) == key);
+    exact.or_else(by_host).map(|(name, entry)| (name.as_str(), entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(auth: Option<&str>) -> AuthEntry {
+        AuthEntry { auth: auth.map(|auth| Secret::new(auth.to_owned())), ..AuthEntry::default() }
+    }
+
+    fn basic(username: &str, password: &str) -> Credentials {
+        Credentials::basic(username.to_owned(), Secret::new(password.to_owned()))
+    }
+
+    #[test]
+    fn keys_of_older_logins_are_found() {
+        let hub = "https://index.docker.io/v1/";
+        let keys = ["https://h.example.com/v1/", "http://other.example.com", "path.example.com/v2/", hub];
+        let mut auths: BTreeMap<_, _> = keys.iter().map(|key| ((*key).to_owned(), entry(None))).collect();
+        auths.extend(HUB_TOKEN_KEYS.map(|key| (key.to_owned(), entry(None))));
+        let table = [
+            ("h.example.com", Some("https://h.example.com/v1/")),
+            ("other.example.com", Some("http://other.example.com")),
+            ("path.example.com", Some("path.example.com/v2/")),
+            ("h.example.com:5000", None),
+            (hub, Some(hub)),
+            ("index.docker.io", Some(hub)),
+        ];
+        for (key, want) in table {
+            assert_eq!(entry_for(&auths, key).map(|(name, _)| name), want, "{key}");
+        }
+        auths.remove(hub);
+        assert!(
+            entry_for(&auths, "index.docker.io").is_none(),
+            "the tokens of the web login are no password"
+        );
+    }
+
+    #[test]
+    fn debug_and_errors_show_no_secret() {
+        let credentials = basic("alice", "hunter2");
+        let login = Login::new(&credentials, Source::Prompt, Vec::new());
+        let found = LookedUp { credentials, login, shadow: None, warnings: Vec::new() };
+        let keyring = Keyring {
+            given: Some(basic("alice", "hunter2")),
+            variable: Some(Secret::new("hunter2".to_owned())),
+            config: Config::default(),
+            config_problem: None,
+            patience: None,
+        };
+        assert!(!format!("{found:?}{keyring:?}").contains("hunter2"));
+    }
+}
