@@ -2,7 +2,8 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use docker_regpush::event::{Decoder, Event};
+use docker_regpush::engine::stream::Decoder;
+use docker_regpush::event::Event;
 use docker_regpush::failure::{Evidence, classify};
 use docker_regpush::progress::Progress;
 

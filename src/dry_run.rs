@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::engine::{Engine, ImageDetails};
+use crate::engine::Engine;
+use crate::engine::images::ImageDetails;
 use crate::oci::{Descriptor, is_digest};
 use crate::reference::Reference;
 use crate::registry::{Registry, RegistryError};

@@ -12,7 +12,7 @@ use crate::docker::config::ConfigError;
 use crate::docker::context::ContextError;
 use crate::docker::headers::HeadersError;
 use crate::docker::hook::HookError;
-use crate::engine::EngineError;
+use crate::engine::error::EngineError;
 use crate::failure::{Class, Evidence, classify};
 use crate::login::LoginError;
 use crate::push::{PushError, Suggestion};

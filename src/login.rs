@@ -3,7 +3,9 @@
 use crate::credentials::Credentials;
 use crate::credentials::login::docker_login;
 use crate::credentials::prompt::{PromptError, Terminal};
-use crate::engine::{AuthAnswer, Engine, EngineError};
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::engine::registries::AuthAnswer;
 use crate::failure::{Class, Evidence, classify};
 use crate::secret::Secret;
 use crate::text::clean;

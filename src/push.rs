@@ -20,9 +20,11 @@ use crate::credentials::keyring::{Keyring, LookedUp};
 use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::credentials::prompt::Terminal;
 use crate::dry_run::{self, Findings};
-use crate::engine::{
-    Engine, EngineError, ImageDetails, LocalImage, LocalManifest, PushRequest, Removed, TemporaryTag,
-};
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::engine::images::{ImageDetails, LocalImage, LocalManifest};
+use crate::engine::push::PushRequest;
+use crate::engine::tag::{Removed, TemporaryTag};
 use crate::event::{Event, LayerState, Narrowed};
 use crate::failure::{Class, Evidence, classify, stalled};
 use crate::gate::{Gate, Known, Pass};

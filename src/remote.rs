@@ -10,7 +10,11 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
-use crate::engine::{Engine, EngineError, ImageDetails, InRegistry, LocalManifest, PushRequest};
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::engine::images::{ImageDetails, LocalManifest};
+use crate::engine::push::PushRequest;
+use crate::engine::registries::InRegistry;
 use crate::failure::{Class, Evidence, Verdict, classify};
 use crate::gate::Known;
 use crate::net::{RegistrySettings, Trace, is_on_loopback};

@@ -207,10 +207,6 @@ impl<'de> Deserialize<'de> for Known {
     }
 }
 
-/// What a file is called while it is written: `config.json.regpush-0123456789abcdef.tmp`.
-pub const RANDOM: usize = 16;
-pub const SUFFIX: &str = ".tmp";
-
 impl AuthEntry {
     fn read(entry: &Value) -> Self {
         let mut is_malformed = !(entry.is_object() || entry.is_null());

@@ -617,7 +617,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::event::Decoder;
+    use crate::engine::stream::Decoder;
     use crate::progress::Progress;
 
     #[derive(Deserialize)]
@@ -660,7 +660,7 @@ mod tests {
             .name()
         };
         if recorded.http_status != 200 {
-            return refused(&crate::engine::error_message(stream.as_bytes()), false, Phase::Start);
+            return refused(&crate::engine::error::error_message(stream.as_bytes()), false, Phase::Start);
         }
         let mut progress = Progress::default();
         let decoded = Decoder::default().decode(stream.as_bytes(), |event| _ = progress.apply(&event));

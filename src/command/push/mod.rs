@@ -23,7 +23,8 @@ use crate::command::push::report::Report;
 use crate::credentials::Credentials;
 use crate::credentials::keyring::Keyring;
 use crate::credentials::prompt::Terminal;
-use crate::engine::{Engine, LocalImage};
+use crate::engine::Engine;
+use crate::engine::images::LocalImage;
 use crate::error::Error;
 use crate::gate::{Gate, Lead};
 use crate::present::{

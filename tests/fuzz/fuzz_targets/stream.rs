@@ -4,7 +4,8 @@
 
 use std::time::Instant;
 
-use docker_regpush::event::{DecodeError, Decoder, Event};
+use docker_regpush::engine::stream::{DecodeError, Decoder};
+use docker_regpush::event::Event;
 use docker_regpush::present::{Json, Moment, Plain, Presenter, Tty};
 use docker_regpush::progress::Progress;
 use libfuzzer_sys::fuzz_target;

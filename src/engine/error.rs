@@ -1,0 +1,102 @@
+//! Why a call to an engine failed.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use serde_json::Value;
+
+use crate::docker::context::Endpoint;
+use crate::engine::stream::DecodeError;
+use crate::engine::transport::error::TransportError;
+use crate::failure::{Class, Evidence, classify};
+use crate::text::clean;
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// An HTTP error of the engine itself; `message`: its text, unclean.
+    #[error("the engine answered {status}: {}", clean(message))]
+    Answered { status: StatusCode, message: String },
+    /// Never followed: credentials would go along.
+    #[error(
+        "unexpected redirect in response: the engine at {endpoint} answered {status}, to `{}`",
+        clean(target)
+    )]
+    Redirected { endpoint: Arc<Endpoint>, status: StatusCode, target: String },
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("the engine at {endpoint} does not answer")]
+    Silent { endpoint: Arc<Endpoint> },
+    #[error("the engine at {endpoint} speaks API {}.{}, and {}.{} is the oldest that can be used", version.0, version.1, oldest.0, oldest.1)]
+    TooOld { endpoint: Arc<Endpoint>, version: (u32, u32), oldest: (u32, u32) },
+    #[error("the engine's answer is longer than {} MB", .0 >> 20)]
+    TooLong(usize),
+    #[error("invalid API version (`{0}`) in DOCKER_API_VERSION")]
+    ApiVersion(String),
+    #[error("the engine's answer to {0} cannot be read")]
+    Unreadable(&'static str, #[source] serde_json::Error),
+}
+
+impl EngineError {
+    /// What to type or to change next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Transport(error) => return Some(error.hint()),
+            Self::Decode(DecodeError::Truncated { .. }) => {
+                "the engine may have stopped: look into its log, and push again"
+            }
+            Self::ApiVersion(_) => "set it to a version like 1.41, or unset it",
+            Self::TooOld { .. } => "update docker on the engine's machine",
+            Self::Redirected { .. } => {
+                "something stands before the engine and wants its users elsewhere: check --host, --context and DOCKER_HOST"
+            }
+            Self::Answered { status, message } => {
+                let verdict = classify(&Evidence {
+                    http_status: Some(status.as_u16()),
+                    ..Evidence::of_text(message, false)
+                });
+                if verdict.class == Class::Engine { verdict.hint } else { "look into the engine's log" }
+            }
+            _ => "check that an engine listens at this endpoint: `docker version`",
+        };
+        Some(hint.to_owned())
+    }
+
+    pub fn class(&self) -> Class {
+        Class::Engine
+    }
+}
+
+/// The text of an error body: docker's `message`, podman's `cause` or its stream-shaped error
+/// (4.6 and later), else the body itself.
+pub fn error_message(body: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    text(&value["message"])
+        .or_else(|| text(&value["errorDetail"]["message"]))
+        .or_else(|| text(&value["error"]))
+        .or_else(|| text(&value["cause"]))
+        .unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_text_in_every_kind_of_error_body() {
+        let table = [
+            (r#"{"message":"invalid tag format"}"#, "invalid tag format"),
+            (r#"{"cause":"x","message":"y","response":404}"#, "y"),
+            (r#"{"cause":"image not known","response":404}"#, "image not known"),
+            (r#"{"errorDetail":{"message":"denied"},"error":"denied"}"#, "denied"),
+            (r#"{"error":"denied"}"#, "denied"),
+            ("plain text", "plain text"),
+            ("", ""),
+        ];
+        for (body, want) in table {
+            assert_eq!(error_message(body.as_bytes()), want);
+        }
+    }
+}

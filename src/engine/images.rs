@@ -1,0 +1,225 @@
+//! The engine's own images: lists and inspections.
+
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use hyper::{Method, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use crate::engine::error::EngineError;
+use crate::engine::{Engine, in_path, is_podman};
+use crate::oci::is_digest;
+use crate::platform::Platform;
+use crate::text::clean;
+
+/// One name of an image in the engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalImage {
+    /// `repository:tag`, as the engine shows it.
+    pub name: String,
+    /// Bytes, as the engine counts them.
+    pub size: u64,
+    /// Of the manifest that the repository in this name has, or would get; `None`: nobody knows it yet.
+    pub digest: Option<String>,
+    /// Whether the image was pushed to that repository (or pulled from it). `None`: docker's containerd
+    /// store and podman name a digest for every repository, so there nobody can tell.
+    pub is_pushed: Option<bool>,
+}
+
+/// An image in the engine's store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageDetails {
+    pub id: String,
+    /// Bytes, as the engine counts them.
+    pub size: u64,
+    /// What registries call it (`RepoDigests`). Whatever has one of these digests has the same content.
+    pub digests: Vec<String>,
+    /// The digests of its layers before they are compressed.
+    pub layers: Vec<String>,
+    /// What it is called here (`RepoTags`).
+    pub names: Vec<String>,
+    /// What it is made of, where the engine tells (the containerd store, API 1.48); else nothing.
+    pub manifests: Vec<LocalManifest>,
+}
+
+/// A part of an image for several platforms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalManifest {
+    pub digest: String,
+    /// `None`: it is about another, an attestation, or of a kind unknown.
+    pub platform: Option<Platform>,
+    /// All of it is in the engine.
+    pub is_here: bool,
+}
+
+impl ImageDetails {
+    /// That is the image's own digest: of its manifest, which the containerd store takes for its ID.
+    pub fn has_digest(&self, digest: &str) -> bool {
+        self.id == digest || self.digests.iter().any(|own| own == digest)
+    }
+}
+
+impl Engine {
+    /// What the engine knows of an image.
+    ///
+    /// * `name`: a reference or an ID.
+    ///
+    /// # Errors
+    /// It is not there ([`EngineError::Answered`]), or the engine is gone.
+    ///
+    /// Source: Docker Engine API 1.24, `GET /images/{name}/json`; 1.48 for `manifests`.
+    pub async fn inspect(&mut self, name: &str) -> Result<ImageDetails, EngineError> {
+        let query = if self.tells_platforms() { "?manifests=true" } else { "" };
+        self.inspect_with(name, query).await
+    }
+
+    /// The same of one platform, where the engine can tell: its layers are those of that.
+    ///
+    /// # Errors
+    /// That of [`inspect`](Self::inspect); also if it does not have the platform.
+    ///
+    /// Source: Docker Engine API 1.49, `platform`.
+    pub async fn inspect_platform(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<Option<ImageDetails>, EngineError> {
+        if !self.speaks((1, 49)) {
+            return Ok(None);
+        }
+        self.inspect_with(name, &format!("?platform={}", in_query(platform))).await.map(Some)
+    }
+
+    async fn inspect_with(&mut self, name: &str, query: &str) -> Result<ImageDetails, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Answer {
+            id: String,
+            #[serde(default)]
+            size: i64,
+            #[serde(default)]
+            repo_digests: Option<Vec<String>>,
+            #[serde(default)]
+            repo_tags: Option<Vec<String>>,
+            #[serde(rename = "RootFS", default)]
+            root: Root,
+            #[serde(default)]
+            manifests: Option<Vec<Manifest>>,
+        }
+        #[derive(Default, Deserialize)]
+        struct Root {
+            #[serde(rename = "Layers", default)]
+            layers: Option<Vec<String>>,
+        }
+        let path = format!("{}/images/{}/json{query}", self.prefix, in_path(name));
+        let unreadable = |error| EngineError::Unreadable("/images/{name}/json", error);
+        let body = self.answer(&path, None).await?;
+        let answer: Answer = serde_json::from_slice(&body).map_err(unreadable)?;
+        let digest = |name: &String| name.split_once('@').map(|(_, digest)| digest.to_owned());
+        let own = answer.repo_digests.unwrap_or_default();
+        Ok(ImageDetails {
+            digests: own.iter().filter_map(digest).collect(),
+            id: clean(&answer.id),
+            size: u64::try_from(answer.size).unwrap_or_default(),
+            layers: answer.root.layers.unwrap_or_default().iter().map(|layer| clean(layer)).collect(),
+            names: answer.repo_tags.unwrap_or_default().iter().map(|name| clean(name)).collect(),
+            manifests: answer.manifests.unwrap_or_default().into_iter().map(Manifest::read).collect(),
+        })
+    }
+
+    /// All local images that have a name.
+    ///
+    /// # Errors
+    /// The engine is gone or silent for longer than `limit`, or its answer is no list of images.
+    pub async fn local_images(&mut self, limit: Duration) -> Result<Vec<LocalImage>, EngineError> {
+        #[derive(Deserialize)]
+        struct Image {
+            /// `null` on engines before 1.43 for an image without a name.
+            #[serde(rename = "RepoTags", default)]
+            names: Option<Vec<String>>,
+            #[serde(rename = "Id", default)]
+            id: String,
+            #[serde(rename = "RepoDigests", default)]
+            digests: Option<Vec<String>>,
+            #[serde(rename = "Size", default)]
+            size: i64,
+        }
+        let path = format!("{}/images/json", self.prefix);
+        let asked = async {
+            let response = self.call(Method::GET, &path, None, Bytes::new()).await?;
+            if response.status() != StatusCode::OK {
+                return Err(self.refusal(response).await);
+            }
+            // The digests it names change when it pushes.
+            let is_podman = is_podman(response.headers());
+            Ok((self.whole(response).await?, is_podman))
+        };
+        let asked = tokio::time::timeout(limit, asked).await;
+        let (body, is_podman) = asked.map_err(|_| self.silent())??;
+        let images: Vec<Image> =
+            serde_json::from_slice(&body).map_err(|error| EngineError::Unreadable("/images/json", error))?;
+        let named = images.into_iter().flat_map(|image| {
+            let size = u64::try_from(image.size).unwrap_or_default();
+            let digests = image.digests.unwrap_or_default();
+            // The containerd store knows an image by the digest of its manifest.
+            let is_containerd = digests.iter().any(|name| name.ends_with(&format!("@{}", image.id)));
+            let names = image.names.unwrap_or_default().into_iter();
+            names.map(move |name| {
+                let name = clean(&name);
+                let repository = name.rsplit_once(':').map_or(name.as_str(), |(repository, _)| repository);
+                let of_repository = |named: &String| {
+                    named
+                        .split_once('@')
+                        .filter(|(named, _)| *named == repository)
+                        .map(|(_, digest)| digest.to_owned())
+                };
+                let digest = digests.iter().find_map(of_repository).filter(|digest| is_digest(digest));
+                let (digest, is_pushed) = match () {
+                    () if is_podman => (None, None),
+                    () if is_containerd => (Some(image.id.clone()), None),
+                    () => (digest.clone(), Some(digest.is_some())),
+                };
+                LocalImage { name, size, digest, is_pushed }
+            })
+        });
+        Ok(named.filter(|image| !image.name.starts_with("<none>")).collect())
+    }
+}
+
+/// As the engine lists it.
+///
+/// Source: Docker Engine API 1.47, `ImageManifestSummary`.
+#[derive(Deserialize)]
+struct Manifest {
+    #[serde(rename = "ID", default)]
+    id: String,
+    #[serde(rename = "Available", default)]
+    is_here: bool,
+    #[serde(rename = "ImageData", default)]
+    image: Option<ManifestImage>,
+}
+
+#[derive(Deserialize)]
+struct ManifestImage {
+    #[serde(rename = "Platform")]
+    platform: Platform,
+}
+
+impl Manifest {
+    fn read(self) -> LocalManifest {
+        let filled = |text: Option<String>| text.map(|text| clean(&text)).filter(|text| !text.is_empty());
+        let platform = self.image.map(|ManifestImage { platform }| Platform {
+            os: clean(&platform.os),
+            os_version: filled(platform.os_version),
+            architecture: clean(&platform.architecture),
+            variant: filled(platform.variant),
+        });
+        LocalManifest { digest: clean(&self.id), platform, is_here: self.is_here }
+    }
+}
+
+pub fn in_query(platform: &Platform) -> String {
+    let json = serde_json::to_string(platform).expect("texts make JSON");
+    utf8_percent_encode(&json, NON_ALPHANUMERIC).to_string()
+}

@@ -1,0 +1,157 @@
+//! What an engine asks registries for us, and how it connects to them.
+
+use std::collections::BTreeMap;
+
+use hyper::body::Bytes;
+use hyper::{Method, StatusCode};
+use serde::Deserialize;
+
+use crate::credentials::Credentials;
+use crate::engine::error::EngineError;
+use crate::engine::push::PushRequest;
+use crate::engine::{Engine, in_path};
+use crate::net::RegistrySettings;
+use crate::oci::{Descriptor, is_digest};
+use crate::secret::{Censor, Secret};
+
+/// What an engine says that a registry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InRegistry {
+    Names(Descriptor),
+    NamesNothing,
+    /// The engine does not know how, or could not; `message`: why, unclean.
+    NotAsked {
+        message: Option<String>,
+    },
+}
+
+/// What `POST /auth` said of credentials.
+#[derive(Debug)]
+pub enum AuthAnswer {
+    /// Good; some registries hand out a token to be used in place of the password.
+    Accepted { identity_token: Option<Secret> },
+    /// The registry was asked and said no, or could not be asked; `message` tells, unclean.
+    Refused { message: String },
+}
+
+impl Engine {
+    /// Has the engine ask the registry what the tag names.
+    ///
+    /// # Errors
+    /// The engine is gone.
+    ///
+    /// Source: Docker Engine API 1.30, `GET /distribution/{name}/json`; podman does not have it.
+    pub async fn in_registry(&mut self, request: &PushRequest<'_>) -> Result<InRegistry, EngineError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(rename = "Descriptor")]
+            descriptor: Named,
+        }
+        #[derive(Deserialize)]
+        struct Named {
+            digest: String,
+            size: u64,
+        }
+        let path = format!("{}/distribution/{}/json", self.prefix, in_path(&request.reference.canonical()));
+        let header = self.sending(request);
+        match self.ask::<Answer>(&path, Some(&header)).await {
+            Ok(Some(Answer { descriptor: Named { digest, size } })) if is_digest(&digest) => {
+                Ok(InRegistry::Names(Descriptor::new(digest, size)))
+            }
+            Ok(_) => Ok(InRegistry::NotAsked { message: None }),
+            // `manifest unknown`, `name unknown`: the registry's own words. podman: `Not Found`.
+            Err(EngineError::Answered { status: StatusCode::NOT_FOUND, message }) => {
+                let is_registrys = message.contains(" unknown");
+                Ok(if is_registrys {
+                    InRegistry::NamesNothing
+                } else {
+                    InRegistry::NotAsked { message: None }
+                })
+            }
+            Err(EngineError::Answered { message, .. }) => Ok(InRegistry::NotAsked { message: Some(message) }),
+            Err(error @ (EngineError::Transport(_) | EngineError::Silent { .. })) => Err(error),
+            // The page of something that stands before it, and lets not every call pass.
+            Err(_) => Ok(InRegistry::NotAsked { message: None }),
+        }
+    }
+
+    /// Has the registry check credentials, once, without a push.
+    ///
+    /// # Errors
+    /// The engine is gone. That the registry says no is an answer.
+    ///
+    /// Source: Docker Engine API 1.24, `POST /auth`. A wrong password comes as 500 for Basic
+    /// registries and as 401 for those with tokens.
+    pub async fn check(
+        &mut self,
+        credentials: &Credentials,
+        server: &str,
+    ) -> Result<AuthAnswer, EngineError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(rename = "IdentityToken", default)]
+            identity_token: String,
+        }
+        self.censor = Censor::new(credentials.secrets());
+        let body = Bytes::from(credentials.auth_config(server).expose().to_owned());
+        let path = format!("{}/auth", self.prefix);
+        let response = self.call(Method::POST, &path, None, body).await?;
+        if !response.status().is_success() {
+            return match self.refusal(response).await {
+                EngineError::Answered { message, .. } => Ok(AuthAnswer::Refused { message }),
+                error => Err(error),
+            };
+        }
+        let body = self.whole(response).await?;
+        // podman answers 204, or 200 with a body of its own.
+        let token =
+            serde_json::from_slice::<Answer>(&body).map(|answer| answer.identity_token).unwrap_or_default();
+        Ok(AuthAnswer::Accepted { identity_token: Some(token).filter(|t| !t.is_empty()).map(Secret::new) })
+    }
+
+    /// How the engine speaks with registries; with nothing special where it does not tell.
+    ///
+    /// # Errors
+    /// The engine is gone.
+    ///
+    /// Source: Docker Engine API 1.24, `GET /info`.
+    pub async fn registry_settings(&mut self) -> Result<RegistrySettings, EngineError> {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Info {
+            registry_config: Option<RegistryConfig>,
+            security_options: Option<Vec<String>>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct RegistryConfig {
+            #[serde(rename = "IndexConfigs")]
+            registries: Option<BTreeMap<String, Index>>,
+            #[serde(rename = "InsecureRegistryCIDRs")]
+            networks: Option<Vec<String>>,
+        }
+        #[derive(Deserialize)]
+        struct Index {
+            #[serde(rename = "Secure", default)]
+            secure: bool,
+        }
+        let info: Info = match self.ask(&format!("{}/info", self.prefix), None).await {
+            Ok(info) => info.unwrap_or_default(),
+            Err(error @ (EngineError::Transport(_) | EngineError::Silent { .. })) => return Err(error),
+            // It does not have the call, or does not let us.
+            Err(_) => Info::default(),
+        };
+        let config = info.registry_config.unwrap_or_default();
+        let registries = config.registries.unwrap_or_default().into_iter();
+        let networks = config.networks.unwrap_or_default();
+        Ok(RegistrySettings {
+            secure: registries.map(|(name, index)| (name, index.secure)).collect(),
+            insecure_networks: networks.iter().filter_map(|network| network.parse().ok()).collect(),
+            is_rootless: info
+                .security_options
+                .unwrap_or_default()
+                .iter()
+                .any(|option| option == "name=rootless"),
+        })
+    }
+}

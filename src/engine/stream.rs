@@ -1,0 +1,485 @@
+//! Decodes the engine's answer to a push.
+//!
+//! A push answers with JSON objects one after the other. They may be split or joined anywhere:
+//! engines end each with CRLF or LF, proxies cut them where they like.
+//!
+//! Source: moby `api/types/jsonstream` and `auxprogress`, and `daemon/containerd/progress.go`.
+
+use memchr::{memchr2, memchr3};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::event::{Event, LayerState, Narrowed};
+use crate::oci::{Descriptor, is_digest};
+use crate::secret::Censor;
+use crate::text::{clean, is_harmless};
+
+/// One object as sent. Unknown fields are ignored, wrong numbers clamped.
+#[derive(Deserialize)]
+struct Message {
+    status: Option<String>,
+    id: Option<String>,
+    #[serde(rename = "progressDetail")]
+    progress: Option<Progress>,
+    #[serde(rename = "errorDetail")]
+    error_detail: Option<ErrorDetail>,
+    /// The older copy of `errorDetail.message`; some engines send it alone.
+    error: Option<String>,
+    /// Of another form with each engine, and of no interest in most: read only if it may be.
+    aux: Option<Box<RawValue>>,
+}
+
+/// What of `aux` counts.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Aux {
+    #[serde(rename = "contentMissing")]
+    content_missing: bool,
+    #[serde(rename = "manifestPushedInsteadOfIndex")]
+    platform_instead_of_index: bool,
+    #[serde(rename = "originalIndex")]
+    index: Option<Descriptor>,
+    #[serde(rename = "selectedManifest")]
+    manifest: Option<Descriptor>,
+    #[serde(rename = "Tag")]
+    tag: Option<String>,
+    #[serde(rename = "Digest")]
+    digest: Option<String>,
+    #[serde(rename = "Size")]
+    size: Option<f64>,
+}
+
+/// `f64`, since that takes any JSON number: negative ones and those past 2^64 are clamped by `as`.
+#[derive(Clone, Copy, Default, Deserialize)]
+struct Progress {
+    current: Option<f64>,
+    total: Option<f64>,
+}
+
+impl Progress {
+    fn current(self) -> u64 {
+        self.current.unwrap_or_default() as u64
+    }
+
+    fn total(self) -> u64 {
+        self.total.unwrap_or_default() as u64
+    }
+}
+
+#[derive(Deserialize)]
+struct ErrorDetail {
+    #[serde(default)]
+    message: String,
+}
+
+impl Message {
+    /// podman puts `aux` beside `status` in one object, so one object can be several events.
+    fn report(self, on_event: &mut impl FnMut(Event)) {
+        if let Some(event) = self.aux.as_deref().and_then(from_aux) {
+            on_event(event);
+        }
+        let detail = self.error_detail.map(|detail| detail.message).filter(|text| !text.is_empty());
+        if let Some(message) = detail.or(self.error) {
+            on_event(Event::Refused { message });
+        } else if let Some(status) = self.status {
+            on_event(match self.id.filter(|id| !id.is_empty()) {
+                Some(id) => {
+                    let state = layer_state(&status, self.progress.unwrap_or_default());
+                    Event::Layer { id: short(&id, MAX_ID), state }
+                }
+                None => from_digest_line(&status).unwrap_or_else(|| Event::Note { text: clean(&status) }),
+            });
+        }
+    }
+}
+
+/// Reads the status line of a layer.
+fn layer_state(status: &str, progress: Progress) -> LayerState {
+    if let Some(from) = status.strip_prefix("Mounted from ") {
+        return LayerState::MountedFrom(short(from, MAX_STATE));
+    }
+    let seconds = status.strip_prefix("Retrying in ").and_then(|s| s.split(' ').next()?.parse().ok());
+    if let Some(seconds) = seconds {
+        return LayerState::Retrying { seconds };
+    }
+    match status {
+        "Preparing" => LayerState::Preparing,
+        "Waiting" => LayerState::Waiting,
+        "Pushing" => LayerState::Pushing { current: progress.current(), total: progress.total() },
+        "Pushed" => LayerState::Pushed,
+        // The classic store's words, then the containerd store's.
+        "Layer already exists" | "Already exists" => LayerState::AlreadyExists,
+        other => LayerState::Other(short(other, MAX_STATE)),
+    }
+}
+
+/// Clean, and of so many bytes at most.
+fn short(text: &str, most: usize) -> String {
+    let mut text = clean(text);
+    while text.len() > most {
+        text.pop();
+    }
+    text.shrink_to_fit();
+    text
+}
+
+/// `1: digest: sha256:… size: 528`, from `status` alone: texts of errors carry faked ones.
+fn from_digest_line(status: &str) -> Option<Event> {
+    let (tag, rest) = status.split_once(": digest: ")?;
+    let (digest, size) = rest.split_once(" size: ")?;
+    let size = size.trim().parse().ok()?;
+    pushed(tag, digest, size)
+}
+
+fn from_aux(aux: &RawValue) -> Option<Event> {
+    let aux: Aux = serde_json::from_str(aux.get()).ok()?;
+    if aux.content_missing {
+        return Some(Event::ContentMissing);
+    }
+    if aux.platform_instead_of_index {
+        let index = aux.index.unwrap_or_default();
+        let manifest = aux.manifest.unwrap_or_default();
+        return Some(Event::PlatformInsteadOfIndex(Narrowed {
+            platform: manifest.platform.map(|platform| short(&platform.to_string(), MAX_ID)),
+            digest: short(&manifest.digest, MAX_STATE),
+            index: short(&index.digest, MAX_STATE),
+        }));
+    }
+    pushed(&aux.tag?, &aux.digest?, aux.size.unwrap_or_default() as u64)
+}
+
+fn pushed(tag: &str, digest: &str, size: u64) -> Option<Event> {
+    is_digest(digest).then(|| Event::Pushed { tag: clean(tag), digest: digest.to_owned(), size })
+}
+
+/// Why what came is not a stream of an engine.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("the engine's answer is no JSON: `{start}`")]
+    NotJson { start: String },
+    #[error("the engine sent an object that cannot be read ({reason}): `{start}`")]
+    Malformed { start: String, reason: String },
+    #[error("the engine sent an object of more than {} MB", MAX_OBJECT / 1_000_000)]
+    TooLong,
+    #[error("the engine's answer ends in the middle of an object: `{start}`")]
+    Truncated { start: String },
+}
+
+impl DecodeError {
+    /// Something else than JSON, by its first bytes.
+    pub fn not_json(bytes: &[u8], censor: &Censor) -> Self {
+        Self::NotJson { start: excerpt(bytes, censor) }
+    }
+}
+
+/// Bytes. A proxy's page of 200 kB inside an error comes twice, and each `<` of it as six bytes; past this
+/// nothing good is meant, and what is read of it would take a multiple of this in memory.
+const MAX_OBJECT: usize = 4_000_000;
+
+/// Bytes of what is kept of a layer, of which there may be many: its id has 12, and what happens to it is at
+/// most "Mounted from" and a name.
+const MAX_ID: usize = 64;
+
+const MAX_STATE: usize = 300;
+
+/// Cuts the bytes of a stream into objects, and each object into events.
+///
+/// Holds at most one unfinished object, so memory stays flat however long the stream.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The object that the last bytes left unfinished.
+    unfinished: Vec<u8>,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// What must not come out of it in a text.
+    censor: Censor,
+    wants_objects: bool,
+}
+
+impl Decoder {
+    pub fn new(censor: Censor) -> Self {
+        Self { censor, ..Self::default() }
+    }
+
+    /// Hands over each object too, before what it says.
+    #[must_use]
+    pub fn with_objects(self, wants_objects: bool) -> Self {
+        Self { wants_objects, ..self }
+    }
+
+    /// Takes the next bytes, and hands over what they complete.
+    ///
+    /// # Errors
+    /// Once for a stream: after an error nothing more can be read from it.
+    pub fn decode(&mut self, bytes: &[u8], mut on_event: impl FnMut(Event)) -> Result<(), DecodeError> {
+        let (mut start, mut at) = (0, 0);
+        while at < bytes.len() {
+            if self.depth == 0 {
+                match bytes[at] {
+                    b'{' => (self.depth, start) = (1, at),
+                    byte if byte.is_ascii_whitespace() => {}
+                    _ => return Err(DecodeError::not_json(&bytes[at..], &self.censor)),
+                }
+                at += 1;
+                continue;
+            }
+            at += self.skip(&bytes[at..]);
+            if self.depth == 0 {
+                let object = &bytes[start..at];
+                if self.unfinished.is_empty() {
+                    self.report(object, &mut on_event)?;
+                } else {
+                    self.unfinished.extend_from_slice(object);
+                    self.report(&self.unfinished, &mut on_event)?;
+                    self.unfinished.clear();
+                }
+            }
+        }
+        if self.depth > 0 {
+            self.unfinished.extend_from_slice(&bytes[start..]);
+        }
+        if self.unfinished.len() > MAX_OBJECT {
+            return Err(DecodeError::TooLong);
+        }
+        Ok(())
+    }
+
+    /// The stream has ended: was that between two objects?
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`] if it was not.
+    pub fn finish(&self) -> Result<(), DecodeError> {
+        if self.depth == 0 {
+            Ok(())
+        } else {
+            Err(DecodeError::Truncated { start: excerpt(&self.unfinished, &self.censor) })
+        }
+    }
+
+    fn report(&self, object: &[u8], on_event: &mut impl FnMut(Event)) -> Result<(), DecodeError> {
+        let mut on_event = |event: Event| on_event(event.map_text(|text| self.censor.hide(text)));
+        match serde_json::from_slice::<Message>(object) {
+            Ok(message) => {
+                if self.wants_objects {
+                    on_event(Event::Object { line: in_one_line(object) });
+                }
+                message.report(&mut on_event);
+                Ok(())
+            }
+            Err(error) => {
+                // It quotes what it does not expect.
+                let reason = clean(&self.censor.hide(error.to_string()));
+                Err(DecodeError::Malformed { start: excerpt(object, &self.censor), reason })
+            }
+        }
+    }
+
+    /// Goes on to behind the next byte that may change where we are, and returns how far that was. Braces and
+    /// strings are followed; nothing else can end an object.
+    fn skip(&mut self, bytes: &[u8]) -> usize {
+        if self.escaped {
+            self.escaped = false;
+            return 1;
+        }
+        let next =
+            if self.in_string { memchr2(b'"', b'\\', bytes) } else { memchr3(b'"', b'{', b'}', bytes) };
+        let Some(next) = next else { return bytes.len() };
+        match bytes[next] {
+            b'"' => self.in_string = !self.in_string,
+            b'{' => self.depth += 1,
+            b'}' => self.depth -= 1,
+            _ => self.escaped = true,
+        }
+        next + 1
+    }
+}
+
+/// The same JSON: what it has of line ends stands between its parts, and in strings every character may be
+/// written as its number (RFC 8259, 7).
+fn in_one_line(object: &[u8]) -> String {
+    let mut line = String::with_capacity(object.len());
+    for c in String::from_utf8_lossy(object).chars() {
+        match c {
+            '\r' | '\n' | '\t' => line.push(' '),
+            c if is_harmless(c) => line.push(c),
+            c => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| line += &format!("\\u{unit:04x}")),
+        }
+    }
+    line
+}
+
+/// The first bytes of something unexpected, as one can print them.
+fn excerpt(bytes: &[u8], censor: &Censor) -> String {
+    const MAX: usize = 80;
+    // More than is shown: a secret that is cut would not be found.
+    let start = &bytes[..bytes.len().min(100 * MAX)];
+    let text = clean(&censor.hide(String::from_utf8_lossy(start).into_owned()));
+    if text.chars().count() <= MAX { text } else { text.chars().take(MAX).chain(['…']).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn narrowed(platform: Option<&str>, digest: &str, index: &str) -> Event {
+        let platform = platform.map(str::to_owned);
+        let (digest, index) = (digest.to_owned(), index.to_owned());
+        Event::PlatformInsteadOfIndex(Narrowed { platform, digest, index })
+    }
+
+    fn decode_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Event>, DecodeError> {
+        let mut decoder = Decoder::default();
+        let mut events = Vec::new();
+        for piece in pieces {
+            decoder.decode(piece, |event| events.push(event))?;
+        }
+        decoder.finish().map(|()| events)
+    }
+
+    fn decode(text: &str) -> Result<Vec<Event>, DecodeError> {
+        decode_all([text.as_bytes()])
+    }
+
+    fn layer(id: &str, state: LayerState) -> Event {
+        Event::Layer { id: id.to_owned(), state }
+    }
+
+    #[test]
+    fn reads_what_engines_send() {
+        let pushed = Event::Pushed { tag: "1".to_owned(), digest: DIGEST.to_owned(), size: 528 };
+        let digest_line = format!(r#"{{"status":"1: digest: {DIGEST} size: 528"}}"#);
+        let aux = format!(r#"{{"progressDetail":{{}},"aux":{{"Tag":"1","Digest":"{DIGEST}","Size":528}}}}"#);
+        let table = [
+            (
+                r#"{"status":"The push refers to repository [localhost:5001/app]"}"#,
+                Event::Note { text: "The push refers to repository [localhost:5001/app]".to_owned() },
+            ),
+            (
+                r#"{"status":"Preparing","progressDetail":{},"id":"91efb8fa70ba"}"#,
+                layer("91efb8fa70ba", LayerState::Preparing),
+            ),
+            (
+                r#"{"status":"Pushing","progressDetail":{"current":2753536,"total":20971520},"progress":"[==> ]","id":"a"}"#,
+                layer("a", LayerState::Pushing { current: 2_753_536, total: 20_971_520 }),
+            ),
+            (r#"{"status":"Pushing","id":"a"}"#, layer("a", LayerState::Pushing { current: 0, total: 0 })),
+            (
+                r#"{"status":"Layer already exists","progressDetail":{},"id":"a"}"#,
+                layer("a", LayerState::AlreadyExists),
+            ),
+            (
+                r#"{"status":"Already exists","progressDetail":{},"id":"a"}"#,
+                layer("a", LayerState::AlreadyExists),
+            ),
+            (
+                r#"{"status":"Mounted from t/other","id":"a"}"#,
+                layer("a", LayerState::MountedFrom("t/other".to_owned())),
+            ),
+            (
+                r#"{"status":"Retrying in 14 seconds","id":"a"}"#,
+                layer("a", LayerState::Retrying { seconds: 14 }),
+            ),
+            (
+                r#"{"status":"Un\u001b[2Javailable","id":"\u001b]a"}"#,
+                layer("]a", LayerState::Other("Un[2Javailable".to_owned())),
+            ),
+            (&digest_line, pushed.clone()),
+            (&aux, pushed),
+            (r#"{"aux":{"contentMissing":true,"desc":{}}}"#, Event::ContentMissing),
+            (
+                r#"{"aux":{"manifestPushedInsteadOfIndex":true,"originalIndex":{"digest":"i"},"selectedManifest":{"digest":"m","platform":{"os":"linux","architecture":"arm","variant":"v6"}}}}"#,
+                narrowed(Some("linux/arm/v6"), "m", "i"),
+            ),
+            (r#"{"aux":{"manifestPushedInsteadOfIndex":true}}"#, narrowed(None, "", "")),
+            (
+                r#"{"errorDetail":{"code":401,"message":"no basic auth credentials"},"error":"no basic auth credentials"}"#,
+                Event::Refused { message: "no basic auth credentials".to_owned() },
+            ),
+            (r#"{"error":"x"}"#, Event::Refused { message: "x".to_owned() }),
+            (r#"{"errorDetail":{},"error":"x"}"#, Event::Refused { message: "x".to_owned() }),
+        ];
+        for (line, want) in table {
+            assert_eq!(decode(line), Ok(vec![want]), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_digest_counts_only_in_a_status_of_its_own() {
+        let faked = [
+            format!(r#"{{"errorDetail":{{"message":"1: digest: {DIGEST} size: 528"}}}}"#),
+            format!(r#"{{"status":"1: digest: {DIGEST} size: 528","id":"a"}}"#),
+            r#"{"status":"1: digest: sha256:short size: 528"}"#.to_owned(),
+            format!(r#"{{"status":"1: digest: {DIGEST} size: many"}}"#),
+        ];
+        for line in faked {
+            let events = decode(&line).unwrap();
+            assert!(!events.iter().any(|event| matches!(event, Event::Pushed { .. })), "{line}");
+        }
+    }
+
+    #[test]
+    fn one_object_of_podman_is_two_events() {
+        let line = format!(
+            r#"{{"status":"1: digest: {DIGEST} size: 5","aux":{{"Tag":"1","Digest":"{DIGEST}","Size":5}}}}"#
+        );
+        assert_eq!(decode(&line).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn wild_numbers_are_clamped() {
+        let table = [("-5", 0), ("9223372036854775808", 1 << 63), ("1e300", u64::MAX), ("null", 0)];
+        for (number, want) in table {
+            let line = format!(r#"{{"status":"Pushing","progressDetail":{{"current":{number}}},"id":"a"}}"#);
+            assert_eq!(decode(&line), Ok(vec![layer("a", LayerState::Pushing { current: want, total: 0 })]));
+        }
+    }
+
+    #[test]
+    fn says_what_is_no_stream() {
+        let excerpt = |text: &str| text.to_owned();
+        let table = [
+            ("<html>\r\n<b>no", DecodeError::NotJson { start: excerpt("<html> <b>no") }),
+            ("{\"status\":\"x\"}\r\n<html>", DecodeError::NotJson { start: excerpt("<html>") }),
+            ("[1]", DecodeError::NotJson { start: excerpt("[1]") }),
+            ("}", DecodeError::NotJson { start: excerpt("}") }),
+            (r#"{"status":"x"#, DecodeError::Truncated { start: excerpt(r#"{"status":"x"#) }),
+            (r#"{"a":{}"#, DecodeError::Truncated { start: excerpt(r#"{"a":{}"#) }),
+        ];
+        for (text, want) in table {
+            assert_eq!(decode(text), Err(want), "{text}");
+        }
+        assert!(matches!(decode("{oops}"), Err(DecodeError::Malformed { .. })));
+        assert!(matches!(decode(r#"{"status":5}"#), Err(DecodeError::Malformed { .. })));
+    }
+
+    #[test]
+    fn an_endless_object_is_given_up() {
+        let mut decoder = Decoder::default();
+        let piece = vec![b'x'; 1 << 20];
+        decoder.decode(br#"{"status":""#, |_| {}).unwrap();
+        let result = (0..100).try_for_each(|_| decoder.decode(&piece, |_| {}));
+        assert_eq!(result, Err(DecodeError::TooLong));
+        assert!(decoder.unfinished.len() <= MAX_OBJECT + piece.len());
+    }
+
+    proptest! {
+        #[test]
+        fn where_the_stream_is_cut_does_not_matter(
+            texts in proptest::collection::vec("[a-z{}\\\\\"\u{e4} \n]{0,12}", 1..8),
+            joint in prop_oneof![Just(""), Just("\n"), Just("\r\n")],
+            size in 1_usize..9,
+        ) {
+            let lines: Vec<String> =
+                texts.iter().map(|text| serde_json::json!({"status": text, "id": "a"}).to_string()).collect();
+            let stream = lines.join(joint);
+            let whole = decode(&stream).unwrap();
+            prop_assert_eq!(whole.len(), texts.len());
+            prop_assert_eq!(decode_all(stream.as_bytes().chunks(size)).unwrap(), whole);
+        }
+    }
+}
