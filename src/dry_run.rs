@@ -9,7 +9,8 @@ use crate::engine::Engine;
 use crate::engine::images::ImageDetails;
 use crate::oci::{Descriptor, is_digest};
 use crate::reference::Reference;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::Registry;
+use crate::registry::error::RegistryError;
 use crate::remote::{Remote, Subject, Unanswered, inspect};
 
 /// Other tags of the repository whose layers are looked at.

@@ -17,7 +17,7 @@ use crate::failure::{Class, Evidence, classify};
 use crate::login::LoginError;
 use crate::push::{PushError, Suggestion};
 use crate::reference::ReferenceError;
-use crate::registry::RegistryError;
+use crate::registry::error::RegistryError;
 use crate::target::TargetError;
 use crate::text::{clean, with_causes};
 

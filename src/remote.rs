@@ -21,7 +21,9 @@ use crate::net::{RegistrySettings, Trace, is_on_loopback};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::registry::{Access, Registry, RegistryError, is_special};
+use crate::registry::Registry;
+use crate::registry::access::{Access, is_special};
+use crate::registry::error::RegistryError;
 use crate::text::clean;
 
 /// Why a registry did not take something, or did not answer.

@@ -15,7 +15,8 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::net::{RegistrySettings, Trace, is_on_loopback};
 use crate::print::{tell, warn};
-use crate::registry::{Access, Registry};
+use crate::registry::Registry;
+use crate::registry::access::Access;
 use crate::secret::Secret;
 use crate::text::with_causes;
 

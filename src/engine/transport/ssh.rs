@@ -53,3 +53,56 @@ fn quoted(word: &str) -> String {
     let escaped = |c| if matches!(c, '"' | '\\' | '`' | '$') { format!("\\{c}") } else { c.to_string() };
     format!("\"{}\"", word.chars().map(escaped).collect::<String>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::config::Config;
+    use crate::docker::context::{Address, Choice, Endpoint};
+
+    /// Recorded with docker 28.5.2 and a fake ssh.
+    #[test]
+    fn the_argv_is_dockers() {
+        let plain = "docker system dial-stdio";
+        let table: [(&str, &[&str], &str, &str); 14] = [
+            // URL, before the fixed words, host, remote command
+            ("ssh://h", &[], "h", plain),
+            ("ssh://me@h:22", &["-l", "me", "-p", "22"], "h", plain),
+            ("ssh://us%20er@h", &["-l", "'us er'"], "h", plain),
+            ("ssh://us'er@h", &["-l", "\"us'er\""], "h", plain),
+            ("ssh://a$b@h", &["-l", "'a$b'"], "h", plain),
+            ("ssh://[::1]:22", &["-p", "22"], "::1", plain),
+            (
+                "ssh://me@h/run/x.sock",
+                &["-l", "me"],
+                "h",
+                "docker '--host=unix:///run/x.sock' system dial-stdio",
+            ),
+            (
+                "ssh://me@h/run/a%20b.sock",
+                &["-l", "me"],
+                "h",
+                "docker '--host=unix:///run/a b.sock' system dial-stdio",
+            ),
+            (
+                "ssh://me@h/run/it's",
+                &["-l", "me"],
+                "h",
+                "docker \"--host=unix:///run/it's\" system dial-stdio",
+            ),
+            ("ssh://me@h//x", &["-l", "me"], "h", "docker '--host=unix:////x' system dial-stdio"),
+            ("ssh://-oX@h", &["-l", "-oX"], "h", plain),
+            ("ssh://me@-oP", &["-l", "me"], "-oP", plain),
+            ("ssh://a%23b=c@h/", &["-l", "'a#b=c'"], "h", plain),
+            ("ssh://ME@HoST:", &["-l", "ME"], "HoST", plain),
+        ];
+        for (url, before, host, remote) in table {
+            let choice = Choice { host: Some(url.to_owned()), ..Choice::default() };
+            let endpoint =
+                Endpoint::resolve(&choice, &Config::default()).unwrap_or_else(|e| panic!("{url}: {e}"));
+            let Address::Ssh(ssh) = &endpoint.address else { panic!("{endpoint:?}") };
+            let want = [before, &["-o ConnectTimeout=30", "-T", "--", host, remote]].concat();
+            assert_eq!(ssh_arguments(ssh), want, "{url}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! How a registry is connected to: TLS, certificates, credentials.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{env, fs, io};
+
+use crate::credentials::Credentials;
+use crate::credentials::login::Login;
+use crate::net::tls::{Identity, Pem, Tls};
+use crate::net::{RegistrySettings, Trace, is_on_loopback};
+use crate::registry::error::RegistryError;
+use crate::secret::Secret;
+
+/// How a registry is to be spoken to.
+#[derive(Debug)]
+pub struct Access {
+    /// `/etc/docker/certs.d/HOST:PORT`: `*.crt`, and pairs of `*.cert` and `*.key`.
+    pub certificates: PathBuf,
+    pub credentials: Credentials,
+    /// Whose they are, for messages.
+    pub login: Login,
+    pub trace: Option<Trace>,
+    /// Where any certificate will do, so will plain HTTP: the registry is called insecure.
+    pub(super) tls: Tls,
+    /// Of its host, which need not be looked up again for each connection; none: they are not known.
+    pub(super) addresses: Vec<SocketAddr>,
+}
+
+impl Access {
+    /// As the engine would speak to it, going by its settings.
+    ///
+    /// * `warn`: told of certificates that only the engine may read.
+    ///
+    /// # Errors
+    /// [`RegistryError::Certificates`]
+    pub async fn new(
+        domain: &str,
+        settings: &RegistrySettings,
+        credentials: Credentials,
+        login: Login,
+        trace: Option<Trace>,
+        warn: impl FnMut(&str),
+    ) -> Result<Self, RegistryError> {
+        let certificates = certificates_directory(settings.is_rootless).join(domain);
+        let addresses = addresses(domain).await;
+        let ips: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+        let skip_verify = settings.is_insecure(domain, &ips);
+        let tls = Tls { skip_verify, ..tls(domain, &certificates, warn)? };
+        Ok(Self { certificates, credentials, login, trace, tls, addresses })
+    }
+
+    /// Whether its token server may be as insecure as the registry itself. Every registry of this machine
+    /// is called insecure, and that says nothing of another.
+    pub(super) fn lends_insecurity(&self, domain: &str) -> bool {
+        self.tls.skip_verify && !is_on_loopback(domain)
+    }
+}
+
+/// Whether an engine may speak with this registry in a way of its own. On the engine's machine every registry
+/// is insecure, and only an engine without root has other certificates than those of the system.
+///
+/// Source: moby `registry/config.go` (`loadInsecureRegistries`): loopback addresses are always among them.
+pub fn is_special(domain: &str) -> bool {
+    !is_on_loopback(domain) || certificates_directory(true).join(domain).exists()
+}
+
+/// Source: moby `registry/config_unix.go` (`CertsDir`).
+fn certificates_directory(is_rootless: bool) -> PathBuf {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let own = || variable("XDG_CONFIG_HOME").or_else(|| env::home_dir().map(|home| home.join(".config")));
+    match is_rootless.then(own).flatten() {
+        Some(own) => own.join("docker/certs.d"),
+        None => PathBuf::from("/etc/docker/certs.d"),
+    }
+}
+
+/// CA and client certificates for a registry, as moby's `ReadCertsDirectory` finds them; whatever
+/// certificate the registry shows has to be good.
+pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Result<Tls, RegistryError> {
+    let broken = |reason: String| RegistryError::Certificates { registry: registry.to_owned(), reason };
+    let unreadable = |path: &Path, error: io::Error| broken(format!("`{}`: {error}", path.display()));
+    // What is root's alone is the engine's, and may not be needed.
+    let mut skip =
+        |path: &Path| warn(&format!("`{}` is not used: only the engine may read it", path.display()));
+    let mut files = match fs::read_dir(directory) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            skip(directory);
+            Vec::new()
+        }
+        Err(error) => return Err(unreadable(directory, error)),
+    };
+    files.sort();
+    let mut read = |path: &Path| match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(Pem { path: path.to_owned(), text: Secret::new(text) })),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            skip(path);
+            Ok(None)
+        }
+        Err(error) => Err(unreadable(path, error)),
+    };
+    let (mut authorities, mut identity): (Option<Pem>, _) = (None, None);
+    for path in &files {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("crt") => {
+                let Some(pem) = read(path)? else { continue };
+                authorities = Some(match authorities {
+                    None => pem,
+                    Some(Pem { path, text }) => {
+                        Pem { path, text: Secret::new(format!("{}\n{}", text.expose(), pem.text.expose())) }
+                    }
+                });
+            }
+            Some("cert") => {
+                let key = path.with_extension("key");
+                if !key.exists() {
+                    // docker's own explanation.
+                    return Err(broken(format!(
+                        "missing key `{}` for client certificate `{}`; CA certificates must use the extension .crt",
+                        key.display(),
+                        path.display()
+                    )));
+                }
+                if let (Some(certificate), Some(key)) = (read(path)?, read(&key)?) {
+                    identity = Some(Identity { certificate, key });
+                }
+            }
+            Some("key") if !path.with_extension("cert").exists() => {
+                return Err(broken(format!(
+                    "there is no client certificate for the key `{}`",
+                    path.display()
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(Tls { authorities, with_system: true, identity, skip_verify: false })
+}
+
+/// The addresses of a registry's host; none where they cannot be found in time.
+async fn addresses(domain: &str) -> Vec<SocketAddr> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let has_port =
+        domain.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let place = if has_port { domain.to_owned() } else { format!("{domain}:443") };
+    match tokio::time::timeout(PATIENCE, tokio::net::lookup_host(place)).await {
+        Ok(Ok(found)) => found.collect(),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,350 @@
+//! HTTP requests to a registry, and the reading of its answers.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use reqwest::redirect::{Action, Attempt, Policy};
+use reqwest::{Client, ClientBuilder, Method, Proxy, RequestBuilder, Response, Url};
+use rustls::ClientConfig;
+
+use crate::credentials::Kind;
+use crate::net::USER_AGENT_VALUE;
+use crate::net::proxy::setting as proxy_for;
+use crate::net::tls::{Tls, TlsProblem, config as tls_config, find as tls_error};
+use crate::reference::HUB;
+use crate::registry::Registry;
+use crate::registry::access::Access;
+use crate::registry::error::{RegistryError, reason, root_cause};
+use crate::secret::{Censor, Secret};
+use crate::text::{clean, with_causes};
+
+impl Registry {
+    pub(super) fn hide(&self, text: String) -> String {
+        self.censor.lock().unwrap_or_else(PoisonError::into_inner).hide(text)
+    }
+
+    /// The registry, or where another is asked for it, that server.
+    pub(super) fn server(&self, url: &Url) -> String {
+        if place(url) == place(&self.api) {
+            return format!("the registry {}", self.domain);
+        }
+        let (host, port) = place(url);
+        format!("{} for the registry {}", clean(&format!("{host}:{port}")), self.domain)
+    }
+
+    /// # Errors
+    /// It cannot be sent: there is a line end in it, say.
+    pub(super) fn sensitive(&self, secret: &Secret) -> Result<HeaderValue, RegistryError> {
+        let value = HeaderValue::from_str(secret.expose());
+        let mut value =
+            value.map_err(|_| self.unauthorized("it holds characters that cannot be sent".to_owned()))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    pub(super) fn path(&self, path: &str) -> Result<Url, RegistryError> {
+        self.api.join(path).map_err(|error| self.not_a_registry(&error.to_string()))
+    }
+
+    pub(super) async fn send(
+        &self,
+        client: &Client,
+        request: RequestBuilder,
+    ) -> Result<Response, RegistryError> {
+        let request = request.build().map_err(|error| self.unreachable(&self.api, &error.without_url()))?;
+        let url = request.url().clone();
+        // Without the proxy that somebody wanted is not how anybody wants it.
+        if let Some(Err(variable)) = url.as_str().parse().ok().map(|url| proxy_for(&url)) {
+            let reason = format!("what {variable} says is no proxy");
+            return Err(RegistryError::Unreachable { server: self.server(&url), reason });
+        }
+        if let Some(trace) = self.access.trace {
+            // Beside those that reqwest adds.
+            let names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
+            let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+            trace(&clean(&self.hide(format!("{} {url}{names}", request.method()))));
+        }
+        let response = client.execute(request).await.map_err(|error| {
+            // (reqwest does not say so if it broke at a place that a redirect led to.)
+            let error = error.without_url();
+            match tls_error(&error) {
+                Some(problem) => RegistryError::Tls {
+                    server: self.server(&url),
+                    registry: self.domain.clone(),
+                    directory: self.access.certificates.clone(),
+                    problem: Box::new(TlsProblem::of(problem, &self.access.tls)),
+                },
+                None => self.unreachable(&url, &error),
+            }
+        })?;
+        if let Some(trace) = self.access.trace {
+            trace(&response.status().to_string());
+        }
+        Ok(response)
+    }
+
+    pub(super) async fn body(&self, response: Response, limit: usize) -> Result<Vec<u8>, RegistryError> {
+        let body = self.start_of(response, limit + 1).await?;
+        if body.len() > limit {
+            return Err(self.not_a_registry(&format!("it sends more than {} MB at once", limit >> 20)));
+        }
+        Ok(body)
+    }
+
+    /// The first bytes of a body, so many at most.
+    async fn start_of(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, RegistryError> {
+        let mut body = Vec::new();
+        let url = response.url().clone();
+        while body.len() < limit
+            && let Some(chunk) =
+                response.chunk().await.map_err(|error| self.unreachable(&url, &error.without_url()))?
+        {
+            body.extend_from_slice(&chunk[..chunk.len().min(limit - body.len())]);
+        }
+        Ok(body)
+    }
+
+    /// Why it refuses, from the body of an error.
+    pub(super) async fn read_refusal(&self, response: Response) -> Result<Refusal, RegistryError> {
+        let (status, server) = (response.status(), self.server(response.url()));
+        let target =
+            response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let body = self.start_of(response, MAX_REASON).await?;
+        let reason = target
+            .filter(|_| status.is_redirection())
+            .map(|target| format!("its place is `{target}`"))
+            .unwrap_or_else(|| reason(&body, status));
+        Ok(Refusal { status, reason: clean(&self.hide(reason)), server })
+    }
+
+    pub(super) async fn unexpected(&self, response: Response) -> RegistryError {
+        match self.read_refusal(response).await {
+            Ok(refusal) => self.refusal(refusal),
+            Err(error) => error,
+        }
+    }
+
+    pub(super) fn refusal(&self, Refusal { status, reason, server }: Refusal) -> RegistryError {
+        match status {
+            StatusCode::UNAUTHORIZED => self.unauthorized(reason),
+            StatusCode::FORBIDDEN => self.denied(reason),
+            StatusCode::NOT_FOUND => self.not_a_registry(&format!("it answered {status}: {reason}")),
+            _ => RegistryError::Answered { server, status, reason },
+        }
+    }
+
+    pub(super) fn denied(&self, reason: String) -> RegistryError {
+        let login = Box::new(self.access.login.clone());
+        RegistryError::Denied { registry: self.domain.clone(), login, reason }
+    }
+
+    pub(super) fn unauthorized(&self, reason: String) -> RegistryError {
+        let login = Box::new(self.access.login.clone());
+        RegistryError::Unauthorized { registry: self.domain.clone(), login, reason }
+    }
+
+    pub(super) fn not_a_registry(&self, reason: &str) -> RegistryError {
+        RegistryError::NotARegistry { registry: self.domain.clone(), reason: reason.to_owned() }
+    }
+
+    fn unreachable(&self, url: &Url, error: &reqwest::Error) -> RegistryError {
+        let reason = if error.is_timeout() { "it does not answer".to_owned() } else { root_cause(error) };
+        RegistryError::Unreachable { server: self.server(url), reason }
+    }
+}
+
+/// Host and port.
+pub fn place(url: &Url) -> (&str, u16) {
+    (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
+}
+
+/// Some registries answer for others. reqwest leaves our login behind at another host or port.
+pub fn follow(attempt: Attempt<'_>) -> Action {
+    let is_downgrade = attempt.url().scheme() != "https"
+        && attempt.previous().iter().any(|previous| previous.scheme() == "https");
+    if is_downgrade || attempt.previous().len() > MAX_REDIRECTS { attempt.stop() } else { attempt.follow() }
+}
+
+/// An HTTP error, read.
+pub struct Refusal {
+    pub(super) status: StatusCode,
+    /// Clean.
+    pub(super) reason: String,
+    /// Who said it.
+    pub(super) server: String,
+}
+
+pub fn url(registry: &str, text: &str) -> Result<Url, RegistryError> {
+    let not_a_registry =
+        |reason: String| RegistryError::NotARegistry { registry: registry.to_owned(), reason };
+    let url = Url::parse(text).map_err(|error| not_a_registry(format!("`{}`: {error}", clean(text))))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(url),
+        _ => Err(not_a_registry(format!("`{}` is no address of a server", clean(text)))),
+    }
+}
+
+/// * `directory`: of the certificates, for messages.
+pub fn tls_config_for(registry: &str, tls: &Tls, directory: &Path) -> Result<ClientConfig, RegistryError> {
+    tls_config(tls).map_err(|problem| RegistryError::Tls {
+        server: format!("the registry {registry}"),
+        registry: registry.to_owned(),
+        directory: directory.to_owned(),
+        problem: Box::new(problem),
+    })
+}
+
+pub fn builder(tls_config: ClientConfig, redirects: Policy) -> ClientBuilder {
+    Client::builder()
+        .user_agent(USER_AGENT_VALUE)
+        .tls_backend_preconfigured(tls_config)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .timeout(TIMEOUT)
+        .redirect(redirects)
+        .no_proxy()
+        .proxy(Proxy::custom(|url| {
+            // What is no proxy was found out before the request.
+            let proxy = proxy_for(&url.as_str().parse().ok()?).ok()??;
+            Url::parse(&proxy).ok()
+        }))
+}
+
+pub fn build(registry: &str, client: ClientBuilder) -> Result<Client, RegistryError> {
+    client.build().map_err(|error| RegistryError::Unreachable {
+        server: format!("the registry {registry}"),
+        reason: with_causes(&error),
+    })
+}
+
+/// Where the Hub's API is.
+const HUB_API: &str = "registry-1.docker.io";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The longest silence within an answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For a whole answer.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Places that one answer may be looked for at.
+const MAX_REDIRECTS: usize = 5;
+
+/// Bytes of one answer; a manifest has at most as many (OCI distribution specification).
+pub const MAX_BODY: usize = 4 << 20;
+
+/// Bytes of an error that are read; the rest of a page says no more.
+const MAX_REASON: usize = 256 << 10;
+
+/// All that a tag may name, so that the registry does not turn it into something else.
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+
+impl Registry {
+    /// Finds out how the registry speaks: TLS, or where it is called insecure and has none, plain HTTP.
+    ///
+    /// * `domain`: [`crate::reference::Reference::domain`]
+    ///
+    /// # Errors
+    /// It cannot be reached, its certificate is not good, or it is no registry.
+    pub async fn connect(domain: &str, access: Access) -> Result<Self, RegistryError> {
+        let host = if domain == HUB { HUB_API } else { domain };
+        let censor = Censor::new(access.credentials.secrets());
+        let tls_config = tls_config_for(domain, &access.tls, &access.certificates)?;
+        let api = url(domain, &format!("https://{host}/"))?;
+        let mut client = builder(tls_config.clone(), Policy::custom(follow));
+        if host == domain && !access.addresses.is_empty() {
+            client = client.resolve_to_addrs(api.host_str().unwrap_or_default(), &access.addresses);
+        }
+        let mut registry = Self {
+            domain: domain.to_owned(),
+            api,
+            client: build(domain, client)?,
+            tls_config,
+            access,
+            censor: Mutex::new(censor),
+            authorization: Mutex::default(),
+        };
+        match registry.ping().await {
+            Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Tls { .. }))
+                if registry.access.tls.skip_verify =>
+            {
+                registry.api = url(domain, &format!("http://{host}/"))?;
+                // Where nothing answers either way, the first says it as well as the second.
+                registry.ping().await.map_err(|plain| match error {
+                    RegistryError::Tls { problem, .. } if matches!(*problem, TlsProblem::PlainText) => plain,
+                    error @ RegistryError::Tls { .. } => error,
+                    _ => plain,
+                })?;
+            }
+            answered => answered?,
+        }
+        Ok(registry)
+    }
+
+    async fn ping(&self) -> Result<(), RegistryError> {
+        let response = self.send(&self.client, self.client.get(self.path("v2/")?)).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(()),
+            _ => Err(self.unexpected(response).await),
+        }
+    }
+
+    /// Whether it takes the credentials at all.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn accepts(&self) -> Result<(), RegistryError> {
+        let response = self.ask(Method::GET, self.path("v2/")?, "").await?;
+        if response.status().is_success() { Ok(()) } else { Err(self.unexpected(response).await) }
+    }
+
+    /// Sends a request, with the credentials once the registry asks for some.
+    pub(super) async fn ask(&self, method: Method, url: Url, scope: &str) -> Result<Response, RegistryError> {
+        let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned();
+        let response = self.ask_with(method.clone(), url.clone(), known.as_ref()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        // None yet, or a token that has expired.
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenges: Vec<String> =
+            challenges.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
+        let refusal = self.read_refusal(response).await?;
+        let authorization = self.authorize(&challenges, scope, &refusal.reason).await?;
+        let response = self.ask_with(method, url, Some(&authorization)).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let refusal = self.read_refusal(response).await?;
+            // A token server has taken the login, and has not given this right with it.
+            let kind = self.access.credentials.kind();
+            let was_taken = authorization.expose().starts_with("Bearer ")
+                && matches!(kind, Some(Kind::Password | Kind::IdentityToken));
+            return Err(if was_taken { self.denied(refusal.reason) } else { self.refusal(refusal) });
+        }
+        self.authorization
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(scope.to_owned(), authorization);
+        Ok(response)
+    }
+
+    async fn ask_with(
+        &self,
+        method: Method,
+        url: Url,
+        authorization: Option<&Secret>,
+    ) -> Result<Response, RegistryError> {
+        let is_manifest = url.path().contains("/manifests/");
+        let mut request = self.client.request(method, url);
+        if is_manifest {
+            request = request.header(ACCEPT, MANIFESTS);
+        }
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, self.sensitive(authorization)?);
+        }
+        self.send(&self.client, request).await
+    }
+}

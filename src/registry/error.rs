@@ -1,0 +1,216 @@
+//! Why a registry did not answer as wanted.
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use serde_json::Value;
+
+use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
+use crate::docker::context::Endpoint;
+use crate::failure::Class;
+use crate::net::tls::TlsProblem;
+use crate::reference::HUB;
+use crate::text::clean;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// `server`: the registry, or its token server.
+    #[error("cannot reach {server}: {reason}")]
+    Unreachable { server: String, reason: String },
+    #[error("no TLS with {server}: {problem}")]
+    Tls {
+        server: String,
+        registry: String,
+        /// Of its CA and client certificates.
+        directory: PathBuf,
+        problem: Box<TlsProblem>,
+    },
+    #[error("the certificates for {registry} cannot be used: {reason}")]
+    Certificates { registry: String, reason: String },
+    #[error("{}", refused(registry, login, reason))]
+    Unauthorized { registry: String, login: Box<Login>, reason: String },
+    #[error("{registry} does not allow it{}: {reason}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
+    Denied { registry: String, login: Box<Login>, reason: String },
+    #[error("{registry} does not allow writing to {repository}{}: {reason}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
+    MayNotWrite { registry: String, repository: String, login: Box<Login>, reason: String },
+    #[error("{registry} shows no catalog of its repositories")]
+    NoCatalog { registry: String },
+    #[error("{registry} has no repository `{repository}`, or does not show it{}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
+    NoRepository { registry: String, repository: String, login: Box<Login> },
+    #[error("{server} answered {status}: {reason}")]
+    Answered { server: String, status: StatusCode, reason: String },
+    /// `localhost` of the engine's machine is not ours.
+    #[error("{registry} is on the machine of the engine at {endpoint}, and cannot be asked from here")]
+    Elsewhere { registry: String, endpoint: Arc<Endpoint> },
+    #[error("what answers at {registry} is no registry: {reason}")]
+    NotARegistry { registry: String, reason: String },
+}
+
+fn refused(registry: &str, login: &Login, reason: &str) -> String {
+    if login.anonymous {
+        format!("{registry} wants a login, and {}: {reason}", login.describe_nothing())
+    } else {
+        format!("{registry} does not accept {}: {reason}", login.describe())
+    }
+}
+
+impl RegistryError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Unreachable { .. } => Class::Network,
+            Self::Tls { .. } | Self::Certificates { .. } => Class::Tls,
+            Self::Unauthorized { .. } => Class::Auth,
+            Self::Denied { .. } | Self::MayNotWrite { .. } => Class::Denied,
+            Self::NoRepository { .. } => Class::NotFound,
+            Self::Answered { status, .. } => match status.as_u16() {
+                429 => Class::RateLimited,
+                500.. => Class::Server,
+                _ => Class::Other,
+            },
+            Self::Elsewhere { .. } | Self::NoCatalog { .. } | Self::NotARegistry { .. } => Class::Other,
+        }
+    }
+
+    /// It is the way from here to the registry that is wrong, of which an engine may have another.
+    pub fn is_about_the_way(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Tls { .. } | Self::Certificates { .. } | Self::Elsewhere { .. }
+        )
+    }
+
+    /// What to type or to change next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unreachable { .. } => "check its name and port, the network, HTTPS_PROXY and NO_PROXY",
+            Self::Tls { registry, directory, problem, .. } => {
+                let directory = directory.display();
+                let host = if registry == HUB { "registry-1.docker.io" } else { registry };
+                return Some(match &**problem {
+                    TlsProblem::UnknownAuthority { .. } | TlsProblem::Authorities { .. } => {
+                        format!("put its CA into `{directory}/ca.crt`, where docker looks for it too")
+                    }
+                    TlsProblem::IdentityMissing
+                    | TlsProblem::Identity { .. }
+                    | TlsProblem::IdentityRefused { .. }
+                    | TlsProblem::Refused => {
+                        format!(
+                            "if it wants a client certificate, put client.cert and client.key into `{directory}/`"
+                        )
+                    }
+                    TlsProblem::PlainText => format!(
+                        "it may speak plain HTTP: then name `{registry}` in `insecure-registries` of the engine's daemon.json"
+                    ),
+                    TlsProblem::Expired | TlsProblem::NotYetValid => {
+                        "have its certificate renewed, and check the clocks of both machines".to_owned()
+                    }
+                    TlsProblem::WrongName { .. } => {
+                        "name the registry as its certificate does, or have that renewed for this name"
+                            .to_owned()
+                    }
+                    TlsProblem::Other(_) => {
+                        let port = if host.contains(':') { "" } else { ":443" };
+                        format!("see what it says: `openssl s_client -connect {host}{port}`")
+                    }
+                });
+            }
+            Self::Certificates { .. } => "mend or remove that file; docker cannot use it either",
+            Self::Unauthorized { login, .. } if login.source == Source::Variable => SHADOWS,
+            Self::Unauthorized { login, .. } if login.source == Source::CommandLine && login.anonymous => {
+                "leave out --anonymous"
+            }
+            Self::Unauthorized { login, .. } if login.source == Source::CommandLine => {
+                "check --username, and the password given on stdin"
+            }
+            Self::Unauthorized { login, .. } if login.anonymous && login.broken_hint().is_some() => {
+                return login.broken_hint().map(str::to_owned);
+            }
+            Self::Unauthorized { registry, .. } => {
+                return Some(format!(
+                    "log in with `{}`, or pass `--username NAME --password-stdin`",
+                    docker_login(registry)
+                ));
+            }
+            Self::Denied { registry, login, .. } | Self::MayNotWrite { registry, login, .. }
+                if login.anonymous =>
+            {
+                return Some(format!(
+                    "log in with `{}`, or pass `--username NAME --password-stdin`",
+                    docker_login(registry)
+                ));
+            }
+            Self::Denied { registry, .. } => {
+                return Some(format!(
+                    "this account may not look there: ask for the right, or use another; it may be shown the tags of one repository: `docker regpush ls {registry}/REPOSITORY`"
+                ));
+            }
+            Self::MayNotWrite { registry, repository, .. } => {
+                return Some(format!(
+                    "this account may not write to {registry}/{repository}: check the name, or log in with another account (`{}`)",
+                    docker_login(registry)
+                ));
+            }
+            Self::NoRepository { registry, .. } => {
+                return Some(format!("see what is there with `docker regpush ls {registry}`"))
+                    .filter(|_| !is_without_catalog(registry));
+            }
+            Self::NoCatalog { registry } => {
+                let place = match registry.as_str() {
+                    HUB => "; its repositories are listed at https://hub.docker.com/repositories",
+                    "ghcr.io" => "; its packages are listed at https://github.com/OWNER?tab=packages",
+                    _ if is_without_catalog(registry) => {
+                        "; its repositories are listed by `aws ecr describe-repositories`"
+                    }
+                    _ => "",
+                };
+                return Some(format!(
+                    "list the tags of one: `docker regpush ls {registry}/REPOSITORY`{place}"
+                ));
+            }
+            Self::Answered { status, .. } => match status.as_u16() {
+                429 => "wait a minute, and ask again",
+                500.. => "the registry is in trouble: try again later, or look into its log",
+                _ => return None,
+            },
+            Self::Elsewhere { .. } => "ask from that machine",
+            Self::NotARegistry { .. } => "check its name and port",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// What a registry says in an error: `errors[].code: message` (OCI distribution), `details` or `message` of
+/// token servers, else the body itself, if it is not a page.
+pub fn reason(body: &[u8], status: StatusCode) -> String {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let first = &value["errors"][0];
+    let of_list = match (text(&first["code"]), text(&first["message"])) {
+        (Some(code), Some(message)) => Some(format!("{}: {message}", code.to_lowercase())),
+        (code, message) => message.or(code),
+    };
+    let other =
+        || ["details", "message", "error_description", "error"].iter().find_map(|key| text(&value[key]));
+    let plain = || {
+        let body = String::from_utf8_lossy(body);
+        let body = body.trim();
+        let is_text = !body.is_empty() && !body.starts_with(['<', '{', '[']);
+        is_text.then(|| body.to_owned())
+    };
+    let status = || status.canonical_reason().unwrap_or("no reason given").to_lowercase();
+    of_list.or_else(other).or_else(plain).unwrap_or_else(status)
+}
+
+/// The innermost cause: what reqwest wraps round it says nothing more.
+pub fn root_cause(error: &reqwest::Error) -> String {
+    let causes = std::iter::successors(Some(error as &(dyn StdError + 'static)), |error| (*error).source());
+    causes.last().map(|cause| clean(&cause.to_string())).unwrap_or_default()
+}
+
+/// Whether a registry is known to have no catalog, so that it need not be asked.
+pub fn is_without_catalog(domain: &str) -> bool {
+    let is_ecr = domain.contains(".dkr.ecr") && domain.contains(".amazonaws.com");
+    is_ecr || [HUB, "ghcr.io", "public.ecr.aws"].contains(&domain)
+}

@@ -1,0 +1,229 @@
+//! What a registry has: tags, manifests, blobs.
+//!
+//! Source: OCI distribution specification 1.1, "Pull".
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use reqwest::{Method, Response, Url};
+use serde::Deserialize;
+
+use crate::failure::Class;
+use crate::oci::{Descriptor, is_digest};
+use crate::reference::is_tag;
+use crate::registry::Registry;
+use crate::registry::client::{MAX_BODY, place};
+use crate::registry::error::RegistryError;
+use crate::registry::manifest::ServedManifest;
+use crate::registry::token::scope;
+
+impl Registry {
+    /// What a tag names; `None`: nothing.
+    ///
+    /// # Errors
+    /// It cannot be asked, or refuses.
+    pub async fn named(&self, repository: &str, tag: &str) -> Result<Option<Descriptor>, RegistryError> {
+        if !is_tag(tag) {
+            return Ok(None);
+        }
+        let url = self.path(&format!("v2/{repository}/manifests/{tag}"))?;
+        let response = self.ask(Method::HEAD, url, &scope(repository)).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if !response.status().is_success() {
+            return Err(self.unexpected(response).await);
+        }
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let digest = header("docker-content-digest").filter(|digest| is_digest(digest));
+        match (digest, header("content-length").and_then(|length| length.parse().ok())) {
+            (Some(digest), Some(size)) => Ok(Some(Descriptor::new(digest.to_owned(), size))),
+            // Both may be left out (OCI distribution specification, "Checking if content exists").
+            _ => Ok(self.manifest(repository, tag).await?.map(|manifest| manifest.descriptor)),
+        }
+    }
+
+    /// The manifest under a tag or digest, its digest reckoned from its bytes; `None`: there is none.
+    ///
+    /// # Errors
+    /// It cannot be asked, or refuses; or what it has is no manifest.
+    pub async fn manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<ServedManifest>, RegistryError> {
+        let url = self.path(&format!("v2/{repository}/manifests/{reference}"))?;
+        let response = self.ask(Method::GET, url, &scope(repository)).await?;
+        let Some(body) = self.found(response).await? else { return Ok(None) };
+        let manifest = ServedManifest::parse(&body);
+        manifest.map(Some).map_err(|_| self.not_a_registry("its manifest is no JSON"))
+    }
+
+    /// The layers' digests before they were compressed, in their order, as an image's configuration lists
+    /// them; `None`: it is not there, or is of another kind.
+    ///
+    /// # Errors
+    /// It cannot be asked, or refuses.
+    ///
+    /// Source: OCI image specification 1.1, `config.md` (`rootfs.diff_ids`).
+    pub async fn diff_ids(
+        &self,
+        repository: &str,
+        config: &str,
+    ) -> Result<Option<Vec<String>>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Config {
+            rootfs: RootFs,
+        }
+        #[derive(Deserialize)]
+        struct RootFs {
+            diff_ids: Vec<String>,
+        }
+        let response = self.ask(Method::GET, self.blob(repository, config)?, &scope(repository)).await?;
+        let Some(body) = self.found(response).await? else { return Ok(None) };
+        Ok(serde_json::from_slice::<Config>(&body).ok().map(|config| config.rootfs.diff_ids))
+    }
+
+    /// The blobs and manifests of an image that the registry does not have.
+    ///
+    /// # Errors
+    /// It cannot be asked, or refuses.
+    pub async fn missing_parts(
+        self: &Arc<Self>,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Vec<String>, RegistryError> {
+        match self.manifest(repository, digest).await? {
+            Some(manifest) if manifest.is_called(digest) => self.missing_parts_of(repository, manifest).await,
+            _ => Ok(vec![digest.to_owned()]),
+        }
+    }
+
+    /// The same of an image whose manifest is at hand.
+    ///
+    /// # Errors
+    /// It cannot be asked, or refuses.
+    pub async fn missing_parts_of(
+        self: &Arc<Self>,
+        repository: &str,
+        manifest: ServedManifest,
+    ) -> Result<Vec<String>, RegistryError> {
+        let mut seen = HashSet::from([manifest.descriptor.digest.clone()]);
+        let (mut blobs, mut manifests) = (BTreeSet::from_iter(manifest.blobs()), manifest.manifests());
+        let mut missing = Vec::new();
+        while let Some(digest) = manifests.pop() {
+            if !seen.insert(digest.clone()) {
+                continue;
+            }
+            match self.manifest(repository, &digest).await? {
+                Some(manifest) if manifest.is_called(&digest) => {
+                    blobs.extend(manifest.blobs());
+                    manifests.extend(manifest.manifests());
+                }
+                _ => missing.push(digest),
+            }
+            if seen.len() + manifests.len() > MAX_PARTS || blobs.len() > MAX_PARTS {
+                return Err(self.not_a_registry(&format!("its image has more than {MAX_PARTS} parts")));
+            }
+        }
+        let blobs: Vec<String> = blobs.into_iter().collect();
+        let has = |digest: String| {
+            let (registry, repository) = (Arc::clone(self), repository.to_owned());
+            async move { registry.has_blob(&repository, &digest).await }
+        };
+        let (found, trouble) = at_once(&blobs, has).await;
+        if let Some((_, error)) = trouble {
+            return Err(error);
+        }
+        let lost = blobs.into_iter().zip(found).filter(|(_, found)| *found == Some(false));
+        missing.extend(lost.map(|(digest, _)| digest));
+        Ok(missing)
+    }
+
+    /// Whether a blob is there.
+    ///
+    /// # Errors
+    /// It cannot be asked, or refuses.
+    pub async fn has_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
+        let url = self.blob(repository, digest)?;
+        let response = self.ask(Method::HEAD, url.clone(), &scope(repository)).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            // It has sent us to its store, which lets nobody but a GET in.
+            _ if place(response.url()) != place(&url) => Ok(true),
+            _ => Err(self.unexpected(response).await),
+        }
+    }
+
+    fn blob(&self, repository: &str, digest: &str) -> Result<Url, RegistryError> {
+        self.path(&format!("v2/{repository}/blobs/{digest}"))
+    }
+
+    /// The body of what is there.
+    async fn found(&self, response: Response) -> Result<Option<Vec<u8>>, RegistryError> {
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => self.body(response, MAX_BODY).await.map(Some),
+            _ => Err(self.unexpected(response).await),
+        }
+    }
+}
+
+/// Asks about many things at once, but not too many: the answers in their order; and how many are missing,
+/// with the first reason.
+async fn at_once<T: Send + 'static, F>(
+    things: &[String],
+    ask: impl Fn(String) -> F,
+) -> (Vec<Option<T>>, Option<(usize, RegistryError)>)
+where
+    F: Future<Output = Result<T, RegistryError>> + Send + 'static,
+{
+    const AT_ONCE: usize = 8;
+    let mut found: Vec<Option<T>> = things.iter().map(|_| None).collect();
+    let mut trouble: Option<(usize, RegistryError)> = None;
+    let mut running = tokio::task::JoinSet::new();
+    let mut waiting = things.iter().cloned().enumerate();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some((at, thing)) = waiting.next()
+        {
+            let asked = ask(thing);
+            running.spawn(async move { (at, asked.await) });
+        }
+        match running.join_next().await {
+            None => return (found, trouble),
+            Some(Ok((at, Ok(answer)))) => found[at] = Some(answer),
+            Some(Ok((_, Err(error)))) => {
+                // Asking on would make it no better, or worse.
+                let is_over = matches!(error.class(), Class::Network | Class::RateLimited | Class::Auth);
+                let missing = &mut trouble.get_or_insert((0, error)).0;
+                *missing += 1;
+                if is_over {
+                    *missing += waiting.by_ref().count();
+                }
+            }
+            // It cannot panic, and nobody ends it but us.
+            Some(Err(_)) => {}
+        }
+    }
+}
+
+/// What these tags name, in their order; and how many could not be asked about, with the first reason.
+pub async fn digests(
+    registry: &Arc<Registry>,
+    repository: &str,
+    tags: &[String],
+) -> (Vec<Option<String>>, Option<(usize, RegistryError)>) {
+    let ask = |tag: String| {
+        let (registry, repository) = (Arc::clone(registry), repository.to_owned());
+        async move { registry.named(&repository, &tag).await }
+    };
+    let (named, trouble) = at_once(tags, ask).await;
+    let digest = |named: Option<Option<Descriptor>>| named.flatten().map(|descriptor| descriptor.digest);
+    (named.into_iter().map(digest).collect(), trouble)
+}
+
+/// Manifests, or blobs, of one image.
+const MAX_PARTS: usize = 10_000;

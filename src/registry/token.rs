@@ -1,0 +1,152 @@
+//! Challenges of a registry, and tokens from its token server.
+//!
+//! Source: distribution `docs/spec/auth/token.md`; RFC 7235 for challenges.
+
+use std::sync::PoisonError;
+
+use hyper::StatusCode;
+use reqwest::header::AUTHORIZATION;
+use reqwest::redirect::Policy;
+use serde::Deserialize;
+
+use crate::credentials::Kind;
+use crate::net::is_loopback;
+use crate::net::tls::Tls;
+use crate::registry::Registry;
+use crate::registry::client::{MAX_BODY, build, builder, place, tls_config_for, url};
+use crate::registry::error::RegistryError;
+use crate::secret::Secret;
+use crate::text::clean;
+
+/// docker's: it is the one that such tokens were given to.
+const CLIENT_ID: &str = "docker";
+
+/// Who may be told what, in the words of token servers.
+pub fn scope(repository: &str) -> String {
+    format!("repository:{repository}:pull")
+}
+
+/// Who may write, in the same words.
+pub fn write_scope(repository: &str) -> String {
+    format!("repository:{repository}:pull,push")
+}
+
+impl Registry {
+    /// The value of `Authorization` that these challenges want.
+    pub(super) async fn authorize(
+        &self,
+        challenges: &[String],
+        scope: &str,
+        reason: &str,
+    ) -> Result<Secret, RegistryError> {
+        let credentials = &self.access.credentials;
+        let parsed = challenges.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten();
+        let parsed: Vec<_> = parsed.collect();
+        let of = |scheme: &str| parsed.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme));
+        let unauthorized = || self.unauthorized(reason.to_owned());
+        if let Some(bearer) = of("Bearer") {
+            if let Some(token) = &credentials.registry_token {
+                return Ok(Secret::new(format!("Bearer {}", token.expose())));
+            }
+            let parameter = |name: &str| {
+                let mut parameters = bearer.params.iter();
+                let found = parameters.find(|(found, _)| found.eq_ignore_ascii_case(name));
+                found.map(|(_, value)| value.to_unescaped())
+            };
+            let realm = parameter("realm").ok_or_else(|| self.not_a_registry("it names no token server"))?;
+            let scope = parameter("scope").unwrap_or_else(|| scope.to_owned());
+            let token = self.token(&realm, parameter("service"), &scope).await?;
+            return Ok(Secret::new(format!("Bearer {}", token.expose())));
+        }
+        match (of("Basic"), credentials.kind()) {
+            (Some(_), Some(Kind::Password)) => {
+                let packed = credentials.packed().ok_or_else(unauthorized)?;
+                Ok(Secret::new(format!("Basic {}", packed.expose())))
+            }
+            (Some(_), None) => Err(unauthorized()),
+            (Some(_), _) => {
+                Err(self.unauthorized("it wants a password, and there is none but a token".to_owned()))
+            }
+            (None, _) => {
+                let schemes: Vec<&str> = parsed.iter().map(|challenge| challenge.scheme).collect();
+                let asked =
+                    if schemes.is_empty() { "none is named".to_owned() } else { clean(&schemes.join(", ")) };
+                let reason = format!("it wants a login of a kind that is not known here ({asked}): {reason}");
+                Err(RegistryError::Answered {
+                    server: self.server(&self.api),
+                    status: StatusCode::UNAUTHORIZED,
+                    reason,
+                })
+            }
+        }
+    }
+
+    /// A token for this scope, from the server that the registry names.
+    async fn token(
+        &self,
+        realm: &str,
+        service: Option<String>,
+        scope: &str,
+    ) -> Result<Secret, RegistryError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            token: Option<Secret>,
+            access_token: Option<Secret>,
+        }
+        let credentials = &self.access.credentials;
+        let mut url = url(&self.domain, realm)?;
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let is_own = place(&url) == place(&self.api);
+        let is_as_registry = is_own || self.access.lends_insecurity(&self.domain);
+        if url.scheme() != "https" && !credentials.is_anonymous() && !is_as_registry && !is_loopback(&host) {
+            let reason =
+                format!("its token server `{}` has no TLS, and no login is sent there", clean(&host));
+            return Err(self.not_a_registry(&reason));
+        }
+        let tls_config = if url.scheme() == "https" && self.access.tls.skip_verify && !is_as_registry {
+            let tls = Tls { skip_verify: false, ..self.access.tls.clone() };
+            tls_config_for(&self.domain, &tls, &self.access.certificates)?
+        } else {
+            self.tls_config.clone()
+        };
+        // A login goes nowhere else.
+        let client = build(&self.domain, builder(tls_config, Policy::none()))?;
+        let fields = service.map(|service| ("service", service)).into_iter();
+        // Several stand in one, with spaces between.
+        let fields = fields.chain(scope.split_whitespace().map(|scope| ("scope", scope.to_owned())));
+        let request = if let Some(token) = &credentials.identity_token {
+            let mut form: Vec<_> = fields.collect();
+            let fixed = [("grant_type", "refresh_token"), ("client_id", CLIENT_ID)];
+            form.extend(fixed.map(|(name, value)| (name, value.to_owned())));
+            form.push(("refresh_token", token.expose().to_owned()));
+            client.post(url).form(&form)
+        } else {
+            url.query_pairs_mut().extend_pairs(fields);
+            let request = client.get(url);
+            match (&credentials.username, &credentials.password, credentials.packed()) {
+                (Some(username), Some(_), Some(packed)) => {
+                    let basic = Secret::new(format!("Basic {}", packed.expose()));
+                    request.query(&[("account", username)]).header(AUTHORIZATION, self.sensitive(&basic)?)
+                }
+                _ => request,
+            }
+        };
+        let response = self.send(&client, request).await?;
+        if !response.status().is_success() {
+            let refusal = self.read_refusal(response).await?;
+            let is_about_login = matches!(refusal.status.as_u16(), 400 | 401 | 403);
+            return Err(if is_about_login {
+                self.unauthorized(refusal.reason)
+            } else {
+                self.refusal(refusal)
+            });
+        }
+        let body = Secret::new(String::from_utf8_lossy(&self.body(response, MAX_BODY).await?).into_owned());
+        let answer: Option<Answer> = serde_json::from_str(body.expose()).ok();
+        let token = answer.and_then(|answer| answer.token.or(answer.access_token));
+        let token = token.filter(|token| !token.expose().is_empty());
+        let token = token.ok_or_else(|| self.not_a_registry("its token server gives no token"))?;
+        self.censor.lock().unwrap_or_else(PoisonError::into_inner).add(&token);
+        Ok(token)
+    }
+}

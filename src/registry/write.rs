@@ -1,0 +1,47 @@
+//! Whether a registry lets us write.
+
+use hyper::StatusCode;
+use reqwest::Method;
+use reqwest::header::LOCATION;
+
+use crate::registry::Registry;
+use crate::registry::error::RegistryError;
+use crate::registry::token::write_scope;
+
+impl Registry {
+    /// Whether these credentials may write to a repository: starts an upload, and cancels it.
+    ///
+    /// # Errors
+    /// They may not, or it cannot be asked.
+    ///
+    /// Source: OCI distribution specification 1.1, "Pushing a blob in chunks"; distribution's `DELETE` of an
+    /// upload.
+    pub async fn may_write(&self, repository: &str) -> Result<(), RegistryError> {
+        self.begin_and_cancel(repository).await.map_err(|error| match error {
+            RegistryError::Denied { registry, login, reason } => {
+                RegistryError::MayNotWrite { registry, repository: repository.to_owned(), login, reason }
+            }
+            error => error,
+        })
+    }
+
+    async fn begin_and_cancel(&self, repository: &str) -> Result<(), RegistryError> {
+        let scope = write_scope(repository);
+        let url = self.path(&format!("v2/{repository}/blobs/uploads/"))?;
+        let response = self.ask(Method::POST, url.clone(), &scope).await?;
+        if response.status() != StatusCode::ACCEPTED {
+            return Err(self.unexpected(response).await);
+        }
+        let place = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let upload = place.and_then(|place| url.join(place).ok());
+        let upload = upload.ok_or_else(|| self.not_a_registry("it does not say where an upload goes"))?;
+        // Behind a proxy it may not know its own name.
+        let mut own = self.api.clone();
+        own.set_path(upload.path());
+        own.set_query(upload.query());
+        // Those that know no cancelling forget it by themselves; nor has everybody who may write the right
+        // to delete.
+        let _ = self.ask(Method::DELETE, own, &scope).await;
+        Ok(())
+    }
+}
