@@ -31,7 +31,7 @@ use crate::gate::{Gate, Known, Pass};
 use crate::login::{LoginError, QUESTIONS, Question};
 use crate::oci::Descriptor;
 use crate::platform::{Platform, Wanted};
-use crate::present::{Display, Level, Moment, Speaker};
+use crate::present::presenter::{Display, Level, Moment, Speaker};
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::remote::{Cause, Remote, Seen, Subject, Unanswered, inspect, inspect_all};

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::cli::{DockerOptions, ListFormat, LsOptions};
-use crate::command::LIST_TIMEOUT;
 use crate::command::table::table;
 use crate::credentials::Credentials;
 use crate::credentials::keyring::Keyring;
 use crate::docker::context::without_user;
 use crate::engine::error::EngineError;
-use crate::engine::images::LocalImage;
+use crate::engine::images::{LIST_TIMEOUT, LocalImage};
 use crate::engine::transport::error::TransportError;
 use crate::error::Error;
 use crate::print::{print, tell, warn};

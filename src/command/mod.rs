@@ -8,7 +8,6 @@ mod push;
 mod table;
 
 use std::future::Future;
-use std::time::Duration;
 
 use crate::cli::DockerOptions;
 use crate::cli::argv::Command;
@@ -16,9 +15,6 @@ use crate::error::Error;
 use crate::print::tell_error;
 use crate::secret::Secret;
 use crate::setup::given_login;
-
-/// How long an engine may take to list its images.
-const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Carries out a command, and returns the exit status.
 ///

@@ -223,3 +223,6 @@ pub fn in_query(platform: &Platform) -> String {
     let json = serde_json::to_string(platform).expect("texts make JSON");
     utf8_percent_encode(&json, NON_ALPHANUMERIC).to_string()
 }
+
+/// How long an engine may take to list its images.
+pub const LIST_TIMEOUT: Duration = Duration::from_secs(60);

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::Moment;
-use super::rate::Rate;
 use crate::event::Event;
+use crate::present::presenter::Moment;
+use crate::present::rate::Rate;
 use crate::progress::{Layer, Progress};
 use crate::text::{amount, amounts, span};
 
@@ -257,7 +257,7 @@ pub fn is_said_again(progress: &Progress, event: &Event) -> bool {
 mod tests {
     use super::*;
     use crate::event::LayerState;
-    use crate::present::Ending;
+    use crate::present::presenter::Ending;
     use crate::retry::Again;
 
     fn layer(id: &str, state: LayerState) -> Event {

@@ -7,9 +7,10 @@ use std::time::SystemTime;
 use humantime::format_rfc3339_millis;
 use serde::Serialize;
 
-use super::board::is_said_again;
-use super::{Level, Lines, Moment, Presenter};
 use crate::event::{Event, LayerState};
+use crate::present::board::is_said_again;
+use crate::present::lines::Lines;
+use crate::present::presenter::{Level, Moment, Presenter};
 use crate::progress::Progress;
 
 #[derive(Serialize)]
@@ -175,7 +176,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::present::Ending;
+    use crate::present::presenter::Ending;
     use crate::retry::Again;
 
     #[test]

@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::board::{is_opening, is_said_again};
-use super::{Board, Level, Lines, Moment, Presenter, worded};
 use crate::event::{Event, LayerState};
+use crate::present::board::{Board, is_opening, is_said_again};
+use crate::present::lines::{Lines, worded};
+use crate::present::presenter::{Level, Moment, Presenter};
 
 /// Lines about single layers in a call. An image has seven or so; past this a log only gets longer, and the
 /// totals say the same.
@@ -126,7 +127,7 @@ fn is_news(before: Option<&LayerState>, now: &LayerState) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::present::Ending;
+    use crate::present::presenter::Ending;
     use crate::retry::Again;
 
     fn layer(id: &str, state: LayerState) -> Event {

@@ -2,8 +2,9 @@
 
 use std::io::Write;
 
-use super::{Level, Lines, Moment, Presenter, worded};
 use crate::event::Event;
+use crate::present::lines::{Lines, worded};
+use crate::present::presenter::{Level, Moment, Presenter};
 
 /// `--quiet`: warnings, questions and failures.
 pub struct Silent<W> {

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use terminal_size::{Height, Width, terminal_size_of};
 use unicode_width::UnicodeWidthChar;
 
-use super::board::{Row, is_opening};
-use super::rate::Rate;
-use super::{Board, Level, MAX_HELD, Moment, Presenter, worded};
 use crate::event::{Event, LayerState};
+use crate::present::board::{Board, Row, is_opening};
+use crate::present::lines::{MAX_HELD, worded};
+use crate::present::presenter::{Level, Moment, Presenter};
+use crate::present::rate::Rate;
 use crate::progress::Layer;
 use crate::text::{amount, amounts};
 
@@ -327,7 +328,7 @@ fn cut(line: &str, columns: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::present::Ending;
+    use crate::present::presenter::Ending;
     use crate::retry::Again;
 
     fn layer(id: &str, state: LayerState) -> Event {

@@ -6,7 +6,10 @@ use std::time::Instant;
 
 use docker_regpush::engine::stream::{DecodeError, Decoder};
 use docker_regpush::event::Event;
-use docker_regpush::present::{Json, Moment, Plain, Presenter, Tty};
+use docker_regpush::present::json::Json;
+use docker_regpush::present::plain::Plain;
+use docker_regpush::present::presenter::{Moment, Presenter};
+use docker_regpush::present::tty::Tty;
 use docker_regpush::progress::Progress;
 use libfuzzer_sys::fuzz_target;
 

@@ -1,0 +1,60 @@
+//! `--all-tags`: a repository stands for its tags in the engine.
+
+use crate::command::push::results::Asked;
+use crate::engine::Engine;
+use crate::engine::images::{LIST_TIMEOUT, LocalImage};
+use crate::error::Error;
+use crate::push::suggest;
+use crate::reference::Reference;
+use crate::target::{Target, expand};
+
+/// What a call with `--all-tags` pushes.
+pub struct Expanded {
+    /// What was typed, and a target for each tag; a repository without tags is its own target.
+    pub targets: Vec<(String, Target)>,
+    /// Places of repositories without tags in `targets`, each with its failure.
+    pub tagless: Vec<(usize, Error)>,
+}
+
+/// Replaces each repository by the tags that the engine has of it, in the order of names. They are pushed one by one,
+/// since podman does not know "all", and so that each has its result.
+///
+/// # Errors
+/// The engine cannot list its images.
+pub async fn expand_all(engine: &mut Engine, asked: &[Asked]) -> Result<Expanded, Error> {
+    let images = engine.local_images(LIST_TIMEOUT).await?;
+    let mut expanded = Expanded { targets: Vec::new(), tagless: Vec::new() };
+    for Asked { typed, target } in asked {
+        let Some(target) = target else { continue };
+        let repository: Reference = target.local_name.parse().expect("a reference was checked");
+        let tag = |image: &LocalImage| {
+            let named = image.name.parse::<Reference>().ok()?;
+            let tag = named.tag().filter(|_| named.repository() == repository.repository())?;
+            Some(tag.to_owned())
+        };
+        let mut tags: Vec<String> = images.iter().filter_map(tag).collect();
+        tags.sort();
+        tags.dedup();
+        if tags.is_empty() {
+            let suggestion = suggest(&repository, &repositories(images.clone()));
+            let error = Error::NoTags { repository: repository.familiar_repository(), suggestion };
+            expanded.tagless.push((expanded.targets.len(), error));
+            expanded.targets.push((typed.clone(), target.clone()));
+            continue;
+        }
+        expanded.targets.extend(expand(target, &tags).into_iter().map(|target| (typed.clone(), target)));
+    }
+    Ok(expanded)
+}
+
+/// The images without their tags, each once.
+fn repositories(mut images: Vec<LocalImage>) -> Vec<LocalImage> {
+    for image in &mut images {
+        if let Some((repository, _)) = image.name.rsplit_once(':') {
+            image.name.truncate(repository.len());
+        }
+    }
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    images.dedup_by(|a, b| a.name == b.name);
+    images
+}

@@ -1,0 +1,232 @@
+//! What was asked for, how each of it ended, and what is written of that.
+
+use std::collections::HashSet;
+use std::io;
+use std::time::Duration;
+
+use crate::cli::PushOptions;
+use crate::command::push::report::Report;
+use crate::error::Error;
+use crate::present::presenter::{Display, Ending, Level, Moment, Speaker};
+use crate::print::{unless_closed, worded};
+use crate::push::{Outcome, Record, Status};
+use crate::reference::Reference;
+use crate::target::Target;
+use crate::text::{amount, clean};
+
+/// What was asked for, and how it went.
+pub struct Results<'a> {
+    pub options: &'a PushOptions,
+    pub asked: Vec<Asked>,
+    /// How each of them ended, if it has.
+    pub ended: Vec<Option<Ended>>,
+    /// How many were written, in the order asked.
+    pub told: usize,
+    /// Of the first failure in that order.
+    pub status: u8,
+}
+
+pub struct Asked {
+    pub typed: String,
+    /// `None`: what was typed names nothing.
+    pub target: Option<Target>,
+}
+
+pub struct Ended {
+    pub result: Result<Outcome, Error>,
+    pub record: Record,
+    pub elapsed: Duration,
+}
+
+impl Asked {
+    pub fn reference(&self) -> Option<&Reference> {
+        self.target.as_ref().map(|target| &target.reference)
+    }
+
+    /// As people write it.
+    pub fn name(&self) -> String {
+        self.reference().map_or_else(|| clean(&self.typed), Reference::familiar)
+    }
+
+    pub fn canonical(&self) -> String {
+        self.reference().map_or_else(|| clean(&self.typed), Reference::canonical)
+    }
+}
+
+impl Results<'_> {
+    /// Each once, in the order asked.
+    pub fn registries(&self) -> Vec<&str> {
+        let mut seen = HashSet::new();
+        let asked = self.asked.iter().filter_map(Asked::reference).map(Reference::domain);
+        asked.filter(|registry| seen.insert(*registry)).collect()
+    }
+
+    pub fn report<'b>(
+        &'b self,
+        at: usize,
+        record: &'b Record,
+        elapsed: Duration,
+        result: &'b Result<Outcome, Error>,
+    ) -> Report<'b> {
+        let Asked { typed, .. } = &self.asked[at];
+        Report { typed, reference: self.asked[at].reference(), record, elapsed, result }
+    }
+
+    /// An image has ended, which is told at once.
+    pub fn end(&mut self, at: usize, ended: Ended, display: &Display) {
+        let Ended { result, record, elapsed } = &ended;
+        let json = self.report(at, record, *elapsed, result).json();
+        // Of a dry run the result says it all.
+        let text = if self.options.dry_run && result.is_ok() {
+            String::new()
+        } else {
+            text(self.asked[at].reference(), record, result)
+        };
+        let ending = Ending { is_failure: result.is_err(), text: &text, json: &json };
+        Speaker { display, at }.show(&Moment::Ended(ending));
+        self.ended[at] = Some(ended);
+    }
+
+    /// Writes the results of which all before them are known; but not into a question, nor into what is redrawn:
+    /// they may go to the same terminal, also by way of `tee`.
+    pub fn write_out(&mut self, display: &Display) {
+        let is_next_known = self.ended.get(self.told).is_some_and(Option::is_some);
+        if !is_next_known || display.is_held() {
+            return;
+        }
+        display.clear();
+        while let Some(Some(Ended { result, record, elapsed })) = self.ended.get(self.told) {
+            let report = self.report(self.told, record, *elapsed, result);
+            let written = unless_closed(report.write(self.options.format, &mut io::stdout().lock()));
+            let failed = result.as_ref().err().map(Error::exit_status);
+            self.told += 1;
+            if self.status == 0 {
+                self.status = failed.unwrap_or_default();
+            }
+            if let Err(error) = written {
+                self.fail_to_write(&error, display);
+            }
+        }
+    }
+
+    /// The push went well, and what was to be written of it is not.
+    pub fn fail_to_write(&mut self, error: &Error, display: &Display) {
+        display.say(Level::Notice, &worded(error));
+        if self.status == 0 {
+            self.status = error.exit_status();
+        }
+    }
+
+    /// What is in its registry, and by which digest.
+    pub fn pushed(&self) -> Vec<(&Reference, &str)> {
+        let pairs = self.asked.iter().zip(&self.ended);
+        let pushed = pairs.filter_map(|(asked, ended)| {
+            let named = ended.as_ref()?.result.as_ref().ok()?.named.as_ref()?;
+            Some((asked.reference()?, named.digest.as_str()))
+        });
+        pushed.filter(|_| !self.options.dry_run).collect()
+    }
+
+    /// Of several images: how many there were, and which of them failed.
+    pub fn summarize(&self, display: &Display) {
+        if self.asked.len() < 2 {
+            return;
+        }
+        let ended = self.ended.iter().flatten();
+        let outcomes: Vec<Option<&Outcome>> = ended.map(|ended| ended.result.as_ref().ok()).collect();
+        let count = |fits: &dyn Fn(Option<Status>) -> bool| {
+            outcomes.iter().filter(|outcome| fits(outcome.map(|outcome| outcome.status))).count()
+        };
+        let parts = [
+            (count(&|status| status == Some(Status::Pushed)), "pushed"),
+            (count(&|status| status == Some(Status::Unchanged)), "unchanged"),
+            (count(&|status| status == Some(Status::Skipped)), "skipped"),
+            (count(&|status| status == Some(Status::WouldPush)), "would be pushed"),
+            (count(&|status| status.is_none()), "failed"),
+            (self.asked.len() - outcomes.len(), "not pushed"),
+        ];
+        let parts = parts.iter().filter(|(number, _)| *number > 0);
+        let parts: Vec<String> = parts.map(|(number, what)| format!("{number} {what}")).collect();
+        let mut lines = vec![format!("{} images: {}", self.asked.len(), parts.join(", "))];
+        for (asked, ended) in self.asked.iter().zip(&self.ended) {
+            match ended.as_ref().map(|ended| &ended.result) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    lines.push(format!("  failed: {} ({})", asked.name(), error.class().name()));
+                }
+                None => lines.push(format!("  not pushed: {}", asked.name())),
+            }
+        }
+        // What failed was said where it failed; where nothing else is said, this is what can be acted on.
+        let level = if lines.len() > 1 { Level::Notice } else { Level::Note };
+        lines.iter().for_each(|line| display.say(level, line));
+    }
+}
+
+/// How it ended, for people.
+pub fn text(reference: Option<&Reference>, record: &Record, result: &Result<Outcome, Error>) -> String {
+    let name = reference.map(Reference::familiar).unwrap_or_default();
+    match result.as_ref().map(|outcome| outcome.status) {
+        Err(error) => worded(error),
+        Ok(Status::Unchanged) => format!("unchanged {name}: the registry has this image under this tag"),
+        Ok(Status::Skipped) => format!("skipped {name}: the tag is in the registry already"),
+        Ok(Status::Pushed | Status::WouldPush) => summary(&name, record),
+    }
+}
+
+/// `pushed app:1: 1 of 3 layers sent, 1 mounted, 21 MB in 1.3 s`, of which each part is said only
+/// where the engine told of it: podman names no layers, the containerd store no bytes of small ones.
+pub fn summary(name: &str, record: &Record) -> String {
+    let progress = &record.progress;
+    let counts = progress.counts();
+    let verified = if record.verified == Some(true) { ", verified" } else { "" };
+    if counts.total > 0 && counts.exists == counts.total {
+        return format!("pushed {name}: every layer was there already{verified}");
+    }
+    let mut parts = Vec::new();
+    if counts.total > 0 {
+        parts.push(format!("{} of {} layers sent", counts.pushed, counts.total));
+    }
+    if counts.mounted > 0 {
+        parts.push(format!("{} mounted", counts.mounted));
+    }
+    if counts.exists > 0 {
+        parts.push(format!("{} there already", counts.exists));
+    }
+    if progress.bytes().0 > 0 {
+        parts.push(amount(progress.bytes().0));
+    }
+    let told = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
+    format!("pushed {name}{told} in {:.1} s{verified}", progress.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, LayerState};
+
+    #[test]
+    fn the_summary_says_what_the_engine_told() {
+        let mounted = || LayerState::MountedFrom("x".to_owned());
+        let pushing = LayerState::Pushing { current: 5, total: 10 };
+        let table = [
+            (vec![], "pushed app:1 in 0.0 s"),
+            (vec![LayerState::AlreadyExists], "pushed app:1: every layer was there already"),
+            (
+                vec![LayerState::Pushed, LayerState::AlreadyExists],
+                "pushed app:1: 1 of 2 layers sent, 1 there already in 0.0 s",
+            ),
+            (vec![mounted()], "pushed app:1: 0 of 1 layers sent, 1 mounted in 0.0 s"),
+            (vec![mounted(), pushing], "pushed app:1: 0 of 2 layers sent, 1 mounted, 5 B in 0.0 s"),
+        ];
+        for (states, want) in table {
+            let mut record = Record::default();
+            for (at, state) in states.into_iter().enumerate() {
+                record.progress.apply(&Event::Layer { id: at.to_string(), state });
+            }
+            assert_eq!(summary("app:1", &record), want);
+            record.verified = Some(true);
+            assert_eq!(summary("app:1", &record), format!("{want}, verified"));
+        }
+    }
+}

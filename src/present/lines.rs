@@ -1,0 +1,50 @@
+//! Lines on stderr that wait while the terminal is in use for a question.
+
+use std::io::Write;
+
+use crate::present::presenter::Level;
+
+/// Lines that are kept while somebody is asked something: who is in no hurry misses the rest.
+pub const MAX_HELD: usize = 1000;
+
+/// Writes lines, but while somebody is asked something.
+pub struct Lines<W> {
+    pub out: W,
+    held: Option<Vec<String>>,
+}
+
+impl<W: Write> Lines<W> {
+    pub(super) fn new(out: W) -> Self {
+        Self { out, held: None }
+    }
+
+    pub(super) fn line(&mut self, line: &str) {
+        match &mut self.held {
+            Some(held) if held.len() < MAX_HELD => held.push(line.to_owned()),
+            Some(_) => {}
+            None => self.line_now(line),
+        }
+    }
+
+    pub(super) fn line_now(&mut self, line: &str) {
+        // In one piece: others may write there too.
+        let _ = self.out.write_all(format!("{line}\n").as_bytes());
+    }
+
+    pub(super) fn hold(&mut self, is_asking: bool) {
+        let held = if is_asking { self.held.replace(Vec::new()) } else { self.held.take() };
+        for line in held.into_iter().flatten() {
+            self.line_now(&line);
+        }
+    }
+}
+
+/// A line as people read it; where there are several images, with the name of the one that it is about.
+pub fn worded(name: Option<&str>, level: Level, line: &str) -> String {
+    let about = name.map(|name| format!("{name}: ")).unwrap_or_default();
+    match level {
+        Level::Warning => format!("warning: {about}{line}"),
+        Level::Note => format!("{about}{line}"),
+        Level::Notice | Level::Asking => line.to_owned(),
+    }
+}
