@@ -3,11 +3,13 @@
 use std::env;
 use std::io::{self, Write};
 use std::path::Path;
+use std::str::Utf8Error;
 
 use crate::cli::{DockerOptions, HookAction, go_bool};
 use crate::docker::config::{self, ConfigError};
-use crate::docker::file::{read_file, write_file};
-use crate::docker::hook::{EditError, HookError, install, is_installed, remove};
+use crate::docker::edit::{Change, EditError, edit};
+use crate::docker::file::{Mode, read_file};
+use crate::docker::hook::{HookError, TextError, install, is_installed, remove};
 use crate::error::Error;
 use crate::print::tell_error;
 use crate::text::clean;
@@ -30,26 +32,28 @@ pub fn run(action: HookAction, docker: &DockerOptions) -> u8 {
 
 fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), HookError> {
     let path = config::directory(flag)?.join("config.json");
-    let unreadable = |source| ConfigError::Unreadable { path: path.clone(), source };
-    let before = match read_file(&path) {
+    let bytes = match read_file(&path) {
         Ok(bytes) => Some(bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(unreadable(error).into()),
+        Err(source) => return Err(ConfigError::Unreadable { path, source }.into()),
     };
     let refused = |error| match error {
-        EditError::Malformed(reason) => HookError::Malformed { path: path.clone(), reason },
-        EditError::Foreign(value) => HookError::Foreign { path: path.clone(), value: clean(&value) },
+        TextError::Malformed(reason) => HookError::Malformed { path: path.clone(), reason },
+        TextError::Foreign(value) => HookError::Foreign { path: path.clone(), value: clean(&value) },
     };
-    let text = match &before {
-        // Unlike for reading, nothing is replaced: what is written back has to be what was there.
-        Some(bytes) => {
-            Some(str::from_utf8(bytes).map_err(|error| refused(EditError::Malformed(error.to_string())))?)
+    // Unlike for reading, nothing is replaced: what is written back has to be what was there.
+    let not_text = |error: Utf8Error| refused(TextError::Malformed(error.to_string()));
+    let text = bytes.as_ref().map(|bytes| str::from_utf8(bytes)).transpose().map_err(not_text)?;
+    let change = |change: fn(Option<&str>) -> Result<Change, TextError>| {
+        // Without a change, no directory is made for a file that is not there.
+        if let Change::Nothing = change(text).map_err(refused)? {
+            return Ok(false);
         }
-        None => None,
-    };
-    let write = |after: Option<&str>| {
-        write_file(&path, before.as_deref(), after)
-            .map_err(|source| HookError::Unwritable { path: path.clone(), source })
+        edit(&path, Mode::AsItIs, change).map_err(|error| match error {
+            EditError::Io(source) => HookError::Unwritable { path: path.clone(), source },
+            EditError::NotUtf8(error) => not_text(error),
+            EditError::Change(error) => refused(error),
+        })
     };
     let shown = path.display();
     match action {
@@ -57,25 +61,19 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
             let (told, status) = match is_installed(text.unwrap_or_default()) {
                 Ok(true) => ("installed".to_owned(), 0),
                 Ok(false) => ("not installed".to_owned(), 1),
-                Err(EditError::Foreign(value)) => (format!("`{}`, by another hand,", clean(&value)), 0),
+                Err(TextError::Foreign(value)) => (format!("`{}`, by another hand,", clean(&value)), 0),
                 Err(error) => return Err(refused(error)),
             };
             Ok((format!("hook: {told} in {shown}\n{}", hints_told(text)), status))
         }
-        HookAction::Install => match install(text).map_err(refused)? {
-            Some(after) => {
-                write(Some(&after))?;
-                Ok((format!("hook: installed in {shown}\n{}", hints_told(text)), 0))
-            }
-            None => Ok((format!("hook: is installed in {shown}\n{}", hints_told(text)), 0)),
-        },
-        HookAction::Remove => match remove(text.unwrap_or_default()).map_err(refused)? {
-            Some(after) => {
-                write(after.as_deref())?;
-                Ok((format!("hook: removed from {shown}\n"), 0))
-            }
-            None => Ok((format!("hook: is not installed in {shown}\n"), 0)),
-        },
+        HookAction::Install => {
+            let done = if change(install)? { "installed" } else { "is installed" };
+            Ok((format!("hook: {done} in {shown}\n{}", hints_told(text)), 0))
+        }
+        HookAction::Remove => {
+            let done = if change(remove)? { "removed from" } else { "is not installed in" };
+            Ok((format!("hook: {done} {shown}\n"), 0))
+        }
     }
 }
 

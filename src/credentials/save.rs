@@ -8,19 +8,18 @@
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
-use jsonc_parser::ParseOptions;
-use jsonc_parser::cst::{CstInputValue, CstObject, CstObjectProp, CstRootNode};
+use jsonc_parser::cst::CstInputValue;
 use serde::Serialize as _;
 use serde_json::json;
 use serde_json::ser::{PrettyFormatter, Serializer};
-use zeroize::Zeroizing;
 
 use crate::credentials::entry::decode;
 use crate::credentials::keyring::{Keyring, credentials_store, helpers, shown};
 use crate::credentials::login::{CredentialsError, Source};
 use crate::credentials::{Credentials, Kind, helper};
 use crate::docker::config::{Config, ConfigError};
-use crate::docker::file::{Held, Mode};
+use crate::docker::edit::{self, Change, EditError, object_at, object_of, set};
+use crate::docker::file::Mode;
 use crate::failure::Class;
 use crate::secret::Secret;
 use crate::text::with_causes;
@@ -130,25 +129,16 @@ fn write(
     store: Option<&str>,
     is_mark: bool,
 ) -> Result<bool, SaveError> {
-    let unwritable = |source| SaveError::Unwritable { path: path.to_owned(), source };
-    let held = Held::take(path).map_err(unwritable)?;
-    let before = held.read().map_err(unwritable)?.map(Zeroizing::new);
-    let text = match &before {
-        Some(bytes) => str::from_utf8(bytes)
-            .map_err(|_| SaveError::NotEditable { path: path.to_owned(), reason: "it is not UTF-8" })?,
-        None => "",
-    };
-    let Some(after) = edited(path, text, key, entry, store)? else {
-        #[cfg(unix)]
-        if !is_mark {
-            held.make_private().map_err(unwritable)?;
-        }
-        return Ok(false);
+    let change = |text: Option<&str>| {
+        let after = edited(path, text.unwrap_or_default(), key, entry, store)?;
+        Ok(after.map_or(Change::Nothing, Change::Text))
     };
     let mode = if is_mark { Mode::AsItIs } else { Mode::Private };
-    held.write(before.as_ref().map(|bytes| bytes.as_slice()), Some(after.expose()), mode)
-        .map_err(unwritable)?;
-    Ok(true)
+    edit::edit(path, mode, change).map_err(|error| match error {
+        EditError::Io(source) => SaveError::Unwritable { path: path.to_owned(), source },
+        EditError::NotUtf8(_) => SaveError::NotEditable { path: path.to_owned(), reason: "it is not UTF-8" },
+        EditError::Change(error) => error,
+    })
 }
 
 /// Where a login is kept now.
@@ -257,9 +247,7 @@ fn new_file(key: &str, entry: &Credentials, store: Option<&str>) -> Option<Strin
 
 /// `None`: this cannot be done.
 fn with_entry(text: &str, key: &str, entry: &Credentials, store: Option<&str>) -> Option<String> {
-    // It has been read as JSON already, which knows nothing of what this would allow beside.
-    let root = CstRootNode::parse(text, &ParseOptions::default()).ok()?;
-    let config = root.object_value()?;
+    let (root, config) = edit::parse(text)?;
     let auths = object_of(&config, "auths")?;
     let login = match auths.get(key) {
         Some(property) => object_at(&property)?,
@@ -282,36 +270,6 @@ fn with_entry(text: &str, key: &str, entry: &Credentials, store: Option<&str>) -
         set(&config, "credsStore", store);
     }
     Some(root.to_string())
-}
-
-/// The member of this name in any case, as docker finds it.
-fn member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
-    let properties = object.properties().into_iter();
-    let of_any_case = |property: &CstObjectProp| {
-        property.decoded_name().is_some_and(|found| found.eq_ignore_ascii_case(name))
-    };
-    object.get(name).or_else(|| properties.into_iter().find(of_any_case))
-}
-
-fn object_of(object: &CstObject, name: &str) -> Option<CstObject> {
-    match member(object, name) {
-        Some(property) => object_at(&property),
-        None => object.append(name, CstInputValue::Object(Vec::new())).object_value(),
-    }
-}
-
-/// The object that a member holds; for docker `null` is an empty one.
-fn object_at(property: &CstObjectProp) -> Option<CstObject> {
-    let is_null = property.value().is_some_and(|value| value.as_null_keyword().is_some());
-    if is_null { Some(property.object_value_or_set()) } else { property.object_value() }
-}
-
-fn set(object: &CstObject, name: &str, value: &str) {
-    let value = CstInputValue::String(value.to_owned());
-    match member(object, name) {
-        Some(property) => property.set_value(value),
-        None => drop(object.append(name, value)),
-    }
 }
 
 #[cfg(test)]

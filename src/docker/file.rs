@@ -27,16 +27,6 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Puts another text in the place of a file, or takes it away (`None`), as [`Held::write`] does.
-///
-/// * `before`: what it held when it was read.
-///
-/// # Errors
-/// As for any file, or it was changed by somebody else.
-pub fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io::Result<()> {
-    Held::take(path)?.write(before, after, Mode::AsItIs)
-}
-
 /// Who may read a file that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -312,6 +302,10 @@ pub const SUFFIX: &str = ".tmp";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io::Result<()> {
+        Held::take(path)?.write(before, after, Mode::AsItIs)
+    }
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[cfg(unix)]
@@ -321,7 +315,7 @@ mod tests {
         let (path, fifo) = (directory.path().join("config.json"), directory.path().join("fifo"));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         std::os::unix::fs::symlink(&fifo, &path).unwrap();
-        assert_eq!(write_file(&path, None, Some("ours")).unwrap_err().to_string(), "it is no file");
+        assert_eq!(Held::take(&path).unwrap_err().to_string(), "it is no file");
         assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no lock was made");
     }

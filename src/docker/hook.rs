@@ -5,17 +5,16 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::ops::Range;
 use std::path::PathBuf;
 
-use jsonc_parser::ast::{Object, ObjectProp, Value};
-use jsonc_parser::common::Ranged as _;
-use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+use jsonc_parser::cst::{CstObject, CstRootNode};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::docker::config::ConfigError;
+use crate::docker::edit::{self, Change, inside, member};
 use crate::failure::{Class, Evidence, classify, is_usage};
+use crate::secret::Secret;
 
 /// The commands docker asks after: `docker push` and its long form.
 const COMMANDS: &str = "push,image push";
@@ -114,7 +113,7 @@ impl HookError {
 
 /// Why a text cannot be changed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum EditError {
+pub enum TextError {
     Malformed(String),
     Foreign(String),
 }
@@ -128,123 +127,103 @@ const IN_ROOT: &str = "\n\t\"plugins\": {\"regpush\": {\"hooks\": \"push,image p
 const IN_PLUGINS: &str = "\n\t\t\"regpush\": {\"hooks\": \"push,image push\"}";
 const IN_REGPUSH: &str = "\"hooks\": \"push,image push\"";
 
-/// The text with our entry; `None`: it has one. `text`: `None` where there is no file.
-pub fn install(text: Option<&str>) -> Result<Option<String>, EditError> {
-    let Some(text) = text else { return Ok(Some(format!("{NEW_FILE}\n"))) };
+/// Puts our entry into a text; `None`: there is no file.
+pub fn install(text: Option<&str>) -> Result<Change, TextError> {
+    let Some(text) = text else { return Ok(changed(format!("{NEW_FILE}\n"))) };
     if text.trim().is_empty() {
-        return Ok(Some(format!("{text}{NEW_FILE}")));
+        return Ok(changed(format!("{text}{NEW_FILE}")));
     }
     if is_installed(text)? {
-        return Ok(None);
+        return Ok(Change::Nothing);
     }
-    let root = parse(text)?;
-    let (object, entry) = match (member(&root, "plugins"), nested(&root, &["plugins", "regpush"])?) {
-        (None, _) => (&root, IN_ROOT),
-        (Some(_), None) => (nested(&root, &["plugins"])?.expect("it is there"), IN_PLUGINS),
+    let (_document, root) = parse(text)?;
+    let (object, entry) = match (nested(&root, &["plugins"])?, nested(&root, &["plugins", "regpush"])?) {
+        (None, _) => (root, IN_ROOT),
+        (Some(plugins), None) => (plugins, IN_PLUGINS),
         (Some(_), Some(regpush)) => (regpush, IN_REGPUSH),
     };
-    let at = object.range.start + 1;
-    let end = if object.properties.is_empty() { "\n" } else { "," };
-    Ok(Some([&text[..at], entry, end, &text[at..]].concat()))
+    let at = inside(&object);
+    let end = if object.properties().is_empty() { "\n" } else { "," };
+    Ok(changed([&text[..at], entry, end, &text[at..]].concat()))
 }
 
-/// The text without our entry; `None`: it has none. `Some(None)`: without the file.
-pub fn remove(text: &str) -> Result<Option<Option<String>>, EditError> {
+/// Removes our entry from a text; `None`: there is no file. A file that we have made goes with it.
+pub fn remove(text: Option<&str>) -> Result<Change, TextError> {
+    let text = text.unwrap_or_default();
     if text == format!("{NEW_FILE}\n") {
-        return Ok(Some(None));
+        return Ok(Change::Remove);
     }
     if let Some(rest) = text.strip_suffix(NEW_FILE).filter(|rest| rest.trim().is_empty()) {
-        return Ok(Some(Some(rest.to_owned())));
+        return Ok(changed(rest.to_owned()));
     }
     if !is_installed(text)? {
-        return Ok(None);
+        return Ok(Change::Nothing);
     }
-    let root = parse(text)?;
+    let (document, root) = parse(text)?;
     for (path, entry) in
         [(&[][..], IN_ROOT), (&["plugins"], IN_PLUGINS), (&["plugins", "regpush"], IN_REGPUSH)]
     {
-        let at = nested(&root, path)?.expect("hooks were found in it").range.start + 1;
+        let at = inside(&nested(&root, path)?.expect("hooks were found in it"));
         let rest = text[at..].strip_prefix(entry);
         // The comma, or in an object that was empty the line end, is ours too.
         if let Some(rest) = rest.and_then(|rest| rest.strip_prefix([',', '\n'])) {
-            return Ok(Some(Some([&text[..at], rest].concat())));
+            return Ok(changed([&text[..at], rest].concat()));
         }
     }
-    // docker has written the file anew meanwhile, in its own layout.
-    let range = range_of(&root, &["plugins", "regpush", "hooks"])?.expect("hooks were found");
-    Ok(Some(Some([&text[..range.start], &text[range.end..]].concat())))
+    // docker has written the file anew meanwhile, in its own layout. Objects that would be left empty go too.
+    for length in (0..=2).rev() {
+        let object = nested(&root, &["plugins", "regpush"][..length])?.expect("hooks were found in it");
+        if object.properties().len() > 1 || length == 0 {
+            let name = ["plugins", "regpush", "hooks"][length];
+            member(&object, name).expect("hooks were found in it").remove();
+            break;
+        }
+    }
+    Ok(changed(document.to_string()))
+}
+
+fn changed(text: String) -> Change {
+    // config.json may hold passwords.
+    Change::Text(Secret::new(text))
 }
 
 /// Whether our entry is there.
-pub fn is_installed(text: &str) -> Result<bool, EditError> {
+pub fn is_installed(text: &str) -> Result<bool, TextError> {
     if text.trim().is_empty() {
         return Ok(false);
     }
-    let root = parse(text)?;
+    let (_document, root) = parse(text)?;
     let Some(regpush) = nested(&root, &["plugins", "regpush"])? else { return Ok(false) };
-    match member(regpush, "hooks").map(|hooks| &hooks.value) {
-        None => Ok(false),
-        Some(Value::StringLit(value)) if value.value == COMMANDS => Ok(true),
-        Some(Value::StringLit(value)) => Err(EditError::Foreign(value.value.to_string())),
-        Some(_) => Err(EditError::Malformed("`plugins.regpush.hooks` is no string".to_owned())),
+    let Some(hooks) = regpush.get("hooks") else { return Ok(false) };
+    match hooks.value().and_then(|value| value.as_string_lit()?.decoded_value().ok()) {
+        Some(value) if value == COMMANDS => Ok(true),
+        Some(value) => Err(TextError::Foreign(value)),
+        None => Err(TextError::Malformed("`plugins.regpush.hooks` is no string".to_owned())),
     }
 }
 
-fn parse(text: &str) -> Result<Object<'_>, EditError> {
+/// The document, which has to be kept as long as what is in it, and its object.
+fn parse(text: &str) -> Result<(CstRootNode, CstObject), TextError> {
     // Strictly JSON, as docker reads it.
     serde_json::from_str::<serde_json::Value>(text)
-        .map_err(|error| EditError::Malformed(error.to_string()))?;
-    let parsed = parse_to_ast(text, &CollectOptions::default(), &ParseOptions::default());
-    match parsed.map(|parsed| parsed.value) {
-        Ok(Some(Value::Object(root))) => Ok(root),
-        Ok(_) => Err(EditError::Malformed("it is no object".to_owned())),
-        Err(error) => Err(EditError::Malformed(error.to_string())),
-    }
+        .map_err(|error| TextError::Malformed(error.to_string()))?;
+    edit::parse(text).ok_or_else(|| TextError::Malformed("it is no object".to_owned()))
 }
 
-/// A member by its key as docker finds it: its own key of the file in any case, the keys of maps exactly.
-fn member<'a, 'b>(object: &'a Object<'b>, key: &str) -> Option<&'a ObjectProp<'b>> {
-    position(object, key).map(|at| &object.properties[at])
-}
-
-fn position(object: &Object<'_>, key: &str) -> Option<usize> {
-    let is_named = |property: &ObjectProp<'_>| match property.name.as_str() {
-        name if key == "plugins" => name.eq_ignore_ascii_case(key),
-        name => name == key,
-    };
-    object.properties.iter().position(is_named)
-}
-
-/// The object at the end of a path of keys; `None`: a key is not there.
-fn nested<'a, 'b>(root: &'a Object<'b>, path: &[&str]) -> Result<Option<&'a Object<'b>>, EditError> {
-    let mut object = root;
-    for key in path {
-        match member(object, key).map(|property| &property.value) {
-            None => return Ok(None),
-            Some(Value::Object(next)) => object = next,
-            Some(_) => return Err(EditError::Malformed(format!("`{key}` is no object"))),
-        }
+/// The object at the end of a path of keys, the first in any case and the others exactly, as docker finds them;
+/// `None`: a key is not there.
+fn nested(root: &CstObject, path: &[&str]) -> Result<Option<CstObject>, TextError> {
+    let mut object = root.clone();
+    for (at, key) in path.iter().enumerate() {
+        let Some(property) = (if at == 0 { member(&object, key) } else { object.get(key) }) else {
+            return Ok(None);
+        };
+        let Some(next) = property.object_value() else {
+            return Err(TextError::Malformed(format!("`{key}` is no object")));
+        };
+        object = next;
     }
     Ok(Some(object))
-}
-
-/// What to cut out for a member to be gone, with one comma, and with the objects that would be left empty.
-fn range_of(root: &Object<'_>, path: &[&str]) -> Result<Option<Range<usize>>, EditError> {
-    let Some((key, parents)) = path.split_last() else { return Ok(None) };
-    let Some(object) = nested(root, parents)? else { return Ok(None) };
-    let Some(at) = position(object, key) else { return Ok(None) };
-    let own = object.properties[at].range();
-    if let Some(next) = object.properties.get(at + 1) {
-        return Ok(Some(own.start..next.range.start));
-    }
-    if let Some(previous) = at.checked_sub(1) {
-        return Ok(Some(object.properties[previous].range.end..own.end));
-    }
-    match range_of(root, parents)? {
-        Some(range) => Ok(Some(range)),
-        // The root stays, empty.
-        None => Ok(Some(object.range.start + 1..object.range.end - 1)),
-    }
 }
 
 #[cfg(test)]
@@ -290,6 +269,20 @@ mod tests {
         assert_eq!(out, b"{\"Template\":\"\",\"Type\":0}\n");
     }
 
+    /// To compare: `None` for nothing to do, `Some(None)` for a file that goes.
+    #[expect(clippy::option_option, reason = "two different nothings, as said")]
+    fn seen(change: Result<Change, TextError>) -> Result<Option<Option<String>>, TextError> {
+        Ok(match change? {
+            Change::Nothing => None,
+            Change::Text(text) => Some(Some(text.expose().to_owned())),
+            Change::Remove => Some(None),
+        })
+    }
+
+    fn installed(text: Option<&str>) -> String {
+        seen(install(text)).unwrap().unwrap().unwrap()
+    }
+
     /// Files as they may be found, each of which comes back as it was.
     const FILES: [&str; 17] = [
         "",
@@ -314,14 +307,18 @@ mod tests {
     #[test]
     fn what_is_installed_can_be_removed_to_the_byte() {
         for text in FILES {
-            let installed = install(Some(text)).unwrap().unwrap();
+            let installed = installed(Some(text));
             assert_eq!(is_installed(&installed), Ok(true), "{text:?}");
-            assert_eq!(install(Some(&installed)), Ok(None), "{text:?}: twice");
-            assert_eq!(remove(&installed), Ok(Some(Some(text.to_owned()))), "{text:?}: {installed}");
-            assert_eq!(remove(text), Ok(None), "{text:?}");
+            assert_eq!(seen(install(Some(&installed))), Ok(None), "{text:?}: twice");
+            assert_eq!(
+                seen(remove(Some(&installed))),
+                Ok(Some(Some(text.to_owned()))),
+                "{text:?}: {installed}"
+            );
+            assert_eq!(seen(remove(Some(text))), Ok(None), "{text:?}");
         }
-        let created = install(None).unwrap().unwrap();
-        assert_eq!(remove(&created), Ok(Some(None)));
+        let created = installed(None);
+        assert_eq!(seen(remove(Some(&created))), Ok(Some(None)));
     }
 
     /// docker writes the file anew with each login: other layout, keys in its own order.
@@ -344,18 +341,18 @@ mod tests {
             ),
         ];
         for (text, want) in table {
-            assert_eq!(remove(text), Ok(Some(Some(want.to_owned()))), "{text}");
+            assert_eq!(seen(remove(Some(text))), Ok(Some(Some(want.to_owned()))), "{text}");
         }
     }
 
     #[test]
     fn what_is_not_ours_or_not_understood_is_left_alone() {
         for text in ["{", "[]", "{} trailing", "{'a':1}", "{\"a\":1,}", "// x\n{}", "{\"plugins\":[]}"] {
-            assert!(matches!(install(Some(text)), Err(EditError::Malformed(_))), "{text}");
+            assert!(matches!(seen(install(Some(text))), Err(TextError::Malformed(_))), "{text}");
         }
         let foreign = r#"{"plugins":{"regpush":{"hooks":"build"}}}"#;
-        assert_eq!(install(Some(foreign)), Err(EditError::Foreign("build".to_owned())));
-        assert_eq!(remove(foreign), Err(EditError::Foreign("build".to_owned())));
+        assert_eq!(seen(install(Some(foreign))), Err(TextError::Foreign("build".to_owned())));
+        assert_eq!(seen(remove(Some(foreign))), Err(TextError::Foreign("build".to_owned())));
     }
 
     fn any_json() -> impl Strategy<Value = serde_json::Value> {
@@ -371,8 +368,8 @@ mod tests {
         #[test]
         fn any_config_comes_back_as_it_was(value in any_json(), pretty in any::<bool>()) {
             let text = if pretty { serde_json::to_string_pretty(&value).unwrap() } else { value.to_string() };
-            if let Ok(Some(installed)) = install(Some(&text)) {
-                prop_assert_eq!(remove(&installed), Ok(Some(Some(text))));
+            if let Ok(Some(Some(installed))) = seen(install(Some(&text))) {
+                prop_assert_eq!(seen(remove(Some(&installed))), Ok(Some(Some(text))));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod context;
+pub mod edit;
 pub mod file;
 pub mod headers;
 pub mod hook;

@@ -1,0 +1,111 @@
+//! Edits config.json: one value changes, and all else in the file stays as it is.
+
+use std::io;
+use std::path::Path;
+use std::str::Utf8Error;
+
+use jsonc_parser::ParseOptions;
+use jsonc_parser::cst::{CstInputValue, CstNode, CstObject, CstObjectProp, CstRootNode};
+use zeroize::Zeroizing;
+
+use crate::docker::file::{Held, Mode};
+use crate::secret::Secret;
+
+/// What becomes of a file.
+pub enum Change {
+    Nothing,
+    /// This text takes the place of the old one.
+    Text(Secret),
+    Remove,
+}
+
+/// Why a file was not changed.
+#[derive(Debug)]
+pub enum EditError<E> {
+    /// It cannot be locked, read or written.
+    Io(io::Error),
+    NotUtf8(Utf8Error),
+    /// The change itself failed.
+    Change(E),
+}
+
+/// Changes a file in one step, while no other process of ours writes to it. Returns whether it was changed.
+///
+/// * `change`: is passed the text of the file; `None`: there is no file.
+pub fn edit<E>(
+    path: &Path,
+    mode: Mode,
+    change: impl FnOnce(Option<&str>) -> Result<Change, E>,
+) -> Result<bool, EditError<E>> {
+    let held = Held::take(path).map_err(EditError::Io)?;
+    let before = held.read().map_err(EditError::Io)?.map(Zeroizing::new);
+    let text = before.as_ref().map(|bytes| str::from_utf8(bytes)).transpose().map_err(EditError::NotUtf8)?;
+    let after = match change(text).map_err(EditError::Change)? {
+        Change::Nothing => {
+            #[cfg(unix)]
+            if mode == Mode::Private {
+                held.make_private().map_err(EditError::Io)?;
+            }
+            return Ok(false);
+        }
+        Change::Text(text) => Some(text),
+        Change::Remove => None,
+    };
+    let before = before.as_ref().map(|bytes| bytes.as_slice());
+    held.write(before, after.as_ref().map(Secret::expose), mode).map_err(EditError::Io)?;
+    Ok(true)
+}
+
+/// Parses a text that has been read as JSON already: the parser itself allows more.
+///
+/// Returns `None` if the text is not one object.
+pub fn parse(text: &str) -> Option<(CstRootNode, CstObject)> {
+    let root = CstRootNode::parse(text, &ParseOptions::default()).ok()?;
+    let object = root.object_value()?;
+    Some((root, object))
+}
+
+/// Finds a member by its name in any case, as docker finds it.
+pub fn member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
+    let properties = object.properties().into_iter();
+    let of_any_case = |property: &CstObjectProp| {
+        property.decoded_name().is_some_and(|found| found.eq_ignore_ascii_case(name))
+    };
+    object.get(name).or_else(|| properties.into_iter().find(of_any_case))
+}
+
+/// Returns the object that a member holds, and makes one if there is none.
+pub fn object_of(object: &CstObject, name: &str) -> Option<CstObject> {
+    match member(object, name) {
+        Some(property) => object_at(&property),
+        None => object.append(name, CstInputValue::Object(Vec::new())).object_value(),
+    }
+}
+
+/// Returns the object that a member holds; for docker `null` is an empty one.
+pub fn object_at(property: &CstObjectProp) -> Option<CstObject> {
+    let is_null = property.value().is_some_and(|value| value.as_null_keyword().is_some());
+    if is_null { Some(property.object_value_or_set()) } else { property.object_value() }
+}
+
+/// Sets a member to a string.
+pub fn set(object: &CstObject, name: &str, value: &str) {
+    let value = CstInputValue::String(value.to_owned());
+    match member(object, name) {
+        Some(property) => property.set_value(value),
+        None => drop(object.append(name, value)),
+    }
+}
+
+/// Returns the place right behind the opening brace of an object, in bytes of the whole text.
+pub fn inside(object: &CstObject) -> usize {
+    let mut place = "{".len();
+    let mut node: CstNode = object.clone().into();
+    loop {
+        place += node.previous_siblings().map(|sibling| sibling.to_string().len()).sum::<usize>();
+        match node.parent() {
+            Some(parent) => node = parent.into(),
+            None => return place,
+        }
+    }
+}
