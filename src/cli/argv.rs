@@ -94,7 +94,7 @@ fn parse_plugin(docker: DockerOptions, rest: &[OsString]) -> Result<Call, clap::
 }
 
 /// The words, and what variables say beside them.
-pub fn parse_words<C: CommandFactory + FromArgMatches>(words: &[OsString]) -> Result<C, clap::Error> {
+fn parse_words<C: CommandFactory + FromArgMatches>(words: &[OsString]) -> Result<C, clap::Error> {
     let mut command = with_plain_help(with_variables(with_boolean_flags(C::command()), words));
     let matches = command.try_get_matches_from_mut(words)?;
     C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))

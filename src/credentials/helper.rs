@@ -279,7 +279,11 @@ impl Started {
     fn look_at_children(&mut self) {
         #[cfg(unix)]
         if let Some(id) = self.id.filter(|_| !self.has_group) {
-            self.children = descendants(id);
+            let children = descendants(id);
+            // With its end it has lost them, so those that it had before count.
+            if !has_ended(id) {
+                self.children = children;
+            }
         }
     }
 }
@@ -314,6 +318,15 @@ fn descendants(process: Pid) -> Vec<Pid> {
         .filter_map(Pid::from_raw)
         .collect();
     children.into_iter().flat_map(|child| descendants(child).into_iter().chain([child])).collect()
+}
+
+/// Whether a process of ours has ended and nobody has waited for it yet. Only Linux tells.
+///
+/// Source: proc(5), `/proc/PID/stat`.
+#[cfg(unix)]
+fn has_ended(process: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+    stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, state)| state.starts_with(" Z")))
 }
 
 /// # Errors

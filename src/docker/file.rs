@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// What a file is called while it is written: `config.json.regpush-0123456789abcdef.tmp`.
+pub const RANDOM: usize = 16;
+pub const SUFFIX: &str = ".tmp";
+
 /// A file of docker's, but not one that would keep us waiting (a FIFO), or has no end.
 ///
 /// # Errors
@@ -293,11 +297,6 @@ fn has_owner(file: &File, other: &fs::Metadata) -> io::Result<bool> {
     let is_owned = (own.uid(), own.gid()) == (other.uid(), other.gid());
     Ok(is_owned || std::os::unix::fs::fchown(file, Some(other.uid()), Some(other.gid())).is_ok())
 }
-
-/// What a file is called while it is written: `config.json.regpush-0123456789abcdef.tmp`.
-pub const RANDOM: usize = 16;
-
-pub const SUFFIX: &str = ".tmp";
 
 #[cfg(test)]
 mod tests {

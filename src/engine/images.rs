@@ -13,6 +13,9 @@ use crate::oci::is_digest;
 use crate::platform::Platform;
 use crate::text::clean;
 
+/// How long an engine may take to list its images.
+pub const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// One name of an image in the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalImage {
@@ -223,6 +226,3 @@ pub fn in_query(platform: &Platform) -> String {
     let json = serde_json::to_string(platform).expect("texts make JSON");
     utf8_percent_encode(&json, NON_ALPHANUMERIC).to_string()
 }
-
-/// How long an engine may take to list its images.
-pub const LIST_TIMEOUT: Duration = Duration::from_secs(60);

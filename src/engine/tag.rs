@@ -12,6 +12,28 @@ use crate::engine::error::EngineError;
 use crate::engine::{Engine, PATH, in_path};
 use crate::reference::Reference;
 
+/// What became of a name that was to be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    IsGone,
+    WasNotThere,
+    /// Somebody has given it to another image meanwhile; it is theirs.
+    WasMoved,
+    /// The image has no other any more, and would go with it.
+    IsTheLast,
+}
+
+/// A name that we gave to an image in the engine. It goes when this is dropped, however we end: by an error,
+/// by Ctrl-C, by a panic.
+#[derive(Debug)]
+pub struct TemporaryTag {
+    /// `None`: it is gone, or stays.
+    engine: Option<Engine>,
+    /// Of the image.
+    id: String,
+    pub name: Reference,
+}
+
 impl Engine {
     /// Gives an image one more name, until what this returns is dropped. The name must not be taken.
     ///
@@ -75,28 +97,6 @@ impl Engine {
             _ => Err(self.refusal(response).await),
         }
     }
-}
-
-/// What became of a name that was to be taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removed {
-    IsGone,
-    WasNotThere,
-    /// Somebody has given it to another image meanwhile; it is theirs.
-    WasMoved,
-    /// The image has no other any more, and would go with it.
-    IsTheLast,
-}
-
-/// A name that we gave to an image in the engine. It goes when this is dropped, however we end: by an error,
-/// by Ctrl-C, by a panic.
-#[derive(Debug)]
-pub struct TemporaryTag {
-    /// `None`: it is gone, or stays.
-    engine: Option<Engine>,
-    /// Of the image.
-    id: String,
-    pub name: Reference,
 }
 
 impl TemporaryTag {

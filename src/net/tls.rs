@@ -20,6 +20,38 @@ use rustls::{
 
 use crate::secret::Secret;
 
+/// How TLS is spoken to an engine, or to a registry.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// The only authorities that count, in PEM; `None`: those of the system.
+    pub authorities: Option<Pem>,
+    /// Those of the system count beside them, as for registries.
+    pub with_system: bool,
+    pub identity: Option<Identity>,
+    /// Any certificate will do.
+    pub skip_verify: bool,
+}
+
+/// A client certificate with its key.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub certificate: Pem,
+    pub key: Pem,
+}
+
+/// A PEM file, and what is in it.
+#[derive(Clone)]
+pub struct Pem {
+    pub path: PathBuf,
+    pub text: Secret,
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pem({})", self.path.display())
+    }
+}
+
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsProblem {
@@ -299,36 +331,4 @@ pub fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> 
         next = wrapped.map(|wrapped| wrapped as &(dyn StdError + 'static)).or_else(|| error.source());
     }
     None
-}
-
-/// How TLS is spoken to an engine, or to a registry.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    /// The only authorities that count, in PEM; `None`: those of the system.
-    pub authorities: Option<Pem>,
-    /// Those of the system count beside them, as for registries.
-    pub with_system: bool,
-    pub identity: Option<Identity>,
-    /// Any certificate will do.
-    pub skip_verify: bool,
-}
-
-/// A client certificate with its key.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    pub certificate: Pem,
-    pub key: Pem,
-}
-
-/// A PEM file, and what is in it.
-#[derive(Clone)]
-pub struct Pem {
-    pub path: PathBuf,
-    pub text: Secret,
-}
-
-impl fmt::Debug for Pem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pem({})", self.path.display())
-    }
 }

@@ -21,6 +21,128 @@ use crate::registry::error::{RegistryError, reason, root_cause};
 use crate::secret::{Censor, Secret};
 use crate::text::{clean, with_causes};
 
+/// Where the Hub's API is.
+const HUB_API: &str = "registry-1.docker.io";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest silence within an answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a whole answer.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Places that one answer may be looked for at.
+const MAX_REDIRECTS: usize = 5;
+/// Bytes of one answer; a manifest has at most as many (OCI distribution specification).
+pub const MAX_BODY: usize = 4 << 20;
+/// Bytes of an error that are read; the rest of a page says no more.
+const MAX_REASON: usize = 256 << 10;
+/// All that a tag may name, so that the registry does not turn it into something else.
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+
+impl Registry {
+    /// Finds out how the registry speaks: TLS, or where it is called insecure and has none, plain HTTP.
+    ///
+    /// * `domain`: [`crate::reference::Reference::domain`]
+    ///
+    /// # Errors
+    /// It cannot be reached, its certificate is not good, or it is no registry.
+    pub async fn connect(domain: &str, access: Access) -> Result<Self, RegistryError> {
+        let host = if domain == HUB { HUB_API } else { domain };
+        let censor = Censor::new(access.credentials.secrets());
+        let tls_config = tls_config_for(domain, &access.tls, &access.certificates)?;
+        let api = url(domain, &format!("https://{host}/"))?;
+        let mut client = builder(tls_config.clone(), Policy::custom(follow));
+        if host == domain && !access.addresses.is_empty() {
+            client = client.resolve_to_addrs(api.host_str().unwrap_or_default(), &access.addresses);
+        }
+        let mut registry = Self {
+            domain: domain.to_owned(),
+            api,
+            client: build(domain, client)?,
+            tls_config,
+            access,
+            censor: Mutex::new(censor),
+            authorization: Mutex::default(),
+        };
+        match registry.ping().await {
+            Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Tls { .. }))
+                if registry.access.tls.skip_verify =>
+            {
+                registry.api = url(domain, &format!("http://{host}/"))?;
+                // Where nothing answers either way, the first says it as well as the second.
+                registry.ping().await.map_err(|plain| match error {
+                    RegistryError::Tls { problem, .. } if matches!(*problem, TlsProblem::PlainText) => plain,
+                    error @ RegistryError::Tls { .. } => error,
+                    _ => plain,
+                })?;
+            }
+            answered => answered?,
+        }
+        Ok(registry)
+    }
+
+    async fn ping(&self) -> Result<(), RegistryError> {
+        let response = self.send(&self.client, self.client.get(self.path("v2/")?)).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(()),
+            _ => Err(self.unexpected(response).await),
+        }
+    }
+
+    /// Whether it takes the credentials at all.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn accepts(&self) -> Result<(), RegistryError> {
+        let response = self.ask(Method::GET, self.path("v2/")?, "").await?;
+        if response.status().is_success() { Ok(()) } else { Err(self.unexpected(response).await) }
+    }
+
+    /// Sends a request, with the credentials once the registry asks for some.
+    pub(super) async fn ask(&self, method: Method, url: Url, scope: &str) -> Result<Response, RegistryError> {
+        let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned();
+        let response = self.ask_with(method.clone(), url.clone(), known.as_ref()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        // None yet, or a token that has expired.
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenges: Vec<String> =
+            challenges.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
+        let refusal = self.read_refusal(response).await?;
+        let authorization = self.authorize(&challenges, scope, &refusal.reason).await?;
+        let response = self.ask_with(method, url, Some(&authorization)).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let refusal = self.read_refusal(response).await?;
+            // A token server has taken the login, and has not given this right with it.
+            let kind = self.access.credentials.kind();
+            let was_taken = authorization.expose().starts_with("Bearer ")
+                && matches!(kind, Some(Kind::Password | Kind::IdentityToken));
+            return Err(if was_taken { self.denied(refusal.reason) } else { self.refusal(refusal) });
+        }
+        self.authorization
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(scope.to_owned(), authorization);
+        Ok(response)
+    }
+
+    async fn ask_with(
+        &self,
+        method: Method,
+        url: Url,
+        authorization: Option<&Secret>,
+    ) -> Result<Response, RegistryError> {
+        let is_manifest = url.path().contains("/manifests/");
+        let mut request = self.client.request(method, url);
+        if is_manifest {
+            request = request.header(ACCEPT, MANIFESTS);
+        }
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, self.sensitive(authorization)?);
+        }
+        self.send(&self.client, request).await
+    }
+}
+
 impl Registry {
     pub(super) fn hide(&self, text: String) -> String {
         self.censor.lock().unwrap_or_else(PoisonError::into_inner).hide(text)
@@ -156,6 +278,15 @@ impl Registry {
     }
 }
 
+/// An HTTP error, read.
+pub struct Refusal {
+    pub(super) status: StatusCode,
+    /// Clean.
+    pub(super) reason: String,
+    /// Who said it.
+    pub(super) server: String,
+}
+
 /// Host and port.
 pub fn place(url: &Url) -> (&str, u16) {
     (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
@@ -166,15 +297,6 @@ pub fn follow(attempt: Attempt<'_>) -> Action {
     let is_downgrade = attempt.url().scheme() != "https"
         && attempt.previous().iter().any(|previous| previous.scheme() == "https");
     if is_downgrade || attempt.previous().len() > MAX_REDIRECTS { attempt.stop() } else { attempt.follow() }
-}
-
-/// An HTTP error, read.
-pub struct Refusal {
-    pub(super) status: StatusCode,
-    /// Clean.
-    pub(super) reason: String,
-    /// Who said it.
-    pub(super) server: String,
 }
 
 pub fn url(registry: &str, text: &str) -> Result<Url, RegistryError> {
@@ -218,133 +340,4 @@ pub fn build(registry: &str, client: ClientBuilder) -> Result<Client, RegistryEr
         server: format!("the registry {registry}"),
         reason: with_causes(&error),
     })
-}
-
-/// Where the Hub's API is.
-const HUB_API: &str = "registry-1.docker.io";
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// The longest silence within an answer.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// For a whole answer.
-const TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Places that one answer may be looked for at.
-const MAX_REDIRECTS: usize = 5;
-
-/// Bytes of one answer; a manifest has at most as many (OCI distribution specification).
-pub const MAX_BODY: usize = 4 << 20;
-
-/// Bytes of an error that are read; the rest of a page says no more.
-const MAX_REASON: usize = 256 << 10;
-
-/// All that a tag may name, so that the registry does not turn it into something else.
-const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
-
-impl Registry {
-    /// Finds out how the registry speaks: TLS, or where it is called insecure and has none, plain HTTP.
-    ///
-    /// * `domain`: [`crate::reference::Reference::domain`]
-    ///
-    /// # Errors
-    /// It cannot be reached, its certificate is not good, or it is no registry.
-    pub async fn connect(domain: &str, access: Access) -> Result<Self, RegistryError> {
-        let host = if domain == HUB { HUB_API } else { domain };
-        let censor = Censor::new(access.credentials.secrets());
-        let tls_config = tls_config_for(domain, &access.tls, &access.certificates)?;
-        let api = url(domain, &format!("https://{host}/"))?;
-        let mut client = builder(tls_config.clone(), Policy::custom(follow));
-        if host == domain && !access.addresses.is_empty() {
-            client = client.resolve_to_addrs(api.host_str().unwrap_or_default(), &access.addresses);
-        }
-        let mut registry = Self {
-            domain: domain.to_owned(),
-            api,
-            client: build(domain, client)?,
-            tls_config,
-            access,
-            censor: Mutex::new(censor),
-            authorization: Mutex::default(),
-        };
-        match registry.ping().await {
-            Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Tls { .. }))
-                if registry.access.tls.skip_verify =>
-            {
-                registry.api = url(domain, &format!("http://{host}/"))?;
-                // Where nothing answers either way, the first says it as well as the second.
-                registry.ping().await.map_err(|plain| match error {
-                    RegistryError::Tls { problem, .. } if matches!(*problem, TlsProblem::PlainText) => plain,
-                    error @ RegistryError::Tls { .. } => error,
-                    _ => plain,
-                })?;
-            }
-            answered => answered?,
-        }
-        Ok(registry)
-    }
-
-    async fn ping(&self) -> Result<(), RegistryError> {
-        let response = self.send(&self.client, self.client.get(self.path("v2/")?)).await?;
-        match response.status() {
-            StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(()),
-            _ => Err(self.unexpected(response).await),
-        }
-    }
-
-    /// Whether it takes the credentials at all.
-    ///
-    /// # Errors
-    /// It does not.
-    pub async fn accepts(&self) -> Result<(), RegistryError> {
-        let response = self.ask(Method::GET, self.path("v2/")?, "").await?;
-        if response.status().is_success() { Ok(()) } else { Err(self.unexpected(response).await) }
-    }
-
-    /// Sends a request, with the credentials once the registry asks for some.
-    pub(super) async fn ask(&self, method: Method, url: Url, scope: &str) -> Result<Response, RegistryError> {
-        let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned();
-        let response = self.ask_with(method.clone(), url.clone(), known.as_ref()).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return Ok(response);
-        }
-        // None yet, or a token that has expired.
-        let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
-        let challenges: Vec<String> =
-            challenges.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
-        let refusal = self.read_refusal(response).await?;
-        let authorization = self.authorize(&challenges, scope, &refusal.reason).await?;
-        let response = self.ask_with(method, url, Some(&authorization)).await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            let refusal = self.read_refusal(response).await?;
-            // A token server has taken the login, and has not given this right with it.
-            let kind = self.access.credentials.kind();
-            let was_taken = authorization.expose().starts_with("Bearer ")
-                && matches!(kind, Some(Kind::Password | Kind::IdentityToken));
-            return Err(if was_taken { self.denied(refusal.reason) } else { self.refusal(refusal) });
-        }
-        self.authorization
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(scope.to_owned(), authorization);
-        Ok(response)
-    }
-
-    async fn ask_with(
-        &self,
-        method: Method,
-        url: Url,
-        authorization: Option<&Secret>,
-    ) -> Result<Response, RegistryError> {
-        let is_manifest = url.path().contains("/manifests/");
-        let mut request = self.client.request(method, url);
-        if is_manifest {
-            request = request.header(ACCEPT, MANIFESTS);
-        }
-        if let Some(authorization) = authorization {
-            request = request.header(AUTHORIZATION, self.sensitive(authorization)?);
-        }
-        self.send(&self.client, request).await
-    }
 }

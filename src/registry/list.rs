@@ -17,6 +17,14 @@ use crate::registry::error::RegistryError;
 use crate::registry::token::scope;
 use crate::text::clean;
 
+/// Names asked for at once; a registry may give fewer.
+const PAGE: usize = 1000;
+/// Names in all. Nobody reads more, and a registry that goes on for ever means no good.
+const MAX_NAMES: usize = 1_000_000;
+const MAX_PAGES: usize = 1000;
+/// Bytes of a list; some registries know no pages.
+const MAX_LIST: usize = 16 << 20;
+
 impl Registry {
     /// The names of its repositories, in its order.
     ///
@@ -71,7 +79,7 @@ impl Registry {
     ) -> Result<Result<Vec<String>, Refusal>, RegistryError> {
         let mut url = self.path(path)?;
         url.set_query(Some(&format!("n={PAGE}")));
-        let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        let mut pages = Pages::default();
         // What is no name goes to a terminal all the same.
         let shown = |name: String| if is_name(&name) { name } else { clean(&self.hide(name)) };
         loop {
@@ -79,46 +87,128 @@ impl Registry {
             if !response.status().is_success() {
                 return Ok(Err(self.read_refusal(response).await?));
             }
-            let next = self.next(&url, response.headers())?;
+            let next = next_page(&self.api, &url, response.headers());
+            let next = next.map_err(|Unreadable| {
+                self.not_a_registry("it does not say readably where its list goes on")
+            })?;
             let body = self.body(response, MAX_LIST).await?;
             let page =
                 serde_json::from_slice(&body).map_err(|_| self.not_a_registry("its list is no JSON"))?;
-            all.extend(names(page).unwrap_or_default().into_iter().map(shown));
-            seen.insert(url);
-            match next {
-                None => return Ok(Ok(all)),
-                Some(next) if seen.contains(&next) || seen.len() > MAX_PAGES || all.len() > MAX_NAMES => {
-                    return Err(self.not_a_registry("its list has no end"));
-                }
-                Some(next) => url = next,
+            let names = names(page).unwrap_or_default().into_iter().map(shown);
+            match pages.add(url, names, next) {
+                Ok(Some(next)) => url = next,
+                Ok(None) => return Ok(Ok(pages.names)),
+                Err(Endless) => return Err(self.not_a_registry("its list has no end")),
             }
         }
     }
+}
 
-    /// Where a list goes on: on this registry, whatever host it names. It may not know its own name, behind
-    /// a proxy; and elsewhere our login has no business.
-    fn next(&self, url: &Url, headers: &HeaderMap) -> Result<Option<Url>, RegistryError> {
-        let unreadable = || self.not_a_registry("it does not say readably where its list goes on");
-        let mut links = Vec::new();
-        for link in headers.get_all(LINK) {
-            let link = link.to_str().map_err(|_| unreadable())?;
-            links.extend(http_link::parse_link_header(link, url).map_err(|_| unreadable())?);
-        }
-        let Some(link) = links.into_iter().find(|link| link.rel == "next") else { return Ok(None) };
-        let mut next = self.api.clone();
-        next.set_path(link.target.path());
-        next.set_query(link.target.query());
-        Ok(Some(next))
+/// The pages of a list that have come so far.
+#[derive(Default)]
+struct Pages {
+    names: Vec<String>,
+    seen: HashSet<Url>,
+}
+
+/// A list that leads back to a page of its own, or goes on for ever.
+#[derive(Debug, PartialEq, Eq)]
+struct Endless;
+
+impl Pages {
+    /// Takes the names of a page, and returns where the next page is.
+    fn add(
+        &mut self,
+        url: Url,
+        names: impl Iterator<Item = String>,
+        next: Option<Url>,
+    ) -> Result<Option<Url>, Endless> {
+        self.names.extend(names);
+        self.seen.insert(url);
+        let is_endless = next.as_ref().is_some_and(|next| {
+            self.seen.contains(next) || self.seen.len() > MAX_PAGES || self.names.len() > MAX_NAMES
+        });
+        if is_endless { Err(Endless) } else { Ok(next) }
     }
 }
 
-/// Names asked for at once; a registry may give fewer.
-const PAGE: usize = 1000;
+/// A `Link` that is no link.
+#[derive(Debug, PartialEq, Eq)]
+struct Unreadable;
 
-/// Names in all. Nobody reads more, and a registry that goes on for ever means no good.
-const MAX_NAMES: usize = 1_000_000;
+/// Where a list goes on: on this registry, whatever host it names. It may not know its own name, behind a proxy; and
+/// elsewhere our credentials have no business.
+///
+/// * `api`: the URL of the registry.
+/// * `url`: of the page that came with these headers.
+///
+/// Source: RFC 8288.
+fn next_page(api: &Url, url: &Url, headers: &HeaderMap) -> Result<Option<Url>, Unreadable> {
+    let mut links = Vec::new();
+    for link in headers.get_all(LINK) {
+        let link = link.to_str().map_err(|_| Unreadable)?;
+        links.extend(http_link::parse_link_header(link, url).map_err(|_| Unreadable)?);
+    }
+    let Some(link) = links.into_iter().find(|link| link.rel == "next") else { return Ok(None) };
+    let mut next = api.clone();
+    next.set_path(link.target.path());
+    next.set_query(link.target.query());
+    Ok(Some(next))
+}
 
-const MAX_PAGES: usize = 1000;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Bytes of a list; some registries know no pages.
-const MAX_LIST: usize = 16 << 20;
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_list_goes_on_at_its_own_registry() {
+        type Row<'a> = (&'a [&'a str], Result<Option<&'a str>, Unreadable>);
+        let table: [Row<'_>; 8] = [
+            // Link, the next page
+            (&[], Ok(None)),
+            (
+                &[r#"</v2/_catalog?last=b&n=2>; rel="next""#],
+                Ok(Some("https://r:5000/v2/_catalog?last=b&n=2")),
+            ),
+            (&["</v2/a>; rel=prev", "</v2/b>; rel=next"], Ok(Some("https://r:5000/v2/b"))),
+            (&["<?last=b>; rel=next"], Ok(Some("https://r:5000/v2/_catalog?last=b"))),
+            (&["<http://elsewhere.example.com/v2/c>; rel=next"], Ok(Some("https://r:5000/v2/c"))),
+            (&["</v2/a>; rel=prev"], Ok(None)),
+            (&["nonsense"], Err(Unreadable)),
+            (&["</v2/\u{e4}>; rel=next"], Err(Unreadable)),
+        ];
+        for (links, want) in table {
+            let links = links.iter().map(|link| (LINK, link.parse().unwrap()));
+            let headers: HeaderMap = links.collect();
+            let next = next_page(&url("https://r:5000/"), &url("https://r:5000/v2/_catalog?n=1"), &headers);
+            assert_eq!(
+                next.map(|next| next.map(String::from)),
+                want.map(|w| w.map(str::to_owned)),
+                "{headers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn pages_end_or_are_given_up() {
+        let name = |name: &str| [name.to_owned()].into_iter();
+        let mut pages = Pages::default();
+        let (first, second) = (url("https://r/v2/1"), url("https://r/v2/2"));
+        assert_eq!(pages.add(first.clone(), name("a"), Some(second.clone())), Ok(Some(second.clone())));
+        assert_eq!(pages.add(second.clone(), name("b"), None), Ok(None));
+        assert_eq!(pages.names, ["a", "b"]);
+        assert_eq!(pages.add(second, name("c"), Some(first)), Err(Endless), "a circle");
+
+        let mut pages = Pages::default();
+        let page = |number: usize| url(&format!("https://r/v2/{number}"));
+        let last = (0..).find(|number| pages.add(page(*number), name("a"), Some(page(number + 1))).is_err());
+        assert_eq!(last, Some(MAX_PAGES), "too many pages");
+        let mut pages = Pages::default();
+        let names = std::iter::repeat_n("a".to_owned(), MAX_NAMES + 1);
+        assert_eq!(pages.add(page(0), names, Some(page(1))), Err(Endless), "too many names");
+    }
+}

@@ -18,6 +18,9 @@ use crate::registry::error::RegistryError;
 use crate::registry::manifest::ServedManifest;
 use crate::registry::token::scope;
 
+/// Manifests, or blobs, of one image.
+const MAX_PARTS: usize = 10_000;
+
 impl Registry {
     /// What a tag names; `None`: nothing.
     ///
@@ -224,6 +227,3 @@ pub async fn digests(
     let digest = |named: Option<Option<Descriptor>>| named.flatten().map(|descriptor| descriptor.digest);
     (named.into_iter().map(digest).collect(), trouble)
 }
-
-/// Manifests, or blobs, of one image.
-const MAX_PARTS: usize = 10_000;

@@ -31,6 +31,49 @@ pub fn write_scope(repository: &str) -> String {
     format!("repository:{repository}:pull,push")
 }
 
+/// How a registry wants to be shown who asks.
+#[derive(Debug, PartialEq, Eq)]
+enum Challenge {
+    /// A token of a token server.
+    Bearer {
+        /// The URL of the token server.
+        realm: Option<String>,
+        service: Option<String>,
+        /// What the token is for; `None`: that is ours to say.
+        scope: Option<String>,
+    },
+    /// User name and password.
+    Basic,
+    /// Something else. `schemes`: sanitized, for a message.
+    Unknown { schemes: String },
+}
+
+impl Challenge {
+    /// Chooses among the values of `WWW-Authenticate`: a token before a password. Those that cannot be parsed are
+    /// left out.
+    fn choose(headers: &[String]) -> Self {
+        let parsed = headers.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten();
+        let parsed: Vec<_> = parsed.collect();
+        let of = |scheme: &str| parsed.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme));
+        if let Some(bearer) = of("Bearer") {
+            let parameter = |name: &str| {
+                let mut parameters = bearer.params.iter();
+                let found = parameters.find(|(found, _)| found.eq_ignore_ascii_case(name));
+                found.map(|(_, value)| value.to_unescaped())
+            };
+            let (realm, service, scope) = (parameter("realm"), parameter("service"), parameter("scope"));
+            return Self::Bearer { realm, service, scope };
+        }
+        if of("Basic").is_some() {
+            return Self::Basic;
+        }
+        let schemes: Vec<&str> = parsed.iter().map(|challenge| challenge.scheme).collect();
+        let schemes =
+            if schemes.is_empty() { "none is named".to_owned() } else { clean(&schemes.join(", ")) };
+        Self::Unknown { schemes }
+    }
+}
+
 impl Registry {
     /// The value of `Authorization` that these challenges want.
     pub(super) async fn authorize(
@@ -40,38 +83,27 @@ impl Registry {
         reason: &str,
     ) -> Result<Secret, RegistryError> {
         let credentials = &self.access.credentials;
-        let parsed = challenges.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten();
-        let parsed: Vec<_> = parsed.collect();
-        let of = |scheme: &str| parsed.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme));
         let unauthorized = || self.unauthorized(reason.to_owned());
-        if let Some(bearer) = of("Bearer") {
-            if let Some(token) = &credentials.registry_token {
-                return Ok(Secret::new(format!("Bearer {}", token.expose())));
+        match (Challenge::choose(challenges), credentials.kind()) {
+            (Challenge::Bearer { realm, service, scope: asked }, _) => {
+                if let Some(token) = &credentials.registry_token {
+                    return Ok(Secret::new(format!("Bearer {}", token.expose())));
+                }
+                let realm = realm.ok_or_else(|| self.not_a_registry("it names no token server"))?;
+                let token = self.token(&realm, service, asked.as_deref().unwrap_or(scope)).await?;
+                Ok(Secret::new(format!("Bearer {}", token.expose())))
             }
-            let parameter = |name: &str| {
-                let mut parameters = bearer.params.iter();
-                let found = parameters.find(|(found, _)| found.eq_ignore_ascii_case(name));
-                found.map(|(_, value)| value.to_unescaped())
-            };
-            let realm = parameter("realm").ok_or_else(|| self.not_a_registry("it names no token server"))?;
-            let scope = parameter("scope").unwrap_or_else(|| scope.to_owned());
-            let token = self.token(&realm, parameter("service"), &scope).await?;
-            return Ok(Secret::new(format!("Bearer {}", token.expose())));
-        }
-        match (of("Basic"), credentials.kind()) {
-            (Some(_), Some(Kind::Password)) => {
+            (Challenge::Basic, Some(Kind::Password)) => {
                 let packed = credentials.packed().ok_or_else(unauthorized)?;
                 Ok(Secret::new(format!("Basic {}", packed.expose())))
             }
-            (Some(_), None) => Err(unauthorized()),
-            (Some(_), _) => {
+            (Challenge::Basic, None) => Err(unauthorized()),
+            (Challenge::Basic, _) => {
                 Err(self.unauthorized("it wants a password, and there is none but a token".to_owned()))
             }
-            (None, _) => {
-                let schemes: Vec<&str> = parsed.iter().map(|challenge| challenge.scheme).collect();
-                let asked =
-                    if schemes.is_empty() { "none is named".to_owned() } else { clean(&schemes.join(", ")) };
-                let reason = format!("it wants a login of a kind that is not known here ({asked}): {reason}");
+            (Challenge::Unknown { schemes }, _) => {
+                let reason =
+                    format!("it wants a login of a kind that is not known here ({schemes}): {reason}");
                 Err(RegistryError::Answered {
                     server: self.server(&self.api),
                     status: StatusCode::UNAUTHORIZED,
@@ -148,5 +180,45 @@ impl Registry {
         let token = token.ok_or_else(|| self.not_a_registry("its token server gives no token"))?;
         self.censor.lock().unwrap_or_else(PoisonError::into_inner).add(&token);
         Ok(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_chosen_before_a_password() {
+        let bearer = |realm: Option<&str>, service: Option<&str>, scope: Option<&str>| Challenge::Bearer {
+            realm: realm.map(str::to_owned),
+            service: service.map(str::to_owned),
+            scope: scope.map(str::to_owned),
+        };
+        let unknown = |schemes: &str| Challenge::Unknown { schemes: schemes.to_owned() };
+        let table: [(&[&str], Challenge); 9] = [
+            // values of WWW-Authenticate, what is chosen
+            (&[r#"Basic realm="x""#], Challenge::Basic),
+            (
+                &[r#"Bearer realm="https://t/token",service="the registry",scope="repository:a:pull""#],
+                bearer(Some("https://t/token"), Some("the registry"), Some("repository:a:pull")),
+            ),
+            (&[r#"Basic realm="x""#, r#"bearer REALM="https://t""#], bearer(Some("https://t"), None, None)),
+            (&[r#"Basic realm="x", Bearer realm="https://t""#], bearer(Some("https://t"), None, None)),
+            (&[r#"Bearer realm="https://t/\"q\"""#], bearer(Some("https://t/\"q\""), None, None)),
+            (&["Bearer service=x"], bearer(None, Some("x"), None)),
+            (&[r#"Digest realm="x", Negotiate"#], unknown("Digest, Negotiate")),
+            (&["\u{1b}[2J", ""], unknown("none is named")),
+            (&[], unknown("none is named")),
+        ];
+        for (headers, want) in table {
+            let owned: Vec<String> = headers.iter().map(|header| (*header).to_owned()).collect();
+            assert_eq!(Challenge::choose(&owned), want, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_scope_names_one_repository() {
+        assert_eq!(scope("team/app"), "repository:team/app:pull");
+        assert_eq!(write_scope("team/app"), "repository:team/app:pull,push");
     }
 }

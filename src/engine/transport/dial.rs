@@ -31,6 +31,16 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 9;
 
+/// A proxy that wants the whole URL in each request.
+#[derive(Debug)]
+pub struct Forward {
+    /// Its own URL, without a password.
+    pub proxy: String,
+    /// The engine's: `http://host:port`
+    pub origin: String,
+    pub authorization: Option<HeaderValue>,
+}
+
 /// A connection, and what has to be known about it.
 pub struct Dialed {
     pub stream: Box<dyn Stream>,
@@ -229,14 +239,4 @@ pub async fn wrap(stream: Box<dyn Stream>, tls: &Tls, host: &str) -> Result<Box<
             None => WrapError::Io(error),
         }),
     }
-}
-
-/// A proxy that wants the whole URL in each request.
-#[derive(Debug)]
-pub struct Forward {
-    /// Its own URL, without a password.
-    pub proxy: String,
-    /// The engine's: `http://host:port`
-    pub origin: String,
-    pub authorization: Option<HeaderValue>,
 }
