@@ -92,7 +92,7 @@ cargo clippy --quiet --locked --all-targets -- -D warnings
 # Not part of "all", since it needs engines.
 cargo clippy --quiet --locked --test e2e -- -D warnings
 cargo deny --log-level error check bans licenses sources
-shellcheck -x install.sh tests/run.sh tests/engines.sh benches/compare.sh .ci/run
+shellcheck -x install.sh tests/run.sh tests/engines.sh tests/windows.sh benches/compare.sh .ci/run
 
 # ---------------------------------------------------------------------------------------------
 step "build the tests"
