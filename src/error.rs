@@ -164,18 +164,7 @@ impl Error {
             Self::Headers(_) => return 125,
             _ => {}
         }
-        match self.class() {
-            Class::Rejected | Class::Other => 1,
-            Class::Auth | Class::Denied => 3,
-            Class::Engine => 4,
-            Class::NotFound | Class::ContentMissing => 5,
-            Class::Network | Class::RateLimited | Class::Server | Class::Tls => 6,
-            Class::Stalled => 7,
-            Class::Exists => 8,
-            Class::Unverified => 9,
-            Class::Reference => 125,
-            Class::Cancelled => 130,
-        }
+        status_of(self.class())
     }
 
     /// What to type or look at next.
@@ -240,5 +229,176 @@ impl Error {
     /// The message and its causes, on one line.
     pub fn message(&self) -> String {
         with_causes(self)
+    }
+}
+
+/// The exit status of a class of failures.
+fn status_of(class: Class) -> u8 {
+    match class {
+        Class::Rejected | Class::Other => 1,
+        Class::Auth | Class::Denied => 3,
+        Class::Engine => 4,
+        Class::NotFound | Class::ContentMissing => 5,
+        Class::Network | Class::RateLimited | Class::Server | Class::Tls => 6,
+        Class::Stalled => 7,
+        Class::Exists => 8,
+        Class::Unverified => 9,
+        Class::Reference => 125,
+        Class::Cancelled => 130,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::credentials::Credentials;
+    use crate::failure::{Verdict, stalled};
+    use crate::push::{Found, Refusal};
+    use crate::remote::Cause;
+
+    const IMAGE: &str = "registry.example.com/team/app:1";
+
+    fn login() -> Login {
+        Login::new(&Credentials::anonymous(), Source::Nothing, Vec::new())
+    }
+
+    fn refused(verdict: Verdict) -> Error {
+        let cause = Cause::Engine { verdict, reason: "why".to_owned() };
+        let (reference, login) = (IMAGE.parse().unwrap(), login());
+        let refusal =
+            Refusal { cause, reference, login, suggestion: None, tries: Vec::new(), is_renamed: false };
+        Error::Push(PushError::Refused(Box::new(refusal)))
+    }
+
+    #[test]
+    fn every_class_has_the_status_of_the_readme() {
+        let table = [
+            (Class::Auth, 3),
+            (Class::Denied, 3),
+            (Class::Rejected, 1),
+            (Class::Network, 6),
+            (Class::RateLimited, 6),
+            (Class::Server, 6),
+            (Class::Stalled, 7),
+            (Class::Tls, 6),
+            (Class::NotFound, 5),
+            (Class::ContentMissing, 5),
+            (Class::Reference, 125),
+            (Class::Engine, 4),
+            (Class::Cancelled, 130),
+            (Class::Exists, 8),
+            (Class::Unverified, 9),
+            (Class::Other, 1),
+        ];
+        for (class, status) in table {
+            let error = refused(Verdict::without_hint(class));
+            assert_eq!((error.class(), error.exit_status()), (class, status));
+        }
+        assert_eq!(Error::Cancelled(143).exit_status(), 143, "a signal has its own");
+        let usage = [
+            Error::PasswordMissing,
+            Error::Context(ContextError::Conflict),
+            Error::Headers(HeadersError::Variable { reason: String::new() }),
+        ];
+        for error in usage {
+            assert_eq!(error.exit_status(), 125, "{error}");
+        }
+    }
+
+    /// A hint that can be typed: filled in, and not empty.
+    fn assert_hint(error: &Error) {
+        let hint = error.hint().unwrap_or_else(|| panic!("no hint: {error}"));
+        assert!(!hint.is_empty() && !hint.contains(['{', '}']), "{error}: {hint}");
+    }
+
+    #[test]
+    fn what_engines_report_comes_with_a_hint() {
+        // What an engine says, its class with credentials sent.
+        let table = [
+            ("no basic auth credentials", Class::Auth),
+            ("denied: requested access to the resource is denied", Class::Denied),
+            ("tag invalid: The image tag '1' is immutable", Class::Rejected),
+            ("write tcp 10.0.0.1:1->10.0.0.2:2: write: connection reset by peer", Class::Network),
+            ("toomanyrequests: slow down", Class::RateLimited),
+            ("received unexpected HTTP status: 503 Service Unavailable", Class::Server),
+            ("x509: certificate signed by unknown authority", Class::Tls),
+            ("tag does not exist: registry.example.com/team/app:1", Class::NotFound),
+            ("invalid reference format", Class::Reference),
+            ("no space left on device", Class::Engine),
+            ("context canceled", Class::Cancelled),
+            ("something new", Class::Other),
+        ];
+        for (message, class) in table {
+            let verdict = classify(&Evidence::of_text(message, true));
+            assert_eq!(verdict.class, class, "{message}");
+            assert_hint(&refused(verdict));
+        }
+        let missing = Evidence { content_missing: true, ..Evidence::of_text("", true) };
+        assert_hint(&refused(classify(&missing)));
+        assert_hint(&refused(stalled()));
+    }
+
+    #[test]
+    fn what_a_push_ends_with_comes_with_a_hint() {
+        let reference = || IMAGE.to_owned();
+        let digest = || format!("sha256:{}", "0".repeat(64));
+        let ends = [
+            PushError::Unconfirmed { reference: reference(), tag: "1".to_owned() },
+            PushError::Exists { reference: reference(), found: digest(), id: digest() },
+            PushError::Unverified { reference: reference(), expected: digest(), found: Found::Nothing },
+            PushError::TimedOut {
+                reference: reference(),
+                after: Duration::from_secs(1),
+                pushed: None,
+                tries: Vec::new(),
+            },
+            PushError::Taken { reference: reference(), found: digest(), id: digest() },
+            PushError::Nameless { reference: reference(), typed: "deadbeefcafe".to_owned() },
+            PushError::NoPlatforms { reference: reference(), reason: String::new() },
+            PushError::Incomplete { reference: reference(), platforms: Vec::new() },
+            PushError::Narrowed { reference: reference(), digest: digest() },
+        ];
+        for end in ends {
+            assert_hint(&Error::from(end));
+        }
+    }
+
+    #[test]
+    fn what_a_registry_reports_comes_with_a_hint() {
+        let registry = || "registry.example.com".to_owned();
+        let login = || Box::new(login());
+        let reason = String::new;
+        let answered = |status: u16| RegistryError::Answered {
+            server: registry(),
+            status: status.try_into().unwrap(),
+            reason: reason(),
+        };
+        let errors = [
+            RegistryError::Unreachable { server: registry(), reason: reason() },
+            RegistryError::Certificates { registry: registry(), reason: reason() },
+            RegistryError::Unauthorized { registry: registry(), login: login(), reason: reason() },
+            RegistryError::Denied { registry: registry(), login: login(), reason: reason() },
+            RegistryError::MayNotWrite {
+                registry: registry(),
+                repository: "team/app".to_owned(),
+                login: login(),
+                reason: reason(),
+            },
+            RegistryError::NoCatalog { registry: registry() },
+            RegistryError::NoRepository {
+                registry: registry(),
+                repository: "team/app".to_owned(),
+                login: login(),
+            },
+            answered(429),
+            answered(503),
+            RegistryError::NotARegistry { registry: registry(), reason: reason() },
+        ];
+        for error in errors {
+            assert_hint(&Error::from(error));
+        }
+        assert_eq!(Error::from(answered(418)).hint(), None, "nothing is known of it");
     }
 }

@@ -9,6 +9,7 @@ mod engines;
 mod healing;
 mod hook;
 mod hostile;
+mod imports;
 mod ls;
 mod output;
 mod push;

@@ -1,0 +1,276 @@
+//! Which module of `src` imports which. Arrows point one way, so that a module can be read, tested and changed
+//! without those that use it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use syn::visit::{self, Visit};
+use syn::{ItemMod, ItemUse, UseTree};
+
+/// Every arrow between top-level modules. An arrow that nobody uses any more has to go.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("cli", &["platform", "plugin"]),
+    (
+        "command",
+        &[
+            "cli",
+            "credentials",
+            "docker",
+            "dry_run",
+            "engine",
+            "error",
+            "failure",
+            "gate",
+            "login",
+            "plugin",
+            "present",
+            "print",
+            "progress",
+            "push",
+            "reference",
+            "registry",
+            "remote",
+            "secret",
+            "setup",
+            "target",
+            "text",
+        ],
+    ),
+    ("credentials", &["docker", "failure", "reference", "secret", "text"]),
+    ("docker", &["failure", "net", "oci", "secret"]),
+    ("dry_run", &["engine", "oci", "reference", "registry", "remote"]),
+    (
+        "engine",
+        &[
+            "credentials",
+            "docker",
+            "event",
+            "failure",
+            "net",
+            "oci",
+            "platform",
+            "reference",
+            "secret",
+            "text",
+        ],
+    ),
+    (
+        "error",
+        &[
+            "credentials",
+            "docker",
+            "engine",
+            "failure",
+            "login",
+            "push",
+            "reference",
+            "registry",
+            "target",
+            "text",
+        ],
+    ),
+    ("gate", &["credentials"]),
+    ("login", &["credentials", "engine", "failure", "secret", "text"]),
+    ("net", &["secret"]),
+    ("oci", &["platform"]),
+    ("present", &["cli", "event", "progress", "retry", "text"]),
+    ("print", &["error", "text"]),
+    ("progress", &["event", "failure"]),
+    (
+        "push",
+        &[
+            "cli",
+            "credentials",
+            "dry_run",
+            "engine",
+            "event",
+            "failure",
+            "gate",
+            "login",
+            "oci",
+            "platform",
+            "present",
+            "progress",
+            "reference",
+            "remote",
+            "retry",
+            "target",
+            "text",
+            "watchdog",
+        ],
+    ),
+    ("registry", &["credentials", "docker", "failure", "net", "oci", "reference", "secret", "text"]),
+    ("remote", &["engine", "failure", "gate", "net", "oci", "platform", "reference", "registry", "text"]),
+    ("retry", &["failure"]),
+    ("secret", &["text"]),
+    (
+        "setup",
+        &["cli", "credentials", "docker", "engine", "error", "net", "print", "registry", "secret", "text"],
+    ),
+    ("target", &["failure", "reference"]),
+    ("watchdog", &["event", "progress"]),
+];
+
+/// Lines of a file without its unit tests.
+const MAX_LINES: usize = 700;
+
+/// The files of `src` by module path (`engine::stream`), without `main.rs` and `lib.rs`.
+fn files() -> BTreeMap<String, PathBuf> {
+    fn add(directory: &Path, module: &str, files: &mut BTreeMap<String, PathBuf>) {
+        for entry in
+            fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path())
+        {
+            let name = entry.file_stem().and_then(|stem| stem.to_str()).expect("a UTF-8 name").to_owned();
+            let below = if module.is_empty() { name.clone() } else { format!("{module}::{name}") };
+            match name.as_str() {
+                _ if entry.is_dir() => add(&entry, &below, files),
+                "main" | "lib" => {}
+                "mod" => _ = files.insert(module.to_owned(), entry),
+                _ => _ = files.insert(below, entry),
+            }
+        }
+    }
+    let mut files = BTreeMap::new();
+    add(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut files);
+    files
+}
+
+/// The paths of one file that lead into this crate, outside its unit tests.
+#[derive(Default)]
+struct Imports(Vec<Vec<String>>);
+
+impl Imports {
+    fn of(file: &Path) -> Self {
+        let text = fs::read_to_string(file).expect("a source file");
+        let mut imports = Self::default();
+        imports.visit_file(
+            &syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display())),
+        );
+        imports
+    }
+
+    fn expand(&mut self, tree: &UseTree, mut before: Vec<String>) {
+        match tree {
+            UseTree::Path(path) => {
+                before.push(path.ident.to_string());
+                self.expand(&path.tree, before);
+            }
+            UseTree::Group(group) => group.items.iter().for_each(|item| self.expand(item, before.clone())),
+            UseTree::Name(name) => self.0.push([before, vec![name.ident.to_string()]].concat()),
+            UseTree::Rename(rename) => self.0.push([before, vec![rename.ident.to_string()]].concat()),
+            UseTree::Glob(_) => self.0.push(before),
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Imports {
+    fn visit_item_mod(&mut self, module: &'ast ItemMod) {
+        if module.ident != "tests" {
+            visit::visit_item_mod(self, module);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        self.expand(&item.tree, Vec::new());
+    }
+
+    /// `pub(super)` imports nothing.
+    fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        self.0.push(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+        visit::visit_path(self, path);
+    }
+}
+
+/// The module that a path of a file leads to; `None`: it leads out of this crate, or nowhere else.
+fn target(files: &BTreeMap<String, PathBuf>, from: &str, path: &[String]) -> Option<String> {
+    let (first, rest) = path.split_first()?;
+    let own = || from.split("::").collect::<Vec<&str>>();
+    let start: Vec<&str> = match first.as_str() {
+        "crate" => Vec::new(),
+        "super" => own()[..from.matches("::").count()].to_vec(),
+        "self" => own(),
+        // A module below, by its name alone.
+        child if files.contains_key(&format!("{from}::{child}")) => [own(), vec![child]].concat(),
+        _ => return None,
+    };
+    let whole: Vec<&str> = start.into_iter().chain(rest.iter().map(String::as_str)).collect();
+    let found = (1..=whole.len()).rev().map(|length| whole[..length].join("::"));
+    found.into_iter().find(|module| files.contains_key(module)).filter(|module| module != from)
+}
+
+/// For each file, the files that it imports.
+fn arrows() -> BTreeMap<String, BTreeSet<String>> {
+    let files = files();
+    let of_file = |(module, path): (&String, &PathBuf)| {
+        let paths = Imports::of(path).0;
+        let targets = paths.iter().filter_map(|path| target(&files, module, path)).collect();
+        (module.clone(), targets)
+    };
+    let arrows: BTreeMap<String, BTreeSet<String>> = files.iter().map(of_file).collect();
+    assert!(arrows.len() > 50 && arrows.values().map(BTreeSet::len).sum::<usize>() > 100, "{arrows:?}");
+    arrows
+}
+
+#[test]
+fn modules_import_only_what_the_table_allows() {
+    let top = |module: &str| module.split("::").next().unwrap_or_default().to_owned();
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (from, targets) in arrows() {
+        let others = targets.iter().map(|to| top(to)).filter(|to| *to != top(&from));
+        found.entry(top(&from)).or_default().extend(others);
+    }
+    found.retain(|_, targets| !targets.is_empty());
+    let allowed = ARROWS.iter().map(|(from, targets)| {
+        ((*from).to_owned(), targets.iter().map(|to| (*to).to_owned()).collect::<BTreeSet<String>>())
+    });
+    assert_eq!(found, allowed.collect());
+    for below in ["engine", "registry", "credentials", "docker", "net"] {
+        assert!(!found[below].contains("cli"), "{below} knows options");
+    }
+    assert!(found.values().all(|targets| !targets.contains("command")), "only main runs commands");
+    assert!(!found["engine"].contains("registry") && !found["registry"].contains("engine"));
+}
+
+#[test]
+fn no_file_imports_itself_through_others() {
+    /// Follows the arrows of one file, and returns the way back to a file that is on the way.
+    fn circle(
+        arrows: &BTreeMap<String, BTreeSet<String>>,
+        file: &str,
+        way: &mut Vec<String>,
+        done: &mut BTreeSet<String>,
+    ) -> Option<Vec<String>> {
+        if let Some(at) = way.iter().position(|before| before == file) {
+            return Some(way[at..].to_vec());
+        }
+        if !done.insert(file.to_owned()) {
+            return None;
+        }
+        way.push(file.to_owned());
+        let found = arrows[file].iter().find_map(|next| circle(arrows, next, way, done));
+        way.pop();
+        found
+    }
+    let arrows = arrows();
+    let mut done = BTreeSet::new();
+    let found = arrows.keys().find_map(|file| circle(&arrows, file, &mut Vec::new(), &mut done));
+    assert_eq!(found, None);
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let length = |path: &PathBuf| {
+        let text = fs::read_to_string(path).expect("a source file");
+        text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().lines().count()
+    };
+    let long: Vec<String> = files()
+        .iter()
+        // Issue 16 takes it apart.
+        .filter(|(module, path)| module.as_str() != "push" && length(path) > MAX_LINES)
+        .map(|(module, path)| format!("{module}: {} lines", length(path)))
+        .collect();
+    assert_eq!(long, Vec::<String>::new());
+}
