@@ -1,4 +1,4 @@
-//! What happens in a push, whoever does it.
+//! Events of a push.
 
 use std::fmt;
 

@@ -1,6 +1,8 @@
-//! `docker regpush`: pushes local images through a Docker engine, and asks for a login when the
-//! registry refuses one. Arrows point one way: pure modules know no network, presenters no HTTP,
-//! the engine no terminal.
+//! `docker regpush`: pushes local images through a Docker engine, and asks for credentials if the registry
+//! requires them.
+//!
+//! Imports point one way, and `tests/it/imports.rs` has the table of them. Presenters do not use HTTP, the engine
+//! does not use the terminal, and [`engine`] and [`registry`] do not know each other.
 
 pub mod cli;
 pub mod command;

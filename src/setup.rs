@@ -1,4 +1,4 @@
-//! From options to what a command works with: credentials, engine, registry, terminal.
+//! Sets up the credentials, engine, registry and terminal of a command from its options.
 
 use std::io::{self, Read as _};
 use std::time::Duration;

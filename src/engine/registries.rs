@@ -1,4 +1,4 @@
-//! What an engine asks registries for us, and how it connects to them.
+//! Calls in which an engine contacts a registry, and its settings for that.
 
 use std::collections::BTreeMap;
 

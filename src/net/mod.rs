@@ -1,4 +1,4 @@
-//! What connections to engines and to registries have in common.
+//! Parts that connections to engines and connections to registries share.
 
 use std::collections::BTreeMap;
 use std::env;

@@ -2,12 +2,12 @@
 //!
 //! Writing never fails a push: who closed stderr does not want to read it.
 
-pub mod board;
+mod board;
 pub mod json;
 mod lines;
 pub mod plain;
 pub mod presenter;
-pub mod rate;
+mod rate;
 pub mod raw;
 pub mod tty;
 

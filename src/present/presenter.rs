@@ -1,4 +1,4 @@
-//! What a presenter is told, and how the pushes of a call share one.
+//! The interface of a presenter, and how the pushes of a call share one.
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};

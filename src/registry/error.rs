@@ -1,4 +1,4 @@
-//! Why a registry did not answer as wanted.
+//! Errors of registries and their token servers.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;

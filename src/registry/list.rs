@@ -132,7 +132,7 @@ impl Pages {
     }
 }
 
-/// A `Link` that is no link.
+/// A `Link` header that cannot be parsed.
 #[derive(Debug, PartialEq, Eq)]
 struct Unreadable;
 

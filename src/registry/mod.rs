@@ -4,13 +4,13 @@
 //! `registry/registry.go` for certificates, TLS and plain HTTP.
 
 pub mod access;
-pub mod client;
+mod client;
 pub mod error;
-pub mod list;
+mod list;
 pub mod manifest;
 pub mod read;
-pub mod token;
-pub mod write;
+mod token;
+mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

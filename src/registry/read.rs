@@ -1,4 +1,4 @@
-//! What a registry has: tags, manifests, blobs.
+//! Queries for tags, manifests and blobs.
 //!
 //! Source: OCI distribution specification 1.1, "Pull".
 

@@ -31,7 +31,7 @@ pub fn write_scope(repository: &str) -> String {
     format!("repository:{repository}:pull,push")
 }
 
-/// How a registry wants to be shown who asks.
+/// How a registry asks for credentials.
 #[derive(Debug, PartialEq, Eq)]
 enum Challenge {
     /// A token of a token server.
@@ -39,7 +39,7 @@ enum Challenge {
         /// The URL of the token server.
         realm: Option<String>,
         service: Option<String>,
-        /// What the token is for; `None`: that is ours to say.
+        /// The scope that the registry asks for; `None`: the caller chooses it.
         scope: Option<String>,
     },
     /// User name and password.

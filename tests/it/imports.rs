@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{ItemMod, ItemUse, UseTree};
 
-/// Every arrow between top-level modules. An arrow that nobody uses any more has to go.
+/// Every arrow between top-level modules. Remove an arrow when no file uses it any more.
 const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["platform", "plugin"]),
     (

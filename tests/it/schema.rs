@@ -172,7 +172,7 @@ fn platforms_and_findings_are_told_as_the_schema_says() {
         assert_eq!((run.status, &results[0]["error"]["message"]), (5, &json!(told)), "{run}");
     }
 
-    // What a dry run finds.
+    // The findings of a dry run.
     let manifest = json!({"config": {"digest": "sha256:cc"}, "layers": []}).to_string();
     let registry = FakeEngine::at_tcp()
         .on("GET /v2/", Reply::json(200, "{}"))

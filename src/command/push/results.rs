@@ -1,4 +1,4 @@
-//! What was asked for, how each of it ended, and what is written of that.
+//! The images of a call, their results, and the summary.
 
 use std::collections::HashSet;
 use std::io;

@@ -1,4 +1,4 @@
-//! Which image is pushed when, and how many at once.
+//! The order of pushes, and how many run at once.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};

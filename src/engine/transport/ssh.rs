@@ -1,4 +1,4 @@
-//! What ssh and a shell on the other machine are called with.
+//! The command lines for ssh and for the shell on the engine's machine.
 //!
 //! Source: docker/cli `cli/connhelper` (28.5; its argv was recorded with a fake ssh).
 

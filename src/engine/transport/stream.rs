@@ -1,4 +1,4 @@
-//! The bytes of a connection to an engine, and how to close only the way there.
+//! A byte stream to an engine, whose sending side can be closed from outside.
 
 use std::io;
 use std::pin::Pin;

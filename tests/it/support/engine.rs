@@ -141,7 +141,7 @@ struct State {
     pushed: Option<String>,
     /// `/distribution` is answered with that digest.
     serves_pushed: bool,
-    /// Its images are known, so that it knows of all others that it does not have them.
+    /// Images were added, so all others are known to be missing.
     has_images: bool,
     /// Names of images, and whose they are: by what they are asked for, and what answers.
     images: BTreeMap<String, String>,
@@ -231,8 +231,8 @@ impl FakeEngine {
         self
     }
 
-    /// It has this image: inspects it, gives it names, and removes them. One that has no name goes by its ID. Of
-    /// others it says that they are not here.
+    /// Adds an image, which can be inspected, tagged and untagged. One without a name is added under its ID.
+    /// Inspections of images that were not added are answered with 404.
     pub fn has(self, name: &str, id: &str) -> Self {
         let mut state = self.state();
         state.images.insert(name.to_owned(), id.to_owned());
@@ -433,7 +433,7 @@ fn change_names(state: &mut State, line: &str) -> bool {
     true
 }
 
-/// What follows from the images that are here, and from what was pushed; `None`: nothing does.
+/// Answers from the images of this engine and from its last push; `None`: neither has an answer.
 fn answer_from_state(state: &State, line: &str) -> Option<Reply> {
     let path = line.strip_prefix("GET ")?;
     if let Some(name) = inspected(path) {
