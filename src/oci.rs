@@ -6,6 +6,7 @@
 //! Source: OCI image specification 1.1; Docker's schema 2 has the same fields.
 
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::platform::Platform;
@@ -33,9 +34,9 @@ impl Descriptor {
     }
 }
 
-/// Reads any JSON number as a size. `f64` takes them all, and `as` clamps those that are no size.
+/// Reads a size. `f64` holds any JSON number, and `as` clamps those that are not a size; anything else is 0.
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or_default() as u64)
+    Ok(Value::deserialize(deserializer)?.as_f64().unwrap_or_default() as u64)
 }
 
 /// One image.
@@ -59,7 +60,7 @@ pub struct Index {
 
 /// What a registry has under a tag or a digest.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(from = "Fields")]
+#[serde(try_from = "Fields")]
 pub enum Document {
     Manifest(Manifest),
     Index(Index),
@@ -74,11 +75,16 @@ struct Fields {
     manifests: Option<Vec<Descriptor>>,
 }
 
-impl From<Fields> for Document {
-    fn from(Fields { config, layers, manifests }: Fields) -> Self {
+impl TryFrom<Fields> for Document {
+    type Error = &'static str;
+
+    /// Rejects a document that is both, which each reader would take for another image (CVE-2021-41190).
+    fn try_from(Fields { config, layers, manifests }: Fields) -> Result<Self, Self::Error> {
+        let is_manifest = config.is_some() || !layers.is_empty();
         match manifests {
-            Some(manifests) => Self::Index(Index { manifests }),
-            None => Self::Manifest(Manifest { config, layers }),
+            Some(manifests) if !is_manifest => Ok(Self::Index(Index { manifests })),
+            Some(manifests) if !manifests.is_empty() => Err("a manifest and an index in one"),
+            _ => Ok(Self::Manifest(Manifest { config, layers })),
         }
     }
 }
@@ -120,7 +126,10 @@ mod tests {
         let platform = index.manifests[0].platform.as_ref().map(ToString::to_string);
         assert_eq!(platform.as_deref(), Some("linux/arm/v6"));
         assert!(matches!(serde_json::from_str("{}").unwrap(), Document::Manifest(_)));
-        for odd in ["1", r#"{"manifests":{}}"#, r#"{"layers":[{}]}"#] {
+        let sizes = r#"{"config":{"digest":"c","size":"528"},"manifests":[]}"#;
+        assert!(matches!(serde_json::from_str(sizes).unwrap(), Document::Manifest(_)));
+        let both = r#"{"layers":[{"digest":"a"}],"manifests":[{"digest":"b"}]}"#;
+        for odd in ["1", r#"{"manifests":{}}"#, r#"{"layers":[{}]}"#, both] {
             assert!(serde_json::from_str::<Document>(odd).is_err(), "{odd}");
         }
     }

@@ -6,19 +6,32 @@ use std::env::consts;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 /// One platform, normalised: `linux/arm64`, `linux/arm/v6`. As JSON what engines take for `platform`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Platform {
-    #[serde(default)]
     pub os: String,
-    #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "os.version", skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
-    #[serde(default)]
     pub architecture: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Platform {
+    /// Reads what engines and registries send, raw. What is not a text counts as left out.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let text = |key: &str| value[key].as_str().map(str::to_owned);
+        Ok(Self {
+            os: text("os").unwrap_or_default(),
+            os_version: text("os.version"),
+            architecture: text("architecture").unwrap_or_default(),
+            variant: text("variant"),
+        })
+    }
 }
 
 /// What `--platform` asks for.

@@ -72,7 +72,10 @@ wheel cargo-fuzz
 # Engines and registries live here. They are downloaded and started while the tests are built.
 work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-e2e.XXXXXX")
 chmod 755 "$work"
-trap 'stop_engines; remove_work' EXIT
+# Processes of this script that run beside it.
+beside=''
+# shellcheck disable=SC2086 # a list of words
+trap 'kill $beside 2>/dev/null || :; stop_engines; remove_work' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 logs=$root/target/tests
@@ -82,6 +85,7 @@ if [ "$engines" ]; then
     choose_suites
     (for suite in $suites; do unpack_docker "$suite"; done) >"$logs/unpack.log" 2>&1 &
     unpacking=$!
+    beside=$unpacking
 fi
 
 # ---------------------------------------------------------------------------------------------
@@ -144,6 +148,7 @@ fuzz() {
 step "the executable against a fake engine; meanwhile the fuzz targets are built"
 fuzz build 2>"$logs/fuzz.log" &
 fuzz_build=$!
+beside=$fuzz_build
 run_tests "$waiting" --test it
 wait "$fuzz_build" || { tail -n 30 "$logs/fuzz.log" && fail "the fuzz targets do not build"; }
 
@@ -159,12 +164,13 @@ fuzz_target() {
         >"$logs/fuzz-$1.log" 2>&1 || { tail -n 40 "$logs/fuzz-$1.log" && fail "fuzzing $1 has found something"; }
     echo "$1: $(tail -n 1 "$logs/fuzz-$1.log")"
 }
-running=''
+beside=''
 for target in $(cargo fuzz list --fuzz-dir tests/fuzz); do
     fuzz_target "$target" &
-    running="$running $!"
+    beside="$beside $!"
 done
-for process in $running; do wait "$process"; done
+for process in $beside; do wait "$process"; done
+beside=''
 
 # ---------------------------------------------------------------------------------------------
 if [ "$engines" ]; then

@@ -9,7 +9,7 @@ use crate::cli::{DockerOptions, HookAction, go_bool};
 use crate::docker::config::{self, ConfigError};
 use crate::docker::edit::{Change, EditError, edit};
 use crate::docker::file::{Mode, read_file};
-use crate::docker::hook::{HookError, TextError, install, is_installed, remove};
+use crate::docker::hook::{EntryError, HookError, install, is_installed, remove};
 use crate::error::Error;
 use crate::print::tell_error;
 use crate::text::clean;
@@ -38,13 +38,13 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
         Err(source) => return Err(ConfigError::Unreadable { path, source }.into()),
     };
     let refused = |error| match error {
-        TextError::Malformed(reason) => HookError::Malformed { path: path.clone(), reason },
-        TextError::Foreign(value) => HookError::Foreign { path: path.clone(), value: clean(&value) },
+        EntryError::Malformed(reason) => HookError::Malformed { path: path.clone(), reason },
+        EntryError::Foreign(value) => HookError::Foreign { path: path.clone(), value: clean(&value) },
     };
     // Unlike for reading, nothing is replaced: what is written back has to be what was there.
-    let not_text = |error: Utf8Error| refused(TextError::Malformed(error.to_string()));
+    let not_text = |error: Utf8Error| refused(EntryError::Malformed(error.to_string()));
     let text = bytes.as_ref().map(|bytes| str::from_utf8(bytes)).transpose().map_err(not_text)?;
-    let change = |change: fn(Option<&str>) -> Result<Change, TextError>| {
+    let change = |change: fn(Option<&str>) -> Result<Change, EntryError>| {
         // Without a change, no directory is made for a file that is not there.
         if let Change::Nothing = change(text).map_err(refused)? {
             return Ok(false);
@@ -61,7 +61,7 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
             let (told, status) = match is_installed(text.unwrap_or_default()) {
                 Ok(true) => ("installed".to_owned(), 0),
                 Ok(false) => ("not installed".to_owned(), 1),
-                Err(TextError::Foreign(value)) => (format!("`{}`, by another hand,", clean(&value)), 0),
+                Err(EntryError::Foreign(value)) => (format!("`{}`, by another hand,", clean(&value)), 0),
                 Err(error) => return Err(refused(error)),
             };
             Ok((format!("hook: {told} in {shown}\n{}", hints_told(text)), status))

@@ -40,7 +40,7 @@ pub async fn run(
             Ok(given) => until(cancelled, ls::run(docker, options, given, auth_config)).await,
             Err(error) => Err(error),
         },
-        Command::Hook(action) => return crate::command::hook::run(*action, docker),
+        Command::Hook(action) => return hook::run(*action, docker),
     };
     match result {
         Ok(()) => 0,

@@ -8,11 +8,15 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::Metadata;
+#[cfg(unix)]
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use std::{env, io};
 
+#[cfg(unix)]
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
@@ -24,10 +28,6 @@ use crate::credentials::login::CredentialsError;
 use crate::docker::config::field;
 use crate::secret::{Censor, Secret};
 use crate::text::clean;
-#[cfg(unix)]
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-#[cfg(unix)]
-use std::os::unix::fs::PermissionsExt as _;
 
 /// What stands before a helper's name in the name of its program.
 pub const PREFIX: &str = "docker-credential-";
@@ -280,8 +280,8 @@ impl Started {
         #[cfg(unix)]
         if let Some(id) = self.id.filter(|_| !self.has_group) {
             let children = descendants(id);
-            // With its end it has lost them, so those that it had before count.
-            if !has_ended(id) {
+            // A helper that has ended has no children any more: keep the list from before.
+            if !is_zombie(id) {
                 self.children = children;
             }
         }
@@ -324,7 +324,7 @@ fn descendants(process: Pid) -> Vec<Pid> {
 ///
 /// Source: proc(5), `/proc/PID/stat`.
 #[cfg(unix)]
-fn has_ended(process: Pid) -> bool {
+fn is_zombie(process: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
     stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, state)| state.starts_with(" Z")))
 }
@@ -537,6 +537,33 @@ mod tests {
         ];
         for (text, want) in table {
             assert_eq!(quotable(text, &censor).as_deref(), want, "{text:?}");
+        }
+    }
+
+    /// Seen when Ctrl-C ended a helper just before its children were looked up: they went on running.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_helper_that_has_just_ended_keeps_its_children() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 1000 & echo started; wait"]).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut started = Started::new(command.spawn().unwrap(), false);
+        let mut line = [0; 8];
+        started.child.stdout.take().unwrap().read_exact(&mut line).await.unwrap();
+        started.look_at_children();
+        let before = started.children.clone();
+        assert_eq!(before.len(), 1);
+        kill_process(started.id.unwrap(), Signal::KILL).unwrap();
+        // Nobody has waited for it yet.
+        while !is_zombie(started.id.unwrap()) {
+            std::thread::yield_now();
+        }
+        started.look_at_children();
+        assert_eq!(started.children, before);
+        drop(started);
+        while std::fs::read_to_string(format!("/proc/{}/stat", before[0].as_raw_nonzero()))
+            .is_ok_and(|stat| !stat.contains(") Z "))
+        {
+            std::thread::yield_now();
         }
     }
 }

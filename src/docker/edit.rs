@@ -56,7 +56,7 @@ pub fn edit<E>(
     Ok(true)
 }
 
-/// Parses a text that has been read as JSON already: the parser itself allows more.
+/// Parses a text that serde_json has accepted already: jsonc-parser also accepts comments and trailing commas.
 ///
 /// Returns `None` if the text is not one object.
 pub fn parse(text: &str) -> Option<(CstRootNode, CstObject)> {
@@ -65,13 +65,17 @@ pub fn parse(text: &str) -> Option<(CstRootNode, CstObject)> {
     Some((root, object))
 }
 
-/// Finds a member by its name in any case, as docker finds it.
+/// Finds a member by its name, or else by its name in another case, as docker does.
 pub fn member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
-    let properties = object.properties().into_iter();
+    object.get(name).or_else(|| first_member(object, name))
+}
+
+/// Finds the first member of this name in any case.
+pub fn first_member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
     let of_any_case = |property: &CstObjectProp| {
         property.decoded_name().is_some_and(|found| found.eq_ignore_ascii_case(name))
     };
-    object.get(name).or_else(|| properties.into_iter().find(of_any_case))
+    object.properties().into_iter().find(of_any_case)
 }
 
 /// Returns the object that a member holds, and makes one if there is none.
@@ -98,7 +102,7 @@ pub fn set(object: &CstObject, name: &str, value: &str) {
 }
 
 /// Returns the place right behind the opening brace of an object, in bytes of the whole text.
-pub fn inside(object: &CstObject) -> usize {
+pub fn after_brace(object: &CstObject) -> usize {
     let mut place = "{".len();
     let mut node: CstNode = object.clone().into();
     loop {

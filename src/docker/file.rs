@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a file is called while it is written: `config.json.regpush-0123456789abcdef.tmp`.
-pub const RANDOM: usize = 16;
-pub const SUFFIX: &str = ".tmp";
+// A file is called `config.json.regpush-0123456789abcdef.tmp` while it is written.
+
+/// Random characters in that name.
+const RANDOM: usize = 16;
+const SUFFIX: &str = ".tmp";
 
 /// A file of docker's, but not one that would keep us waiting (a FIFO), or has no end.
 ///

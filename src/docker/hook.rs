@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::docker::config::ConfigError;
-use crate::docker::edit::{self, Change, inside, member};
+use crate::docker::edit::{self, Change, after_brace, first_member};
 use crate::failure::{Class, Evidence, classify, is_usage};
 use crate::secret::Secret;
 
@@ -49,7 +49,7 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
 
 /// Why it failed and what `docker regpush` does about that. The words are ours alone: docker runs them
 /// as a template.
-pub fn reason(error: &str) -> Option<&'static str> {
+fn reason(error: &str) -> Option<&'static str> {
     // docker's own complaints about the command line say it all.
     if error.trim().is_empty() || is_usage(error) {
         return None;
@@ -113,7 +113,7 @@ impl HookError {
 
 /// Why a text cannot be changed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum TextError {
+pub enum EntryError {
     Malformed(String),
     Foreign(String),
 }
@@ -128,7 +128,7 @@ const IN_PLUGINS: &str = "\n\t\t\"regpush\": {\"hooks\": \"push,image push\"}";
 const IN_REGPUSH: &str = "\"hooks\": \"push,image push\"";
 
 /// Puts our entry into a text; `None`: there is no file.
-pub fn install(text: Option<&str>) -> Result<Change, TextError> {
+pub fn install(text: Option<&str>) -> Result<Change, EntryError> {
     let Some(text) = text else { return Ok(changed(format!("{NEW_FILE}\n"))) };
     if text.trim().is_empty() {
         return Ok(changed(format!("{text}{NEW_FILE}")));
@@ -142,13 +142,13 @@ pub fn install(text: Option<&str>) -> Result<Change, TextError> {
         (Some(plugins), None) => (plugins, IN_PLUGINS),
         (Some(_), Some(regpush)) => (regpush, IN_REGPUSH),
     };
-    let at = inside(&object);
+    let at = after_brace(&object);
     let end = if object.properties().is_empty() { "\n" } else { "," };
     Ok(changed([&text[..at], entry, end, &text[at..]].concat()))
 }
 
 /// Removes our entry from a text; `None`: there is no file. A file that we have made goes with it.
-pub fn remove(text: Option<&str>) -> Result<Change, TextError> {
+pub fn remove(text: Option<&str>) -> Result<Change, EntryError> {
     let text = text.unwrap_or_default();
     if text == format!("{NEW_FILE}\n") {
         return Ok(Change::Remove);
@@ -163,7 +163,7 @@ pub fn remove(text: Option<&str>) -> Result<Change, TextError> {
     for (path, entry) in
         [(&[][..], IN_ROOT), (&["plugins"], IN_PLUGINS), (&["plugins", "regpush"], IN_REGPUSH)]
     {
-        let at = inside(&nested(&root, path)?.expect("hooks were found in it"));
+        let at = after_brace(&nested(&root, path)?.expect("hooks were found in it"));
         let rest = text[at..].strip_prefix(entry);
         // The comma, or in an object that was empty the line end, is ours too.
         if let Some(rest) = rest.and_then(|rest| rest.strip_prefix([',', '\n'])) {
@@ -175,7 +175,7 @@ pub fn remove(text: Option<&str>) -> Result<Change, TextError> {
         let object = nested(&root, &["plugins", "regpush"][..length])?.expect("hooks were found in it");
         if object.properties().len() > 1 || length == 0 {
             let name = ["plugins", "regpush", "hooks"][length];
-            member(&object, name).expect("hooks were found in it").remove();
+            first_member(&object, name).expect("hooks were found in it").remove();
             break;
         }
     }
@@ -188,7 +188,7 @@ fn changed(text: String) -> Change {
 }
 
 /// Whether our entry is there.
-pub fn is_installed(text: &str) -> Result<bool, TextError> {
+pub fn is_installed(text: &str) -> Result<bool, EntryError> {
     if text.trim().is_empty() {
         return Ok(false);
     }
@@ -197,29 +197,29 @@ pub fn is_installed(text: &str) -> Result<bool, TextError> {
     let Some(hooks) = regpush.get("hooks") else { return Ok(false) };
     match hooks.value().and_then(|value| value.as_string_lit()?.decoded_value().ok()) {
         Some(value) if value == COMMANDS => Ok(true),
-        Some(value) => Err(TextError::Foreign(value)),
-        None => Err(TextError::Malformed("`plugins.regpush.hooks` is no string".to_owned())),
+        Some(value) => Err(EntryError::Foreign(value)),
+        None => Err(EntryError::Malformed("`plugins.regpush.hooks` is no string".to_owned())),
     }
 }
 
 /// The document, which has to be kept as long as what is in it, and its object.
-fn parse(text: &str) -> Result<(CstRootNode, CstObject), TextError> {
+fn parse(text: &str) -> Result<(CstRootNode, CstObject), EntryError> {
     // Strictly JSON, as docker reads it.
     serde_json::from_str::<serde_json::Value>(text)
-        .map_err(|error| TextError::Malformed(error.to_string()))?;
-    edit::parse(text).ok_or_else(|| TextError::Malformed("it is no object".to_owned()))
+        .map_err(|error| EntryError::Malformed(error.to_string()))?;
+    edit::parse(text).ok_or_else(|| EntryError::Malformed("it is no object".to_owned()))
 }
 
 /// The object at the end of a path of keys, the first in any case and the others exactly, as docker finds them;
 /// `None`: a key is not there.
-fn nested(root: &CstObject, path: &[&str]) -> Result<Option<CstObject>, TextError> {
+fn nested(root: &CstObject, path: &[&str]) -> Result<Option<CstObject>, EntryError> {
     let mut object = root.clone();
     for (at, key) in path.iter().enumerate() {
-        let Some(property) = (if at == 0 { member(&object, key) } else { object.get(key) }) else {
+        let Some(property) = (if at == 0 { first_member(&object, key) } else { object.get(key) }) else {
             return Ok(None);
         };
         let Some(next) = property.object_value() else {
-            return Err(TextError::Malformed(format!("`{key}` is no object")));
+            return Err(EntryError::Malformed(format!("`{key}` is no object")));
         };
         object = next;
     }
@@ -270,8 +270,8 @@ mod tests {
     }
 
     /// To compare: `None` for nothing to do, `Some(None)` for a file that goes.
-    #[expect(clippy::option_option, reason = "two different nothings, as said")]
-    fn seen(change: Result<Change, TextError>) -> Result<Option<Option<String>>, TextError> {
+    #[expect(clippy::option_option, reason = "`None`: no change; `Some(None)`: the file is removed")]
+    fn seen(change: Result<Change, EntryError>) -> Result<Option<Option<String>>, EntryError> {
         Ok(match change? {
             Change::Nothing => None,
             Change::Text(text) => Some(Some(text.expose().to_owned())),
@@ -328,6 +328,15 @@ mod tests {
             ("{\"plugins\":{\"regpush\":{\"hooks\":\"push,image push\"}}}", "{}"),
             ("{\n\t\"plugins\": {\"regpush\": {\"hooks\": \"push,image push\"}}}", "{}"),
             (
+                "{\n\t\"plugins\": {\n\t\t\"regpush\": {\n\t\t\t\"hooks\": \"push,image push\"\n\t\t}\n\t}\n}",
+                "{}",
+            ),
+            (
+                "{\r\n  \"plugins\": {\r\n    \"regpush\": {\r\n      \"hooks\": \"push,image push\"\r\n    }\r\n  }\r\n}",
+                "{}",
+            ),
+            (r#"{"Plugins":{"regpush":{"hooks":"push,image push"}},"plugins":{}}"#, r#"{"plugins":{}}"#),
+            (
                 "{\n\t\"auths\": {},\n\t\"plugins\": {\n\t\t\"regpush\": {\n\t\t\t\"hooks\": \"push,image push\"\n\t\t}\n\t}\n}",
                 "{\n\t\"auths\": {}\n}",
             ),
@@ -348,11 +357,11 @@ mod tests {
     #[test]
     fn what_is_not_ours_or_not_understood_is_left_alone() {
         for text in ["{", "[]", "{} trailing", "{'a':1}", "{\"a\":1,}", "// x\n{}", "{\"plugins\":[]}"] {
-            assert!(matches!(seen(install(Some(text))), Err(TextError::Malformed(_))), "{text}");
+            assert!(matches!(seen(install(Some(text))), Err(EntryError::Malformed(_))), "{text}");
         }
         let foreign = r#"{"plugins":{"regpush":{"hooks":"build"}}}"#;
-        assert_eq!(seen(install(Some(foreign))), Err(TextError::Foreign("build".to_owned())));
-        assert_eq!(seen(remove(Some(foreign))), Err(TextError::Foreign("build".to_owned())));
+        assert_eq!(seen(install(Some(foreign))), Err(EntryError::Foreign("build".to_owned())));
+        assert_eq!(seen(remove(Some(foreign))), Err(EntryError::Foreign("build".to_owned())));
     }
 
     fn any_json() -> impl Strategy<Value = serde_json::Value> {

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::event::{Event, LayerState, Narrowed};
 use crate::oci::{Descriptor, is_digest};
+use crate::platform::Platform;
 use crate::secret::Censor;
 use crate::text::{clean, is_harmless};
 
@@ -38,9 +39,9 @@ struct Aux {
     #[serde(rename = "manifestPushedInsteadOfIndex")]
     platform_instead_of_index: bool,
     #[serde(rename = "originalIndex")]
-    index: Option<Descriptor>,
+    index: Option<Box<RawValue>>,
     #[serde(rename = "selectedManifest")]
-    manifest: Option<Descriptor>,
+    manifest: Option<Box<RawValue>>,
     #[serde(rename = "Tag")]
     tag: Option<String>,
     #[serde(rename = "Digest")]
@@ -132,20 +133,25 @@ fn from_digest_line(status: &str) -> Option<Event> {
 }
 
 fn from_aux(aux: &RawValue) -> Option<Event> {
-    let aux: Aux = serde_json::from_str(aux.get()).ok()?;
+    let aux: Aux = serde_json::from_slice(aux.get().as_bytes()).ok()?;
     if aux.content_missing {
         return Some(Event::ContentMissing);
     }
     if aux.platform_instead_of_index {
-        let index = aux.index.unwrap_or_default();
-        let manifest = aux.manifest.unwrap_or_default();
+        let (index, manifest) = (descriptor(aux.index), descriptor(aux.manifest));
+        let platform = manifest.platform.map(|platform| Platform { os_version: None, ..*platform });
         return Some(Event::PlatformInsteadOfIndex(Narrowed {
-            platform: manifest.platform.map(|platform| short(&platform.to_string(), MAX_ID)),
+            platform: platform.map(|platform| short(&platform.to_string(), MAX_ID)),
             digest: short(&manifest.digest, MAX_STATE),
             index: short(&index.digest, MAX_STATE),
         }));
     }
     pushed(&aux.tag?, &aux.digest?, aux.size.unwrap_or_default() as u64)
+}
+
+/// A descriptor that only adds to a message: one that cannot be read is an empty one.
+fn descriptor(json: Option<Box<RawValue>>) -> Descriptor {
+    json.and_then(|json| serde_json::from_slice(json.get().as_bytes()).ok()).unwrap_or_default()
 }
 
 fn pushed(tag: &str, digest: &str, size: u64) -> Option<Event> {
@@ -396,6 +402,10 @@ mod tests {
                 narrowed(Some("linux/arm/v6"), "m", "i"),
             ),
             (r#"{"aux":{"manifestPushedInsteadOfIndex":true}}"#, narrowed(None, "", "")),
+            (
+                r#"{"aux":{"manifestPushedInsteadOfIndex":true,"originalIndex":{"size":"odd"},"selectedManifest":{"digest":"m","size":"odd","platform":{"os":"windows","os.version":"10.0","architecture":"amd64"}}}}"#,
+                narrowed(Some("windows/amd64"), "m", ""),
+            ),
             (
                 r#"{"errorDetail":{"code":401,"message":"no basic auth credentials"},"error":"no basic auth credentials"}"#,
                 Event::Refused { message: "no basic auth credentials".to_owned() },

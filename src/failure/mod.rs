@@ -116,7 +116,7 @@ pub struct Verdict {
     pub class: Class,
     /// What to do, with `{registry}`, `{repository}` and `{tag}` to be filled in.
     pub hint: &'static str,
-    /// How many more attempts may help, if one can at all.
+    /// The most retries that can help; `u32::MAX`: no limit.
     pub retries: u32,
 }
 

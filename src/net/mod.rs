@@ -1,21 +1,21 @@
 //! Parts that connections to engines and connections to registries share.
 
+pub mod proxy;
+pub mod tls;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub mod proxy;
-pub mod tls;
+/// How we name ourselves.
+pub const USER_AGENT_VALUE: &str = concat!("docker-regpush/", env!("CARGO_PKG_VERSION"));
 
 /// This machine itself. `host`: without brackets.
 pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
-
-/// How we name ourselves.
-pub const USER_AGENT_VALUE: &str = concat!("docker-regpush/", env!("CARGO_PKG_VERSION"));
 
 /// How the engine is set up to speak with registries.
 #[derive(Debug, Default)]

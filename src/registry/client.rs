@@ -11,9 +11,8 @@ use reqwest::{Client, ClientBuilder, Method, Proxy, RequestBuilder, Response, Ur
 use rustls::ClientConfig;
 
 use crate::credentials::Kind;
-use crate::net::USER_AGENT_VALUE;
-use crate::net::proxy::setting as proxy_for;
-use crate::net::tls::{Tls, TlsProblem, config as tls_config, find as tls_error};
+use crate::net::tls::{self, Tls, TlsProblem};
+use crate::net::{USER_AGENT_VALUE, proxy};
 use crate::reference::HUB;
 use crate::registry::Registry;
 use crate::registry::access::Access;
@@ -179,7 +178,7 @@ impl Registry {
         let request = request.build().map_err(|error| self.unreachable(&self.api, &error.without_url()))?;
         let url = request.url().clone();
         // Without the proxy that somebody wanted is not how anybody wants it.
-        if let Some(Err(variable)) = url.as_str().parse().ok().map(|url| proxy_for(&url)) {
+        if let Some(Err(variable)) = url.as_str().parse().ok().map(|url| proxy::setting(&url)) {
             let reason = format!("what {variable} says is no proxy");
             return Err(RegistryError::Unreachable { server: self.server(&url), reason });
         }
@@ -192,7 +191,7 @@ impl Registry {
         let response = client.execute(request).await.map_err(|error| {
             // (reqwest does not say so if it broke at a place that a redirect led to.)
             let error = error.without_url();
-            match tls_error(&error) {
+            match tls::find(&error) {
                 Some(problem) => RegistryError::Tls {
                     server: self.server(&url),
                     registry: self.domain.clone(),
@@ -311,7 +310,7 @@ pub fn url(registry: &str, text: &str) -> Result<Url, RegistryError> {
 
 /// * `directory`: of the certificates, for messages.
 pub fn tls_config_for(registry: &str, tls: &Tls, directory: &Path) -> Result<ClientConfig, RegistryError> {
-    tls_config(tls).map_err(|problem| RegistryError::Tls {
+    tls::config(tls).map_err(|problem| RegistryError::Tls {
         server: format!("the registry {registry}"),
         registry: registry.to_owned(),
         directory: directory.to_owned(),
@@ -330,7 +329,7 @@ pub fn builder(tls_config: ClientConfig, redirects: Policy) -> ClientBuilder {
         .no_proxy()
         .proxy(Proxy::custom(|url| {
             // What is no proxy was found out before the request.
-            let proxy = proxy_for(&url.as_str().parse().ok()?).ok()??;
+            let proxy = proxy::setting(&url.as_str().parse().ok()?).ok()??;
             Url::parse(&proxy).ok()
         }))
 }

@@ -111,7 +111,7 @@ struct Pages {
     seen: HashSet<Url>,
 }
 
-/// A list that leads back to a page of its own, or goes on for ever.
+/// A list that repeats a page, or never ends.
 #[derive(Debug, PartialEq, Eq)]
 struct Endless;
 

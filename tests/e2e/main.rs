@@ -88,7 +88,7 @@ fn an_open_registry_serves_the_digest_that_was_printed() {
         assert_eq!(result["layers"], json!({"total": layers, "pushed": 0, "exists": layers, "mounted": 0}));
 
         for name in [&image.name, &reference] {
-            engine.remove(&[&image.id]);
+            engine.remove(&["-f", &image.id]);
             engine.pull(&home, name);
             let id = ok(engine.docker(&home).args(["inspect", "-f", "{{.Id}}", name]));
             assert_eq!(id.trim(), image.id, "{name} is not the image that was pushed");

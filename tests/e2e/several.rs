@@ -152,7 +152,8 @@ fn an_image_without_a_name_is_still_there_afterwards() {
         let short = image.id.trim_start_matches("sha256:")[..12].to_owned();
         ok(engine.docker(&home).args(["regpush", "-q", &short, "--to", &second]));
         assert!(!names(engine, &home).contains(&second));
-        engine.remove(&[&image.id]);
+        ok(engine.docker(&home).args(["image", "inspect", &image.id]));
+        engine.remove(&["-f", &image.id]);
     });
 }
 
@@ -328,7 +329,7 @@ fn of_an_image_for_several_platforms_the_registry_holds_what_was_announced() {
     assert_eq!(narrowed.json()["platforms"], platforms, "{narrowed:?}");
     assert_eq!(narrowed.json()["warnings"].as_array().unwrap().len(), 1, "{narrowed:?}");
     assert!(architectures(&registry, "multi/part").is_empty(), "a manifest, and no index");
-    engine.remove(&[&whole, &part]);
+    engine.remove(&["-f", &whole, &part]);
 }
 
 #[test]

@@ -62,11 +62,17 @@ impl Engine {
         list()
     }
 
-    /// Removes images by name or ID. Those that are not there are no error.
-    pub fn remove(&self, names: &[&str]) {
+    /// Removes images, which have to be there.
+    ///
+    /// * `arguments`: of `docker rmi`.
+    pub fn remove(&self, arguments: &[&str]) {
+        let removed = self.rmi(arguments);
+        assert_eq!(removed.status, 0, "{arguments:?}: {removed:?}");
+    }
+
+    fn rmi(&self, arguments: &[&str]) -> Run {
         let _guard = IMAGES.write().unwrap_or_else(PoisonError::into_inner);
-        let mut docker = Command::new(&self.docker);
-        let _ = docker.arg("-H").arg(self.host()).args(["rmi", "-f"]).args(names).output();
+        run(Command::new(&self.docker).arg("-H").arg(self.host()).arg("rmi").args(arguments))
     }
 
     pub fn log(&self) -> String {
@@ -222,7 +228,8 @@ pub struct Image<'a> {
 
 impl Drop for Image<'_> {
     fn drop(&mut self) {
-        self.engine.remove(&[&self.name, &self.id]);
+        // A test may have removed it already.
+        self.engine.rmi(&["-f", &self.name, &self.id]);
     }
 }
 
@@ -540,6 +547,10 @@ pub struct SystemCall<'a> {
 }
 
 impl<'a> SystemCall<'a> {
+    const WRITES: [&'static str; 7] =
+        ["write", "writev", "pwrite64", "pwritev", "sendto", "sendmsg", "sendmmsg"];
+    const READS: [&'static str; 5] = ["read", "readv", "pread64", "recvfrom", "recvmsg"];
+
     /// Reads a trace. Lines about signals, exits and resumed calls are left out.
     pub fn read_all(trace: &'a str) -> Vec<Self> {
         let read = |line: &'a str| {
@@ -550,12 +561,12 @@ impl<'a> SystemCall<'a> {
         trace.lines().filter_map(read).collect()
     }
 
-    /// The file that it is about, if it takes a path.
+    /// The file that it is about: the first text of a call that moves no bytes is a path.
     pub fn path(&self) -> Option<&'a str> {
-        const TAKE_PATHS: [&str; 9] =
-            ["open", "openat", "stat", "lstat", "newfstatat", "statx", "access", "faccessat2", "readlink"];
         let (_, rest) = self.line.split_once('"')?;
-        rest.split('"').next().filter(|_| TAKE_PATHS.contains(&self.name))
+        rest.split('"')
+            .next()
+            .filter(|_| !Self::WRITES.contains(&self.name) && !Self::READS.contains(&self.name))
     }
 
     /// Whether it starts a process or a thread.
@@ -565,7 +576,7 @@ impl<'a> SystemCall<'a> {
 
     /// Whether it sends or writes this text.
     pub fn writes(&self, text: &str) -> bool {
-        ["write", "writev", "sendto", "sendmsg"].contains(&self.name) && self.line.contains(text)
+        Self::WRITES.contains(&self.name) && self.line.contains(text)
     }
 }
 

@@ -260,7 +260,9 @@ fn who_cannot_be_asked_is_warned_about_or_is_an_error() {
     let engine = |image: &str| {
         let path = format!("POST /v1.41/images/{}/push?tag=1&tlsVerify=false", image.trim_end_matches(":1"));
         let asked = format!("GET /v1.41/distribution/{image}/json");
-        FakeEngine::start().on(&path, pushed()).allow(&asked, Reply::json(404, "Not Found"))
+        let unknown = || Reply::json(404, "Not Found");
+        // Asked again where that is an error.
+        FakeEngine::start().on(&path, pushed()).on(&asked, unknown()).allow(&asked, unknown())
     };
     let image = "localhost:0/app:1";
     let verified = |verify: &str| {
@@ -381,8 +383,8 @@ fn the_same_configuration_is_the_same_image() {
         let registry = registry.on(&format!("GET /v2/app/manifests/{DIGEST}"), Reply::json(200, &manifest));
         let engine = FakeEngine::start()
             .on(&format!("GET /v1.41/images/{host}/app:1/json"), image(&[]))
-            .on(&format!("GET /v1.41/distribution/{host}/app:1/json"), names(DIGEST))
-            .on_every_push(pushed());
+            .on(&format!("GET /v1.41/distribution/{host}/app:1/json"), names(DIGEST));
+        let engine = if end == "pushed" { engine.on_every_push(pushed()) } else { engine };
         let env = TestEnv::new();
         let mut command = env.command(&engine);
         command.args(["regpush", "--format", "json", "--verify", "never", "--if-exists", wish]);
@@ -501,7 +503,6 @@ const UNTAG: &str = "DELETE /v1.41/images/Localhost:0/app:1?noprune=true";
 fn stuck(detour: Reply) -> FakeEngine {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     FakeEngine::start()
-        .serving_pushed()
         .has(IMAGE, ID)
         .on(PUSH, Reply::stream([preparing, pushing(5)]).ending(End::Hang))
         .on(TAG, Reply::json(201, ""))
@@ -511,7 +512,8 @@ fn stuck(detour: Reply) -> FakeEngine {
 
 #[test]
 fn the_classic_store_is_led_round_a_stalled_upload() {
-    let engine = stuck(pushed());
+    // The registry is asked for the image by the name that was typed.
+    let engine = stuck(pushed()).on(DISTRIBUTION, names(DIGEST));
     let healed = push(&engine, &["--stall-timeout", "1s"]);
     assert_eq!((healed.status, &healed.json()["attempts"]), (0, &json!(2)), "{healed}");
     assert_eq!(healed.json()["reference"], IMAGE);
@@ -556,7 +558,8 @@ fn the_next_tag_costs_the_engine_no_further_place() {
         .on(&other(TAG), Reply::json(201, ""))
         .on(&other(DETOUR), hanging())
         .on(&other(UNTAG), Reply::json(200, "[]"))
-        .on(&PUSH.replace("tag=1", "tag=2"), Reply::stream([digest_line("2")]));
+        .on(&PUSH.replace("tag=1", "tag=2"), Reply::stream([digest_line("2")]))
+        .serving_pushed();
     let env = TestEnv::new();
     let mut command = env.command(&engine);
     let run = run(command.args(["regpush", "-a", "--stall-timeout", "1s", "localhost:0/app"]));
@@ -580,11 +583,11 @@ fn a_name_that_is_taken_is_left_alone_and_one_that_stays_is_told() {
 
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     let engine = FakeEngine::start()
-        .serving_pushed()
         .has(IMAGE, ID)
         .on(PUSH, Reply::stream([preparing, pushing(5)]).ending(End::Hang))
         .on(TAG, Reply::json(201, ""))
         .on(DETOUR, pushed())
+        .on(DISTRIBUTION, names(DIGEST))
         .on(UNTAG, Reply::json(403, r#"{"message":"not you"}"#));
     let healed = push(&engine, &["--stall-timeout", "1s"]);
     assert_eq!(healed.status, 0, "{healed}");

@@ -178,6 +178,15 @@ impl<'ast> Visit<'ast> for Imports {
     /// `pub(super)` imports nothing.
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
+    /// Paths inside of macros, which are only tokens here.
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        let tokens = call.tokens.to_string().replace(' ', "");
+        for (at, _) in tokens.match_indices("crate::") {
+            let path = tokens[at..].split(|c: char| c != ':' && c != '_' && !c.is_alphanumeric()).next();
+            self.0.push(path.unwrap_or_default().split("::").map(str::to_owned).collect());
+        }
+    }
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         self.0.push(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
         visit::visit_path(self, path);
@@ -266,11 +275,9 @@ fn no_file_is_too_long() {
         let text = fs::read_to_string(path).expect("a source file");
         text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().lines().count()
     };
-    let long: Vec<String> = files()
-        .iter()
-        // Issue 16 takes it apart.
-        .filter(|(module, path)| module.as_str() != "push" && length(path) > MAX_LINES)
-        .map(|(module, path)| format!("{module}: {} lines", length(path)))
-        .collect();
-    assert_eq!(long, Vec::<String>::new());
+    let files = files();
+    let long: Vec<&String> =
+        files.iter().filter(|(_, path)| length(path) > MAX_LINES).map(|(module, _)| module).collect();
+    // Issue 16 takes it apart.
+    assert_eq!(long, ["push"]);
 }

@@ -433,7 +433,7 @@ fn a_tag_that_was_moved_meanwhile_is_left_alone() {
 
 #[test]
 fn a_dry_run_gives_no_name() {
-    let engine = with_app();
+    let engine = FakeEngine::start().has("docker.io/library/app:1", ID);
     let run = push(&engine, &["--dry-run", "app:1", "--to", "localhost:0/"]);
     assert_eq!(run.status, 6, "nothing listens there: {run}");
     assert!(engine.pushes().is_empty() && engine.request("POST ").is_none(), "{run}");
@@ -688,6 +688,9 @@ fn pushes_that_stall_together_are_led_round_together() {
         let name = format!("localhost:0/app:{tag}");
         engine = engine.has(&name, &format!("sha256:{tag}")).on(&line, reply);
         engine = engine.on(&format!("POST /v1.41/images/Localhost:0/app/push?tag={tag}"), pushed(tag));
+        // The registry is asked for the image by the name that was typed.
+        let names = json!({"Descriptor": {"digest": DIGEST, "size": 528}}).to_string();
+        engine = engine.on(&format!("GET /v1.41/distribution/{name}/json"), Reply::json(200, &names));
     }
     let images = ["0", "1", "2", "3"].map(|tag| format!("localhost:0/app:{tag}"));
     let run = push(

@@ -7,7 +7,6 @@ mod results;
 mod schedule;
 
 use std::cell::RefCell;
-
 use std::env;
 use std::future::Future;
 use std::io::{self, IsTerminal};

@@ -26,12 +26,14 @@ pub struct Results<'a> {
     pub status: u8,
 }
 
+/// One image of the call, as it was asked for.
 pub struct Asked {
     pub typed: String,
     /// `None`: what was typed names nothing.
     pub target: Option<Target>,
 }
 
+/// How one image ended.
 pub struct Ended {
     pub result: Result<Outcome, Error>,
     pub record: Record,
@@ -176,7 +178,7 @@ pub fn text(reference: Option<&Reference>, record: &Record, result: &Result<Outc
 
 /// `pushed app:1: 1 of 3 layers sent, 1 mounted, 21 MB in 1.3 s`, of which each part is said only
 /// where the engine told of it: podman names no layers, the containerd store no bytes of small ones.
-pub fn summary(name: &str, record: &Record) -> String {
+fn summary(name: &str, record: &Record) -> String {
     let progress = &record.progress;
     let counts = progress.counts();
     let verified = if record.verified == Some(true) { ", verified" } else { "" };

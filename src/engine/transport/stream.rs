@@ -7,6 +7,10 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
+/// Bytes in both directions, whatever carries them.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// A stream whose way out can be closed from elsewhere, and whose way in stays open.
 pub struct Closable {
     stream: Box<dyn Stream>,
@@ -56,6 +60,3 @@ impl AsyncWrite for Closable {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
-
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}

@@ -137,9 +137,9 @@ struct State {
     most_at_work: usize,
     requests: Vec<Request>,
     unplanned: Vec<String>,
-    /// The digest of the last push.
-    pushed: Option<String>,
-    /// `/distribution` is answered with that digest.
+    /// Digests of pushes, by `REPOSITORY:TAG`.
+    pushed: BTreeMap<String, String>,
+    /// `/distribution` is answered with these digests.
     serves_pushed: bool,
     /// Images were added, so all others are known to be missing.
     has_images: bool,
@@ -225,7 +225,7 @@ impl FakeEngine {
         self
     }
 
-    /// Answers `/distribution` as if the registry had what was pushed last.
+    /// Answers `/distribution` as if the registry had what was pushed. Fails the test if it is never asked.
     pub fn serving_pushed(self) -> Self {
         self.state().serves_pushed = true;
         self
@@ -317,9 +317,10 @@ impl Drop for FakeEngine {
         assert_eq!(state.unplanned, Vec::<String>::new(), "asked and not planned");
         let missing: Vec<&str> = state.planned.iter().map(|(line, _)| line.as_str()).collect();
         assert_eq!(missing, Vec::<&str>::new(), "planned and never asked");
-        let asked = state.requests.iter().any(|request| request.line.contains("/distribution/"));
-        let is_expected = state.serves_pushed && state.pushed.is_some();
-        assert!(!is_expected || asked, "the registry was never asked what it serves");
+        let has = |part: &str| state.requests.iter().any(|request| request.line.contains(part));
+        let is_expected = state.serves_pushed && !state.pushed.is_empty();
+        assert!(!is_expected || has("/distribution/"), "the registry was never asked what it serves");
+        assert!(state.always.is_none() || has("/push?"), "pushes were planned, and none came");
     }
 }
 
@@ -330,8 +331,9 @@ fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State
             state.requests.push(request.clone());
             shared.1.notify_all();
             let reply = reply_to(&mut state, &request);
-            if request.line.contains("/push?") {
-                state.pushed = digest_in(&reply).or(state.pushed.take());
+            if let Some((repository, tag)) = pushed(&request.line) {
+                let name = format!("{repository}:{tag}");
+                state.pushed.extend(digest_in(&reply).map(|digest| (name, digest)));
                 state.at_work += 1;
                 state.most_at_work = state.most_at_work.max(state.at_work);
             }
@@ -413,6 +415,13 @@ fn inspected(path: &str) -> Option<&str> {
     path.split_once("/images/")?.1.strip_suffix("/json")
 }
 
+/// The repository and the tag of a push.
+fn pushed(line: &str) -> Option<(&str, &str)> {
+    let (path, query) = line.split_once("/push?tag=")?;
+    let (_, repository) = path.split_once("/images/")?;
+    Some((repository, query.split('&').next()?))
+}
+
 /// Of the image that is asked for by its name or ID.
 fn id_of<'a>(state: &'a State, name: &str) -> Option<&'a String> {
     state.images.get(name).or_else(|| state.images.values().find(|id| *id == name))
@@ -448,7 +457,8 @@ fn answer_from_state(state: &State, line: &str) -> Option<Reply> {
             .collect();
         return Some(Reply::json(200, &serde_json::json!({"Id": id, "RepoTags": names}).to_string()));
     }
-    let pushed = state.pushed.as_ref().filter(|_| state.serves_pushed && path.contains("/distribution/"))?;
+    let (_, name) = path.split_once("/distribution/").filter(|_| state.serves_pushed)?;
+    let pushed = state.pushed.get(name.strip_suffix("/json")?)?;
     Some(Reply::json(200, &format!(r#"{{"Descriptor":{{"digest":"{pushed}","size":528}}}}"#)))
 }
 
