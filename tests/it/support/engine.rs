@@ -463,7 +463,7 @@ fn answer_from_state(state: &State, line: &str) -> Option<Reply> {
 }
 
 /// Stands for the line of any push.
-const ANY_PUSH: &str = "POST a push";
+pub const ANY_PUSH: &str = "POST a push";
 
 /// The digest that the stream of a push names.
 fn digest_in(reply: &Reply) -> Option<String> {
