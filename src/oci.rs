@@ -23,7 +23,7 @@ pub struct Descriptor {
     /// Where a layer is that need not be in the registry (a foreign layer).
     #[serde(default)]
     pub urls: Vec<String>,
-    /// Of an image in an index. Raw text.
+    /// The platform of an image in an index. Raw text.
     #[serde(default)]
     pub platform: Option<Box<Platform>>,
 }
@@ -58,7 +58,7 @@ pub struct Index {
     pub manifests: Vec<Descriptor>,
 }
 
-/// What a registry has under a tag or a digest.
+/// The document that a registry has under a tag or a digest.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Fields")]
 pub enum Document {

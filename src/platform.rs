@@ -21,7 +21,7 @@ pub struct Platform {
 }
 
 impl<'de> Deserialize<'de> for Platform {
-    /// Reads what engines and registries send, raw. What is not a text counts as left out.
+    /// Reads the raw values that engines and registries send. A value that is not a string counts as missing.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
         let text = |key: &str| value[key].as_str().map(str::to_owned);

@@ -19,7 +19,7 @@ pub fn print(text: &str) -> Result<(), Error> {
     unless_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// Who reads only part of a result wants no more: `docker regpush ls | head -1`.
+/// A closed pipe is not an error: the reader wants no more (`docker regpush ls | head -1`).
 pub fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -32,7 +32,7 @@ pub fn tell_error(error: &Error) {
     tell(&worded(error));
 }
 
-/// What went wrong, and in a second line what to do about it.
+/// The error, and in a second line its hint.
 pub fn worded(error: &Error) -> String {
     let hint = error.hint().map(|hint| format!("\nhint: {}", clean(&hint)));
     format!("error: {}{}", error.message(), hint.unwrap_or_default())

@@ -309,7 +309,7 @@ pub enum Suggestion {
 }
 
 impl Suggestion {
-    /// What may have been meant in place of what is not here.
+    /// The hint for a name that the engine does not have.
     pub fn hint(&self, wanted: &str) -> String {
         match self {
             Self::Near(names) => format!("did you mean {}?", names.join(" or ")),

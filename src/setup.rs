@@ -20,13 +20,13 @@ use crate::registry::access::Access;
 use crate::secret::Secret;
 use crate::text::with_causes;
 
-/// How long a credential helper may take where nobody can answer it.
+/// How long a credential helper may take where it cannot ask a user.
 const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
 
-/// Bytes; tokens reach a few thousand. What is longer is another file, or has no end.
+/// Bytes. Tokens have a few thousand; longer input is the wrong file, or endless.
 const MAX_PASSWORD: u64 = 64 << 10;
 
-/// All that may hold credentials for this call; the second: somebody at a terminal, who may be asked.
+/// The sources of credentials for this call, and the terminal where the user can be asked, if there is one.
 ///
 /// * `warn`: told why config.json cannot be read, if that is so.
 pub fn keyring(
@@ -78,7 +78,7 @@ pub async fn registry(
     Ok(Registry::connect(domain, access).await?)
 }
 
-/// What docker's options and variables say about the engine.
+/// The engine that docker's options and variables select.
 pub fn choice(docker: &DockerOptions) -> Choice {
     let choice = Choice {
         host: docker.hosts.first().cloned(),
@@ -124,7 +124,7 @@ pub fn password_from_stdin() -> Result<Secret, Error> {
     Ok(Secret::new(password.to_owned()))
 }
 
-/// Where the calls of `--debug` are told.
+/// The function that prints HTTP calls for `--debug`; `None` without that option.
 pub fn trace(docker: &DockerOptions) -> Option<Trace> {
     docker.is_debug().then_some(|line| tell(&format!("debug: {line}")))
 }

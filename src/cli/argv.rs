@@ -100,7 +100,7 @@ fn parse_words<C: CommandFactory + FromArgMatches>(words: &[OsString]) -> Result
     C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
-/// An option of docker's behind the name is told where it belongs.
+/// Replaces the error for a docker option after `regpush`: the message says where the option belongs.
 fn misplaced(error: clap::Error) -> clap::Error {
     let option = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(option)) if error.kind() == ErrorKind::UnknownArgument => option.clone(),
@@ -121,7 +121,7 @@ fn parse_help(docker: DockerOptions, of: &[OsString]) -> Result<Call, clap::Erro
     parse_plugin(docker, &command.chain(["--help".into()]).collect::<Vec<_>>())
 }
 
-/// What clap cannot say of an option.
+/// Checks the rules that clap cannot express.
 fn checked(
     docker: DockerOptions,
     push: PushOptions,

@@ -14,7 +14,7 @@ use crate::cli::{PushOptions, go_bool};
 ///
 /// * `words`: the command line.
 pub fn with_variables(command: Command, words: &[OsString]) -> Command {
-    /// What on the command line makes which variables count no more.
+    /// For each option on the command line, the options whose variables are then ignored.
     const STRONGER: [(&str, &[&str]); 5] = [
         ("anonymous", &["username", "password_stdin", "save_credentials"]),
         ("username", &["anonymous"]),
@@ -36,7 +36,7 @@ pub fn with_variables(command: Command, words: &[OsString]) -> Command {
     set.into_iter().filter(|(id, _)| !is_weaker(id)).fold(command, |command, (id, name)| {
         command.mut_arg(id, |arg| {
             match (arg.get_action(), env::var(&name)) {
-                // What is typed may have commas.
+                // A value on the command line may contain commas; only the variable is a list.
                 (ArgAction::Append, Ok(list)) => {
                     arg.default_values(list.split(',').map(str::to_owned).collect::<Vec<_>>())
                 }

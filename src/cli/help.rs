@@ -39,7 +39,7 @@ fn in_dockers_style(line: &str) -> String {
     if !line.trim_start().starts_with('-') {
         return line.to_owned();
     }
-    // That a flag may be turned off goes without saying.
+    // `--flag=false` works as in docker, whose help does not mention it either.
     if let Some((before, rest)) = line.split_once("[=<")
         && let Some((name, after)) = rest.split_once(">]")
     {

@@ -74,7 +74,8 @@ fn only_field<'a>(object: &'a Value, key: &str) -> Result<&'a Value, String> {
     }
 }
 
-/// What it holds for this very key. (docker leaves all of it aside for one bad entry.)
+/// The credentials in DOCKER_AUTH_CONFIG for exactly this key. (docker ignores the whole variable if one entry
+/// is bad.)
 pub fn from_variable(text: &Secret, key: &str) -> Result<Option<Credentials>, CredentialsError> {
     let Some(auth) = read_variable(text)?.remove(key) else { return Ok(None) };
     let (username, password) = decode_auth(&auth).map_err(|problem| bad_variable_entry(key, problem))?;
@@ -88,19 +89,7 @@ pub fn bad_variable_entry(registry: &str, problem: &str) -> CredentialsError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn entry(auth: Option<&str>) -> AuthEntry {
-        AuthEntry { auth: auth.map(|auth| Secret::new(auth.to_owned())), ..AuthEntry::default() }
-    }
-
-    fn basic(username: &str, password: &str) -> Credentials {
-        Credentials::basic(username.to_owned(), Secret::new(password.to_owned()))
-    }
-
-    /// Clear text, to compare.
-    fn shown(credentials: &Credentials) -> String {
-        credentials.auth_config("h").expose().to_owned()
-    }
+    use crate::credentials::tests::{basic, entry, shown};
 
     #[test]
     fn entries_are_decoded_as_docker_does() {

@@ -11,14 +11,14 @@ use crate::reference::{HUB, HUB_CREDENTIALS_KEY, credentials_key};
 use crate::secret::Secret;
 use crate::text::clean;
 
-/// Credentials for one registry, how they were found, and what is to be told of that.
+/// Credentials for one registry, where they were found, and the warnings about that.
 #[derive(Debug)]
 pub struct LookedUp {
     pub credentials: Credentials,
     pub login: Login,
-    /// What the variable hides, which its owner may have forgotten.
+    /// A warning: DOCKER_AUTH_CONFIG is used instead of another login.
     pub shadow: Option<String>,
-    /// Of the broken sources; that of config.json was told when it was read.
+    /// One for each broken source; a broken config.json was reported when it was read.
     pub warnings: Vec<String>,
 }
 
@@ -59,7 +59,7 @@ impl Keyring {
     /// behind it are used here.
     ///
     /// * `registry`: its domain.
-    /// * `tell`: told of a helper that has not answered within 3 s.
+    /// * `tell`: called with a line about each helper that has not answered within 3 s.
     pub async fn look_up(&self, registry: &str, tell: impl FnMut(&str)) -> LookedUp {
         let key = credentials_key(registry);
         let mut problems = Vec::new();
@@ -79,7 +79,7 @@ impl Keyring {
         LookedUp { credentials, login, shadow, warnings }
     }
 
-    /// What the variable does to a login that has just been kept elsewhere.
+    /// A warning if DOCKER_AUTH_CONFIG will be used instead of a login that was just saved.
     pub fn shadow_of_kept(&self, registry: &str) -> Option<String> {
         let variable = self.variable.as_ref()?;
         from_variable(variable, credentials_key(registry)).ok()??;
@@ -127,17 +127,17 @@ impl Keyring {
         if decode(entry).is_ok_and(|found| found.is_some()) {
             return Some(Source::File(self.config.path.clone()));
         }
-        // It leaves an empty entry behind for what it gave to a helper.
+        // `docker login` writes an empty entry for a login that it gave to a helper.
         helpers(&self.config, key).into_iter().next().map(Source::Helper)
     }
 
     /// All registries that Docker holds something for, by name, with the source that would be used; and
     /// the sources that are broken. No registry is asked.
     ///
-    /// * `tell`: told of a helper that has not answered within 3 s.
+    /// * `tell`: called with a line about each helper that has not answered within 3 s.
     pub async fn list(&self, mut tell: impl FnMut(&str)) -> (Vec<Entry>, Vec<CredentialsError>) {
         let (mut entries, mut problems) = (BTreeMap::new(), Vec::new());
-        // What is put in first stays.
+        // The first source of a registry is the one that is used.
         let mut put = |name: &str, source: Source, username: Option<String>, kind: Option<Kind>| {
             if !HUB_TOKEN_KEYS.contains(&name) {
                 let registry = shown(name);
@@ -278,14 +278,7 @@ pub fn entry_for<'a>(auths: &'a BTreeMap<String, AuthEntry>, key: &str) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn entry(auth: Option<&str>) -> AuthEntry {
-        AuthEntry { auth: auth.map(|auth| Secret::new(auth.to_owned())), ..AuthEntry::default() }
-    }
-
-    fn basic(username: &str, password: &str) -> Credentials {
-        Credentials::basic(username.to_owned(), Secret::new(password.to_owned()))
-    }
+    use crate::credentials::tests::{basic, entry};
 
     #[test]
     fn keys_of_older_logins_are_found() {

@@ -65,7 +65,7 @@ pub enum CredentialsError {
     HelperFailed { helper: String, task: String, reason: String },
 }
 
-/// What a call went with, for messages.
+/// The login that a call used, for messages.
 #[derive(Clone, Debug)]
 pub struct Login {
     pub username: Option<String>,
@@ -73,7 +73,7 @@ pub struct Login {
     pub source: Source,
     /// Why sources that should have answered did not.
     pub problems: Vec<String>,
-    /// What is to be mended first.
+    /// The broken source that must be repaired first.
     pub broken: Option<Broken>,
 }
 

@@ -117,15 +117,20 @@ fn exposed(secret: Option<&Secret>) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::docker::config::AuthEntry;
 
-    fn basic(username: &str, password: &str) -> Credentials {
+    pub fn entry(auth: Option<&str>) -> AuthEntry {
+        AuthEntry { auth: auth.map(|auth| Secret::new(auth.to_owned())), ..AuthEntry::default() }
+    }
+
+    pub fn basic(username: &str, password: &str) -> Credentials {
         Credentials::basic(username.to_owned(), Secret::new(password.to_owned()))
     }
 
     /// Clear text, to compare.
-    fn shown(credentials: &Credentials) -> String {
+    pub fn shown(credentials: &Credentials) -> String {
         credentials.auth_config("h").expose().to_owned()
     }
 

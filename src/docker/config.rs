@@ -88,7 +88,7 @@ pub fn directory(flag: Option<&Path>) -> Result<PathBuf, ConfigError> {
 }
 
 impl Config {
-    /// What a missing file means.
+    /// The configuration where there is no file.
     pub fn empty(directory: &Path) -> Self {
         Self { path: directory.join("config.json"), ..Self::default() }
     }

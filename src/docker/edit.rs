@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::docker::file::{Held, Mode};
 use crate::secret::Secret;
 
-/// What becomes of a file.
+/// How a file changes.
 pub enum Change {
     Nothing,
     /// This text takes the place of the old one.

@@ -58,7 +58,7 @@ impl Held {
     const PATIENCE: Duration = Duration::from_secs(10);
     const PAUSE: Duration = Duration::from_millis(2);
 
-    /// Waits until nobody else holds it. Its directory is made if there is none.
+    /// Waits until no other process holds the file. Creates its directory if there is none.
     ///
     /// # Errors
     /// As for any file, or it is held for longer than 10 s.
@@ -100,7 +100,7 @@ impl Held {
                 Err(TryLockError::Error(error)) if has_no_locks(&error) => false,
                 Err(TryLockError::Error(error)) => return Err(error),
             };
-            // Who held it before has taken the lock file away, or put a new file there.
+            // Otherwise the previous holder removed the lock file, or replaced the file.
             if is_at(&lock, lock_path.as_ref().unwrap_or(&target)) {
                 let held = Self { target, _lock: lock, lock_path };
                 if is_locked && held.lock_path.is_some() {
@@ -111,7 +111,7 @@ impl Held {
         }
     }
 
-    /// What is in it now; `None`: there is no file.
+    /// The content of the file; `None`: there is no file.
     ///
     /// # Errors
     /// As for any file.
@@ -222,7 +222,8 @@ impl Held {
 #[cfg(unix)]
 impl Drop for Held {
     fn drop(&mut self) {
-        // Before it is unlocked, so that nobody takes one that goes away.
+        // The lock file is removed before it is unlocked, so that no other process locks a file that is being
+        // removed.
         if let Some(path) = &self.lock_path {
             let _ = fs::remove_file(path);
         }

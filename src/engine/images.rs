@@ -23,10 +23,10 @@ pub struct LocalImage {
     pub name: String,
     /// Bytes, as the engine counts them.
     pub size: u64,
-    /// Of the manifest that the repository in this name has, or would get; `None`: nobody knows it yet.
+    /// The digest of the manifest that the repository in this name has, or would get; `None`: not known yet.
     pub digest: Option<String>,
     /// Whether the image was pushed to that repository (or pulled from it). `None`: docker's containerd
-    /// store and podman name a digest for every repository, so there nobody can tell.
+    /// store and podman name a digest for every repository, so it is not known there.
     pub is_pushed: Option<bool>,
 }
 
@@ -36,13 +36,13 @@ pub struct ImageDetails {
     pub id: String,
     /// Bytes, as the engine counts them.
     pub size: u64,
-    /// What registries call it (`RepoDigests`). Whatever has one of these digests has the same content.
+    /// Its digests in registries (`RepoDigests`). An image with one of these digests has the same content.
     pub digests: Vec<String>,
     /// The digests of its layers before they are compressed.
     pub layers: Vec<String>,
-    /// What it is called here (`RepoTags`).
+    /// Its names in the engine (`RepoTags`).
     pub names: Vec<String>,
-    /// What it is made of, where the engine tells (the containerd store, API 1.48); else nothing.
+    /// Its manifests, where the engine lists them (the containerd store, API 1.48); else empty.
     pub manifests: Vec<LocalManifest>,
 }
 
@@ -57,7 +57,7 @@ pub struct LocalManifest {
 }
 
 impl ImageDetails {
-    /// That is the image's own digest: of its manifest, which the containerd store takes for its ID.
+    /// Whether the image has this manifest digest. In the containerd store the ID is the manifest digest too.
     pub fn has_digest(&self, digest: &str) -> bool {
         self.id == digest || self.digests.iter().any(|own| own == digest)
     }
@@ -80,7 +80,7 @@ impl Engine {
     /// The same of one platform, where the engine can tell: its layers are those of that.
     ///
     /// # Errors
-    /// That of [`inspect`](Self::inspect); also if it does not have the platform.
+    /// Those of [`inspect`](Self::inspect), and where the image does not have the platform.
     ///
     /// Source: Docker Engine API 1.49, `platform`.
     pub async fn inspect_platform(

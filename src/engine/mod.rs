@@ -65,7 +65,7 @@ const PATH: &AsciiSet = &CONTROLS
 #[derive(Debug)]
 pub struct Engine {
     transport: Transport,
-    /// What was agreed on; `None`: the engine did not say, and takes its own.
+    /// The API version agreed on; `None`: the engine named none, and uses its own.
     version: Option<(u32, u32)>,
     /// `None`: it was not asked.
     is_podman: Option<bool>,
@@ -74,7 +74,7 @@ pub struct Engine {
     /// `Host`, which is none for a socket, and the user's own.
     headers: HeaderMap,
     trace: Option<Trace>,
-    /// What was sent with the call at hand, and must not come back in a message.
+    /// The secrets sent with this call, which must not appear in a message.
     censor: Censor,
     removals: Arc<Removals>,
 }
@@ -91,7 +91,7 @@ struct Removals {
 impl Drop for Removals {
     fn drop(&mut self) {
         for removal in self.threads.get_mut().map(take).unwrap_or_default() {
-            // Nobody is left to be told.
+            // The program is ending: an error cannot be shown any more.
             let _ = removal.join();
         }
     }
@@ -201,7 +201,7 @@ impl Engine {
         for method in [Method::HEAD, Method::GET] {
             let is_last = method == Method::GET;
             let response = match self.call(method, "/_ping", None, Bytes::new()).await {
-                // What stands between us and an engine may not know HEAD, and hang up.
+                // A proxy in front of the engine may not know HEAD, and close the connection.
                 Err(EngineError::Transport(TransportError::Lost { .. })) if !is_last && !self.is_dear() => {
                     continue;
                 }
@@ -246,7 +246,7 @@ impl Engine {
         }
     }
 
-    /// What a stream that broke off really died of: the program that carried it may have said.
+    /// Replaces a lost connection by the error of the program that carried it (ssh), if it printed one.
     pub async fn explain(&mut self, error: EngineError) -> EngineError {
         match error {
             EngineError::Transport(error @ TransportError::Lost { .. }) => {

@@ -26,7 +26,7 @@ use crate::secret::{Censor, Secret};
 pub struct PushRequest<'a> {
     pub reference: &'a Reference,
     pub credentials: &'a Credentials,
-    /// Of an image for several; API 1.46 and later, of which others know nothing.
+    /// One platform of an image for several. Needs API 1.46; older engines ignore it.
     pub platform: Option<&'a Platform>,
     /// The objects of the stream are wanted as they come.
     pub wants_objects: bool,
@@ -76,7 +76,7 @@ impl Engine {
     /// only the way there is closed: engines take that for the same, end the answer, and then the
     /// connection (docker 20.10 and 28, podman 4.3: measured within 0.1 s).
     pub async fn stop(&mut self, mut stream: PushStream) -> bool {
-        /// docker waits for what it has started to end.
+        /// How long to wait for the engine, which ends the uploads that it has started.
         const PATIENCE: Duration = Duration::from_secs(5);
         self.transport.close_writing();
         let rest = async { while let Ok(true) = stream.next(|_| {}).await {} };

@@ -14,7 +14,7 @@ use crate::net::RegistrySettings;
 use crate::oci::{Descriptor, is_digest};
 use crate::secret::{Censor, Secret};
 
-/// What an engine says that a registry says.
+/// An answer of a registry that the engine passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InRegistry {
     Names(Descriptor),
@@ -78,7 +78,7 @@ impl Engine {
     /// Has the registry check credentials, once, without a push.
     ///
     /// # Errors
-    /// The engine is gone. That the registry says no is an answer.
+    /// The engine cannot be reached. A refusal by the registry is an answer, not an error.
     ///
     /// Source: Docker Engine API 1.24, `POST /auth`. A wrong password comes as 500 for Basic
     /// registries and as 401 for those with tokens.

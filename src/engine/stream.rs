@@ -198,7 +198,7 @@ pub struct Decoder {
     depth: usize,
     in_string: bool,
     escaped: bool,
-    /// What must not come out of it in a text.
+    /// The secrets that must not appear in the text of an event.
     censor: Censor,
     wants_objects: bool,
 }

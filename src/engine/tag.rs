@@ -12,7 +12,7 @@ use crate::engine::error::EngineError;
 use crate::engine::{Engine, PATH, in_path};
 use crate::reference::Reference;
 
-/// What became of a name that was to be taken away.
+/// The result of removing a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removed {
     IsGone,
@@ -29,7 +29,7 @@ pub enum Removed {
 pub struct TemporaryTag {
     /// `None`: it is gone, or stays.
     engine: Option<Engine>,
-    /// Of the image.
+    /// The ID of the image.
     id: String,
     pub name: Reference,
 }
@@ -63,15 +63,15 @@ impl Engine {
         Ok(made)
     }
 
-    /// Takes a name away again.
+    /// Removes the tag.
     ///
     /// # Errors
-    /// The engine is gone, or refuses: the name stays.
+    /// The engine cannot be reached, or refuses; the tag was not removed.
     pub async fn remove(&mut self, mut tag: TemporaryTag) -> Result<Removed, EngineError> {
         const PATIENCE: Duration = Duration::from_secs(10);
         let removed = tokio::time::timeout(PATIENCE, self.untag(&tag.name, &tag.id)).await;
         let removed = removed.unwrap_or_else(|_| Err(self.silent()));
-        // What was refused once is not tried again.
+        // A removal that was refused is not tried again on drop.
         tag.engine = None;
         removed
     }
@@ -100,7 +100,7 @@ impl Engine {
 }
 
 impl TemporaryTag {
-    /// It stays.
+    /// Does not remove the tag on drop.
     pub fn keep(mut self) {
         self.engine = None;
     }
@@ -110,7 +110,7 @@ impl Drop for TemporaryTag {
     fn drop(&mut self) {
         /// Less than `main` waits for the end once a signal has come.
         const PATIENCE: Duration = Duration::from_millis(1500);
-        /// Until an engine has done what it was told by a connection that has broken since.
+        /// How long an engine may take to carry out a request whose connection has broken.
         const AGAIN: Duration = Duration::from_millis(300);
         let Some(mut engine) = self.engine.take() else { return };
         let removals = take(&mut engine.removals);
@@ -128,7 +128,7 @@ impl Drop for TemporaryTag {
                     let _ = engine.untag(&name, &id).await;
                 }
             };
-            // Nobody is left to be told.
+            // The program is ending: an error cannot be shown any more.
             let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, removed).await });
             runtime.shutdown_background();
         });

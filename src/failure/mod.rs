@@ -129,7 +129,7 @@ impl Verdict {
         }
     }
 
-    /// Of a failure whose own error has the hint.
+    /// The verdict on a failure whose own error has the hint.
     pub fn without_hint(class: Class) -> Self {
         Self::new(class, Advice::new(""))
     }
@@ -262,7 +262,7 @@ const UPDATE_PLUGIN: Advice = Advice::new("unset DOCKER_API_VERSION, or update d
 const ENGINE_WENT: Advice = Advice::new("the builder or engine went away: look into its log");
 const ENGINE_DISK: Advice = Advice::new("the engine's disk is full: `docker system prune`");
 
-/// What servers of TLS answer to plain HTTP, in lower case.
+/// The answers of TLS servers to plain HTTP, in lower case.
 const WANTS_TLS: [&str; 3] = [
     "plain http request was sent to https port",
     "client sent an http request to an https server",

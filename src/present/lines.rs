@@ -4,10 +4,10 @@ use std::io::Write;
 
 use crate::present::presenter::Level;
 
-/// Lines that are kept while somebody is asked something: who is in no hurry misses the rest.
+/// Number of lines kept while a prompt waits for an answer; later lines are dropped.
 pub const MAX_HELD: usize = 1000;
 
-/// Writes lines, but while somebody is asked something.
+/// Writes lines; keeps them back while a prompt waits for an answer.
 pub struct Lines<W> {
     pub out: W,
     held: Option<Vec<String>>,

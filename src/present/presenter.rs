@@ -43,7 +43,7 @@ pub enum Level {
     Asking,
 }
 
-/// Images are told by their number in the order asked, from 0.
+/// Images are identified by their index in the order asked, from 0.
 pub trait Presenter {
     fn show(&mut self, at: usize, moment: &Moment<'_>);
 
@@ -61,7 +61,7 @@ pub trait Presenter {
     /// Somebody is being asked at the terminal: until that is over nothing else is written there.
     fn hold(&mut self, is_asking: bool);
 
-    /// Something else is to be written to the terminal: takes away what is redrawn, until the next tick.
+    /// Clears the lines that are redrawn until the next tick, so that other text can be written.
     fn clear(&mut self) {}
 
     /// Wants [`Event::Object`].
@@ -99,13 +99,13 @@ impl Display {
         Held(self)
     }
 
-    /// Somebody is being asked something at the terminal.
+    /// Whether a prompt waits for an answer.
     pub fn is_held(&self) -> bool {
         self.is_held.get()
     }
 
     pub fn tick(&self) {
-        // Later it would tell how things stood.
+        // A tick that was kept back would show old figures.
         if !self.is_held() {
             self.presenter.borrow_mut().tick(Instant::now());
         }
@@ -120,7 +120,7 @@ impl Display {
     }
 }
 
-/// Where one image is told of.
+/// Shows the events of one image.
 #[derive(Clone, Copy)]
 pub struct Speaker<'a> {
     pub display: &'a Display,

@@ -12,7 +12,7 @@ use crate::net::{RegistrySettings, Trace, is_on_loopback};
 use crate::registry::error::RegistryError;
 use crate::secret::Secret;
 
-/// How a registry is to be spoken to.
+/// How to connect to a registry.
 #[derive(Debug)]
 pub struct Access {
     /// `/etc/docker/certs.d/HOST:PORT`: `*.crt`, and pairs of `*.cert` and `*.key`.
@@ -23,14 +23,14 @@ pub struct Access {
     pub trace: Option<Trace>,
     /// Where any certificate will do, so will plain HTTP: the registry is called insecure.
     pub(super) tls: Tls,
-    /// Of its host, which need not be looked up again for each connection; none: they are not known.
+    /// The addresses of its host, so that each connection need not look them up; empty: not known.
     pub(super) addresses: Vec<SocketAddr>,
 }
 
 impl Access {
     /// As the engine would speak to it, going by its settings.
     ///
-    /// * `warn`: told of certificates that only the engine may read.
+    /// * `warn`: called with a line about each certificate that only the engine may read.
     ///
     /// # Errors
     /// [`RegistryError::Certificates`]
@@ -80,7 +80,7 @@ fn certificates_directory(is_rootless: bool) -> PathBuf {
 pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Result<Tls, RegistryError> {
     let broken = |reason: String| RegistryError::Certificates { registry: registry.to_owned(), reason };
     let unreadable = |path: &Path, error: io::Error| broken(format!("`{}`: {error}", path.display()));
-    // What is root's alone is the engine's, and may not be needed.
+    // A file that only root can read is for the engine, and may not be needed here.
     let mut skip =
         |path: &Path| warn(&format!("`{}` is not used: only the engine may read it", path.display()));
     let mut files = match fs::read_dir(directory) {

@@ -33,7 +33,7 @@ const MAX_REDIRECTS: usize = 5;
 pub const MAX_BODY: usize = 4 << 20;
 /// Bytes of an error that are read; the rest of a page says no more.
 const MAX_REASON: usize = 256 << 10;
-/// All that a tag may name, so that the registry does not turn it into something else.
+/// `Accept` with all media types of manifests and indexes, so that the registry does not convert.
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
 impl Registry {
@@ -177,7 +177,7 @@ impl Registry {
     ) -> Result<Response, RegistryError> {
         let request = request.build().map_err(|error| self.unreachable(&self.api, &error.without_url()))?;
         let url = request.url().clone();
-        // Without the proxy that somebody wanted is not how anybody wants it.
+        // A request must not go around a proxy that was configured.
         if let Some(Err(variable)) = url.as_str().parse().ok().map(|url| proxy::setting(&url)) {
             let reason = format!("what {variable} says is no proxy");
             return Err(RegistryError::Unreachable { server: self.server(&url), reason });
@@ -282,7 +282,7 @@ pub struct Refusal {
     pub(super) status: StatusCode,
     /// Clean.
     pub(super) reason: String,
-    /// Who said it.
+    /// The server that answered: the registry, or its token server.
     pub(super) server: String,
 }
 
@@ -328,7 +328,7 @@ pub fn builder(tls_config: ClientConfig, redirects: Policy) -> ClientBuilder {
         .redirect(redirects)
         .no_proxy()
         .proxy(Proxy::custom(|url| {
-            // What is no proxy was found out before the request.
+            // `send` has rejected a setting that is not a proxy.
             let proxy = proxy::setting(&url.as_str().parse().ok()?).ok()??;
             Url::parse(&proxy).ok()
         }))

@@ -23,7 +23,7 @@ pub enum RegistryError {
     Tls {
         server: String,
         registry: String,
-        /// Of its CA and client certificates.
+        /// The directory of its CA and client certificates.
         directory: PathBuf,
         problem: Box<TlsProblem>,
     },
@@ -203,7 +203,7 @@ pub fn reason(body: &[u8], status: StatusCode) -> String {
     of_list.or_else(other).or_else(plain).unwrap_or_else(status)
 }
 
-/// The innermost cause: what reqwest wraps round it says nothing more.
+/// The innermost cause: the errors of reqwest around it add nothing.
 pub fn root_cause(error: &reqwest::Error) -> String {
     let causes = std::iter::successors(Some(error as &(dyn StdError + 'static)), |error| (*error).source());
     causes.last().map(|cause| clean(&cause.to_string())).unwrap_or_default()

@@ -80,7 +80,7 @@ impl Registry {
         let mut url = self.path(path)?;
         url.set_query(Some(&format!("n={PAGE}")));
         let mut pages = Pages::default();
-        // What is no name goes to a terminal all the same.
+        // A text that is not a valid name is shown too, so it must be clean.
         let shown = |name: String| if is_name(&name) { name } else { clean(&self.hide(name)) };
         loop {
             let response = self.ask(Method::GET, url.clone(), scope).await?;

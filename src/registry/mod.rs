@@ -28,10 +28,10 @@ pub struct Registry {
     /// `https://HOST/`
     api: Url,
     client: Client,
-    /// What its clients do for TLS: it takes a while to read all authorities of the system.
+    /// The TLS configuration of its clients, kept because reading the system's CA certificates takes time.
     tls_config: ClientConfig,
     access: Access,
-    /// Of the credentials, and of each token that was got for them.
+    /// Hides the credentials, and each token obtained with them.
     censor: Mutex<Censor>,
     /// The value of `Authorization`, by scope: it is found once for each.
     authorization: Mutex<BTreeMap<String, Secret>>,

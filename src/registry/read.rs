@@ -22,7 +22,7 @@ use crate::registry::token::scope;
 const MAX_PARTS: usize = 10_000;
 
 impl Registry {
-    /// What a tag names; `None`: nothing.
+    /// The descriptor of the manifest under a tag (digest and size); `None`: there is no such tag.
     ///
     /// # Errors
     /// It cannot be asked, or refuses.
@@ -154,7 +154,7 @@ impl Registry {
         match response.status() {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
-            // It has sent us to its store, which lets nobody but a GET in.
+            // The registry redirected to its blob store, whose signed URL accepts GET only.
             _ if place(response.url()) != place(&url) => Ok(true),
             _ => Err(self.unexpected(response).await),
         }
@@ -164,7 +164,7 @@ impl Registry {
         self.path(&format!("v2/{repository}/blobs/{digest}"))
     }
 
-    /// The body of what is there.
+    /// The body of a successful answer; `None` for 404.
     async fn found(&self, response: Response) -> Result<Option<Vec<u8>>, RegistryError> {
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
@@ -207,13 +207,13 @@ where
                     *missing += waiting.by_ref().count();
                 }
             }
-            // It cannot panic, and nobody ends it but us.
+            // The task cannot panic, and only this function cancels it.
             Some(Err(_)) => {}
         }
     }
 }
 
-/// What these tags name, in their order; and how many could not be asked about, with the first reason.
+/// The digests of these tags, in their order; and how many could not be read, with the first reason.
 pub async fn digests(
     registry: &Arc<Registry>,
     repository: &str,

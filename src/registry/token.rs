@@ -21,12 +21,12 @@ use crate::text::clean;
 /// docker's: it is the one that such tokens were given to.
 const CLIENT_ID: &str = "docker";
 
-/// Who may be told what, in the words of token servers.
+/// The scope of a token that may pull from a repository.
 pub fn scope(repository: &str) -> String {
     format!("repository:{repository}:pull")
 }
 
-/// Who may write, in the same words.
+/// The scope of a token that may push to a repository.
 pub fn write_scope(repository: &str) -> String {
     format!("repository:{repository}:pull,push")
 }

@@ -8,9 +8,9 @@ use crate::push::suggest;
 use crate::reference::Reference;
 use crate::target::{Target, expand};
 
-/// What a call with `--all-tags` pushes.
+/// The targets of a call with `--all-tags`.
 pub struct Expanded {
-    /// What was typed, and a target for each tag; a repository without tags is its own target.
+    /// For each image typed, a target for each of its tags; a repository without tags is its own target.
     pub targets: Vec<(String, Target)>,
     /// Places of repositories without tags in `targets`, each with its failure.
     pub tagless: Vec<(usize, Error)>,

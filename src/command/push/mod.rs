@@ -68,9 +68,9 @@ struct Run<'a> {
     docker: &'a DockerOptions,
     options: &'a PushOptions,
     results: Results<'a>,
-    /// What is known of each image so far; of one that has ended it is with its result.
+    /// The record of each image that has not ended; the record of an ended image is in `results`.
     records: Vec<Record>,
-    /// Once it is known what is to be shown.
+    /// `None` until the names of the images are known.
     display: Option<Rc<Display>>,
     files: Option<Files>,
 }
@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
         let session = self.session(keyring, terminal);
         let asked = engine(self.docker, &session.keyring.config);
         if self.options.all_tags {
-            // What it is about, only the engine can tell.
+            // Only the engine knows the tags.
             let mut engine = asked.await?;
             let Expanded { targets, tagless } = expand_all(&mut engine, &self.results.asked).await?;
             self.ask_for(targets);
@@ -159,7 +159,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The presenter of the mode that is wanted, which has told what is to be told by now.
+    /// A display of the chosen mode, which shows the warnings of the call and the default tag first.
     fn new_display(&self) -> Rc<Display> {
         let asked = self.results.asked.iter();
         let names = asked.map(|asked| ImageName { familiar: asked.name(), canonical: asked.canonical() });
@@ -193,12 +193,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What went wrong with the call as a whole is the end of every image that has none so far.
+    /// Ends every image that has not ended with an error of the call as a whole.
     fn fail(&mut self, error: Error, elapsed: Duration) {
         let display = self.display.take().unwrap_or_else(|| self.new_display());
         let results = &mut self.results;
         results.ended.resize_with(results.asked.len(), || None);
-        // Who interrupts wants to know that of all.
+        // An interrupt decides the exit status, also where an image failed before it.
         let status = error.exit_status();
         let is_cancelled = matches!(error, Error::Cancelled(_));
         let mut records = take(&mut self.records).into_iter();
@@ -225,7 +225,7 @@ impl<'a> Run<'a> {
         if is_cancelled || results.status == 0 {
             results.status = status;
         }
-        // What was pushed before that is to be found all the same.
+        // The files that were asked for list the images pushed before the error.
         self.display = Some(display);
         self.finish();
     }

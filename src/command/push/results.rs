@@ -14,7 +14,7 @@ use crate::reference::Reference;
 use crate::target::Target;
 use crate::text::{amount, clean};
 
-/// What was asked for, and how it went.
+/// The images of a call, and how each of them ended.
 pub struct Results<'a> {
     pub options: &'a PushOptions,
     pub asked: Vec<Asked>,
@@ -22,7 +22,7 @@ pub struct Results<'a> {
     pub ended: Vec<Option<Ended>>,
     /// How many were written, in the order asked.
     pub told: usize,
-    /// Of the first failure in that order.
+    /// The exit status of the first failure in the order asked; 0 without one.
     pub status: u8,
 }
 
@@ -74,11 +74,11 @@ impl Results<'_> {
         Report { typed, reference: self.asked[at].reference(), record, elapsed, result }
     }
 
-    /// An image has ended, which is told at once.
+    /// Records that an image has ended, and shows it.
     pub fn end(&mut self, at: usize, ended: Ended, display: &Display) {
         let Ended { result, record, elapsed } = &ended;
         let json = self.report(at, record, *elapsed, result).json();
-        // Of a dry run the result says it all.
+        // The result of a dry run needs no summary.
         let text = if self.options.dry_run && result.is_ok() {
             String::new()
         } else {
@@ -119,7 +119,7 @@ impl Results<'_> {
         }
     }
 
-    /// What is in its registry, and by which digest.
+    /// The references that are in their registries after this call, each with its digest.
     pub fn pushed(&self) -> Vec<(&Reference, &str)> {
         let pairs = self.asked.iter().zip(&self.ended);
         let pushed = pairs.filter_map(|(asked, ended)| {
@@ -129,7 +129,7 @@ impl Results<'_> {
         pushed.filter(|_| !self.options.dry_run).collect()
     }
 
-    /// Of several images: how many there were, and which of them failed.
+    /// Says of several images how many were pushed and which of them failed.
     pub fn summarize(&self, display: &Display) {
         if self.asked.len() < 2 {
             return;

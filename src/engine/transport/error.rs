@@ -59,7 +59,7 @@ fn last_words(said: &str) -> String {
 }
 
 impl TransportError {
-    /// What an exchange that broke means.
+    /// The error for an HTTP exchange that broke off.
     pub fn lost(endpoint: &Arc<Endpoint>, was_heard: bool, source: hyper::Error) -> Self {
         let endpoint = Arc::clone(endpoint);
         match (&endpoint.tls, tls::find(&source)) {
