@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::engine::Engine;
-use crate::engine::images::ImageDetails;
+use crate::engine::images::ImageInspect;
 use crate::oci::{Descriptor, is_digest};
 use crate::reference::Reference;
 use crate::registry::Registry;
 use crate::registry::error::RegistryError;
-use crate::remote::{Remote, Subject, Unanswered, inspect};
+use crate::remote::{QueryError, RegistryPool, Subject, inspect};
 
 /// Other tags of the repository whose layers are looked at.
 const MAX_OTHER_TAGS: usize = 5;
@@ -31,7 +31,8 @@ pub struct Findings {
     /// another repository.
     pub missing_layers: Vec<String>,
     /// The registry has let an upload begin.
-    pub may_write: bool,
+    #[serde(rename = "may_write")]
+    pub can_push: bool,
     /// What the tag names now.
     pub tag_names: Option<String>,
     /// That is this image.
@@ -45,14 +46,14 @@ pub struct Findings {
 /// # Errors
 /// What a push would fail with.
 pub async fn look(
-    remote: &Remote,
+    remote: &RegistryPool,
     engine: &mut Engine,
     subject: &Subject<'_>,
-) -> Result<Findings, Unanswered> {
+) -> Result<Findings, QueryError> {
     let image = inspect(engine, subject).await?;
     let registry = remote.registry(engine, subject).await?;
-    registry.may_write(subject.reference.path()).await?;
-    let named = remote.named(engine, subject).await?;
+    registry.can_push(subject.reference.path()).await?;
+    let named = remote.resolve(engine, subject).await?;
     let is_same = match &named {
         Some(named) => remote.is_same(engine, subject, &image, named).await?,
         None => false,
@@ -61,7 +62,7 @@ pub async fn look(
     let missing = image.layers.iter().filter(|layer| !there.contains(*layer)).cloned();
     Ok(Findings {
         missing_layers: missing.collect(),
-        may_write: true,
+        can_push: true,
         tag_names: named.as_ref().map(|named| named.digest.clone()),
         is_same,
         named,
@@ -77,7 +78,7 @@ pub async fn look(
 async fn layers_there(
     registry: &Arc<Registry>,
     reference: &Reference,
-    image: &ImageDetails,
+    image: &ImageInspect,
 ) -> BTreeSet<String> {
     let repository = reference.path();
     let tag = reference.tag_or_latest();
@@ -101,7 +102,7 @@ async fn layers_of(
     registry: &Registry,
     repository: &str,
     named: &str,
-    image: &ImageDetails,
+    image: &ImageInspect,
 ) -> Result<BTreeSet<String>, RegistryError> {
     let mut there = BTreeSet::new();
     let Some(manifest) = registry.manifest(repository, named).await? else { return Ok(there) };

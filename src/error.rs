@@ -19,7 +19,7 @@ use crate::push::{PushError, Suggestion};
 use crate::reference::ReferenceError;
 use crate::registry::error::RegistryError;
 use crate::target::TargetError;
-use crate::text::{clean, with_causes};
+use crate::text::{sanitize, with_causes};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -65,10 +65,10 @@ pub enum Error {
     RegistryName { typed: String },
     #[error("no login for {registry}: {}", login.describe_nothing())]
     NoLogin { registry: String, login: Box<Login> },
-    /// The registry's answer to `auth`; `message` is unclean.
-    #[error("{registry} does not accept {}: {}", login.describe(), clean(message))]
+    /// The registry's answer to `auth`; `message` is raw.
+    #[error("{registry} does not accept {}: {}", login.describe(), sanitize(message))]
     LoginRefused { registry: String, login: Box<Login>, message: String },
-    #[error("the login for {registry} could not be checked: {}", clean(message))]
+    #[error("the login for {registry} could not be checked: {}", sanitize(message))]
     Unchecked { registry: String, message: String },
     /// The Hub's login in the browser belongs to docker.
     #[error("Docker Hub's login in the browser is docker's own")]
@@ -117,13 +117,13 @@ impl From<LoginError> for Error {
 
 /// An error as JSON has it.
 #[derive(Serialize)]
-pub struct Told {
+pub struct ErrorReport {
     class: &'static str,
     message: String,
     hint: Option<String>,
 }
 
-impl Told {
+impl ErrorReport {
     pub fn new(error: &Error) -> Self {
         Self { class: error.class().name(), message: error.message(), hint: error.hint() }
     }
@@ -268,7 +268,7 @@ mod tests {
         let cause = Cause::Engine { verdict, reason: "why".to_owned() };
         let (reference, login) = (IMAGE.parse().unwrap(), login());
         let refusal =
-            Refusal { cause, reference, login, suggestion: None, tries: Vec::new(), is_renamed: false };
+            Refusal { cause, reference, login, suggestion: None, failures: Vec::new(), is_renamed: false };
         Error::Push(PushError::Refused(Box::new(refusal)))
     }
 
@@ -352,7 +352,7 @@ mod tests {
                 reference: reference(),
                 after: Duration::from_secs(1),
                 pushed: None,
-                tries: Vec::new(),
+                failures: Vec::new(),
             },
             PushError::Taken { reference: reference(), found: digest(), id: digest() },
             PushError::Nameless { reference: reference(), typed: "deadbeefcafe".to_owned() },

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What one object of the stream says. All text in it is [clean](crate::text::clean), except [`Event::Refused`]'s.
+/// What one object of the stream says. All text in it is [sanitized](crate::text::sanitize), except [`Event::Refused`]'s.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A layer changed, or moved on. `id`: 12 hex digits of its diff ID or digest.
@@ -13,7 +13,7 @@ pub enum Event {
     PlatformInsteadOfIndex(Narrowed),
     /// Blobs of the image are not in the engine's store; an error line follows.
     ContentMissing,
-    /// The push failed. The engine's own text, unclean, for [`crate::failure`] to read.
+    /// The push failed. The engine's own text, raw, for [`crate::failure`] to read.
     Refused { message: String },
     /// Any other status line.
     Note { text: String },

@@ -16,7 +16,7 @@ use crate::credentials::login::{Login, Source};
 
 /// Credentials that are in use.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct ActiveCredentials {
     /// Which login of the call this is, counted from 1.
     pub number: u32,
     pub credentials: Credentials,
@@ -25,7 +25,7 @@ pub struct Known {
     only_for: Option<String>,
 }
 
-impl Known {
+impl ActiveCredentials {
     /// No login, where none is wanted.
     pub fn nobody() -> Self {
         let credentials = Credentials::anonymous();
@@ -37,7 +37,7 @@ impl Known {
 /// All logins of the call for this registry, in the order in which they came up.
 #[derive(Debug, Default)]
 pub struct Logins {
-    known: Vec<Known>,
+    active: Vec<ActiveCredentials>,
     /// The first of them, looked up ahead, for the first push to take and to tell of.
     pub ahead: Option<LookedUp>,
 }
@@ -45,26 +45,32 @@ pub struct Logins {
 impl Logins {
     /// Nobody has looked one up so far.
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.ahead.is_none()
+        self.active.is_empty() && self.ahead.is_none()
     }
 
     /// The one to go on with: the last that is for this repository, or for all of them.
-    pub fn of(&self, repository: &str) -> Option<&Known> {
-        let is_for_it = |known: &&Known| known.only_for.as_deref().is_none_or(|only| only == repository);
-        self.known.iter().rfind(is_for_it)
+    pub fn of(&self, repository: &str) -> Option<&ActiveCredentials> {
+        let is_for_it =
+            |active: &&ActiveCredentials| active.only_for.as_deref().is_none_or(|only| only == repository);
+        self.active.iter().rfind(is_for_it)
     }
 
     /// One that this push has not tried.
-    pub fn newer_than(&self, number: u32) -> Option<&Known> {
-        self.known.iter().find(|known| known.number > number)
+    pub fn newer_than(&self, number: u32) -> Option<&ActiveCredentials> {
+        self.active.iter().find(|active| active.number > number)
     }
 
     /// * `only_for`: a repository; `None`: those before are of no use any more.
-    pub fn add(&mut self, credentials: Credentials, login: Login, only_for: Option<String>) -> Known {
-        let number = u32::try_from(self.known.len()).unwrap_or(u32::MAX).saturating_add(1);
-        let known = Known { number, credentials, login, only_for };
-        self.known.push(known.clone());
-        known
+    pub fn add(
+        &mut self,
+        credentials: Credentials,
+        login: Login,
+        only_for: Option<String>,
+    ) -> ActiveCredentials {
+        let number = u32::try_from(self.active.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let active = ActiveCredentials { number, credentials, login, only_for };
+        self.active.push(active.clone());
+        active
     }
 }
 

@@ -8,7 +8,7 @@ use crate::engine::error::EngineError;
 use crate::engine::registries::AuthAnswer;
 use crate::failure::{Class, Evidence, classify};
 use crate::secret::Secret;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// How often somebody is asked for a login.
 pub const QUESTIONS: usize = 3;
@@ -61,7 +61,7 @@ pub struct Question<'a> {
 #[derive(Debug)]
 pub struct Checked {
     pub credentials: Credentials,
-    /// Why the registry could not be asked, in the engine's words, unclean; `None`: it takes the login.
+    /// Why the registry could not be asked, in the engine's words, raw; `None`: it takes the login.
     pub unchecked: Option<String>,
 }
 
@@ -105,10 +105,10 @@ impl Question<'_> {
                 Ok(login) => return Ok(login),
                 Err(message) => {
                     refused += 1;
-                    let who = username.as_deref().map(clean).unwrap_or_default();
+                    let who = username.as_deref().map(sanitize).unwrap_or_default();
                     tell(&format!(
                         "{registry} does not accept this password for `{who}`: {}",
-                        clean(&message)
+                        sanitize(&message)
                     ));
                 }
             }
@@ -130,7 +130,7 @@ pub async fn check(
     credentials: Credentials,
     key: &str,
 ) -> Result<Result<Checked, String>, EngineError> {
-    Ok(match engine.check(&credentials, key).await? {
+    Ok(match engine.registry_login(&credentials, key).await? {
         AuthAnswer::Accepted { identity_token: Some(token) } => {
             Ok(Checked { credentials: with_token(credentials, token), unchecked: None })
         }

@@ -36,7 +36,7 @@ impl<'de> Deserialize<'de> for Platform {
 
 /// What `--platform` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum PlatformSelection {
     One(Platform),
     /// The whole image, or an error.
     All,
@@ -96,7 +96,7 @@ const ARCHITECTURES: [&str; 24] = [
     "wasm",
 ];
 
-impl FromStr for Wanted {
+impl FromStr for PlatformSelection {
     type Err = PlatformError;
 
     fn from_str(typed: &str) -> Result<Self, PlatformError> {
@@ -254,7 +254,7 @@ mod tests {
         for (typed, want) in table {
             assert_eq!(typed.parse::<Platform>().map(|platform| platform.to_string()), want, "{typed}");
         }
-        assert_eq!("ALL".parse(), Ok(Wanted::All));
+        assert_eq!("ALL".parse(), Ok(PlatformSelection::All));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use crate::error::Error;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// A line on stderr. Nobody is left to tell where that is closed.
 pub fn tell(line: &str) {
@@ -34,6 +34,6 @@ pub fn tell_error(error: &Error) {
 
 /// The error, and in a second line its hint.
 pub fn worded(error: &Error) -> String {
-    let hint = error.hint().map(|hint| format!("\nhint: {}", clean(&hint)));
+    let hint = error.hint().map(|hint| format!("\nhint: {}", sanitize(&hint)));
     format!("error: {}{}", error.message(), hint.unwrap_or_default())
 }

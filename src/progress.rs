@@ -55,7 +55,7 @@ pub struct Progress {
     layers: Vec<Layer>,
     by_id: HashMap<String, usize>,
     pub pushed: Vec<PushedTag>,
-    /// The first refusal, unclean; what follows it only repeats or explains.
+    /// The first refusal, raw; what follows it only repeats or explains.
     pub refusal: Option<String>,
     pub content_missing: bool,
     /// What the engine pushed in place of an index that it does not have all of.

@@ -22,22 +22,22 @@ use crate::credentials::prompt::Terminal;
 use crate::dry_run::{self, Findings};
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
-use crate::engine::images::{ImageDetails, LocalImage, LocalManifest};
+use crate::engine::images::{ImageInspect, ImageSummary, LocalManifest};
 use crate::engine::push::PushRequest;
 use crate::engine::tag::{Removed, TemporaryTag};
 use crate::event::{Event, LayerState, Narrowed};
 use crate::failure::{Class, Evidence, classify, stalled};
-use crate::gate::{Gate, Known, Pass};
+use crate::gate::{ActiveCredentials, Gate, Pass};
 use crate::login::{LoginError, QUESTIONS, Question};
 use crate::oci::Descriptor;
-use crate::platform::{Platform, Wanted};
-use crate::present::presenter::{Display, Level, Moment, Speaker};
+use crate::platform::{Platform, PlatformSelection};
+use crate::present::presenter::{ImageReporter, Level, Reporter, Update};
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::remote::{Cause, Remote, Seen, Subject, Unanswered, inspect, inspect_all};
-use crate::retry::{Again, Setback, Tries, may_pass, root_cause};
+use crate::remote::{Cause, QueryError, RegistryPool, Seen, Subject, inspect, inspect_all};
+use crate::retry::{AttemptFailure, NextAttempt, RetryBudget, is_transient, root_cause};
 use crate::target::Target;
-use crate::text::{clean, with_causes};
+use crate::text::{sanitize, with_causes};
 use crate::watchdog::Watchdog;
 
 /// After a refusal the engine has nothing more to say that matters.
@@ -84,9 +84,9 @@ pub enum PushError {
     #[error("{reference} was {} within {}{}", match pushed {
         Some(digest) => format!("pushed as {digest}, and not verified"),
         None => "not pushed".to_owned(),
-    }, format_duration(*after), last(tries))]
+    }, format_duration(*after), last(failures))]
     /// `pushed`: the digest, if the engine named one.
-    TimedOut { reference: String, after: Duration, pushed: Option<String>, tries: Vec<String> },
+    TimedOut { reference: String, after: Duration, pushed: Option<String>, failures: Vec<String> },
     /// The name that `--to` would give it.
     #[error("{reference} names another image here ({found}), and is not moved; the image to push is {id}")]
     Taken { reference: String, found: String, id: String },
@@ -227,7 +227,7 @@ pub struct Refusal {
     /// What may have been meant, if the image was not found.
     pub suggestion: Option<Suggestion>,
     /// Why each try failed, this one among them.
-    pub tries: Vec<String>,
+    pub failures: Vec<String>,
     /// The image has another name in the engine, and was to be tagged as this reference.
     pub is_renamed: bool,
 }
@@ -320,9 +320,9 @@ impl Suggestion {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { reference, login, cause, tries, .. } = self;
+        let Self { reference, login, cause, failures, .. } = self;
         let registry = reference.domain();
-        write!(f, "cannot push {}{}: ", reference.familiar(), told(tries))?;
+        write!(f, "cannot push {}{}: ", reference.familiar(), told(failures))?;
         let Cause::Engine { verdict, reason } = cause else { return f.write_str(&cause.reason()) };
         match verdict.class {
             Class::Auth if login.anonymous => {
@@ -349,7 +349,7 @@ pub struct Record {
     /// Pushes that were begun, those with another login among them.
     pub attempts: u32,
     /// Why each try that failed did, where another may follow.
-    pub tries: Vec<String>,
+    pub failures: Vec<String>,
     pub progress: Progress,
     pub login: Option<Login>,
     /// What the engine says that it pushed.
@@ -434,7 +434,7 @@ pub struct Session<'a> {
     /// By the domain of the registry.
     pub gates: HashMap<String, Gate>,
     /// The registries, where the engine cannot ask them, or not as soon.
-    pub remote: Remote,
+    pub remote: RegistryPool,
     /// An upload that hangs outlives its push.
     pub detours: RefCell<Detours>,
     /// Names that were given in this call, canonical: they go, so no image counts on them.
@@ -444,17 +444,17 @@ pub struct Session<'a> {
 impl Session<'_> {
     /// The terminal, for a helper that may ask something there; `None`: nobody is at one.
     async fn dialogue(&self) -> Option<MutexGuard<'_, ()>> {
-        match self.keyring.patience {
+        match self.keyring.helper_timeout {
             Some(_) => None,
             None => Some(self.dialogue.lock().await),
         }
     }
 
     /// What the keyring holds for a registry.
-    async fn look_up(&self, registry: &str, display: &Display) -> LookedUp {
+    async fn look_up(&self, registry: &str, reporter: &Reporter) -> LookedUp {
         let dialogue = self.dialogue().await;
-        let held = dialogue.is_some().then(|| display.hold());
-        let found = self.keyring.look_up(registry, |line| display.say(Level::Asking, line)).await;
+        let held = dialogue.is_some().then(|| reporter.hold());
+        let found = self.keyring.look_up(registry, |line| reporter.say(Level::Asking, line)).await;
         drop((held, dialogue));
         found
     }
@@ -462,12 +462,12 @@ impl Session<'_> {
     /// Looks up the logins for the pushes that will want them: a helper may take its time, and the engine too.
     ///
     /// * `registries`: each once, in the order in which somebody may be asked by their helpers.
-    pub async fn look_ahead(&self, registries: &[String], display: &Display) {
+    pub async fn prefetch_credentials(&self, registries: &[String], reporter: &Reporter) {
         let ahead = registries.iter().map(async |registry| {
             let mut pass = self.gates[registry].enter().await;
             // The engine may have been faster, and a push too.
             if pass.is_empty() {
-                pass.ahead = Some(self.look_up(registry, display).await);
+                pass.ahead = Some(self.look_up(registry, reporter).await);
             }
         });
         join_all(ahead).await;
@@ -490,7 +490,7 @@ pub struct Push<'a> {
     is_announced: bool,
     /// What is left of `--timeout`: neither questions count nor waiting for other images.
     time_left: Option<Duration>,
-    speaker: Speaker<'a>,
+    reporter: ImageReporter<'a>,
     record: &'a mut Record,
 }
 
@@ -543,22 +543,22 @@ impl Detours {
 }
 
 /// Why a try did not get there.
-enum Trouble {
+enum AttemptError {
     /// Another try, or another login, may.
-    Cause(Cause),
+    Retryable(Cause),
     /// Nothing will.
-    End(PushError),
+    Fatal(PushError),
 }
 
-impl From<PushError> for Trouble {
+impl From<PushError> for AttemptError {
     fn from(error: PushError) -> Self {
-        Self::End(error)
+        Self::Fatal(error)
     }
 }
 
-impl From<Cause> for Trouble {
+impl From<Cause> for AttemptError {
     fn from(cause: Cause) -> Self {
-        Self::Cause(cause)
+        Self::Retryable(cause)
     }
 }
 
@@ -567,7 +567,7 @@ impl<'a> Push<'a> {
         session: &'a Session<'a>,
         target: &'a Target,
         engine: &'a mut Engine,
-        speaker: Speaker<'a>,
+        reporter: ImageReporter<'a>,
         record: &'a mut Record,
     ) -> Self {
         let reference = &target.reference;
@@ -582,7 +582,7 @@ impl<'a> Push<'a> {
             detour: None,
             is_announced: false,
             time_left: session.options.timeout.filter(|timeout| !timeout.is_zero()),
-            speaker,
+            reporter,
             record,
         }
     }
@@ -593,27 +593,29 @@ impl<'a> Push<'a> {
     /// # Errors
     /// [`PushError`]; the record tells how far it came.
     pub async fn run(mut self) -> Result<Outcome, PushError> {
-        self.speaker.show(&Moment::Start { is_dry_run: self.options.dry_run });
+        self.reporter.show(&Update::Start { is_dry_run: self.options.dry_run });
         if self.platform().is_some()
             && let Some(reason) =
                 self.engine.lacks_platforms().await.map_err(|error| self.engine_error(error))?
         {
             return Err(PushError::NoPlatforms { reference: self.reference.familiar(), reason });
         }
-        let tag = match self.in_time(Self::name_it).await? {
+        let tag = match self.in_time(Self::ensure_tag).await? {
             Ok(tag) => tag,
-            Err(Trouble::End(error)) => return Err(error),
-            Err(Trouble::Cause(cause)) => {
-                return Err(PushError::Refused(Box::new(self.refusal(cause, Known::nobody().login).await)));
+            Err(AttemptError::Fatal(error)) => return Err(error),
+            Err(AttemptError::Retryable(cause)) => {
+                return Err(PushError::Refused(Box::new(
+                    self.refusal(cause, ActiveCredentials::nobody().login).await,
+                )));
             }
         };
-        let result = self.converse().await;
+        let result = self.push_with_auth().await;
         // Of a try that was given up in the middle.
         if let Some(detour) = self.detour.take() {
-            self.take_away(detour).await;
+            self.untag(detour).await;
         }
         if let Some(tag) = tag {
-            self.take_away(tag).await;
+            self.untag(tag).await;
         }
         result
     }
@@ -628,16 +630,16 @@ impl<'a> Push<'a> {
             // With its connection the engine stops.
             self.engine.hang_up();
             let pushed = self.record.pushed.as_ref().map(|pushed| pushed.digest.clone());
-            let tries = self.record.tries.clone();
+            let tries = self.record.failures.clone();
             let after = self.options.timeout.unwrap_or_default();
-            PushError::TimedOut { reference: self.reference.familiar(), after, pushed, tries }
+            PushError::TimedOut { reference: self.reference.familiar(), after, pushed, failures: tries }
         })
     }
 
     /// Looks at the image where that is needed before the push, and gives it the name that it is to be
     /// pushed under. `None`: it has that, or keeps it.
-    async fn name_it(&mut self) -> Result<Option<TemporaryTag>, Trouble> {
-        let nobody = Known::nobody();
+    async fn ensure_tag(&mut self) -> Result<Option<TemporaryTag>, AttemptError> {
+        let nobody = ActiveCredentials::nobody();
         let subject = self.subject(&nobody);
         let target = self.target;
         if !target.is_renamed() {
@@ -646,7 +648,7 @@ impl<'a> Push<'a> {
             let decides = self.options.platform.is_some() || self.options.dry_run;
             self.is_announced = !self.engine.tells_platforms();
             if !self.is_announced
-                && (decides || self.engine.is_dear())
+                && (decides || self.engine.is_connect_expensive())
                 && let Ok(image) = self.engine.inspect(subject.local_name).await
             {
                 self.announce(&image)?;
@@ -708,14 +710,14 @@ impl<'a> Push<'a> {
     }
 
     /// Says what of an image for several platforms will be sent.
-    fn announce(&mut self, image: &ImageDetails) -> Result<(), PushError> {
+    fn announce(&mut self, image: &ImageInspect) -> Result<(), PushError> {
         self.is_announced = true;
         let Some(platforms) = Platforms::of(&image.manifests, self.platform()) else { return Ok(()) };
-        if self.options.platform == Some(Wanted::All) && !platforms.missing.is_empty() {
+        if self.options.platform == Some(PlatformSelection::All) && !platforms.missing.is_empty() {
             let reference = self.reference.familiar();
             return Err(PushError::Incomplete { reference, platforms: platforms.missing });
         }
-        self.speaker.note(&platforms.announce(self.platform()));
+        self.reporter.note(&platforms.announce(self.platform()));
         self.record.platforms = Some(platforms);
         Ok(())
     }
@@ -733,25 +735,25 @@ impl<'a> Push<'a> {
     /// The one that is wanted of several.
     fn platform(&self) -> Option<&'a Platform> {
         match &self.options.platform {
-            Some(Wanted::One(platform)) => Some(platform),
-            Some(Wanted::All) | None => None,
+            Some(PlatformSelection::One(platform)) => Some(platform),
+            Some(PlatformSelection::All) | None => None,
         }
     }
 
-    fn subject<'b>(&self, known: &'b Known) -> Subject<'b>
+    fn subject<'b>(&self, active: &'b ActiveCredentials) -> Subject<'b>
     where
         'a: 'b,
     {
         let (local_name, platform) = (self.target.local_name.as_str(), self.platform());
-        Subject { reference: self.reference, local_name, platform, known }
+        Subject { reference: self.reference, local_name, platform, active }
     }
 
     /// Pushes with what Docker holds for the registry. What breaks is tried again; what is refused for the
     /// login leads to a question, and with the answer to another push.
-    async fn converse(&mut self) -> Result<Outcome, PushError> {
+    async fn push_with_auth(&mut self) -> Result<Outcome, PushError> {
         let key = self.reference.credentials_key();
-        let mut known = self.enter().await;
-        let mut tries = Tries::new(self.options.retries);
+        let mut active = self.enter().await;
+        let mut tries = RetryBudget::new(self.options.retries);
         let mut same_again = true;
         let mut questions = QUESTIONS;
         // That the registry took the login, said before the push could say it.
@@ -759,10 +761,10 @@ impl<'a> Push<'a> {
         loop {
             if self.pass.is_none() && !self.gate.is_open() {
                 // Nobody was let in so far, so this one has to be alone again.
-                known = self.enter().await;
+                active = self.enter().await;
             }
-            let trying = known.clone();
-            let Known { number, credentials, login, .. } = &trying;
+            let trying = active.clone();
+            let ActiveCredentials { number, credentials, login, .. } = &trying;
             self.record.login = Some(login.clone());
             let tried = self.in_time(async |push: &mut Self| push.attempt(&trying).await).await?;
             let cause = match tried {
@@ -773,23 +775,23 @@ impl<'a> Push<'a> {
                     }
                     return Ok(outcome);
                 }
-                Err(Trouble::End(error)) => return Err(error),
-                Err(Trouble::Cause(cause)) => cause,
+                Err(AttemptError::Fatal(error)) => return Err(error),
+                Err(AttemptError::Retryable(cause)) => cause,
             };
             let class = cause.class();
             if class == Class::Rejected
                 && let Some(named) = self.is_there_already(&trying).await
             {
-                self.speaker.note("the registry refuses the tag, which names this image already");
+                self.reporter.note("the registry refuses the tag, which names this image already");
                 return Ok(Outcome::new(Status::Unchanged, named));
             }
             // A token can expire while layers move; the same login then gets a new one.
             if class == Class::Auth && !login.anonymous && same_again && self.record.progress.has_moved() {
                 same_again = false;
-                self.speaker.note("the login expired on the way; pushing on with the same");
+                self.reporter.note("the login expired on the way; pushing on with the same");
                 continue;
             }
-            self.record.tries.push(root_cause(&cause.reason(), class));
+            self.record.failures.push(root_cause(&cause.reason(), class));
             if !matches!(class, Class::Auth | Class::Denied) {
                 // That has nothing to do with the login, so others may come.
                 self.pass = None;
@@ -806,7 +808,7 @@ impl<'a> Push<'a> {
             if matches!(class, Class::Auth | Class::Denied)
                 && let Some(newer) = self.newer_than(*number).await
             {
-                known = newer;
+                active = newer;
             } else {
                 if !self.may_ask(&refusal, questions) {
                     if login.source == Source::Prompt {
@@ -823,26 +825,26 @@ impl<'a> Push<'a> {
                     self.gate.close();
                 }
                 let pass = self.pass.as_mut().expect("nobody asks without");
-                known = pass.add(typed, login, only_for);
+                active = pass.add(typed, login, only_for);
             }
             // With another login all begins anew.
-            tries = Tries::new(self.options.retries);
-            self.record.tries.clear();
+            tries = RetryBudget::new(self.options.retries);
+            self.record.failures.clear();
         }
     }
 
     /// Goes through the gate with the login that is known, alone if nobody was let in with it so far.
-    async fn enter(&mut self) -> Known {
+    async fn enter(&mut self) -> ActiveCredentials {
         let mut pass = self.gate.enter().await;
-        let known = match pass.of(&self.reference.repository()) {
-            Some(known) => known.clone(),
+        let active = match pass.of(&self.reference.repository()) {
+            Some(active) => active.clone(),
             None => {
                 let found = match pass.ahead.take() {
                     Some(found) => found,
-                    None => self.session.look_up(self.reference.domain(), self.speaker.display).await,
+                    None => self.session.look_up(self.reference.domain(), self.reporter.reporter).await,
                 };
                 if let Some(shadow) = found.shadow {
-                    self.speaker.note(&shadow);
+                    self.reporter.note(&shadow);
                 }
                 for warning in found.warnings {
                     self.warn(warning);
@@ -851,11 +853,11 @@ impl<'a> Push<'a> {
             }
         };
         self.pass = Some(pass).filter(|_| !self.gate.is_open());
-        known
+        active
     }
 
     /// The login that another push has asked for meanwhile. `None`: it is for this one to ask.
-    async fn newer_than(&mut self, number: u32) -> Option<Known> {
+    async fn newer_than(&mut self, number: u32) -> Option<ActiveCredentials> {
         let pass = match self.pass.take() {
             Some(pass) => pass,
             None => self.gate.enter().await,
@@ -866,8 +868,8 @@ impl<'a> Push<'a> {
     }
 
     /// One try, from the look at what is there to the look at what is there then.
-    async fn attempt(&mut self, known: &Known) -> Result<Outcome, Trouble> {
-        let subject = self.subject(known);
+    async fn attempt(&mut self, active: &ActiveCredentials) -> Result<Outcome, AttemptError> {
+        let subject = self.subject(active);
         self.record.progress = Progress::default();
         if self.options.dry_run {
             return self.look(&subject).await;
@@ -876,23 +878,23 @@ impl<'a> Push<'a> {
             return Ok(outcome);
         }
         let (tell, told) = oneshot::channel();
-        let ahead = self.look_ahead(known, tell);
-        beside(ahead, self.push_and_verify(&subject, told)).await
+        let ahead = self.prefetch_image(active, tell);
+        with_background(ahead, self.push_and_verify(&subject, told)).await
     }
 
     /// What can be found out while the engine pushes, over a connection of its own: of what platforms the image
     /// is, and how its registry is asked from here.
-    fn look_ahead<'b>(
+    fn prefetch_image<'b>(
         &self,
-        known: &'b Known,
+        active: &'b ActiveCredentials,
         tell: oneshot::Sender<Option<Platforms>>,
     ) -> impl Future<Output = ()> + use<'a, 'b>
     where
         'a: 'b,
     {
-        let (subject, session, speaker) = (self.subject(known), self.session, self.speaker);
+        let (subject, session, reporter) = (self.subject(active), self.session, self.reporter);
         let (is_news, is_verified) = (!self.is_announced, self.options.verify != Verify::Never);
-        let engine = Some(self.engine.fork()).filter(|engine| !engine.is_dear());
+        let engine = Some(self.engine.fork()).filter(|engine| !engine.is_connect_expensive());
         async move {
             let Some(mut engine) = engine else { return };
             let mut other = engine.fork();
@@ -911,7 +913,7 @@ impl<'a> Push<'a> {
                     if tell.send(platforms.clone()).is_ok()
                         && let Some(platforms) = platforms
                     {
-                        speaker.note(&platforms.announce(subject.platform));
+                        reporter.note(&platforms.announce(subject.platform));
                     }
                 }
             };
@@ -920,7 +922,7 @@ impl<'a> Push<'a> {
     }
 
     /// What was told by the look ahead.
-    fn hear(&mut self, told: &mut oneshot::Receiver<Option<Platforms>>) {
+    fn poll_prefetch(&mut self, told: &mut oneshot::Receiver<Option<Platforms>>) {
         if let Ok(platforms) = told.try_recv() {
             (self.is_announced, self.record.platforms) = (true, platforms);
         }
@@ -931,7 +933,7 @@ impl<'a> Push<'a> {
         &mut self,
         told: &mut oneshot::Receiver<Option<Platforms>>,
     ) -> Result<(), PushError> {
-        self.hear(told);
+        self.poll_prefetch(told);
         if self.is_announced {
             return Ok(());
         }
@@ -948,13 +950,13 @@ impl<'a> Push<'a> {
         &mut self,
         subject: &Subject<'_>,
         mut told: oneshot::Receiver<Option<Platforms>>,
-    ) -> Result<Outcome, Trouble> {
+    ) -> Result<Outcome, AttemptError> {
         let pushed = self.push(subject).await;
-        self.hear(&mut told);
+        self.poll_prefetch(&mut told);
         let pushed = pushed?;
         self.record.pushed = Some(pushed.clone());
         if let Some(narrowed) = self.record.progress.narrowed.clone() {
-            if self.options.platform == Some(Wanted::All) {
+            if self.options.platform == Some(PlatformSelection::All) {
                 let (reference, digest) = (self.reference.familiar(), pushed.digest);
                 return Err(PushError::Narrowed { reference, digest }.into());
             }
@@ -964,22 +966,22 @@ impl<'a> Push<'a> {
         }
         // The registry took the login, whatever it did with the image.
         self.gate.open(&mut self.pass);
-        self.keep(self.reference.credentials_key(), &subject.known.credentials).await;
+        self.keep(self.reference.credentials_key(), &subject.active.credentials).await;
         self.verify(subject, &pushed).await?;
         self.announce_late(&mut told).await?;
         Ok(Outcome::new(Status::Pushed, pushed))
     }
 
     /// `--dry-run`
-    async fn look(&mut self, subject: &Subject<'_>) -> Result<Outcome, Trouble> {
+    async fn look(&mut self, subject: &Subject<'_>) -> Result<Outcome, AttemptError> {
         let found = dry_run::look(&self.session.remote, self.engine, subject).await;
         let findings = self.record.findings.insert(self.answer(found)?);
         let (named, is_same, id) = (findings.named.clone(), findings.is_same, findings.id.clone());
-        Ok(self.wished(named, is_same, id)?.unwrap_or(Outcome::new(Status::WouldPush, None)))
+        Ok(self.if_exists_outcome(named, is_same, id)?.unwrap_or(Outcome::new(Status::WouldPush, None)))
     }
 
     /// `--if-exists`: how it ends without a push, by what the tag names.
-    fn wished(
+    fn if_exists_outcome(
         &self,
         named: Option<Descriptor>,
         is_same: bool,
@@ -999,17 +1001,17 @@ impl<'a> Push<'a> {
     }
 
     /// Looks, where that is asked for, what there is before anything is pushed.
-    async fn look_before(&mut self, subject: &Subject<'_>) -> Result<Option<Outcome>, Trouble> {
+    async fn look_before(&mut self, subject: &Subject<'_>) -> Result<Option<Outcome>, AttemptError> {
         let wish = self.options.if_exists;
         if wish == IfExists::Overwrite {
             return Ok(None);
         }
         let remote = &self.session.remote;
-        let (image, named) = if self.engine.is_dear() {
-            (inspect(self.engine, subject).await, remote.named(self.engine, subject).await)
+        let (image, named) = if self.engine.is_connect_expensive() {
+            (inspect(self.engine, subject).await, remote.resolve(self.engine, subject).await)
         } else {
             let mut other = self.engine.fork();
-            join(inspect(&mut other, subject), remote.named(self.engine, subject)).await
+            join(inspect(&mut other, subject), remote.resolve(self.engine, subject)).await
         };
         let image = self.answer(image)?;
         if !self.is_announced {
@@ -1019,7 +1021,9 @@ impl<'a> Push<'a> {
             Ok(Some(named)) => named,
             Ok(None) => return Ok(None),
             // Who may only write cannot look; pushing what is there already does no harm.
-            Err(Trouble::Cause(cause)) if wish == IfExists::Update && cause.class() != Class::Auth => {
+            Err(AttemptError::Retryable(cause))
+                if wish == IfExists::Update && cause.class() != Class::Auth =>
+            {
                 self.warn(format!("what the tag names could not be asked: {}", cause.reason()));
                 return Ok(None);
             }
@@ -1028,17 +1032,17 @@ impl<'a> Push<'a> {
         let same = remote.is_same(self.engine, subject, &image, &named).await;
         let is_same = match self.answer(same) {
             // That it is another, only a look could tell; to the other wishes it does not matter.
-            Err(Trouble::Cause(_)) if wish != IfExists::Fail => false,
+            Err(AttemptError::Retryable(_)) if wish != IfExists::Fail => false,
             same => same?,
         };
-        Ok(self.wished(Some(named), is_same, image.id)?)
+        Ok(self.if_exists_outcome(Some(named), is_same, image.id)?)
     }
 
     /// The same image is never an error, also where the registry says no only at the end: an immutable tag.
-    async fn is_there_already(&mut self, known: &Known) -> Option<Descriptor> {
-        let (subject, remote) = (self.subject(known), &self.session.remote);
+    async fn is_there_already(&mut self, active: &ActiveCredentials) -> Option<Descriptor> {
+        let (subject, remote) = (self.subject(active), &self.session.remote);
         let image = inspect(self.engine, &subject).await.ok()?;
-        let named = remote.named(self.engine, &subject).await.ok()??;
+        let named = remote.resolve(self.engine, &subject).await.ok()??;
         let is_same = remote.is_same(self.engine, &subject, &image, &named).await.ok()?;
         is_same.then_some(named)
     }
@@ -1053,10 +1057,10 @@ impl<'a> Push<'a> {
             let is_wanted = self.options.verify == Verify::Always;
             let found = match self.find(subject, pushed).await {
                 Ok(found) => Ok(found),
-                Err(Unanswered::Cause(cause)) => Err(cause),
-                Err(Unanswered::Engine(error)) if is_wanted => return Err(self.engine_error(error)),
+                Err(QueryError::Cause(cause)) => Err(cause),
+                Err(QueryError::Engine(error)) if is_wanted => return Err(self.engine_error(error)),
                 // It has done its work.
-                Err(Unanswered::Engine(error)) => {
+                Err(QueryError::Engine(error)) => {
                     self.warn(format!(
                         "what the registry serves could not be asked: {}",
                         with_causes(&error)
@@ -1070,7 +1074,7 @@ impl<'a> Push<'a> {
                     return Ok(());
                 }
                 (Ok(Some(_)), Some(wait)) => tokio::time::sleep(wait).await,
-                (Err(cause), Some(wait)) if is_wanted && may_pass(cause.class()) => {
+                (Err(cause), Some(wait)) if is_wanted && is_transient(cause.class()) => {
                     tokio::time::sleep(wait).await;
                 }
                 (Ok(Some(found)), None) => {
@@ -1094,7 +1098,7 @@ impl<'a> Push<'a> {
         &mut self,
         subject: &Subject<'_>,
         pushed: &Descriptor,
-    ) -> Result<Option<Found>, Unanswered> {
+    ) -> Result<Option<Found>, QueryError> {
         let (remote, engine) = (&self.session.remote, &mut *self.engine);
         let missing = match remote.see(engine, subject, &pushed.digest).await? {
             Seen::There { missing, is_index } => {
@@ -1102,15 +1106,15 @@ impl<'a> Push<'a> {
                 self.is_announced |= !is_index;
                 missing
             }
-            Seen::Unknown => match remote.named(engine, subject).await? {
+            Seen::Unknown => match remote.resolve(engine, subject).await? {
                 None => return Ok(Some(Found::Nothing)),
                 Some(named) if named.digest != pushed.digest => {
                     return Ok(Some(Found::Another(named.digest)));
                 }
                 Some(_) => match self.options.verify {
-                    Verify::Always => remote.missing_parts(engine, subject, &pushed.digest).await?,
+                    Verify::Always => remote.missing_blobs(engine, subject, &pushed.digest).await?,
                     // The question was what the tag names; from here nobody may be able to look further.
-                    _ => remote.parts_known_missing(engine, subject, &pushed.digest).await?,
+                    _ => remote.blobs_known_missing(engine, subject, &pushed.digest).await?,
                 },
             },
         };
@@ -1118,14 +1122,14 @@ impl<'a> Push<'a> {
     }
 
     /// That the engine is gone is the end, whatever was asked.
-    fn answer<T>(&self, answer: Result<T, Unanswered>) -> Result<T, Trouble> {
+    fn answer<T>(&self, answer: Result<T, QueryError>) -> Result<T, AttemptError> {
         answer.map_err(|unanswered| match unanswered {
-            Unanswered::Cause(cause) => Trouble::Cause(cause),
-            Unanswered::Engine(error) => Trouble::End(self.engine_error(error)),
+            QueryError::Cause(cause) => AttemptError::Retryable(cause),
+            QueryError::Engine(error) => AttemptError::Fatal(self.engine_error(error)),
         })
     }
 
-    fn setback(&self, cause: &Cause) -> Setback {
+    fn setback(&self, cause: &Cause) -> AttemptFailure {
         let (verdict, progress) = (cause.verdict(), &self.record.progress);
         // podman waits for a registry that is too busy for up to two minutes, and does not say so.
         let in_silence = progress.is_silent && verdict.class == Class::RateLimited;
@@ -1135,12 +1139,12 @@ impl<'a> Push<'a> {
             _ if progress.was_retried_in_vain() || in_silence => 1,
             _ => u32::MAX,
         };
-        Setback { verdict, got_on: progress.counts().pushed > 0, most }
+        AttemptFailure { verdict, got_on: progress.counts().pushed > 0, most }
     }
 
-    async fn wait(&mut self, again: &Again) {
-        let reason = self.record.tries.last().map_or("", String::as_str);
-        self.speaker.show(&Moment::Wait(again, reason));
+    async fn wait(&mut self, again: &NextAttempt) {
+        let reason = self.record.failures.last().map_or("", String::as_str);
+        self.reporter.show(&Update::Wait(again, reason));
         tokio::time::sleep(again.wait).await;
     }
 
@@ -1151,16 +1155,16 @@ impl<'a> Push<'a> {
         if !is_new || credentials.is_anonymous() || !self.gate.is_to_be_kept.replace(false) {
             return;
         }
-        let (keyring, speaker) = (&self.session.keyring, self.speaker);
+        let (keyring, reporter) = (&self.session.keyring, self.reporter);
         let dialogue = self.session.dialogue().await;
-        let held = dialogue.is_some().then(|| speaker.display.hold());
-        let saved = keyring.save(key, credentials, |line| speaker.say(Level::Asking, line)).await;
+        let held = dialogue.is_some().then(|| reporter.reporter.hold());
+        let saved = keyring.save(key, credentials, |line| reporter.say(Level::Asking, line)).await;
         drop((held, dialogue));
         match saved {
             Ok(kept) => {
-                speaker.note(&kept.to_string());
+                reporter.note(&kept.to_string());
                 if let Some(warning) = kept.plain_text_warning() {
-                    speaker.say(Level::Notice, &warning);
+                    reporter.say(Level::Notice, &warning);
                 }
                 let shadow = keyring.shadow_of_kept(self.reference.domain());
                 for warning in kept.unmarked.into_iter().chain(shadow) {
@@ -1175,16 +1179,16 @@ impl<'a> Push<'a> {
     }
 
     /// One push to its end: what the tag then names, or why it was refused.
-    async fn push(&mut self, subject: &Subject<'_>) -> Result<Descriptor, Trouble> {
+    async fn push(&mut self, subject: &Subject<'_>) -> Result<Descriptor, AttemptError> {
         self.record.attempts += 1;
         self.take_a_detour().await?;
         let blocked_before = self.session.detours.borrow().blocked(self.reference);
-        self.speaker.show(&Moment::Push);
-        let outcome = self.follow(&subject.known.credentials).await;
+        self.reporter.show(&Update::Push);
+        let outcome = self.follow(&subject.active.credentials).await;
         let detour = match self.detour.take() {
             Some(tag) => {
                 let name = tag.name.clone();
-                self.take_away(tag).await;
+                self.untag(tag).await;
                 Some(name)
             }
             None => None,
@@ -1197,10 +1201,10 @@ impl<'a> Push<'a> {
                 http_status,
                 content_missing: progress.content_missing,
                 phase: progress.phase(),
-                credentials_sent: !subject.known.credentials.is_anonymous(),
+                credentials_sent: !subject.active.credentials.is_anonymous(),
                 repository: &repository,
             });
-            Cause::Engine { verdict: verdict.uncancelled(), reason: clean(message) }
+            Cause::Engine { verdict: verdict.uncancelled(), reason: sanitize(message) }
         };
         // A refusal counts even where the stream broke behind it.
         if let Some(message) = &progress.refusal {
@@ -1220,8 +1224,8 @@ impl<'a> Push<'a> {
             return Err(cause.into());
         }
         match outcome {
-            Ok(Ended::Properly) => {}
-            Ok(Ended::Stalled) => {
+            Ok(StreamEnd::Properly) => {}
+            Ok(StreamEnd::Stalled) => {
                 if progress.is_classic {
                     self.session.detours.borrow_mut().hangs(self.reference, blocked_before);
                 }
@@ -1249,7 +1253,7 @@ impl<'a> Push<'a> {
     }
 
     /// Takes a name away again that was given to the image for the push.
-    async fn take_away(&mut self, tag: TemporaryTag) {
+    async fn untag(&mut self, tag: TemporaryTag) {
         let name = tag.name.familiar();
         let naming = self.session.naming.lock().await;
         let removed = self.engine.remove(tag).await;
@@ -1274,7 +1278,7 @@ impl<'a> Push<'a> {
         };
         if !is_free {
             let name = name.familiar();
-            self.speaker.note(&format!("not pushing under the name {name}: an image has it"));
+            self.reporter.note(&format!("not pushing under the name {name}: an image has it"));
             return Ok(());
         }
         let own = self.reference.canonical();
@@ -1287,7 +1291,7 @@ impl<'a> Push<'a> {
         match tagged {
             Ok(tag) => {
                 let names = (self.reference.familiar_repository(), name.familiar_repository());
-                self.speaker.note(&format!(
+                self.reporter.note(&format!(
                     "the engine hangs in an upload to {}: pushing under the registry's other name, {}",
                     names.0, names.1
                 ));
@@ -1305,23 +1309,23 @@ impl<'a> Push<'a> {
     /// engine's own image goes by that digest.
     async fn confirm(&mut self, subject: &Subject<'_>) -> Option<Descriptor> {
         let asked = async {
-            let named = self.session.remote.named(self.engine, subject).await.ok()??;
+            let named = self.session.remote.resolve(self.engine, subject).await.ok()??;
             let own = inspect(self.engine, subject).await.ok()?;
             Some(named).filter(|named| own.has_digest(&named.digest))
         };
         let named = tokio::time::timeout(CONFIRMATION, asked).await.ok()??;
         self.record.verified = Some(true);
-        self.speaker.note("the engine named no digest; the registry was asked, and has the image");
+        self.reporter.note("the engine named no digest; the registry was asked, and has the image");
         Some(named)
     }
 
     /// Reads the stream to its end, and shows it.
-    async fn follow(&mut self, credentials: &Credentials) -> Result<Ended, EngineError> {
+    async fn follow(&mut self, credentials: &Credentials) -> Result<StreamEnd, EngineError> {
         let platform = self.platform();
-        let Self { speaker, record, engine, detour, gate, pass, .. } = self;
+        let Self { reporter, record, engine, detour, gate, pass, .. } = self;
         let progress = &mut record.progress;
         let reference = detour.as_ref().map_or(self.reference, |tag| &tag.name);
-        let wants_objects = speaker.wants_objects();
+        let wants_objects = reporter.wants_objects();
         let request = PushRequest { reference, credentials, platform, wants_objects };
         let limit = self.options.stall_timeout;
         let mut watchdog = Watchdog::new(limit, Instant::now());
@@ -1344,7 +1348,7 @@ impl<'a> Push<'a> {
                 biased;
                 () = until(deadline) => false,
                 more = stream.next(|event| {
-                    speaker.show(&Moment::Event(&event));
+                    reporter.show(&Update::Event(&event));
                     let has_changed = progress.apply(&event);
                     watchdog.saw(&event, has_changed, Instant::now());
                     if lets_in(&event) {
@@ -1353,13 +1357,13 @@ impl<'a> Push<'a> {
                 }) => more?,
                 () = until(stalls) => {
                     if !engine.stop(stream).await {
-                        speaker.note("the engine did not say that it gave up the push");
+                        reporter.note("the engine did not say that it gave up the push");
                     }
-                    return Ok(Ended::Stalled);
+                    return Ok(StreamEnd::Stalled);
                 }
             };
             if !gone_on {
-                return Ok(Ended::Properly);
+                return Ok(StreamEnd::Properly);
             }
             if progress.refusal.is_some() && deadline.is_none() {
                 deadline = Some(Instant::now() + AFTER_REFUSAL);
@@ -1376,9 +1380,9 @@ impl<'a> Push<'a> {
             }
             _ => None,
         };
-        let tries = self.record.tries.clone();
+        let tries = self.record.failures.clone();
         let is_renamed = self.target.is_renamed();
-        Refusal { cause, reference: self.reference.clone(), login, suggestion, tries, is_renamed }
+        Refusal { cause, reference: self.reference.clone(), login, suggestion, failures: tries, is_renamed }
     }
 
     /// Somebody is there, was not asked too often, and another login could help. Credentials given
@@ -1407,9 +1411,9 @@ impl<'a> Push<'a> {
             terminal: self.session.terminal.as_ref().expect("checked by may_ask"),
             engine: self.engine,
         };
-        let speaker = self.speaker;
-        let held = speaker.display.hold();
-        let tell = |line: &str| speaker.say(Level::Asking, line);
+        let reporter = self.reporter;
+        let held = reporter.reporter.hold();
+        let tell = |line: &str| reporter.say(Level::Asking, line);
         tell(&refusal.to_string());
         // Until there is an answer: whoever gives up in between is not asked again.
         self.gate.may_ask.set(false);
@@ -1433,13 +1437,13 @@ impl<'a> Push<'a> {
         if self.record.warnings.contains(&warning) {
             return;
         }
-        self.speaker.say(Level::Warning, &warning);
+        self.reporter.say(Level::Warning, &warning);
         self.record.warnings.push(warning);
     }
 }
 
 /// Does something beside the work, for as long as that takes.
-pub async fn beside<T>(aside: impl Future<Output = ()>, work: impl Future<Output = T>) -> T {
+pub async fn with_background<T>(aside: impl Future<Output = ()>, work: impl Future<Output = T>) -> T {
     match select(pin!(work), pin!(aside)).await {
         Either::Left((done, _)) => done,
         Either::Right(((), work)) => work.await,
@@ -1447,7 +1451,7 @@ pub async fn beside<T>(aside: impl Future<Output = ()>, work: impl Future<Output
 }
 
 /// How a stream ended that did not break.
-enum Ended {
+enum StreamEnd {
     Properly,
     /// By us, since nothing moved.
     Stalled,
@@ -1472,7 +1476,7 @@ async fn until(deadline: Option<Instant>) {
 
 /// Names that differ from this one in a few letters or in the tag; else an image of the same last
 /// name and tag that was never named for this registry.
-pub fn suggest(wanted: &Reference, images: &[LocalImage]) -> Option<Suggestion> {
+pub fn suggest(wanted: &Reference, images: &[ImageSummary]) -> Option<Suggestion> {
     let wanted_name = wanted.familiar();
     let limit = 2.max(wanted.path().len() / 4);
     let here: Vec<(&String, Reference)> =
@@ -1540,8 +1544,8 @@ mod tests {
             ("registry.example.com/nothing-like-it:9", &["app:1"], None),
         ];
         for (wanted, here, want) in table {
-            let image = |name: &&str| LocalImage { name: (*name).to_owned(), ..LocalImage::default() };
-            let images: Vec<LocalImage> = here.iter().map(image).collect();
+            let image = |name: &&str| ImageSummary { name: (*name).to_owned(), ..ImageSummary::default() };
+            let images: Vec<ImageSummary> = here.iter().map(image).collect();
             assert_eq!(suggest(&wanted.parse().unwrap(), &images), want, "{wanted}");
         }
     }

@@ -12,11 +12,11 @@ use tokio::sync::OnceCell;
 
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
-use crate::engine::images::{ImageDetails, LocalManifest};
+use crate::engine::images::{ImageInspect, LocalManifest};
 use crate::engine::push::PushRequest;
-use crate::engine::registries::InRegistry;
+use crate::engine::registries::DistributionAnswer;
 use crate::failure::{Class, Evidence, Verdict, classify};
-use crate::gate::Known;
+use crate::gate::ActiveCredentials;
 use crate::net::{RegistrySettings, Trace, is_on_loopback};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
@@ -24,12 +24,12 @@ use crate::reference::Reference;
 use crate::registry::Registry;
 use crate::registry::access::{Access, is_special};
 use crate::registry::error::RegistryError;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// Why a registry did not take something, or did not answer.
 #[derive(Debug)]
 pub enum Cause {
-    /// In the words of the engine. `reason`: clean.
+    /// In the words of the engine. `reason`: sanitized.
     Engine { verdict: Verdict, reason: String },
     /// It was asked from here.
     Registry(Box<RegistryError>),
@@ -61,7 +61,7 @@ impl Cause {
     pub fn reason(&self) -> String {
         match self {
             Self::Engine { reason, .. } => reason.clone(),
-            Self::Registry(error) => clean(&error.to_string()),
+            Self::Registry(error) => sanitize(&error.to_string()),
         }
     }
 
@@ -76,19 +76,19 @@ impl Cause {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub enum Unanswered {
+pub enum QueryError {
     Cause(Cause),
     /// The engine itself is gone.
     Engine(EngineError),
 }
 
-impl From<EngineError> for Unanswered {
+impl From<EngineError> for QueryError {
     fn from(error: EngineError) -> Self {
         Self::Engine(error)
     }
 }
 
-impl From<RegistryError> for Unanswered {
+impl From<RegistryError> for QueryError {
     fn from(error: RegistryError) -> Self {
         Self::Cause(Cause::Registry(Box::new(error)))
     }
@@ -102,36 +102,36 @@ pub struct Subject<'a> {
     pub local_name: &'a str,
     /// The one that is wanted of it.
     pub platform: Option<&'a Platform>,
-    pub known: &'a Known,
+    pub active: &'a ActiveCredentials,
 }
 
 impl Subject<'_> {
     fn request(&self) -> PushRequest<'_> {
-        PushRequest::new(self.reference, &self.known.credentials)
+        PushRequest::new(self.reference, &self.active.credentials)
     }
 
     /// The engine's refusal of a question about it.
-    fn refused(&self, message: &str, http_status: Option<u16>) -> Unanswered {
+    fn refused(&self, message: &str, http_status: Option<u16>) -> QueryError {
         let verdict = classify(&Evidence {
             http_status,
             repository: &self.reference.repository(),
-            ..Evidence::of_text(message, !self.known.credentials.is_anonymous())
+            ..Evidence::of_text(message, !self.active.credentials.is_anonymous())
         });
-        Unanswered::Cause(Cause::Engine { verdict, reason: clean(message) })
+        QueryError::Cause(Cause::Engine { verdict, reason: sanitize(message) })
     }
 }
 
 /// How long a question may take. Engines themselves do not give up waiting for a registry.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// The same where the engine can be asked in place of the registry, or the answer would only be good to know.
 const SOON: Duration = Duration::from_secs(5);
 
 /// The registries of a call. Each is connected to once with each login, whichever push asks first.
 #[derive(Debug)]
-pub struct Remote {
+pub struct RegistryPool {
     /// How the engine speaks with registries.
     settings: OnceCell<RegistrySettings>,
-    /// By domain, and the [number](Known::number) of the login.
+    /// By domain, and the [number](ActiveCredentials::number) of the login.
     connections: RefCell<HashMap<(String, u32), Rc<Connection>>>,
     trace: Option<Trace>,
 }
@@ -153,13 +153,13 @@ pub enum Seen {
     Unknown,
 }
 
-impl Remote {
+impl RegistryPool {
     pub fn new(trace: Option<Trace>) -> Self {
         Self { settings: OnceCell::new(), connections: RefCell::default(), trace }
     }
 
     fn connection(&self, subject: &Subject<'_>) -> Rc<Connection> {
-        let key = (subject.reference.domain().to_owned(), subject.known.number);
+        let key = (subject.reference.domain().to_owned(), subject.active.number);
         Rc::clone(self.connections.borrow_mut().entry(key).or_default())
     }
 
@@ -167,12 +167,12 @@ impl Remote {
     ///
     /// # Errors
     /// Neither engine nor we can ask, or the registry does not say, or not within 30 s.
-    pub async fn named(
+    pub async fn resolve(
         &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
-    ) -> Result<Option<Descriptor>, Unanswered> {
-        let asked = tokio::time::timeout(PATIENCE, self.ask_what_is_named(engine, subject)).await;
+    ) -> Result<Option<Descriptor>, QueryError> {
+        let asked = tokio::time::timeout(TIMEOUT, self.ask_what_is_named(engine, subject)).await;
         asked.unwrap_or_else(|_| Err(no_answer(subject)))
     }
 
@@ -180,27 +180,27 @@ impl Remote {
         &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
-    ) -> Result<Option<Descriptor>, Unanswered> {
-        let message = match engine.in_registry(&subject.request()).await? {
-            InRegistry::Names(descriptor) => return Ok(Some(descriptor)),
-            InRegistry::NamesNothing => return Ok(None),
-            InRegistry::NotAsked { message } => message,
+    ) -> Result<Option<Descriptor>, QueryError> {
+        let message = match engine.distribution_inspect(&subject.request()).await? {
+            DistributionAnswer::Names(descriptor) => return Ok(Some(descriptor)),
+            DistributionAnswer::NamesNothing => return Ok(None),
+            DistributionAnswer::NotAsked { message } => message,
         };
         if let Some(message) = &message {
             let refused = subject.refused(message, None);
             // A login that fails must fail once.
-            if matches!(&refused, Unanswered::Cause(cause) if cause.class() == Class::Auth) {
+            if matches!(&refused, QueryError::Cause(cause) if cause.class() == Class::Auth) {
                 return Err(refused);
             }
         }
         let asked = async {
             let registry = self.registry(engine, subject).await?;
             let reference = subject.reference;
-            Ok(registry.named(reference.path(), reference.tag_or_latest()).await?)
+            Ok(registry.resolve(reference.path(), reference.tag_or_latest()).await?)
         };
         match (asked.await, message) {
             // Only the engine can get there, so it knows what is wrong.
-            (Err(Unanswered::Cause(Cause::Registry(error))), Some(message)) if error.is_about_the_way() => {
+            (Err(QueryError::Cause(Cause::Registry(error))), Some(message)) if error.is_about_the_way() => {
                 Err(subject.refused(&message, None))
             }
             (answer, _) => answer,
@@ -216,9 +216,9 @@ impl Remote {
         &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
-        image: &ImageDetails,
+        image: &ImageInspect,
         named: &Descriptor,
-    ) -> Result<bool, Unanswered> {
+    ) -> Result<bool, QueryError> {
         if image.has_digest(&named.digest) {
             return Ok(true);
         }
@@ -231,17 +231,17 @@ impl Remote {
     ///
     /// # Errors
     /// The registry cannot be asked from here, or not within 30 s.
-    pub async fn missing_parts(
+    pub async fn missing_blobs(
         &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
         digest: &str,
-    ) -> Result<Vec<String>, Unanswered> {
+    ) -> Result<Vec<String>, QueryError> {
         let asked = async {
             let registry = self.registry(engine, subject).await?;
-            Ok(registry.missing_parts(subject.reference.path(), digest).await?)
+            Ok(registry.missing_blobs(subject.reference.path(), digest).await?)
         };
-        tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(no_answer(subject)))
+        tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err(no_answer(subject)))
     }
 
     /// Looks for an image under its tag, from here: where that can be done soon it takes fewer questions than to
@@ -263,7 +263,7 @@ impl Remote {
                 return Ok(Seen::Unknown);
             }
             let is_index = !manifest.manifests().is_empty();
-            Ok(Seen::There { missing: registry.missing_parts_of(repository, manifest).await?, is_index })
+            Ok(Seen::There { missing: registry.missing_blobs_of(repository, manifest).await?, is_index })
         };
         let seen = self.soon(subject, asked).await?;
         Ok(seen.unwrap_or(Seen::Unknown))
@@ -273,13 +273,13 @@ impl Remote {
     ///
     /// # Errors
     /// The engine is gone.
-    pub async fn parts_known_missing(
+    pub async fn blobs_known_missing(
         &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
         digest: &str,
     ) -> Result<Vec<String>, EngineError> {
-        let missing = self.soon(subject, self.missing_parts(engine, subject, digest)).await?;
+        let missing = self.soon(subject, self.missing_blobs(engine, subject, digest)).await?;
         Ok(missing.unwrap_or_default())
     }
 
@@ -287,7 +287,7 @@ impl Remote {
     async fn soon<T>(
         &self,
         subject: &Subject<'_>,
-        asked: impl Future<Output = Result<T, Unanswered>>,
+        asked: impl Future<Output = Result<T, QueryError>>,
     ) -> Result<Option<T>, EngineError> {
         let connection = self.connection(subject);
         if connection.is_out_of_reach.get() {
@@ -295,11 +295,11 @@ impl Remote {
         }
         match tokio::time::timeout(SOON, asked).await {
             Ok(Ok(answer)) => return Ok(Some(answer)),
-            Ok(Err(Unanswered::Engine(error))) => return Err(error),
-            Ok(Err(Unanswered::Cause(Cause::Registry(error)))) => {
+            Ok(Err(QueryError::Engine(error))) => return Err(error),
+            Ok(Err(QueryError::Cause(Cause::Registry(error)))) => {
                 connection.is_out_of_reach.set(error.is_about_the_way());
             }
-            Ok(Err(Unanswered::Cause(_))) => {}
+            Ok(Err(QueryError::Cause(_))) => {}
             Err(_) => connection.is_out_of_reach.set(true),
         }
         Ok(None)
@@ -313,7 +313,7 @@ impl Remote {
         &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
-    ) -> Result<Arc<Registry>, Unanswered> {
+    ) -> Result<Arc<Registry>, QueryError> {
         let connection = self.connection(subject);
         let connect = async {
             let domain = subject.reference.domain();
@@ -327,16 +327,16 @@ impl Remote {
             } else {
                 &of_any
             };
-            let Known { credentials, login, .. } = subject.known.clone();
+            let ActiveCredentials { credentials, login, .. } = subject.active.clone();
             // Of certificates that only the engine may read: where they are needed, the error says so.
             let access = Access::new(domain, settings, credentials, login, self.trace, |_| {}).await?;
-            Ok::<_, Unanswered>(Arc::new(Registry::connect(domain, access).await?))
+            Ok::<_, QueryError>(Arc::new(Registry::connect(domain, access).await?))
         };
         connection.registry.get_or_try_init(|| connect).await.map(Arc::clone)
     }
 }
 
-fn no_answer(subject: &Subject<'_>) -> Unanswered {
+fn no_answer(subject: &Subject<'_>) -> QueryError {
     let reason = format!("{} does not answer: timed out", subject.reference.domain());
     subject.refused(&reason, None)
 }
@@ -345,7 +345,7 @@ fn no_answer(subject: &Subject<'_>) -> Unanswered {
 ///
 /// # Errors
 /// It does not have it, or is gone.
-pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageDetails, Unanswered> {
+pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageInspect, QueryError> {
     let mut image = inspect_all(engine, subject).await?;
     let is_wanted = |manifest: &&LocalManifest| {
         manifest.platform.as_ref().zip(subject.platform).is_some_and(|(own, wanted)| own.is(wanted))
@@ -366,7 +366,7 @@ pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<Image
 ///
 /// # Errors
 /// It does not have it, or is gone.
-pub async fn inspect_all(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageDetails, Unanswered> {
+pub async fn inspect_all(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageInspect, QueryError> {
     match engine.inspect(subject.local_name).await {
         Err(EngineError::Answered { status, message }) => {
             Err(subject.refused(&message, Some(status.as_u16())))

@@ -12,7 +12,7 @@ use crate::failure::{Class, Verdict};
 
 /// What one try ended with.
 #[derive(Clone, Copy, Debug)]
-pub struct Setback {
+pub struct AttemptFailure {
     pub verdict: Verdict,
     /// A layer got to the registry, which need not be sent again: this try was not in vain.
     pub got_on: bool,
@@ -22,7 +22,7 @@ pub struct Setback {
 
 /// The tries that are left, and the waits between them.
 #[derive(Debug)]
-pub struct Tries {
+pub struct RetryBudget {
     /// Tries that were made, and are over.
     made: u32,
     left: u32,
@@ -32,7 +32,7 @@ pub struct Tries {
 
 /// Another try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Again {
+pub struct NextAttempt {
     /// Of the try, counted from 1.
     pub number: u32,
     /// How many there may be, as it looks now.
@@ -40,22 +40,22 @@ pub struct Again {
     pub wait: Duration,
 }
 
-impl fmt::Display for Again {
+impl fmt::Display for NextAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "attempt {} of {} in {} s", self.number, self.of, self.wait.as_secs_f64().round())
     }
 }
 
-impl Tries {
+impl RetryBudget {
     /// * `retries`: after the first try.
     pub fn new(retries: u32) -> Self {
         Self { made: 0, left: retries, waits: waits(), long_waits: long_waits() }
     }
 
     /// A try is over: whether there is another. `None`: none would help, or there were enough.
-    pub fn after(&mut self, setback: &Setback) -> Option<Again> {
+    pub fn after(&mut self, setback: &AttemptFailure) -> Option<NextAttempt> {
         self.made += 1;
-        if !may_pass(setback.verdict.class) {
+        if !is_transient(setback.verdict.class) {
             return None;
         }
         self.left = self.left.min(setback.verdict.retries).min(setback.most);
@@ -68,12 +68,12 @@ impl Tries {
             _ => &mut self.waits,
         };
         let number = self.made + 1;
-        Some(Again { number, of: number.saturating_add(self.left), wait: waits.next()? })
+        Some(NextAttempt { number, of: number.saturating_add(self.left), wait: waits.next()? })
     }
 }
 
 /// What broke may work a moment later.
-pub fn may_pass(class: Class) -> bool {
+pub fn is_transient(class: Class) -> bool {
     matches!(class, Class::Network | Class::Server | Class::RateLimited | Class::Stalled)
 }
 
@@ -112,14 +112,14 @@ mod tests {
     use super::*;
     use crate::failure::{Evidence, classify};
 
-    fn setback(message: &str) -> Setback {
+    fn setback(message: &str) -> AttemptFailure {
         let verdict = classify(&Evidence::of_text(message, true));
-        Setback { verdict, got_on: false, most: u32::MAX }
+        AttemptFailure { verdict, got_on: false, most: u32::MAX }
     }
 
     /// Shortest waits of the tries after the first, in seconds, and what they are called.
-    fn tries(retries: u32, setback: &Setback) -> Vec<(u64, String)> {
-        let mut tries = Tries::new(retries);
+    fn tries(retries: u32, setback: &AttemptFailure) -> Vec<(u64, String)> {
+        let mut tries = RetryBudget::new(retries);
         std::iter::from_fn(|| tries.after(setback))
             .map(|again| {
                 let shortest = 1 << (again.number - 2).min(5);
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_the_engine_has_tried_itself_is_tried_once_more() {
-        let retried = Setback { most: 1, ..setback("connection refused") };
+        let retried = AttemptFailure { most: 1, ..setback("connection refused") };
         assert_eq!(tries(5, &retried), [(1, "2 of 2".to_owned())]);
     }
 
@@ -181,14 +181,14 @@ mod tests {
 
     #[test]
     fn waits_grow_and_begin_anew_after_a_layer_got_there() {
-        let mut tries = Tries::new(u32::MAX - 10);
+        let mut tries = RetryBudget::new(u32::MAX - 10);
         let broken = setback("connection reset by peer");
-        let mut wait = |setback: &Setback| tries.after(setback).unwrap().wait.as_secs();
+        let mut wait = |setback: &AttemptFailure| tries.after(setback).unwrap().wait.as_secs();
         for shortest in [1, 2, 4, 8, 16, 30, 30] {
             let wait = wait(&broken);
             assert!((shortest..=2 * shortest).contains(&wait), "{wait} is not about {shortest}");
         }
-        assert!(wait(&Setback { got_on: true, ..broken }) <= 2);
+        assert!(wait(&AttemptFailure { got_on: true, ..broken }) <= 2);
         let limited = setback("toomanyrequests: slow down");
         for shortest in [5, 10, 20, 40, 60, 60] {
             let wait = wait(&limited);

@@ -6,7 +6,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// A value that must not reach a log, an error text, another process's argv or `{:?}`.
 ///
@@ -42,16 +42,16 @@ impl<'de> Deserialize<'de> for Secret {
 /// What may be in no text that is shown: secrets that were sent where the text comes from. Engines,
 /// registries and helpers quote in their errors what they were given.
 #[derive(Clone, Debug, Default)]
-pub struct Censor(Vec<Secret>);
+pub struct Redactor(Vec<Secret>);
 
-impl Censor {
+impl Redactor {
     /// Bytes. Hiding less would spoil many a message and protect nobody.
     const SHORTEST: usize = 4;
 
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
-        let mut censor = Self::default();
-        secrets.into_iter().for_each(|secret| censor.add(&secret));
-        censor
+        let mut redactor = Self::default();
+        secrets.into_iter().for_each(|secret| redactor.add(&secret));
+        redactor
     }
 
     pub fn add(&mut self, secret: &Secret) {
@@ -67,7 +67,7 @@ impl Censor {
     }
 
     /// The text with `***` in place of each secret.
-    pub fn hide(&self, text: String) -> String {
+    pub fn redact(&self, text: String) -> String {
         self.0.iter().fold(text, |text, secret| {
             if text.contains(secret.expose()) { text.replace(secret.expose(), "***") } else { text }
         })
@@ -89,7 +89,7 @@ fn forms(secret: &Secret) -> [Secret; 6] {
     let ascii = json.encode_utf16().map(escaped).collect::<String>();
     let url = utf8_percent_encode(clear, RESERVED).to_string();
     let form = url.replace("%20", "+");
-    [clear.to_owned(), clean(clear), json, ascii, url, form].map(Secret::new)
+    [clear.to_owned(), sanitize(clear), json, ascii, url, form].map(Secret::new)
 }
 
 /// Keeps what this process holds in memory out of core dumps, as far as the system lets us. What it starts
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_hidden_in_what_comes_back() {
-        let censor = Censor::new(
+        let redactor = Redactor::new(
             ["hunter2", "aHVudGVyMg==", "hunter2 and more", "my-pass!", "Hünter😀", "qu\"ote", "abc"]
                 .map(secret),
         );
@@ -138,7 +138,7 @@ mod tests {
             ("nothing of it", "nothing of it"),
         ];
         for (text, want) in table {
-            assert_eq!(censor.hide(text.to_owned()), want);
+            assert_eq!(redactor.redact(text.to_owned()), want);
         }
     }
 }

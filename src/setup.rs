@@ -3,7 +3,7 @@
 use std::io::{self, Read as _};
 use std::time::Duration;
 
-use crate::cli::{DockerOptions, GivenLogin};
+use crate::cli::{CredentialArgs, DockerOptions};
 use crate::credentials::Credentials;
 use crate::credentials::keyring::Keyring;
 use crate::credentials::login::Login;
@@ -45,8 +45,8 @@ pub fn keyring(
         }
     };
     let terminal = Terminal::find();
-    let patience = terminal.is_none().then_some(UNATTENDED_HELPER);
-    Ok((Keyring { given, variable, config, config_problem, patience }, terminal))
+    let helper_timeout = terminal.is_none().then_some(UNATTENDED_HELPER);
+    Ok((Keyring { given, variable, config, config_problem, helper_timeout }, terminal))
 }
 
 /// The engine that these options and this config choose.
@@ -98,7 +98,7 @@ pub fn choice(docker: &DockerOptions) -> Choice {
 }
 
 /// What `--username`, `--password-stdin` and `--anonymous` say.
-pub fn given_login(options: &GivenLogin) -> Result<Option<Credentials>, Error> {
+pub fn given_login(options: &CredentialArgs) -> Result<Option<Credentials>, Error> {
     if options.anonymous {
         return Ok(Some(Credentials::anonymous()));
     }

@@ -12,7 +12,7 @@ const MAX_CHARS: usize = 1000;
 /// One line without control characters: white space folded, cut after 1000 characters.
 ///
 /// Also without the characters that reorder text on a terminal (Unicode TR #36, 2.10).
-pub fn clean(text: &str) -> String {
+pub fn sanitize(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(MAX_CHARS));
     let mut chars = 0;
     for word in text.split(|c: char| c.is_whitespace()) {
@@ -33,10 +33,10 @@ pub fn clean(text: &str) -> String {
     line
 }
 
-/// An error and its causes, on one clean line.
+/// An error and its causes, on one sanitized line.
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    clean(&causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}")))
+    sanitize(&causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}")))
 }
 
 /// Nothing that a terminal would act on, or that reorders text.
@@ -158,13 +158,13 @@ mod tests {
             ("", ""),
         ];
         for (input, want) in table {
-            assert_eq!(clean(input), want, "{input:?}");
+            assert_eq!(sanitize(input), want, "{input:?}");
         }
     }
 
     #[test]
     fn cuts_a_page_of_html() {
-        let line = clean(&"x".repeat(200_000));
+        let line = sanitize(&"x".repeat(200_000));
         assert_eq!(line.chars().count(), MAX_CHARS + 1);
         assert!(line.ends_with('…'));
     }

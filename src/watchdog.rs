@@ -68,7 +68,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(60);
 
     /// A push, told what the engine says and when, in seconds.
-    struct Told {
+    struct Scenario {
         start: Instant,
         watchdog: Watchdog,
         progress: Progress,
@@ -76,7 +76,7 @@ mod tests {
         stalled: Option<u64>,
     }
 
-    impl Told {
+    impl Scenario {
         fn new() -> Self {
             let start = Instant::now();
             Self {
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn twenty_slow_minutes_are_no_stall() {
-        let mut told = Told::new();
+        let mut told = Scenario::new();
         told.at(0, "a", LayerState::Preparing);
         for step in 1..=24 {
             // One step in 50 s, and ten times a second what was said before.
@@ -144,7 +144,7 @@ mod tests {
             ),
         ];
         for (states, want) in cases {
-            let mut told = Told::new();
+            let mut told = Scenario::new();
             for (second, state) in states {
                 told.at(*second, "a", state.clone());
             }
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn an_engine_that_tries_again_moves() {
-        let mut told = Told::new();
+        let mut told = Scenario::new();
         told.at(0, "a", pushing(9, 9));
         for second in 1..100 {
             told.at(second, "a", LayerState::Retrying { seconds: 100 - second });

@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::cli::env::{with_boolean_flags, with_variables};
 use crate::cli::help::with_plain_help;
 use crate::cli::{
     AuthOptions, DockerOptions, HookAction, LOG_LEVELS, LsOptions, PluginCommand, PushOptions,
-    StandaloneCommand, Words,
+    StandaloneCommand, Subcommand,
 };
 use crate::plugin::NAME;
 
@@ -48,7 +48,7 @@ struct FromDocker {
     rest: Rest,
 }
 
-#[derive(Subcommand)]
+#[derive(clap::Subcommand)]
 enum Rest {
     #[command(external_subcommand)]
     Words(Vec<OsString>),
@@ -79,7 +79,7 @@ pub fn parse(args: &[OsString]) -> Result<Call, clap::Error> {
         }
     }
     let command: StandaloneCommand = parse_words(args)?;
-    checked(command.docker, command.push, command.words, StandaloneCommand::command())
+    checked(command.docker, command.push, command.subcommand, StandaloneCommand::command())
 }
 
 fn parse_plugin(docker: DockerOptions, rest: &[OsString]) -> Result<Call, clap::Error> {
@@ -90,7 +90,7 @@ fn parse_plugin(docker: DockerOptions, rest: &[OsString]) -> Result<Call, clap::
     }
     let words: Vec<OsString> = [NAME.into()].into_iter().chain(rest.iter().cloned()).collect();
     let command: PluginCommand = parse_words(&words).map_err(misplaced)?;
-    checked(docker, command.push, command.words, PluginCommand::command())
+    checked(docker, command.push, command.subcommand, PluginCommand::command())
 }
 
 /// The words, and what variables say beside them.
@@ -125,7 +125,7 @@ fn parse_help(docker: DockerOptions, of: &[OsString]) -> Result<Call, clap::Erro
 fn checked(
     docker: DockerOptions,
     push: PushOptions,
-    words: Option<Words>,
+    subcommand: Option<Subcommand>,
     mut command: clap::Command,
 ) -> Result<Call, clap::Error> {
     if docker.hosts.len() > 1 {
@@ -134,10 +134,10 @@ fn checked(
     if let Some(level) = docker.log_level().filter(|level| !LOG_LEVELS.contains(&level.as_str())) {
         return Err(command.error(ErrorKind::InvalidValue, format!("unable to parse logging level: {level}")));
     }
-    let command = match words {
+    let command = match subcommand {
         None => Command::Push(Box::new(push)),
-        Some(Words::Hook { action }) => Command::Hook(action),
-        Some(Words::Auth(options)) => {
+        Some(Subcommand::Hook { action }) => Command::Hook(action),
+        Some(Subcommand::Auth(options)) => {
             if options.username.is_some() && !options.login && !options.password_stdin {
                 let reason =
                     "--username goes with --login, which asks for the password, or with --password-stdin";
@@ -145,7 +145,7 @@ fn checked(
             }
             Command::Auth(options)
         }
-        Some(Words::Ls(options)) => Command::Ls(options),
+        Some(Subcommand::Ls(options)) => Command::Ls(options),
     };
     Ok(Call { docker, command })
 }

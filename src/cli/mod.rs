@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{ArgAction, Args, Parser, ValueEnum, ValueHint};
 
-use crate::platform::Wanted;
+use crate::platform::PlatformSelection;
 
 /// Docker's own options. They come before the plugin's name, and mean what they mean to docker.
 ///
@@ -136,7 +136,7 @@ pub struct PushOptions {
     pub parallel: NonZeroUsize,
     /// Push one platform, os[/arch[/variant]]; "all": not less than all
     #[arg(long, value_name = "string")]
-    pub platform: Option<Wanted>,
+    pub platform: Option<PlatformSelection>,
     /// Progress, on stderr: "auto", "tty", "plain", "json", "rawjson", "none" (default "auto")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub progress: ProgressMode,
@@ -162,7 +162,7 @@ pub struct PushOptions {
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub verify: Verify,
     #[command(flatten)]
-    pub given: GivenLogin,
+    pub given: CredentialArgs,
     /// Accepted and ignored, as in docker 29
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value_t = true, default_missing_value = "true")]
     pub disable_content_trust: bool,
@@ -170,7 +170,7 @@ pub struct PushOptions {
 
 /// A login for one call, before all that Docker holds.
 #[derive(Args, Clone, Debug, Default)]
-pub struct GivenLogin {
+pub struct CredentialArgs {
     /// Log in as this user, for this call alone
     #[arg(short, long, value_name = "string", requires = "password_stdin", value_parser = username)]
     pub username: Option<String>,
@@ -208,7 +208,7 @@ pub struct LsOptions {
     #[arg(value_name = "REGISTRY[/REPOSITORY]")]
     pub registry: Option<String>,
     #[command(flatten)]
-    pub given: GivenLogin,
+    pub given: CredentialArgs,
     /// "table", or "json": an object a line (default "table")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub format: ListFormat,
@@ -247,8 +247,8 @@ fn username(typed: &str) -> Result<String, &'static str> {
 }
 
 /// Words that are no image; one of that name is written `hook:latest`.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Words {
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Subcommand {
     /// Which login Docker holds for a registry, and whether the registry takes it
     #[command(help_template = HELP_OF_A_COMMAND, after_help = AUTH_AFTER_HELP, next_display_order = None)]
     Auth(AuthOptions),
@@ -263,7 +263,7 @@ pub enum Words {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum HookAction {
     /// Have docker ask regpush after each `docker push`
     Install,
@@ -340,7 +340,7 @@ pub struct PluginCommand {
     #[command(flatten)]
     pub push: PushOptions,
     #[command(subcommand)]
-    pub words: Option<Words>,
+    pub subcommand: Option<Subcommand>,
 }
 
 /// The same without docker, its options among ours.
@@ -364,7 +364,7 @@ pub struct StandaloneCommand {
     #[command(flatten)]
     pub docker: DockerOptions,
     #[command(subcommand)]
-    pub words: Option<Words>,
+    pub subcommand: Option<Subcommand>,
 }
 
 const ABOUT: &str = "Push local images to their registries, and see that they are there";

@@ -10,14 +10,14 @@ use crate::credentials::prompt::Terminal;
 use crate::credentials::{Credentials, Kind};
 use crate::docker::context::without_user;
 use crate::engine::Engine;
-use crate::error::{Error, Told};
+use crate::error::{Error, ErrorReport};
 use crate::failure::Class;
 use crate::login::{Checked, LoginError, QUESTIONS, Question, check};
 use crate::print::{print, tell, warn};
 use crate::reference::{HUB, credentials_key, registry_domain};
 use crate::secret::Secret;
 use crate::setup::{engine, keyring, password_from_stdin, registry};
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// One line of `--format json`. A public format: fields may be added, never renamed.
 #[derive(Serialize)]
@@ -29,7 +29,7 @@ struct Line<'a> {
     /// `null`: the registry was not asked, or did not say.
     accepted: Option<bool>,
     warnings: &'a [String],
-    error: Option<Told>,
+    error: Option<ErrorReport>,
 }
 
 /// What the command line says; it may read stdin.
@@ -66,12 +66,12 @@ pub async fn run(
 async fn list(keyring: &Keyring, format: ListFormat) -> Result<(), Error> {
     let (entries, problems) = keyring.list(tell).await;
     for problem in problems {
-        warn(&clean(&problem.to_string()));
+        warn(&sanitize(&problem.to_string()));
     }
     let text = match format {
         ListFormat::Table => {
             let row = |entry: &Entry| {
-                let username = entry.username.as_deref().map(clean).unwrap_or_default();
+                let username = entry.username.as_deref().map(sanitize).unwrap_or_default();
                 let kind = entry.kind.map(Kind::name).unwrap_or_default().to_owned();
                 [entry.registry.clone(), entry.source.name(), username, kind]
             };
@@ -233,7 +233,7 @@ impl Call<'_> {
                 kind,
                 accepted,
                 warnings: &self.warnings,
-                error: result.as_ref().err().map(Told::new),
+                error: result.as_ref().err().map(ErrorReport::new),
             })),
             ListFormat::Table if kind.is_some() => {
                 let accepted = match accepted {

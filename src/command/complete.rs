@@ -24,14 +24,14 @@ use crate::docker::config::{self, Config};
 use crate::docker::context::{self, Endpoint};
 use crate::docker::headers;
 use crate::engine::Engine;
-use crate::engine::images::LocalImage;
+use crate::engine::images::ImageSummary;
 use crate::plugin::NAME;
 use crate::reference::has_registry;
 use crate::setup::choice;
-use crate::text::{clean, human_size};
+use crate::text::{human_size, sanitize};
 
 /// Who presses TAB does not wait for longer.
-const PATIENCE: Duration = Duration::from_millis(200);
+const TIMEOUT: Duration = Duration::from_millis(200);
 
 /// cobra's `ShellCompDirective`: a file's name is as good as what is offered; it is not; only a
 /// directory's is.
@@ -101,7 +101,7 @@ impl Request {
         let found = complete(&mut command, words, self.words.len().max(1), None).unwrap_or_default();
         let mut candidates = Vec::new();
         for candidate in found.iter().filter(|candidate| !candidate.is_hide_set()) {
-            let value = clean(&candidate.get_value().to_string_lossy());
+            let value = sanitize(&candidate.get_value().to_string_lossy());
             let value = value.strip_prefix(prefix).unwrap_or(&value).to_owned();
             // As for docker's commands: options are offered to who has typed a dash, and commands first.
             let is_late_command = self.words.len() > 1 && names.contains(&value);
@@ -109,7 +109,8 @@ impl Request {
             if value.is_empty() || is_late_command || is_dockers || (value.starts_with('-') && !is_option) {
                 continue;
             }
-            let description = candidate.get_help().map(|help| clean(&help.to_string())).unwrap_or_default();
+            let description =
+                candidate.get_help().map(|help| sanitize(&help.to_string())).unwrap_or_default();
             candidates.push((value, description));
         }
         (candidates, directive.load(Ordering::Relaxed))
@@ -208,7 +209,7 @@ fn images(docker: &DockerOptions, all_tags: bool, current: &str) -> Vec<Completi
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();
     };
-    let listed = runtime.block_on(async { tokio::time::timeout(PATIENCE, local_images(docker)).await });
+    let listed = runtime.block_on(async { tokio::time::timeout(TIMEOUT, local_images(docker)).await });
     // A lookup of a host's name may still be waited for.
     runtime.shutdown_background();
     let images = listed.ok().flatten().unwrap_or_default();
@@ -225,16 +226,16 @@ fn images(docker: &DockerOptions, all_tags: bool, current: &str) -> Vec<Completi
 }
 
 /// `None`: the engine is away, or is reached by logging in, which TAB should not do.
-async fn local_images(docker: &DockerOptions) -> Option<Vec<LocalImage>> {
+async fn local_images(docker: &DockerOptions) -> Option<Vec<ImageSummary>> {
     let directory = config::directory(docker.config.as_deref()).ok()?;
     let config = Config::load(&directory).ok()?;
     let endpoint = Endpoint::resolve(&choice(docker), &config).ok()?;
-    if endpoint.is_dear() {
+    if endpoint.is_connect_expensive() {
         return None;
     }
     let headers = headers::custom(&config).unwrap_or_default();
     let mut engine = Engine::connect(endpoint, headers, None).await.ok()?;
-    engine.local_images(PATIENCE).await.ok()
+    engine.local_images(TIMEOUT).await.ok()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::docker::file::{Mode, read_file};
 use crate::docker::hook::{EntryError, HookError, install, is_installed, remove};
 use crate::error::Error;
 use crate::print::tell_error;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// Carries out `hook install`, `remove` or `status`; the exit status.
 pub fn run(action: HookAction, docker: &DockerOptions) -> u8 {
@@ -39,7 +39,7 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
     };
     let refused = |error| match error {
         EntryError::Malformed(reason) => HookError::Malformed { path: path.clone(), reason },
-        EntryError::Foreign(value) => HookError::Foreign { path: path.clone(), value: clean(&value) },
+        EntryError::Foreign(value) => HookError::Foreign { path: path.clone(), value: sanitize(&value) },
     };
     // Unlike for reading, nothing is replaced: what is written back has to be what was there.
     let not_text = |error: Utf8Error| refused(EntryError::Malformed(error.to_string()));
@@ -61,7 +61,7 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
             let (told, status) = match is_installed(text.unwrap_or_default()) {
                 Ok(true) => ("installed".to_owned(), 0),
                 Ok(false) => ("not installed".to_owned(), 1),
-                Err(EntryError::Foreign(value)) => (format!("`{}`, by another hand,", clean(&value)), 0),
+                Err(EntryError::Foreign(value)) => (format!("`{}`, by another hand,", sanitize(&value)), 0),
                 Err(error) => return Err(refused(error)),
             };
             Ok((format!("hook: {told} in {shown}\n{}", hints_told(text)), status))

@@ -10,7 +10,7 @@ use crate::credentials::Credentials;
 use crate::credentials::keyring::Keyring;
 use crate::docker::context::without_user;
 use crate::engine::error::EngineError;
-use crate::engine::images::{LIST_TIMEOUT, LocalImage};
+use crate::engine::images::{ImageSummary, LIST_TIMEOUT};
 use crate::engine::transport::error::TransportError;
 use crate::error::Error;
 use crate::print::{print, tell, warn};
@@ -116,7 +116,7 @@ async fn images(docker: &DockerOptions, keyring: &Keyring, format: ListFormat) -
     alphanumeric_sort::sort_slice_by_str_key(&mut images, |image| image.name.as_str());
     Ok(match format {
         ListFormat::Table => {
-            let row = |image: LocalImage| {
+            let row = |image: ImageSummary| {
                 let pushed = match image.is_pushed {
                     Some(true) => "yes",
                     Some(false) => "no",

@@ -9,7 +9,7 @@ const NOTHING: &str = "-";
 
 /// Columns as wide as what is in them, three blanks between, as docker's.
 ///
-/// * `rows`: of as many cells as `header`, clean; an empty one is shown as `-`.
+/// * `rows`: of as many cells as `header`, sanitized; an empty one is shown as `-`.
 pub fn table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,

@@ -13,7 +13,7 @@ use crate::credentials::Credentials;
 use crate::credentials::login::CredentialsError;
 use crate::docker::config::{AuthEntry, field};
 use crate::secret::Secret;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// `Ok(None)`: there is no login in it.
 pub fn decode(entry: &AuthEntry) -> Result<Option<Credentials>, &'static str> {
@@ -59,7 +59,7 @@ pub fn read_variable(text: &Secret) -> Result<BTreeMap<String, Secret>, Credenti
         let auth =
             only_field(entry, "auth").and_then(|auth| auth.as_str().ok_or("`auth` is no text".to_owned()));
         let auth =
-            auth.map_err(|reason| broken(format!("in the entry for {}, {reason}", clean(registry))))?;
+            auth.map_err(|reason| broken(format!("in the entry for {}, {reason}", sanitize(registry))))?;
         Ok((registry.clone(), Secret::new(auth.to_owned())))
     };
     entries.iter().map(auth).collect()
@@ -69,7 +69,7 @@ pub fn read_variable(text: &Secret) -> Result<BTreeMap<String, Secret>, Credenti
 fn only_field<'a>(object: &'a Value, key: &str) -> Result<&'a Value, String> {
     let fields = object.as_object().ok_or("something else than an object is there")?;
     match fields.iter().find(|(name, _)| !name.eq_ignore_ascii_case(key)) {
-        Some((other, _)) => Err(format!("`{}` is not known", clean(other))),
+        Some((other, _)) => Err(format!("`{}` is not known", sanitize(other))),
         None => field(object, key).ok_or_else(|| format!("`{key}` is missing")),
     }
 }
@@ -83,7 +83,7 @@ pub fn from_variable(text: &Secret, key: &str) -> Result<Option<Credentials>, Cr
 }
 
 pub fn bad_variable_entry(registry: &str, problem: &str) -> CredentialsError {
-    CredentialsError::Variable { reason: format!("the entry for {} {problem}", clean(registry)) }
+    CredentialsError::Variable { reason: format!("the entry for {} {problem}", sanitize(registry)) }
 }
 
 #[cfg(test)]

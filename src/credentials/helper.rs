@@ -26,8 +26,8 @@ use zeroize::Zeroizing;
 use crate::credentials::Credentials;
 use crate::credentials::login::CredentialsError;
 use crate::docker::config::field;
-use crate::secret::{Censor, Secret};
-use crate::text::clean;
+use crate::secret::{Redactor, Secret};
+use crate::text::sanitize;
 
 /// What stands before a helper's name in the name of its program.
 pub const PREFIX: &str = "docker-credential-";
@@ -62,10 +62,10 @@ const LISTENING: Duration = Duration::from_millis(100);
 pub async fn get(
     helper: &str,
     key: &str,
-    patience: Option<Duration>,
+    helper_timeout: Option<Duration>,
     tell: impl FnMut(&str),
 ) -> Result<Option<Credentials>, CredentialsError> {
-    let call = Call { helper, action: "get", task: format!("for {}", clean(key)), patience };
+    let call = Call { helper, action: "get", task: format!("for {}", sanitize(key)), helper_timeout };
     let answer = call.run(&Secret::new(key.to_owned()), tell).await?;
     if !answer.status.success() && answer.stdout.expose().trim() == NOT_FOUND {
         return Ok(None);
@@ -82,7 +82,7 @@ pub async fn store(
     helper: &str,
     key: &str,
     credentials: &Credentials,
-    patience: Option<Duration>,
+    helper_timeout: Option<Duration>,
     tell: impl FnMut(&str),
 ) -> Result<(), CredentialsError> {
     let (username, secret) = match (&credentials.identity_token, &credentials.password) {
@@ -92,8 +92,8 @@ pub async fn store(
         }
     };
     let login = Secret::new(json!({"ServerURL": key, "Username": username, "Secret": secret}).to_string());
-    let task = format!("to store the login for {}", clean(key));
-    let call = Call { helper, action: "store", task, patience };
+    let task = format!("to store the login for {}", sanitize(key));
+    let call = Call { helper, action: "store", task, helper_timeout };
     let line = Secret::new(format!("{}\n", login.expose()));
     let mut answer = call.run(&line, tell).await?;
     answer.given = credentials.secrets();
@@ -106,10 +106,10 @@ pub async fn store(
 /// As [`get`].
 pub async fn list(
     helper: &str,
-    patience: Option<Duration>,
+    helper_timeout: Option<Duration>,
     tell: impl FnMut(&str),
 ) -> Result<BTreeMap<String, String>, CredentialsError> {
-    let call = Call { helper, action: "list", task: "to list its logins".to_owned(), patience };
+    let call = Call { helper, action: "list", task: "to list its logins".to_owned(), helper_timeout };
     // docker's own word for an input that is not needed.
     let answer = call.checked(call.run(&Secret::new("unused".to_owned()), tell).await?)?;
     let mut values = serde_json::Deserializer::from_str(answer.stdout.expose()).into_iter();
@@ -131,7 +131,7 @@ struct Call<'a> {
     action: &'static str,
     /// For messages.
     task: String,
-    patience: Option<Duration>,
+    helper_timeout: Option<Duration>,
 }
 
 /// What a helper left behind.
@@ -145,27 +145,31 @@ struct Answer {
 
 impl Call<'_> {
     fn failed(&self, reason: String) -> CredentialsError {
-        CredentialsError::HelperFailed { helper: clean(self.helper), task: self.task.clone(), reason }
+        CredentialsError::HelperFailed { helper: sanitize(self.helper), task: self.task.clone(), reason }
     }
 
     async fn run(&self, input: &Secret, mut tell: impl FnMut(&str)) -> Result<Answer, CredentialsError> {
         let program =
             in_path(&format!("{PREFIX}{}{}", self.helper, env::consts::EXE_SUFFIX)).map_err(|found| {
-                CredentialsError::HelperMissing { helper: clean(self.helper), task: self.task.clone(), found }
+                CredentialsError::HelperMissing {
+                    helper: sanitize(self.helper),
+                    task: self.task.clone(),
+                    found,
+                }
             })?;
         let said = RefCell::default();
         let told = async {
             tokio::time::sleep(SLOW).await;
             let asked = if self.action == "get" { "asked" } else { "wanted" };
-            tell(&format!("waiting for {PREFIX}{}, {asked} {} …", clean(self.helper), self.task));
-            match self.patience {
-                Some(patience) => tokio::time::sleep(patience.saturating_sub(SLOW)).await,
+            tell(&format!("waiting for {PREFIX}{}, {asked} {} …", sanitize(self.helper), self.task));
+            match self.helper_timeout {
+                Some(helper_timeout) => tokio::time::sleep(helper_timeout.saturating_sub(SLOW)).await,
                 None => pass_on(&said, &mut tell).await,
             }
         };
         tokio::select! {
             answer = self.talk(program, input, &said) => {
-                let answer = answer.map_err(|error| self.failed(clean(&error.to_string())))?;
+                let answer = answer.map_err(|error| self.failed(sanitize(&error.to_string())))?;
                 #[cfg(unix)]
                 if is_interrupted(answer.status) {
                     // Ctrl-C at a question of its own is for all of us, and the news may be on its way.
@@ -174,7 +178,7 @@ impl Call<'_> {
                 Ok(answer)
             }
             () = told => {
-                let seconds = self.patience.unwrap_or_default().as_secs();
+                let seconds = self.helper_timeout.unwrap_or_default().as_secs();
                 Err(self.failed(format!("it did not answer within {seconds} s")))
             }
         }
@@ -186,7 +190,7 @@ impl Call<'_> {
         command.arg(self.action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // In our process group where somebody is there, since it may ask at the terminal; else in one of
         // its own, by which all of it can be ended.
-        let has_group = self.patience.is_some();
+        let has_group = self.helper_timeout.is_some();
         #[cfg(unix)]
         if has_group {
             command.process_group(0);
@@ -239,11 +243,11 @@ impl Call<'_> {
             return Ok(answer);
         }
         let login = read_login(answer.stdout.expose()).flatten();
-        let censor =
-            Censor::new(login.iter().flat_map(Credentials::secrets).chain(answer.given.iter().cloned()));
+        let redactor =
+            Redactor::new(login.iter().flat_map(Credentials::secrets).chain(answer.given.iter().cloned()));
         let reasons: Vec<String> = [answer.stdout.expose(), &answer.stderr]
             .into_iter()
-            .filter_map(|text| quotable(text, &censor))
+            .filter_map(|text| quotable(text, &redactor))
             .collect();
         Err(self.failed(if reasons.is_empty() { answer.status.to_string() } else { reasons.join(": ") }))
     }
@@ -371,7 +375,7 @@ async fn pass_on(said: &RefCell<Vec<u8>>, tell: &mut impl FnMut(&str)) {
             told = told.max(whole);
             lines
         };
-        for line in lines.lines().filter_map(|line| quotable(line, &Censor::default())) {
+        for line in lines.lines().filter_map(|line| quotable(line, &Redactor::default())) {
             tell(&line);
         }
         tokio::time::sleep(LISTENING).await;
@@ -380,14 +384,14 @@ async fn pass_on(said: &RefCell<Vec<u8>>, tell: &mut impl FnMut(&str)) {
 
 /// What a helper says, made fit to be shown; `None`: nothing of it is. A secret that stands there alone, and
 /// that nobody has given to it, cannot be known for one.
-fn quotable(text: &str, censor: &Censor) -> Option<String> {
+fn quotable(text: &str, redactor: &Redactor) -> Option<String> {
     if text.trim_start().starts_with('<') {
         return Some("it printed a page of HTML".to_owned());
     }
-    let text = censor.hide(text.to_owned());
+    let text = redactor.redact(text.to_owned());
     // `set -x` shows commands with all that they are given.
     let lines = text.lines().filter(|line| !line.starts_with('+')).map(hide_named).collect::<Vec<_>>();
-    let text: String = clean(&lines.join("\n")).chars().take(MAX_REASON).collect();
+    let text: String = sanitize(&lines.join("\n")).chars().take(MAX_REASON).collect();
     Some(text).filter(|text| !text.is_empty() && !text.contains('{'))
 }
 
@@ -515,7 +519,7 @@ mod tests {
 
     #[test]
     fn what_a_helper_says_is_shown_without_what_it_calls_a_secret() {
-        let censor = Censor::new([Secret::new("hunter2".to_owned())]);
+        let redactor = Redactor::new([Secret::new("hunter2".to_owned())]);
         let table = [
             ("boom", Some("boom")),
             ("wrong: hunter2!", Some("wrong: ***!")),
@@ -536,7 +540,7 @@ mod tests {
             (" \n", None),
         ];
         for (text, want) in table {
-            assert_eq!(quotable(text, &censor).as_deref(), want, "{text:?}");
+            assert_eq!(quotable(text, &redactor).as_deref(), want, "{text:?}");
         }
     }
 

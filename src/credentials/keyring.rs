@@ -9,7 +9,7 @@ use crate::credentials::{Credentials, Kind, helper};
 use crate::docker::config::{AuthEntry, Config};
 use crate::reference::{HUB, HUB_CREDENTIALS_KEY, credentials_key};
 use crate::secret::Secret;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// Credentials for one registry, where they were found, and the warnings about that.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub struct Keyring {
     /// Why config.json could not be read; told already, and part of the explanation at a refusal.
     pub config_problem: Option<String>,
     /// How long a helper may take; `None` where its user may be typing a PIN.
-    pub patience: Option<Duration>,
+    pub helper_timeout: Option<Duration>,
 }
 
 impl Keyring {
@@ -73,7 +73,7 @@ impl Keyring {
             .map(|stored| format!("DOCKER_AUTH_CONFIG goes before the login for {registry} in {stored}"));
         let broken = self.config_problem.as_ref().map(|_| Broken::Config);
         let broken = broken.or_else(|| problems.first().map(CredentialsError::broken));
-        let warnings: Vec<String> = problems.iter().map(|problem| clean(&problem.to_string())).collect();
+        let warnings: Vec<String> = problems.iter().map(|problem| sanitize(&problem.to_string())).collect();
         let problems = self.config_problem.iter().chain(&warnings).cloned().collect();
         let login = Login { broken, ..Login::new(&credentials, source, problems) };
         LookedUp { credentials, login, shadow, warnings }
@@ -110,7 +110,8 @@ impl Keyring {
         }
         let entry = entry_for(&self.config.auths, key);
         for name in helpers(&self.config, key) {
-            if let Some(mut credentials) = keep(helper::get(&name, key, self.patience, &mut tell).await) {
+            if let Some(mut credentials) = keep(helper::get(&name, key, self.helper_timeout, &mut tell).await)
+            {
                 // No helper keeps one of these, so docker takes it from the file all the same.
                 credentials.registry_token = entry.and_then(|(_, entry)| entry.registry_token.clone());
                 return Some((credentials, Source::Helper(name)));
@@ -168,7 +169,7 @@ impl Keyring {
         names.sort();
         names.dedup();
         for name in names {
-            let kept = match helper::list(name, self.patience, &mut tell).await {
+            let kept = match helper::list(name, self.helper_timeout, &mut tell).await {
                 Ok(kept) => kept,
                 Err(problem) => {
                     problems.push(problem);
@@ -202,7 +203,7 @@ impl Keyring {
     }
 
     fn bad_entry(&self, registry: &str, problem: &'static str) -> CredentialsError {
-        CredentialsError::Entry { registry: clean(registry), path: self.config.path.clone(), problem }
+        CredentialsError::Entry { registry: sanitize(registry), path: self.config.path.clone(), problem }
     }
 }
 
@@ -253,7 +254,7 @@ pub fn registries(config: &Config) -> BTreeMap<String, Source> {
 
 /// The registry as people write it.
 pub fn shown(name: &str) -> String {
-    if name == HUB_CREDENTIALS_KEY { HUB.to_owned() } else { clean(&host(name)) }
+    if name == HUB_CREDENTIALS_KEY { HUB.to_owned() } else { sanitize(&host(name)) }
 }
 
 /// `localhost:5000` of `https://me@localhost:5000/v1/` and `localhost:5000/v1`, which older logins wrote.
@@ -314,7 +315,7 @@ mod tests {
             variable: Some(Secret::new("hunter2".to_owned())),
             config: Config::default(),
             config_problem: None,
-            patience: None,
+            helper_timeout: None,
         };
         assert!(!format!("{found:?}{keyring:?}").contains("hunter2"));
     }

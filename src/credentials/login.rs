@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::credentials::Credentials;
 use crate::reference::HUB;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// Where credentials came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Source {
         match self {
             Self::CommandLine => "command-line".to_owned(),
             Self::Variable => "DOCKER_AUTH_CONFIG".to_owned(),
-            Self::Helper(name) => format!("helper:{}", clean(name)),
+            Self::Helper(name) => format!("helper:{}", sanitize(name)),
             Self::File(_) => "config".to_owned(),
             Self::Prompt => "prompt".to_owned(),
             Self::Nothing => "none".to_owned(),
@@ -43,7 +43,7 @@ impl fmt::Display for Source {
         match self {
             Self::CommandLine => f.write_str("the command line"),
             Self::Variable => f.write_str("DOCKER_AUTH_CONFIG"),
-            Self::Helper(name) => write!(f, "the credential helper `docker-credential-{}`", clean(name)),
+            Self::Helper(name) => write!(f, "the credential helper `docker-credential-{}`", sanitize(name)),
             Self::File(path) => write!(f, "`{}`", path.display()),
             Self::Prompt => f.write_str("the prompt"),
             Self::Nothing => f.write_str("nowhere"),
@@ -101,7 +101,7 @@ impl CredentialsError {
 
 impl Login {
     pub fn new(credentials: &Credentials, source: Source, problems: Vec<String>) -> Self {
-        let username = credentials.username.as_deref().map(clean);
+        let username = credentials.username.as_deref().map(sanitize);
         Self { username, anonymous: credentials.is_anonymous(), source, problems, broken: None }
     }
 

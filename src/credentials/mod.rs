@@ -101,11 +101,11 @@ impl Credentials {
     /// What must stand in no message, in each form that it is sent in.
     pub fn secrets(&self) -> Vec<Secret> {
         let tokens = [&self.identity_token, &self.registry_token, &self.password].into_iter().flatten();
-        tokens.cloned().chain(self.packed()).collect()
+        tokens.cloned().chain(self.basic_auth()).collect()
     }
 
     /// base64 of `user:password`, as config.json and Basic authentication have it (RFC 7617, 2).
-    pub fn packed(&self) -> Option<Secret> {
+    pub fn basic_auth(&self) -> Option<Secret> {
         let (username, password) = (self.username.as_ref()?, exposed(self.password.as_ref()));
         let pair = Secret::new(format!("{username}:{password}"));
         Some(Secret::new(STANDARD.encode(pair.expose())))

@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::secret::Secret;
-use crate::text::clean;
+use crate::text::sanitize;
 use device::Settings;
 
 /// The terminal itself, whatever stdin and stdout are.
@@ -135,7 +135,7 @@ impl Terminal {
 fn ask_username(default: Option<String>) -> Result<Option<String>, PromptError> {
     let label = default
         .as_ref()
-        .map_or_else(|| "Username: ".to_owned(), |name| format!("Username ({}): ", clean(name)));
+        .map_or_else(|| "Username: ".to_owned(), |name| format!("Username ({}): ", sanitize(name)));
     let typed = read_line(&label).map_err(sort)?;
     Ok(Some(typed.trim().to_owned()).filter(|typed| !typed.is_empty()).or(default))
 }

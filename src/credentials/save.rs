@@ -83,7 +83,7 @@ impl Keyring {
         let config = self.config_now()?;
         let helper = helpers(&config, key).into_iter().next();
         if let Some(helper) = &helper {
-            helper::store(helper, key, credentials, self.patience, tell).await?;
+            helper::store(helper, key, credentials, self.helper_timeout, tell).await?;
         }
         // A guessed store has to be named from now on: docker guesses only where there is no entry.
         let guessed = helper
@@ -226,7 +226,7 @@ fn same(kept: Option<&Credentials>, wanted: &Credentials) -> bool {
 
 /// The entry's members, as docker writes them.
 fn members(entry: &Credentials) -> Vec<(&'static str, Secret)> {
-    let auth = entry.packed().map(|auth| ("auth", auth));
+    let auth = entry.basic_auth().map(|auth| ("auth", auth));
     auth.into_iter().chain(entry.identity_token.clone().map(|token| ("identitytoken", token))).collect()
 }
 

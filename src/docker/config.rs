@@ -115,7 +115,7 @@ impl Config {
     /// # Errors
     /// It cannot be understood.
     pub fn read_text(&mut self, text: &str) -> Result<usize, ConfigError> {
-        let mut values = serde_json::Deserializer::from_str(text).into_iter::<Known>();
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<RawConfig>();
         match values.next() {
             None => {}
             Some(Ok(known)) => self.read(&known)?,
@@ -129,7 +129,7 @@ impl Config {
         Ok(values.byte_offset())
     }
 
-    fn read(&mut self, known: &Known) -> Result<(), ConfigError> {
+    fn read(&mut self, known: &RawConfig) -> Result<(), ConfigError> {
         let wrong = |key| ConfigError::WrongType { path: self.path.clone(), key };
         let text = |key| match known.of(key).last() {
             None | Some(Value::Null) => Ok(None),
@@ -166,9 +166,9 @@ impl Config {
 
 /// What is read of a config.json, in the order of the file: a key may be there twice, in other letters, and
 /// Go's JSON takes both. What else is there does not matter, whatever it is.
-struct Known(Vec<(String, Value)>);
+struct RawConfig(Vec<(String, Value)>);
 
-impl Known {
+impl RawConfig {
     const KEYS: [&str; 5] = ["auths", "credsStore", "credHelpers", "currentContext", "HttpHeaders"];
 
     fn of(&self, key: &str) -> impl Iterator<Item = &Value> {
@@ -176,31 +176,31 @@ impl Known {
     }
 }
 
-impl<'de> Deserialize<'de> for Known {
+impl<'de> Deserialize<'de> for RawConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members;
         impl<'de> Visitor<'de> for Members {
-            type Value = Known;
+            type Value = RawConfig;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
             /// `null`, which Go takes for an empty one.
-            fn visit_unit<E>(self) -> Result<Known, E> {
-                Ok(Known(Vec::new()))
+            fn visit_unit<E>(self) -> Result<RawConfig, E> {
+                Ok(RawConfig(Vec::new()))
             }
 
-            fn visit_map<M: MapAccess<'de>>(self, mut members: M) -> Result<Known, M::Error> {
+            fn visit_map<M: MapAccess<'de>>(self, mut members: M) -> Result<RawConfig, M::Error> {
                 let mut known = Vec::new();
                 while let Some(name) = members.next_key::<String>()? {
-                    if Known::KEYS.iter().any(|key| name.eq_ignore_ascii_case(key)) {
+                    if RawConfig::KEYS.iter().any(|key| name.eq_ignore_ascii_case(key)) {
                         known.push((name, members.next_value()?));
                     } else {
                         members.next_value::<IgnoredAny>()?;
                     }
                 }
-                Ok(Known(known))
+                Ok(RawConfig(known))
             }
         }
         deserializer.deserialize_any(Members)

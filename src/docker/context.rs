@@ -366,7 +366,7 @@ impl Endpoint {
     }
 
     /// A connection costs a login: ssh asks for keys each time.
-    pub fn is_dear(&self) -> bool {
+    pub fn is_connect_expensive(&self) -> bool {
         matches!(self.address, Address::Ssh(_) | Address::ThroughDocker { .. })
     }
 

@@ -8,7 +8,7 @@ use jsonc_parser::ParseOptions;
 use jsonc_parser::cst::{CstInputValue, CstNode, CstObject, CstObjectProp, CstRootNode};
 use zeroize::Zeroizing;
 
-use crate::docker::file::{Held, Mode};
+use crate::docker::file::{LockedFile, Mode};
 use crate::secret::Secret;
 
 /// How a file changes.
@@ -37,7 +37,7 @@ pub fn edit<E>(
     mode: Mode,
     change: impl FnOnce(Option<&str>) -> Result<Change, E>,
 ) -> Result<bool, EditError<E>> {
-    let held = Held::take(path).map_err(EditError::Io)?;
+    let held = LockedFile::take(path).map_err(EditError::Io)?;
     let before = held.read().map_err(EditError::Io)?.map(Zeroizing::new);
     let text = before.as_ref().map(|bytes| str::from_utf8(bytes)).transpose().map_err(EditError::NotUtf8)?;
     let after = match change(text).map_err(EditError::Change)? {

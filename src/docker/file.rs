@@ -45,7 +45,7 @@ pub enum Mode {
 /// A file of docker's that nobody else of us writes to meanwhile: they wait for the lock file beside it.
 /// docker itself has no lock.
 #[derive(Debug)]
-pub struct Held {
+pub struct LockedFile {
     /// The file itself, behind all links.
     target: PathBuf,
     /// Unlocked when it is closed, by whatever ends us.
@@ -53,9 +53,9 @@ pub struct Held {
     lock_path: Option<PathBuf>,
 }
 
-impl Held {
+impl LockedFile {
     /// How long another may hold it; writing takes milliseconds.
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
     const PAUSE: Duration = Duration::from_millis(2);
 
     /// Waits until no other process holds the file. Creates its directory if there is none.
@@ -88,7 +88,7 @@ impl Held {
             };
             let is_locked = match lock.try_lock() {
                 Ok(()) => true,
-                Err(TryLockError::WouldBlock) if started.elapsed() < Self::PATIENCE => {
+                Err(TryLockError::WouldBlock) if started.elapsed() < Self::TIMEOUT => {
                     thread::sleep(Self::PAUSE);
                     continue;
                 }
@@ -220,7 +220,7 @@ impl Held {
 }
 
 #[cfg(unix)]
-impl Drop for Held {
+impl Drop for LockedFile {
     fn drop(&mut self) {
         // The lock file is removed before it is unlocked, so that no other process locks a file that is being
         // removed.
@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     fn write_file(path: &Path, before: Option<&[u8]>, after: Option<&str>) -> io::Result<()> {
-        Held::take(path)?.write(before, after, Mode::AsItIs)
+        LockedFile::take(path)?.write(before, after, Mode::AsItIs)
     }
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -317,7 +317,7 @@ mod tests {
         let (path, fifo) = (directory.path().join("config.json"), directory.path().join("fifo"));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         std::os::unix::fs::symlink(&fifo, &path).unwrap();
-        assert_eq!(Held::take(&path).unwrap_err().to_string(), "it is no file");
+        assert_eq!(LockedFile::take(&path).unwrap_err().to_string(), "it is no file");
         assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no lock was made");
     }
@@ -333,7 +333,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..ROUNDS {
-                        let held = Held::take(&path).unwrap();
+                        let held = LockedFile::take(&path).unwrap();
                         assert!(!is_held.swap(true, Ordering::SeqCst), "two hold it");
                         thread::yield_now();
                         is_held.store(false, Ordering::SeqCst);

@@ -9,19 +9,19 @@ use crate::docker::context::Endpoint;
 use crate::engine::stream::DecodeError;
 use crate::engine::transport::error::TransportError;
 use crate::failure::{Class, Evidence, classify};
-use crate::text::clean;
+use crate::text::sanitize;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// An HTTP error of the engine itself; `message`: its text, unclean.
-    #[error("the engine answered {status}: {}", clean(message))]
+    /// An HTTP error of the engine itself; `message`: its text, raw.
+    #[error("the engine answered {status}: {}", sanitize(message))]
     Answered { status: StatusCode, message: String },
     /// Never followed: credentials would go along.
     #[error(
         "unexpected redirect in response: the engine at {endpoint} answered {status}, to `{}`",
-        clean(target)
+        sanitize(target)
     )]
     Redirected { endpoint: Arc<Endpoint>, status: StatusCode, target: String },
     #[error(transparent)]

@@ -11,14 +11,14 @@ use crate::engine::error::EngineError;
 use crate::engine::{Engine, in_path, is_podman};
 use crate::oci::is_digest;
 use crate::platform::Platform;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// How long an engine may take to list its images.
 pub const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One name of an image in the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LocalImage {
+pub struct ImageSummary {
     /// `repository:tag`, as the engine shows it.
     pub name: String,
     /// Bytes, as the engine counts them.
@@ -32,7 +32,7 @@ pub struct LocalImage {
 
 /// An image in the engine's store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ImageDetails {
+pub struct ImageInspect {
     pub id: String,
     /// Bytes, as the engine counts them.
     pub size: u64,
@@ -56,7 +56,7 @@ pub struct LocalManifest {
     pub is_here: bool,
 }
 
-impl ImageDetails {
+impl ImageInspect {
     /// Whether the image has this manifest digest. In the containerd store the ID is the manifest digest too.
     pub fn has_digest(&self, digest: &str) -> bool {
         self.id == digest || self.digests.iter().any(|own| own == digest)
@@ -72,7 +72,7 @@ impl Engine {
     /// It is not there ([`EngineError::Answered`]), or the engine is gone.
     ///
     /// Source: Docker Engine API 1.24, `GET /images/{name}/json`; 1.48 for `manifests`.
-    pub async fn inspect(&mut self, name: &str) -> Result<ImageDetails, EngineError> {
+    pub async fn inspect(&mut self, name: &str) -> Result<ImageInspect, EngineError> {
         let query = if self.tells_platforms() { "?manifests=true" } else { "" };
         self.inspect_with(name, query).await
     }
@@ -87,14 +87,14 @@ impl Engine {
         &mut self,
         name: &str,
         platform: &Platform,
-    ) -> Result<Option<ImageDetails>, EngineError> {
+    ) -> Result<Option<ImageInspect>, EngineError> {
         if !self.speaks((1, 49)) {
             return Ok(None);
         }
         self.inspect_with(name, &format!("?platform={}", in_query(platform))).await.map(Some)
     }
 
-    async fn inspect_with(&mut self, name: &str, query: &str) -> Result<ImageDetails, EngineError> {
+    async fn inspect_with(&mut self, name: &str, query: &str) -> Result<ImageInspect, EngineError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Answer {
@@ -121,12 +121,12 @@ impl Engine {
         let answer: Answer = serde_json::from_slice(&body).map_err(unreadable)?;
         let digest = |name: &String| name.split_once('@').map(|(_, digest)| digest.to_owned());
         let own = answer.repo_digests.unwrap_or_default();
-        Ok(ImageDetails {
+        Ok(ImageInspect {
             digests: own.iter().filter_map(digest).collect(),
-            id: clean(&answer.id),
+            id: sanitize(&answer.id),
             size: u64::try_from(answer.size).unwrap_or_default(),
-            layers: answer.root.layers.unwrap_or_default().iter().map(|layer| clean(layer)).collect(),
-            names: answer.repo_tags.unwrap_or_default().iter().map(|name| clean(name)).collect(),
+            layers: answer.root.layers.unwrap_or_default().iter().map(|layer| sanitize(layer)).collect(),
+            names: answer.repo_tags.unwrap_or_default().iter().map(|name| sanitize(name)).collect(),
             manifests: answer.manifests.unwrap_or_default().into_iter().map(Manifest::read).collect(),
         })
     }
@@ -135,7 +135,7 @@ impl Engine {
     ///
     /// # Errors
     /// The engine is gone or silent for longer than `limit`, or its answer is no list of images.
-    pub async fn local_images(&mut self, limit: Duration) -> Result<Vec<LocalImage>, EngineError> {
+    pub async fn local_images(&mut self, limit: Duration) -> Result<Vec<ImageSummary>, EngineError> {
         #[derive(Deserialize)]
         struct Image {
             /// `null` on engines before 1.43 for an image without a name.
@@ -169,7 +169,7 @@ impl Engine {
             let is_containerd = digests.iter().any(|name| name.ends_with(&format!("@{}", image.id)));
             let names = image.names.unwrap_or_default().into_iter();
             names.map(move |name| {
-                let name = clean(&name);
+                let name = sanitize(&name);
                 let repository = name.rsplit_once(':').map_or(name.as_str(), |(repository, _)| repository);
                 let of_repository = |named: &String| {
                     named
@@ -183,7 +183,7 @@ impl Engine {
                     () if is_containerd => (Some(image.id.clone()), None),
                     () => (digest.clone(), Some(digest.is_some())),
                 };
-                LocalImage { name, size, digest, is_pushed }
+                ImageSummary { name, size, digest, is_pushed }
             })
         });
         Ok(named.filter(|image| !image.name.starts_with("<none>")).collect())
@@ -211,14 +211,14 @@ struct ManifestImage {
 
 impl Manifest {
     fn read(self) -> LocalManifest {
-        let filled = |text: Option<String>| text.map(|text| clean(&text)).filter(|text| !text.is_empty());
+        let filled = |text: Option<String>| text.map(|text| sanitize(&text)).filter(|text| !text.is_empty());
         let platform = self.image.map(|ManifestImage { platform }| Platform {
-            os: clean(&platform.os),
+            os: sanitize(&platform.os),
             os_version: filled(platform.os_version),
-            architecture: clean(&platform.architecture),
+            architecture: sanitize(&platform.architecture),
             variant: filled(platform.variant),
         });
-        LocalManifest { digest: clean(&self.id), platform, is_here: self.is_here }
+        LocalManifest { digest: sanitize(&self.id), platform, is_here: self.is_here }
     }
 }
 

@@ -30,8 +30,8 @@ use crate::engine::transport::Transport;
 use crate::engine::transport::error::TransportError;
 use crate::failure::wants_tls;
 use crate::net::{Trace, USER_AGENT_VALUE};
-use crate::secret::{Censor, Secret};
-use crate::text::clean;
+use crate::secret::{Redactor, Secret};
+use crate::text::sanitize;
 
 /// The newest API that this client knows; an older engine's own is used.
 const API_VERSION: (u32, u32) = (1, 51);
@@ -75,7 +75,7 @@ pub struct Engine {
     headers: HeaderMap,
     trace: Option<Trace>,
     /// The secrets sent with this call, which must not appear in a message.
-    censor: Censor,
+    redactor: Redactor,
     removals: Arc<Removals>,
 }
 
@@ -119,18 +119,19 @@ impl Engine {
             prefix: String::new(),
             headers,
             trace,
-            censor: Censor::default(),
+            redactor: Redactor::default(),
             removals: Arc::default(),
         };
         engine.headers.insert(HOST, host_header(&engine.transport.endpoint().address));
         let pinned = env::var_os("DOCKER_API_VERSION").filter(|version| !version.is_empty());
         if let Some(version) = pinned {
             let version = version.to_string_lossy();
-            let number = parse_version(&version).ok_or_else(|| EngineError::ApiVersion(clean(&version)))?;
+            let number =
+                parse_version(&version).ok_or_else(|| EngineError::ApiVersion(sanitize(&version)))?;
             engine.agree_on(number);
             return Ok(engine);
         }
-        let limit = if engine.is_dear() { LOGIN_TIMEOUT } else { PING_TIMEOUT };
+        let limit = if engine.is_connect_expensive() { LOGIN_TIMEOUT } else { PING_TIMEOUT };
         let ping = tokio::time::timeout(limit, engine.ping()).await;
         if let Some(version) = ping.map_err(|_| engine.silent())?? {
             if version < MIN_API_VERSION {
@@ -188,8 +189,8 @@ impl Engine {
     }
 
     /// Another connection to it costs a login, so the one there is does it all.
-    pub fn is_dear(&self) -> bool {
-        self.transport.endpoint().is_dear()
+    pub fn is_connect_expensive(&self) -> bool {
+        self.transport.endpoint().is_connect_expensive()
     }
 
     fn silent(&self) -> EngineError {
@@ -202,7 +203,9 @@ impl Engine {
             let is_last = method == Method::GET;
             let response = match self.call(method, "/_ping", None, Bytes::new()).await {
                 // A proxy in front of the engine may not know HEAD, and close the connection.
-                Err(EngineError::Transport(TransportError::Lost { .. })) if !is_last && !self.is_dear() => {
+                Err(EngineError::Transport(TransportError::Lost { .. }))
+                    if !is_last && !self.is_connect_expensive() =>
+                {
                     continue;
                 }
                 response => response?,
@@ -241,7 +244,7 @@ impl Engine {
             prefix,
             headers,
             trace: self.trace,
-            censor: Censor::default(),
+            redactor: Redactor::default(),
             removals: Arc::clone(&self.removals),
         }
     }
@@ -340,7 +343,7 @@ impl Engine {
             target.as_ref().is_none_or(|target| target.starts_with('/') && target.contains("/images/"));
         if status.is_redirection() && !(status == StatusCode::MOVED_PERMANENTLY && is_own) {
             let endpoint = self.endpoint();
-            let target = self.censor.hide(target.unwrap_or_default());
+            let target = self.redactor.redact(target.unwrap_or_default());
             return EngineError::Redirected { endpoint, status, target };
         }
         // Over any other way these are a registry's words, passed on.
@@ -353,9 +356,9 @@ impl Engine {
             }
             // A proxy's page; what engines write is JSON, or a line of text.
             Ok(body) if body.trim_ascii_start().starts_with(b"<") => {
-                DecodeError::not_json(&body, &self.censor).into()
+                DecodeError::not_json(&body, &self.redactor).into()
             }
-            Ok(body) => EngineError::Answered { status, message: self.censor.hide(error_message(&body)) },
+            Ok(body) => EngineError::Answered { status, message: self.redactor.redact(error_message(&body)) },
             Err(error) => error,
         }
     }

@@ -19,7 +19,7 @@ use crate::event::Event;
 use crate::net::is_on_loopback;
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::secret::{Censor, Secret};
+use crate::secret::{Redactor, Secret};
 
 /// One `POST /images/{name}/push`.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Engine {
             return Err(self.refusal(response).await);
         }
         let endpoint = self.endpoint();
-        let decoder = Decoder::new(self.censor.clone()).with_objects(request.wants_objects);
+        let decoder = Decoder::new(self.redactor.clone()).with_objects(request.wants_objects);
         let is_silent = is_podman(response.headers());
         Ok(PushStream { body: response.into_body(), decoder, endpoint, is_silent })
     }
@@ -77,10 +77,10 @@ impl Engine {
     /// connection (docker 20.10 and 28, podman 4.3: measured within 0.1 s).
     pub async fn stop(&mut self, mut stream: PushStream) -> bool {
         /// How long to wait for the engine, which ends the uploads that it has started.
-        const PATIENCE: Duration = Duration::from_secs(5);
+        const TIMEOUT: Duration = Duration::from_secs(5);
         self.transport.close_writing();
         let rest = async { while let Ok(true) = stream.next(|_| {}).await {} };
-        let has_ended = tokio::time::timeout(PATIENCE, rest).await.is_ok();
+        let has_ended = tokio::time::timeout(TIMEOUT, rest).await.is_ok();
         self.transport.hang_up();
         has_ended
     }
@@ -91,7 +91,7 @@ impl Engine {
         let secrets = request.credentials.secrets().into_iter();
         // Of nobody there is nothing to hide.
         let sent = Some(header.clone()).filter(|_| !request.credentials.is_anonymous());
-        self.censor = Censor::new(secrets.chain(sent));
+        self.redactor = Redactor::new(secrets.chain(sent));
         header
     }
 }

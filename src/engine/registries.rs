@@ -12,14 +12,14 @@ use crate::engine::push::PushRequest;
 use crate::engine::{Engine, in_path};
 use crate::net::RegistrySettings;
 use crate::oci::{Descriptor, is_digest};
-use crate::secret::{Censor, Secret};
+use crate::secret::{Redactor, Secret};
 
 /// An answer of a registry that the engine passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum InRegistry {
+pub enum DistributionAnswer {
     Names(Descriptor),
     NamesNothing,
-    /// The engine does not know how, or could not; `message`: why, unclean.
+    /// The engine does not know how, or could not; `message`: why, raw.
     NotAsked {
         message: Option<String>,
     },
@@ -30,7 +30,7 @@ pub enum InRegistry {
 pub enum AuthAnswer {
     /// Good; some registries hand out a token to be used in place of the password.
     Accepted { identity_token: Option<Secret> },
-    /// The registry was asked and said no, or could not be asked; `message` tells, unclean.
+    /// The registry was asked and said no, or could not be asked; `message` tells, raw.
     Refused { message: String },
 }
 
@@ -41,7 +41,10 @@ impl Engine {
     /// The engine is gone.
     ///
     /// Source: Docker Engine API 1.30, `GET /distribution/{name}/json`; podman does not have it.
-    pub async fn in_registry(&mut self, request: &PushRequest<'_>) -> Result<InRegistry, EngineError> {
+    pub async fn distribution_inspect(
+        &mut self,
+        request: &PushRequest<'_>,
+    ) -> Result<DistributionAnswer, EngineError> {
         #[derive(Deserialize)]
         struct Answer {
             #[serde(rename = "Descriptor")]
@@ -56,22 +59,24 @@ impl Engine {
         let header = self.sending(request);
         match self.ask::<Answer>(&path, Some(&header)).await {
             Ok(Some(Answer { descriptor: Named { digest, size } })) if is_digest(&digest) => {
-                Ok(InRegistry::Names(Descriptor::new(digest, size)))
+                Ok(DistributionAnswer::Names(Descriptor::new(digest, size)))
             }
-            Ok(_) => Ok(InRegistry::NotAsked { message: None }),
+            Ok(_) => Ok(DistributionAnswer::NotAsked { message: None }),
             // `manifest unknown`, `name unknown`: the registry's own words. podman: `Not Found`.
             Err(EngineError::Answered { status: StatusCode::NOT_FOUND, message }) => {
                 let is_registrys = message.contains(" unknown");
                 Ok(if is_registrys {
-                    InRegistry::NamesNothing
+                    DistributionAnswer::NamesNothing
                 } else {
-                    InRegistry::NotAsked { message: None }
+                    DistributionAnswer::NotAsked { message: None }
                 })
             }
-            Err(EngineError::Answered { message, .. }) => Ok(InRegistry::NotAsked { message: Some(message) }),
+            Err(EngineError::Answered { message, .. }) => {
+                Ok(DistributionAnswer::NotAsked { message: Some(message) })
+            }
             Err(error @ (EngineError::Transport(_) | EngineError::Silent { .. })) => Err(error),
             // The page of something that stands before it, and lets not every call pass.
-            Err(_) => Ok(InRegistry::NotAsked { message: None }),
+            Err(_) => Ok(DistributionAnswer::NotAsked { message: None }),
         }
     }
 
@@ -82,7 +87,7 @@ impl Engine {
     ///
     /// Source: Docker Engine API 1.24, `POST /auth`. A wrong password comes as 500 for Basic
     /// registries and as 401 for those with tokens.
-    pub async fn check(
+    pub async fn registry_login(
         &mut self,
         credentials: &Credentials,
         server: &str,
@@ -92,7 +97,7 @@ impl Engine {
             #[serde(rename = "IdentityToken", default)]
             identity_token: String,
         }
-        self.censor = Censor::new(credentials.secrets());
+        self.redactor = Redactor::new(credentials.secrets());
         let body = Bytes::from(credentials.auth_config(server).expose().to_owned());
         let path = format!("{}/auth", self.prefix);
         let response = self.call(Method::POST, &path, None, body).await?;

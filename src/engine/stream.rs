@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use crate::event::{Event, LayerState, Narrowed};
 use crate::oci::{Descriptor, is_digest};
 use crate::platform::Platform;
-use crate::secret::Censor;
-use crate::text::{clean, is_harmless};
+use crate::secret::Redactor;
+use crate::text::{is_harmless, sanitize};
 
 /// One object as sent. Unknown fields are ignored, wrong numbers clamped.
 #[derive(Deserialize)]
@@ -88,7 +88,7 @@ impl Message {
                     let state = layer_state(&status, self.progress.unwrap_or_default());
                     Event::Layer { id: short(&id, MAX_ID), state }
                 }
-                None => from_digest_line(&status).unwrap_or_else(|| Event::Note { text: clean(&status) }),
+                None => from_digest_line(&status).unwrap_or_else(|| Event::Note { text: sanitize(&status) }),
             });
         }
     }
@@ -116,7 +116,7 @@ fn layer_state(status: &str, progress: Progress) -> LayerState {
 
 /// Clean, and of so many bytes at most.
 fn short(text: &str, most: usize) -> String {
-    let mut text = clean(text);
+    let mut text = sanitize(text);
     while text.len() > most {
         text.pop();
     }
@@ -155,7 +155,7 @@ fn descriptor(json: Option<Box<RawValue>>) -> Descriptor {
 }
 
 fn pushed(tag: &str, digest: &str, size: u64) -> Option<Event> {
-    is_digest(digest).then(|| Event::Pushed { tag: clean(tag), digest: digest.to_owned(), size })
+    is_digest(digest).then(|| Event::Pushed { tag: sanitize(tag), digest: digest.to_owned(), size })
 }
 
 /// Why what came is not a stream of an engine.
@@ -173,8 +173,8 @@ pub enum DecodeError {
 
 impl DecodeError {
     /// Something else than JSON, by its first bytes.
-    pub fn not_json(bytes: &[u8], censor: &Censor) -> Self {
-        Self::NotJson { start: excerpt(bytes, censor) }
+    pub fn not_json(bytes: &[u8], redactor: &Redactor) -> Self {
+        Self::NotJson { start: excerpt(bytes, redactor) }
     }
 }
 
@@ -199,13 +199,13 @@ pub struct Decoder {
     in_string: bool,
     escaped: bool,
     /// The secrets that must not appear in the text of an event.
-    censor: Censor,
+    redactor: Redactor,
     wants_objects: bool,
 }
 
 impl Decoder {
-    pub fn new(censor: Censor) -> Self {
-        Self { censor, ..Self::default() }
+    pub fn new(redactor: Redactor) -> Self {
+        Self { redactor, ..Self::default() }
     }
 
     /// Hands over each object too, before what it says.
@@ -225,7 +225,7 @@ impl Decoder {
                 match bytes[at] {
                     b'{' => (self.depth, start) = (1, at),
                     byte if byte.is_ascii_whitespace() => {}
-                    _ => return Err(DecodeError::not_json(&bytes[at..], &self.censor)),
+                    _ => return Err(DecodeError::not_json(&bytes[at..], &self.redactor)),
                 }
                 at += 1;
                 continue;
@@ -259,12 +259,12 @@ impl Decoder {
         if self.depth == 0 {
             Ok(())
         } else {
-            Err(DecodeError::Truncated { start: excerpt(&self.unfinished, &self.censor) })
+            Err(DecodeError::Truncated { start: excerpt(&self.unfinished, &self.redactor) })
         }
     }
 
     fn report(&self, object: &[u8], on_event: &mut impl FnMut(Event)) -> Result<(), DecodeError> {
-        let mut on_event = |event: Event| on_event(event.map_text(|text| self.censor.hide(text)));
+        let mut on_event = |event: Event| on_event(event.map_text(|text| self.redactor.redact(text)));
         match serde_json::from_slice::<Message>(object) {
             Ok(message) => {
                 if self.wants_objects {
@@ -275,8 +275,8 @@ impl Decoder {
             }
             Err(error) => {
                 // It quotes what it does not expect.
-                let reason = clean(&self.censor.hide(error.to_string()));
-                Err(DecodeError::Malformed { start: excerpt(object, &self.censor), reason })
+                let reason = sanitize(&self.redactor.redact(error.to_string()));
+                Err(DecodeError::Malformed { start: excerpt(object, &self.redactor), reason })
             }
         }
     }
@@ -316,11 +316,11 @@ fn in_one_line(object: &[u8]) -> String {
 }
 
 /// The first bytes of something unexpected, as one can print them.
-fn excerpt(bytes: &[u8], censor: &Censor) -> String {
+fn excerpt(bytes: &[u8], redactor: &Redactor) -> String {
     const MAX: usize = 80;
     // More than is shown: a secret that is cut would not be found.
     let start = &bytes[..bytes.len().min(100 * MAX)];
-    let text = clean(&censor.hide(String::from_utf8_lossy(start).into_owned()));
+    let text = sanitize(&redactor.redact(String::from_utf8_lossy(start).into_owned()));
     if text.chars().count() <= MAX { text } else { text.chars().take(MAX).chain(['…']).collect() }
 }
 

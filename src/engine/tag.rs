@@ -68,8 +68,8 @@ impl Engine {
     /// # Errors
     /// The engine cannot be reached, or refuses; the tag was not removed.
     pub async fn remove(&mut self, mut tag: TemporaryTag) -> Result<Removed, EngineError> {
-        const PATIENCE: Duration = Duration::from_secs(10);
-        let removed = tokio::time::timeout(PATIENCE, self.untag(&tag.name, &tag.id)).await;
+        const TIMEOUT: Duration = Duration::from_secs(10);
+        let removed = tokio::time::timeout(TIMEOUT, self.untag(&tag.name, &tag.id)).await;
         let removed = removed.unwrap_or_else(|_| Err(self.silent()));
         // A removal that was refused is not tried again on drop.
         tag.engine = None;
@@ -109,7 +109,7 @@ impl TemporaryTag {
 impl Drop for TemporaryTag {
     fn drop(&mut self) {
         /// Less than `main` waits for the end once a signal has come.
-        const PATIENCE: Duration = Duration::from_millis(1500);
+        const TIMEOUT: Duration = Duration::from_millis(1500);
         /// How long an engine may take to carry out a request whose connection has broken.
         const AGAIN: Duration = Duration::from_millis(300);
         let Some(mut engine) = self.engine.take() else { return };
@@ -129,7 +129,7 @@ impl Drop for TemporaryTag {
                 }
             };
             // The program is ending: an error cannot be shown any more.
-            let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, removed).await });
+            let _ = runtime.block_on(async { tokio::time::timeout(TIMEOUT, removed).await });
             runtime.shutdown_background();
         });
         if let Ok(mut threads) = removals.threads.lock() {

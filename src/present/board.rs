@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::event::Event;
-use crate::present::presenter::Moment;
+use crate::present::presenter::Update;
 use crate::present::rate::Rate;
 use crate::progress::{Layer, Progress};
 use crate::text::{amount, amounts, span};
@@ -56,24 +56,24 @@ impl Board {
         Self { rows: names.into_iter().map(row).collect(), now }
     }
 
-    pub fn show(&mut self, at: usize, moment: &Moment<'_>) {
+    pub fn show(&mut self, at: usize, update: &Update<'_>) {
         let now = Instant::now();
         let Some(row) = self.rows.get_mut(at) else { return };
-        match moment {
-            Moment::Start { .. } => row.enter(Phase::Running, now),
-            Moment::Push => {
+        match update {
+            Update::Start { .. } => row.enter(Phase::Running, now),
+            Update::Push => {
                 (row.progress, row.rate) = (Progress::default(), Rate::default());
                 row.layer_rates.clear();
                 row.enter(Phase::Running, now);
             }
-            Moment::Event(event) => {
+            Update::Event(event) => {
                 row.progress.apply(event);
             }
-            Moment::Wait(again, _) => {
-                let phase = Phase::Retrying { number: again.number, of: again.of, at: now + again.wait };
+            Update::Wait(next, _) => {
+                let phase = Phase::Retrying { number: next.number, of: next.of, at: now + next.wait };
                 row.enter(phase, now);
             }
-            Moment::Ended(_) => {
+            Update::Finished(_) => {
                 row.enter(Phase::Ended, now);
                 // Of its layers nothing more is shown.
                 (row.bytes, row.layer_rates) = (row.progress.bytes(), Vec::new());
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
     use crate::event::LayerState;
     use crate::present::presenter::Ending;
-    use crate::retry::Again;
+    use crate::retry::NextAttempt;
 
     fn layer(id: &str, state: LayerState) -> Event {
         Event::Layer { id: id.to_owned(), state }
@@ -273,26 +273,26 @@ mod tests {
         let start = Instant::now();
         let mut board = Board::new(vec!["app:1".to_owned()], start);
         assert_eq!(board.under_way().count(), 0);
-        board.show(0, &Moment::Start { is_dry_run: false });
+        board.show(0, &Update::Start { is_dry_run: false });
         board.measure(start + Duration::from_secs(20));
         assert!(standing(&board).starts_with("under way for "), "{}", standing(&board));
         for (id, state) in [("a", LayerState::AlreadyExists), ("b", LayerState::Waiting)] {
-            board.show(0, &Moment::Event(&layer(id, state)));
+            board.show(0, &Update::Event(&layer(id, state)));
         }
         assert_eq!(standing(&board), "1 of 2 layers");
         board.rows[0].rate = Rate::default();
         for (seconds, current) in [(30, 298_000_000), (31, 310_000_000)] {
             let pushing = layer("b", LayerState::Pushing { current, total: 740_000_000 });
-            board.show(0, &Moment::Event(&pushing));
+            board.show(0, &Update::Event(&pushing));
             board.measure(start + Duration::from_secs(seconds));
         }
         assert_eq!(standing(&board), "41 %  310 of 740 MB  12 MB/s  35 s left  1 of 2 layers");
 
-        let again = Again { number: 2, of: 6, wait: Duration::from_secs(4) };
-        board.show(0, &Moment::Wait(&again, "reset"));
+        let next = NextAttempt { number: 2, of: 6, wait: Duration::from_secs(4) };
+        board.show(0, &Update::Wait(&next, "reset"));
         board.measure(Instant::now());
         assert_eq!(standing(&board), "attempt 2 of 6 in 4 s");
-        board.show(0, &Moment::Push);
+        board.show(0, &Update::Push);
         assert!(standing(&board).starts_with("under way for "), "what was sent counts no more");
     }
 
@@ -303,11 +303,11 @@ mod tests {
         let totals = |board: &Board| board.totals().join("  ");
         assert_eq!(totals(&board), "0 of 3 images");
         for at in 0..2 {
-            board.show(at, &Moment::Push);
+            board.show(at, &Update::Push);
             let pushing = |current| layer("x", LayerState::Pushing { current, total: 100_000_000 });
-            board.show(at, &Moment::Event(&pushing(0)));
+            board.show(at, &Update::Event(&pushing(0)));
             board.measure(start + Duration::from_secs(1));
-            board.show(at, &Moment::Event(&pushing(10_000_000)));
+            board.show(at, &Update::Event(&pushing(10_000_000)));
         }
         board.measure(start + Duration::from_secs(2));
         assert_eq!(
@@ -315,9 +315,9 @@ mod tests {
             "0 of 3 images  6 %  20 of 200 MB so far  20 MB/s",
             "who knows how large the third is"
         );
-        board.show(2, &Moment::Push);
+        board.show(2, &Update::Push);
         assert_eq!(totals(&board), "0 of 3 images  10 %  20 of 200 MB  20 MB/s  9 s left");
-        board.show(1, &Moment::Ended(Ending { is_failure: true, text: "", json: "" }));
+        board.show(1, &Update::Finished(Ending { is_failure: true, text: "", json: "" }));
         assert_eq!(totals(&board), "1 of 3 images  10 %  20 of 200 MB  10 MB/s  9 s left");
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::event::{Event, LayerState};
 use crate::present::board::is_said_again;
 use crate::present::lines::Lines;
-use crate::present::presenter::{Level, Moment, Presenter};
+use crate::present::presenter::{Level, Presenter, Update};
 use crate::progress::Progress;
 
 #[derive(Serialize)]
@@ -21,12 +21,12 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<&'a str>,
     #[serde(flatten)]
-    event: Told<'a>,
+    event: JsonEvent<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
-enum Told<'a> {
+enum JsonEvent<'a> {
     Start,
     /// Sizes in bytes, as the engine counts them; `null` where it never said.
     Layer {
@@ -66,12 +66,12 @@ impl<W: Write> Json<W> {
         self.lines.out
     }
 
-    fn line(&self, at: Option<usize>, event: Told<'_>) -> Option<String> {
+    fn line(&self, at: Option<usize>, event: JsonEvent<'_>) -> Option<String> {
         let reference = at.and_then(|at| Some(self.images.get(at)?.0.as_str()));
         serde_json::to_string(&Line { time: now(), reference, event }).ok()
     }
 
-    fn tell(&mut self, at: usize, event: Told<'_>) {
+    fn tell(&mut self, at: usize, event: JsonEvent<'_>) {
         if let Some(line) = self.line(Some(at), event) {
             self.lines.line(&line);
         }
@@ -86,12 +86,12 @@ impl<W: Write> Json<W> {
                 let Some(layer) = progress.layer(id) else { return };
                 let (current, total) = (layer.current, Some(layer.total).filter(|total| *total > 0));
                 let (state, text) = (name(state), text(state));
-                self.tell(at, Told::Layer { id, state, text, current, total });
+                self.tell(at, JsonEvent::Layer { id, state, text, current, total });
             }
-            Event::Note { text } => self.tell(at, Told::Note { level: "engine", message: text }),
+            Event::Note { text } => self.tell(at, JsonEvent::Note { level: "engine", message: text }),
             Event::Pushed { tag, digest, size } if !is_old => {
                 let message = format!("{tag}: digest: {digest} size: {size}");
-                self.tell(at, Told::Note { level: "engine", message: &message });
+                self.tell(at, JsonEvent::Note { level: "engine", message: &message });
             }
             // Told with the result, or only said again.
             _ => {}
@@ -100,22 +100,22 @@ impl<W: Write> Json<W> {
 }
 
 impl<W: Write> Presenter for Json<W> {
-    fn show(&mut self, at: usize, moment: &Moment<'_>) {
-        match moment {
-            Moment::Start { .. } => self.tell(at, Told::Start),
-            Moment::Push => {
+    fn show(&mut self, at: usize, update: &Update<'_>) {
+        match update {
+            Update::Start { .. } => self.tell(at, JsonEvent::Start),
+            Update::Push => {
                 if let Some((_, progress)) = self.images.get_mut(at) {
                     *progress = Progress::default();
                 }
             }
-            Moment::Event(event) => self.event(at, event),
-            Moment::Wait(again, reason) => {
-                let wait_seconds = (again.wait.as_secs_f64() * 1000.0).round() / 1000.0;
-                let (number, of) = (again.number, again.of);
-                self.tell(at, Told::Attempt { number, of, reason, wait_seconds });
+            Update::Event(event) => self.event(at, event),
+            Update::Wait(next, reason) => {
+                let wait_seconds = (next.wait.as_secs_f64() * 1000.0).round() / 1000.0;
+                let (number, of) = (next.number, next.of);
+                self.tell(at, JsonEvent::Attempt { number, of, reason, wait_seconds });
             }
             // The result's own fields, behind ours.
-            Moment::Ended(ending) => {
+            Update::Finished(ending) => {
                 if let Some((_, progress)) = self.images.get_mut(at) {
                     *progress = Progress::default();
                 }
@@ -131,7 +131,7 @@ impl<W: Write> Presenter for Json<W> {
             Level::Notice | Level::Asking => "notice",
             Level::Warning => "warning",
         };
-        match self.line(at, Told::Note { level: word, message }) {
+        match self.line(at, JsonEvent::Note { level: word, message }) {
             Some(line) if level == Level::Asking => self.lines.line_now(&line),
             Some(line) => self.lines.line(&line),
             None => {}
@@ -177,13 +177,13 @@ mod tests {
 
     use super::*;
     use crate::present::presenter::Ending;
-    use crate::retry::Again;
+    use crate::retry::NextAttempt;
 
     #[test]
     fn each_thing_that_happens_is_an_object() {
         let layer = |state| Event::Layer { id: "aaa".to_owned(), state };
         let mut json = Json::new(Vec::new(), vec!["docker.io/library/app:1".to_owned()]);
-        let again = Again { number: 2, of: 6, wait: Duration::from_millis(1400) };
+        let next = NextAttempt { number: 2, of: 6, wait: Duration::from_millis(1400) };
         let events = [
             layer(LayerState::Waiting),
             layer(LayerState::Waiting),
@@ -193,13 +193,16 @@ mod tests {
             Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
             Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
         ];
-        json.show(0, &Moment::Start { is_dry_run: false });
+        json.show(0, &Update::Start { is_dry_run: false });
         for event in &events {
-            json.show(0, &Moment::Event(event));
+            json.show(0, &Update::Event(event));
         }
-        json.show(0, &Moment::Wait(&again, "broken pipe"));
+        json.show(0, &Update::Wait(&next, "broken pipe"));
         json.say(None, Level::Warning, "odd");
-        json.show(0, &Moment::Ended(Ending { is_failure: false, text: "", json: r#"{"status":"pushed"}"# }));
+        json.show(
+            0,
+            &Update::Finished(Ending { is_failure: false, text: "", json: r#"{"status":"pushed"}"# }),
+        );
         let shown = String::from_utf8(json.lines.out).unwrap();
         // All begin with the time.
         let shown: Vec<&str> =

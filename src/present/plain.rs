@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::event::{Event, LayerState};
 use crate::present::board::{Board, is_opening, is_said_again};
 use crate::present::lines::{Lines, worded};
-use crate::present::presenter::{Level, Moment, Presenter};
+use crate::present::presenter::{Level, Presenter, Update};
 
 /// Lines about single layers in a call. An image has seven or so; past this a log only gets longer, and the
 /// totals say the same.
@@ -66,22 +66,22 @@ impl<W: Write> Plain<W> {
 }
 
 impl<W: Write> Presenter for Plain<W> {
-    fn show(&mut self, at: usize, moment: &Moment<'_>) {
-        match moment {
-            Moment::Start { is_dry_run } => {
+    fn show(&mut self, at: usize, update: &Update<'_>) {
+        match update {
+            Update::Start { is_dry_run } => {
                 if let Some(row) = self.board.rows.get(at) {
                     let what = if *is_dry_run { "looking at" } else { "pushing" };
                     self.lines.line(&format!("{what} {}", row.name));
                 }
             }
-            Moment::Event(event) => self.event(at, event),
-            Moment::Wait(again, reason) => {
-                self.line(at, &format!("{again}: {reason}"));
+            Update::Event(event) => self.event(at, event),
+            Update::Wait(next, reason) => {
+                self.line(at, &format!("{next}: {reason}"));
             }
-            Moment::Ended(ending) if !ending.text.is_empty() => self.lines.line(ending.text),
-            Moment::Push | Moment::Ended(_) => {}
+            Update::Finished(ending) if !ending.text.is_empty() => self.lines.line(ending.text),
+            Update::Push | Update::Finished(_) => {}
         }
-        self.board.show(at, moment);
+        self.board.show(at, update);
     }
 
     fn say(&mut self, at: Option<usize>, level: Level, line: &str) {
@@ -128,7 +128,7 @@ fn is_news(before: Option<&LayerState>, now: &LayerState) -> bool {
 mod tests {
     use super::*;
     use crate::present::presenter::Ending;
-    use crate::retry::Again;
+    use crate::retry::NextAttempt;
 
     fn layer(id: &str, state: LayerState) -> Event {
         Event::Layer { id: id.to_owned(), state }
@@ -166,12 +166,12 @@ mod tests {
     #[test]
     fn tells_what_matters_and_nothing_twice() {
         let mut plain = plain(&["app:1"]);
-        plain.show(0, &Moment::Start { is_dry_run: false });
+        plain.show(0, &Update::Start { is_dry_run: false });
         for event in events() {
-            plain.show(0, &Moment::Event(&event));
+            plain.show(0, &Update::Event(&event));
         }
         plain.tick(Instant::now());
-        plain.show(0, &Moment::Ended(Ending { is_failure: false, text: "pushed app:1", json: "{}" }));
+        plain.show(0, &Update::Finished(Ending { is_failure: false, text: "pushed app:1", json: "{}" }));
         plain.tick(Instant::now());
         insta::assert_snapshot!(shown(plain), @r"
         pushing app:1
@@ -189,10 +189,10 @@ mod tests {
     #[test]
     fn of_several_images_each_line_names_its_own() {
         let mut plain = plain(&["app:1", "web:2"]);
-        plain.show(1, &Moment::Start { is_dry_run: true });
-        plain.show(1, &Moment::Event(&layer("aaa", LayerState::Pushed)));
-        let again = Again { number: 2, of: 6, wait: Duration::from_millis(1400) };
-        plain.show(1, &Moment::Wait(&again, "broken pipe"));
+        plain.show(1, &Update::Start { is_dry_run: true });
+        plain.show(1, &Update::Event(&layer("aaa", LayerState::Pushed)));
+        let next = NextAttempt { number: 2, of: 6, wait: Duration::from_millis(1400) };
+        plain.show(1, &Update::Wait(&next, "broken pipe"));
         plain.say(Some(1), Level::Note, "a note");
         plain.say(Some(1), Level::Warning, "something about it");
         plain.say(None, Level::Warning, "something else");
@@ -211,7 +211,7 @@ mod tests {
     fn while_somebody_is_asked_the_rest_waits() {
         let mut plain = plain(&["app:1", "web:2"]);
         plain.hold(true);
-        plain.show(1, &Moment::Event(&layer("aaa", LayerState::Pushed)));
+        plain.show(1, &Update::Event(&layer("aaa", LayerState::Pushed)));
         plain.say(Some(0), Level::Asking, "that was wrong");
         plain.hold(false);
         plain.say(Some(0), Level::Note, "go on");
@@ -226,7 +226,7 @@ mod tests {
     fn layers_without_end_make_no_log_without_end() {
         let mut plain = plain(&["app:1"]);
         for number in 0..1000 {
-            plain.show(0, &Moment::Event(&layer(&number.to_string(), LayerState::Pushed)));
+            plain.show(0, &Update::Event(&layer(&number.to_string(), LayerState::Pushed)));
         }
         let shown = shown(plain);
         assert_eq!(shown.lines().count(), MAX_LAYER_LINES + 1);

@@ -4,11 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use crate::event::Event;
-use crate::retry::Again;
+use crate::retry::NextAttempt;
 
 /// What happens to one image.
 #[derive(Clone, Copy, Debug)]
-pub enum Moment<'a> {
+pub enum Update<'a> {
     /// Its turn has come; in a dry run it is only looked at.
     Start {
         is_dry_run: bool,
@@ -17,8 +17,8 @@ pub enum Moment<'a> {
     Push,
     Event(&'a Event),
     /// The last try failed; another follows after a wait.
-    Wait(&'a Again, &'a str),
-    Ended(Ending<'a>),
+    Wait(&'a NextAttempt, &'a str),
+    Finished(Ending<'a>),
 }
 
 /// How it ended.
@@ -45,7 +45,7 @@ pub enum Level {
 
 /// Images are identified by their index in the order asked, from 0.
 pub trait Presenter {
-    fn show(&mut self, at: usize, moment: &Moment<'_>);
+    fn show(&mut self, at: usize, update: &Update<'_>);
 
     /// A line about an image, or about the call as a whole.
     fn say(&mut self, at: Option<usize>, level: Level, line: &str);
@@ -71,12 +71,12 @@ pub trait Presenter {
 }
 
 /// The presenter of a call, shared by the pushes that run at once.
-pub struct Display {
+pub struct Reporter {
     presenter: RefCell<Box<dyn Presenter>>,
     is_held: Cell<bool>,
 }
 
-impl Display {
+impl Reporter {
     pub fn new(presenter: Box<dyn Presenter>) -> Self {
         Self { presenter: RefCell::new(presenter), is_held: Cell::new(false) }
     }
@@ -87,7 +87,7 @@ impl Display {
 
     /// The terminal is a question's, until what this returns is dropped.
     pub fn hold(&self) -> impl Drop + use<'_> {
-        struct Held<'a>(&'a Display);
+        struct Held<'a>(&'a Reporter);
         impl Drop for Held<'_> {
             fn drop(&mut self) {
                 self.0.is_held.set(false);
@@ -122,18 +122,18 @@ impl Display {
 
 /// Shows the events of one image.
 #[derive(Clone, Copy)]
-pub struct Speaker<'a> {
-    pub display: &'a Display,
+pub struct ImageReporter<'a> {
+    pub reporter: &'a Reporter,
     pub at: usize,
 }
 
-impl Speaker<'_> {
-    pub fn show(&self, moment: &Moment<'_>) {
-        self.display.presenter.borrow_mut().show(self.at, moment);
+impl ImageReporter<'_> {
+    pub fn show(&self, update: &Update<'_>) {
+        self.reporter.presenter.borrow_mut().show(self.at, update);
     }
 
     pub fn say(&self, level: Level, line: &str) {
-        self.display.presenter.borrow_mut().say(Some(self.at), level, line);
+        self.reporter.presenter.borrow_mut().say(Some(self.at), level, line);
     }
 
     pub fn note(&self, line: &str) {
@@ -141,6 +141,6 @@ impl Speaker<'_> {
     }
 
     pub fn wants_objects(&self) -> bool {
-        self.display.presenter.borrow().wants_objects()
+        self.reporter.presenter.borrow().wants_objects()
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::event::Event;
 use crate::present::lines::{Lines, worded};
-use crate::present::presenter::{Level, Moment, Presenter};
+use crate::present::presenter::{Level, Presenter, Update};
 
 /// `--quiet`: warnings, questions and failures.
 pub struct Silent<W> {
@@ -28,8 +28,8 @@ impl<W: Write> Raw<W> {
 }
 
 impl<W: Write> Presenter for Silent<W> {
-    fn show(&mut self, _: usize, moment: &Moment<'_>) {
-        if let Moment::Ended(ending) = moment
+    fn show(&mut self, _: usize, update: &Update<'_>) {
+        if let Update::Finished(ending) = update
             && ending.is_failure
             && !ending.text.is_empty()
         {
@@ -54,10 +54,10 @@ impl<W: Write> Presenter for Silent<W> {
 }
 
 impl<W: Write> Presenter for Raw<W> {
-    fn show(&mut self, at: usize, moment: &Moment<'_>) {
-        match moment {
-            Moment::Event(Event::Object { line }) => self.0.lines.line(line),
-            moment => self.0.show(at, moment),
+    fn show(&mut self, at: usize, update: &Update<'_>) {
+        match update {
+            Update::Event(Event::Object { line }) => self.0.lines.line(line),
+            update => self.0.show(at, update),
         }
     }
 

@@ -12,7 +12,7 @@ use unicode_width::UnicodeWidthChar;
 use crate::event::{Event, LayerState};
 use crate::present::board::{Board, Row, is_opening};
 use crate::present::lines::{MAX_HELD, worded};
-use crate::present::presenter::{Level, Moment, Presenter};
+use crate::present::presenter::{Level, Presenter, Update};
 use crate::present::rate::Rate;
 use crate::progress::Layer;
 use crate::text::{amount, amounts};
@@ -148,16 +148,16 @@ impl<W: Write> Tty<W> {
 }
 
 impl<W: Write> Presenter for Tty<W> {
-    fn show(&mut self, at: usize, moment: &Moment<'_>) {
-        self.board.show(at, moment);
-        match moment {
+    fn show(&mut self, at: usize, update: &Update<'_>) {
+        self.board.show(at, update);
+        match update {
             // The header names the image.
-            Moment::Event(Event::Note { text }) if is_opening(text) => {}
-            Moment::Event(Event::Note { text }) => self.keep(Some(at), Level::Note, text),
-            Moment::Wait(again, reason) => {
-                self.keep(Some(at), Level::Note, &format!("{again}: {reason}"));
+            Update::Event(Event::Note { text }) if is_opening(text) => {}
+            Update::Event(Event::Note { text }) => self.keep(Some(at), Level::Note, text),
+            Update::Wait(next, reason) => {
+                self.keep(Some(at), Level::Note, &format!("{next}: {reason}"));
             }
-            Moment::Ended(ending) if !ending.text.is_empty() => self.above.push(ending.text.to_owned()),
+            Update::Finished(ending) if !ending.text.is_empty() => self.above.push(ending.text.to_owned()),
             _ => {}
         }
     }
@@ -329,7 +329,7 @@ fn cut(line: &str, columns: usize) -> String {
 mod tests {
     use super::*;
     use crate::present::presenter::Ending;
-    use crate::retry::Again;
+    use crate::retry::NextAttempt;
 
     fn layer(id: &str, state: LayerState) -> Event {
         Event::Layer { id: id.to_owned(), state }
@@ -345,9 +345,9 @@ mod tests {
 
     /// One image, some of its layers under way, 2 s after it began.
     fn some_layers(board: &mut Board, start: Instant) {
-        board.show(0, &Moment::Push);
+        board.show(0, &Update::Push);
         for current in [0, 2_753_536] {
-            board.show(0, &Moment::Event(&pushing("91efb8fa70ba", current, 20_971_520)));
+            board.show(0, &Update::Event(&pushing("91efb8fa70ba", current, 20_971_520)));
             board.measure(start + Duration::from_secs(if current == 0 { 1 } else { 2 }));
         }
         for (id, state) in [
@@ -356,7 +356,7 @@ mod tests {
             ("b1efb8fa70bd", LayerState::Retrying { seconds: 4 }),
             ("c2efb8fa70be", LayerState::Pushing { current: 12, total: 10 }),
         ] {
-            board.show(0, &Moment::Event(&layer(id, state)));
+            board.show(0, &Update::Event(&layer(id, state)));
         }
     }
 
@@ -372,9 +372,9 @@ mod tests {
         let list = (1..=images).map(|n| format!("registry.example.com/team/app:{n}")).collect();
         let mut board = Board::new(list, start);
         for image in 0..images {
-            board.show(image, &Moment::Push);
+            board.show(image, &Update::Push);
             for n in 0..layers {
-                board.show(image, &Moment::Event(&pushing(&format!("{n:012}"), 1, 2)));
+                board.show(image, &Update::Event(&pushing(&format!("{n:012}"), 1, 2)));
             }
         }
         board.measure(start);
@@ -457,8 +457,8 @@ mod tests {
     #[test]
     fn a_wait_is_seen() {
         let mut board = board();
-        let again = Again { number: 2, of: 6, wait: Duration::from_secs(60) };
-        board.show(0, &Moment::Wait(&again, "reset"));
+        let next = NextAttempt { number: 2, of: 6, wait: Duration::from_secs(60) };
+        board.show(0, &Update::Wait(&next, "reset"));
         board.measure(Instant::now());
         let lines = render(&board, (80, 24));
         assert_eq!(lines[0], "registry.example.com/team/app:1  attempt 2 of 6 in 60 s");
@@ -485,7 +485,7 @@ mod tests {
         tty.tick(start);
         tty.say(Some(0), Level::Note, "a line that stays");
         assert!(!String::from_utf8_lossy(&tty.out).contains("stays"), "it comes with the next frame");
-        tty.show(0, &Moment::Event(&layer("91efb8fa70ba", LayerState::Pushed)));
+        tty.show(0, &Update::Event(&layer("91efb8fa70ba", LayerState::Pushed)));
         tty.tick(start);
         let mut screen = screen(80, 24);
         screen.process(&std::mem::take(&mut tty.out));
@@ -495,7 +495,7 @@ mod tests {
         assert_eq!(rows[2], "  b1efb8fa70bd  Retrying in 4 seconds");
         assert_eq!(screen.screen().cursor_position(), (5, 0), "the cursor waits below");
 
-        tty.show(0, &Moment::Ended(Ending { is_failure: true, text: "error: no\nhint: try", json: "" }));
+        tty.show(0, &Update::Finished(Ending { is_failure: true, text: "error: no\nhint: try", json: "" }));
         tty.clear();
         screen.process(&tty.out);
         assert_eq!(screen.screen().contents(), "a line that stays\nerror: no\nhint: try");
@@ -508,7 +508,7 @@ mod tests {
         some_layers(&mut tty.board, start);
         tty.tick(start);
         tty.out.clear();
-        tty.show(0, &Moment::Event(&layer("b1efb8fa70bd", LayerState::Retrying { seconds: 3 })));
+        tty.show(0, &Update::Event(&layer("b1efb8fa70bd", LayerState::Retrying { seconds: 3 })));
         tty.tick(start);
         let frame = String::from_utf8(tty.out.clone()).unwrap();
         assert!(frame.contains("Retrying in 3") && !frame.contains("c2efb8fa70be"), "{frame:?}");

@@ -141,11 +141,11 @@ pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Resu
 
 /// The addresses of a registry's host; none where they cannot be found in time.
 async fn addresses(domain: &str) -> Vec<SocketAddr> {
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const TIMEOUT: Duration = Duration::from_secs(5);
     let has_port =
         domain.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     let place = if has_port { domain.to_owned() } else { format!("{domain}:443") };
-    match tokio::time::timeout(PATIENCE, tokio::net::lookup_host(place)).await {
+    match tokio::time::timeout(TIMEOUT, tokio::net::lookup_host(place)).await {
         Ok(Ok(found)) => found.collect(),
         _ => Vec::new(),
     }

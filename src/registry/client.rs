@@ -17,8 +17,8 @@ use crate::reference::HUB;
 use crate::registry::Registry;
 use crate::registry::access::Access;
 use crate::registry::error::{RegistryError, reason, root_cause};
-use crate::secret::{Censor, Secret};
-use crate::text::{clean, with_causes};
+use crate::secret::{Redactor, Secret};
+use crate::text::{sanitize, with_causes};
 
 /// Where the Hub's API is.
 const HUB_API: &str = "registry-1.docker.io";
@@ -45,7 +45,7 @@ impl Registry {
     /// It cannot be reached, its certificate is not good, or it is no registry.
     pub async fn connect(domain: &str, access: Access) -> Result<Self, RegistryError> {
         let host = if domain == HUB { HUB_API } else { domain };
-        let censor = Censor::new(access.credentials.secrets());
+        let redactor = Redactor::new(access.credentials.secrets());
         let tls_config = tls_config_for(domain, &access.tls, &access.certificates)?;
         let api = url(domain, &format!("https://{host}/"))?;
         let mut client = builder(tls_config.clone(), Policy::custom(follow));
@@ -58,7 +58,7 @@ impl Registry {
             client: build(domain, client)?,
             tls_config,
             access,
-            censor: Mutex::new(censor),
+            redactor: Mutex::new(redactor),
             authorization: Mutex::default(),
         };
         match registry.ping().await {
@@ -143,8 +143,8 @@ impl Registry {
 }
 
 impl Registry {
-    pub(super) fn hide(&self, text: String) -> String {
-        self.censor.lock().unwrap_or_else(PoisonError::into_inner).hide(text)
+    pub(super) fn redact(&self, text: String) -> String {
+        self.redactor.lock().unwrap_or_else(PoisonError::into_inner).redact(text)
     }
 
     /// The registry, or where another is asked for it, that server.
@@ -153,7 +153,7 @@ impl Registry {
             return format!("the registry {}", self.domain);
         }
         let (host, port) = place(url);
-        format!("{} for the registry {}", clean(&format!("{host}:{port}")), self.domain)
+        format!("{} for the registry {}", sanitize(&format!("{host}:{port}")), self.domain)
     }
 
     /// # Errors
@@ -186,7 +186,7 @@ impl Registry {
             // Beside those that reqwest adds.
             let names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
             let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-            trace(&clean(&self.hide(format!("{} {url}{names}", request.method()))));
+            trace(&sanitize(&self.redact(format!("{} {url}{names}", request.method()))));
         }
         let response = client.execute(request).await.map_err(|error| {
             // (reqwest does not say so if it broke at a place that a redirect led to.)
@@ -238,7 +238,7 @@ impl Registry {
             .filter(|_| status.is_redirection())
             .map(|target| format!("its place is `{target}`"))
             .unwrap_or_else(|| reason(&body, status));
-        Ok(Refusal { status, reason: clean(&self.hide(reason)), server })
+        Ok(Refusal { status, reason: sanitize(&self.redact(reason)), server })
     }
 
     pub(super) async fn unexpected(&self, response: Response) -> RegistryError {
@@ -301,10 +301,10 @@ pub fn follow(attempt: Attempt<'_>) -> Action {
 pub fn url(registry: &str, text: &str) -> Result<Url, RegistryError> {
     let not_a_registry =
         |reason: String| RegistryError::NotARegistry { registry: registry.to_owned(), reason };
-    let url = Url::parse(text).map_err(|error| not_a_registry(format!("`{}`: {error}", clean(text))))?;
+    let url = Url::parse(text).map_err(|error| not_a_registry(format!("`{}`: {error}", sanitize(text))))?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),
-        _ => Err(not_a_registry(format!("`{}` is no address of a server", clean(text)))),
+        _ => Err(not_a_registry(format!("`{}` is no address of a server", sanitize(text)))),
     }
 }
 

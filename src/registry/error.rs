@@ -12,7 +12,7 @@ use crate::docker::context::Endpoint;
 use crate::failure::Class;
 use crate::net::tls::TlsProblem;
 use crate::reference::HUB;
-use crate::text::clean;
+use crate::text::sanitize;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -206,7 +206,7 @@ pub fn reason(body: &[u8], status: StatusCode) -> String {
 /// The innermost cause: the errors of reqwest around it add nothing.
 pub fn root_cause(error: &reqwest::Error) -> String {
     let causes = std::iter::successors(Some(error as &(dyn StdError + 'static)), |error| (*error).source());
-    causes.last().map(|cause| clean(&cause.to_string())).unwrap_or_default()
+    causes.last().map(|cause| sanitize(&cause.to_string())).unwrap_or_default()
 }
 
 /// Whether a registry is known to have no catalog, so that it need not be asked.

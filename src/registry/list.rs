@@ -15,7 +15,7 @@ use crate::registry::Registry;
 use crate::registry::client::Refusal;
 use crate::registry::error::RegistryError;
 use crate::registry::token::scope;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// Names asked for at once; a registry may give fewer.
 const PAGE: usize = 1000;
@@ -80,8 +80,8 @@ impl Registry {
         let mut url = self.path(path)?;
         url.set_query(Some(&format!("n={PAGE}")));
         let mut pages = Pages::default();
-        // A text that is not a valid name is shown too, so it must be clean.
-        let shown = |name: String| if is_name(&name) { name } else { clean(&self.hide(name)) };
+        // A text that is not a valid name is shown too, so it must be sanitized.
+        let shown = |name: String| if is_name(&name) { name } else { sanitize(&self.redact(name)) };
         loop {
             let response = self.ask(Method::GET, url.clone(), scope).await?;
             if !response.status().is_success() {

@@ -19,7 +19,7 @@ use reqwest::{Client, Url};
 use rustls::ClientConfig;
 
 use crate::registry::access::Access;
-use crate::secret::{Censor, Secret};
+use crate::secret::{Redactor, Secret};
 
 /// A registry that has answered.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub struct Registry {
     tls_config: ClientConfig,
     access: Access,
     /// Hides the credentials, and each token obtained with them.
-    censor: Mutex<Censor>,
+    redactor: Mutex<Redactor>,
     /// The value of `Authorization`, by scope: it is found once for each.
     authorization: Mutex<BTreeMap<String, Secret>>,
 }

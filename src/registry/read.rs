@@ -26,7 +26,7 @@ impl Registry {
     ///
     /// # Errors
     /// It cannot be asked, or refuses.
-    pub async fn named(&self, repository: &str, tag: &str) -> Result<Option<Descriptor>, RegistryError> {
+    pub async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Descriptor>, RegistryError> {
         if !is_tag(tag) {
             return Ok(None);
         }
@@ -92,13 +92,13 @@ impl Registry {
     ///
     /// # Errors
     /// It cannot be asked, or refuses.
-    pub async fn missing_parts(
+    pub async fn missing_blobs(
         self: &Arc<Self>,
         repository: &str,
         digest: &str,
     ) -> Result<Vec<String>, RegistryError> {
         match self.manifest(repository, digest).await? {
-            Some(manifest) if manifest.is_called(digest) => self.missing_parts_of(repository, manifest).await,
+            Some(manifest) if manifest.is_called(digest) => self.missing_blobs_of(repository, manifest).await,
             _ => Ok(vec![digest.to_owned()]),
         }
     }
@@ -107,7 +107,7 @@ impl Registry {
     ///
     /// # Errors
     /// It cannot be asked, or refuses.
-    pub async fn missing_parts_of(
+    pub async fn missing_blobs_of(
         self: &Arc<Self>,
         repository: &str,
         manifest: ServedManifest,
@@ -221,7 +221,7 @@ pub async fn digests(
 ) -> (Vec<Option<String>>, Option<(usize, RegistryError)>) {
     let ask = |tag: String| {
         let (registry, repository) = (Arc::clone(registry), repository.to_owned());
-        async move { registry.named(&repository, &tag).await }
+        async move { registry.resolve(&repository, &tag).await }
     };
     let (named, trouble) = at_once(tags, ask).await;
     let digest = |named: Option<Option<Descriptor>>| named.flatten().map(|descriptor| descriptor.digest);

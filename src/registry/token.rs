@@ -16,7 +16,7 @@ use crate::registry::Registry;
 use crate::registry::client::{MAX_BODY, build, builder, place, tls_config_for, url};
 use crate::registry::error::RegistryError;
 use crate::secret::Secret;
-use crate::text::clean;
+use crate::text::sanitize;
 
 /// docker's: it is the one that such tokens were given to.
 const CLIENT_ID: &str = "docker";
@@ -69,7 +69,7 @@ impl Challenge {
         }
         let schemes: Vec<&str> = parsed.iter().map(|challenge| challenge.scheme).collect();
         let schemes =
-            if schemes.is_empty() { "none is named".to_owned() } else { clean(&schemes.join(", ")) };
+            if schemes.is_empty() { "none is named".to_owned() } else { sanitize(&schemes.join(", ")) };
         Self::Unknown { schemes }
     }
 }
@@ -94,7 +94,7 @@ impl Registry {
                 Ok(Secret::new(format!("Bearer {}", token.expose())))
             }
             (Challenge::Basic, Some(Kind::Password)) => {
-                let packed = credentials.packed().ok_or_else(unauthorized)?;
+                let packed = credentials.basic_auth().ok_or_else(unauthorized)?;
                 Ok(Secret::new(format!("Basic {}", packed.expose())))
             }
             (Challenge::Basic, None) => Err(unauthorized()),
@@ -132,7 +132,7 @@ impl Registry {
         let is_as_registry = is_own || self.access.lends_insecurity(&self.domain);
         if url.scheme() != "https" && !credentials.is_anonymous() && !is_as_registry && !is_loopback(&host) {
             let reason =
-                format!("its token server `{}` has no TLS, and no login is sent there", clean(&host));
+                format!("its token server `{}` has no TLS, and no login is sent there", sanitize(&host));
             return Err(self.not_a_registry(&reason));
         }
         let tls_config = if url.scheme() == "https" && self.access.tls.skip_verify && !is_as_registry {
@@ -155,7 +155,7 @@ impl Registry {
         } else {
             url.query_pairs_mut().extend_pairs(fields);
             let request = client.get(url);
-            match (&credentials.username, &credentials.password, credentials.packed()) {
+            match (&credentials.username, &credentials.password, credentials.basic_auth()) {
                 (Some(username), Some(_), Some(packed)) => {
                     let basic = Secret::new(format!("Basic {}", packed.expose()));
                     request.query(&[("account", username)]).header(AUTHORIZATION, self.sensitive(&basic)?)
@@ -178,7 +178,7 @@ impl Registry {
         let token = answer.and_then(|answer| answer.token.or(answer.access_token));
         let token = token.filter(|token| !token.expose().is_empty());
         let token = token.ok_or_else(|| self.not_a_registry("its token server gives no token"))?;
-        self.censor.lock().unwrap_or_else(PoisonError::into_inner).add(&token);
+        self.redactor.lock().unwrap_or_else(PoisonError::into_inner).add(&token);
         Ok(token)
     }
 }

@@ -16,7 +16,7 @@ impl Registry {
     ///
     /// Source: OCI distribution specification 1.1, "Pushing a blob in chunks"; distribution's `DELETE` of an
     /// upload.
-    pub async fn may_write(&self, repository: &str) -> Result<(), RegistryError> {
+    pub async fn can_push(&self, repository: &str) -> Result<(), RegistryError> {
         self.begin_and_cancel(repository).await.map_err(|error| match error {
             RegistryError::Denied { registry, login, reason } => {
                 RegistryError::MayNotWrite { registry, repository: repository.to_owned(), login, reason }

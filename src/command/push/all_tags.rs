@@ -2,7 +2,7 @@
 
 use crate::command::push::results::Asked;
 use crate::engine::Engine;
-use crate::engine::images::{LIST_TIMEOUT, LocalImage};
+use crate::engine::images::{ImageSummary, LIST_TIMEOUT};
 use crate::error::Error;
 use crate::push::suggest;
 use crate::reference::Reference;
@@ -27,7 +27,7 @@ pub async fn expand_all(engine: &mut Engine, asked: &[Asked]) -> Result<Expanded
     for Asked { typed, target } in asked {
         let Some(target) = target else { continue };
         let repository: Reference = target.local_name.parse().expect("a reference was checked");
-        let tag = |image: &LocalImage| {
+        let tag = |image: &ImageSummary| {
             let named = image.name.parse::<Reference>().ok()?;
             let tag = named.tag().filter(|_| named.repository() == repository.repository())?;
             Some(tag.to_owned())
@@ -48,7 +48,7 @@ pub async fn expand_all(engine: &mut Engine, asked: &[Asked]) -> Result<Expanded
 }
 
 /// The images without their tags, each once.
-fn repositories(mut images: Vec<LocalImage>) -> Vec<LocalImage> {
+fn repositories(mut images: Vec<ImageSummary>) -> Vec<ImageSummary> {
     for image in &mut images {
         if let Some((repository, _)) = image.name.rsplit_once(':') {
             image.name.truncate(repository.len());

@@ -19,18 +19,18 @@ use tokio::sync::Mutex;
 use crate::cli::{DockerOptions, ProgressMode, PushOptions};
 use crate::command::push::all_tags::{Expanded, expand_all};
 use crate::command::push::files::Files;
-use crate::command::push::results::{Asked, Ended, Results, text};
+use crate::command::push::results::{Asked, Finished, Results, text};
 use crate::command::push::schedule::push_all;
 use crate::credentials::Credentials;
 use crate::credentials::keyring::Keyring;
 use crate::credentials::prompt::Terminal;
 use crate::error::Error;
 use crate::gate::Gate;
-use crate::present::presenter::{Display, Ending, Level, Moment, Speaker};
+use crate::present::presenter::{Ending, ImageReporter, Level, Reporter, Update};
 use crate::present::{ImageName, for_mode};
-use crate::push::{Record, Session, beside};
+use crate::push::{Record, Session, with_background};
 use crate::reference::Reference;
-use crate::remote::Remote;
+use crate::remote::RegistryPool;
 use crate::secret::Secret;
 use crate::setup::{engine, given_login, keyring, trace};
 use crate::target::{Target, targets};
@@ -43,7 +43,7 @@ pub async fn run(
     cancelled: impl Future<Output = u8>,
 ) -> u8 {
     let results = Results { options, asked: Vec::new(), ended: Vec::new(), told: 0, status: 0 };
-    let mut run = Run { docker, options, results, records: Vec::new(), display: None, files: None };
+    let mut run = Run { docker, options, results, records: Vec::new(), reporter: None, files: None };
     let started = Instant::now();
     // Credentials may be read from stdin, before signals are caught: until then they end the process.
     let ended = match run.plan().and_then(|()| given_login(&options.given)) {
@@ -71,7 +71,7 @@ struct Run<'a> {
     /// The record of each image that has not ended; the record of an ended image is in `results`.
     records: Vec<Record>,
     /// `None` until the names of the images are known.
-    display: Option<Rc<Display>>,
+    reporter: Option<Rc<Reporter>>,
     files: Option<Files>,
 }
 
@@ -126,20 +126,20 @@ impl<'a> Run<'a> {
             let Expanded { targets, tagless } = expand_all(&mut engine, &self.results.asked).await?;
             self.ask_for(targets);
             self.records.resize_with(self.results.asked.len(), Record::default);
-            let display = Rc::clone(self.display.insert(self.new_display()));
+            let reporter = Rc::clone(self.reporter.insert(self.new_reporter()));
             for (at, error) in tagless {
                 let (result, record, elapsed) = (Err(error), take(&mut self.records[at]), Duration::ZERO);
-                self.results.end(at, Ended { result, record, elapsed }, &display);
+                self.results.end(at, Finished { result, record, elapsed }, &reporter);
             }
-            return push_all(&session, &display, engine, &mut self.results, &mut self.records).await;
+            return push_all(&session, &reporter, engine, &mut self.results, &mut self.records).await;
         }
         self.records.resize_with(self.results.asked.len(), Record::default);
-        let display = Rc::clone(self.display.insert(self.new_display()));
+        let reporter = Rc::clone(self.reporter.insert(self.new_reporter()));
         let registries: Vec<String> = self.results.registries().into_iter().map(str::to_owned).collect();
-        let ahead = session.look_ahead(&registries, &display);
+        let ahead = session.prefetch_credentials(&registries, &reporter);
         let push =
-            async { push_all(&session, &display, asked.await?, &mut self.results, &mut self.records).await };
-        beside(ahead, push).await
+            async { push_all(&session, &reporter, asked.await?, &mut self.results, &mut self.records).await };
+        with_background(ahead, push).await
     }
 
     fn session(&self, keyring: Keyring, terminal: Option<Terminal>) -> Session<'a> {
@@ -152,7 +152,7 @@ impl<'a> Run<'a> {
             naming: Mutex::default(),
             dialogue: Mutex::default(),
             gates: references.map(gate).collect(),
-            remote: Remote::new(trace(self.docker)),
+            remote: RegistryPool::new(trace(self.docker)),
             detours: RefCell::default(),
             made: RefCell::default(),
             keyring,
@@ -160,12 +160,12 @@ impl<'a> Run<'a> {
     }
 
     /// A display of the chosen mode, which shows the warnings of the call and the default tag first.
-    fn new_display(&self) -> Rc<Display> {
+    fn new_reporter(&self) -> Rc<Reporter> {
         let asked = self.results.asked.iter();
         let names = asked.map(|asked| ImageName { familiar: asked.name(), canonical: asked.canonical() });
-        let display = Display::new(for_mode(self.mode(), names.collect()));
+        let reporter = Reporter::new(for_mode(self.mode(), names.collect()));
         for warning in self.records.first().iter().flat_map(|record| &record.warnings) {
-            display.say(Level::Warning, warning);
+            reporter.say(Level::Warning, warning);
         }
         if !self.options.all_tags
             && self
@@ -175,9 +175,9 @@ impl<'a> Run<'a> {
                 .filter_map(Asked::reference)
                 .any(|reference| reference.tag().is_none())
         {
-            display.say(Level::Note, "Using default tag: latest");
+            reporter.say(Level::Note, "Using default tag: latest");
         }
-        Rc::new(display)
+        Rc::new(reporter)
     }
 
     /// `auto`: redrawing on a terminal that can do it, else lines.
@@ -195,7 +195,7 @@ impl<'a> Run<'a> {
 
     /// Ends every image that has not ended with an error of the call as a whole.
     fn fail(&mut self, error: Error, elapsed: Duration) {
-        let display = self.display.take().unwrap_or_else(|| self.new_display());
+        let reporter = self.reporter.take().unwrap_or_else(|| self.new_reporter());
         let results = &mut self.results;
         results.ended.resize_with(results.asked.len(), || None);
         // An interrupt decides the exit status, also where an image failed before it.
@@ -214,9 +214,9 @@ impl<'a> Run<'a> {
             if results.ended[at].is_none() {
                 let json = report.json();
                 let ending = Ending { is_failure: true, text: &take(&mut text), json: &json };
-                Speaker { display: &display, at }.show(&Moment::Ended(ending));
+                ImageReporter { reporter: &reporter, at }.show(&Update::Finished(ending));
             }
-            display.clear();
+            reporter.clear();
             if at >= results.told {
                 // There is an error to tell already.
                 let _ = report.write(self.options.format, &mut io::stdout().lock());
@@ -226,20 +226,20 @@ impl<'a> Run<'a> {
             results.status = status;
         }
         // The files that were asked for list the images pushed before the error.
-        self.display = Some(display);
+        self.reporter = Some(reporter);
         self.finish();
     }
 
     /// Writes what is about all images: the summary, and the files that were asked for.
     fn finish(&mut self) {
-        let display = self.display.take().unwrap_or_else(|| self.new_display());
-        self.results.summarize(&display);
+        let reporter = self.reporter.take().unwrap_or_else(|| self.new_reporter());
+        self.results.summarize(&reporter);
         if let Some(files) = self.files.take()
             && let Err(error) =
-                files.write(&self.results.pushed(), |warning| display.say(Level::Warning, warning))
+                files.write(&self.results.pushed(), |warning| reporter.say(Level::Warning, warning))
         {
-            self.results.fail_to_write(&error, &display);
+            self.results.fail_to_write(&error, &reporter);
         }
-        display.clear();
+        reporter.clear();
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::Format;
 use crate::dry_run::Findings;
-use crate::error::{Error, Told};
+use crate::error::{Error, ErrorReport};
 use crate::progress::LayerCounts;
 use crate::push::{Outcome, Platforms, Record, Status};
 use crate::reference::Reference;
@@ -39,7 +39,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<&'a Findings>,
     warnings: &'a [String],
-    error: Option<Told>,
+    error: Option<ErrorReport>,
 }
 
 #[derive(Serialize)]
@@ -147,7 +147,7 @@ impl Report<'_> {
             layers: self.record.progress.counts(),
             bytes: self.record.progress.bytes().0,
             // Who only may look has tried too.
-            attempts: self.record.attempts.max(self.record.tries.len().try_into().unwrap_or(u32::MAX)),
+            attempts: self.record.attempts.max(self.record.failures.len().try_into().unwrap_or(u32::MAX)),
             seconds: (self.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
             verified: self.record.verified,
             credentials: credentials.map(|login| LineCredentials {
@@ -157,7 +157,7 @@ impl Report<'_> {
             platforms: self.record.platforms.as_ref(),
             dry_run: self.record.findings.as_ref(),
             warnings: &self.record.warnings,
-            error: self.result.as_ref().err().map(Told::new),
+            error: self.result.as_ref().err().map(ErrorReport::new),
         }
     }
 }

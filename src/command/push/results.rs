@@ -7,19 +7,19 @@ use std::time::Duration;
 use crate::cli::PushOptions;
 use crate::command::push::report::Report;
 use crate::error::Error;
-use crate::present::presenter::{Display, Ending, Level, Moment, Speaker};
+use crate::present::presenter::{Ending, ImageReporter, Level, Reporter, Update};
 use crate::print::{unless_closed, worded};
 use crate::push::{Outcome, Record, Status};
 use crate::reference::Reference;
 use crate::target::Target;
-use crate::text::{amount, clean};
+use crate::text::{amount, sanitize};
 
 /// The images of a call, and how each of them ended.
 pub struct Results<'a> {
     pub options: &'a PushOptions,
     pub asked: Vec<Asked>,
     /// How each of them ended, if it has.
-    pub ended: Vec<Option<Ended>>,
+    pub ended: Vec<Option<Finished>>,
     /// How many were written, in the order asked.
     pub told: usize,
     /// The exit status of the first failure in the order asked; 0 without one.
@@ -34,7 +34,7 @@ pub struct Asked {
 }
 
 /// How one image ended.
-pub struct Ended {
+pub struct Finished {
     pub result: Result<Outcome, Error>,
     pub record: Record,
     pub elapsed: Duration,
@@ -47,11 +47,11 @@ impl Asked {
 
     /// As people write it.
     pub fn name(&self) -> String {
-        self.reference().map_or_else(|| clean(&self.typed), Reference::familiar)
+        self.reference().map_or_else(|| sanitize(&self.typed), Reference::familiar)
     }
 
     pub fn canonical(&self) -> String {
-        self.reference().map_or_else(|| clean(&self.typed), Reference::canonical)
+        self.reference().map_or_else(|| sanitize(&self.typed), Reference::canonical)
     }
 }
 
@@ -75,8 +75,8 @@ impl Results<'_> {
     }
 
     /// Records that an image has ended, and shows it.
-    pub fn end(&mut self, at: usize, ended: Ended, display: &Display) {
-        let Ended { result, record, elapsed } = &ended;
+    pub fn end(&mut self, at: usize, ended: Finished, reporter: &Reporter) {
+        let Finished { result, record, elapsed } = &ended;
         let json = self.report(at, record, *elapsed, result).json();
         // The result of a dry run needs no summary.
         let text = if self.options.dry_run && result.is_ok() {
@@ -85,19 +85,19 @@ impl Results<'_> {
             text(self.asked[at].reference(), record, result)
         };
         let ending = Ending { is_failure: result.is_err(), text: &text, json: &json };
-        Speaker { display, at }.show(&Moment::Ended(ending));
+        ImageReporter { reporter, at }.show(&Update::Finished(ending));
         self.ended[at] = Some(ended);
     }
 
     /// Writes the results of which all before them are known; but not into a question, nor into what is redrawn:
     /// they may go to the same terminal, also by way of `tee`.
-    pub fn write_out(&mut self, display: &Display) {
+    pub fn write_out(&mut self, reporter: &Reporter) {
         let is_next_known = self.ended.get(self.told).is_some_and(Option::is_some);
-        if !is_next_known || display.is_held() {
+        if !is_next_known || reporter.is_held() {
             return;
         }
-        display.clear();
-        while let Some(Some(Ended { result, record, elapsed })) = self.ended.get(self.told) {
+        reporter.clear();
+        while let Some(Some(Finished { result, record, elapsed })) = self.ended.get(self.told) {
             let report = self.report(self.told, record, *elapsed, result);
             let written = unless_closed(report.write(self.options.format, &mut io::stdout().lock()));
             let failed = result.as_ref().err().map(Error::exit_status);
@@ -106,14 +106,14 @@ impl Results<'_> {
                 self.status = failed.unwrap_or_default();
             }
             if let Err(error) = written {
-                self.fail_to_write(&error, display);
+                self.fail_to_write(&error, reporter);
             }
         }
     }
 
     /// The push went well, and what was to be written of it is not.
-    pub fn fail_to_write(&mut self, error: &Error, display: &Display) {
-        display.say(Level::Notice, &worded(error));
+    pub fn fail_to_write(&mut self, error: &Error, reporter: &Reporter) {
+        reporter.say(Level::Notice, &worded(error));
         if self.status == 0 {
             self.status = error.exit_status();
         }
@@ -130,7 +130,7 @@ impl Results<'_> {
     }
 
     /// Says of several images how many were pushed and which of them failed.
-    pub fn summarize(&self, display: &Display) {
+    pub fn summarize(&self, reporter: &Reporter) {
         if self.asked.len() < 2 {
             return;
         }
@@ -161,7 +161,7 @@ impl Results<'_> {
         }
         // What failed was said where it failed; where nothing else is said, this is what can be acted on.
         let level = if lines.len() > 1 { Level::Notice } else { Level::Note };
-        lines.iter().for_each(|line| display.say(level, line));
+        lines.iter().for_each(|line| reporter.say(level, line));
     }
 }
 

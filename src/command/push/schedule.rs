@@ -9,11 +9,11 @@ use futures_util::stream::{self, StreamExt as _};
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
 use crate::cli::{ProgressMode, PushOptions};
-use crate::command::push::results::{Ended, Results};
+use crate::command::push::results::{Finished, Results};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::gate::Lead;
-use crate::present::presenter::{Display, Speaker};
+use crate::present::presenter::{ImageReporter, Reporter};
 use crate::push::{Push, Record, Session};
 use crate::target::Target;
 
@@ -26,7 +26,7 @@ use crate::target::Target;
 /// The user gave up at a prompt. Each image's own failure is with its result.
 pub async fn push_all(
     session: &Session<'_>,
-    display: &Display,
+    reporter: &Reporter,
     engine: Engine,
     results: &mut Results<'_>,
     records: &mut [Record],
@@ -49,44 +49,44 @@ pub async fn push_all(
     let (first, rest): (Vec<_>, Vec<_>) =
         work.partition(|(_, target, _)| at_once == 1 || begun.insert(repository(target)));
     let pushes = first.into_iter().chain(rest).map(|(at, target, record)| {
-        let speaker = Speaker { display, at };
+        let reporter = ImageReporter { reporter, at };
         let (engines, spare, lead) = (&engines, &spare, &leads[&repository(target)]);
         async move {
             let _turn = lead.follow().await;
             // One that is connected, if one is free.
             let mut engine = engines.borrow_mut().pop().unwrap_or_else(|| spare.fork());
             let started = Instant::now();
-            let push = Push::new(session, target, &mut engine, speaker, record);
+            let push = Push::new(session, target, &mut engine, reporter, record);
             let result = push.run().await.map_err(Error::from);
             engines.borrow_mut().push(engine);
             if result.is_ok() {
                 lead.open();
             }
-            (at, Ended { result, record: take(record), elapsed: started.elapsed() })
+            (at, Finished { result, record: take(record), elapsed: started.elapsed() })
         }
     });
     let mut pushes = stream::iter(pushes).buffer_unordered(at_once);
-    let mut ticks = ticks(display);
+    let mut ticks = ticks(reporter);
     let given_up = loop {
         tokio::select! {
             ended = pushes.next() => match ended {
                 None => break None,
                 // At the prompt: that is meant for all of it.
-                Some((at, Ended { result: Err(error @ Error::Cancelled(_)), record, .. })) => {
+                Some((at, Finished { result: Err(error @ Error::Cancelled(_)), record, .. })) => {
                     break Some((at, record, error));
                 }
-                Some((at, ended)) => results.end(at, ended, display),
+                Some((at, ended)) => results.end(at, ended, reporter),
             },
-            () = next_tick(&mut ticks) => display.tick(),
+            () = next_tick(&mut ticks) => reporter.tick(),
         }
-        results.write_out(display);
+        results.write_out(reporter);
     };
     drop(pushes);
     if let Some((at, record, error)) = given_up {
         records[at] = record;
         return Err(error);
     }
-    results.write_out(display);
+    results.write_out(reporter);
     Ok(())
 }
 
@@ -95,8 +95,8 @@ fn parallel(options: &PushOptions) -> usize {
     if options.progress == ProgressMode::Rawjson && !options.quiet { 1 } else { options.parallel.get() }
 }
 
-fn ticks(display: &Display) -> Option<Interval> {
-    let period = display.period()?;
+fn ticks(reporter: &Reporter) -> Option<Interval> {
+    let period = reporter.period()?;
     let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     Some(ticks)

@@ -32,7 +32,7 @@ pub enum TransportError {
     /// The engine, or what stands before it, expects TLS, and we spoke without.
     #[error("the engine at {endpoint} wants TLS")]
     WantsTls { endpoint: Arc<Endpoint> },
-    /// The program that was to carry the bytes failed. `said`: its last words, unclean.
+    /// The program that was to carry the bytes failed. `said`: its last words, raw.
     #[error("cannot reach the engine at {endpoint}: `{command}` {end}{}", last_words(said))]
     Tunnel { endpoint: Arc<Endpoint>, command: String, end: String, said: String },
     #[error("lost the connection to the engine at {endpoint}")]

@@ -77,7 +77,8 @@ impl Transport {
         request: Request<Body>,
         repeatable: bool,
     ) -> Result<Response<Incoming>, TransportError> {
-        if let Some(mut link) = self.link.take().filter(|_| repeatable || self.endpoint.is_dear())
+        if let Some(mut link) =
+            self.link.take().filter(|_| repeatable || self.endpoint.is_connect_expensive())
             && link.sender.ready().await.is_ok()
         {
             match link.send(request.clone()).await {

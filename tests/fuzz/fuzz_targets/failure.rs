@@ -3,8 +3,8 @@
 #![no_main]
 
 use docker_regpush::failure::{Evidence, Phase, classify, is_usage, tunnel_hint};
-use docker_regpush::retry::{Setback, Tries, root_cause};
-use docker_regpush::text::clean;
+use docker_regpush::retry::{AttemptFailure, RetryBudget, root_cause};
+use docker_regpush::text::sanitize;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u16, u8, &str)| {
@@ -18,11 +18,11 @@ fuzz_target!(|input: (u16, u8, &str)| {
         credentials_sent: bit(3),
         repository: "localhost:5000/team/app",
     });
-    let mut tries = Tries::new(3);
-    let setback = Setback { verdict, got_on: bit(4), most: if bit(5) { 1 } else { u32::MAX } };
+    let mut tries = RetryBudget::new(3);
+    let setback = AttemptFailure { verdict, got_on: bit(4), most: if bit(5) { 1 } else { u32::MAX } };
     let again = std::iter::from_fn(|| tries.after(&setback)).count();
     assert!(again <= 3);
-    let line = root_cause(&clean(message), verdict.class);
+    let line = root_cause(&sanitize(message), verdict.class);
     assert!(!line.chars().any(char::is_control));
     let _ = (is_usage(message), tunnel_hint(message));
 });

@@ -8,7 +8,7 @@ use docker_regpush::engine::stream::{DecodeError, Decoder};
 use docker_regpush::event::Event;
 use docker_regpush::present::json::Json;
 use docker_regpush::present::plain::Plain;
-use docker_regpush::present::presenter::{Moment, Presenter};
+use docker_regpush::present::presenter::{Update, Presenter};
 use docker_regpush::present::tty::Tty;
 use docker_regpush::progress::Progress;
 use libfuzzer_sys::fuzz_target;
@@ -24,9 +24,9 @@ fuzz_target!(|input: (u8, &[u8])| {
     let mut progress = Progress::default();
     let now = Instant::now();
     for event in &whole.0 {
-        plain.show(0, &Moment::Event(event));
-        tty.show(0, &Moment::Event(event));
-        json.show(0, &Moment::Event(event));
+        plain.show(0, &Update::Event(event));
+        tty.show(0, &Update::Event(event));
+        json.show(0, &Update::Event(event));
         progress.apply(event);
         tty.tick(now);
     }
