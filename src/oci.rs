@@ -5,9 +5,9 @@
 //!
 //! Source: OCI image specification 1.1; Docker's schema 2 has the same fields.
 
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
 use crate::platform::Platform;
 
@@ -100,7 +100,7 @@ pub fn is_digest(text: &str) -> bool {
 
 /// The SHA-256 of these bytes, in lower-case hexadecimal (FIPS 180-4).
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1139,7 +1139,7 @@ impl<'a> Push<'a> {
             _ if progress.was_retried_in_vain() || in_silence => 1,
             _ => u32::MAX,
         };
-        AttemptFailure { verdict, got_on: progress.counts().pushed > 0, most }
+        AttemptFailure { verdict, has_pushed_layer: progress.counts().pushed > 0, max_retries: most }
     }
 
     async fn wait(&mut self, again: &NextAttempt) {

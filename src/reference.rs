@@ -4,6 +4,7 @@
 //! held against the docker CLI. No kept crate is faithful to it: `oci-spec` 0.10 differs in 11
 //! of 100 inputs (`Foo/bar`, IPv6 domains, 64-digit names, the tag `ü`).
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -324,6 +325,28 @@ fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
+/// Orders tags as versions: numbers by value, and a pre-release before its release (`1.2.0-rc1` before `1.2.0`).
+/// Other suffixes, such as `-alpine`, follow the release.
+///
+/// Source: Semantic Versioning 2.0, 11, which would take `-alpine` for a pre-release too.
+pub fn compare_tags(a: &str, b: &str) -> Ordering {
+    /// The words that projects use for pre-releases.
+    const PRE_RELEASES: [&str; 10] =
+        ["alpha", "beta", "canary", "dev", "nightly", "pre", "preview", "rc", "snapshot", "test"];
+    /// The release, and whether the tag is a pre-release of it.
+    fn release(tag: &str) -> (&str, bool) {
+        let (release, suffix) = tag.split_once('-').unwrap_or((tag, ""));
+        let word = suffix.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        let is_version = release.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit());
+        (release, is_version && PRE_RELEASES.contains(&word.to_ascii_lowercase().as_str()))
+    }
+    let (a_release, a_is_pre) = release(a);
+    let (b_release, b_is_pre) = release(b);
+    alphanumeric_sort::compare_str(a_release, b_release)
+        .then_with(|| b_is_pre.cmp(&a_is_pre))
+        .then_with(|| alphanumeric_sort::compare_str(a, b))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -526,5 +549,29 @@ mod tests {
                 prop_assert_eq!(again, reference);
             }
         }
+    }
+
+    #[test]
+    fn tags_are_in_the_order_of_versions() {
+        let sorted = [
+            "1-alpine",
+            "1.2.0-beta.2",
+            "1.2.0-rc1",
+            "1.2.0-rc10",
+            "1.2.0",
+            "1.2.0-alpine",
+            "1.2.0-rcs",
+            "1.9",
+            "1.10-dev",
+            "1.10",
+            "latest",
+            "latest-dev",
+            "v2-RC1",
+            "v2",
+        ];
+        let mut tags = sorted;
+        tags.reverse();
+        tags.sort_by(|a, b| compare_tags(a, b));
+        assert_eq!(tags, sorted);
     }
 }

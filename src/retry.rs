@@ -1,41 +1,40 @@
-//! Whether another try can help, and when.
+//! Whether another attempt can help, and when it is made.
 //!
-//! What broke may work a moment later: the network, a registry in trouble or too busy, a push that stalled.
-//! What was refused is refused again, and trying costs the registry a failed login, or its user an account.
+//! A transient failure may be over a moment later: the network, a registry that is failing or too busy, a push
+//! that stalled. A refusal is not transient: another attempt would be refused too, and costs the registry a failed
+//! login, or its user an account.
 
 use std::fmt;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-
 use crate::failure::{Class, Verdict};
 
-/// What one try ended with.
+/// Why an attempt failed, as far as a retry depends on it.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptFailure {
     pub verdict: Verdict,
-    /// A layer got to the registry, which need not be sent again: this try was not in vain.
-    pub got_on: bool,
-    /// How many tries may help after this one, as far as the engine goes.
-    pub most: u32,
+    /// The registry has received a layer, which need not be sent again.
+    pub has_pushed_layer: bool,
+    /// How many more attempts can help, as far as the uploader knows.
+    pub max_retries: u32,
 }
 
-/// The tries that are left, and the waits between them.
+/// How many attempts are left, and the waits between them.
 #[derive(Debug)]
 pub struct RetryBudget {
-    /// Tries that were made, and are over.
-    made: u32,
+    /// Attempts that have ended.
+    ended: u32,
     left: u32,
-    waits: ExponentialBackoff,
-    long_waits: ExponentialBackoff,
+    waits: Backoff,
+    long_waits: Backoff,
 }
 
-/// Another try.
+/// The attempt that follows a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextAttempt {
-    /// Of the try, counted from 1.
+    /// Counted from 1.
     pub number: u32,
-    /// How many there may be, as it looks now.
+    /// How many attempts there will be at most, as far as is known now.
     pub of: u32,
     pub wait: Duration,
 }
@@ -47,38 +46,38 @@ impl fmt::Display for NextAttempt {
 }
 
 impl RetryBudget {
-    /// * `retries`: after the first try.
+    /// * `retries`: attempts after the first.
     pub fn new(retries: u32) -> Self {
-        Self { made: 0, left: retries, waits: waits(), long_waits: long_waits() }
+        Self { ended: 0, left: retries, waits: Backoff::short(), long_waits: Backoff::long() }
     }
 
-    /// A try is over: whether there is another. `None`: none would help, or there were enough.
-    pub fn after(&mut self, setback: &AttemptFailure) -> Option<NextAttempt> {
-        self.made += 1;
-        if !is_transient(setback.verdict.class) {
+    /// Takes an attempt that failed into account. `None`: another would not help, or none is left.
+    pub fn after(&mut self, failure: &AttemptFailure) -> Option<NextAttempt> {
+        self.ended += 1;
+        if !is_transient(failure.verdict.class) {
             return None;
         }
-        self.left = self.left.min(setback.verdict.retries).min(setback.most);
+        self.left = self.left.min(failure.verdict.retries).min(failure.max_retries);
         self.left = self.left.checked_sub(1)?;
-        if setback.got_on {
-            (self.waits, self.long_waits) = (waits(), long_waits());
+        if failure.has_pushed_layer {
+            (self.waits, self.long_waits) = (Backoff::short(), Backoff::long());
         }
-        let waits = match setback.verdict.class {
+        let waits = match failure.verdict.class {
             Class::RateLimited => &mut self.long_waits,
             _ => &mut self.waits,
         };
-        let number = self.made + 1;
-        Some(NextAttempt { number, of: number.saturating_add(self.left), wait: waits.next()? })
+        let number = self.ended + 1;
+        Some(NextAttempt { number, of: number.saturating_add(self.left), wait: waits.wait() })
     }
 }
 
-/// What broke may work a moment later.
+/// Whether a failure of this class may be over a moment later.
 pub fn is_transient(class: Class) -> bool {
     matches!(class, Class::Network | Class::Server | Class::RateLimited | Class::Stalled)
 }
 
-/// What broke, without the way there: of a chain of errors as Go writes it the last. A registry's own
-/// words stay as they are.
+/// The last error of a chain as Go writes it (`dial tcp: lookup h: no such host`), for a network failure. A
+/// registry's own words are not cut.
 pub fn root_cause(reason: &str, class: Class) -> String {
     const MAX_CHARS: usize = 200;
     let cause = match class {
@@ -91,20 +90,31 @@ pub fn root_cause(reason: &str, class: Class) -> String {
     }
 }
 
-/// From 1 s, twice as long each time, up to 30 s; and by chance up to as much again, so that those who were
-/// cut off together do not come back together.
-fn waits() -> ExponentialBackoff {
-    exponential(Duration::from_secs(1), Duration::from_secs(30))
+/// Waits that double.
+#[derive(Debug)]
+struct Backoff {
+    next: Duration,
+    longest: Duration,
 }
 
-/// A limit of requests lasts: from 5 s to a minute.
-fn long_waits() -> ExponentialBackoff {
-    exponential(Duration::from_secs(5), Duration::from_secs(60))
-}
+impl Backoff {
+    /// For an outage that may end soon: from 1 s to 30 s.
+    fn short() -> Self {
+        Self { next: Duration::from_secs(1), longest: Duration::from_secs(30) }
+    }
 
-fn exponential(shortest: Duration, longest: Duration) -> ExponentialBackoff {
-    let builder = ExponentialBuilder::default().with_min_delay(shortest).with_max_delay(longest);
-    builder.with_factor(2.0).with_jitter().without_max_times().build()
+    /// For a limit of requests, which lasts: from 5 s to a minute.
+    fn long() -> Self {
+        Self { next: Duration::from_secs(5), longest: Duration::from_secs(60) }
+    }
+
+    /// The next wait, and at random up to as much again, so that clients that were cut off together do not come
+    /// back together.
+    fn wait(&mut self) -> Duration {
+        let shortest = self.next;
+        self.next = self.longest.min(2 * shortest);
+        shortest + shortest.mul_f64(fastrand::f64())
+    }
 }
 
 #[cfg(test)]
@@ -112,15 +122,15 @@ mod tests {
     use super::*;
     use crate::failure::{Evidence, classify};
 
-    fn setback(message: &str) -> AttemptFailure {
+    fn failure(message: &str) -> AttemptFailure {
         let verdict = classify(&Evidence::of_text(message, true));
-        AttemptFailure { verdict, got_on: false, most: u32::MAX }
+        AttemptFailure { verdict, has_pushed_layer: false, max_retries: u32::MAX }
     }
 
     /// Shortest waits of the tries after the first, in seconds, and what they are called.
-    fn tries(retries: u32, setback: &AttemptFailure) -> Vec<(u64, String)> {
+    fn tries(retries: u32, failure: &AttemptFailure) -> Vec<(u64, String)> {
         let mut tries = RetryBudget::new(retries);
-        std::iter::from_fn(|| tries.after(setback))
+        std::iter::from_fn(|| tries.after(failure))
             .map(|again| {
                 let shortest = 1 << (again.number - 2).min(5);
                 (shortest, format!("{} of {}", again.number, again.of))
@@ -149,13 +159,13 @@ mod tests {
             (5, "no idea what that is", 1),
         ];
         for (retries, message, want) in table {
-            assert_eq!(tries(retries, &setback(message)).len() + 1, want, "{message}");
+            assert_eq!(tries(retries, &failure(message)).len() + 1, want, "{message}");
         }
     }
 
     #[test]
     fn what_the_engine_has_tried_itself_is_tried_once_more() {
-        let retried = AttemptFailure { most: 1, ..setback("connection refused") };
+        let retried = AttemptFailure { max_retries: 1, ..failure("connection refused") };
         assert_eq!(tries(5, &retried), [(1, "2 of 2".to_owned())]);
     }
 
@@ -182,14 +192,14 @@ mod tests {
     #[test]
     fn waits_grow_and_begin_anew_after_a_layer_got_there() {
         let mut tries = RetryBudget::new(u32::MAX - 10);
-        let broken = setback("connection reset by peer");
-        let mut wait = |setback: &AttemptFailure| tries.after(setback).unwrap().wait.as_secs();
+        let broken = failure("connection reset by peer");
+        let mut wait = |failure: &AttemptFailure| tries.after(failure).unwrap().wait.as_secs();
         for shortest in [1, 2, 4, 8, 16, 30, 30] {
             let wait = wait(&broken);
             assert!((shortest..=2 * shortest).contains(&wait), "{wait} is not about {shortest}");
         }
-        assert!(wait(&AttemptFailure { got_on: true, ..broken }) <= 2);
-        let limited = setback("toomanyrequests: slow down");
+        assert!(wait(&AttemptFailure { has_pushed_layer: true, ..broken }) <= 2);
+        let limited = failure("toomanyrequests: slow down");
         for shortest in [5, 10, 20, 40, 60, 60] {
             let wait = wait(&limited);
             assert!((shortest..=2 * shortest).contains(&wait), "{wait} is not about {shortest}");

@@ -1,5 +1,6 @@
 //! `ls`: images of the engine that name a registry, repositories of a registry, tags of a repository.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -14,7 +15,7 @@ use crate::engine::images::{ImageSummary, LIST_TIMEOUT};
 use crate::engine::transport::error::TransportError;
 use crate::error::Error;
 use crate::print::{print, tell, warn};
-use crate::reference::{HUB, Reference, has_registry, registry_domain};
+use crate::reference::{HUB, Reference, compare_tags, has_registry, registry_domain};
 use crate::registry::Registry;
 use crate::registry::error::{RegistryError, is_without_catalog};
 use crate::registry::read::digests;
@@ -101,6 +102,13 @@ async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Res
     registry(docker, engine.as_mut(), domain, found.credentials, found.login).await
 }
 
+/// Orders names of images by repository, then by tag.
+fn compare_names(a: &str, b: &str) -> Ordering {
+    let (a, a_tag) = a.rsplit_once(':').unwrap_or((a, ""));
+    let (b, b_tag) = b.rsplit_once(':').unwrap_or((b, ""));
+    alphanumeric_sort::compare_str(a, b).then_with(|| compare_tags(a_tag, b_tag))
+}
+
 async fn images(docker: &DockerOptions, keyring: &Keyring, format: ListFormat) -> Result<String, Error> {
     #[derive(Serialize)]
     struct Line<'a> {
@@ -113,7 +121,7 @@ async fn images(docker: &DockerOptions, keyring: &Keyring, format: ListFormat) -
     }
     let mut images = engine(docker, &keyring.config).await?.local_images(LIST_TIMEOUT).await?;
     images.retain(|image| has_registry(&image.name));
-    alphanumeric_sort::sort_slice_by_str_key(&mut images, |image| image.name.as_str());
+    images.sort_by(|a, b| compare_names(&a.name, &b.name));
     Ok(match format {
         ListFormat::Table => {
             let row = |image: ImageSummary| {

@@ -1,29 +1,38 @@
 //! Tables in docker's style.
 
-use std::io::Write as _;
+use unicode_width::UnicodeWidthStr as _;
 
-use tabwriter::TabWriter;
-
-/// What stands in a column that has nothing to say.
+/// The text of a cell without a value.
 const NOTHING: &str = "-";
+/// The width of a column without the blanks after it, in terminal cells.
+const MIN_WIDTH: usize = 7;
 
-/// Columns as wide as what is in them, three blanks between, as docker's.
+/// Columns as wide as the widest cell in them, with three blanks between them, as docker prints them.
 ///
 /// * `rows`: of as many cells as `header`, sanitized; an empty one is shown as `-`.
 pub fn table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,
 ) -> String {
-    // docker's smallest column is 10 wide, with the blanks.
-    let mut writer = TabWriter::new(Vec::new()).minwidth(7).padding(3);
-    let mut text = header.join("\t") + "\n";
-    for row in rows {
-        let cells = row.map(|cell| if cell.is_empty() { NOTHING.to_owned() } else { cell });
-        text += &(cells.join("\t") + "\n");
+    let cell = |cell: String| if cell.is_empty() { NOTHING.to_owned() } else { cell };
+    let rows = rows.into_iter().map(|row| row.map(cell));
+    let rows: Vec<[String; COLUMNS]> = [header.map(str::to_owned)].into_iter().chain(rows).collect();
+    let mut widths = [MIN_WIDTH; COLUMNS];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.width());
+        }
     }
-    writer.write_all(text.as_bytes()).expect("memory takes it all");
-    let bytes = writer.into_inner().expect("memory takes it all");
-    String::from_utf8(bytes).expect("of text comes text")
+    let mut text = String::new();
+    for row in &rows {
+        for (at, cell) in row.iter().enumerate() {
+            text += cell;
+            let blanks = if at + 1 < COLUMNS { widths[at] - cell.width() + 3 } else { 0 };
+            text.extend(std::iter::repeat_n(' ', blanks));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 #[cfg(test)]

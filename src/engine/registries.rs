@@ -10,6 +10,7 @@ use crate::credentials::Credentials;
 use crate::engine::error::EngineError;
 use crate::engine::push::PushRequest;
 use crate::engine::{Engine, in_path};
+use crate::failure::is_unknown_to_registry;
 use crate::net::RegistrySettings;
 use crate::oci::{Descriptor, is_digest};
 use crate::secret::{Redactor, Secret};
@@ -62,10 +63,8 @@ impl Engine {
                 Ok(DistributionAnswer::Names(Descriptor::new(digest, size)))
             }
             Ok(_) => Ok(DistributionAnswer::NotAsked { message: None }),
-            // `manifest unknown`, `name unknown`: the registry's own words. podman: `Not Found`.
             Err(EngineError::Answered { status: StatusCode::NOT_FOUND, message }) => {
-                let is_registrys = message.contains(" unknown");
-                Ok(if is_registrys {
+                Ok(if is_unknown_to_registry(&message) {
                     DistributionAnswer::NamesNothing
                 } else {
                     DistributionAnswer::NotAsked { message: None }

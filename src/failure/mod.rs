@@ -437,6 +437,17 @@ pub fn classify(evidence: &Evidence<'_>) -> Verdict {
     }
 }
 
+/// Whether a 404 of `/distribution` passes on what the registry says (`manifest unknown`, `name unknown`). Engines
+/// without that call answer 404 too (podman: `Not Found`).
+pub fn is_unknown_to_registry(text: &str) -> bool {
+    text.contains(" unknown")
+}
+
+/// Whether a line of a push is the first of nearly every engine, which repeats what was asked for.
+pub fn is_opening(text: &str) -> bool {
+    text.starts_with("The push refers to repository")
+}
+
 /// What the docker CLI says of a command line that it does not take (spf13/cobra, spf13/pflag).
 pub fn is_usage(text: &str) -> bool {
     ["requires*argument", "unknown flag", "unknown shorthand flag"].iter().any(|words| contains(text, words))

@@ -243,11 +243,6 @@ fn bytes(sent: u64, all: u64, done: Option<f64>, rate: u64, left: Option<Duratio
     parts
 }
 
-/// The first line of nearly every engine, which says what was asked for.
-pub fn is_opening(text: &str) -> bool {
-    text.starts_with("The push refers to repository")
-}
-
 /// `event`: whether it only says again what was said.
 pub fn is_said_again(progress: &Progress, event: &Event) -> bool {
     matches!(event, Event::Pushed { tag, .. } if progress.pushed.iter().any(|pushed| pushed.tag == *tag))

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, LayerState};
-use crate::present::board::{Board, is_opening, is_said_again};
+use crate::failure::is_opening;
+use crate::present::board::{Board, is_said_again};
 use crate::present::lines::{Lines, worded};
 use crate::present::presenter::{Level, Presenter, Update};
 

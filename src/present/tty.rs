@@ -10,7 +10,8 @@ use terminal_size::{Height, Width, terminal_size_of};
 use unicode_width::UnicodeWidthChar;
 
 use crate::event::{Event, LayerState};
-use crate::present::board::{Board, Row, is_opening};
+use crate::failure::is_opening;
+use crate::present::board::{Board, Row};
 use crate::present::lines::{MAX_HELD, worded};
 use crate::present::presenter::{Level, Presenter, Update};
 use crate::present::rate::Rate;

@@ -10,7 +10,7 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::reference::{is_path, is_tag};
+use crate::reference::{compare_tags, is_path, is_tag};
 use crate::registry::Registry;
 use crate::registry::client::Refusal;
 use crate::registry::error::RegistryError;
@@ -64,7 +64,7 @@ impl Registry {
             },
             _ => self.refusal(refusal),
         })?;
-        alphanumeric_sort::sort_str_slice(&mut tags);
+        tags.sort_by(|a, b| compare_tags(a, b));
         tags.dedup();
         Ok(tags)
     }

@@ -74,7 +74,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("login", &["credentials", "engine", "failure", "secret", "text"]),
     ("net", &["secret"]),
     ("oci", &["platform"]),
-    ("present", &["cli", "event", "progress", "retry", "text"]),
+    ("present", &["cli", "event", "failure", "progress", "retry", "text"]),
     ("print", &["error", "text"]),
     ("progress", &["event", "failure"]),
     (

@@ -18,9 +18,9 @@ fuzz_target!(|input: (u16, u8, &str)| {
         credentials_sent: bit(3),
         repository: "localhost:5000/team/app",
     });
-    let mut tries = RetryBudget::new(3);
-    let setback = AttemptFailure { verdict, got_on: bit(4), most: if bit(5) { 1 } else { u32::MAX } };
-    let again = std::iter::from_fn(|| tries.after(&setback)).count();
+    let mut budget = RetryBudget::new(3);
+    let failure = AttemptFailure { verdict, has_pushed_layer: bit(4), max_retries: if bit(5) { 1 } else { u32::MAX } };
+    let again = std::iter::from_fn(|| budget.after(&failure)).count();
     assert!(again <= 3);
     let line = root_cause(&sanitize(message), verdict.class);
     assert!(!line.chars().any(char::is_control));
