@@ -14,11 +14,12 @@ use crate::docker::headers::HeadersError;
 use crate::docker::hook::HookError;
 use crate::engine::error::EngineError;
 use crate::failure::{Class, Evidence, classify};
-use crate::login::LoginError;
-use crate::push::{PushError, Suggestion};
+use crate::push::error::PushError;
+use crate::push::login::LoginError;
+use crate::push::suggest::Suggestion;
+use crate::push::target::TargetError;
 use crate::reference::ReferenceError;
 use crate::registry::error::RegistryError;
-use crate::target::TargetError;
 use crate::text::{sanitize, with_causes};
 
 #[derive(Debug, thiserror::Error)]
@@ -255,8 +256,7 @@ mod tests {
     use super::*;
     use crate::credentials::Credentials;
     use crate::failure::{Verdict, stalled};
-    use crate::push::{Found, Refusal};
-    use crate::remote::Cause;
+    use crate::push::error::{Cause, Found, Refusal};
 
     const IMAGE: &str = "registry.example.com/team/app:1";
 

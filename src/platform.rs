@@ -96,6 +96,16 @@ const ARCHITECTURES: [&str; 24] = [
     "wasm",
 ];
 
+impl PlatformSelection {
+    /// The one platform that is selected; `None`: all of them.
+    pub fn one(&self) -> Option<&Platform> {
+        match self {
+            Self::One(platform) => Some(platform),
+            Self::All => None,
+        }
+    }
+}
+
 impl FromStr for PlatformSelection {
     type Err = PlatformError;
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::event::{Event, LayerState, Narrowed};
+use crate::event::{Event, LayerState};
 use crate::failure::Phase;
 
 /// An image has at most 127 layers on the classic store; past this ids are made up.
@@ -55,30 +55,11 @@ pub struct Progress {
     layers: Vec<Layer>,
     by_id: HashMap<String, usize>,
     pub pushed: Vec<PushedTag>,
-    /// The first refusal, raw; what follows it only repeats or explains.
-    pub refusal: Option<String>,
-    pub content_missing: bool,
-    /// What the engine pushed in place of an index that it does not have all of.
-    pub narrowed: Option<Narrowed>,
-    /// It is docker's classic store that pushes: no other prepares layers.
-    pub is_classic: bool,
-    /// The engine tells nothing of what goes on: podman.
-    pub is_silent: bool,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self {
-            started: Instant::now(),
-            layers: Vec::new(),
-            by_id: HashMap::new(),
-            pushed: Vec::new(),
-            refusal: None,
-            content_missing: false,
-            narrowed: None,
-            is_classic: false,
-            is_silent: false,
-        }
+        Self { started: Instant::now(), layers: Vec::new(), by_id: HashMap::new(), pushed: Vec::new() }
     }
 }
 
@@ -101,10 +82,11 @@ impl Progress {
                     return true;
                 }
             }
-            Event::Refused { message } => _ = self.refusal.get_or_insert_with(|| message.clone()),
-            Event::ContentMissing => self.content_missing = true,
-            Event::PlatformInsteadOfIndex(narrowed) => self.narrowed = Some(narrowed.clone()),
-            Event::Note { .. } | Event::Object { .. } => {}
+            Event::Refused { .. }
+            | Event::ContentMissing
+            | Event::PlatformInsteadOfIndex(_)
+            | Event::Note { .. }
+            | Event::Object { .. } => {}
         }
         false
     }
@@ -137,7 +119,6 @@ impl Progress {
                 layer.current = 0;
                 layer.was_retried = true;
             }
-            LayerState::Preparing => self.is_classic = true,
             _ => {}
         }
         layer.state = state.clone();
@@ -265,14 +246,5 @@ mod tests {
             let progress = fold(&states);
             assert_eq!((progress.phase(), progress.has_moved()), (phase, moved), "{states:?}");
         }
-    }
-
-    #[test]
-    fn keeps_the_first_refusal() {
-        let mut progress = Progress::default();
-        for message in ["denied", "later"] {
-            progress.apply(&Event::Refused { message: message.to_owned() });
-        }
-        assert_eq!(progress.refusal.as_deref(), Some("denied"));
     }
 }

@@ -12,8 +12,8 @@ use crate::docker::context::without_user;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorReport};
 use crate::failure::Class;
-use crate::login::{Checked, LoginError, QUESTIONS, Question, check};
 use crate::print::{print, tell, warn};
+use crate::push::login::{Checked, LoginError, MAX_PROMPTS, Question, check};
 use crate::reference::{HUB, credentials_key, registry_domain};
 use crate::secret::Secret;
 use crate::setup::{engine, keyring, password_from_stdin, registry};
@@ -195,7 +195,7 @@ impl Call<'_> {
             let terminal = terminal.ok_or_else(|| Error::NoTerminal { registry: self.domain.clone() })?;
             let mut engine = engine(self.docker, &self.keyring.config).await?;
             let mut question = Question { registry: &self.domain, key: &key, terminal, engine: &mut engine };
-            let typed = question.ask(username, &mut QUESTIONS.clone(), tell).await?;
+            let typed = question.ask(username, &mut MAX_PROMPTS.clone(), tell).await?;
             *answer = Answer::new(&typed.credentials, Source::Prompt);
             self.sure(typed)?
         };

@@ -629,6 +629,7 @@ mod tests {
 
     use super::*;
     use crate::engine::stream::Decoder;
+    use crate::event::Event;
     use crate::progress::Progress;
 
     #[derive(Deserialize)]
@@ -673,11 +674,18 @@ mod tests {
         if recorded.http_status != 200 {
             return refused(&crate::engine::error::error_message(stream.as_bytes()), false, Phase::Start);
         }
-        let mut progress = Progress::default();
-        let decoded = Decoder::default().decode(stream.as_bytes(), |event| _ = progress.apply(&event));
+        let (mut progress, mut refusal, mut content_missing) = (Progress::default(), None, false);
+        let decoded = Decoder::default().decode(stream.as_bytes(), |event| {
+            progress.apply(&event);
+            match event {
+                Event::Refused { message } => _ = refusal.get_or_insert(message),
+                Event::ContentMissing => content_missing = true,
+                _ => {}
+            }
+        });
         decoded.unwrap_or_else(|error| panic!("{}: {error}", recorded.id));
-        match &progress.refusal {
-            Some(message) => refused(message, progress.content_missing, progress.phase()),
+        match &refusal {
+            Some(message) => refused(message, content_missing, progress.phase()),
             None if progress.pushed.is_empty() => "engine",
             None => "success",
         }

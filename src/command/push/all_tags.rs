@@ -4,9 +4,9 @@ use crate::command::push::results::Asked;
 use crate::engine::Engine;
 use crate::engine::images::{ImageSummary, LIST_TIMEOUT};
 use crate::error::Error;
-use crate::push::suggest;
+use crate::push::suggest::suggest;
+use crate::push::target::{Target, expand};
 use crate::reference::Reference;
-use crate::target::{Target, expand};
 
 /// The targets of a call with `--all-tags`.
 pub struct Expanded {

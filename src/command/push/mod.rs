@@ -6,15 +6,12 @@ mod report;
 mod results;
 mod schedule;
 
-use std::cell::RefCell;
 use std::env;
 use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::mem::take;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-
-use tokio::sync::Mutex;
 
 use crate::cli::{DockerOptions, ProgressMode, PushOptions};
 use crate::command::push::all_tags::{Expanded, expand_all};
@@ -25,15 +22,14 @@ use crate::credentials::Credentials;
 use crate::credentials::keyring::Keyring;
 use crate::credentials::prompt::Terminal;
 use crate::error::Error;
-use crate::gate::Gate;
 use crate::present::presenter::{Ending, ImageReporter, Level, Reporter, Update};
 use crate::present::{ImageName, for_mode};
-use crate::push::{Record, Session, with_background};
-use crate::reference::Reference;
-use crate::remote::RegistryPool;
+use crate::push::outcome::Record;
+use crate::push::session::Session;
+use crate::push::target::{Target, targets};
+use crate::push::with_background;
 use crate::secret::Secret;
 use crate::setup::{engine, given_login, keyring, trace};
-use crate::target::{Target, targets};
 
 /// Pushes what was asked for, and returns the exit status; the arguments are those of [`crate::command::run`].
 pub async fn run(
@@ -144,19 +140,7 @@ impl<'a> Run<'a> {
 
     fn session(&self, keyring: Keyring, terminal: Option<Terminal>) -> Session<'a> {
         let references = self.results.asked.iter().filter_map(Asked::reference);
-        let gate =
-            |reference: &Reference| (reference.domain().to_owned(), Gate::new(self.options.save_credentials));
-        Session {
-            options: self.options,
-            terminal: terminal.filter(|_| !self.options.no_prompt),
-            naming: Mutex::default(),
-            dialogue: Mutex::default(),
-            gates: references.map(gate).collect(),
-            remote: RegistryPool::new(trace(self.docker)),
-            detours: RefCell::default(),
-            made: RefCell::default(),
-            keyring,
-        }
+        Session::new(self.options, keyring, terminal, references, trace(self.docker))
     }
 
     /// A display of the chosen mode, which shows the warnings of the call and the default tag first.

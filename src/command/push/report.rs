@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cli::Format;
-use crate::dry_run::Findings;
 use crate::error::{Error, ErrorReport};
 use crate::progress::LayerCounts;
-use crate::push::{Outcome, Platforms, Record, Status};
+use crate::push::dry_run::Findings;
+use crate::push::outcome::{Outcome, Record, Status};
+use crate::push::platforms::Platforms;
 use crate::reference::Reference;
 use crate::text::human_size;
 

@@ -9,9 +9,9 @@ use crate::command::push::report::Report;
 use crate::error::Error;
 use crate::present::presenter::{Ending, ImageReporter, Level, Reporter, Update};
 use crate::print::{unless_closed, worded};
-use crate::push::{Outcome, Record, Status};
+use crate::push::outcome::{Outcome, Record, Status};
+use crate::push::target::Target;
 use crate::reference::Reference;
-use crate::target::Target;
 use crate::text::{amount, sanitize};
 
 /// The images of a call, and how each of them ended.

@@ -12,10 +12,12 @@ use crate::cli::{ProgressMode, PushOptions};
 use crate::command::push::results::{Finished, Results};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::gate::Lead;
 use crate::present::presenter::{ImageReporter, Reporter};
-use crate::push::{Push, Record, Session};
-use crate::target::Target;
+use crate::push::Push;
+use crate::push::gate::Lead;
+use crate::push::outcome::Record;
+use crate::push::session::Session;
+use crate::push::target::Target;
 
 /// Pushes all that has not failed already.
 ///

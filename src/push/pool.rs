@@ -12,114 +12,17 @@ use tokio::sync::OnceCell;
 
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
-use crate::engine::images::{ImageInspect, LocalManifest};
-use crate::engine::push::PushRequest;
+use crate::engine::images::ImageInspect;
 use crate::engine::registries::DistributionAnswer;
-use crate::failure::{Class, Evidence, Verdict, classify};
-use crate::gate::ActiveCredentials;
+use crate::failure::Class;
 use crate::net::{RegistrySettings, Trace, is_on_loopback};
 use crate::oci::Descriptor;
-use crate::platform::Platform;
-use crate::reference::Reference;
+use crate::push::error::{Cause, QueryError};
+use crate::push::gate::ActiveCredentials;
+use crate::push::subject::Subject;
 use crate::registry::Registry;
 use crate::registry::access::{Access, is_special};
 use crate::registry::error::RegistryError;
-use crate::text::sanitize;
-
-/// Why a registry did not take something, or did not answer.
-#[derive(Debug)]
-pub enum Cause {
-    /// In the words of the engine. `reason`: sanitized.
-    Engine { verdict: Verdict, reason: String },
-    /// It was asked from here.
-    Registry(Box<RegistryError>),
-}
-
-impl Cause {
-    pub fn verdict(&self) -> Verdict {
-        match self {
-            Self::Engine { verdict, .. } => *verdict,
-            Self::Registry(error) => {
-                let verdict = Verdict::without_hint(error.class());
-                match &**error {
-                    // A name that is not found is one here too.
-                    RegistryError::Unreachable { reason, .. } => {
-                        Some(classify(&Evidence::of_text(reason, true)))
-                            .filter(|read| read.class == verdict.class)
-                    }
-                    _ => None,
-                }
-                .unwrap_or(verdict)
-            }
-        }
-    }
-
-    pub fn class(&self) -> Class {
-        self.verdict().class
-    }
-
-    pub fn reason(&self) -> String {
-        match self {
-            Self::Engine { reason, .. } => reason.clone(),
-            Self::Registry(error) => sanitize(&error.to_string()),
-        }
-    }
-
-    /// What to do about a question that the registry did not answer; of the engine's words nothing more is known.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Registry(error) => error.hint(),
-            Self::Engine { .. } => None,
-        }
-    }
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub enum QueryError {
-    Cause(Cause),
-    /// The engine itself is gone.
-    Engine(EngineError),
-}
-
-impl From<EngineError> for QueryError {
-    fn from(error: EngineError) -> Self {
-        Self::Engine(error)
-    }
-}
-
-impl From<RegistryError> for QueryError {
-    fn from(error: RegistryError) -> Self {
-        Self::Cause(Cause::Registry(Box::new(error)))
-    }
-}
-
-/// An image, and with whose login its registry is asked.
-#[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
-    pub reference: &'a Reference,
-    /// What the engine calls it: a reference or an ID.
-    pub local_name: &'a str,
-    /// The one that is wanted of it.
-    pub platform: Option<&'a Platform>,
-    pub active: &'a ActiveCredentials,
-}
-
-impl Subject<'_> {
-    fn request(&self) -> PushRequest<'_> {
-        PushRequest::new(self.reference, &self.active.credentials)
-    }
-
-    /// The engine's refusal of a question about it.
-    fn refused(&self, message: &str, http_status: Option<u16>) -> QueryError {
-        let verdict = classify(&Evidence {
-            http_status,
-            repository: &self.reference.repository(),
-            ..Evidence::of_text(message, !self.active.credentials.is_anonymous())
-        });
-        QueryError::Cause(Cause::Engine { verdict, reason: sanitize(message) })
-    }
-}
 
 /// How long a question may take. Engines themselves do not give up waiting for a registry.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -339,38 +242,4 @@ impl RegistryPool {
 fn no_answer(subject: &Subject<'_>) -> QueryError {
     let reason = format!("{} does not answer: timed out", subject.reference.domain());
     subject.refused(&reason, None)
-}
-
-/// What the engine knows of the image, or of that platform of it, as far as the engine tells them apart.
-///
-/// # Errors
-/// It does not have it, or is gone.
-pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageInspect, QueryError> {
-    let mut image = inspect_all(engine, subject).await?;
-    let is_wanted = |manifest: &&LocalManifest| {
-        manifest.platform.as_ref().zip(subject.platform).is_some_and(|(own, wanted)| own.is(wanted))
-    };
-    if let Some(digest) = image.manifests.iter().find(is_wanted).map(|manifest| manifest.digest.clone()) {
-        // The index is another image.
-        (image.id, image.digests) = (digest.clone(), vec![digest]);
-    }
-    if let Some(platform) = subject.platform
-        && let Ok(Some(own)) = engine.inspect_platform(subject.local_name, platform).await
-    {
-        (image.layers, image.size) = (own.layers, own.size);
-    }
-    Ok(image)
-}
-
-/// What the engine knows of the whole image.
-///
-/// # Errors
-/// It does not have it, or is gone.
-pub async fn inspect_all(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageInspect, QueryError> {
-    match engine.inspect(subject.local_name).await {
-        Err(EngineError::Answered { status, message }) => {
-            Err(subject.refused(&message, Some(status.as_u16())))
-        }
-        answer => Ok(answer?),
-    }
 }

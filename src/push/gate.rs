@@ -26,8 +26,8 @@ pub struct ActiveCredentials {
 }
 
 impl ActiveCredentials {
-    /// No login, where none is wanted.
-    pub fn nobody() -> Self {
+    /// No credentials, for questions that need none.
+    pub fn anonymous() -> Self {
         let credentials = Credentials::anonymous();
         let login = Login::new(&credentials, Source::Nothing, Vec::new());
         Self { number: 0, credentials, login, only_for: None }
@@ -39,13 +39,13 @@ impl ActiveCredentials {
 pub struct Logins {
     active: Vec<ActiveCredentials>,
     /// The first of them, looked up ahead, for the first push to take and to tell of.
-    pub ahead: Option<LookedUp>,
+    pub prefetched: Option<LookedUp>,
 }
 
 impl Logins {
     /// Nobody has looked one up so far.
     pub fn is_empty(&self) -> bool {
-        self.active.is_empty() && self.ahead.is_none()
+        self.active.is_empty() && self.prefetched.is_none()
     }
 
     /// The one to go on with: the last that is for this repository, or for all of them.
@@ -82,8 +82,8 @@ pub struct Gate {
     logins: Mutex<Logins>,
     /// The registry has let a push in with the first of them.
     is_open: Cell<bool>,
-    /// Somebody was asked for it, and had no answer that helped: nobody is asked twice in one call.
-    pub may_ask: Cell<bool>,
+    /// A prompt for this registry ended without credentials that help. The user is not asked twice in one call.
+    pub has_prompt_failed: Cell<bool>,
     /// A login that was typed or given is still to be kept.
     pub is_to_be_kept: Cell<bool>,
 }
@@ -94,7 +94,7 @@ impl Gate {
         Self {
             logins: Mutex::default(),
             is_open: Cell::new(false),
-            may_ask: Cell::new(true),
+            has_prompt_failed: Cell::new(false),
             is_to_be_kept: Cell::new(is_to_be_kept),
         }
     }

@@ -8,10 +8,12 @@ use serde::Serialize;
 use crate::engine::Engine;
 use crate::engine::images::ImageInspect;
 use crate::oci::{Descriptor, is_digest};
+use crate::push::error::QueryError;
+use crate::push::pool::RegistryPool;
+use crate::push::subject::{Subject, inspect};
 use crate::reference::Reference;
 use crate::registry::Registry;
 use crate::registry::error::RegistryError;
-use crate::remote::{QueryError, RegistryPool, Subject, inspect};
 
 /// Other tags of the repository whose layers are looked at.
 const MAX_OTHER_TAGS: usize = 5;
@@ -46,16 +48,16 @@ pub struct Findings {
 /// # Errors
 /// What a push would fail with.
 pub async fn look(
-    remote: &RegistryPool,
+    pool: &RegistryPool,
     engine: &mut Engine,
     subject: &Subject<'_>,
 ) -> Result<Findings, QueryError> {
     let image = inspect(engine, subject).await?;
-    let registry = remote.registry(engine, subject).await?;
+    let registry = pool.registry(engine, subject).await?;
     registry.can_push(subject.reference.path()).await?;
-    let named = remote.resolve(engine, subject).await?;
+    let named = pool.resolve(engine, subject).await?;
     let is_same = match &named {
-        Some(named) => remote.is_same(engine, subject, &image, named).await?,
+        Some(named) => pool.is_same(engine, subject, &image, named).await?,
         None => false,
     };
     let there = layers_there(&registry, subject.reference, &image).await;

@@ -10,8 +10,8 @@ use crate::failure::{Class, Evidence, classify};
 use crate::secret::Secret;
 use crate::text::sanitize;
 
-/// How often somebody is asked for a login.
-pub const QUESTIONS: usize = 3;
+/// How often the user is asked for credentials of one registry.
+pub const MAX_PROMPTS: usize = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {

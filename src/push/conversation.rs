@@ -1,0 +1,350 @@
+//! Decides what follows a failed attempt: a retry, other credentials, a prompt, or the end of the push.
+//!
+//! [`Conversation`] is a state machine. It starts no upload and asks nobody: its caller does, and tells it what came
+//! of that.
+
+use crate::credentials::login::Source;
+use crate::failure::Class;
+use crate::push::login::MAX_PROMPTS;
+use crate::retry::{AttemptFailure, NextAttempt, RetryBudget};
+
+/// A failed attempt, as far as the next step depends on it.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    pub failure: AttemptFailure,
+    /// Where the credentials of the attempt came from.
+    pub source: Source,
+    pub is_anonymous: bool,
+    /// Layers have moved, so the registry had accepted the credentials.
+    pub has_moved: bool,
+}
+
+impl Failed {
+    fn class(&self) -> Class {
+        self.failure.verdict.class
+    }
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Event {
+    Failed(Failed),
+    /// The tag names another image in the registry, or nothing, or is unknown.
+    NotInRegistry,
+    /// Another push of the call has other credentials for this registry.
+    NewerCredentials,
+    /// `has_prompt_failed`: the user was asked for this registry before, in vain.
+    NoNewerCredentials {
+        has_prompt_failed: bool,
+    },
+    /// The user has typed credentials. `are_accepted`: the registry has said that it accepts them.
+    Typed {
+        are_accepted: bool,
+    },
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Attempt the push with the newest credentials.
+    Attempt,
+    /// Attempt it with the same credentials, which may get a fresh token.
+    Repeat,
+    /// Find out whether the tag names this image already.
+    CheckExisting,
+    /// Attempt it again after a wait.
+    Wait(NextAttempt),
+    /// Find out whether another push of the call has other credentials.
+    FindNewerCredentials,
+    /// Ask the user for credentials.
+    Prompt,
+    /// Fail with the error of the last attempt.
+    Fail,
+}
+
+#[derive(Debug)]
+enum State {
+    Attempting,
+    CheckingExisting(Failed),
+    FindingCredentials(Failed),
+    Prompting,
+}
+
+/// The state of one push between its attempts.
+#[derive(Debug)]
+pub struct Conversation {
+    state: State,
+    retries: u32,
+    budget: RetryBudget,
+    /// A token may have expired once.
+    can_repeat: bool,
+    are_accepted: bool,
+    has_terminal: bool,
+    no_prompt: bool,
+    /// Prompts that are left.
+    pub prompts_left: usize,
+}
+
+impl Conversation {
+    /// * `retries`: `--retries`, for each set of credentials.
+    /// * `has_terminal`, `no_prompt`: see [`PromptRequest`].
+    pub fn new(retries: u32, has_terminal: bool, no_prompt: bool) -> Self {
+        Self {
+            state: State::Attempting,
+            retries,
+            budget: RetryBudget::new(retries),
+            can_repeat: true,
+            are_accepted: false,
+            has_terminal,
+            no_prompt,
+            prompts_left: MAX_PROMPTS,
+        }
+    }
+
+    /// Whether the registry has accepted the credentials, which were typed, before the upload showed it.
+    pub fn are_accepted(&self) -> bool {
+        self.are_accepted
+    }
+
+    /// # Panics
+    /// The event is not an answer to the last step.
+    pub fn next(&mut self, event: Event) -> Step {
+        match (std::mem::replace(&mut self.state, State::Attempting), event) {
+            (State::Attempting, Event::Failed(failed)) if failed.class() == Class::Rejected => {
+                self.state = State::CheckingExisting(failed);
+                Step::CheckExisting
+            }
+            (State::Attempting, Event::Failed(failed))
+                if failed.class() == Class::Auth
+                    && !failed.is_anonymous
+                    && failed.has_moved
+                    && self.can_repeat =>
+            {
+                self.can_repeat = false;
+                Step::Repeat
+            }
+            (State::Attempting, Event::Failed(failed))
+            | (State::CheckingExisting(failed), Event::NotInRegistry) => self.after_failure(failed),
+            (State::FindingCredentials(_), Event::NewerCredentials) => self.restart(),
+            (State::FindingCredentials(failed), Event::NoNewerCredentials { has_prompt_failed }) => {
+                let request = PromptRequest {
+                    class: failed.class(),
+                    source: &failed.source,
+                    prompts_left: self.prompts_left,
+                    has_terminal: self.has_terminal,
+                    no_prompt: self.no_prompt,
+                    has_prompt_failed,
+                };
+                if !request.is_allowed() {
+                    return Step::Fail;
+                }
+                self.state = State::Prompting;
+                Step::Prompt
+            }
+            (State::Prompting, Event::Typed { are_accepted }) => {
+                self.are_accepted = are_accepted;
+                self.restart()
+            }
+            (state, event) => unreachable!("{event:?} is no answer in {state:?}"),
+        }
+    }
+
+    fn after_failure(&mut self, failed: Failed) -> Step {
+        match self.budget.after(&failed.failure) {
+            Some(next) => Step::Wait(next),
+            None if is_about_credentials(failed.class()) => {
+                self.state = State::FindingCredentials(failed);
+                Step::FindNewerCredentials
+            }
+            None => Step::Fail,
+        }
+    }
+
+    /// Other credentials have all attempts again.
+    fn restart(&mut self) -> Step {
+        self.budget = RetryBudget::new(self.retries);
+        Step::Attempt
+    }
+}
+
+/// Whether a failure of this class may be different with other credentials.
+pub fn is_about_credentials(class: Class) -> bool {
+    matches!(class, Class::Auth | Class::Denied)
+}
+
+/// Everything that decides whether the user is asked for credentials.
+#[derive(Debug)]
+pub struct PromptRequest<'a> {
+    /// Of the refusal; [`Class::Auth`] if the user wants to log in.
+    pub class: Class,
+    /// Of the credentials that were refused.
+    pub source: &'a Source,
+    pub prompts_left: usize,
+    /// stdin and stderr are a terminal, and the process is in its foreground.
+    pub has_terminal: bool,
+    /// `--no-prompt`
+    pub no_prompt: bool,
+    /// The user was asked for this registry before in this call, in vain.
+    pub has_prompt_failed: bool,
+}
+
+impl PromptRequest<'_> {
+    /// Credentials given for this call alone are the user's last word. A user who typed credentials that are accepted,
+    /// but may not push, is not asked again.
+    pub fn is_allowed(&self) -> bool {
+        let can_help = match self.class {
+            Class::Auth => true,
+            Class::Denied => *self.source != Source::Prompt,
+            _ => false,
+        };
+        let can_ask = self.has_terminal && !self.no_prompt && !self.has_prompt_failed;
+        can_help && can_ask && self.prompts_left > 0 && *self.source != Source::CommandLine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Verdict;
+
+    fn failed(class: Class, source: Source, has_moved: bool) -> Event {
+        let failure = AttemptFailure {
+            verdict: Verdict::without_hint(class),
+            has_pushed_layer: false,
+            max_retries: u32::MAX,
+        };
+        let is_anonymous = source == Source::Nothing;
+        Event::Failed(Failed { failure, source, is_anonymous, has_moved })
+    }
+
+    fn helper() -> Source {
+        Source::Helper("pass".to_owned())
+    }
+
+    /// A step without its wait.
+    fn name(step: &Step) -> String {
+        match step {
+            Step::Wait(next) => format!("Wait {} of {}", next.number, next.of),
+            step => format!("{step:?}"),
+        }
+    }
+
+    #[test]
+    fn events_lead_from_step_to_step() {
+        let none = || Event::NoNewerCredentials { has_prompt_failed: false };
+        let typed = |are_accepted| Event::Typed { are_accepted };
+        let network = || failed(Class::Network, helper(), true);
+        let auth = |source| failed(Class::Auth, source, false);
+        let denied = |source| failed(Class::Denied, source, false);
+        let rejected = || failed(Class::Rejected, helper(), true);
+        let expired = || failed(Class::Auth, helper(), true);
+        let table: [(&str, Vec<(Event, &str)>); 11] = [
+            (
+                "retries are counted",
+                vec![(network(), "Wait 2 of 3"), (network(), "Wait 3 of 3"), (network(), "Fail")],
+            ),
+            (
+                "a refusal for another reason ends the push",
+                vec![(failed(Class::Tls, helper(), false), "Fail")],
+            ),
+            (
+                "a rejected tag may name the image",
+                vec![(rejected(), "CheckExisting"), (Event::NotInRegistry, "Fail")],
+            ),
+            (
+                "an expired token is renewed once",
+                vec![(expired(), "Repeat"), (expired(), "FindNewerCredentials"), (none(), "Prompt")],
+            ),
+            (
+                "an expired token is renewed also between retries",
+                vec![(network(), "Wait 2 of 3"), (expired(), "Repeat"), (network(), "Wait 3 of 3")],
+            ),
+            (
+                "anonymous pushes have no token to renew",
+                vec![(failed(Class::Auth, Source::Nothing, true), "FindNewerCredentials")],
+            ),
+            (
+                "other credentials have all attempts again",
+                vec![
+                    (network(), "Wait 2 of 3"),
+                    (auth(helper()), "FindNewerCredentials"),
+                    (Event::NewerCredentials, "Attempt"),
+                    (network(), "Wait 2 of 3"),
+                ],
+            ),
+            (
+                "typed credentials may be refused, and are asked for again",
+                vec![
+                    (auth(Source::Nothing), "FindNewerCredentials"),
+                    (none(), "Prompt"),
+                    (typed(false), "Attempt"),
+                    (auth(Source::Prompt), "FindNewerCredentials"),
+                    (none(), "Prompt"),
+                ],
+            ),
+            (
+                "typed credentials that may not push end it",
+                vec![
+                    (denied(helper()), "FindNewerCredentials"),
+                    (none(), "Prompt"),
+                    (typed(true), "Attempt"),
+                    (denied(Source::Prompt), "FindNewerCredentials"),
+                    (none(), "Fail"),
+                ],
+            ),
+            (
+                "a prompt that failed is not repeated",
+                vec![
+                    (auth(helper()), "FindNewerCredentials"),
+                    (Event::NoNewerCredentials { has_prompt_failed: true }, "Fail"),
+                ],
+            ),
+            (
+                "credentials of the command line are final",
+                vec![(auth(Source::CommandLine), "FindNewerCredentials"), (none(), "Fail")],
+            ),
+        ];
+        for (case, events) in table {
+            let mut conversation = Conversation::new(2, true, false);
+            for (event, want) in events {
+                let event_name = format!("{event:?}");
+                assert_eq!(name(&conversation.next(event)), want, "{case}: {event_name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_user_is_asked_only_where_it_can_help() {
+        let request = |class, source| PromptRequest {
+            class,
+            source,
+            prompts_left: 1,
+            has_terminal: true,
+            no_prompt: false,
+            has_prompt_failed: false,
+        };
+        let (helper, nothing) = (helper(), Source::Nothing);
+        let allowed = [
+            (Class::Auth, &nothing, true),
+            (Class::Auth, &helper, true),
+            (Class::Auth, &Source::Prompt, true),
+            (Class::Auth, &Source::CommandLine, false),
+            (Class::Denied, &helper, true),
+            (Class::Denied, &Source::Prompt, false),
+            (Class::Rejected, &helper, false),
+            (Class::Network, &nothing, false),
+        ];
+        for (class, source, want) in allowed {
+            assert_eq!(request(class, source).is_allowed(), want, "{class:?} {source:?}");
+        }
+        let refused = [
+            PromptRequest { prompts_left: 0, ..request(Class::Auth, &nothing) },
+            PromptRequest { has_terminal: false, ..request(Class::Auth, &nothing) },
+            PromptRequest { no_prompt: true, ..request(Class::Auth, &nothing) },
+            PromptRequest { has_prompt_failed: true, ..request(Class::Auth, &nothing) },
+        ];
+        for request in refused {
+            assert!(!request.is_allowed(), "{request:?}");
+        }
+    }
+}

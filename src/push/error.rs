@@ -1,0 +1,351 @@
+//! Why a push, an attempt of it, or a question about it failed.
+
+use std::fmt;
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
+use crate::engine::error::EngineError;
+use crate::failure::{Class, Evidence, Verdict, classify};
+use crate::push::login::LoginError;
+use crate::push::suggest::{Suggestion, looks_like_id};
+use crate::reference::Reference;
+use crate::registry::error::RegistryError;
+use crate::text::sanitize;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// The engine went away in the middle, or does not talk as one.
+    #[error("cannot push {reference}")]
+    Engine {
+        reference: String,
+        #[source]
+        source: EngineError,
+    },
+    /// The stream ended properly, and named no digest.
+    #[error(
+        "the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`, and asking the registry did not confirm it"
+    )]
+    Unconfirmed { reference: String, tag: String },
+    /// The registry has another image under the tag, and it was to stay (`--if-exists fail`).
+    #[error(
+        "{reference} is in the registry already, and names another image: {found}; the image here is {id}"
+    )]
+    Exists { reference: String, found: String, id: String },
+    #[error("{reference} was pushed as {expected}, and {found}")]
+    Unverified { reference: String, expected: String, found: Found },
+    /// `--verify always`, and nobody could tell.
+    #[error("{reference} was pushed, and what the registry serves could not be asked: {}", cause.reason())]
+    Unverifiable { reference: String, cause: Cause },
+    /// `--timeout`
+    #[error("{reference} was {} within {}{}", match pushed {
+        Some(digest) => format!("pushed as {digest}, and not verified"),
+        None => "not pushed".to_owned(),
+    }, format_duration(*after), last_failure(failures))]
+    /// `pushed`: the digest, if the engine named one.
+    TimedOut { reference: String, after: Duration, pushed: Option<String>, failures: Vec<String> },
+    /// The name that `--to` would give it.
+    #[error("{reference} names another image here ({found}), and is not moved; the image to push is {id}")]
+    Taken { reference: String, found: String, id: String },
+    /// What was typed is no name in the engine, so there is nothing to put behind the destination.
+    #[error("`{typed}` is the ID of an image here, and names no path and tag for {reference}")]
+    Nameless { reference: String, typed: String },
+    /// The engine cannot push one platform of an image.
+    #[error("cannot push {reference} for one platform: {reason}")]
+    NoPlatforms { reference: String, reason: String },
+    /// `--platform all`, and the engine does not have all.
+    #[error("not all of {reference} is in the engine: {} missing", platforms.join(", "))]
+    Incomplete { reference: String, platforms: Vec<String> },
+    /// The same, and nobody knew before.
+    #[error(
+        "{reference} was pushed as {digest}, one platform in place of the index, of which not all is in the engine"
+    )]
+    Narrowed { reference: String, digest: String },
+    #[error(transparent)]
+    Login(LoginError),
+}
+
+impl PushError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Refused(refusal) => refusal.cause.class(),
+            Self::Engine { source, .. } => source.class(),
+            Self::Unconfirmed { .. } | Self::NoPlatforms { .. } => Class::Engine,
+            Self::Exists { .. } => Class::Exists,
+            Self::Unverified { .. } => Class::Unverified,
+            Self::Unverifiable { cause, .. } => cause.class(),
+            Self::TimedOut { .. } => Class::Stalled,
+            Self::Taken { .. } => Class::Other,
+            Self::Nameless { .. } => Class::Reference,
+            Self::Incomplete { .. } | Self::Narrowed { .. } => Class::ContentMissing,
+            Self::Login(error) => error.class(),
+        }
+    }
+
+    /// What to type or to change next.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Taken { reference, .. } => {
+                return Some(format!(
+                    "if that name is not needed any more, `docker rmi {reference}`; else push under another"
+                ));
+            }
+            Self::Nameless { typed, .. } => {
+                return Some(format!(
+                    "name the destination in full: `docker regpush {typed} --to HOST/PATH:TAG`"
+                ));
+            }
+            Self::NoPlatforms { .. } => {
+                "leave out --platform, or use another engine (`docker -c CONTEXT regpush …`)"
+            }
+            Self::Incomplete { .. } | Self::Narrowed { .. } => {
+                "get the rest of it with `docker pull --platform`, or push what is here without `--platform all`"
+            }
+            Self::Engine { source, .. } => return source.hint(),
+            Self::Refused(refusal) => return refusal.hint(),
+            Self::Unconfirmed { .. } => "look into the engine's log, and push again",
+            Self::Exists { .. } => "push another tag; or replace it with `--if-exists update`",
+            Self::Unverified { found, .. } => match found {
+                Found::Another(_) => {
+                    "somebody may have pushed to this tag at the same time: see who, and push again"
+                }
+                Found::Nothing | Found::Incomplete(_) => {
+                    "the registry has lost it: look into its log and storage, and push again"
+                }
+            },
+            Self::Unverifiable { cause, .. } => return cause.hint(),
+            Self::TimedOut { .. } => "look into the log of the registry; `--timeout` sets another limit",
+            Self::Login(error) => return error.hint(),
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// What a registry serves in place of what was pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// A digest.
+    Another(String),
+    /// Digests of what is missing.
+    Incomplete(Vec<String>),
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("the registry has nothing under this tag"),
+            Self::Another(digest) => write!(f, "the tag names {digest} in the registry"),
+            Self::Incomplete(missing) => {
+                let more = missing.len().saturating_sub(1);
+                let more = if more > 0 { format!(" and {more} more are") } else { " is".to_owned() };
+                write!(
+                    f,
+                    "the registry does not have all of it: {}{more} missing",
+                    missing.first().map_or("", String::as_str)
+                )
+            }
+        }
+    }
+}
+
+/// A push that engine or registry refused, with all that explains it.
+#[derive(Debug)]
+pub struct Refusal {
+    pub cause: Cause,
+    pub reference: Reference,
+    pub login: Login,
+    /// What may have been meant, if the image was not found.
+    pub suggestion: Option<Suggestion>,
+    /// Why each try failed, this one among them.
+    pub failures: Vec<String>,
+    /// The image has another name in the engine, and was to be tagged as this reference.
+    pub is_renamed: bool,
+}
+
+impl Refusal {
+    /// What to type or to change next.
+    pub fn hint(&self) -> Option<String> {
+        let reference = &self.reference;
+        if let Cause::Registry(error) = &self.cause {
+            return error.hint();
+        }
+        if let Some(suggestion) = &self.suggestion {
+            return Some(suggestion.hint(&reference.familiar()));
+        }
+        let is_refused_login = matches!(self.cause.class(), Class::Auth | Class::Denied);
+        if let Some(hint) = self.login.broken_hint().filter(|_| self.login.anonymous && is_refused_login) {
+            return Some(hint.to_owned());
+        }
+        if self.login.source == Source::Variable && self.cause.class() == Class::Auth {
+            return Some(SHADOWS.to_owned());
+        }
+        if self.login.source == Source::CommandLine && self.cause.class() == Class::Auth {
+            let hint = if self.login.anonymous {
+                "leave out --anonymous"
+            } else {
+                "check --username, and the password given on stdin"
+            };
+            return Some(hint.to_owned());
+        }
+        if self.cause.class() == Class::NotFound && self.is_renamed {
+            return Some("see what is here with `docker images`".to_owned());
+        }
+        if self.cause.class() == Class::NotFound && looks_like_id(reference) {
+            return Some(format!(
+                "that looks like an image ID; name it first: `docker tag {} HOST/PATH:TAG`",
+                reference.tag().map_or_else(|| reference.familiar_repository(), |_| reference.familiar())
+            ));
+        }
+        let hint = self.cause.verdict().hint;
+        let hint = hint.replace("docker login {registry}", &docker_login(reference.domain()));
+        let filled = hint.replace("{registry}", reference.domain());
+        let filled = filled.replace("{repository}", &reference.familiar_repository());
+        Some(filled.replace("{tag}", reference.tag_or_latest()))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reference, login, cause, failures, .. } = self;
+        let registry = reference.domain();
+        write!(f, "cannot push {}{}: ", reference.familiar(), attempts(failures))?;
+        let Cause::Engine { verdict, reason } = cause else { return f.write_str(&cause.reason()) };
+        match verdict.class {
+            Class::Auth if login.anonymous => {
+                write!(f, "{registry} wants a login, and {}: {reason}", login.describe_nothing())
+            }
+            Class::Denied if login.anonymous => {
+                write!(
+                    f,
+                    "{registry} does not allow it without a login, and {}: {reason}",
+                    login.describe_nothing()
+                )
+            }
+            Class::Auth => write!(f, "{registry} does not accept {}: {reason}", login.describe()),
+            Class::Denied => write!(f, "{registry} does not allow it to {}: {reason}", login.describe()),
+            Class::NotFound => write!(f, "no such image in the engine: {reason}"),
+            _ => f.write_str(reason),
+        }
+    }
+}
+
+/// `; the last try ended with: …`, if an attempt has failed.
+fn last_failure(failures: &[String]) -> String {
+    failures.last().map(|reason| format!("; the last try ended with: {reason}")).unwrap_or_default()
+}
+
+/// ` after 6 tries (1: …; 2 to 6: …)`, if there was more than one.
+fn attempts(failures: &[String]) -> String {
+    match failures {
+        [] | [_] => return String::new(),
+        [first, rest @ ..] if rest.iter().all(|other| other == first) => {
+            return format!(" after {} tries, each time the same", failures.len());
+        }
+        _ => {}
+    }
+    let mut first = 1;
+    let same = failures.chunk_by(|a, b| a == b).map(|same| {
+        let last = first + same.len() - 1;
+        let which = if first == last { format!("{first}") } else { format!("{first} to {last}") };
+        first = last + 1;
+        format!("{which}: {}", same[0])
+    });
+    let same: Vec<String> = same.collect();
+    format!(" after {} tries ({})", failures.len(), same.join("; "))
+}
+
+/// Why a registry did not take something, or did not answer.
+#[derive(Debug)]
+pub enum Cause {
+    /// In the words of the engine. `reason`: sanitized.
+    Engine { verdict: Verdict, reason: String },
+    /// It was asked from here.
+    Registry(Box<RegistryError>),
+}
+
+impl Cause {
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Engine { verdict, .. } => *verdict,
+            Self::Registry(error) => {
+                let verdict = Verdict::without_hint(error.class());
+                match &**error {
+                    // A name that is not found is one here too.
+                    RegistryError::Unreachable { reason, .. } => {
+                        Some(classify(&Evidence::of_text(reason, true)))
+                            .filter(|read| read.class == verdict.class)
+                    }
+                    _ => None,
+                }
+                .unwrap_or(verdict)
+            }
+        }
+    }
+
+    pub fn class(&self) -> Class {
+        self.verdict().class
+    }
+
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Engine { reason, .. } => reason.clone(),
+            Self::Registry(error) => sanitize(&error.to_string()),
+        }
+    }
+
+    /// What to do about a question that the registry did not answer; of the engine's words nothing more is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Registry(error) => error.hint(),
+            Self::Engine { .. } => None,
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum QueryError {
+    Cause(Cause),
+    /// The engine itself is gone.
+    Engine(EngineError),
+}
+
+impl From<EngineError> for QueryError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<RegistryError> for QueryError {
+    fn from(error: RegistryError) -> Self {
+        Self::Cause(Cause::Registry(Box::new(error)))
+    }
+}
+
+/// Why an attempt failed.
+#[derive(Debug)]
+pub enum AttemptError {
+    /// Another attempt, or other credentials, may succeed.
+    Retryable {
+        cause: Cause,
+        /// How many more attempts can help, as far as the uploader knows.
+        max_retries: u32,
+    },
+    Fatal(PushError),
+}
+
+impl From<PushError> for AttemptError {
+    fn from(error: PushError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl From<Cause> for AttemptError {
+    fn from(cause: Cause) -> Self {
+        Self::Retryable { cause, max_retries: u32::MAX }
+    }
+}

@@ -1,0 +1,92 @@
+//! `--if-exists`: what a tag that is in the registry already means for the push.
+
+use futures_util::future::join;
+
+use crate::cli::IfExists;
+use crate::engine::Engine;
+use crate::failure::Class;
+use crate::oci::Descriptor;
+use crate::push::announce::Announcer;
+use crate::push::error::{AttemptError, PushError, QueryError};
+use crate::push::outcome::{ImageLog, Outcome, Status};
+use crate::push::session::Session;
+use crate::push::subject::{Subject, inspect};
+use crate::reference::Reference;
+
+/// The outcome of `--if-exists` without an upload; `None`: the image must be uploaded.
+///
+/// * `named`: what the tag names in the registry.
+/// * `is_same`: that is the image with this `id`.
+///
+/// # Errors
+/// [`PushError::Exists`]
+pub fn if_exists_outcome(
+    if_exists: IfExists,
+    reference: &Reference,
+    named: Option<Descriptor>,
+    is_same: bool,
+    id: String,
+) -> Result<Option<Outcome>, PushError> {
+    let Some(named) = named.filter(|_| if_exists != IfExists::Overwrite) else { return Ok(None) };
+    match if_exists {
+        _ if is_same => Ok(Some(Outcome::new(Status::Unchanged, named))),
+        IfExists::Skip => Ok(Some(Outcome::new(Status::Skipped, named))),
+        IfExists::Fail => Err(PushError::Exists { reference: reference.familiar(), found: named.digest, id }),
+        IfExists::Overwrite | IfExists::Update => Ok(None),
+    }
+}
+
+/// Asks engine and registry, if `--if-exists` needs it, and returns the outcome without an upload.
+///
+/// # Errors
+/// The image is not in the engine, the registry does not answer, or [`PushError::Exists`].
+pub async fn outcome_before_upload(
+    session: &Session<'_>,
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+    announcer: &Announcer<'_>,
+    log: &mut ImageLog<'_>,
+) -> Result<Option<Outcome>, AttemptError> {
+    let if_exists = session.options.if_exists;
+    if if_exists == IfExists::Overwrite {
+        return Ok(None);
+    }
+    let pool = &session.pool;
+    let (image, named) = if engine.is_connect_expensive() {
+        (inspect(engine, subject).await, pool.resolve(engine, subject).await)
+    } else {
+        let mut other = engine.fork();
+        join(inspect(&mut other, subject), pool.resolve(engine, subject)).await
+    };
+    let image = image.map_err(|error| subject.attempt_error(error))?;
+    announcer.announce(&image)?;
+    let named = match named {
+        Ok(Some(named)) => named,
+        Ok(None) => return Ok(None),
+        // Credentials that may only push cannot read. Pushing what is there already does no harm.
+        Err(QueryError::Cause(cause)) if if_exists == IfExists::Update && cause.class() != Class::Auth => {
+            log.warn(format!("what the tag names could not be asked: {}", cause.reason()));
+            return Ok(None);
+        }
+        Err(error) => return Err(subject.attempt_error(error)),
+    };
+    let is_same = match pool.is_same(engine, subject, &image, &named).await {
+        // Only `fail` needs to know; the others upload, or skip either way.
+        Err(QueryError::Cause(_)) if if_exists != IfExists::Fail => false,
+        is_same => is_same.map_err(|error| subject.attempt_error(error))?,
+    };
+    Ok(if_exists_outcome(if_exists, subject.reference, Some(named), is_same, image.id)?)
+}
+
+/// What the tag names in the registry, if that is the image to push. A registry may refuse a push of an immutable
+/// tag only at its end, and the same image is never an error.
+pub async fn find_same(
+    session: &Session<'_>,
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+) -> Option<Descriptor> {
+    let image = inspect(engine, subject).await.ok()?;
+    let named = session.pool.resolve(engine, subject).await.ok()??;
+    let is_same = session.pool.is_same(engine, subject, &image, &named).await.ok()?;
+    is_same.then_some(named)
+}

@@ -1,0 +1,544 @@
+//! One image to its registry: name it, look at what exists, upload, verify, remove the name.
+
+mod announce;
+pub mod conversation;
+pub mod dry_run;
+pub mod error;
+mod existing;
+pub mod gate;
+pub mod login;
+mod naming;
+pub mod outcome;
+pub mod platforms;
+mod pool;
+pub mod session;
+mod subject;
+pub mod suggest;
+pub mod target;
+mod upload;
+mod verify;
+
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{Either, join, select};
+use tokio::time::Instant;
+
+use crate::cli::{PushOptions, Verify};
+use crate::credentials::Credentials;
+use crate::credentials::login::{Login, Source};
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::engine::tag::TemporaryTag;
+use crate::event::{Event, LayerState};
+use crate::failure::Class;
+use crate::platform::PlatformSelection;
+use crate::present::presenter::{ImageReporter, Level, Update};
+use crate::progress::Progress;
+use crate::push::announce::Announcer;
+use crate::push::conversation::{Conversation, Failed, Step, is_about_credentials};
+use crate::push::error::{AttemptError, Cause, PushError, Refusal};
+use crate::push::gate::{ActiveCredentials, Gate, Pass};
+use crate::push::login::{LoginError, Question};
+use crate::push::naming::untag;
+use crate::push::outcome::{ImageLog, Outcome, Record, Status};
+use crate::push::session::Session;
+use crate::push::subject::Subject;
+use crate::push::suggest::suggest;
+use crate::push::target::Target;
+use crate::push::upload::Route;
+use crate::retry::{AttemptFailure, NextAttempt, root_cause};
+use crate::text::with_causes;
+
+/// How long the engine may take to list its images for a hint.
+const LIST_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a push may take before its image is inspected beside it. Docker's containerd store takes half as long to
+/// inspect an image, and what the registry shows after a short push may make that needless.
+const SHORT_PUSH: Duration = Duration::from_millis(100);
+
+/// One image on its way to one reference.
+pub struct Push<'a> {
+    session: &'a Session<'a>,
+    target: &'a Target,
+    options: &'a PushOptions,
+    engine: &'a mut Engine,
+    gate: &'a Gate,
+    /// While this push holds it, no other may use these credentials, or ask for others.
+    pass: Option<Pass<'a>>,
+    route: Route,
+    announcer: Rc<Announcer<'a>>,
+    /// What is left of `--timeout`. Prompts and waiting for other images do not count.
+    time_left: Option<Duration>,
+    log: ImageLog<'a>,
+}
+
+impl<'a> Push<'a> {
+    pub fn new(
+        session: &'a Session<'a>,
+        target: &'a Target,
+        engine: &'a mut Engine,
+        reporter: ImageReporter<'a>,
+        record: &'a mut Record,
+    ) -> Self {
+        let (options, reference) = (session.options, &target.reference);
+        Self {
+            session,
+            target,
+            options,
+            engine,
+            gate: &session.gates[reference.domain()],
+            pass: None,
+            route: Route::default(),
+            announcer: Rc::new(Announcer::new(reference, options.platform.as_ref(), reporter)),
+            time_left: options.timeout.filter(|timeout| !timeout.is_zero()),
+            log: ImageLog { reporter, record },
+        }
+    }
+
+    /// Pushes the image. A tag that was added for the push is removed, however the push ends.
+    ///
+    /// # Errors
+    /// [`PushError`]; the record says how far the push came.
+    pub async fn run(mut self) -> Result<Outcome, PushError> {
+        self.log.reporter.show(&Update::Start { is_dry_run: self.options.dry_run });
+        let result = self.push().await;
+        self.log.record.platforms = self.announcer.platforms();
+        result
+    }
+
+    async fn push(&mut self) -> Result<Outcome, PushError> {
+        self.check_platforms().await?;
+        let tag = match self.in_time(Self::ensure_tag).await? {
+            Ok(tag) => tag,
+            Err(AttemptError::Fatal(error)) => return Err(error),
+            Err(AttemptError::Retryable { cause, .. }) => {
+                let login = ActiveCredentials::anonymous().login;
+                return Err(PushError::Refused(Box::new(self.refusal(cause, login).await)));
+            }
+        };
+        let result = self.push_with_auth().await;
+        self.route.clean_up(self.session, self.engine, &mut self.log).await;
+        if let Some(tag) = tag {
+            untag(self.session, self.engine, tag, &mut self.log).await;
+        }
+        result
+    }
+
+    /// Refuses `--platform` for an engine that cannot push one platform of an image.
+    async fn check_platforms(&mut self) -> Result<(), PushError> {
+        if self.options.platform.as_ref().and_then(PlatformSelection::one).is_none() {
+            return Ok(());
+        }
+        match self.engine.lacks_platforms().await {
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => Err(PushError::NoPlatforms { reference: self.name(), reason }),
+            Err(error) => Err(self.engine_error(error)),
+        }
+    }
+
+    /// Adds the tag that the push needs, and announces the platforms of the image where they must be known first.
+    async fn ensure_tag(&mut self) -> Result<Option<TemporaryTag>, AttemptError> {
+        let anonymous = ActiveCredentials::anonymous();
+        let subject = self.subject(&anonymous);
+        if self.target.is_renamed() {
+            let image = naming::inspect_source(self.engine, &subject, self.target).await?;
+            self.announcer.announce(&image)?;
+            let tag = naming::ensure_tag(self.session, self.engine, &subject, image, &mut self.log).await?;
+            return Ok(tag);
+        }
+        if !self.engine.tells_platforms() {
+            self.announcer.skip();
+            return Ok(None);
+        }
+        // Otherwise the image is inspected beside the upload, over another connection. If the engine does not have
+        // the image, the upload says so.
+        let is_needed_now = self.options.platform.is_some() || self.options.dry_run;
+        if (is_needed_now || self.engine.is_connect_expensive())
+            && let Ok(image) = self.engine.inspect(subject.local_name).await
+        {
+            self.announcer.announce(&image)?;
+        }
+        Ok(None)
+    }
+
+    /// Attempts the push with the credentials that Docker has for the registry, and does after each failure what the
+    /// [`Conversation`] decides.
+    async fn push_with_auth(&mut self) -> Result<Outcome, PushError> {
+        let has_terminal = self.session.terminal.is_some();
+        let mut conversation = Conversation::new(self.options.retries, has_terminal, self.options.no_prompt);
+        let mut active = self.enter().await;
+        loop {
+            if self.pass.is_none() && !self.gate.is_open() {
+                // The registry has let no push in so far, so this one goes alone again.
+                active = self.enter().await;
+            }
+            self.log.record.login = Some(active.login.clone());
+            let attempt = self.in_time(async |push: &mut Self| push.attempt(&active).await).await?;
+            let (cause, max_retries) = match attempt {
+                Ok(outcome) => {
+                    self.gate.open(&mut self.pass);
+                    if conversation.are_accepted() {
+                        self.save(&active.credentials).await;
+                    }
+                    return Ok(outcome);
+                }
+                Err(AttemptError::Fatal(error)) => return Err(error),
+                Err(AttemptError::Retryable { cause, max_retries }) => (cause, max_retries),
+            };
+            let class = cause.class();
+            let mut step =
+                conversation.next(conversation::Event::Failed(self.failed(&cause, max_retries, &active)));
+            if step == Step::CheckExisting {
+                let subject = self.subject(&active);
+                if let Some(named) = existing::find_same(self.session, self.engine, &subject).await {
+                    self.log.note("the registry refuses the tag, which names this image already");
+                    return Ok(Outcome::new(Status::Unchanged, named));
+                }
+                step = conversation.next(conversation::Event::NotInRegistry);
+            }
+            if step == Step::Repeat {
+                self.log.note("the login expired on the way; pushing on with the same");
+                continue;
+            }
+            self.log.record.failures.push(root_cause(&cause.reason(), class));
+            if !is_about_credentials(class) {
+                // The credentials are not at fault, so other pushes may use them.
+                self.pass = None;
+            }
+            if let Step::Wait(next) = step {
+                self.in_time(async |push: &mut Self| push.wait(&next).await).await?;
+                continue;
+            }
+            if conversation.are_accepted() && class != Class::Auth {
+                self.save(&active.credentials).await;
+            }
+            if step == Step::FindNewerCredentials {
+                step = match self.newer_than(active.number).await {
+                    Some(newer) => {
+                        active = newer;
+                        conversation.next(conversation::Event::NewerCredentials)
+                    }
+                    None => {
+                        let has_prompt_failed = self.gate.has_prompt_failed.get();
+                        conversation.next(conversation::Event::NoNewerCredentials { has_prompt_failed })
+                    }
+                };
+            }
+            if step != Step::Attempt {
+                let refusal = self.refusal(cause, active.login.clone()).await;
+                if step == Step::Fail {
+                    if active.login.source == Source::Prompt {
+                        self.gate.has_prompt_failed.set(true);
+                    }
+                    return Err(PushError::Refused(Box::new(refusal)));
+                }
+                let (typed, are_accepted) = self.prompt(&refusal, &mut conversation.prompts_left).await?;
+                active = self.use_typed(typed, class);
+                conversation.next(conversation::Event::Typed { are_accepted });
+            }
+            self.log.record.failures.clear();
+        }
+    }
+
+    /// One attempt: look at what exists, upload, verify.
+    async fn attempt(&mut self, active: &ActiveCredentials) -> Result<Outcome, AttemptError> {
+        let subject = self.subject(active);
+        self.log.record.progress = Progress::default();
+        if self.options.dry_run {
+            return self.dry_run(&subject).await;
+        }
+        let existing = existing::outcome_before_upload(
+            self.session,
+            self.engine,
+            &subject,
+            &self.announcer,
+            &mut self.log,
+        );
+        if let Some(outcome) = existing.await? {
+            return Ok(outcome);
+        }
+        let announcer = Rc::clone(&self.announcer);
+        let prefetch = prefetch_image(self.session, self.engine.fork(), &subject, &announcer);
+        with_background(prefetch, self.upload_and_verify(&subject)).await
+    }
+
+    async fn upload_and_verify(&mut self, subject: &Subject<'_>) -> Result<Outcome, AttemptError> {
+        let (session, announcer) = (self.session, Rc::clone(&self.announcer));
+        self.log.record.attempts += 1;
+        let Self { engine, gate, pass, route, log, .. } = self;
+        let on_event = |event: &Event| {
+            if shows_access(event) {
+                gate.open(pass);
+            }
+        };
+        let uploaded = route.upload(session, engine, subject, log, on_event).await?;
+        let pushed = uploaded.descriptor;
+        self.log.record.pushed = Some(pushed.clone());
+        if let Some(narrowed) = uploaded.narrowed {
+            if self.options.platform == Some(PlatformSelection::All) {
+                return Err(PushError::Narrowed { reference: self.name(), digest: pushed.digest }.into());
+            }
+            announcer.announce_late(self.engine, subject).await?;
+            self.log.warn(announcer.narrow(narrowed));
+        }
+        // The registry has accepted the credentials, whatever it serves now.
+        self.gate.open(&mut self.pass);
+        self.save(&subject.active.credentials).await;
+        verify::verify(session, self.engine, subject, &pushed, &announcer, &mut self.log).await?;
+        announcer.announce_late(self.engine, subject).await?;
+        Ok(Outcome::new(Status::Pushed, pushed))
+    }
+
+    /// `--dry-run`
+    async fn dry_run(&mut self, subject: &Subject<'_>) -> Result<Outcome, AttemptError> {
+        let found = dry_run::look(&self.session.pool, self.engine, subject).await;
+        let findings = found.map_err(|error| subject.attempt_error(error))?;
+        let findings = self.log.record.findings.insert(findings);
+        let outcome = existing::if_exists_outcome(
+            self.options.if_exists,
+            subject.reference,
+            findings.named.clone(),
+            findings.is_same,
+            findings.id.clone(),
+        )?;
+        Ok(outcome.unwrap_or(Outcome::new(Status::WouldPush, None)))
+    }
+
+    /// Takes the credentials for the registry from its gate, and goes through it alone if no push has got through so
+    /// far.
+    async fn enter(&mut self) -> ActiveCredentials {
+        let mut pass = self.gate.enter().await;
+        let active = match pass.of(&self.target.reference.repository()) {
+            Some(active) => active.clone(),
+            None => {
+                let found = match pass.prefetched.take() {
+                    Some(found) => found,
+                    None => self.session.look_up(self.registry(), self.log.reporter.reporter).await,
+                };
+                if let Some(shadow) = found.shadow {
+                    self.log.note(&shadow);
+                }
+                for warning in found.warnings {
+                    self.log.warn(warning);
+                }
+                pass.add(found.credentials, found.login, None)
+            }
+        };
+        self.pass = Some(pass).filter(|_| !self.gate.is_open());
+        active
+    }
+
+    /// The credentials that another push has asked for since. `None`: this push may ask, and holds the pass.
+    async fn newer_than(&mut self, number: u32) -> Option<ActiveCredentials> {
+        let pass = match self.pass.take() {
+            Some(pass) => pass,
+            None => self.gate.enter().await,
+        };
+        let newer = pass.newer_than(number).cloned();
+        self.pass = Some(pass).filter(|_| newer.is_none() || !self.gate.is_open());
+        newer
+    }
+
+    /// Asks the user for credentials. Returns them, and whether the registry has accepted them.
+    async fn prompt(
+        &mut self,
+        refusal: &Refusal,
+        prompts_left: &mut usize,
+    ) -> Result<(Credentials, bool), PushError> {
+        let dialogue = self.session.lock_terminal().await;
+        let reporter = self.log.reporter;
+        let mut question = Question {
+            registry: self.registry(),
+            key: self.target.reference.credentials_key(),
+            terminal: self.session.terminal.as_ref().expect("checked by the conversation"),
+            engine: self.engine,
+        };
+        let held = reporter.reporter.hold();
+        let tell = |line: &str| reporter.say(Level::Asking, line);
+        tell(&refusal.to_string());
+        // Until there is an answer: a user who gives up is not asked again.
+        self.gate.has_prompt_failed.set(true);
+        let asked = question.ask(refusal.login.username.as_deref(), prompts_left, tell).await;
+        self.gate.has_prompt_failed.set(asked.is_err());
+        drop((held, dialogue));
+        match asked {
+            // If the engine could not ask the registry, the upload shows whether it accepts them.
+            Ok(login) => Ok((login.credentials, login.unchecked.is_none())),
+            Err(LoginError::Engine(error)) => Err(self.engine_error(error)),
+            Err(error) => Err(PushError::Login(error)),
+        }
+    }
+
+    /// Makes typed credentials the ones to push with.
+    ///
+    /// * `refused`: the class of the refusal that led to the prompt.
+    fn use_typed(&mut self, typed: Credentials, refused: Class) -> ActiveCredentials {
+        let login = Login::new(&typed, Source::Prompt, Vec::new());
+        // A user who may not push here may push elsewhere, so other repositories keep their credentials.
+        let only_for = (refused == Class::Denied).then(|| self.target.reference.repository());
+        if only_for.is_none() {
+            self.gate.close();
+        }
+        let pass = self.pass.as_mut().expect("held since no newer credentials were found");
+        pass.add(typed, login, only_for)
+    }
+
+    /// Saves credentials that were typed or given for this call, for `--save-credentials`. A failure is a warning.
+    async fn save(&mut self, credentials: &Credentials) {
+        let source = self.log.record.login.as_ref().map(|login| &login.source);
+        let is_new = matches!(source, Some(Source::Prompt | Source::CommandLine));
+        if !is_new || credentials.is_anonymous() || !self.gate.is_to_be_kept.replace(false) {
+            return;
+        }
+        let (keyring, reporter) = (&self.session.keyring, self.log.reporter);
+        let dialogue = self.session.lock_terminal_for_helper().await;
+        let held = dialogue.is_some().then(|| reporter.reporter.hold());
+        let key = self.target.reference.credentials_key();
+        let saved = keyring.save(key, credentials, |line| reporter.say(Level::Asking, line)).await;
+        drop((held, dialogue));
+        match saved {
+            Ok(kept) => {
+                reporter.note(&kept.to_string());
+                if let Some(warning) = kept.plain_text_warning() {
+                    reporter.say(Level::Notice, &warning);
+                }
+                let shadow = keyring.shadow_of_kept(self.registry());
+                for warning in kept.unmarked.into_iter().chain(shadow) {
+                    self.log.warn(warning);
+                }
+            }
+            Err(error) => {
+                let registry = self.registry();
+                self.log.warn(format!("the login for {registry} is not kept: {}", with_causes(&error)));
+            }
+        }
+    }
+
+    async fn wait(&mut self, next: &NextAttempt) {
+        let reason = self.log.record.failures.last().map_or("", String::as_str);
+        self.log.reporter.show(&Update::Wait(next, reason));
+        tokio::time::sleep(next.wait).await;
+    }
+
+    /// Does this within what is left of `--timeout`.
+    async fn in_time<T>(&mut self, work: impl AsyncFnOnce(&mut Self) -> T) -> Result<T, PushError> {
+        let Some(left) = self.time_left else { return Ok(work(self).await) };
+        let started = Instant::now();
+        let done = tokio::time::timeout(left, work(self)).await;
+        self.time_left = Some(left.saturating_sub(started.elapsed()));
+        done.map_err(|_| {
+            // The engine stops what it does for a connection that is closed.
+            self.engine.hang_up();
+            let record = &self.log.record;
+            PushError::TimedOut {
+                reference: self.name(),
+                after: self.options.timeout.unwrap_or_default(),
+                pushed: record.pushed.as_ref().map(|pushed| pushed.digest.clone()),
+                failures: record.failures.clone(),
+            }
+        })
+    }
+
+    fn failed(&self, cause: &Cause, max_retries: u32, active: &ActiveCredentials) -> Failed {
+        let progress = &self.log.record.progress;
+        let has_pushed_layer = progress.counts().pushed > 0;
+        Failed {
+            failure: AttemptFailure { verdict: cause.verdict(), has_pushed_layer, max_retries },
+            source: active.login.source.clone(),
+            is_anonymous: active.login.anonymous,
+            has_moved: progress.has_moved(),
+        }
+    }
+
+    async fn refusal(&mut self, cause: Cause, login: Login) -> Refusal {
+        let reference = &self.target.reference;
+        let suggestion = match cause.class() {
+            Class::NotFound => {
+                let wanted = self.target.local_name.parse().unwrap_or_else(|_| reference.clone());
+                // Without an answer the message has no suggestion.
+                self.engine.local_images(LIST_TIMEOUT).await.ok().and_then(|images| suggest(&wanted, &images))
+            }
+            _ => None,
+        };
+        let (failures, is_renamed) = (self.log.record.failures.clone(), self.target.is_renamed());
+        Refusal { cause, reference: reference.clone(), login, suggestion, failures, is_renamed }
+    }
+
+    fn subject<'b>(&self, active: &'b ActiveCredentials) -> Subject<'b>
+    where
+        'a: 'b,
+    {
+        let (target, options) = (self.target, self.options);
+        Subject {
+            reference: &target.reference,
+            local_name: &target.local_name,
+            platform: options.platform.as_ref().and_then(PlatformSelection::one),
+            active,
+        }
+    }
+
+    fn engine_error(&self, source: EngineError) -> PushError {
+        PushError::Engine { reference: self.name(), source }
+    }
+
+    /// Familiar.
+    fn name(&self) -> String {
+        self.target.reference.familiar()
+    }
+
+    fn registry(&self) -> &'a str {
+        self.target.reference.domain()
+    }
+}
+
+/// Prepares, while the engine uploads, what is needed after that: connects to the registry, and inspects the image.
+///
+/// Errors are left to the push, which finds them again where they matter.
+async fn prefetch_image(
+    session: &Session<'_>,
+    mut engine: Engine,
+    subject: &Subject<'_>,
+    announcer: &Announcer<'_>,
+) {
+    if engine.is_connect_expensive() {
+        return;
+    }
+    let is_verified = session.options.verify != Verify::Never;
+    let mut other = engine.fork();
+    let connect = async {
+        if is_verified {
+            let _ = session.pool.registry(&mut other, subject).await;
+        }
+    };
+    let inspect = async {
+        if is_verified {
+            tokio::time::sleep(SHORT_PUSH).await;
+        }
+        if !announcer.is_done()
+            && let Ok(image) = engine.inspect(subject.local_name).await
+        {
+            announcer.announce_in_background(&image);
+        }
+    };
+    join(connect, inspect).await;
+}
+
+/// Runs a task in the background of the work, and drops it when the work is done.
+pub async fn with_background<T>(task: impl Future<Output = ()>, work: impl Future<Output = T>) -> T {
+    match select(pin!(work), pin!(task)).await {
+        Either::Left((done, _)) => done,
+        Either::Right(((), work)) => work.await,
+    }
+}
+
+/// Whether the registry sends this only to a user whom it lets push.
+fn shows_access(event: &Event) -> bool {
+    match event {
+        Event::Layer { state: LayerState::Pushing { current, .. }, .. } => *current > 0,
+        Event::Layer { state, .. } => state.is_final(),
+        Event::Pushed { .. } => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,106 @@
+//! The tag under which an image is pushed.
+
+use hyper::StatusCode;
+
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::engine::images::ImageInspect;
+use crate::engine::tag::{Removed, TemporaryTag};
+use crate::push::error::{AttemptError, PushError};
+use crate::push::outcome::ImageLog;
+use crate::push::session::Session;
+use crate::push::subject::{Subject, inspect_all};
+use crate::push::target::Target;
+use crate::reference::Reference;
+use crate::text::with_causes;
+
+/// Inspects an image that is to get another name.
+///
+/// # Errors
+/// The engine does not have it; or an ID was typed, and the destination takes its path and tag from a name.
+pub async fn inspect_source(
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+    target: &Target,
+) -> Result<ImageInspect, AttemptError> {
+    let image = inspect_all(engine, subject).await.map_err(|error| subject.attempt_error(error))?;
+    if target.stands_for.as_ref().is_some_and(|name| !is_called(&image, name)) {
+        let typed = target.local_name.clone();
+        return Err(PushError::Nameless { reference: subject.reference.familiar(), typed }.into());
+    }
+    Ok(image)
+}
+
+/// Adds the tag that the push needs, unless the image has it.
+///
+/// Returns the tag if it must be removed after the push.
+///
+/// # Errors
+/// Another image has the tag, or the engine does not add it.
+pub async fn ensure_tag(
+    session: &Session<'_>,
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+    image: ImageInspect,
+    log: &mut ImageLog<'_>,
+) -> Result<Option<TemporaryTag>, PushError> {
+    let reference = subject.reference;
+    if is_called(&image, reference) {
+        return Ok(None);
+    }
+    match engine.inspect(&reference.canonical()).await {
+        Ok(other) if other.id != image.id => {
+            let (found, id) = (other.id, image.id);
+            return Err(PushError::Taken { reference: reference.familiar(), found, id });
+        }
+        // Another program has added it since.
+        Ok(_) => return Ok(None),
+        Err(EngineError::Answered { status: StatusCode::NOT_FOUND, .. }) => {}
+        Err(error) => return Err(subject.engine_error(error)),
+    }
+    if session.options.dry_run {
+        return Ok(None);
+    }
+    let naming = session.naming.lock().await;
+    let tag = engine.tag(subject.local_name, &image.id, reference).await;
+    drop(naming);
+    let tag = tag.map_err(|error| subject.engine_error(error))?;
+    if session.options.keep_tag {
+        tag.keep();
+        return Ok(None);
+    }
+    // Engines remove an image with its last name. Another tag that this call has added does not count: each would
+    // be removed because of the other.
+    let mut added = session.added_tags.borrow_mut();
+    added.insert(reference.canonical());
+    let is_added =
+        |name: &String| name.parse::<Reference>().is_ok_and(|name| added.contains(&name.canonical()));
+    if image.names.iter().all(is_added) {
+        let name = reference.familiar();
+        log.warn(format!("the tag {name} stays: the image has no other name here, and would go with it"));
+        tag.keep();
+        return Ok(None);
+    }
+    Ok(Some(tag))
+}
+
+/// Removes a tag that was added for the push. A tag that stays is a warning.
+pub async fn untag(session: &Session<'_>, engine: &mut Engine, tag: TemporaryTag, log: &mut ImageLog<'_>) {
+    let name = tag.name.familiar();
+    let naming = session.naming.lock().await;
+    let removed = engine.remove(tag).await;
+    drop(naming);
+    let reason = match removed {
+        Ok(Removed::IsGone | Removed::WasNotThere) => return,
+        Ok(Removed::WasMoved) => "somebody has given it to another image".to_owned(),
+        Ok(Removed::IsTheLast) => "the image has no other name any more, and would go with it".to_owned(),
+        Err(error) => format!("it could not be removed ({}): `docker rmi {name}`", with_causes(&error)),
+    };
+    log.warn(format!("the tag {name} stays: {reason}"));
+}
+
+fn is_called(image: &ImageInspect, name: &Reference) -> bool {
+    let is_same =
+        |own: &String| own.parse::<Reference>().is_ok_and(|own| own.canonical() == name.canonical());
+    image.names.iter().any(is_same)
+}

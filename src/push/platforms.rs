@@ -1,0 +1,65 @@
+//! The platforms of an image, and which of them a push sends.
+
+use serde::Serialize;
+
+use crate::engine::images::LocalManifest;
+use crate::platform::Platform;
+
+/// What an image for several platforms is made of, and what of it goes to the registry. As JSON part of a
+/// public format: fields may be added, never renamed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Platforms {
+    /// As far as the engine tells before the push; then, what it did tell.
+    pub sent: Vec<String>,
+    /// Parts of the image that are not in the engine.
+    pub missing: Vec<String>,
+    /// Attestations and the like that go along.
+    pub others: usize,
+    /// How many platforms the image is for.
+    pub all: usize,
+}
+
+impl Platforms {
+    /// What a push would send. `None`: the image is for one platform alone, or the engine does not tell; or it
+    /// has not what is wanted, as the engine will say.
+    ///
+    /// An engine that does not have all pushes one platform in place of all, if there is one that it would
+    /// choose (moby `daemon/containerd/image_push.go`).
+    pub fn of(manifests: &[LocalManifest], wanted: Option<&Platform>) -> Option<Self> {
+        let is_wanted = |platform: &Platform| wanted.is_none_or(|wanted| platform.is(wanted));
+        let images =
+            manifests.iter().filter_map(|manifest| Some((manifest.platform.as_ref()?, manifest.is_here)));
+        let here = images.clone().filter(|(platform, is_here)| *is_here && is_wanted(platform));
+        let missing = images.clone().filter(|(_, is_here)| !is_here);
+        let named = |(platform, _): (&Platform, bool)| platform.to_string();
+        let all = images.count();
+        let others = manifests.len() - all;
+        let found = Self {
+            sent: here.map(named).collect(),
+            missing: missing.map(named).collect(),
+            others: if wanted.is_some() { 0 } else { others },
+            all,
+        };
+        (all + others > 1 && !found.sent.is_empty()).then_some(found)
+    }
+
+    /// The same, for people.
+    pub fn announce(&self, wanted: Option<&Platform>) -> String {
+        let others = match self.others {
+            0 => String::new(),
+            1 => " and 1 attestation".to_owned(),
+            others => format!(" and {others} attestations"),
+        };
+        let sent = self.sent.join(", ");
+        match (wanted, self.missing.as_slice()) {
+            (Some(wanted), _) => {
+                format!("of an image for {} platforms only {wanted} is sent, without attestations", self.all)
+            }
+            (None, []) => format!("an image for {sent}{others}: all of it is sent"),
+            (None, missing) => format!(
+                "an image for several platforms: {sent} here, {} missing; unless the registry has that already, one platform is sent in place of all, without attestations",
+                missing.join(", ")
+            ),
+        }
+    }
+}

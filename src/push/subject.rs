@@ -1,0 +1,85 @@
+//! An image of a push, and questions to the engine about it.
+
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::engine::images::{ImageInspect, LocalManifest};
+use crate::engine::push::PushRequest;
+use crate::failure::{Evidence, classify};
+use crate::platform::Platform;
+use crate::push::error::{AttemptError, Cause, PushError, QueryError};
+use crate::push::gate::ActiveCredentials;
+use crate::reference::Reference;
+use crate::text::sanitize;
+
+/// An image, and with whose login its registry is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    pub reference: &'a Reference,
+    /// What the engine calls it: a reference or an ID.
+    pub local_name: &'a str,
+    /// The one that is wanted of it.
+    pub platform: Option<&'a Platform>,
+    pub active: &'a ActiveCredentials,
+}
+
+impl Subject<'_> {
+    pub fn engine_error(&self, source: EngineError) -> PushError {
+        PushError::Engine { reference: self.reference.familiar(), source }
+    }
+
+    /// The end of an attempt in which a question was not answered. An engine that cannot be reached ends the push.
+    pub fn attempt_error(&self, error: QueryError) -> AttemptError {
+        match error {
+            QueryError::Cause(cause) => cause.into(),
+            QueryError::Engine(error) => self.engine_error(error).into(),
+        }
+    }
+
+    pub fn request(&self) -> PushRequest<'_> {
+        PushRequest::new(self.reference, &self.active.credentials)
+    }
+
+    /// The engine's refusal of a question about it.
+    pub fn refused(&self, message: &str, http_status: Option<u16>) -> QueryError {
+        let verdict = classify(&Evidence {
+            http_status,
+            repository: &self.reference.repository(),
+            ..Evidence::of_text(message, !self.active.credentials.is_anonymous())
+        });
+        QueryError::Cause(Cause::Engine { verdict, reason: sanitize(message) })
+    }
+}
+
+/// What the engine knows of the image, or of that platform of it, as far as the engine tells them apart.
+///
+/// # Errors
+/// It does not have it, or is gone.
+pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageInspect, QueryError> {
+    let mut image = inspect_all(engine, subject).await?;
+    let is_wanted = |manifest: &&LocalManifest| {
+        manifest.platform.as_ref().zip(subject.platform).is_some_and(|(own, wanted)| own.is(wanted))
+    };
+    if let Some(digest) = image.manifests.iter().find(is_wanted).map(|manifest| manifest.digest.clone()) {
+        // The index is another image.
+        (image.id, image.digests) = (digest.clone(), vec![digest]);
+    }
+    if let Some(platform) = subject.platform
+        && let Ok(Some(own)) = engine.inspect_platform(subject.local_name, platform).await
+    {
+        (image.layers, image.size) = (own.layers, own.size);
+    }
+    Ok(image)
+}
+
+/// What the engine knows of the whole image.
+///
+/// # Errors
+/// It does not have it, or is gone.
+pub async fn inspect_all(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageInspect, QueryError> {
+    match engine.inspect(subject.local_name).await {
+        Err(EngineError::Answered { status, message }) => {
+            Err(subject.refused(&message, Some(status.as_u16())))
+        }
+        answer => Ok(answer?),
+    }
+}

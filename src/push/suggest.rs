@@ -1,0 +1,103 @@
+//! Local images that a user may have meant.
+
+use crate::engine::images::ImageSummary;
+use crate::reference::Reference;
+
+/// Names of local images that a hint offers at most.
+const MAX_SIMILAR: usize = 3;
+
+/// In place of an image that is not here.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Suggestion {
+    /// Local images with nearly this name, the nearest first.
+    Near(Vec<String>),
+    /// The image is here, under a name without this registry.
+    Tag(String),
+}
+
+impl Suggestion {
+    /// The hint for a name that the engine does not have.
+    pub fn hint(&self, wanted: &str) -> String {
+        match self {
+            Self::Near(names) => format!("did you mean {}?", names.join(" or ")),
+            Self::Tag(name) => format!("name it for the registry first: `docker tag {name} {wanted}`"),
+        }
+    }
+}
+
+/// Names that differ from this one in a few letters or in the tag; else an image of the same last
+/// name and tag that was never named for this registry.
+pub fn suggest(wanted: &Reference, images: &[ImageSummary]) -> Option<Suggestion> {
+    let wanted_name = wanted.familiar();
+    let limit = 2.max(wanted.path().len() / 4);
+    let here: Vec<(&String, Reference)> =
+        images.iter().filter_map(|image| Some((&image.name, image.name.parse().ok()?))).collect();
+    let mut near: Vec<(usize, &String)> = here
+        .iter()
+        .map(|(name, reference)| {
+            (strsim::damerau_levenshtein(&reference.familiar(), &wanted_name), *name, reference)
+        })
+        .filter(|(distance, _, reference)| {
+            *distance <= limit || reference.repository() == wanted.repository()
+        })
+        .map(|(distance, name, _)| (distance, name))
+        .collect();
+    if !near.is_empty() {
+        near.sort();
+        return Some(Suggestion::Near(
+            near.into_iter().map(|(_, name)| name.clone()).take(MAX_SIMILAR).collect(),
+        ));
+    }
+    let last = |reference: &Reference| reference.path().rsplit('/').next().map(str::to_owned);
+    let mut namesakes = here.into_iter().filter(|(_, reference)| last(reference) == last(wanted)).peekable();
+    if wanted.tag().is_none() {
+        // Whoever left out the tag may have left out the registry too.
+        namesakes.peek()?;
+        return Some(Suggestion::Near(namesakes.map(|(name, _)| name.clone()).take(MAX_SIMILAR).collect()));
+    }
+    let same_tag = |reference: &Reference| reference.tag_or_latest() == wanted.tag_or_latest();
+    namesakes.find(|(_, reference)| same_tag(reference)).map(|(name, _)| Suggestion::Tag(name.clone()))
+}
+
+/// `0bc980ece940` or `sha256:…`, which docker reads as names of the Hub.
+pub fn looks_like_id(reference: &Reference) -> bool {
+    let name = reference.familiar_repository();
+    let is_hex = |text: &str| text.len() >= 12 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    name == "sha256" || (reference.tag().is_none() && is_hex(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_names_that_may_be_meant() {
+        let near =
+            |names: &[&str]| Some(Suggestion::Near(names.iter().map(|name| (*name).to_owned()).collect()));
+        let tag = |name: &str| Some(Suggestion::Tag(name.to_owned()));
+        let table: [(&str, &[&str], Option<Suggestion>); 8] = [
+            // wanted, here
+            (
+                "localhost:5000/app:3",
+                &["localhost:5000/app:1", "localhost:5000/app:2", "app:1"],
+                near(&["localhost:5000/app:1", "localhost:5000/app:2"]),
+            ),
+            ("localhost:5000/apq:1", &["localhost:5000/app:1", "seed:1"], near(&["localhost:5000/app:1"])),
+            (
+                "registy.example.com/app:1",
+                &["registry.example.com/app:1"],
+                near(&["registry.example.com/app:1"]),
+            ),
+            ("localhost:5000/app:1", &["localhost:5001/apb:1", "app:2"], near(&["localhost:5001/apb:1"])),
+            ("registry.example.com/team/seed:1", &["app:1", "seed:2", "seed:1"], tag("seed:1")),
+            ("web:latest", &["ghcr.io/team/web:latest"], tag("ghcr.io/team/web:latest")),
+            ("web", &["seed:1", "localhost:5000/web:1"], near(&["localhost:5000/web:1"])),
+            ("registry.example.com/nothing-like-it:9", &["app:1"], None),
+        ];
+        for (wanted, here, want) in table {
+            let image = |name: &&str| ImageSummary { name: (*name).to_owned(), ..ImageSummary::default() };
+            let images: Vec<ImageSummary> = here.iter().map(image).collect();
+            assert_eq!(suggest(&wanted.parse().unwrap(), &images), want, "{wanted}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The upload by the engine: its own push, watched for stalls.
+
+use std::time::Duration;
+
+use humantime::format_duration;
+use hyper::StatusCode;
+use tokio::time::Instant;
+
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::engine::push::PushRequest;
+use crate::engine::tag::TemporaryTag;
+use crate::event::{Event, LayerState, Narrowed};
+use crate::failure::{Class, Evidence, classify, stalled};
+use crate::oci::Descriptor;
+use crate::present::presenter::Update;
+use crate::progress::Progress;
+use crate::push::error::{AttemptError, Cause, PushError};
+use crate::push::naming::untag;
+use crate::push::outcome::ImageLog;
+use crate::push::session::Session;
+use crate::push::subject::{Subject, inspect};
+use crate::push::upload::Uploaded;
+use crate::push::upload::watchdog::Watchdog;
+use crate::text::sanitize;
+
+/// How long the stream is read after a refusal: what follows only repeats or explains it.
+const AFTER_REFUSAL: Duration = Duration::from_secs(2);
+/// How long the registry may take to confirm what the engine did not.
+const CONFIRMATION: Duration = Duration::from_secs(30);
+
+/// Uploads by the engine.
+#[derive(Default)]
+pub struct EngineUpload {
+    /// The tag of the attempt that runs, if it goes around an upload that hangs.
+    detour: Option<TemporaryTag>,
+}
+
+/// What the stream of one push has said about the engine.
+#[derive(Debug, Default)]
+struct StreamFacts {
+    /// The first refusal, raw; later ones only repeat or explain it.
+    refusal: Option<String>,
+    content_missing: bool,
+    narrowed: Option<Narrowed>,
+    /// Docker's classic store pushes: no other prepares layers.
+    is_classic: bool,
+    /// The engine says nothing until the end: podman.
+    is_silent: bool,
+}
+
+impl StreamFacts {
+    fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Refused { message } => _ = self.refusal.get_or_insert_with(|| message.clone()),
+            Event::ContentMissing => self.content_missing = true,
+            Event::PlatformInsteadOfIndex(narrowed) => self.narrowed = Some(narrowed.clone()),
+            Event::Layer { state: LayerState::Preparing, .. } => self.is_classic = true,
+            _ => {}
+        }
+    }
+}
+
+/// How a stream ended that did not break.
+enum StreamEnd {
+    Properly,
+    /// It was stopped, since nothing moved.
+    Stalled,
+}
+
+impl EngineUpload {
+    /// Makes one attempt. See [`Route::upload`](super::Route::upload).
+    pub async fn upload(
+        &mut self,
+        session: &Session<'_>,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        log: &mut ImageLog<'_>,
+        on_event: impl FnMut(&Event),
+    ) -> Result<Uploaded, AttemptError> {
+        let reference = subject.reference;
+        self.take_a_detour(session, engine, subject, log).await?;
+        let blocked_before = session.detours.borrow().blocked(reference);
+        log.reporter.show(&Update::Push);
+        let mut facts = StreamFacts::default();
+        let end = self.follow(session, engine, subject, log, &mut facts, on_event).await;
+        let detour = self.detour.as_ref().map(|tag| tag.name.clone());
+        self.clean_up(session, engine, log).await;
+        let repository = detour.as_ref().unwrap_or(reference).repository();
+        let progress = &log.record.progress;
+        let refused = |message: &str, http_status| {
+            let verdict = classify(&Evidence {
+                message,
+                http_status,
+                content_missing: facts.content_missing,
+                phase: progress.phase(),
+                credentials_sent: !subject.active.credentials.is_anonymous(),
+                repository: &repository,
+            });
+            Cause::Engine { verdict: verdict.uncancelled(), reason: sanitize(message) }
+        };
+        let retryable = |cause: Cause| {
+            let max_retries = max_retries(session, subject, cause.class(), progress, facts.is_silent);
+            AttemptError::Retryable { cause, max_retries }
+        };
+        // A refusal counts also if the stream broke after it.
+        if let Some(message) = &facts.refusal {
+            let cause = refused(message, None);
+            // Certificates and a proxy's rules are for the registry's own name, so this is not the registry's answer.
+            let is_about_name =
+                matches!(cause.class(), Class::Tls | Class::Auth | Class::Denied | Class::Other);
+            if detour.is_some() && is_about_name && !progress.has_moved() {
+                session.detours.borrow_mut().close(reference);
+                let reason = format!(
+                    "an upload hangs in the engine, and under the registry's other name: {}",
+                    cause.reason()
+                );
+                return Err(retryable(Cause::Engine { verdict: stalled(), reason }));
+            }
+            return Err(retryable(cause));
+        }
+        match end {
+            Ok(StreamEnd::Properly) => {}
+            Ok(StreamEnd::Stalled) => {
+                if facts.is_classic {
+                    session.detours.borrow_mut().hangs(reference, blocked_before);
+                }
+                let reason = format!("nothing moved for {}", format_duration(session.options.stall_timeout));
+                return Err(retryable(Cause::Engine { verdict: stalled(), reason }));
+            }
+            Err(EngineError::Answered { status, message }) => {
+                let message = if message.trim().is_empty() { status.to_string() } else { message };
+                return Err(retryable(refused(&message, Some(status.as_u16()))));
+            }
+            Err(error) => {
+                let error = engine.explain(error).await;
+                return Err(subject.engine_error(error).into());
+            }
+        }
+        let tag = reference.tag_or_latest();
+        let pushed = progress.pushed.iter().find(|pushed| pushed.tag == tag);
+        let descriptor = match pushed.map(|pushed| Descriptor::new(pushed.digest.clone(), pushed.size)) {
+            Some(descriptor) => descriptor,
+            None => confirm(session, engine, subject, log).await.ok_or_else(|| PushError::Unconfirmed {
+                reference: reference.familiar(),
+                tag: tag.to_owned(),
+            })?,
+        };
+        Ok(Uploaded { descriptor, narrowed: facts.narrowed })
+    }
+
+    /// Removes the tag of an attempt.
+    pub async fn clean_up(&mut self, session: &Session<'_>, engine: &mut Engine, log: &mut ImageLog<'_>) {
+        if let Some(tag) = self.detour.take() {
+            untag(session, engine, tag, log).await;
+        }
+    }
+
+    /// Adds a tag with another name of the registry, if a push under its own name would wait for an upload that
+    /// hangs.
+    async fn take_a_detour(
+        &mut self,
+        session: &Session<'_>,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        log: &ImageLog<'_>,
+    ) -> Result<(), PushError> {
+        let reference = subject.reference;
+        let next = session.detours.borrow().next(reference);
+        let Some(name) = next.and_then(|next| reference.under_another_name(next)) else { return Ok(()) };
+        let is_free = match engine.inspect(&name.canonical()).await {
+            Err(EngineError::Answered { status, .. }) => status == StatusCode::NOT_FOUND,
+            Err(error @ EngineError::Transport(_)) => return Err(subject.engine_error(error)),
+            _ => false,
+        };
+        if !is_free {
+            let name = name.familiar();
+            log.note(&format!("not pushing under the name {name}: an image has it"));
+            return Ok(());
+        }
+        let own = reference.canonical();
+        let naming = session.naming.lock().await;
+        let tagged = match engine.inspect(&own).await {
+            Ok(image) => engine.tag(&own, &image.id, &name).await,
+            Err(error) => Err(error),
+        };
+        drop(naming);
+        match tagged {
+            Ok(tag) => {
+                let names = (reference.familiar_repository(), name.familiar_repository());
+                log.note(&format!(
+                    "the engine hangs in an upload to {}: pushing under the registry's other name, {}",
+                    names.0, names.1
+                ));
+                self.detour = Some(tag);
+                Ok(())
+            }
+            Err(error @ EngineError::Transport(_)) => Err(subject.engine_error(error)),
+            // The attempt is made under the registry's own name.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Reads the stream to its end.
+    async fn follow(
+        &self,
+        session: &Session<'_>,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        log: &mut ImageLog<'_>,
+        facts: &mut StreamFacts,
+        mut on_event: impl FnMut(&Event),
+    ) -> Result<StreamEnd, EngineError> {
+        let request = PushRequest {
+            reference: self.detour.as_ref().map_or(subject.reference, |tag| &tag.name),
+            credentials: &subject.active.credentials,
+            platform: subject.platform,
+            wants_objects: log.reporter.wants_objects(),
+        };
+        let limit = session.options.stall_timeout;
+        let mut watchdog = Watchdog::new(limit, Instant::now());
+        let mut deadline: Option<Instant> = None;
+        // The engine may be slow to answer at all: it looks up the registry's name first.
+        let answered = async { Some(engine.push(&request).await) };
+        let Some(stream) = (tokio::select! {
+            stream = answered => stream,
+            () = until(Some(watchdog.deadline(&log.record.progress)).filter(|_| !limit.is_zero())) => None,
+        }) else {
+            return Err(EngineError::Silent { endpoint: engine.endpoint() });
+        };
+        let mut stream = stream?;
+        facts.is_silent = stream.is_silent;
+        let is_watched = !stream.is_silent && !limit.is_zero();
+        loop {
+            let stalls = Some(watchdog.deadline(&log.record.progress)).filter(|_| is_watched);
+            let goes_on = tokio::select! {
+                // What has come counts before the time that has passed: this process may have been stopped.
+                biased;
+                () = until(deadline) => false,
+                more = stream.next(|event| {
+                    let has_changed = log.event(&event);
+                    facts.apply(&event);
+                    watchdog.saw(&event, has_changed, Instant::now());
+                    on_event(&event);
+                }) => more?,
+                () = until(stalls) => {
+                    if !engine.stop(stream).await {
+                        log.note("the engine did not say that it gave up the push");
+                    }
+                    return Ok(StreamEnd::Stalled);
+                }
+            };
+            if !goes_on {
+                return Ok(StreamEnd::Properly);
+            }
+            if facts.refusal.is_some() && deadline.is_none() {
+                deadline = Some(Instant::now() + AFTER_REFUSAL);
+            }
+        }
+    }
+}
+
+/// How many more attempts can help after a failure.
+fn max_retries(
+    session: &Session<'_>,
+    subject: &Subject<'_>,
+    class: Class,
+    progress: &Progress,
+    is_silent: bool,
+) -> u32 {
+    match class {
+        Class::Stalled => session.detours.borrow().left(subject.reference).unwrap_or(u32::MAX),
+        // The engine itself has retried for nearly a minute. podman retries for up to two, without a word.
+        _ if progress.was_retried_in_vain() || (is_silent && class == Class::RateLimited) => 1,
+        _ => u32::MAX,
+    }
+}
+
+/// Asks the registry what the tag names if the engine did not say (docker 24 with the containerd store ends without
+/// a digest, podman before 3 without any line). The answer counts if it is a digest of the engine's image.
+async fn confirm(
+    session: &Session<'_>,
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+    log: &mut ImageLog<'_>,
+) -> Option<Descriptor> {
+    let asked = async {
+        let named = session.pool.resolve(engine, subject).await.ok()??;
+        let own = inspect(engine, subject).await.ok()?;
+        Some(named).filter(|named| own.has_digest(&named.digest))
+    };
+    let named = tokio::time::timeout(CONFIRMATION, asked).await.ok()??;
+    log.record.verified = Some(true);
+    log.note("the engine named no digest; the registry was asked, and has the image");
+    Some(named)
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_first_refusal() {
+        let mut facts = StreamFacts::default();
+        for message in ["denied", "later"] {
+            facts.apply(&Event::Refused { message: message.to_owned() });
+        }
+        assert_eq!(facts.refusal.as_deref(), Some("denied"));
+    }
+}

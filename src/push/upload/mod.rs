@@ -1,0 +1,60 @@
+//! Ways to upload an image. Each attempt reports events while it runs, and ends with a descriptor or a cause.
+
+pub mod detour;
+mod engine;
+mod watchdog;
+
+use crate::engine::Engine;
+use crate::event::{Event, Narrowed};
+use crate::oci::Descriptor;
+use crate::push::error::AttemptError;
+use crate::push::outcome::ImageLog;
+use crate::push::session::Session;
+use crate::push::subject::Subject;
+use crate::push::upload::engine::EngineUpload;
+
+/// Who uploads.
+pub enum Route {
+    Engine(EngineUpload),
+}
+
+/// What is in the registry after an upload.
+pub struct Uploaded {
+    pub descriptor: Descriptor,
+    /// The engine sent one platform instead of all.
+    pub narrowed: Option<Narrowed>,
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Self::Engine(EngineUpload::default())
+    }
+}
+
+impl Route {
+    /// Makes one attempt to upload the image.
+    ///
+    /// * `on_event`: called with each event, after it is shown and recorded.
+    ///
+    /// # Errors
+    /// [`AttemptError`]
+    pub async fn upload(
+        &mut self,
+        session: &Session<'_>,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        log: &mut ImageLog<'_>,
+        on_event: impl FnMut(&Event),
+    ) -> Result<Uploaded, AttemptError> {
+        match self {
+            Self::Engine(upload) => upload.upload(session, engine, subject, log, on_event).await,
+        }
+    }
+
+    /// Removes what an attempt left behind that was stopped by `--timeout`.
+    pub async fn clean_up(&mut self, session: &Session<'_>, engine: &mut Engine, log: &mut ImageLog<'_>) {
+        match self {
+            Self::Engine(upload) => upload.clean_up(session, engine, log).await,
+        }
+    }
+}
