@@ -13,7 +13,8 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorReport};
 use crate::failure::Class;
 use crate::print::{print, tell, warn};
-use crate::push::login::{Checked, LoginError, MAX_PROMPTS, Question, check};
+use crate::push::conversation::{MAX_PROMPTS, PromptRequest};
+use crate::push::login::{Checked, LoginError, Question, check};
 use crate::reference::{HUB, credentials_key, registry_domain};
 use crate::secret::Secret;
 use crate::setup::{engine, keyring, password_from_stdin, registry};
@@ -191,7 +192,15 @@ impl Call<'_> {
             let mut engine = engine(self.docker, &self.keyring.config).await?;
             self.checked(answer, &mut engine).await?
         } else {
-            let terminal = self.terminal.as_ref();
+            let request = PromptRequest {
+                class: Class::Auth,
+                source: &Source::Nothing,
+                prompts_left: MAX_PROMPTS,
+                has_terminal: self.terminal.is_some(),
+                no_prompt: false,
+                has_prompt_failed: false,
+            };
+            let terminal = self.terminal.as_ref().filter(|_| request.is_allowed());
             let terminal = terminal.ok_or_else(|| Error::NoTerminal { registry: self.domain.clone() })?;
             let mut engine = engine(self.docker, &self.keyring.config).await?;
             let mut question = Question { registry: &self.domain, key: &key, terminal, engine: &mut engine };

@@ -5,8 +5,10 @@
 
 use crate::credentials::login::Source;
 use crate::failure::Class;
-use crate::push::login::MAX_PROMPTS;
 use crate::retry::{AttemptFailure, NextAttempt, RetryBudget};
+
+/// How often the user is asked for credentials of one registry.
+pub const MAX_PROMPTS: usize = 3;
 
 /// A failed attempt, as far as the next step depends on it.
 #[derive(Clone, Debug)]

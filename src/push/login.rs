@@ -10,9 +10,6 @@ use crate::failure::{Class, Evidence, classify};
 use crate::secret::Secret;
 use crate::text::sanitize;
 
-/// How often the user is asked for credentials of one registry.
-pub const MAX_PROMPTS: usize = 3;
-
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     /// Nothing was typed that the registry could be asked about.

@@ -1,7 +1,7 @@
 //! How a push ended, and what is known of it then.
 
 use crate::credentials::login::Login;
-use crate::event::Event;
+use crate::event::{Event, Narrowed};
 use crate::oci::Descriptor;
 use crate::present::presenter::{ImageReporter, Level, Update};
 use crate::progress::Progress;
@@ -32,6 +32,13 @@ impl Outcome {
     pub fn new(status: Status, named: impl Into<Option<Descriptor>>) -> Self {
         Self { status, named: named.into() }
     }
+}
+
+/// What is in the registry after an upload.
+pub struct Uploaded {
+    pub descriptor: Descriptor,
+    /// The engine sent one platform instead of all.
+    pub narrowed: Option<Narrowed>,
 }
 
 /// What is known of a push when it ends, however it ends.

@@ -17,10 +17,9 @@ use crate::present::presenter::Update;
 use crate::progress::Progress;
 use crate::push::error::{AttemptError, Cause, PushError};
 use crate::push::naming::untag;
-use crate::push::outcome::ImageLog;
+use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::{Subject, inspect};
-use crate::push::upload::Uploaded;
 use crate::push::upload::watchdog::Watchdog;
 use crate::text::sanitize;
 
@@ -69,7 +68,7 @@ enum StreamEnd {
 }
 
 impl EngineUpload {
-    /// Makes one attempt. See [`Route::upload`](super::Route::upload).
+    /// Makes one attempt, as `Route::upload` describes.
     pub async fn upload(
         &mut self,
         session: &Session<'_>,

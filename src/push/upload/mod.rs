@@ -5,10 +5,9 @@ mod engine;
 mod watchdog;
 
 use crate::engine::Engine;
-use crate::event::{Event, Narrowed};
-use crate::oci::Descriptor;
+use crate::event::Event;
 use crate::push::error::AttemptError;
-use crate::push::outcome::ImageLog;
+use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::upload::engine::EngineUpload;
@@ -16,13 +15,6 @@ use crate::push::upload::engine::EngineUpload;
 /// Who uploads.
 pub enum Route {
     Engine(EngineUpload),
-}
-
-/// What is in the registry after an upload.
-pub struct Uploaded {
-    pub descriptor: Descriptor,
-    /// The engine sent one platform instead of all.
-    pub narrowed: Option<Narrowed>,
 }
 
 impl Default for Route {
