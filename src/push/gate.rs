@@ -145,3 +145,67 @@ impl Lead {
         self.is_open.set(true);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// Polls once; `None`: it waits.
+    fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    fn add(logins: &mut Logins, only_for: Option<&str>) -> u32 {
+        let login = Login::new(&Credentials::anonymous(), Source::Prompt, Vec::new());
+        logins.add(Credentials::anonymous(), login, only_for.map(str::to_owned)).number
+    }
+
+    #[test]
+    fn the_newest_credentials_for_a_repository_are_used() {
+        let mut logins = Logins::default();
+        assert!(logins.is_empty() && logins.of("r/a").is_none());
+        assert_eq!(
+            [add(&mut logins, None), add(&mut logins, Some("r/a")), add(&mut logins, Some("r/b"))],
+            [1, 2, 3]
+        );
+        let number = |logins: &Logins, repository| logins.of(repository).map(|active| active.number);
+        assert_eq!(number(&logins, "r/a"), Some(2));
+        assert_eq!(number(&logins, "r/b"), Some(3));
+        assert_eq!(number(&logins, "r/c"), Some(1), "credentials of other repositories are not used");
+        assert_eq!(add(&mut logins, None), 4);
+        assert_eq!(number(&logins, "r/a"), Some(4), "those for all repositories replace the earlier ones");
+        let newer = |number| logins.newer_than(number).map(|active| active.number);
+        assert_eq!([newer(0), newer(1), newer(4)], [Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn one_push_goes_through_the_gate_until_the_registry_lets_it_in() {
+        let gate = Gate::new(false);
+        let mut pass = now(gate.enter());
+        assert!(pass.is_some() && now(gate.enter()).is_none(), "the second waits");
+        gate.open(&mut pass);
+        assert!(gate.is_open() && pass.is_none() && now(gate.enter()).is_some());
+        gate.close();
+        gate.open(&mut None);
+        assert!(!gate.is_open(), "only the holder of the pass opens the gate");
+    }
+
+    #[test]
+    fn pushes_follow_the_first_into_a_repository_once_it_is_through() {
+        let lead = Lead::default();
+        let first = now(lead.follow()).expect("nothing to wait for");
+        assert!(first.is_some() && now(lead.follow()).is_none(), "the second waits");
+        drop(first);
+        let second = now(lead.follow()).expect("the first has failed");
+        assert!(second.is_some(), "so the second goes alone");
+        lead.open();
+        assert!(now(lead.follow()).expect("open").is_none());
+    }
+}

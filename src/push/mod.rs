@@ -58,8 +58,35 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 /// inspect an image, and what the registry shows after a short push may make that needless.
 const SHORT_PUSH: Duration = Duration::from_millis(100);
 
-/// One image on its way to one reference.
-pub struct Push<'a> {
+/// One local image and the destinations that it is pushed to together.
+pub struct Batch<'a> {
+    pub destinations: Vec<Destination<'a>>,
+}
+
+/// Where an image goes, and who hears how.
+pub struct Destination<'a> {
+    pub target: &'a Target,
+    pub reporter: ImageReporter<'a>,
+    pub record: &'a mut Record,
+}
+
+/// Pushes an image to its destinations. Returns for each, in their order, how the push ended and how long it took.
+pub async fn push_batch(
+    session: &Session<'_>,
+    engine: &mut Engine,
+    batch: &mut Batch<'_>,
+) -> Vec<(Result<Outcome, PushError>, Duration)> {
+    let mut ended = Vec::new();
+    for Destination { target, reporter, record } in &mut batch.destinations {
+        let started = Instant::now();
+        let result = Push::new(session, engine, target, *reporter, record).run().await;
+        ended.push((result, started.elapsed()));
+    }
+    ended
+}
+
+/// One image on its way to one destination.
+struct Push<'a> {
     session: &'a Session<'a>,
     target: &'a Target,
     options: &'a PushOptions,
@@ -75,10 +102,10 @@ pub struct Push<'a> {
 }
 
 impl<'a> Push<'a> {
-    pub fn new(
+    fn new(
         session: &'a Session<'a>,
-        target: &'a Target,
         engine: &'a mut Engine,
+        target: &'a Target,
         reporter: ImageReporter<'a>,
         record: &'a mut Record,
     ) -> Self {
@@ -101,7 +128,7 @@ impl<'a> Push<'a> {
     ///
     /// # Errors
     /// [`PushError`]; the record says how far the push came.
-    pub async fn run(mut self) -> Result<Outcome, PushError> {
+    async fn run(mut self) -> Result<Outcome, PushError> {
         self.log.reporter.show(&Update::Start { is_dry_run: self.options.dry_run });
         let result = self.push().await;
         self.log.record.platforms = self.announcer.platforms();

@@ -1,9 +1,8 @@
 //! The order of pushes, and how many run at once.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::mem::take;
-use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt as _};
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
@@ -13,11 +12,11 @@ use crate::command::push::results::{Finished, Results};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::present::presenter::{ImageReporter, Reporter};
-use crate::push::Push;
 use crate::push::gate::Lead;
 use crate::push::outcome::Record;
 use crate::push::session::Session;
 use crate::push::target::Target;
+use crate::push::{Batch, Destination, push_batch};
 
 /// Pushes all that has not failed already.
 ///
@@ -35,50 +34,41 @@ pub async fn push_all(
 ) -> Result<(), Error> {
     let spare = engine.fork();
     let engines = RefCell::new(vec![engine]);
-    let work: Vec<Option<Target>> = results
+    let targets: Vec<Option<Target>> = results
         .asked
         .iter()
         .zip(&results.ended)
         .map(|(asked, ended)| asked.target.clone().filter(|_| ended.is_none()))
         .collect();
-    let repository = |target: &Target| target.reference.repository();
     let leads: HashMap<String, Lead> =
-        work.iter().flatten().map(|target| (repository(target), Lead::default())).collect();
-    let work = work.iter().zip(&mut *records).enumerate();
-    let work = work.filter_map(|(at, (target, record))| Some((at, target.as_ref()?, record)));
-    // The first into each repository, since the others wait for it.
-    let (at_once, mut begun) = (parallel(session.options), HashSet::new());
-    let (first, rest): (Vec<_>, Vec<_>) =
-        work.partition(|(_, target, _)| at_once == 1 || begun.insert(repository(target)));
-    let pushes = first.into_iter().chain(rest).map(|(at, target, record)| {
-        let reporter = ImageReporter { reporter, at };
-        let (engines, spare, lead) = (&engines, &spare, &leads[&repository(target)]);
-        async move {
-            let _turn = lead.follow().await;
-            // One that is connected, if one is free.
-            let mut engine = engines.borrow_mut().pop().unwrap_or_else(|| spare.fork());
-            let started = Instant::now();
-            let push = Push::new(session, target, &mut engine, reporter, record);
-            let result = push.run().await.map_err(Error::from);
-            engines.borrow_mut().push(engine);
-            if result.is_ok() {
-                lead.open();
-            }
-            (at, Finished { result, record: take(record), elapsed: started.elapsed() })
-        }
+        targets.iter().flatten().map(|target| (target.reference.repository(), Lead::default())).collect();
+    let at_once = parallel(session.options);
+    let mut unbegun: Vec<Option<&mut Record>> = records.iter_mut().map(Some).collect();
+    let pushes = batches(&targets, at_once).into_iter().map(|places| {
+        let destination = |at: &usize| {
+            let (target, record) = (targets[*at].as_ref()?, unbegun[*at].take()?);
+            Some(Destination { target, reporter: ImageReporter { reporter, at: *at }, record })
+        };
+        let batch = Batch { destinations: places.iter().filter_map(destination).collect() };
+        push_one_batch(session, &engines, &spare, &leads, places, batch)
     });
+    let pushes: Vec<_> = pushes.collect();
     let mut pushes = stream::iter(pushes).buffer_unordered(at_once);
     let mut ticks = ticks(reporter);
-    let given_up = loop {
+    let given_up = 'calls: loop {
         tokio::select! {
-            ended = pushes.next() => match ended {
-                None => break None,
-                // At the prompt: that is meant for all of it.
-                Some((at, Finished { result: Err(error @ Error::Cancelled(_)), record, .. })) => {
-                    break Some((at, record, error));
+            batch = pushes.next() => {
+                let Some(batch) = batch else { break None };
+                for (at, ended) in batch {
+                    match ended {
+                        // The user gave up at a prompt, which ends the whole call.
+                        Finished { result: Err(error @ Error::Cancelled(_)), record, .. } => {
+                            break 'calls Some((at, record, error));
+                        }
+                        ended => results.end(at, ended, reporter),
+                    }
                 }
-                Some((at, ended)) => results.end(at, ended, reporter),
-            },
+            }
             () = next_tick(&mut ticks) => reporter.tick(),
         }
         results.write_out(reporter);
@@ -90,6 +80,53 @@ pub async fn push_all(
     }
     results.write_out(reporter);
     Ok(())
+}
+
+/// Groups images with their destinations, in the order in which they are pushed: the first into each repository come
+/// first, since the others wait for them. Each batch has one destination for now.
+///
+/// * `targets`: in the order asked; `None`: already failed.
+/// * `at_once`: how many batches run at once.
+///
+/// Returns places in `targets`.
+fn batches(targets: &[Option<Target>], at_once: usize) -> Vec<Vec<usize>> {
+    let places = targets.iter().enumerate().filter_map(|(at, target)| Some((at, target.as_ref()?)));
+    let mut begun = HashSet::new();
+    let (first, rest): (Vec<_>, Vec<_>) =
+        places.partition(|(_, target)| at_once == 1 || begun.insert(target.reference.repository()));
+    first.into_iter().chain(rest).map(|(at, _)| vec![at]).collect()
+}
+
+/// Pushes one batch over a connection that is free, or a new one.
+///
+/// * `places`: of the batch's destinations, in the order asked.
+async fn push_one_batch(
+    session: &Session<'_>,
+    engines: &RefCell<Vec<Engine>>,
+    spare: &Engine,
+    leads: &HashMap<String, Lead>,
+    places: Vec<usize>,
+    mut batch: Batch<'_>,
+) -> Vec<(usize, Finished)> {
+    // In one order in all batches, so that no two wait for each other.
+    let repositories = batch.destinations.iter().map(|destination| destination.target.reference.repository());
+    let repositories: BTreeSet<String> = repositories.collect();
+    let mut turns = Vec::new();
+    for repository in &repositories {
+        turns.push(leads[repository].follow().await);
+    }
+    let mut engine = engines.borrow_mut().pop().unwrap_or_else(|| spare.fork());
+    let ended = push_batch(session, &mut engine, &mut batch).await;
+    engines.borrow_mut().push(engine);
+    let ended = places.into_iter().zip(batch.destinations).zip(ended);
+    ended
+        .map(|((at, Destination { target, record, .. }), (result, elapsed))| {
+            if result.is_ok() {
+                leads[&target.reference.repository()].open();
+            }
+            (at, Finished { result: result.map_err(Error::from), record: take(record), elapsed })
+        })
+        .collect()
 }
 
 /// How many images are pushed at once. Lines of engines do not say which image they are about.
@@ -108,5 +145,28 @@ async fn next_tick(ticks: &mut Option<Interval>) {
     match ticks {
         Some(ticks) => _ = ticks.tick().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_into_each_repository_are_pushed_first() {
+        let table: [(&[&str], usize, &[usize]); 5] = [
+            // destinations (empty: already failed), at once, order
+            (&["r/a:1", "r/a:2", "r/b:1"], 3, &[0, 2, 1]),
+            (&["r/a:1", "r/a:2", "r/b:1"], 1, &[0, 1, 2]),
+            (&["r/a:1", "", "r/a:2"], 2, &[0, 2]),
+            (&["r.io/a:1", "s.io/a:1", "r.io/a:2", "s.io/a:2"], 2, &[0, 1, 2, 3]),
+            (&[], 3, &[]),
+        ];
+        for (images, at_once, want) in table {
+            let target = |image: &&str| image.parse().ok().map(Target::new);
+            let targets: Vec<Option<Target>> = images.iter().map(target).collect();
+            let order = batches(&targets, at_once);
+            assert_eq!(order, want.iter().map(|at| vec![*at]).collect::<Vec<_>>(), "{images:?}");
+        }
     }
 }
