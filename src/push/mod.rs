@@ -20,7 +20,6 @@ mod verify;
 
 use std::future::Future;
 use std::pin::pin;
-use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{Either, join, select};
@@ -79,7 +78,9 @@ pub async fn push_batch(
     let mut ended = Vec::new();
     for Destination { target, reporter, record } in &mut batch.destinations {
         let started = Instant::now();
-        let result = Push::new(session, engine, target, *reporter, record).run().await;
+        let announcer = Announcer::new(&target.reference, session.options.platform.as_ref(), *reporter);
+        let log = ImageLog { reporter: *reporter, record };
+        let result = Push::new(session, engine, target, &announcer, log).run().await;
         ended.push((result, started.elapsed()));
     }
     ended
@@ -95,7 +96,7 @@ struct Push<'a> {
     /// While this push holds it, no other may use these credentials, or ask for others.
     pass: Option<Pass<'a>>,
     route: Route,
-    announcer: Rc<Announcer<'a>>,
+    announcer: &'a Announcer<'a>,
     /// What is left of `--timeout`. Prompts and waiting for other images do not count.
     time_left: Option<Duration>,
     log: ImageLog<'a>,
@@ -106,21 +107,21 @@ impl<'a> Push<'a> {
         session: &'a Session<'a>,
         engine: &'a mut Engine,
         target: &'a Target,
-        reporter: ImageReporter<'a>,
-        record: &'a mut Record,
+        announcer: &'a Announcer<'a>,
+        log: ImageLog<'a>,
     ) -> Self {
-        let (options, reference) = (session.options, &target.reference);
+        let options = session.options;
         Self {
             session,
             target,
             options,
             engine,
-            gate: &session.gates[reference.domain()],
+            gate: &session.gates[target.reference.domain()],
             pass: None,
             route: Route::default(),
-            announcer: Rc::new(Announcer::new(reference, options.platform.as_ref(), reporter)),
+            announcer,
             time_left: options.timeout.filter(|timeout| !timeout.is_zero()),
-            log: ImageLog { reporter, record },
+            log,
         }
     }
 
@@ -241,32 +242,43 @@ impl<'a> Push<'a> {
             if conversation.are_accepted() && class != Class::Auth {
                 self.save(&active.credentials).await;
             }
-            if step == Step::FindNewerCredentials {
-                step = match self.newer_than(active.number).await {
-                    Some(newer) => {
-                        active = newer;
-                        conversation.next(conversation::Event::NewerCredentials)
-                    }
-                    None => {
-                        let has_prompt_failed = self.gate.has_prompt_failed.get();
-                        conversation.next(conversation::Event::NoNewerCredentials { has_prompt_failed })
-                    }
-                };
-            }
-            if step != Step::Attempt {
-                let refusal = self.refusal(cause, active.login.clone()).await;
-                if step == Step::Fail {
-                    if active.login.source == Source::Prompt {
-                        self.gate.has_prompt_failed.set(true);
-                    }
-                    return Err(PushError::Refused(Box::new(refusal)));
-                }
-                let (typed, are_accepted) = self.prompt(&refusal, &mut conversation.prompts_left).await?;
-                active = self.use_typed(typed, class);
-                conversation.next(conversation::Event::Typed { are_accepted });
-            }
+            active = self.change_credentials(&mut conversation, step, cause, active).await?;
             self.log.record.failures.clear();
         }
+    }
+
+    /// Finds other credentials to go on with, or asks the user for them.
+    ///
+    /// * `step`: what the conversation decided after `cause`.
+    ///
+    /// # Errors
+    /// The refusal, if the conversation ends the push with it; or the prompt failed.
+    async fn change_credentials(
+        &mut self,
+        conversation: &mut Conversation,
+        mut step: Step,
+        cause: Cause,
+        active: ActiveCredentials,
+    ) -> Result<ActiveCredentials, PushError> {
+        if step == Step::FindNewerCredentials {
+            if let Some(newer) = self.newer_than(active.number).await {
+                conversation.next(conversation::Event::NewerCredentials);
+                return Ok(newer);
+            }
+            let has_prompt_failed = self.gate.has_prompt_failed.get();
+            step = conversation.next(conversation::Event::NoNewerCredentials { has_prompt_failed });
+        }
+        let (class, source) = (cause.class(), active.login.source.clone());
+        let refusal = self.refusal(cause, active.login).await;
+        if step != Step::Prompt {
+            if source == Source::Prompt {
+                self.gate.has_prompt_failed.set(true);
+            }
+            return Err(PushError::Refused(Box::new(refusal)));
+        }
+        let (typed, are_accepted) = self.prompt(&refusal, &mut conversation.prompts_left).await?;
+        conversation.next(conversation::Event::Typed { are_accepted });
+        Ok(self.use_typed(typed, class))
     }
 
     /// One attempt: look at what exists, upload, verify.
@@ -280,19 +292,18 @@ impl<'a> Push<'a> {
             self.session,
             self.engine,
             &subject,
-            &self.announcer,
+            self.announcer,
             &mut self.log,
         );
         if let Some(outcome) = existing.await? {
             return Ok(outcome);
         }
-        let announcer = Rc::clone(&self.announcer);
-        let prefetch = prefetch_image(self.session, self.engine.fork(), &subject, &announcer);
+        let prefetch = prefetch_image(self.session, self.engine.fork(), &subject, self.announcer);
         with_background(prefetch, self.upload_and_verify(&subject)).await
     }
 
     async fn upload_and_verify(&mut self, subject: &Subject<'_>) -> Result<Outcome, AttemptError> {
-        let (session, announcer) = (self.session, Rc::clone(&self.announcer));
+        let (session, announcer) = (self.session, self.announcer);
         self.log.record.attempts += 1;
         let Self { engine, gate, pass, route, log, .. } = self;
         let on_event = |event: &Event| {
@@ -313,7 +324,7 @@ impl<'a> Push<'a> {
         // The registry has accepted the credentials, whatever it serves now.
         self.gate.open(&mut self.pass);
         self.save(&subject.active.credentials).await;
-        verify::verify(session, self.engine, subject, &pushed, &announcer, &mut self.log).await?;
+        verify::verify(session, self.engine, subject, &pushed, announcer, &mut self.log).await?;
         announcer.announce_late(self.engine, subject).await?;
         Ok(Outcome::new(Status::Pushed, pushed))
     }
