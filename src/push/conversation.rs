@@ -147,7 +147,7 @@ impl Conversation {
                 self.are_accepted = are_accepted;
                 self.restart()
             }
-            (state, event) => unreachable!("{event:?} is no answer in {state:?}"),
+            _ => unreachable!("the event answers the last step"),
         }
     }
 
