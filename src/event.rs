@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What one object of the stream says. All text in it is [sanitized](crate::text::sanitize), except [`Event::Refused`]'s.
+/// One object of the stream. All text in it is [sanitized](crate::text::sanitize), except [`Event::Refused`]'s.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A layer changed, or moved on. `id`: 12 hex digits of its diff ID or digest.

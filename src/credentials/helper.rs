@@ -52,7 +52,7 @@ const LISTENING: Duration = Duration::from_millis(100);
 /// Asks a helper for a login. `Ok(None)`: it has nothing for this registry.
 ///
 /// * `key`: the registry as docker keeps it.
-/// * `patience`: how long it may take; `None` where its user may be typing a PIN.
+/// * `helper_timeout`: how long it may take; `None` where its user may be typing a PIN.
 /// * `tell`: told after 3 s, once, that it is waited for.
 ///
 /// Dropping the future ends the helper and what it has started.

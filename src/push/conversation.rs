@@ -1,7 +1,7 @@
 //! Decides what follows a failed attempt: a retry, other credentials, a prompt, or the end of the push.
 //!
-//! [`Conversation`] is a state machine. It starts no upload and asks nobody: its caller does, and tells it what came
-//! of that.
+//! [`Conversation`] is a state machine. It neither uploads nor prompts: its caller does, and reports the result as the
+//! next event.
 
 use crate::credentials::login::Source;
 use crate::failure::Class;
@@ -27,7 +27,7 @@ impl Failed {
     }
 }
 
-/// What has happened.
+/// The result of a step.
 #[derive(Debug)]
 pub enum Event {
     Failed(Failed),
@@ -45,7 +45,7 @@ pub enum Event {
     },
 }
 
-/// What to do next.
+/// The next thing that the caller does.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Attempt the push with the newest credentials.
@@ -177,9 +177,9 @@ pub fn is_about_credentials(class: Class) -> bool {
 /// Everything that decides whether the user is asked for credentials.
 #[derive(Debug)]
 pub struct PromptRequest<'a> {
-    /// Of the refusal; [`Class::Auth`] if the user wants to log in.
+    /// The class of the refusal; [`Class::Auth`] if the user wants to log in.
     pub class: Class,
-    /// Of the credentials that were refused.
+    /// The source of the credentials that were refused.
     pub source: &'a Source,
     pub prompts_left: usize,
     /// stdin and stderr are a terminal, and the process is in its foreground.

@@ -18,7 +18,7 @@ use crate::text::sanitize;
 pub enum PushError {
     #[error("{0}")]
     Refused(Box<Refusal>),
-    /// The engine went away in the middle, or does not talk as one.
+    /// The connection to the engine broke, or it does not speak the engine's protocol.
     #[error("cannot push {reference}")]
     Engine {
         reference: String,
@@ -37,7 +37,7 @@ pub enum PushError {
     Exists { reference: String, found: String, id: String },
     #[error("{reference} was pushed as {expected}, and {found}")]
     Unverified { reference: String, expected: String, found: Found },
-    /// `--verify always`, and nobody could tell.
+    /// `--verify always`, and the registry could not be asked.
     #[error("{reference} was pushed, and what the registry serves could not be asked: {}", cause.reason())]
     Unverifiable { reference: String, cause: Cause },
     /// `--timeout`
@@ -50,7 +50,7 @@ pub enum PushError {
     /// The name that `--to` would give it.
     #[error("{reference} names another image here ({found}), and is not moved; the image to push is {id}")]
     Taken { reference: String, found: String, id: String },
-    /// What was typed is no name in the engine, so there is nothing to put behind the destination.
+    /// An ID was typed. It has no path and tag for a destination that names only a registry.
     #[error("`{typed}` is the ID of an image here, and names no path and tag for {reference}")]
     Nameless { reference: String, typed: String },
     /// The engine cannot push one platform of an image.
@@ -59,7 +59,7 @@ pub enum PushError {
     /// `--platform all`, and the engine does not have all.
     #[error("not all of {reference} is in the engine: {} missing", platforms.join(", "))]
     Incomplete { reference: String, platforms: Vec<String> },
-    /// The same, and nobody knew before.
+    /// The same, found only after the push.
     #[error(
         "{reference} was pushed as {digest}, one platform in place of the index, of which not all is in the engine"
     )]
@@ -124,13 +124,13 @@ impl PushError {
     }
 }
 
-/// What a registry serves in place of what was pushed.
+/// How the registry's content differs from what was pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     Nothing,
     /// A digest.
     Another(String),
-    /// Digests of what is missing.
+    /// Digests of missing blobs or manifests.
     Incomplete(Vec<String>),
 }
 
@@ -158,9 +158,9 @@ pub struct Refusal {
     pub cause: Cause,
     pub reference: Reference,
     pub login: Login,
-    /// What may have been meant, if the image was not found.
+    /// An image that the user may have meant, if this one was not found.
     pub suggestion: Option<Suggestion>,
-    /// Why each try failed, this one among them.
+    /// Why each attempt failed, including the last.
     pub failures: Vec<String>,
     /// The image has another name in the engine, and was to be tagged as this reference.
     pub is_renamed: bool,
@@ -238,7 +238,7 @@ fn last_failure(failures: &[String]) -> String {
     failures.last().map(|reason| format!("; the last try ended with: {reason}")).unwrap_or_default()
 }
 
-/// ` after 6 tries (1: …; 2 to 6: …)`, if there was more than one.
+/// ` after 6 tries (1: …; 2 to 6: …)`, if there was more than one attempt.
 fn attempts(failures: &[String]) -> String {
     match failures {
         [] | [_] => return String::new(),
@@ -306,11 +306,11 @@ impl Cause {
     }
 }
 
-/// Why there is no answer.
+/// Why a question about an image was not answered.
 #[derive(Debug)]
 pub enum QueryError {
     Cause(Cause),
-    /// The engine itself is gone.
+    /// The engine cannot be reached.
     Engine(EngineError),
 }
 

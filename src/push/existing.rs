@@ -1,4 +1,4 @@
-//! `--if-exists`: what a tag that is in the registry already means for the push.
+//! `--if-exists`: the outcome of a push whose tag is in the registry already.
 
 use futures_util::future::join;
 
@@ -78,8 +78,8 @@ pub async fn outcome_before_upload(
     Ok(if_exists_outcome(if_exists, subject.reference, Some(named), is_same, image.id)?)
 }
 
-/// What the tag names in the registry, if that is the image to push. A registry may refuse a push of an immutable
-/// tag only at its end, and the same image is never an error.
+/// Returns the manifest that the tag names in the registry, if it is the image to push. A registry may refuse an
+/// immutable tag only at the end of a push, and the same image is never an error.
 pub async fn find_same(
     session: &Session<'_>,
     engine: &mut Engine,

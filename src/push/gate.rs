@@ -1,10 +1,10 @@
-//! Where pushes of a call wait for one of them that goes alone.
+//! Points at which the pushes of a call wait for one of them that goes first.
 //!
-//! At the [`Gate`] of a registry its login is looked up once, tried by one push, and asked for once: several
+//! Each registry has a [`Gate`]: its credentials are looked up once, tried by one push, and asked for once. Several
 //! pushes at once with a wrong password would cost the registry as many failed logins, and its user perhaps an
-//! account. Into a repository the first goes [alone](Lead): tags of it mostly share their layers, and engines
-//! send a layer once for each push that begins before it is there (docker 28's containerd store: 4 layers and a
-//! configuration under 6 tags at once, sent 22 times in place of 5; measured).
+//! account. Each repository has a [`Lead`], the first push into it: tags of a repository mostly share their layers,
+//! and engines send a layer once for each push that begins before the layer is there (docker 28's containerd store
+//! sent the 5 blobs of 6 tags 22 times; measured).
 
 use std::cell::Cell;
 
@@ -17,11 +17,11 @@ use crate::credentials::login::{Login, Source};
 /// Credentials that are in use.
 #[derive(Clone, Debug)]
 pub struct ActiveCredentials {
-    /// Which login of the call this is, counted from 1.
+    /// Counts the credentials of the call for this registry, from 1.
     pub number: u32,
     pub credentials: Credentials,
     pub login: Login,
-    /// The repository that it was asked for, where another login may not write; others begin as before.
+    /// The one repository that these were typed for, since other credentials may not push to it.
     only_for: Option<String>,
 }
 
@@ -34,33 +34,33 @@ impl ActiveCredentials {
     }
 }
 
-/// All logins of the call for this registry, in the order in which they came up.
+/// All credentials of the call for one registry, in the order in which they were found or typed.
 #[derive(Debug, Default)]
 pub struct Logins {
     active: Vec<ActiveCredentials>,
-    /// The first of them, looked up ahead, for the first push to take and to tell of.
+    /// The first of them, looked up before a push needs them. The first push takes them and shows their warnings.
     pub prefetched: Option<LookedUp>,
 }
 
 impl Logins {
-    /// Nobody has looked one up so far.
+    /// Whether nothing was looked up so far.
     pub fn is_empty(&self) -> bool {
         self.active.is_empty() && self.prefetched.is_none()
     }
 
-    /// The one to go on with: the last that is for this repository, or for all of them.
+    /// The newest credentials for this repository or for all repositories.
     pub fn of(&self, repository: &str) -> Option<&ActiveCredentials> {
         let is_for_it =
             |active: &&ActiveCredentials| active.only_for.as_deref().is_none_or(|only| only == repository);
         self.active.iter().rfind(is_for_it)
     }
 
-    /// One that this push has not tried.
+    /// The first credentials after this number.
     pub fn newer_than(&self, number: u32) -> Option<&ActiveCredentials> {
         self.active.iter().find(|active| active.number > number)
     }
 
-    /// * `only_for`: a repository; `None`: those before are of no use any more.
+    /// * `only_for`: a repository; `None`: these replace all earlier credentials.
     pub fn add(
         &mut self,
         credentials: Credentials,
@@ -74,22 +74,22 @@ impl Logins {
     }
 }
 
-/// Held by who looks a login up, tries it first, or asks for another.
+/// Held by the push that looks up credentials, is the first to use them, or asks for others.
 pub type Pass<'a> = MutexGuard<'a, Logins>;
 
 #[derive(Debug)]
 pub struct Gate {
     logins: Mutex<Logins>,
-    /// The registry has let a push in with the first of them.
+    /// The registry has let in a push with the newest credentials.
     is_open: Cell<bool>,
     /// A prompt for this registry ended without credentials that help. The user is not asked twice in one call.
     pub has_prompt_failed: Cell<bool>,
-    /// A login that was typed or given is still to be kept.
+    /// Credentials that were typed or given must still be saved.
     pub is_to_be_kept: Cell<bool>,
 }
 
 impl Gate {
-    /// * `is_to_be_kept`: a login that comes up in this call.
+    /// * `is_to_be_kept`: credentials that are typed or given in this call must be saved.
     pub fn new(is_to_be_kept: bool) -> Self {
         Self {
             logins: Mutex::default(),
@@ -99,30 +99,30 @@ impl Gate {
         }
     }
 
-    /// Waits until nobody else is at the gate.
+    /// Waits until no other push holds the pass.
     pub async fn enter(&self) -> Pass<'_> {
         self.logins.lock().await
     }
 
-    /// Whether who comes with the first login need not come alone.
+    /// Whether several pushes may use the credentials at once.
     pub fn is_open(&self) -> bool {
         self.is_open.get()
     }
 
-    /// The registry has let in who holds the pass, and lets in all others.
+    /// The registry has let in the push with the pass, so all others may follow.
     pub fn open(&self, pass: &mut Option<Pass<'_>>) {
         if pass.take().is_some() {
             self.is_open.set(true);
         }
     }
 
-    /// There is another login, to be tried by its owner alone.
+    /// There are other credentials, which one push must try alone.
     pub fn close(&self) {
         self.is_open.set(false);
     }
 }
 
-/// The first push into a repository, which the others follow once it is through.
+/// The first push into a repository. The others follow when it has succeeded.
 #[derive(Debug, Default)]
 pub struct Lead {
     turn: Mutex<()>,
@@ -130,8 +130,8 @@ pub struct Lead {
 }
 
 impl Lead {
-    /// Waits for the push that goes alone. What this returns is held by who does so now, since nobody has got
-    /// through so far.
+    /// Waits for the push that goes alone. Returns a guard if no push has succeeded so far, so that the caller goes
+    /// alone while it holds it.
     pub async fn follow(&self) -> Option<MutexGuard<'_, ()>> {
         if self.is_open.get() {
             return None;
@@ -140,7 +140,7 @@ impl Lead {
         Some(turn).filter(|_| !self.is_open.get())
     }
 
-    /// A push is through: from now on they need not wait for each other.
+    /// A push has succeeded: the others need not wait for each other any more.
     pub fn open(&self) {
         self.is_open.set(true);
     }

@@ -1,4 +1,4 @@
-//! Asking somebody for a login, and having the registry check it before it is used.
+//! Asks the user for credentials, and has the registry check them before they are used.
 
 use crate::credentials::Credentials;
 use crate::credentials::login::docker_login;
@@ -44,7 +44,7 @@ impl LoginError {
     }
 }
 
-/// Whom to ask, and for which registry.
+/// A prompt for the credentials of one registry.
 pub struct Question<'a> {
     /// As people write it.
     pub registry: &'a str,
@@ -54,35 +54,35 @@ pub struct Question<'a> {
     pub engine: &'a mut Engine,
 }
 
-/// A login, and what the registry made of it.
+/// Credentials that the registry has not refused.
 #[derive(Debug)]
 pub struct Checked {
     pub credentials: Credentials,
-    /// Why the registry could not be asked, in the engine's words, raw; `None`: it takes the login.
+    /// Why the registry could not be asked, in the engine's words, raw; `None`: it accepts them.
     pub unchecked: Option<String>,
 }
 
 impl Question<'_> {
-    /// Asks until the registry takes a login. It is checked by the engine's `/auth`, so that a
-    /// wrong password costs one failed login, not one for each layer.
+    /// Asks until the registry accepts the credentials. The engine's `/auth` checks them, so that a wrong password
+    /// costs one failed login instead of one for each layer.
     ///
-    /// * `username`: what Enter alone means.
-    /// * `questions`: how many are left.
-    /// * `tell`: told why it is asked again.
+    /// * `username`: used if the user presses only Enter.
+    /// * `prompts_left`: counted down with each prompt.
+    /// * `tell`: called with the reason for another prompt.
     ///
     /// # Errors
-    /// Nobody answered, or not well; or the engine is gone.
+    /// The user gave no credentials that are accepted, or the engine cannot be reached.
     pub async fn ask(
         &mut self,
         username: Option<&str>,
-        questions: &mut usize,
+        prompts_left: &mut usize,
         mut tell: impl FnMut(&str),
     ) -> Result<Checked, LoginError> {
         let registry = self.registry.to_owned();
         let mut username = username.map(str::to_owned);
         let mut refused = 0;
-        while *questions > 0 {
-            *questions -= 1;
+        while *prompts_left > 0 {
+            *prompts_left -= 1;
             let asked = self.terminal.ask(username.as_deref()).await;
             let (typed_name, password) =
                 asked.map_err(|source| LoginError::Prompt { registry: registry.clone(), source })?;
@@ -92,7 +92,7 @@ impl Question<'_> {
                 continue;
             };
             if name.contains(':') {
-                // Basic authentication would end it there (RFC 7617, 2).
+                // In basic authentication the colon ends the name (RFC 7617, 2).
                 tell("a user name cannot have a colon");
                 username = None;
                 continue;
@@ -118,10 +118,10 @@ impl Question<'_> {
     }
 }
 
-/// Has the registry check a login. The inner error: it says no, and why.
+/// Has the registry check credentials. The inner error is its refusal, raw.
 ///
 /// # Errors
-/// The engine is gone.
+/// The engine cannot be reached.
 pub async fn check(
     engine: &mut Engine,
     credentials: Credentials,

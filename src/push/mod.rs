@@ -97,7 +97,7 @@ struct Push<'a> {
     pass: Option<Pass<'a>>,
     route: Route,
     announcer: &'a Announcer<'a>,
-    /// What is left of `--timeout`. Prompts and waiting for other images do not count.
+    /// The rest of `--timeout`. Prompts and waiting for other images do not count.
     time_left: Option<Duration>,
     log: ImageLog<'a>,
 }

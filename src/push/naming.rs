@@ -84,7 +84,7 @@ pub async fn ensure_tag(
     Ok(Some(tag))
 }
 
-/// Removes a tag that was added for the push. A tag that stays is a warning.
+/// Removes a tag that was added for the push. If it cannot be removed, that is a warning.
 pub async fn untag(session: &Session<'_>, engine: &mut Engine, tag: TemporaryTag, log: &mut ImageLog<'_>) {
     let name = tag.name.familiar();
     let naming = session.naming.lock().await;

@@ -1,4 +1,4 @@
-//! How a push ended, and what is known of it then.
+//! The outcome of a push, and the facts about it.
 
 use crate::credentials::login::Login;
 use crate::event::{Event, Narrowed};
@@ -8,15 +8,15 @@ use crate::progress::Progress;
 use crate::push::dry_run::Findings;
 use crate::push::platforms::Platforms;
 
-/// How a push ended well.
+/// How a push succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Pushed,
     /// The tag named this image already.
     Unchanged,
-    /// The tag was there, and is left alone, as asked for.
+    /// The tag was there, and was not replaced (`--if-exists skip`).
     Skipped,
-    /// All would go well (`--dry-run`).
+    /// A push would succeed (`--dry-run`).
     WouldPush,
 }
 
@@ -24,7 +24,7 @@ pub enum Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub status: Status,
-    /// What the tag names; not known of what is not yet pushed.
+    /// The manifest that the tag names; `None` before a push.
     pub named: Option<Descriptor>,
 }
 
@@ -34,14 +34,14 @@ impl Outcome {
     }
 }
 
-/// What is in the registry after an upload.
+/// The result of an upload.
 pub struct Uploaded {
     pub descriptor: Descriptor,
     /// The engine sent one platform instead of all.
     pub narrowed: Option<Narrowed>,
 }
 
-/// What is known of a push when it ends, however it ends.
+/// The facts about a push when it ends, with or without success.
 #[derive(Debug, Default)]
 pub struct Record {
     /// Uploads that were begun, also with other credentials.
@@ -50,9 +50,9 @@ pub struct Record {
     pub failures: Vec<String>,
     pub progress: Progress,
     pub login: Option<Login>,
-    /// What the engine says that it pushed.
+    /// The manifest that was pushed, as the engine reports it.
     pub pushed: Option<Descriptor>,
-    /// Of an image for several.
+    /// The platforms of an image for several.
     pub platforms: Option<Platforms>,
     /// Whether the registry serves the image, if it was asked.
     pub verified: Option<bool>,

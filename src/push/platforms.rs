@@ -5,15 +5,15 @@ use serde::Serialize;
 use crate::engine::images::LocalManifest;
 use crate::platform::Platform;
 
-/// What an image for several platforms is made of, and what of it goes to the registry. As JSON part of a
-/// public format: fields may be added, never renamed.
+/// The platforms of an image, and which of them a push sends. As JSON part of a public format: fields may be added,
+/// never renamed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Platforms {
-    /// As far as the engine tells before the push; then, what it did tell.
+    /// The platforms that the push sends, as far as the engine says.
     pub sent: Vec<String>,
-    /// Parts of the image that are not in the engine.
+    /// The platforms that are not in the engine.
     pub missing: Vec<String>,
-    /// Attestations and the like that go along.
+    /// How many attestations and other manifests are sent with them.
     pub others: usize,
     /// How many platforms the image is for.
     pub all: usize,
@@ -43,7 +43,7 @@ impl Platforms {
         (all + others > 1 && !found.sent.is_empty()).then_some(found)
     }
 
-    /// The same, for people.
+    /// The same as a sentence.
     pub fn announce(&self, wanted: Option<&Platform>) -> String {
         let others = match self.others {
             0 => String::new(),

@@ -1,5 +1,4 @@
-//! What the registry holds under the name of an image, by whoever can ask it: the engine, or else we
-//! ourselves, who may be on another machine.
+//! Questions to registries about an image, asked by the engine or from this machine, which may be another one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -24,17 +23,17 @@ use crate::registry::Registry;
 use crate::registry::access::{Access, is_special};
 use crate::registry::error::RegistryError;
 
-/// How long a question may take. Engines themselves do not give up waiting for a registry.
+/// Time limit of a question. Engines themselves wait for a registry without limit.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The same where the engine can be asked in place of the registry, or the answer would only be good to know.
+/// The same if the engine can be asked instead of the registry, or the answer is optional.
 const SOON: Duration = Duration::from_secs(5);
 
-/// The registries of a call. Each is connected to once with each login, whichever push asks first.
+/// Connections to the registries of a call: one for each registry and set of credentials, shared by all pushes.
 #[derive(Debug)]
 pub struct RegistryPool {
     /// How the engine speaks with registries.
     settings: OnceCell<RegistrySettings>,
-    /// By domain, and the [number](ActiveCredentials::number) of the login.
+    /// By domain and [number](ActiveCredentials::number) of the credentials.
     connections: RefCell<HashMap<(String, u32), Rc<Connection>>>,
     trace: Option<Trace>,
 }
@@ -42,17 +41,17 @@ pub struct RegistryPool {
 #[derive(Debug, Default)]
 struct Connection {
     registry: OnceCell<Arc<Registry>>,
-    /// It did not answer us in time, and is not asked what the engine can be asked, or what only would be good
-    /// to know.
+    /// The registry did not answer in time. It is not asked again if the engine can be asked, or the answer is
+    /// optional.
     is_out_of_reach: Cell<bool>,
 }
 
-/// What was found of an image in its registry, from here.
+/// The answer of a registry about an image, asked from this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// The tag names it. `missing`: blobs of it that are not there; `is_index`: it may be for several platforms.
+    /// The tag names the image. `missing`: its blobs that are not there; `is_index`: it may be for several platforms.
     There { missing: Vec<String>, is_index: bool },
-    /// That is for the engine to say: the registry cannot be asked from here, or names something else.
+    /// The engine must be asked: the registry cannot be asked from this machine, or the tag names something else.
     Unknown,
 }
 
@@ -66,10 +65,10 @@ impl RegistryPool {
         Rc::clone(self.connections.borrow_mut().entry(key).or_default())
     }
 
-    /// What the tag names; `None`: nothing.
+    /// Returns the manifest that the tag names; `None`: there is no such tag.
     ///
     /// # Errors
-    /// Neither engine nor we can ask, or the registry does not say, or not within 30 s.
+    /// Neither engine nor plugin can ask, or the registry does not answer within 30 s.
     pub async fn resolve(
         &self,
         engine: &mut Engine,

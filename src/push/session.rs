@@ -16,7 +16,7 @@ use crate::push::pool::RegistryPool;
 use crate::push::upload::detour::Detours;
 use crate::reference::Reference;
 
-/// What the pushes of a call share.
+/// The state that the pushes of a call share.
 pub struct Session<'a> {
     pub options: &'a PushOptions,
     pub keyring: Keyring,

@@ -11,13 +11,13 @@ use crate::push::gate::ActiveCredentials;
 use crate::reference::Reference;
 use crate::text::sanitize;
 
-/// An image, and with whose login its registry is asked.
+/// An image, and the credentials with which its registry is asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     pub reference: &'a Reference,
-    /// What the engine calls it: a reference or an ID.
+    /// Its name in the engine: a reference or an ID.
     pub local_name: &'a str,
-    /// The one that is wanted of it.
+    /// The one platform that was selected with `--platform`.
     pub platform: Option<&'a Platform>,
     pub active: &'a ActiveCredentials,
 }
@@ -50,10 +50,10 @@ impl Subject<'_> {
     }
 }
 
-/// What the engine knows of the image, or of that platform of it, as far as the engine tells them apart.
+/// Inspects the image; with one selected platform, that platform as far as the engine tells them apart.
 ///
 /// # Errors
-/// It does not have it, or is gone.
+/// The engine does not have it, or cannot be reached.
 pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageInspect, QueryError> {
     let mut image = inspect_all(engine, subject).await?;
     let is_wanted = |manifest: &&LocalManifest| {
@@ -71,10 +71,10 @@ pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<Image
     Ok(image)
 }
 
-/// What the engine knows of the whole image.
+/// Inspects the whole image.
 ///
 /// # Errors
-/// It does not have it, or is gone.
+/// The engine does not have it, or cannot be reached.
 pub async fn inspect_all(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageInspect, QueryError> {
     match engine.inspect(subject.local_name).await {
         Err(EngineError::Answered { status, message }) => {

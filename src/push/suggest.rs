@@ -6,7 +6,7 @@ use crate::reference::Reference;
 /// Names of local images that a hint offers at most.
 const MAX_SIMILAR: usize = 3;
 
-/// In place of an image that is not here.
+/// A suggestion for an image that the engine does not have.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Suggestion {
     /// Local images with nearly this name, the nearest first.
@@ -51,7 +51,7 @@ pub fn suggest(wanted: &Reference, images: &[ImageSummary]) -> Option<Suggestion
     let last = |reference: &Reference| reference.path().rsplit('/').next().map(str::to_owned);
     let mut namesakes = here.into_iter().filter(|(_, reference)| last(reference) == last(wanted)).peekable();
     if wanted.tag().is_none() {
-        // Whoever left out the tag may have left out the registry too.
+        // A user who left out the tag may have left out the registry too.
         namesakes.peek()?;
         return Some(Suggestion::Near(namesakes.map(|(name, _)| name.clone()).take(MAX_SIMILAR).collect()));
     }

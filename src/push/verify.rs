@@ -69,7 +69,7 @@ pub async fn verify(
     }
 }
 
-/// What follows from an answer.
+/// The next step after an answer.
 #[derive(Debug)]
 enum Step {
     Served,
@@ -94,7 +94,7 @@ impl Step {
     }
 }
 
-/// What the registry serves, if that is not what was pushed.
+/// Finds out how the registry's content differs from what was pushed; `None`: it does not.
 async fn find_mismatch(
     session: &Session<'_>,
     engine: &mut Engine,

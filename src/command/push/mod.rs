@@ -143,7 +143,7 @@ impl<'a> Run<'a> {
         Session::new(self.options, keyring, terminal, references, trace(self.docker))
     }
 
-    /// A display of the chosen mode, which shows the warnings of the call and the default tag first.
+    /// A reporter of the chosen mode, which shows the warnings of the call and the default tag first.
     fn new_reporter(&self) -> Rc<Reporter> {
         let asked = self.results.asked.iter();
         let names = asked.map(|asked| ImageName { familiar: asked.name(), canonical: asked.canonical() });

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 
 use crate::reference::Reference;
 
-/// Other names for the registry, taken after a stall in docker's classic store.
+/// Other names for a registry, used after a stall in docker's classic store.
 ///
-/// That store has one upload of a layer to a repository at a time, whoever wants it, and one that hangs in a
-/// connection it never gives up (docker 20.10 and 28: measured). Another push of the same name would wait for
-/// it for ever; under another name for the registry it is another upload.
+/// That store runs one upload of a layer to a repository at a time, for all pushes that need it, and never gives up
+/// one whose connection hangs (docker 20.10 and 28: measured). Another push of the same name would wait for it
+/// forever. Under another name of the registry the engine starts another upload.
 #[derive(Debug, Default)]
 pub struct Detours {
-    /// By repository: names that are blocked, its own first.
+    /// By repository: how many names are blocked, its own first.
     blocked: HashMap<String, u32>,
     /// Uploads of this call that hang.
     hanging: u32,
@@ -28,8 +28,9 @@ impl Detours {
         self.blocked.get(&reference.repository()).copied().unwrap_or_default()
     }
 
-    /// An upload hangs, of a push that was begun when so many names were blocked. Of several that were begun
-    /// at once all wait for the same.
+    /// Records that an upload hangs. Pushes that began at once wait for the same upload, which counts once.
+    ///
+    /// * `blocked_before`: [`blocked`](Self::blocked) when the push began.
     pub fn hangs(&mut self, reference: &Reference, blocked_before: u32) {
         let blocked = self.blocked.entry(reference.repository()).or_default();
         if *blocked == blocked_before {
@@ -43,13 +44,14 @@ impl Detours {
         self.closed.insert(reference.domain().to_owned());
     }
 
-    /// Which of the registry's other names is next; `None`: its own will do, or none would help.
+    /// The number of the registry's other name to use next; `None`: use its own, since it is not blocked or no other
+    /// helps.
     pub fn next(&self, reference: &Reference) -> Option<u32> {
         let is_possible = self.hanging <= Self::MOST && !self.closed.contains(reference.domain());
         Some(self.blocked(reference)).filter(|blocked| is_possible && *blocked > 0)
     }
 
-    /// Tries that may help after a stall; `None`: any number, nothing hangs.
+    /// How many more attempts can help after a stall; `None`: no limit, since no upload hangs.
     pub fn left(&self, reference: &Reference) -> Option<u32> {
         self.blocked.get(&reference.repository())?;
         let is_closed = self.closed.contains(reference.domain());

@@ -35,7 +35,7 @@ pub struct EngineUpload {
     detour: Option<TemporaryTag>,
 }
 
-/// What the stream of one push has said about the engine.
+/// Facts about the engine and the push, from the stream of one push.
 #[derive(Debug, Default)]
 struct StreamFacts {
     /// The first refusal, raw; later ones only repeat or explain it.
@@ -233,7 +233,7 @@ impl EngineUpload {
         loop {
             let stalls = Some(watchdog.deadline(&log.record.progress)).filter(|_| is_watched);
             let goes_on = tokio::select! {
-                // What has come counts before the time that has passed: this process may have been stopped.
+                // Data that has arrived counts before a timeout that has passed: this process may have been stopped.
                 biased;
                 () = until(deadline) => false,
                 more = stream.next(|event| {

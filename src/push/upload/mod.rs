@@ -12,7 +12,7 @@ use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::upload::engine::EngineUpload;
 
-/// Who uploads.
+/// A way to upload.
 pub enum Route {
     Engine(EngineUpload),
 }

@@ -19,7 +19,8 @@ fuzz_target!(|input: (u16, u8, &str)| {
         repository: "localhost:5000/team/app",
     });
     let mut budget = RetryBudget::new(3);
-    let failure = AttemptFailure { verdict, has_pushed_layer: bit(4), max_retries: if bit(5) { 1 } else { u32::MAX } };
+    let failure =
+        AttemptFailure { verdict, has_pushed_layer: bit(4), max_retries: if bit(5) { 1 } else { u32::MAX } };
     let again = std::iter::from_fn(|| budget.after(&failure)).count();
     assert!(again <= 3);
     let line = root_cause(&sanitize(message), verdict.class);

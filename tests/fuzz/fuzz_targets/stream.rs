@@ -8,7 +8,7 @@ use docker_regpush::engine::stream::{DecodeError, Decoder};
 use docker_regpush::event::Event;
 use docker_regpush::present::json::Json;
 use docker_regpush::present::plain::Plain;
-use docker_regpush::present::presenter::{Update, Presenter};
+use docker_regpush::present::presenter::{Presenter, Update};
 use docker_regpush::present::tty::Tty;
 use docker_regpush::progress::Progress;
 use libfuzzer_sys::fuzz_target;
