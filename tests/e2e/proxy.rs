@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use docker_regpush::oci::sha256;
 use rustix::net::sockopt::set_socket_linger;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use crate::fake_engine::read_head;
 use crate::support::Registry;
@@ -231,7 +231,7 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
         Some(Fault::Lose) => {
             let mut manifest = Vec::new();
             body.read_to_end(&mut manifest)?;
-            let digest: String = Sha256::digest(&manifest).iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest = sha256(&manifest);
             let head = format!("HTTP/1.1 201 Created\r\nDocker-Content-Digest: sha256:{digest}\r\n");
             let head = format!("{head}Location: {path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             (&client).write_all(head.as_bytes())
