@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_pass_is_tried_again() {
+    fn only_transient_failures_are_retried() {
         let reset = "write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer";
         let table = [
             // retries, message, tries in all
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_and_begin_anew_after_a_layer_got_there() {
+    fn waits_grow_and_start_again_after_a_layer_was_pushed() {
         let mut tries = RetryBudget::new(u32::MAX - 10);
         let broken = failure("connection reset by peer");
         let mut wait = |failure: &AttemptFailure| tries.after(failure).unwrap().wait.as_secs();

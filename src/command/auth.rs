@@ -192,15 +192,8 @@ impl Call<'_> {
             let mut engine = engine(self.docker, &self.keyring.config).await?;
             self.checked(answer, &mut engine).await?
         } else {
-            let request = PromptRequest {
-                class: Class::Auth,
-                source: &Source::Nothing,
-                prompts_left: MAX_PROMPTS,
-                has_terminal: self.terminal.is_some(),
-                no_prompt: false,
-                has_prompt_failed: false,
-            };
-            let terminal = self.terminal.as_ref().filter(|_| request.is_allowed());
+            let is_allowed = PromptRequest::to_log_in(self.terminal.is_some()).is_allowed();
+            let terminal = self.terminal.as_ref().filter(|_| is_allowed);
             let terminal = terminal.ok_or_else(|| Error::NoTerminal { registry: self.domain.clone() })?;
             let mut engine = engine(self.docker, &self.keyring.config).await?;
             let mut question = Question { registry: &self.domain, key: &key, terminal, engine: &mut engine };

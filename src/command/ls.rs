@@ -215,4 +215,13 @@ mod tests {
             assert_eq!(place(typed).ok(), want, "{typed:?}");
         }
     }
+
+    #[test]
+    fn images_are_in_the_order_of_repositories_and_versions() {
+        let sorted = ["team/app:1.9", "team/app:1.10-rc1", "team/app:1.10", "team/app-base:1", "team/app2:1"];
+        let mut names = sorted;
+        names.reverse();
+        names.sort_by(|a, b| compare_names(a, b));
+        assert_eq!(names, sorted);
+    }
 }

@@ -12,7 +12,7 @@ pub const MAX_PROMPTS: usize = 3;
 
 /// A failed attempt, as far as the next step depends on it.
 #[derive(Clone, Debug)]
-pub struct Failed {
+pub struct FailedAttempt {
     pub failure: AttemptFailure,
     /// Where the credentials of the attempt came from.
     pub source: Source,
@@ -21,7 +21,7 @@ pub struct Failed {
     pub has_moved: bool,
 }
 
-impl Failed {
+impl FailedAttempt {
     fn class(&self) -> Class {
         self.failure.verdict.class
     }
@@ -30,7 +30,7 @@ impl Failed {
 /// The result of a step.
 #[derive(Debug)]
 pub enum Event {
-    Failed(Failed),
+    Failed(FailedAttempt),
     /// The tag names another image in the registry, or nothing, or is unknown.
     NotInRegistry,
     /// Another push of the call has other credentials for this registry.
@@ -67,8 +67,8 @@ pub enum Step {
 #[derive(Debug)]
 enum State {
     Attempting,
-    CheckingExisting(Failed),
-    FindingCredentials(Failed),
+    CheckingExisting(FailedAttempt),
+    FindingCredentials(FailedAttempt),
     Prompting,
 }
 
@@ -127,7 +127,10 @@ impl Conversation {
             }
             (State::Attempting, Event::Failed(failed))
             | (State::CheckingExisting(failed), Event::NotInRegistry) => self.after_failure(failed),
-            (State::FindingCredentials(_), Event::NewerCredentials) => self.restart(),
+            (State::FindingCredentials(_), Event::NewerCredentials) => {
+                self.are_accepted = false;
+                self.restart()
+            }
             (State::FindingCredentials(failed), Event::NoNewerCredentials { has_prompt_failed }) => {
                 let request = PromptRequest {
                     class: failed.class(),
@@ -151,7 +154,7 @@ impl Conversation {
         }
     }
 
-    fn after_failure(&mut self, failed: Failed) -> Step {
+    fn after_failure(&mut self, failed: FailedAttempt) -> Step {
         match self.budget.after(&failed.failure) {
             Some(next) => Step::Wait(next),
             None if is_about_credentials(failed.class()) => {
@@ -191,6 +194,18 @@ pub struct PromptRequest<'a> {
 }
 
 impl PromptRequest<'_> {
+    /// The request of a user who wants to log in.
+    pub fn to_log_in(has_terminal: bool) -> Self {
+        Self {
+            class: Class::Auth,
+            source: &Source::Nothing,
+            prompts_left: MAX_PROMPTS,
+            has_terminal,
+            no_prompt: false,
+            has_prompt_failed: false,
+        }
+    }
+
     /// Credentials given for this call alone are the user's last word. A user who typed credentials that are accepted,
     /// but may not push, is not asked again.
     pub fn is_allowed(&self) -> bool {
@@ -216,7 +231,7 @@ mod tests {
             max_retries: u32::MAX,
         };
         let is_anonymous = source == Source::Nothing;
-        Event::Failed(Failed { failure, source, is_anonymous, has_moved })
+        Event::Failed(FailedAttempt { failure, source, is_anonymous, has_moved })
     }
 
     fn helper() -> Source {

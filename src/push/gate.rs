@@ -80,22 +80,22 @@ pub type Pass<'a> = MutexGuard<'a, Logins>;
 #[derive(Debug)]
 pub struct Gate {
     logins: Mutex<Logins>,
-    /// The registry has let in a push with the newest credentials.
+    /// The registry has let in a push with the newest credentials for all repositories.
     is_open: Cell<bool>,
     /// A prompt for this registry ended without credentials that help. The user is not asked twice in one call.
     pub has_prompt_failed: Cell<bool>,
     /// Credentials that were typed or given must still be saved.
-    pub is_to_be_kept: Cell<bool>,
+    pub must_be_saved: Cell<bool>,
 }
 
 impl Gate {
-    /// * `is_to_be_kept`: credentials that are typed or given in this call must be saved.
-    pub fn new(is_to_be_kept: bool) -> Self {
+    /// * `must_be_saved`: credentials that are typed or given in this call must be saved.
+    pub fn new(must_be_saved: bool) -> Self {
         Self {
             logins: Mutex::default(),
             is_open: Cell::new(false),
             has_prompt_failed: Cell::new(false),
-            is_to_be_kept: Cell::new(is_to_be_kept),
+            must_be_saved: Cell::new(must_be_saved),
         }
     }
 

@@ -137,7 +137,7 @@ pub async fn check(
     })
 }
 
-/// The token is used in place of the password.
+/// The token is used instead of the password.
 fn with_token(credentials: Credentials, token: Secret) -> Credentials {
     Credentials { password: None, identity_token: Some(token), ..credentials }
 }

@@ -37,7 +37,7 @@ use crate::platform::PlatformSelection;
 use crate::present::presenter::{ImageReporter, Level, Update};
 use crate::progress::Progress;
 use crate::push::announce::Announcer;
-use crate::push::conversation::{Conversation, Failed, Step, is_about_credentials};
+use crate::push::conversation::{Conversation, FailedAttempt, Step, is_about_credentials};
 use crate::push::error::{AttemptError, Cause, PushError, Refusal};
 use crate::push::gate::{ActiveCredentials, Gate, Pass};
 use crate::push::login::{LoginError, Question};
@@ -62,7 +62,7 @@ pub struct Batch<'a> {
     pub destinations: Vec<Destination<'a>>,
 }
 
-/// Where an image goes, and who hears how.
+/// Where an image is pushed to, and where the push reports.
 pub struct Destination<'a> {
     pub target: &'a Target,
     pub reporter: ImageReporter<'a>,
@@ -131,14 +131,8 @@ impl<'a> Push<'a> {
     /// [`PushError`]; the record says how far the push came.
     async fn run(mut self) -> Result<Outcome, PushError> {
         self.log.reporter.show(&Update::Start { is_dry_run: self.options.dry_run });
-        let result = self.push().await;
-        self.log.record.platforms = self.announcer.platforms();
-        result
-    }
-
-    async fn push(&mut self) -> Result<Outcome, PushError> {
         self.check_platforms().await?;
-        let tag = match self.in_time(Self::ensure_tag).await? {
+        let tag = match self.in_time(Self::prepare).await? {
             Ok(tag) => tag,
             Err(AttemptError::Fatal(error)) => return Err(error),
             Err(AttemptError::Retryable { cause, .. }) => {
@@ -167,7 +161,7 @@ impl<'a> Push<'a> {
     }
 
     /// Adds the tag that the push needs, and announces the platforms of the image where they must be known first.
-    async fn ensure_tag(&mut self) -> Result<Option<TemporaryTag>, AttemptError> {
+    async fn prepare(&mut self) -> Result<Option<TemporaryTag>, AttemptError> {
         let anonymous = ActiveCredentials::anonymous();
         let subject = self.subject(&anonymous);
         if self.target.is_renamed() {
@@ -268,17 +262,28 @@ impl<'a> Push<'a> {
             let has_prompt_failed = self.gate.has_prompt_failed.get();
             step = conversation.next(conversation::Event::NoNewerCredentials { has_prompt_failed });
         }
-        let (class, source) = (cause.class(), active.login.source.clone());
+        let (class, is_typed) = (cause.class(), active.login.source == Source::Prompt);
         let refusal = self.refusal(cause, active.login).await;
-        if step != Step::Prompt {
-            if source == Source::Prompt {
-                self.gate.has_prompt_failed.set(true);
+        match step {
+            Step::Prompt => {
+                let (typed, are_accepted) = self.prompt(&refusal, &mut conversation.prompts_left).await?;
+                conversation.next(conversation::Event::Typed { are_accepted });
+                Ok(self.use_typed(typed, class))
             }
-            return Err(PushError::Refused(Box::new(refusal)));
+            Step::Fail => {
+                if is_typed {
+                    self.gate.has_prompt_failed.set(true);
+                }
+                Err(PushError::Refused(Box::new(refusal)))
+            }
+            Step::Attempt
+            | Step::Repeat
+            | Step::CheckExisting
+            | Step::Wait(_)
+            | Step::FindNewerCredentials => {
+                unreachable!("none of these follows a failure of the credentials")
+            }
         }
-        let (typed, are_accepted) = self.prompt(&refusal, &mut conversation.prompts_left).await?;
-        conversation.next(conversation::Event::Typed { are_accepted });
-        Ok(self.use_typed(typed, class))
     }
 
     /// One attempt: look at what exists, upload, verify.
@@ -427,7 +432,7 @@ impl<'a> Push<'a> {
     async fn save(&mut self, credentials: &Credentials) {
         let source = self.log.record.login.as_ref().map(|login| &login.source);
         let is_new = matches!(source, Some(Source::Prompt | Source::CommandLine));
-        if !is_new || credentials.is_anonymous() || !self.gate.is_to_be_kept.replace(false) {
+        if !is_new || credentials.is_anonymous() || !self.gate.must_be_saved.replace(false) {
             return;
         }
         let (keyring, reporter) = (&self.session.keyring, self.log.reporter);
@@ -479,10 +484,10 @@ impl<'a> Push<'a> {
         })
     }
 
-    fn failed(&self, cause: &Cause, max_retries: u32, active: &ActiveCredentials) -> Failed {
+    fn failed(&self, cause: &Cause, max_retries: u32, active: &ActiveCredentials) -> FailedAttempt {
         let progress = &self.log.record.progress;
         let has_pushed_layer = progress.counts().pushed > 0;
-        Failed {
+        FailedAttempt {
             failure: AttemptFailure { verdict: cause.verdict(), has_pushed_layer, max_retries },
             source: active.login.source.clone(),
             is_anonymous: active.login.anonymous,
@@ -528,6 +533,13 @@ impl<'a> Push<'a> {
 
     fn registry(&self) -> &'a str {
         self.target.reference.domain()
+    }
+}
+
+impl Drop for Push<'_> {
+    /// Records the announced platforms also if the push is interrupted.
+    fn drop(&mut self) {
+        self.log.record.platforms = self.announcer.platforms();
     }
 }
 

@@ -68,7 +68,7 @@ pub struct ImageLog<'a> {
 
 impl ImageLog<'_> {
     /// Shows an event of an upload and adds it to the progress; `true` if the progress has changed.
-    pub fn event(&mut self, event: &Event) -> bool {
+    pub fn record_event(&mut self, event: &Event) -> bool {
         self.reporter.show(&Update::Event(event));
         self.record.progress.apply(event)
     }

@@ -23,7 +23,7 @@ impl Platforms {
     /// What a push would send. `None`: the image is for one platform alone, or the engine does not tell; or it
     /// has not what is wanted, as the engine will say.
     ///
-    /// An engine that does not have all pushes one platform in place of all, if there is one that it would
+    /// An engine that does not have all pushes one platform instead of all, if there is one that it would
     /// choose (moby `daemon/containerd/image_push.go`).
     pub fn of(manifests: &[LocalManifest], wanted: Option<&Platform>) -> Option<Self> {
         let is_wanted = |platform: &Platform| wanted.is_none_or(|wanted| platform.is(wanted));

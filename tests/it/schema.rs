@@ -1,10 +1,13 @@
 //! What is printed for programs, held against the schemas that they are told of.
 
+use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::support::engine::{DIGEST, FakeEngine, Ping, Reply, digest_line, refusal};
+use crate::support::engine::{DIGEST, End, FakeEngine, Ping, Reply, digest_line, refusal};
 use crate::support::env::{Run, TestEnv, run};
 use crate::support::schema::Printed;
 
@@ -96,10 +99,10 @@ fn failures_are_told_as_the_schema_says_and_in_no_other_way() {
     assert_eq!(of_kind(&events, "result").len(), 2, "{gone}");
 }
 
-#[test]
-fn platforms_and_findings_are_told_as_the_schema_says() {
+/// An image that the engine has for one of its two platforms.
+fn image_for_two_platforms() -> Value {
     let manifest = |id: &str, here: bool, platform: Value| json!({"ID": id, "Available": here, "ImageData": {"Platform": platform}});
-    let image = json!({
+    json!({
         "Id": DIGEST,
         "RepoTags": [IMAGE],
         "Manifests": [
@@ -107,7 +110,37 @@ fn platforms_and_findings_are_told_as_the_schema_says() {
             manifest("sha256:bb", false, json!({"os": "linux", "architecture": "arm64", "variant": "v8"})),
             {"ID": "sha256:cc", "Available": true, "Kind": "attestation"},
         ],
-    });
+    })
+}
+
+#[test]
+fn an_interrupted_push_reports_the_announced_platforms() {
+    let engine = FakeEngine::start()
+        .with_ping(Ping::Version("1.51"))
+        .on(
+            "GET /v1.51/images/localhost:0/app:1/json?manifests=true",
+            Reply::json(200, &image_for_two_platforms().to_string()),
+        )
+        .on_every_push(Reply::stream([digest_line("2")]).ending(End::Hang));
+    let env = TestEnv::new();
+    let mut command = env.command(&engine);
+    command.args(["regpush", "--format", "json", "--platform", "linux/amd64", "--verify", "never", IMAGE]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    engine.wait_for_pushes(1);
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let result = Printed::new().assert_result(String::from_utf8(ended.stdout).unwrap().trim());
+    assert_eq!(
+        (ended.status.code(), &result["error"]["class"]),
+        (Some(130), &json!("cancelled")),
+        "{result}"
+    );
+    assert_eq!(result["platforms"]["sent"], json!(["linux/amd64"]), "{result}");
+}
+
+#[test]
+fn platforms_and_findings_are_told_as_the_schema_says() {
+    let image = image_for_two_platforms();
     let narrowed = json!({"aux": {
         "manifestPushedInsteadOfIndex": true,
         "originalIndex": {"digest": "sha256:index"},

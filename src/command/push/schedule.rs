@@ -44,26 +44,31 @@ pub async fn push_all(
         targets.iter().flatten().map(|target| (target.reference.repository(), Lead::default())).collect();
     let at_once = parallel(session.options);
     let mut unbegun: Vec<Option<&mut Record>> = records.iter_mut().map(Some).collect();
-    let pushes = batches(&targets, at_once).into_iter().map(|places| {
+    let work = batches(&targets, at_once).into_iter().map(|places| {
         let destination = |at: &usize| {
             let (target, record) = (targets[*at].as_ref()?, unbegun[*at].take()?);
             Some(Destination { target, reporter: ImageReporter { reporter, at: *at }, record })
         };
         let batch = Batch { destinations: places.iter().filter_map(destination).collect() };
-        push_one_batch(session, &engines, &spare, &leads, places, batch)
+        (places, batch)
     });
-    let pushes: Vec<_> = pushes.collect();
+    let work: Vec<(Vec<usize>, Batch<'_>)> = work.collect();
+    // A push is built only when its turn has come.
+    let pushes = work
+        .into_iter()
+        .map(|(places, batch)| push_one_batch(session, &engines, &spare, &leads, places, batch));
     let mut pushes = stream::iter(pushes).buffer_unordered(at_once);
     let mut ticks = ticks(reporter);
-    let given_up = 'calls: loop {
+    let mut given_up = None;
+    while given_up.is_none() {
         tokio::select! {
             batch = pushes.next() => {
-                let Some(batch) = batch else { break None };
+                let Some(batch) = batch else { break };
                 for (at, ended) in batch {
                     match ended {
                         // The user gave up at a prompt, which ends the whole call.
                         Finished { result: Err(error @ Error::Cancelled(_)), record, .. } => {
-                            break 'calls Some((at, record, error));
+                            given_up = Some((at, record, error));
                         }
                         ended => results.end(at, ended, reporter),
                     }
@@ -72,7 +77,7 @@ pub async fn push_all(
             () = next_tick(&mut ticks) => reporter.tick(),
         }
         results.write_out(reporter);
-    };
+    }
     drop(pushes);
     if let Some((at, record, error)) = given_up {
         records[at] = record;

@@ -66,7 +66,7 @@ impl Transport {
     /// goes out once more on a new one.
     ///
     /// * `repeatable`: may arrive twice. What may not goes on a new connection at once, since of one
-    ///   that breaks nobody knows what had arrived; or, where connections are dear, on the one there
+    ///   that breaks nobody knows what had arrived; or, where connections are expensive, on the one there
     ///   is, and is not repeated.
     ///
     /// # Errors

@@ -237,7 +237,7 @@ impl EngineUpload {
                 biased;
                 () = until(deadline) => false,
                 more = stream.next(|event| {
-                    let has_changed = log.event(&event);
+                    let has_changed = log.record_event(&event);
                     facts.apply(&event);
                     watchdog.saw(&event, has_changed, Instant::now());
                     on_event(&event);

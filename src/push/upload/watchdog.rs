@@ -1,9 +1,9 @@
 //! Tells a push that has stalled from one that is only slow.
 //!
-//! A line of the engine is no sign of life: the containerd store says every 100 ms what it has said before.
-//! What counts is a value that changes. Nor is silence a sign of death: once a layer is sent, no engine says
-//! anything until the registry has stored it, and a large one takes its time (it is read again for its digest,
-//! and often copied).
+//! A line from the engine does not mean that something moves: the containerd store repeats its lines every 100 ms.
+//! Only a value that changes does. Silence does not mean a stall either: after a layer is sent, no engine says
+//! anything until the registry has stored it, which takes long for a large layer (registries read it again for its
+//! digest, and often copy it).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl Watchdog {
         Self { limit, moved: now, sending: HashMap::new() }
     }
 
-    /// The engine has said something new, or only something.
+    /// Takes an event into account. `has_changed`: it says something new.
     pub fn saw(&mut self, event: &Event, has_changed: bool, now: Instant) {
         if !has_changed {
             return;
@@ -39,7 +39,7 @@ impl Watchdog {
                 Some((_, last)) => *last = now,
                 None => _ = self.sending.insert(id.clone(), (now, now)),
             },
-            // It is sent anew.
+            // It is sent again.
             Event::Layer { id, state: LayerState::Retrying { .. } } => _ = self.sending.remove(id),
             _ => {}
         }
@@ -48,10 +48,10 @@ impl Watchdog {
     /// When it has stalled, if nothing changes until then. A registry may take as long to store a layer as it
     /// took to send it, if that is longer than the limit.
     pub fn deadline(&self, progress: &Progress) -> Instant {
-        self.moved + self.patience(progress)
+        self.moved + self.timeout(progress)
     }
 
-    fn patience(&self, progress: &Progress) -> Duration {
+    fn timeout(&self, progress: &Progress) -> Duration {
         if !progress.is_sent() {
             return self.limit;
         }
