@@ -127,10 +127,10 @@ mod tests {
         AttemptFailure { verdict, has_pushed_layer: false, max_retries: u32::MAX }
     }
 
-    /// Shortest waits of the tries after the first, in seconds, and what they are called.
-    fn tries(retries: u32, failure: &AttemptFailure) -> Vec<(u64, String)> {
-        let mut tries = RetryBudget::new(retries);
-        std::iter::from_fn(|| tries.after(failure))
+    /// The shortest waits before the attempts after the first, in seconds, and the numbers of the attempts.
+    fn attempts(retries: u32, failure: &AttemptFailure) -> Vec<(u64, String)> {
+        let mut budget = RetryBudget::new(retries);
+        std::iter::from_fn(|| budget.after(failure))
             .map(|again| {
                 let shortest = 1 << (again.number - 2).min(5);
                 (shortest, format!("{} of {}", again.number, again.of))
@@ -142,7 +142,7 @@ mod tests {
     fn only_transient_failures_are_retried() {
         let reset = "write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer";
         let table = [
-            // retries, message, tries in all
+            // retries, message, attempts in all
             (5, reset, 6),
             (0, reset, 1),
             (5, "received unexpected HTTP status: 500 Internal Server Error", 6),
@@ -159,14 +159,14 @@ mod tests {
             (5, "no idea what that is", 1),
         ];
         for (retries, message, want) in table {
-            assert_eq!(tries(retries, &failure(message)).len() + 1, want, "{message}");
+            assert_eq!(attempts(retries, &failure(message)).len() + 1, want, "{message}");
         }
     }
 
     #[test]
     fn what_the_engine_has_tried_itself_is_tried_once_more() {
         let retried = AttemptFailure { max_retries: 1, ..failure("connection refused") };
-        assert_eq!(tries(5, &retried), [(1, "2 of 2".to_owned())]);
+        assert_eq!(attempts(5, &retried), [(1, "2 of 2".to_owned())]);
     }
 
     #[test]
@@ -191,9 +191,9 @@ mod tests {
 
     #[test]
     fn waits_grow_and_start_again_after_a_layer_was_pushed() {
-        let mut tries = RetryBudget::new(u32::MAX - 10);
+        let mut budget = RetryBudget::new(u32::MAX - 10);
         let broken = failure("connection reset by peer");
-        let mut wait = |failure: &AttemptFailure| tries.after(failure).unwrap().wait.as_secs();
+        let mut wait = |failure: &AttemptFailure| budget.after(failure).unwrap().wait.as_secs();
         for shortest in [1, 2, 4, 8, 16, 30, 30] {
             let wait = wait(&broken);
             assert!((shortest..=2 * shortest).contains(&wait), "{wait} is not about {shortest}");

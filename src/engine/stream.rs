@@ -114,7 +114,7 @@ fn layer_state(status: &str, progress: Progress) -> LayerState {
     }
 }
 
-/// Clean, and of so many bytes at most.
+/// Sanitizes a text and cuts it to this many bytes.
 fn short(text: &str, most: usize) -> String {
     let mut text = sanitize(text);
     while text.len() > most {

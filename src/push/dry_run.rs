@@ -1,4 +1,4 @@
-//! `--dry-run`: what a push would find, and nothing sent.
+//! `--dry-run`: asks engine and registry what a push would find, and uploads nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const MAX_OTHER_TAGS: usize = 5;
 /// Images of an index.
 const MAX_PLATFORMS: usize = 10;
 
-/// What a push would find. As JSON part of a public format: fields may be added, never renamed.
+/// What a dry run has found. As JSON part of a public format: fields may be added, never renamed.
 #[derive(Debug, Serialize)]
 pub struct Findings {
     /// Of the image in the engine.
@@ -37,7 +37,7 @@ pub struct Findings {
     pub can_push: bool,
     /// What the tag names now.
     pub tag_names: Option<String>,
-    /// That is this image.
+    /// The tag names this image.
     pub is_same: bool,
     #[serde(skip)]
     pub named: Option<Descriptor>,
@@ -46,8 +46,8 @@ pub struct Findings {
 /// Asks engine and registry, in the order in which a push would fail.
 ///
 /// # Errors
-/// What a push would fail with.
-pub async fn look(
+/// The error that a push would end with.
+pub async fn run(
     pool: &RegistryPool,
     engine: &mut Engine,
     subject: &Subject<'_>,
@@ -84,7 +84,7 @@ async fn layers_there(
 ) -> BTreeSet<String> {
     let repository = reference.path();
     let tag = reference.tag_or_latest();
-    // Without it there is only less to go by.
+    // Without the list, fewer images are looked at.
     let tags = registry.tags(repository).await.unwrap_or_default();
     let others = tags.into_iter().rev().filter(|other| other != tag).take(MAX_OTHER_TAGS);
     let images = [tag.to_owned()].into_iter().chain(image.digests.iter().cloned()).chain(others);
@@ -93,13 +93,13 @@ async fn layers_there(
         if image.layers.iter().all(|layer| there.contains(layer)) {
             break;
         }
-        // What cannot be read only tells less.
+        // An image that cannot be read is left out.
         there.extend(layers_of(registry, repository, &named, image).await.unwrap_or_default());
     }
     there
 }
 
-/// Those layers of an image that another in the registry has too, if they really are there.
+/// The layers that an image shares with another image in the registry, if the registry has their blobs.
 async fn layers_of(
     registry: &Registry,
     repository: &str,

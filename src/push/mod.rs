@@ -336,7 +336,7 @@ impl<'a> Push<'a> {
 
     /// `--dry-run`
     async fn dry_run(&mut self, subject: &Subject<'_>) -> Result<Outcome, AttemptError> {
-        let found = dry_run::look(&self.session.pool, self.engine, subject).await;
+        let found = dry_run::run(&self.session.pool, self.engine, subject).await;
         let findings = found.map_err(|error| subject.attempt_error(error))?;
         let findings = self.log.record.findings.insert(findings);
         let outcome = existing::if_exists_outcome(

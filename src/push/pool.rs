@@ -26,7 +26,7 @@ use crate::registry::error::RegistryError;
 /// Time limit of a question. Engines themselves wait for a registry without limit.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The same if the engine can be asked instead of the registry, or the answer is optional.
-const SOON: Duration = Duration::from_secs(5);
+const SHORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections to the registries of a call: one for each registry and set of credentials, shared by all pushes.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl RegistryPool {
         };
         if let Some(message) = &message {
             let refused = subject.refused(message, None);
-            // A login that fails must fail once.
+            // The registry must see a wrong password only once.
             if matches!(&refused, QueryError::Cause(cause) if cause.class() == Class::Auth) {
                 return Err(refused);
             }
@@ -101,7 +101,7 @@ impl RegistryPool {
             Ok(registry.resolve(reference.path(), reference.tag_or_latest()).await?)
         };
         match (asked.await, message) {
-            // Only the engine can get there, so it knows what is wrong.
+            // The plugin cannot reach the registry, so the engine's error says more.
             (Err(QueryError::Cause(Cause::Registry(error))), Some(message)) if error.is_about_the_way() => {
                 Err(subject.refused(&message, None))
             }
@@ -109,11 +109,11 @@ impl RegistryPool {
         }
     }
 
-    /// Whether the tag names the image that the engine has: they share a digest, or the configuration of what
-    /// it names is the image's ID.
+    /// Whether the tag names the engine's image: they share a digest, or the digest of the configuration is the image's
+    /// ID.
     ///
     /// # Errors
-    /// The digests differ, and the registry cannot be asked from here.
+    /// The digests differ, and the plugin cannot ask the registry.
     pub async fn is_same(
         &self,
         engine: &mut Engine,
@@ -129,10 +129,10 @@ impl RegistryPool {
         Ok(manifest.is_some_and(|manifest| manifest.config() == Some(&image.id)))
     }
 
-    /// The blobs of what is there that are not.
+    /// The digests of blobs and manifests that the manifest names, and that the registry does not have.
     ///
     /// # Errors
-    /// The registry cannot be asked from here, or not within 30 s.
+    /// The plugin cannot ask the registry, or it does not answer within 30 s.
     pub async fn missing_blobs(
         &self,
         engine: &mut Engine,
@@ -146,12 +146,12 @@ impl RegistryPool {
         tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err(no_answer(subject)))
     }
 
-    /// Looks for an image under its tag, from here: where that can be done soon it takes fewer questions than to
-    /// have the engine ask. What is there by this digest is the image, whoever serves it.
+    /// Asks the registry from this machine whether the tag names the image, if it answers soon: that takes fewer
+    /// requests than through the engine. A digest identifies an image, whichever server answers.
     ///
     /// # Errors
-    /// The engine is gone.
-    pub async fn see(
+    /// The engine cannot be reached.
+    pub async fn look_up_tag(
         &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
@@ -167,26 +167,26 @@ impl RegistryPool {
             let is_index = !manifest.manifests().is_empty();
             Ok(Seen::There { missing: registry.missing_blobs_of(repository, manifest).await?, is_index })
         };
-        let seen = self.soon(subject, asked).await?;
+        let seen = self.within_short_time(subject, asked).await?;
         Ok(seen.unwrap_or(Seen::Unknown))
     }
 
-    /// The parts that are missing, if that can be told soon; else nothing is said to be missing.
+    /// The missing blobs, if the registry answers soon; otherwise none.
     ///
     /// # Errors
-    /// The engine is gone.
+    /// The engine cannot be reached.
     pub async fn blobs_known_missing(
         &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
         digest: &str,
     ) -> Result<Vec<String>, EngineError> {
-        let missing = self.soon(subject, self.missing_blobs(engine, subject, digest)).await?;
+        let missing = self.within_short_time(subject, self.missing_blobs(engine, subject, digest)).await?;
         Ok(missing.unwrap_or_default())
     }
 
-    /// Does this if it can be done soon; once it cannot, nothing is.
-    async fn soon<T>(
+    /// Waits a short time for an answer. `None`: there was none in time, now or before.
+    async fn within_short_time<T>(
         &self,
         subject: &Subject<'_>,
         asked: impl Future<Output = Result<T, QueryError>>,
@@ -195,7 +195,7 @@ impl RegistryPool {
         if connection.is_out_of_reach.get() {
             return Ok(None);
         }
-        match tokio::time::timeout(SOON, asked).await {
+        match tokio::time::timeout(SHORT_TIMEOUT, asked).await {
             Ok(Ok(answer)) => return Ok(Some(answer)),
             Ok(Err(QueryError::Engine(error))) => return Err(error),
             Ok(Err(QueryError::Cause(Cause::Registry(error)))) => {
@@ -207,10 +207,10 @@ impl RegistryPool {
         Ok(None)
     }
 
-    /// The registry, to be asked from here as the engine would.
+    /// Connects to the registry from this machine, with the engine's settings for it.
     ///
     /// # Errors
-    /// It cannot be reached from here, or is no registry.
+    /// The plugin cannot reach it, or it is not a registry.
     pub async fn registry(
         &self,
         engine: &mut Engine,
@@ -230,7 +230,7 @@ impl RegistryPool {
                 &of_any
             };
             let ActiveCredentials { credentials, login, .. } = subject.active.clone();
-            // Of certificates that only the engine may read: where they are needed, the error says so.
+            // A certificate that only the engine may read is no warning here: if it is needed, the error says so.
             let access = Access::new(domain, settings, credentials, login, self.trace, |_| {}).await?;
             Ok::<_, QueryError>(Arc::new(Registry::connect(domain, access).await?))
         };

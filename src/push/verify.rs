@@ -103,7 +103,7 @@ async fn find_mismatch(
     announcer: &Announcer<'_>,
 ) -> Result<Option<Found>, QueryError> {
     let pool = &session.pool;
-    let missing = match pool.see(engine, subject, &pushed.digest).await? {
+    let missing = match pool.look_up_tag(engine, subject, &pushed.digest).await? {
         Seen::There { missing, is_index } => {
             if !is_index {
                 announcer.skip();

@@ -280,7 +280,7 @@ impl Registry {
 /// An HTTP error, read.
 pub struct Refusal {
     pub(super) status: StatusCode,
-    /// Clean.
+    /// Sanitized.
     pub(super) reason: String,
     /// The server that answered: the registry, or its token server.
     pub(super) server: String,

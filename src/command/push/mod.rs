@@ -132,10 +132,10 @@ impl<'a> Run<'a> {
         self.records.resize_with(self.results.asked.len(), Record::default);
         let reporter = Rc::clone(self.reporter.insert(self.new_reporter()));
         let registries: Vec<String> = self.results.registries().into_iter().map(str::to_owned).collect();
-        let ahead = session.prefetch_credentials(&registries, &reporter);
+        let prefetch = session.prefetch_credentials(&registries, &reporter);
         let push =
             async { push_all(&session, &reporter, asked.await?, &mut self.results, &mut self.records).await };
-        with_background(ahead, push).await
+        with_background(prefetch, push).await
     }
 
     fn session(&self, keyring: Keyring, terminal: Option<Terminal>) -> Session<'a> {

@@ -147,7 +147,7 @@ impl Report<'_> {
             size: named.map(|named| named.size),
             layers: self.record.progress.counts(),
             bytes: self.record.progress.bytes().0,
-            // Who only may look has tried too.
+            // An attempt that failed before its upload counts too.
             attempts: self.record.attempts.max(self.record.failures.len().try_into().unwrap_or(u32::MAX)),
             seconds: (self.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
             verified: self.record.verified,
