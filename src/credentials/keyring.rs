@@ -79,7 +79,7 @@ impl Keyring {
         LookedUp { credentials, login, shadow, warnings }
     }
 
-    /// A warning if DOCKER_AUTH_CONFIG will be used instead of a login that was just saved.
+    /// A warning if DOCKER_AUTH_CONFIG will be used instead of credentials that were just saved.
     pub fn shadow_of_kept(&self, registry: &str) -> Option<String> {
         let variable = self.variable.as_ref()?;
         from_variable(variable, credentials_key(registry)).ok()??;
@@ -128,7 +128,7 @@ impl Keyring {
         if decode(entry).is_ok_and(|found| found.is_some()) {
             return Some(Source::File(self.config.path.clone()));
         }
-        // `docker login` writes an empty entry for a login that it gave to a helper.
+        // `docker login` writes an empty entry for credentials that it gave to a helper.
         helpers(&self.config, key).into_iter().next().map(Source::Helper)
     }
 

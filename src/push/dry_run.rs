@@ -20,7 +20,7 @@ const MAX_OTHER_TAGS: usize = 5;
 /// Images of an index.
 const MAX_PLATFORMS: usize = 10;
 
-/// What a dry run has found. As JSON part of a public format: fields may be added, never renamed.
+/// The findings of a dry run. As JSON part of a public format: fields may be added, never renamed.
 #[derive(Debug, Serialize)]
 pub struct Findings {
     /// Of the image in the engine.

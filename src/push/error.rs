@@ -124,7 +124,7 @@ impl PushError {
     }
 }
 
-/// How the registry's content differs from what was pushed.
+/// The difference between the registry's content and the pushed image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     Nothing,

@@ -234,20 +234,21 @@ impl<'a> Push<'a> {
                 continue;
             }
             if conversation.are_accepted() && class != Class::Auth {
+                // They are good, whatever else is wrong with this push.
                 self.save(&active.credentials).await;
             }
-            active = self.change_credentials(&mut conversation, step, cause, active).await?;
+            active = self.fail_or_change_credentials(&mut conversation, step, cause, active).await?;
             self.log.record.failures.clear();
         }
     }
 
-    /// Finds other credentials to go on with, or asks the user for them.
+    /// Ends the push with its last failure, or returns other credentials: those of another push, or from a prompt.
     ///
-    /// * `step`: what the conversation decided after `cause`.
+    /// * `step`: the conversation's decision after `cause`.
     ///
     /// # Errors
-    /// The refusal, if the conversation ends the push with it; or the prompt failed.
-    async fn change_credentials(
+    /// The last failure, or the prompt failed.
+    async fn fail_or_change_credentials(
         &mut self,
         conversation: &mut Conversation,
         mut step: Step,
@@ -281,7 +282,7 @@ impl<'a> Push<'a> {
             | Step::CheckExisting
             | Step::Wait(_)
             | Step::FindNewerCredentials => {
-                unreachable!("none of these follows a failure of the credentials")
+                unreachable!("handled by the caller, or the answer to a step above")
             }
         }
     }

@@ -20,8 +20,8 @@ pub struct Platforms {
 }
 
 impl Platforms {
-    /// What a push would send. `None`: the image is for one platform alone, or the engine does not tell; or it
-    /// has not what is wanted, as the engine will say.
+    /// The platforms that a push would send. `None`: the image is for one platform, the engine does not list
+    /// platforms, or it does not have the selected one (the push fails with the engine's error then).
     ///
     /// An engine that does not have all pushes one platform instead of all, if there is one that it would
     /// choose (moby `daemon/containerd/image_push.go`).

@@ -230,7 +230,7 @@ impl RegistryPool {
                 &of_any
             };
             let ActiveCredentials { credentials, login, .. } = subject.active.clone();
-            // A certificate that only the engine may read is no warning here: if it is needed, the error says so.
+            // No warning about certificates that only the engine may read: if one is needed, the connection fails.
             let access = Access::new(domain, settings, credentials, login, self.trace, |_| {}).await?;
             Ok::<_, QueryError>(Arc::new(Registry::connect(domain, access).await?))
         };

@@ -50,7 +50,7 @@ impl Subject<'_> {
     }
 }
 
-/// Inspects the image; with one selected platform, that platform as far as the engine tells them apart.
+/// Inspects the image, or the selected platform of it if the engine can inspect single platforms.
 ///
 /// # Errors
 /// The engine does not have it, or cannot be reached.

@@ -94,7 +94,7 @@ impl Step {
     }
 }
 
-/// Finds out how the registry's content differs from what was pushed; `None`: it does not.
+/// Compares the registry's content with the pushed image. `None`: there is no difference.
 async fn find_mismatch(
     session: &Session<'_>,
     engine: &mut Engine,

@@ -110,9 +110,9 @@ fn a_catalog_is_read_page_by_page_on_this_registry_alone() {
 #[test]
 fn tags_come_in_the_order_of_versions_with_their_digests() {
     let (registry, host) = registry();
-    let tags = r#"{"name":"team/app","tags":["1.10","latest","1.9","../../secret","gone","1.9"]}"#;
+    let tags = r#"{"name":"team/app","tags":["1.10","latest","1.9","../../secret","gone","1.9","1.10-rc1"]}"#;
     let mut registry = registry.on("GET /v2/team/app/tags/list?n=1000", Reply::json(200, tags));
-    for tag in ["1.9", "1.10", "latest"] {
+    for tag in ["1.9", "1.10-rc1", "1.10", "latest"] {
         registry = registry.on(&format!("HEAD /v2/team/app/manifests/{tag}"), digest());
     }
     let registry = registry.on("HEAD /v2/team/app/manifests/gone", Reply::json(404, ""));
@@ -124,6 +124,7 @@ fn tags_come_in_the_order_of_versions_with_their_digests() {
     let want = [
         ("../../secret", None),
         ("1.9", Some(DIGEST)),
+        ("1.10-rc1", Some(DIGEST)),
         ("1.10", Some(DIGEST)),
         ("gone", None),
         ("latest", Some(DIGEST)),

@@ -44,19 +44,16 @@ pub async fn push_all(
         targets.iter().flatten().map(|target| (target.reference.repository(), Lead::default())).collect();
     let at_once = parallel(session.options);
     let mut unbegun: Vec<Option<&mut Record>> = records.iter_mut().map(Some).collect();
-    let work = batches(&targets, at_once).into_iter().map(|places| {
-        let destination = |at: &usize| {
-            let (target, record) = (targets[*at].as_ref()?, unbegun[*at].take()?);
-            Some(Destination { target, reporter: ImageReporter { reporter, at: *at }, record })
+    let batches = batches(&targets, at_once).into_iter().map(|places| {
+        let destination = |at: usize| {
+            let (target, record) = (targets[at].as_ref()?, unbegun[at].take()?);
+            Some(Destination { target, reporter: ImageReporter { reporter, at }, record })
         };
-        let batch = Batch { destinations: places.iter().filter_map(destination).collect() };
-        (places, batch)
+        Batch { destinations: places.into_iter().filter_map(destination).collect() }
     });
-    let work: Vec<(Vec<usize>, Batch<'_>)> = work.collect();
-    // A push is built only when its turn has come.
-    let pushes = work
-        .into_iter()
-        .map(|(places, batch)| push_one_batch(session, &engines, &spare, &leads, places, batch));
+    let batches: Vec<Batch<'_>> = batches.collect();
+    // The state of a push is made only when its turn has come.
+    let pushes = batches.into_iter().map(|batch| push_one_batch(session, &engines, &spare, &leads, batch));
     let mut pushes = stream::iter(pushes).buffer_unordered(at_once);
     let mut ticks = ticks(reporter);
     let mut given_up = None;
@@ -102,15 +99,13 @@ fn batches(targets: &[Option<Target>], at_once: usize) -> Vec<Vec<usize>> {
     first.into_iter().chain(rest).map(|(at, _)| vec![at]).collect()
 }
 
-/// Pushes one batch over a connection that is free, or a new one.
-///
-/// * `places`: of the batch's destinations, in the order asked.
+/// Pushes one batch over a connection that is free, or a new one. Returns the result of each destination, with its
+/// place in the order asked.
 async fn push_one_batch(
     session: &Session<'_>,
     engines: &RefCell<Vec<Engine>>,
     spare: &Engine,
     leads: &HashMap<String, Lead>,
-    places: Vec<usize>,
     mut batch: Batch<'_>,
 ) -> Vec<(usize, Finished)> {
     // In one order in all batches, so that no two wait for each other.
@@ -123,13 +118,13 @@ async fn push_one_batch(
     let mut engine = engines.borrow_mut().pop().unwrap_or_else(|| spare.fork());
     let ended = push_batch(session, &mut engine, &mut batch).await;
     engines.borrow_mut().push(engine);
-    let ended = places.into_iter().zip(batch.destinations).zip(ended);
+    let ended = batch.destinations.into_iter().zip(ended);
     ended
-        .map(|((at, Destination { target, record, .. }), (result, elapsed))| {
+        .map(|(Destination { target, reporter, record }, (result, elapsed))| {
             if result.is_ok() {
                 leads[&target.reference.repository()].open();
             }
-            (at, Finished { result: result.map_err(Error::from), record: take(record), elapsed })
+            (reporter.at, Finished { result: result.map_err(Error::from), record: take(record), elapsed })
         })
         .collect()
 }

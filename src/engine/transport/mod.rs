@@ -65,9 +65,9 @@ impl Transport {
     /// used again if the answer before was read to its end; if it turns out to be dead, the request
     /// goes out once more on a new one.
     ///
-    /// * `repeatable`: may arrive twice. What may not goes on a new connection at once, since of one
-    ///   that breaks nobody knows what had arrived; or, where connections are expensive, on the one there
-    ///   is, and is not repeated.
+    /// * `repeatable`: the request may arrive twice. Another request uses a new connection, since an old
+    ///   one may break after the engine has received it. Where connections are expensive it uses the old
+    ///   one, and is not repeated.
     ///
     /// # Errors
     /// [`TransportError::Lost`] if the connection breaks before the answer; any other if none can be
