@@ -1,4 +1,4 @@
-//! The only holder of a clear password or token.
+//! Holds passwords and tokens in clear text, and redacts them in messages.
 
 use std::fmt;
 
@@ -8,11 +8,10 @@ use zeroize::Zeroizing;
 
 use crate::text::sanitize;
 
-/// A value that must not reach a log, an error text, another process's argv or `{:?}`.
+/// A value that must not reach a log, an error text, the arguments of another process, or `{:?}`.
 ///
-/// The field is private to this module, so [`expose`](Self::expose) is the only way out and
-/// searching for that word lists every use. No `Display`, `Deref` or `Serialize`. The memory is
-/// overwritten on drop.
+/// The field is private to this module, so [`expose`](Self::expose) is the only way out and searching for
+/// that word lists every use. No `Display`, `Deref` or `Serialize`. The memory is overwritten on drop.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
@@ -21,7 +20,7 @@ impl Secret {
         Self(Zeroizing::new(clear))
     }
 
-    /// The clear text. What is done with it must not outlive the call it is needed for.
+    /// Returns the clear text. Copies must not outlive the call that needs them.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -39,13 +38,13 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// What may be in no text that is shown: secrets that were sent where the text comes from. Engines,
-/// registries and helpers quote in their errors what they were given.
+/// Redacts known secrets. Engines, registries and helpers quote in their errors what was sent to them.
 #[derive(Clone, Debug, Default)]
 pub struct Redactor(Vec<Secret>);
 
 impl Redactor {
-    /// Bytes. Hiding less would spoil many a message and protect nobody.
+    /// The shortest secret to redact, in bytes. Redacting shorter ones would garble messages and protect
+    /// nothing.
     const SHORTEST: usize = 4;
 
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
@@ -57,16 +56,16 @@ impl Redactor {
     pub fn add(&mut self, secret: &Secret) {
         let forms = forms(secret).into_iter();
         self.0.extend(forms.filter(|secret| secret.expose().len() >= Self::SHORTEST));
-        // The longest first: it may hold another.
+        // Longest first, since one secret may contain another.
         self.0.sort_by(|a, b| {
             let (a, b) = (a.expose(), b.expose());
             b.len().cmp(&a.len()).then_with(|| a.cmp(b))
         });
-        // Most are the same in every form, and every text of a push is searched for each.
+        // Most secrets are the same in several forms, and every text of a push is searched for each form.
         self.0.dedup_by(|a, b| a.expose() == b.expose());
     }
 
-    /// The text with `***` in place of each secret.
+    /// Replaces each secret in the text with `***`.
     pub fn redact(&self, text: String) -> String {
         self.0.iter().fold(text, |text, secret| {
             if text.contains(secret.expose()) { text.replace(secret.expose(), "***") } else { text }
@@ -74,14 +73,14 @@ impl Redactor {
     }
 }
 
-/// A secret as it is, and as it stands in one line, in JSON and in a URL.
+/// Returns a secret as it is, sanitized, in JSON, in ASCII-only JSON, in a URL and in a form.
 fn forms(secret: &Secret) -> [Secret; 6] {
     /// RFC 3986, 2.3
     const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     let clear = secret.expose();
     let json = serde_json::to_string(clear).expect("a string becomes JSON");
     let json = json[1..json.len() - 1].to_owned();
-    // As those write it who have ASCII alone.
+    // JSON as written by programs that escape everything but ASCII.
     let escaped = |unit: u16| match u8::try_from(unit) {
         Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
         _ => format!("\\u{unit:04x}"),
@@ -92,10 +91,10 @@ fn forms(secret: &Secret) -> [Secret; 6] {
     [clear.to_owned(), sanitize(clear), json, ascii, url, form].map(Secret::new)
 }
 
-/// Keeps what this process holds in memory out of core dumps, as far as the system lets us. What it starts
-/// is not concerned.
+/// Keeps the memory of this process out of core dumps, as far as the system allows. On Linux, programs that
+/// it starts are not affected.
 pub fn forbid_core_dumps() {
-    // It is no reason not to work where it cannot be done.
+    // The plugin works without this protection, so a failure is ignored.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     #[cfg(all(unix, not(target_os = "linux")))]

@@ -1,17 +1,17 @@
-//! Text from engines, registries and helpers, made fit for a terminal or a log.
+//! Sanitizes text from engines, registries and helpers for a terminal or a log, and formats sizes and times.
 //!
-//! All of it is hostile: registries pass escape sequences, line ends and whole HTML pages through
-//! the engine intact. It is cleaned once, where it enters.
+//! The text is untrusted: registries send escape sequences, line ends and whole HTML pages, and the engine
+//! passes them on unchanged. Each text is sanitized once, where it enters the program.
 
 use std::error::Error;
 use std::time::Duration;
 
-/// More than this of one message helps nobody; registries send pages of 200 kB.
+/// The longest text kept of a message. Registries send pages of 200 kB.
 const MAX_CHARS: usize = 1000;
 
-/// One line without control characters: white space folded, cut after 1000 characters.
+/// Returns one line without control characters: white space folded, cut after 1000 characters.
 ///
-/// Also without the characters that reorder text on a terminal (Unicode TR #36, 2.10).
+/// Also removes the characters that reorder text on a terminal (Unicode TR #36, 2.10).
 pub fn sanitize(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(MAX_CHARS));
     let mut chars = 0;
@@ -33,13 +33,13 @@ pub fn sanitize(text: &str) -> String {
     line
 }
 
-/// An error and its causes, on one sanitized line.
+/// Returns an error and its causes on one sanitized line.
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     sanitize(&causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}")))
 }
 
-/// Nothing that a terminal would act on, or that reorders text.
+/// Whether the character is neither a control character nor one that reorders text.
 pub fn is_harmless(c: char) -> bool {
     !c.is_control() && !is_reordering(c)
 }
@@ -48,7 +48,7 @@ fn is_reordering(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// `12.3MB`: four significant digits in powers of 1000, as docker prints sizes.
+/// Formats a size as `12.3MB`: four significant digits in powers of 1000, as docker prints sizes.
 pub fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut size = bytes as f64;
@@ -69,24 +69,24 @@ pub fn human_size(bytes: u64) -> String {
     format!("{number}{}", UNITS[unit])
 }
 
-/// `12 MB`: three significant digits in powers of 1000, for people who watch it grow.
+/// Formats a size as `12 MB`: three significant digits in powers of 1000, for progress displays.
 pub fn amount(bytes: u64) -> String {
     let (scale, unit) = unit(bytes);
     format!("{} {unit}", digits(bytes as f64 / scale))
 }
 
-/// `310 of 740 MB`: both in the unit of the second.
+/// Formats progress as `310 of 740 MB`, both numbers in the unit of the second.
 pub fn amounts(part: u64, all: u64) -> String {
     let (scale, unit) = unit(all);
     format!("{} of {} {unit}", digits(part as f64 / scale), digits(all as f64 / scale))
 }
 
-/// The largest unit that this is one or more of.
+/// Returns the scale and name of the largest unit in which the size is at least 1 when rounded.
 fn unit(bytes: u64) -> (f64, &'static str) {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     let mut scale = 1.0;
     let mut at = 0;
-    // What would be written `1000 kB` is `1 MB`.
+    // Prints `1 MB` rather than `1000 kB`.
     while bytes as f64 / scale >= 999.5 && at + 1 < UNITS.len() {
         scale *= 1000.0;
         at += 1;
@@ -107,7 +107,7 @@ fn digits(value: f64) -> String {
     }
 }
 
-/// `36 s`, `4 min`, `3 h`: the unit that somebody who waits counts in.
+/// Formats a time as `36 s`, `4 min` or `3 h`, rounded down.
 pub fn span(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..100 => format!("{seconds} s"),

@@ -1,8 +1,8 @@
 //! Decodes entries of config.json and of `DOCKER_AUTH_CONFIG`.
 //!
-//! `docker_credential` decodes an entry. It is always handed a config of one entry made here, since its own choice
-//! among several is not docker's (measured: 35 of 80 cases agree). Its types and error texts stay in this module:
-//! their `Debug` prints passwords.
+//! `docker_credential` decodes one entry at a time: this module always passes it a config with a single
+//! entry, because it chooses among several entries differently from docker (measured: 35 of 80 cases agree).
+//! Its types and error texts must not leave this module: their `Debug` prints passwords.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::docker::config::{AuthEntry, field};
 use crate::secret::Secret;
 use crate::text::sanitize;
 
-/// `Ok(None)`: there is no login in it.
+/// Decodes an entry; `Ok(None)` if it has no credentials.
 pub fn decode(entry: &AuthEntry) -> Result<Option<Credentials>, &'static str> {
     if entry.is_malformed {
         return Err("is not what docker expects there");
@@ -25,14 +25,14 @@ pub fn decode(entry: &AuthEntry) -> Result<Option<Credentials>, &'static str> {
         None => (entry.username.clone(), entry.password.clone()),
     };
     let identity_token = entry.identity_token.clone();
-    // Beside a token docker keeps an empty password.
+    // With an identity token, docker stores an empty password.
     let password = password.filter(|password| identity_token.is_none() || !password.expose().is_empty());
     let registry_token = entry.registry_token.clone();
     let credentials = Credentials { username, password, identity_token, registry_token };
     Ok(Some(credentials).filter(|credentials| !credentials.is_anonymous()))
 }
 
-/// base64 of `user:password`, in which docker allows line ends, and NULs behind the password.
+/// Decodes the base64 of `user:password`. As docker does, ignores line ends, and NULs after the password.
 pub fn decode_auth(auth: &Secret) -> Result<(String, Secret), &'static str> {
     let packed: String = auth.expose().chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
     let config = Secret::new(json!({"auths": {"x": {"auth": packed}}}).to_string());
@@ -47,10 +47,11 @@ pub fn decode_auth(auth: &Secret) -> Result<(String, Secret), &'static str> {
     }
 }
 
-/// `DOCKER_AUTH_CONFIG` as docker reads it since 28.3: strictly, its keys in any case; base64 by registry.
+/// Reads `DOCKER_AUTH_CONFIG` as docker has done since 28.3: rejects unknown keys, and accepts keys in any
+/// case. Returns the base64 of each registry.
 pub fn read_variable(text: &Secret) -> Result<BTreeMap<String, Secret>, CredentialsError> {
     let broken = |reason: String| CredentialsError::Variable { reason };
-    // serde's own message could quote a secret that stands where something else is expected.
+    // serde's message could quote a misplaced secret.
     let variable: Value = serde_json::from_str(text.expose())
         .map_err(|error| broken(format!("line {}, column {}", error.line(), error.column())))?;
     let auths = only_field(&variable, "auths").map_err(broken)?;
@@ -65,7 +66,7 @@ pub fn read_variable(text: &Secret) -> Result<BTreeMap<String, Secret>, Credenti
     entries.iter().map(auth).collect()
 }
 
-/// The one field that an object may have.
+/// Returns the value of the only field that an object may have.
 fn only_field<'a>(object: &'a Value, key: &str) -> Result<&'a Value, String> {
     let fields = object.as_object().ok_or("something else than an object is there")?;
     match fields.iter().find(|(name, _)| !name.eq_ignore_ascii_case(key)) {
@@ -74,8 +75,8 @@ fn only_field<'a>(object: &'a Value, key: &str) -> Result<&'a Value, String> {
     }
 }
 
-/// The credentials in DOCKER_AUTH_CONFIG for exactly this key. (docker ignores the whole variable if one entry
-/// is bad.)
+/// Returns the credentials in DOCKER_AUTH_CONFIG for exactly this key. (docker ignores the whole variable if
+/// one entry is bad.)
 pub fn from_variable(text: &Secret, key: &str) -> Result<Option<Credentials>, CredentialsError> {
     let Some(auth) = read_variable(text)?.remove(key) else { return Ok(None) };
     let (username, password) = decode_auth(&auth).map_err(|problem| bad_variable_entry(key, problem))?;

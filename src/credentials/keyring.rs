@@ -1,4 +1,4 @@
-//! The chain of sources, in the order in which they are asked.
+//! Looks up credentials in all their sources, in order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,52 +11,51 @@ use crate::reference::{HUB, HUB_CREDENTIALS_KEY, credentials_key};
 use crate::secret::Secret;
 use crate::text::sanitize;
 
-/// Credentials for one registry, where they were found, and the warnings about that.
+/// Credentials for one registry, their source, and warnings about sources.
 #[derive(Debug)]
 pub struct LookedUp {
     pub credentials: Credentials,
     pub login: Login,
-    /// A warning: DOCKER_AUTH_CONFIG is used instead of another login.
+    /// A warning if DOCKER_AUTH_CONFIG overrides stored credentials.
     pub shadow: Option<String>,
-    /// One for each broken source; a broken config.json was reported when it was read.
+    /// One for each broken source, except config.json: its error was reported when it was read.
     pub warnings: Vec<String>,
 }
 
-/// One line of what Docker holds.
+/// A registry for which Docker stores credentials, as listed to the user.
 #[derive(Debug)]
 pub struct Entry {
     /// `host[:port]`
     pub registry: String,
     pub source: Source,
     pub username: Option<String>,
-    /// `None`: nothing but the name of the registry is kept.
+    /// `None` if only the name of the registry is known.
     pub kind: Option<Kind>,
 }
 
-/// `docker login` keeps the tokens of its web login beside the Hub's key; they are no password.
+/// The keys under which `docker login` stores the tokens of its web login to the Hub; they are not passwords.
 pub const HUB_TOKEN_KEYS: [&str; 2] =
     ["https://index.docker.io/v1/access-token", "https://index.docker.io/v1/refresh-token"];
 
-/// Everything that may hold credentials, in the order it is asked.
+/// All sources of credentials, in the order in which they are tried.
 #[derive(Debug)]
 pub struct Keyring {
-    /// From the command line; nothing else is asked then.
+    /// From the command line. If set, no other source is tried.
     pub given: Option<Credentials>,
     /// The text of `DOCKER_AUTH_CONFIG`.
     pub variable: Option<Secret>,
     pub config: Config,
-    /// Why config.json could not be read; told already, and part of the explanation at a refusal.
+    /// Why config.json could not be read. Reported at that time, and again if a registry refuses the push.
     pub config_problem: Option<String>,
-    /// How long a helper may take; `None` where its user may be typing a PIN.
+    /// How long a helper may take; `None` if the user may be typing a PIN.
     pub helper_timeout: Option<Duration>,
 }
 
 impl Keyring {
-    /// Asks the sources in turn: command line, `DOCKER_AUTH_CONFIG`, `credHelpers`, `credsStore`,
-    /// `auths`. One that has nothing, or is broken, leaves it to the next.
+    /// Tries the sources in this order: command line, `DOCKER_AUTH_CONFIG`, `credHelpers`, `credsStore`,
+    /// `auths`. Skips a source that is broken or has no credentials for the registry.
     ///
-    /// docker stops at the first helper that is configured; credentials still lying in `auths`
-    /// behind it are used here.
+    /// Unlike docker, which stops at the first configured helper, it also uses credentials left in `auths`.
     ///
     /// * `registry`: its domain.
     /// * `tell`: called with a line about each helper that has not answered within 3 s.
@@ -79,7 +78,7 @@ impl Keyring {
         LookedUp { credentials, login, shadow, warnings }
     }
 
-    /// A warning if DOCKER_AUTH_CONFIG will be used instead of credentials that were just saved.
+    /// Returns a warning if DOCKER_AUTH_CONFIG overrides credentials that were just saved.
     pub fn shadow_of_kept(&self, registry: &str) -> Option<String> {
         let variable = self.variable.as_ref()?;
         from_variable(variable, credentials_key(registry)).ok()??;
@@ -112,7 +111,8 @@ impl Keyring {
         for name in helpers(&self.config, key) {
             if let Some(mut credentials) = keep(helper::get(&name, key, self.helper_timeout, &mut tell).await)
             {
-                // No helper keeps one of these, so docker takes it from the file all the same.
+                // Helpers do not store registry tokens, so docker reads them from the file even if a helper
+                // answers.
                 credentials.registry_token = entry.and_then(|(_, entry)| entry.registry_token.clone());
                 return Some((credentials, Source::Helper(name)));
             }
@@ -122,23 +122,23 @@ impl Keyring {
         Some((credentials, Source::File(self.config.path.clone())))
     }
 
-    /// Where `docker login` has kept a login, as far as config.json tells.
+    /// Returns where `docker login` stored credentials, judging by config.json alone.
     fn stored(&self, key: &str) -> Option<Source> {
         let (_, entry) = entry_for(&self.config.auths, key)?;
         if decode(entry).is_ok_and(|found| found.is_some()) {
             return Some(Source::File(self.config.path.clone()));
         }
-        // `docker login` writes an empty entry for credentials that it gave to a helper.
+        // `docker login` writes an empty entry for credentials that it stored in a helper.
         helpers(&self.config, key).into_iter().next().map(Source::Helper)
     }
 
-    /// All registries that Docker holds something for, by name, with the source that would be used; and
-    /// the sources that are broken. No registry is asked.
+    /// Lists all registries for which Docker stores credentials, by name, with the source that a push would
+    /// use. Also returns the errors of broken sources. Contacts no registry.
     ///
     /// * `tell`: called with a line about each helper that has not answered within 3 s.
     pub async fn list(&self, mut tell: impl FnMut(&str)) -> (Vec<Entry>, Vec<CredentialsError>) {
         let (mut entries, mut problems) = (BTreeMap::new(), Vec::new());
-        // The first source of a registry is the one that is used.
+        // A push uses the first source of a registry.
         let mut put = |name: &str, source: Source, username: Option<String>, kind: Option<Kind>| {
             if !HUB_TOKEN_KEYS.contains(&name) {
                 let registry = shown(name);
@@ -191,7 +191,7 @@ impl Keyring {
                     let kind = found.kind();
                     put(name, file(), found.username, kind);
                 }
-                // Only a name: what a helper was given, or nothing.
+                // Only a name: a helper has the credentials, or there are none.
                 Ok(None) => {}
                 Err(problem) => problems.push(self.bad_entry(name, problem)),
             }
@@ -207,8 +207,8 @@ impl Keyring {
     }
 }
 
-/// The helper for every registry: `credsStore`, or where nothing at all is configured the one that docker
-/// takes for this system, if it is installed.
+/// Returns the helper for all registries: `credsStore`, or, if nothing at all is configured, docker's default
+/// for this system if it is installed.
 ///
 /// Source: docker/cli `cli/config/credentials/default_store*.go`.
 pub fn credentials_store(config: &Config) -> Option<String> {
@@ -226,8 +226,8 @@ pub fn credentials_store(config: &Config) -> Option<String> {
     helper::is_installed(&format!("{}{name}", helper::PREFIX)).then(|| name.to_owned())
 }
 
-/// The helpers to be asked for a registry, in this order: its own, the one for all. An empty name in
-/// `credHelpers` forces `auths`.
+/// Returns the helpers to try for a registry, in order: its own, then the one for all. An empty name in
+/// `credHelpers` selects `auths` instead.
 pub fn helpers(config: &Config, key: &str) -> Vec<String> {
     let own = config.credential_helpers.get(key).cloned().flatten();
     if own.as_ref().is_some_and(String::is_empty) {
@@ -238,8 +238,8 @@ pub fn helpers(config: &Config, key: &str) -> Vec<String> {
     helpers
 }
 
-/// The registries that config.json names, each with where its credentials are. For completion, and where a
-/// helper does not tell.
+/// Returns the registries that config.json names, each with the source of its credentials. For completion,
+/// and for registries that no helper lists.
 pub fn registries(config: &Config) -> BTreeMap<String, Source> {
     let file = || Source::File(config.path.clone());
     let stored = config.auths.keys().filter(|name| !HUB_TOKEN_KEYS.contains(&name.as_str()));
@@ -252,12 +252,13 @@ pub fn registries(config: &Config) -> BTreeMap<String, Source> {
     stored.chain(own).collect()
 }
 
-/// The registry as people write it.
+/// Returns the registry as users write it.
 pub fn shown(name: &str) -> String {
     if name == HUB_CREDENTIALS_KEY { HUB.to_owned() } else { sanitize(&host(name)) }
 }
 
-/// `localhost:5000` of `https://me@localhost:5000/v1/` and `localhost:5000/v1`, which older logins wrote.
+/// Returns `localhost:5000` for `https://me@localhost:5000/v1/` and `localhost:5000/v1`, keys that older
+/// versions of docker wrote.
 fn host(name: &str) -> String {
     match name.split_once("://") {
         Some((_, rest)) => {
@@ -268,7 +269,8 @@ fn host(name: &str) -> String {
     }
 }
 
-/// The exact key, else the first whose host is the key: older logins wrote `https://host/v1/`.
+/// Finds the entry with exactly this key, or else the first whose host is the key: older versions of docker
+/// wrote `https://host/v1/`.
 pub fn entry_for<'a>(auths: &'a BTreeMap<String, AuthEntry>, key: &str) -> Option<(&'a str, &'a AuthEntry)> {
     let exact = auths.get_key_value(key);
     let by_host =

@@ -1,4 +1,4 @@
-//! Whose credentials a call uses, where they came from, and which sources failed.
+//! Describes the credentials that a call used: their user, their source, and which sources failed.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,12 +20,12 @@ pub enum Source {
     File(PathBuf),
     /// Typed by the user.
     Prompt,
-    /// Nothing was found anywhere.
+    /// No source has credentials.
     Nothing,
 }
 
 impl Source {
-    /// The word for it in JSON and tables.
+    /// Returns the name used in JSON and tables.
     pub fn name(&self) -> String {
         match self {
             Self::CommandLine => "command-line".to_owned(),
@@ -51,39 +51,40 @@ impl fmt::Display for Source {
     }
 }
 
-/// A source that should have answered, and is broken.
+/// A broken source of credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     #[error("DOCKER_AUTH_CONFIG is not what docker expects: {reason}")]
     Variable { reason: String },
     #[error("the entry for {registry} in `{}` {problem}", path.display())]
     Entry { registry: String, path: PathBuf, problem: &'static str },
-    /// `task`: `for R`, `to store the login for R`. `found`: what is there by that name, if anything.
+    /// `task`: `for R`, `to store the login for R`. `found`: the file of that name, if any, and why it cannot
+    /// be run.
     #[error("credential helper `docker-credential-{helper}`, wanted {task}, is no program in PATH{}", found.as_ref().map_or(String::new(), |found| format!(": {found}")))]
     HelperMissing { helper: String, task: String, found: Option<String> },
     #[error("credential helper `docker-credential-{helper}` failed {task}: {reason}")]
     HelperFailed { helper: String, task: String, reason: String },
 }
 
-/// The login that a call used, for messages.
+/// Describes the credentials that a call used, for messages.
 #[derive(Clone, Debug)]
 pub struct Login {
     pub username: Option<String>,
     pub anonymous: bool,
     pub source: Source,
-    /// Why sources that should have answered did not.
+    /// The error of each broken source.
     pub problems: Vec<String>,
-    /// The broken source that must be repaired first.
+    /// The broken source that must be fixed first.
     pub broken: Option<Broken>,
 }
 
-/// A source that is broken.
+/// The kinds of broken source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// config.json as a whole. `docker login` would write it anew, and lose what it cannot read.
+    /// All of config.json. `docker login` would rewrite it, and lose what it cannot read.
     Config,
     Variable,
-    /// `docker login` would use it too.
+    /// A credential helper, which `docker login` would use too.
     Helper,
     /// One entry of config.json.
     Entry,
@@ -105,7 +106,7 @@ impl Login {
         Self { username, anonymous: credentials.is_anonymous(), source, problems, broken: None }
     }
 
-    /// Whose it was, and where it came from, after which others failed.
+    /// Returns the user and the source, and the errors of the broken sources.
     pub fn describe(&self) -> String {
         let login = match (&self.username, &self.source) {
             (Some(username), Source::Prompt) => format!("user `{username}`, as typed"),
@@ -115,7 +116,7 @@ impl Login {
         if self.problems.is_empty() { login } else { format!("{login} ({})", self.problems.join("; ")) }
     }
 
-    /// Why there was none.
+    /// Explains why there were no credentials.
     pub fn describe_nothing(&self) -> String {
         match (&self.source, self.problems.is_empty()) {
             (Source::CommandLine, _) => "--anonymous was given: no credentials were sent".to_owned(),
@@ -124,7 +125,7 @@ impl Login {
         }
     }
 
-    /// What to mend before another login can help.
+    /// Returns what to fix before other credentials can help.
     pub fn broken_hint(&self) -> Option<&'static str> {
         Some(match self.broken? {
             Broken::Config => {
@@ -141,10 +142,10 @@ impl Login {
     }
 }
 
-/// What an environment variable does that its owner may have forgotten.
+/// The hint if credentials from the variable are refused: the user may have forgotten the variable.
 pub const SHADOWS: &str = "DOCKER_AUTH_CONFIG goes before every `docker login`: change or unset it";
 
-/// For the Hub docker needs no name, and with none logs in by the browser.
+/// Returns the command to type. Without a name, docker logs in to the Hub, through the browser.
 pub fn docker_login(registry: &str) -> String {
     if registry == HUB { "docker login".to_owned() } else { format!("docker login {registry}") }
 }

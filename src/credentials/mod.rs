@@ -1,4 +1,4 @@
-//! Credentials for registries: what engines and registries are shown, and where it is found.
+//! Credentials for registries: finds, prompts for and saves them, and encodes them for the engine.
 
 mod entry;
 mod helper;
@@ -13,19 +13,19 @@ use serde::Serialize;
 
 use crate::secret::Secret;
 
-/// What the engine is to show the registry: docker's `AuthConfig` (API 1.24 and later) without the
-/// address. Nothing in it: anonymous.
+/// Credentials that the engine sends to the registry: docker's `AuthConfig` (API 1.24 and later) without the
+/// server address. Empty means anonymous.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     pub username: Option<String>,
     pub password: Option<Secret>,
     /// An OAuth refresh token, as helpers return it with the user `<token>`.
     pub identity_token: Option<Secret>,
-    /// Sent to the registry as a Bearer token, as it is.
+    /// Sent to the registry unchanged, as a Bearer token.
     pub registry_token: Option<Secret>,
 }
 
-/// What a registry is shown. Of several, engines use the last of these that there is.
+/// The kinds of secret. If there are several, engines use the last in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Password,
@@ -52,7 +52,7 @@ impl Credentials {
         Self { username: Some(username), password: Some(password), ..Self::default() }
     }
 
-    /// `None`: nothing that a registry could take. A user name alone is nothing.
+    /// Returns the kind that engines use; `None` if there is no secret, even if there is a user name.
     pub fn kind(&self) -> Option<Kind> {
         match self {
             Self { registry_token: Some(_), .. } => Some(Kind::RegistryToken),
@@ -66,8 +66,10 @@ impl Credentials {
         self.kind().is_none()
     }
 
-    /// JSON as the engine takes it, without what is empty, as docker sends it. `server`: the reference's
-    /// domain or the Hub's key; with any other the containerd store silently drops the credentials.
+    /// Returns the JSON that docker sends to the engine, without empty fields.
+    ///
+    /// * `server`: the reference's domain or the Hub's key. With any other value the containerd store
+    ///   silently drops the credentials.
     pub fn auth_config(&self, server: &str) -> Secret {
         #[derive(Serialize)]
         struct AuthConfig<'a> {
@@ -92,19 +94,19 @@ impl Credentials {
         Secret::new(serde_json::to_string(&config).expect("strings become JSON"))
     }
 
-    /// The value of `X-Registry-Auth`: base64 of the JSON in the URL-safe alphabet *with* padding
-    /// (RFC 4648, 5). Anything else the engine drops without a word, and pushes anonymously.
+    /// Returns the value of `X-Registry-Auth`: base64 of the JSON in the URL-safe alphabet *with* padding
+    /// (RFC 4648, 5). The engine silently drops a value in any other encoding, and pushes anonymously.
     pub fn header(&self, server: &str) -> Secret {
         Secret::new(URL_SAFE.encode(self.auth_config(server).expose()))
     }
 
-    /// What must stand in no message, in each form that it is sent in.
+    /// Returns every secret to redact, in each form in which it is sent.
     pub fn secrets(&self) -> Vec<Secret> {
         let tokens = [&self.identity_token, &self.registry_token, &self.password].into_iter().flatten();
         tokens.cloned().chain(self.basic_auth()).collect()
     }
 
-    /// base64 of `user:password`, as config.json and Basic authentication have it (RFC 7617, 2).
+    /// Returns the base64 of `user:password`, as in config.json and Basic authentication (RFC 7617, 2).
     pub fn basic_auth(&self) -> Option<Secret> {
         let (username, password) = (self.username.as_ref()?, exposed(self.password.as_ref()));
         let pair = Secret::new(format!("{username}:{password}"));
@@ -129,7 +131,7 @@ pub(crate) mod tests {
         Credentials::basic(username.to_owned(), Secret::new(password.to_owned()))
     }
 
-    /// Clear text, to compare.
+    /// Returns the clear text, for comparison.
     pub fn shown(credentials: &Credentials) -> String {
         credentials.auth_config("h").expose().to_owned()
     }
@@ -147,7 +149,7 @@ pub(crate) mod tests {
         for (credentials, server, want) in table {
             assert_eq!(credentials.header(server).expose(), want);
         }
-        // The same in the standard alphabet has `+` and `/`, which engines drop in silence.
+        // In the standard alphabet this value has `+` and `/`, and engines would silently drop it.
         let header = basic("a", "~~~???>>>").header("h");
         assert!(
             header.expose().contains(['-', '_']) && !header.expose().contains(['+', '/']),

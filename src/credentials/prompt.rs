@@ -1,9 +1,9 @@
-//! Asking for a login at the terminal.
+//! Prompts for credentials on the terminal.
 //!
-//! Prompts go to the terminal itself, never to stdout. The password is read by rpassword, which
-//! puts the terminal into raw mode and leaves it there when a signal ends the process, and which
-//! prints its prompt while the terminal still echoes, and turns a quick Ctrl-D into nothing. So
-//! [`TerminalGuard`] sets the mode before, and puts everything back on every way out.
+//! Prompts go to the terminal itself, never to stdout. rpassword reads the password. It puts the terminal
+//! into raw mode and leaves it there if a signal ends the process. It also prints its prompt while the
+//! terminal still echoes, and loses a Ctrl-D typed before raw mode is set. So [`Terminal::ask`] sets the mode
+//! earlier, and [`TerminalGuard`] restores the settings on every way out.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -15,7 +15,7 @@ use crate::secret::Secret;
 use crate::text::sanitize;
 use device::Settings;
 
-/// The terminal itself, whatever stdin and stdout are.
+/// The terminal device, which stdin and stdout may not be.
 #[cfg(unix)]
 mod device {
     use std::fs::File;
@@ -27,7 +27,7 @@ mod device {
     pub const KEYBOARD: &str = "/dev/tty";
     pub const SCREEN: &str = "/dev/tty";
 
-    /// In the background a read would stop us.
+    /// A background process is stopped if it reads from the terminal.
     pub fn is_in_foreground() -> bool {
         tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
     }
@@ -39,7 +39,7 @@ mod device {
             Ok(Self(tcgetattr(terminal)?))
         }
 
-        /// The mode rpassword is about to set: no echo, and every key as it is typed.
+        /// Sets the mode that rpassword will set: no echo, and each key is delivered as it is typed.
         pub fn set_raw(&self, terminal: &File) -> io::Result<()> {
             let mut settings = self.0.clone();
             settings.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
@@ -47,13 +47,13 @@ mod device {
         }
 
         pub fn restore(&self, terminal: &File) {
-            // Nothing can be done for a terminal that is gone.
+            // This fails if the terminal was closed.
             let _ = tcsetattr(terminal, OptionalActions::Now, &self.0);
         }
     }
 }
 
-/// A console; rpassword puts its mode back by itself.
+/// A Windows console; rpassword restores its mode.
 #[cfg(windows)]
 mod device {
     use std::fs::File;
@@ -86,30 +86,32 @@ pub enum PromptError {
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
-    /// Ctrl-D, or the terminal is gone.
+    /// Ctrl-D, or the terminal was closed.
     #[error("no answer was given")]
     NoAnswer,
     #[error("cannot ask at the terminal")]
     Terminal(#[source] io::Error),
 }
 
-/// Somebody who can be asked.
+/// A terminal on which the user can be prompted.
 #[derive(Debug)]
 pub struct Terminal(());
 
 impl Terminal {
-    /// The terminal, if there is one to ask on: stdin and stderr belong to it, and this process
-    /// is in its foreground (in the background a read would stop it).
+    /// Returns the terminal if stdin and stderr belong to it and this process is in its foreground (a
+    /// background process is stopped if it reads from it).
     pub fn find() -> Option<Self> {
         let attended = io::stdin().is_terminal() && io::stderr().is_terminal();
         (attended && device::is_in_foreground() && File::open(device::KEYBOARD).is_ok()).then_some(Self(()))
     }
 
-    /// Asks for user name and password. `username`: what Enter alone means. What is left empty is
-    /// `None`, and without a name no password is asked for.
+    /// Prompts for user name and password. An empty answer is `None`; without a user name it does not prompt
+    /// for a password.
     ///
-    /// Cancel-safe as far as the terminal goes: dropping the future restores its settings, though
-    /// the thread that reads from it stays until the process ends.
+    /// * `username`: the default, if the user only presses Enter.
+    ///
+    /// Cancel-safe for the terminal: dropping the future restores its settings, but the thread that reads
+    /// from it runs until the process ends.
     ///
     /// # Errors
     /// Ctrl-C, Ctrl-D, or a terminal that cannot be used.
@@ -140,7 +142,7 @@ fn ask_username(default: Option<String>) -> Result<Option<String>, PromptError> 
     Ok(Some(typed.trim().to_owned()).filter(|typed| !typed.is_empty()).or(default))
 }
 
-/// `_reading` is dropped when rpassword has finished with the terminal.
+/// Drops `_reading` when rpassword has finished with the terminal.
 fn ask_password(_reading: mpsc::Sender<Infallible>) -> Result<Option<Secret>, PromptError> {
     let password = Secret::new(rpassword::prompt_password("Password: ").map_err(sort)?);
     Ok(Some(password).filter(|password| !password.expose().is_empty()))
@@ -154,7 +156,8 @@ fn sort(error: io::Error) -> PromptError {
     }
 }
 
-/// A line from the terminal, with echo. Byte by byte: what is typed ahead is the password's.
+/// Reads a line from the terminal, with echo. Reads single bytes: what the user types ahead belongs to the
+/// password.
 fn read_line(label: &str) -> io::Result<String> {
     let mut keyboard = File::open(device::KEYBOARD)?;
     screen()?.write_all(label.as_bytes())?;
@@ -166,7 +169,7 @@ fn read_line(label: &str) -> io::Result<String> {
             Ok(0) => break,
             Ok(_) if byte[0] == b'\n' => break,
             Ok(_) => line.push(byte[0]),
-            // A signal that the process goes on after, such as a resize.
+            // A signal that does not end the process, such as a window resize.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -178,19 +181,20 @@ fn screen() -> io::Result<File> {
     File::options().write(true).open(device::SCREEN)
 }
 
-/// Puts the terminal back as it was, the cursor on a line of its own.
+/// Restores the terminal's settings on drop, and moves the cursor to a new line.
 struct TerminalGuard {
     terminal: File,
     settings: Settings,
-    /// The last answer was ended by Enter, so the cursor is not behind a prompt.
+    /// Enter ended the last answer, so the cursor is already on a new line.
     line_ended: bool,
-    /// Hangs up when rpassword is done. On Ctrl-C it raises the signal that drops this guard, and
-    /// only then puts back the settings it found: ours must come last.
+    /// Disconnects when rpassword is done. On Ctrl-C rpassword raises the signal that drops this guard, and
+    /// only then restores the settings it found. This guard must restore its settings after that.
     reader: Option<mpsc::Receiver<Infallible>>,
 }
 
 impl TerminalGuard {
-    /// rpassword needs no time at all, unless it still waits for a key; then it sets nothing more.
+    /// How long to wait for rpassword. It finishes at once unless it still waits for a key, and then it
+    /// changes no settings.
     const READER_ENDS: Duration = Duration::from_millis(100);
 
     fn new() -> io::Result<Self> {

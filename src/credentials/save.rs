@@ -1,7 +1,7 @@
-//! Keeping a login, as `docker login` keeps it: by the helper that is configured, else in config.json.
+//! Saves credentials as `docker login` does: in the configured helper, or else in config.json.
 //!
-//! config.json is edited, not written anew: what else is in it stays as it is, byte by byte. (docker drops the
-//! keys it does not know, and after a parse error everything it had not read yet.)
+//! Edits config.json rather than rewriting it: the rest of the file is kept, byte for byte. (docker drops
+//! keys that it does not know, and after a parse error everything that it had not read yet.)
 //!
 //! Source: docker/cli `cli/config/credentials/{file_store,native_store}.go`.
 
@@ -24,12 +24,12 @@ use crate::failure::Class;
 use crate::secret::Secret;
 use crate::text::with_causes;
 
-/// Why a login was not kept.
+/// Why credentials were not saved.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     #[error(transparent)]
     Helper(#[from] CredentialsError),
-    /// What cannot be read is not written.
+    /// A config.json that cannot be read is not written either.
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("`{}` is left as it is: {reason}", path.display())]
@@ -43,7 +43,7 @@ pub enum SaveError {
 }
 
 impl SaveError {
-    /// What to type or to change next.
+    /// Returns what to type or change next.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Helper(CredentialsError::HelperMissing { helper, .. }) => {
@@ -65,14 +65,14 @@ impl SaveError {
 }
 
 impl Keyring {
-    /// Keeps a login for this registry where it will be found again.
+    /// Saves credentials for a registry where the next lookup finds them.
     ///
     /// * `key`: [`crate::reference::Reference::credentials_key`]
-    /// * `tell`: told of a helper that has not answered within 3 s.
+    /// * `tell`: called with a line if a helper has not answered within 3 s.
     ///
     /// # Errors
-    /// The helper did not take it, or config.json cannot be read, edited or written. It is not kept
-    /// elsewhere then.
+    /// The helper failed, or config.json cannot be read, edited or written. The credentials are then not
+    /// saved in any other place.
     pub async fn save(
         &self,
         key: &str,
@@ -85,20 +85,22 @@ impl Keyring {
         if let Some(helper) = &helper {
             helper::store(helper, key, credentials, self.helper_timeout, tell).await?;
         }
-        // A guessed store has to be named from now on: docker guesses only where there is no entry.
+        // docker guesses a store only if config.json has no entry, so a guessed store must be named there
+        // with the first entry.
         let guessed = helper
             .as_ref()
             .and_then(|_| credentials_store(&config))
             .filter(|_| config.credentials_store.is_none());
         let entry = match &helper {
-            // docker's mark for what a helper has.
+            // docker marks credentials in a helper with an empty entry.
             Some(_) => Credentials::anonymous(),
             None => credentials.clone(),
         };
         let written = write(path, key, &entry, guessed.as_deref(), helper.is_some());
         let (is_written, unmarked) = match (written, &helper) {
             (Ok(is_written), _) => (is_written, None),
-            // The login is kept. Docker finds it without the mark, unless it guessed the helper.
+            // The helper has the credentials. docker finds them without the mark, unless it had to guess the
+            // helper.
             (Err(error), Some(_)) => {
                 (false, Some(format!("config.json does not say so: {}", with_causes(&error))))
             }
@@ -112,16 +114,16 @@ impl Keyring {
         })
     }
 
-    /// config.json as it is now: it may have been mended, or changed, since the call began.
+    /// Reads config.json again: it may have been fixed or changed since the call began.
     ///
     /// # Errors
-    /// It cannot be read, so nothing can be kept.
+    /// The file cannot be read, so nothing can be saved.
     pub fn config_now(&self) -> Result<Config, SaveError> {
         Ok(Config::load(self.config.path.parent().unwrap_or(Path::new(".")))?)
     }
 }
 
-/// Puts an entry into config.json; whether that was needed.
+/// Writes an entry to config.json. Returns whether the file had to be changed.
 fn write(
     path: &Path,
     key: &str,
@@ -141,13 +143,13 @@ fn write(
     })
 }
 
-/// Where a login is kept now.
+/// Where credentials are saved.
 #[derive(Debug)]
 pub struct Kept {
     registry: String,
     pub place: Source,
     is_new_password: bool,
-    /// A helper has it, and config.json could not be told so; why.
+    /// Why the mark could not be written to config.json, if a helper has the credentials.
     pub unmarked: Option<String>,
 }
 
@@ -159,7 +161,7 @@ impl fmt::Display for Kept {
 }
 
 impl Kept {
-    /// What docker says when it keeps a password in config.json, to the letter.
+    /// Returns the exact warning that docker prints when it saves a password in config.json.
     pub fn plain_text_warning(&self) -> Option<String> {
         match &self.place {
             Source::File(path) if self.is_new_password => Some(format!(
@@ -173,10 +175,11 @@ impl Kept {
     }
 }
 
-/// config.json with this entry for a registry, and perhaps a `credsStore`; `None`: it is so already.
+/// Returns the text of config.json with this entry, and with this `credsStore` if given; `None` if nothing
+/// changes.
 ///
 /// # Errors
-/// docker could not read it, or the entry would not be found in it.
+/// docker could not read the file, or would not find the entry in it.
 pub fn edited(
     path: &Path,
     text: &str,
@@ -189,7 +192,7 @@ pub fn edited(
     let is_kept = |config: &Config| {
         let kept = config.auths.get(key).and_then(|kept| Some((kept.auth.as_ref(), decode(kept).ok()?)));
         let packed = members(entry).into_iter().find(|(name, _)| *name == "auth").map(|(_, packed)| packed);
-        // To the letter: we read base64 that docker does not.
+        // Compares the base64 text itself: this plugin decodes some base64 that docker rejects.
         let is_same = kept.is_some_and(|(auth, kept)| {
             auth.map(Secret::expose) == packed.as_ref().map(Secret::expose) && same(kept.as_ref(), entry)
         });
@@ -201,12 +204,12 @@ pub fn edited(
     let after = if text.trim().is_empty() {
         new_file(key, entry, store)
     } else {
-        // What stands behind the first value docker does not read; it stays.
+        // Keeps the text after the first JSON value, which docker does not read.
         with_entry(&text[..length], key, entry, store).map(|edited| edited + &text[length..])
     };
     let not_editable = |reason| SaveError::NotEditable { path: path.to_owned(), reason };
     let after = Secret::new(after.ok_or_else(|| not_editable("its form is too unusual to be edited"))?);
-    // What would not be read back is not written: keys that are there twice, say.
+    // Writes nothing that cannot be read back, as when a key occurs twice.
     let mut config = Config { path: path.to_owned(), ..Config::default() };
     config.read_text(after.expose())?;
     if !is_kept(&config) {
@@ -220,17 +223,17 @@ pub fn edited(
 fn same(kept: Option<&Credentials>, wanted: &Credentials) -> bool {
     let nothing = Credentials::anonymous();
     let kept = kept.unwrap_or(&nothing);
-    // The server's address stands for "not anonymous", and is the same in both.
+    // The server is the same for both, and is left out for anonymous credentials.
     kept.auth_config("h").expose() == wanted.auth_config("h").expose()
 }
 
-/// The entry's members, as docker writes them.
+/// Returns the entry's members, as docker writes them.
 fn members(entry: &Credentials) -> Vec<(&'static str, Secret)> {
     let auth = entry.basic_auth().map(|auth| ("auth", auth));
     auth.into_iter().chain(entry.identity_token.clone().map(|token| ("identitytoken", token))).collect()
 }
 
-/// A whole file, laid out as docker does it.
+/// Returns the text of a new file, in docker's layout.
 fn new_file(key: &str, entry: &Credentials, store: Option<&str>) -> Option<String> {
     let members: serde_json::Map<_, _> =
         members(entry).into_iter().map(|(name, value)| (name.to_owned(), json!(value.expose()))).collect();
@@ -245,7 +248,7 @@ fn new_file(key: &str, entry: &Credentials, store: Option<&str>) -> Option<Strin
     String::from_utf8(bytes).ok()
 }
 
-/// `None`: this cannot be done.
+/// Adds the entry to a text; `None` if its structure does not allow that.
 fn with_entry(text: &str, key: &str, entry: &Credentials, store: Option<&str>) -> Option<String> {
     let (root, config) = edit::parse(text)?;
     let auths = object_of(&config, "auths")?;
