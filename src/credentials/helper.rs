@@ -1,7 +1,7 @@
-//! Credential helpers: `docker-credential-NAME get`, the registry on stdin, JSON on stdout.
+//! Runs credential helpers: `docker-credential-NAME get`, the registry on stdin, JSON on stdout.
 //!
-//! Run here and not by `docker_credential`, which fails by chance where a helper exits without
-//! reading its input (108 of 400 runs), and gives no hold on one that hangs.
+//! The plugin runs them itself because `docker_credential` fails at random if a helper exits without reading
+//! its input (108 of 400 runs), and cannot stop a helper that hangs.
 //!
 //! Source: docker-credential-helpers `credentials/credentials.go` and `client/client.go`.
 
@@ -29,33 +29,34 @@ use crate::docker::config::field;
 use crate::secret::{Redactor, Secret};
 use crate::text::sanitize;
 
-/// What stands before a helper's name in the name of its program.
+/// The prefix of every helper's program name.
 pub const PREFIX: &str = "docker-credential-";
-/// The user name that says: the secret is an identity token.
+/// The user name that marks the secret as an identity token.
 pub const TOKEN: &str = "<token>";
-/// What a helper prints when it has nothing for a registry
-/// (docker-credential-helpers `credentials.ErrCredentialsNotFound`); no error.
+/// The output of a helper that has no credentials for a registry (docker-credential-helpers
+/// `credentials.ErrCredentialsNotFound`); not an error.
 const NOT_FOUND: &str = "credentials not found in native keychain";
 /// A helper that takes longer is probably waiting for its user: a PIN, a touch.
 const SLOW: Duration = Duration::from_secs(3);
-/// What a helper has started may keep its stdout open after it has ended.
+/// How long to wait after a helper has ended: its child processes may keep its stdout open.
 const AFTERMATH: Duration = Duration::from_millis(500);
-/// Bytes of an answer. A token has a few thousand, a list of a thousand registries 50 thousand.
+/// The longest answer, in bytes. A token has a few thousand, a list of a thousand registries 50 thousand.
 const MAX_ANSWER: usize = 1 << 20;
-/// Bytes kept of what a helper says on stderr.
+/// How many bytes of a helper's stderr are kept.
 const MAX_SAID: usize = 4096;
-/// Characters of what a helper says for itself.
+/// How many characters of a helper's output a message quotes.
 const MAX_REASON: usize = 200;
-/// How often it is looked at what a helper has said to its user.
+/// How often a helper's stderr and child processes are checked.
 const LISTENING: Duration = Duration::from_millis(100);
 
-/// Asks a helper for a login. `Ok(None)`: it has nothing for this registry.
+/// Gets credentials from a helper. `Ok(None)`: it has none for this registry.
 ///
-/// * `key`: the registry as docker keeps it.
-/// * `helper_timeout`: how long it may take; `None` where its user may be typing a PIN.
-/// * `tell`: told after 3 s, once, that it is waited for.
+/// * `key`: the registry as docker stores it.
+/// * `helper_timeout`: how long the helper may take; `None` if its user may be typing a PIN.
+/// * `tell`: called with a line if the helper has not answered within 3 s, and then, without a timeout, with
+///   each line of its stderr.
 ///
-/// Dropping the future ends the helper and what it has started.
+/// Dropping the future kills the helper and its child processes.
 ///
 /// # Errors
 /// [`CredentialsError::HelperMissing`], or [`CredentialsError::HelperFailed`] with its reason.
@@ -74,10 +75,10 @@ pub async fn get(
         .ok_or_else(|| call.failed("its answer is not the JSON of a credential helper".to_owned()))
 }
 
-/// Has a helper keep a login; docker's way to mark an identity token is the user `<token>`.
+/// Stores credentials in a helper. As docker does, marks an identity token with the user `<token>`.
 ///
 /// # Errors
-/// As [`get`]; the login is not kept then.
+/// As [`get`]; the credentials are then not stored.
 pub async fn store(
     helper: &str,
     key: &str,
@@ -100,7 +101,7 @@ pub async fn store(
     call.checked(answer).map(drop)
 }
 
-/// Registry and user name of every login that a helper has.
+/// Lists the registry and user name of all credentials in a helper.
 ///
 /// # Errors
 /// As [`get`].
@@ -110,7 +111,7 @@ pub async fn list(
     tell: impl FnMut(&str),
 ) -> Result<BTreeMap<String, String>, CredentialsError> {
     let call = Call { helper, action: "list", task: "to list its logins".to_owned(), helper_timeout };
-    // docker's own word for an input that is not needed.
+    // docker sends this too; `list` needs no input.
     let answer = call.checked(call.run(&Secret::new("unused".to_owned()), tell).await?)?;
     let mut values = serde_json::Deserializer::from_str(answer.stdout.expose()).into_iter();
     match values.next() {
@@ -119,27 +120,27 @@ pub async fn list(
     }
 }
 
-/// Whether there is a program of this name.
+/// Whether PATH has an executable program of this name.
 pub fn is_installed(program: &str) -> bool {
     in_path(&format!("{program}{}", env::consts::EXE_SUFFIX)).is_ok()
 }
 
-/// One run of a helper.
+/// One call of a helper.
 struct Call<'a> {
     helper: &'a str,
     /// `get`, `store`, `list`
     action: &'static str,
-    /// For messages.
+    /// The purpose of the call, for messages.
     task: String,
     helper_timeout: Option<Duration>,
 }
 
-/// What a helper left behind.
+/// The exit status and output of a helper.
 struct Answer {
     status: ExitStatus,
     stdout: Secret,
     stderr: String,
-    /// Secrets that it was given.
+    /// Secrets that the helper was given, to redact.
     given: Vec<Secret>,
 }
 
@@ -172,7 +173,7 @@ impl Call<'_> {
                 let answer = answer.map_err(|error| self.failed(sanitize(&error.to_string())))?;
                 #[cfg(unix)]
                 if is_interrupted(answer.status) {
-                    // Ctrl-C at a question of its own is for all of us, and the news may be on its way.
+                    // Ctrl-C at the helper's own prompt also interrupts this process, perhaps a moment later.
                     tokio::time::sleep(AFTERMATH).await;
                 }
                 Ok(answer)
@@ -184,12 +185,14 @@ impl Call<'_> {
         }
     }
 
-    /// * `said`: grows by what it says on stderr.
+    /// Runs the helper and reads its answer.
+    ///
+    /// * `said`: receives its stderr.
     async fn talk(&self, program: PathBuf, input: &Secret, said: &RefCell<Vec<u8>>) -> io::Result<Answer> {
         let mut command = Command::new(program);
         command.arg(self.action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // In our process group where somebody is there, since it may ask at the terminal; else in one of
-        // its own, by which all of it can be ended.
+        // With a user present, the helper runs in our process group, since it may prompt on the terminal.
+        // Otherwise it gets a group of its own, which can be killed as a whole.
         let has_group = self.helper_timeout.is_some();
         #[cfg(unix)]
         if has_group {
@@ -202,7 +205,7 @@ impl Call<'_> {
         let status = {
             let written = async {
                 match stdin.expect("piped").write_all(input.expose().as_bytes()).await {
-                    // It knows without asking.
+                    // The helper answered without reading its input.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
                     written => written,
                 }
@@ -228,7 +231,7 @@ impl Call<'_> {
                 }
             }
         };
-        // What it leaves running is meant to, like an agent.
+        // A helper leaves processes running on purpose, such as an agent.
         started.has_ended = status.code().is_some();
         let stdout = String::from_utf8(std::mem::take(&mut *answer))
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
@@ -236,8 +239,9 @@ impl Call<'_> {
         Ok(Answer { status, stdout: Secret::new(stdout), stderr, given: Vec::new() })
     }
 
-    /// The answer, or the reason why there is none. It stands on stdout; stderr may say more. What looks
-    /// like an answer all the same, and what looks like a secret, is not quoted.
+    /// Returns the answer, or the helper's reason for failing: its stdout, and its stderr if there is any.
+    /// The reason does not quote an answer that was printed all the same, or anything that looks like a
+    /// secret.
     fn checked(&self, answer: Answer) -> Result<Answer, CredentialsError> {
         if answer.status.success() {
             return Ok(answer);
@@ -253,16 +257,17 @@ impl Call<'_> {
     }
 }
 
-/// A helper. Dropping it ends it, with all that it has started, unless it has ended by itself.
+/// A running helper. Dropping it kills the helper and its child processes, unless the helper has exited by
+/// itself.
 #[cfg_attr(windows, expect(dead_code, reason = "there the helper alone is ended"))]
 struct Started {
     child: Child,
-    /// It leads a group of its own.
+    /// The helper leads a process group of its own.
     has_group: bool,
     has_ended: bool,
     #[cfg(unix)]
     id: Option<Pid>,
-    /// What it has started, when that was last looked at: who has lost his parent is not found any more.
+    /// The child processes at the last look. After the helper has ended they can no longer be found.
     #[cfg(unix)]
     children: Vec<Pid>,
 }
@@ -284,7 +289,7 @@ impl Started {
         #[cfg(unix)]
         if let Some(id) = self.id.filter(|_| !self.has_group) {
             let children = descendants(id);
-            // A helper that has ended has no children any more: keep the list from before.
+            // A helper that has ended has no child processes: keep the previous list.
             if !is_zombie(id) {
                 self.children = children;
             }
@@ -300,8 +305,8 @@ impl Drop for Started {
             let _ = kill_process_group(id, Signal::KILL);
             return;
         }
-        // Those it has now, and those that a helper which Ctrl-C has just ended had before.
-        // (Its number is another's once it was waited for.)
+        // Kill the current child processes, and the previous ones of a helper that Ctrl-C has just ended.
+        // (After the helper was waited for, its process id may belong to another process.)
         let children = self.child.id().map(|_| descendants(id)).unwrap_or_default();
         for process in children.iter().chain(&self.children) {
             let _ = kill_process(*process, Signal::KILL);
@@ -309,7 +314,7 @@ impl Drop for Started {
     }
 }
 
-/// The processes that this one has started, and theirs. Only Linux tells.
+/// Returns the child processes of a process, and their child processes. Empty except on Linux.
 ///
 /// Source: proc(5), `/proc/PID/task/TID/children`.
 #[cfg(unix)]
@@ -324,7 +329,7 @@ fn descendants(process: Pid) -> Vec<Pid> {
     children.into_iter().flat_map(|child| descendants(child).into_iter().chain([child])).collect()
 }
 
-/// Whether a process of ours has ended and nobody has waited for it yet. Only Linux tells.
+/// Whether a child process has ended and was not waited for yet. Always false except on Linux.
 ///
 /// Source: proc(5), `/proc/PID/stat`.
 #[cfg(unix)]
@@ -333,8 +338,10 @@ fn is_zombie(process: Pid) -> bool {
     stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, state)| state.starts_with(" Z")))
 }
 
+/// Reads to the end.
+///
 /// # Errors
-/// There is more than `limit`.
+/// There are more than `limit` bytes.
 async fn read_up_to(mut from: impl AsyncRead + Unpin, limit: usize, into: &mut Vec<u8>) -> io::Result<()> {
     while from.read_buf(into).await? > 0 {
         if into.len() > limit {
@@ -350,7 +357,7 @@ fn is_interrupted(status: ExitStatus) -> bool {
     status.signal() == Some(Signal::INT.as_raw())
 }
 
-/// Reads to the end, and keeps the start.
+/// Reads to the end, and keeps the first [`MAX_SAID`] bytes.
 async fn keep_start(mut from: impl AsyncRead + Unpin, into: &RefCell<Vec<u8>>) -> io::Result<()> {
     let mut buffer = [0; 4096];
     loop {
@@ -364,7 +371,7 @@ async fn keep_start(mut from: impl AsyncRead + Unpin, into: &RefCell<Vec<u8>>) -
     }
 }
 
-/// Tells what a helper that is waited for says to its user: where to go, what to touch.
+/// Passes each line of a helper's stderr to `tell`: it may say which page to open, or to touch a key.
 async fn pass_on(said: &RefCell<Vec<u8>>, tell: &mut impl FnMut(&str)) {
     let mut told = 0;
     loop {
@@ -382,21 +389,21 @@ async fn pass_on(said: &RefCell<Vec<u8>>, tell: &mut impl FnMut(&str)) {
     }
 }
 
-/// What a helper says, made fit to be shown; `None`: nothing of it is. A secret that stands there alone, and
-/// that nobody has given to it, cannot be known for one.
+/// Returns a helper's output as it may be shown; `None` if nothing remains. It cannot recognize a secret that
+/// has no label and that the helper was not given.
 fn quotable(text: &str, redactor: &Redactor) -> Option<String> {
     if text.trim_start().starts_with('<') {
         return Some("it printed a page of HTML".to_owned());
     }
     let text = redactor.redact(text.to_owned());
-    // `set -x` shows commands with all that they are given.
+    // A shell with `set -x` prints commands with their arguments.
     let lines = text.lines().filter(|line| !line.starts_with('+')).map(hide_named).collect::<Vec<_>>();
     let text: String = sanitize(&lines.join("\n")).chars().take(MAX_REASON).collect();
     Some(text).filter(|text| !text.is_empty() && !text.contains('{'))
 }
 
-/// Puts `***` for what a line itself calls a secret: `password: x y`, `TOKEN=x`, `--password x`, `-u me:x`,
-/// `Authorization: Basic x`, `https://me:x@host`.
+/// Replaces with `***` each value that the line itself labels as a secret: `password: x y`, `TOKEN=x`,
+/// `--password x`, `-u me:x`, `Authorization: Basic x`, `https://me:x@host`.
 fn hide_named(line: &str) -> String {
     const NAMES: [&str; 6] = ["passw", "passphrase", "secret", "token", "authorization", "credential"];
     let is_name = |word: &str| NAMES.iter().any(|name| word.to_lowercase().contains(name));
@@ -417,7 +424,7 @@ fn hide_named(line: &str) -> String {
             word == "-u" || word == "-p" || (word.starts_with("--") && is_name(word) && !word.contains('='));
         match word.find([':', '=']) {
             Some(at) if is_name(&word[..at]) && word[at..].starts_with(':') => {
-                // What follows is the secret, with its blanks.
+                // The rest of the line is the secret, which may contain blanks.
                 shown.push(format!("{}: ***", &word[..at]));
                 break;
             }
@@ -437,25 +444,25 @@ fn without_userinfo(word: &str) -> String {
     }
 }
 
-/// `{"Username":"…","Secret":"…"}`, its keys in any case, whatever stands behind it, as for docker.
-/// The outer `None`: that is no answer.
+/// Reads `{"Username":"…","Secret":"…"}`. As docker does, accepts keys in any case, and ignores text after
+/// the JSON value. The outer `None` means that this is not an answer.
 fn read_login(stdout: &str) -> Option<Option<Credentials>> {
     let mut values = serde_json::Deserializer::from_str(stdout).into_iter::<Value>();
     let answer = values.next()?.ok().filter(Value::is_object)?;
     let text = |key| field(&answer, key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (username, secret) = (text("Username"), Secret::new(text("Secret")));
     Some(match username.as_str() {
-        // How an old `pass` helper says that it has nothing.
+        // An old `pass` helper answers like this if it has no credentials.
         "" if secret.expose().is_empty() => None,
         TOKEN => Some(Credentials { identity_token: Some(secret), ..Credentials::default() }),
         _ => Some(Credentials::basic(username, secret)),
     })
 }
 
-/// The program in PATH. Relative entries do not count, as for docker: they could be anybody's.
+/// Finds a program in PATH. Skips relative entries, as docker does: anyone may have put a program there.
 ///
 /// # Errors
-/// There is none; with what there is by that name.
+/// There is no such program. Says why a file of that name cannot be run, if there is one.
 fn in_path(program: &str) -> Result<PathBuf, Option<String>> {
     if program.contains('/') {
         return Err(None);
@@ -474,7 +481,7 @@ fn in_path(program: &str) -> Result<PathBuf, Option<String>> {
     Err(found)
 }
 
-/// Why this cannot be run; `Err(None)`: it is not there.
+/// Checks that a file can be run. `Err(None)`: there is no file; else the reason.
 fn what_is_wrong(path: &Path) -> Result<(), Option<&'static str>> {
     #[cfg(unix)]
     let may_run = |metadata: &Metadata| metadata.permissions().mode() & 0o111 != 0;
@@ -544,7 +551,7 @@ mod tests {
         }
     }
 
-    /// Seen when Ctrl-C ended a helper just before its children were looked up: they went on running.
+    /// Happened when Ctrl-C ended a helper just before its child processes were listed: they went on running.
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_helper_that_has_just_ended_keeps_its_children() {
@@ -557,7 +564,7 @@ mod tests {
         let before = started.children.clone();
         assert_eq!(before.len(), 1);
         kill_process(started.id.unwrap(), Signal::KILL).unwrap();
-        // Nobody has waited for it yet.
+        // It was not waited for yet.
         while !is_zombie(started.id.unwrap()) {
             std::thread::yield_now();
         }

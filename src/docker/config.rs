@@ -1,8 +1,8 @@
-//! Docker's config directory, and what is read of it.
+//! Finds Docker's config directory and reads config.json.
 //!
-//! Source: docker/cli `cli/config`. Read as docker reads it: keys in any case, only the first JSON
-//! value of the file, an empty file is an empty config. Better than docker where that loses
-//! something: one bad entry of `auths` costs that entry, not random others.
+//! Source: docker/cli `cli/config`. Reads the file as docker does: keys in any case, only the first JSON
+//! value, an empty file is an empty config. One difference: a bad entry of `auths` invalidates only itself,
+//! where docker loses random other entries.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,8 @@ pub struct Config {
     pub auths: BTreeMap<String, AuthEntry>,
     /// `credsStore`: the credential helper for every registry.
     pub credentials_store: Option<String>,
-    /// `credHelpers`: the helper for one registry; an empty name means `auths`, `None` something
-    /// that is no name.
+    /// `credHelpers`: the helper for one registry. An empty name selects `auths`; `None` is a value that is
+    /// not a string.
     pub credential_helpers: BTreeMap<String, Option<String>>,
     pub current_context: Option<String>,
     /// `HttpHeaders`: sent with every call to an engine.
@@ -41,7 +41,7 @@ pub struct AuthEntry {
     pub password: Option<Secret>,
     pub identity_token: Option<Secret>,
     pub registry_token: Option<Secret>,
-    /// Something in it has a type that docker would not take.
+    /// A value has a type that docker does not accept.
     pub is_malformed: bool,
 }
 
@@ -73,12 +73,12 @@ impl ConfigError {
     }
 }
 
-/// Docker's config directory: `--config`, else `DOCKER_CONFIG`, else `~/.docker`.
+/// Returns Docker's config directory: `--config`, else `DOCKER_CONFIG`, else `~/.docker`.
 ///
 /// An empty one counts as unset.
 ///
 /// # Errors
-/// [`ConfigError::NoHome`] if there is nothing to go by.
+/// [`ConfigError::NoHome`] if none of them is known.
 pub fn directory(flag: Option<&Path>) -> Result<PathBuf, ConfigError> {
     let variable = || env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let home =
@@ -88,7 +88,7 @@ pub fn directory(flag: Option<&Path>) -> Result<PathBuf, ConfigError> {
 }
 
 impl Config {
-    /// The configuration where there is no file.
+    /// Returns the config of a directory without a config.json.
     pub fn empty(directory: &Path) -> Self {
         Self { path: directory.join("config.json"), ..Self::default() }
     }
@@ -96,7 +96,7 @@ impl Config {
     /// Reads `config.json` of this directory.
     ///
     /// # Errors
-    /// A file that is there and cannot be understood; a missing or empty one is an empty config.
+    /// The file exists but cannot be read or parsed. A missing or empty file is an empty config.
     pub fn load(directory: &Path) -> Result<Self, ConfigError> {
         let mut config = Self::empty(directory);
         let bytes = match read_file(&config.path) {
@@ -104,16 +104,16 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(config),
             Err(source) => return Err(ConfigError::Unreadable { path: config.path, source }),
         };
-        // Like Go, which docker is written in: a bad byte in one value is no reason to lose the others.
+        // As in Go, and so in docker, a bad byte in one value does not invalidate the others.
         config.read_text(&String::from_utf8_lossy(&bytes))?;
         Ok(config)
     }
 
-    /// Reads a text that stands in a `config.json` of this path. Returns the length of what docker reads of
-    /// it, the first JSON value, in bytes.
+    /// Reads the text of a `config.json` at this path. Returns the length of the first JSON value in bytes;
+    /// docker ignores the rest.
     ///
     /// # Errors
-    /// It cannot be understood.
+    /// The text cannot be parsed.
     pub fn read_text(&mut self, text: &str) -> Result<usize, ConfigError> {
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<RawConfig>();
         match values.next() {
@@ -155,7 +155,7 @@ impl Config {
         let name = |value: Value| value.as_str().map(str::to_owned);
         self.credential_helpers = helpers.into_iter().map(|(key, value)| (key, name(value))).collect();
         self.auths = auths.into_iter().map(|(key, entry)| (key, AuthEntry::read(&entry))).collect();
-        // docker takes no other value than a text, and the whole file for broken with one.
+        // Skips values that are not strings; docker rejects the whole file because of one.
         let header = |value: Value| value.as_str().map(|text| Secret::new(text.to_owned()));
         self.headers = headers.into_iter().filter_map(|(name, value)| Some((name, header(value)?))).collect();
         self.credentials_store = credentials_store;
@@ -164,8 +164,8 @@ impl Config {
     }
 }
 
-/// What is read of a config.json, in the order of the file: a key may be there twice, in other letters, and
-/// Go's JSON takes both. What else is there does not matter, whatever it is.
+/// The known keys of a config.json, in the order of the file. A key may occur twice, in different case, and
+/// Go's JSON reads both. Values of other keys are skipped without being checked.
 struct RawConfig(Vec<(String, Value)>);
 
 impl RawConfig {
@@ -186,7 +186,7 @@ impl<'de> Deserialize<'de> for RawConfig {
                 f.write_str("an object")
             }
 
-            /// `null`, which Go takes for an empty one.
+            /// `null`, which Go reads as an empty object.
             fn visit_unit<E>(self) -> Result<RawConfig, E> {
                 Ok(RawConfig(Vec::new()))
             }
@@ -229,7 +229,7 @@ impl AuthEntry {
     }
 }
 
-/// The value of a key, in any case, as Go's JSON finds it; the exact spelling goes first.
+/// Returns the value of a key in any case, as Go's JSON does; the exact spelling wins.
 pub fn field<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
     let map = object.as_object()?;
     map.get(key).or_else(|| map.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, value)| value))

@@ -1,4 +1,4 @@
-//! Edits config.json: one value changes, and all else in the file stays as it is.
+//! Edits config.json: changes one value, and leaves the rest of the file as it is.
 
 use std::io;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::secret::Secret;
 /// How a file changes.
 pub enum Change {
     Nothing,
-    /// This text takes the place of the old one.
+    /// Replace the text of the file with this one.
     Text(Secret),
     Remove,
 }
@@ -29,9 +29,9 @@ pub enum EditError<E> {
     Change(E),
 }
 
-/// Changes a file in one step, while no other process of ours writes to it. Returns whether it was changed.
+/// Changes a file while no other process of this plugin writes to it. Returns whether it was changed.
 ///
-/// * `change`: is passed the text of the file; `None`: there is no file.
+/// * `change`: receives the text of the file, or `None` if there is no file.
 pub fn edit<E>(
     path: &Path,
     mode: Mode,
@@ -78,7 +78,7 @@ pub fn first_member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
     object.properties().into_iter().find(of_any_case)
 }
 
-/// Returns the object that a member holds, and makes one if there is none.
+/// Returns the object that a member holds, and creates it if there is none.
 pub fn object_of(object: &CstObject, name: &str) -> Option<CstObject> {
     match member(object, name) {
         Some(property) => object_at(&property),
@@ -86,7 +86,8 @@ pub fn object_of(object: &CstObject, name: &str) -> Option<CstObject> {
     }
 }
 
-/// Returns the object that a member holds; for docker `null` is an empty one.
+/// Returns the object that a member holds. Replaces `null` with an empty object; for docker both mean the
+/// same.
 pub fn object_at(property: &CstObjectProp) -> Option<CstObject> {
     let is_null = property.value().is_some_and(|value| value.as_null_keyword().is_some());
     if is_null { Some(property.object_value_or_set()) } else { property.object_value() }
@@ -101,7 +102,7 @@ pub fn set(object: &CstObject, name: &str, value: &str) {
     }
 }
 
-/// Returns the place right behind the opening brace of an object, in bytes of the whole text.
+/// Returns the position after the opening brace of an object, in bytes of the whole text.
 pub fn after_brace(object: &CstObject) -> usize {
     let mut place = "{".len();
     let mut node: CstNode = object.clone().into();

@@ -9,16 +9,17 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-// A file is called `config.json.regpush-0123456789abcdef.tmp` while it is written.
+// While a file is written, it has a name like `config.json.regpush-0123456789abcdef.tmp`.
 
-/// Random characters in that name.
+/// The number of random characters in that name.
 const RANDOM: usize = 16;
 const SUFFIX: &str = ".tmp";
 
-/// A file of docker's, but not one that would keep us waiting (a FIFO), or has no end.
+/// Reads a file of Docker's config directory. Rejects files on which a read could block (a FIFO), and stops
+/// after 64 MiB, since a device may never end.
 ///
 /// # Errors
-/// As for any file.
+/// The file cannot be read, or is a FIFO or socket.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     const MAX: u64 = 64 << 20;
     #[cfg(unix)]
@@ -33,46 +34,46 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Who may read a file that is written.
+/// Who may read the written file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// As before; a new file is for its owner alone.
+    /// As before; a new file only its owner.
     AsItIs,
-    /// Its owner alone: it holds secrets now.
+    /// Only the owner: the file holds secrets now.
     Private,
 }
 
-/// A file of docker's that nobody else of us writes to meanwhile: they wait for the lock file beside it.
-/// docker itself has no lock.
+/// A file of Docker's config directory, locked against other processes of this plugin by a lock file next to
+/// it. docker itself does not lock.
 #[derive(Debug)]
 pub struct LockedFile {
-    /// The file itself, behind all links.
+    /// The file itself, after following all links.
     target: PathBuf,
-    /// Unlocked when it is closed, by whatever ends us.
+    /// Unlocked when it is closed, however this process ends.
     _lock: File,
     lock_path: Option<PathBuf>,
 }
 
 impl LockedFile {
-    /// How long another may hold it; writing takes milliseconds.
+    /// How long to wait for another process; writing takes milliseconds.
     const TIMEOUT: Duration = Duration::from_secs(10);
     const PAUSE: Duration = Duration::from_millis(2);
 
     /// Waits until no other process holds the file. Creates its directory if there is none.
     ///
     /// # Errors
-    /// As for any file, or it is held for longer than 10 s.
+    /// An I/O error, not a regular file, or another process holds the file for longer than 10 s.
     pub fn take(path: &Path) -> io::Result<Self> {
         let target = match fs::canonicalize(path) {
             Ok(target) => target,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // A link may lead to where no file is yet.
+                // A link may point to a file that does not exist yet.
                 let directory = path.parent().unwrap_or(Path::new("."));
                 fs::read_link(path).map_or_else(|_| path.to_owned(), |target| directory.join(target))
             }
             Err(error) => return Err(error),
         };
-        // `/dev/null` is a way to say: no config. Nothing may take its place.
+        // Users link config.json to `/dev/null` to have no config. It must not be replaced.
         if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(io::Error::other("it is no file"));
         }
@@ -82,7 +83,8 @@ impl LockedFile {
         loop {
             let (lock, lock_path) = match private_file().open(&lock_path) {
                 Ok(lock) => (lock, Some(lock_path.clone())),
-                // The directory is not ours: the file may be mounted into it by itself. It can be locked too.
+                // The directory is not writable, perhaps because only the file is mounted. Lock the file
+                // itself.
                 Err(_) if target.exists() => (File::open(&target)?, None),
                 Err(error) => return Err(error),
             };
@@ -96,11 +98,11 @@ impl LockedFile {
                     let shown = lock_path.as_ref().unwrap_or(&target).display();
                     return Err(io::Error::other(format!("another process holds `{shown}`")));
                 }
-                // Some network file systems know no locks: then it is as with docker.
+                // Some network file systems have no locks. Go on without one, as docker does.
                 Err(TryLockError::Error(error)) if has_no_locks(&error) => false,
                 Err(TryLockError::Error(error)) => return Err(error),
             };
-            // Otherwise the previous holder removed the lock file, or replaced the file.
+            // Otherwise the previous holder removed the lock file, or replaced the file: try again.
             if is_at(&lock, lock_path.as_ref().unwrap_or(&target)) {
                 let held = Self { target, _lock: lock, lock_path };
                 if is_locked && held.lock_path.is_some() {
@@ -111,10 +113,10 @@ impl LockedFile {
         }
     }
 
-    /// The content of the file; `None`: there is no file.
+    /// Returns the content of the file; `None` if there is no file.
     ///
     /// # Errors
-    /// As for any file.
+    /// The file cannot be read.
     pub fn read(&self) -> io::Result<Option<Vec<u8>>> {
         match read_file(&self.target) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -123,13 +125,13 @@ impl LockedFile {
         }
     }
 
-    /// Puts another text in its place, or takes it away (`None`), in one step: whoever reads it meanwhile
-    /// sees the old or the new. Links are followed; the owner stays.
+    /// Replaces the text of the file, or removes the file (`None`). Follows links and keeps the owner. Where
+    /// a rename is possible, readers see either the old or the new text.
     ///
-    /// * `before`: what it held when it was read. It is not written if that is no longer true.
+    /// * `before`: the content when it was read. If it has changed since, nothing is written.
     ///
     /// # Errors
-    /// As for any file, or it was changed by somebody else.
+    /// An I/O error, or another program has changed the file.
     pub fn write(&self, before: Option<&[u8]>, after: Option<&str>, mode: Mode) -> io::Result<()> {
         if self.read()?.as_deref() != before {
             return Err(io::Error::other("it was changed meanwhile; try again"));
@@ -159,7 +161,8 @@ impl LockedFile {
         {
             file.as_file().set_permissions(old.permissions())?;
         }
-        // Root may be changing another's; a file whose owner cannot be kept so is written where it is.
+        // Root may be changing another user's file. If the new file cannot get that owner, write to the old
+        // one.
         #[cfg(unix)]
         if let Some(old) = &old
             && !has_owner(file.as_file(), old)?
@@ -169,7 +172,7 @@ impl LockedFile {
         file.as_file().sync_all()?;
         match file.persist(target) {
             Ok(_) => {}
-            // A file that is mounted by itself, as into a container, can only be written where it is.
+            // A file that is a mount point, as in a container, can only be written in place.
             Err(error)
                 if matches!(
                     error.error.kind(),
@@ -180,16 +183,16 @@ impl LockedFile {
             }
             Err(error) => return Err(error.error),
         }
-        // So that the new name is there after a crash of the system, too. Not every file system can do that.
+        // Makes the rename survive a crash of the system. Not every file system can do that.
         #[cfg(unix)]
         let _ = File::open(directory_of(target)).and_then(|directory| directory.sync_all());
         Ok(())
     }
 
-    /// Makes sure that nobody but its owner reads it: it holds secrets.
+    /// Lets only the owner read the file: it holds secrets.
     ///
     /// # Errors
-    /// As for any file.
+    /// The permissions cannot be read or changed.
     #[cfg(unix)]
     pub fn make_private(&self) -> io::Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
@@ -201,8 +204,8 @@ impl LockedFile {
         }
     }
 
-    /// What a process of ours that was killed while it wrote has left: files only we make, and only while
-    /// we hold the lock.
+    /// Removes the temporary files of killed processes of this plugin. Only the holder of the lock creates
+    /// such files, so no other process is writing one now.
     fn remove_leftovers(&self) {
         let prefix = leftover_prefix(&self.target);
         let is_ours = |name: &OsStr| {
@@ -244,20 +247,20 @@ fn leftover_prefix(target: &Path) -> OsString {
     beside(target, ".regpush-").file_name().unwrap_or_default().to_owned()
 }
 
-/// Whether this path still leads to this open file.
+/// Whether this path still names this open file.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     matches!((file.metadata().map(id), fs::metadata(path).map(id)), (Ok(own), Ok(there)) if own == there)
 }
 
-/// Lock files stay there.
+/// Lock files are not removed on Windows.
 #[cfg(windows)]
 fn is_at(_: &File, _: &Path) -> bool {
     true
 }
 
-/// `ENOLCK` is NFS without its lock manager.
+/// NFS without its lock manager returns `ENOLCK`.
 fn has_no_locks(error: &io::Error) -> bool {
     #[cfg(unix)]
     let is_without = error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error());
@@ -281,7 +284,8 @@ fn private_file() -> fs::OpenOptions {
     options
 }
 
-/// Not in one step, but never cut off before the new text is there; what cannot be written is put back.
+/// Writes to an existing file. Not atomic, but truncates only after the new text is written, and restores the
+/// old text after an error.
 fn write_in_place(path: &Path, before: &[u8], after: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).open(path)?;
     let mut put = |bytes: &[u8]| {
@@ -293,7 +297,7 @@ fn write_in_place(path: &Path, before: &[u8], after: &[u8]) -> io::Result<()> {
     put(after).inspect_err(|_| drop(put(before)))
 }
 
-/// Gives a file the owner and group of another, if it may.
+/// Gives a file the owner and group of another, if permitted. Returns whether it has them.
 #[cfg(unix)]
 fn has_owner(file: &File, other: &fs::Metadata) -> io::Result<bool> {
     let own = file.metadata()?;
@@ -322,7 +326,7 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no lock was made");
     }
 
-    /// A lock file that was opened may be gone by the time it is locked.
+    /// Regression: another process may remove a lock file between our opening and locking it.
     #[test]
     fn one_alone_holds_a_file_however_many_want_it() {
         const ROUNDS: usize = 3000;

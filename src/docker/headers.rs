@@ -1,5 +1,5 @@
-//! Headers that the user wants on every call to the engine: `HttpHeaders` of config.json, or
-//! `DOCKER_CUSTOM_HEADERS` in their place.
+//! The user's headers for every call to the engine: `DOCKER_CUSTOM_HEADERS`, or else `HttpHeaders` of
+//! config.json.
 //!
 //! Source: docker/cli `cli/command/client_options.go`.
 
@@ -11,7 +11,7 @@ use crate::docker::config::Config;
 use crate::failure::Class;
 
 const VARIABLE: &str = "DOCKER_CUSTOM_HEADERS";
-/// Go's HTTP client, which docker uses, makes these itself and ignores a user's.
+/// Go's HTTP client, which docker uses, sets these itself and ignores the user's.
 const OURS: [&str; 6] =
     ["host", "user-agent", "content-length", "transfer-encoding", "trailer", "connection"];
 
@@ -28,17 +28,17 @@ impl HeadersError {
         Class::Engine
     }
 
-    /// What to change.
+    /// Returns what to change.
     pub fn hint(&self) -> &'static str {
         "mend or remove that header"
     }
 }
 
-/// The user's headers, from this process's environment or the config.
+/// Returns the user's headers, from this process's environment or the config.
 ///
 /// # Errors
-/// The variable is not `key=value` pairs with commas between them, or a header has characters that HTTP
-/// does not allow. Values are not quoted: some are secrets.
+/// The variable is not a comma-separated list of `key=value` pairs, or a header has characters that HTTP does
+/// not allow. Errors do not quote values, since some are secrets.
 pub fn custom(config: &Config) -> Result<HeaderMap, HeadersError> {
     let variable = env::var_os(VARIABLE).filter(|value| !value.is_empty());
     match variable {
@@ -50,13 +50,13 @@ pub fn custom(config: &Config) -> Result<HeaderMap, HeadersError> {
     }
 }
 
-/// One CSV record of `key=value`; quotes allow a comma in a value.
+/// Reads one CSV record of `key=value`; quotes allow a comma in a value.
 fn from_variable(text: &str) -> Result<Vec<(String, String)>, HeadersError> {
     let broken = |reason: String| HeadersError::Variable { reason };
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
     let record = reader.records().next().transpose().map_err(|error| broken(error.to_string()))?;
     let pair = |field: &str| match field.split_once('=') {
-        // The field may be a secret that was meant to have a name.
+        // Not quoted: the field may be a secret whose name was left out.
         None => Err(broken("missing \"=\" in a key=value pair".to_owned())),
         Some((key, _)) if key.trim().is_empty() => {
             Err(broken("a key=value pair has an empty key".to_owned()))
@@ -72,7 +72,8 @@ fn header_map(
 ) -> Result<HeaderMap, HeadersError> {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
-        // Up to where it is none: behind that may stand a secret that was meant for a value.
+        // Quote the name only up to its first invalid character: the rest may be a secret that belongs to the
+        // value.
         let shown = name.split(|c: char| !c.is_ascii_alphanumeric() && !"-_".contains(c)).next();
         let broken =
             || HeadersError::Header { name: shown.unwrap_or_default().to_owned(), place: place.to_owned() };

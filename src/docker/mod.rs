@@ -1,4 +1,4 @@
-//! Docker on this machine: its config directory, its contexts, and what it asks of a plugin.
+//! Docker on this machine: its config directory, contexts, custom headers, and its hook for failed pushes.
 
 pub mod config;
 pub mod context;
