@@ -1,8 +1,8 @@
-//! Which engine: flag, variable, context or default, and how to speak to it.
+//! Resolves the endpoint of the engine from flags, variables, contexts and defaults, with its TLS options.
 //!
 //! Source: docker/cli `cli/command/cli.go` (`resolveContextName`), `cli/flags/options.go`, `opts/hosts.go`,
-//! `cli/context/store` and `cli/connhelper`; held against the CLI, whose documentation has the order
-//! of two variables the other way round.
+//! `cli/context/store` and `cli/connhelper`. Compared with the CLI itself, because its documentation swaps
+//! the order of two variables.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -25,13 +25,13 @@ const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 const DEFAULT_PIPE: &str = "//./pipe/docker_engine";
 const DEFAULT_TCP_HOST: &str = "localhost";
 const DEFAULT_TCP_PORT: u16 = 2375;
-/// Where docker looks if TLS is asked for and no host is.
+/// docker's default if TLS is requested but no host is given.
 const DEFAULT_TLS_HOST: &str = "tcp://localhost:2376";
 const DEFAULT_CONTEXT: &str = "default";
-/// Bytes of a base path; with an image's name behind it, it has to be a URL.
+/// The longest base path, in bytes: with an image name appended, it must still fit a URL.
 const MAX_BASE: usize = 4096;
 
-/// Where an engine listens, whether with TLS, and who said so.
+/// Where an engine listens, its TLS options, and what chose it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     pub address: Address,
@@ -42,7 +42,7 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Unix(PathBuf),
-    /// `host`: without the brackets of IPv6. `base`: stands before every path of the API.
+    /// `host`: without the brackets of IPv6. `base`: the prefix of every API path.
     Tcp {
         host: String,
         port: u16,
@@ -50,7 +50,7 @@ pub enum Address {
     },
     NamedPipe(String),
     Ssh(SshHost),
-    /// docker reaches it for us: `docker ARGUMENTS system dial-stdio`.
+    /// docker connects on behalf of the plugin: `docker ARGUMENTS system dial-stdio`.
     ThroughDocker {
         arguments: Vec<OsString>,
     },
@@ -62,11 +62,11 @@ pub struct SshHost {
     pub user: Option<String>,
     pub host: String,
     pub port: Option<String>,
-    /// The engine's socket on that machine, where it is not the default.
+    /// The engine's socket on that machine, if it is not the default.
     pub socket: Option<String>,
 }
 
-/// What chose the endpoint, for messages.
+/// The source of the endpoint, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// `-H`, `--host`
@@ -78,11 +78,11 @@ pub enum Origin {
         named_by: NamedBy,
     },
     Default,
-    /// `DOCKER_CLI_PLUGIN_USE_DIAL_STDIO`: docker itself chooses.
+    /// `DOCKER_CLI_PLUGIN_USE_DIAL_STDIO`: docker chooses the endpoint.
     Docker,
 }
 
-/// What named the context.
+/// The source of the context's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NamedBy {
     /// `-c`, `--context`
@@ -122,7 +122,7 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// `host:port` of a TCP address, as a URL has it.
+    /// Returns `host:port` of a TCP address, as written in a URL.
     pub fn authority(&self) -> Option<String> {
         match self {
             Self::Tcp { host, port, .. } => Some(format!("{}:{port}", bracketed(host))),
@@ -130,7 +130,7 @@ impl Address {
         }
     }
 
-    /// Whether the engine is on this machine, as far as its address tells.
+    /// Whether the engine is on this machine, judging by its address alone.
     pub fn is_here(&self) -> bool {
         match self {
             Self::Unix(_) | Self::NamedPipe(_) => true,
@@ -140,12 +140,12 @@ impl Address {
     }
 }
 
-/// IPv6 addresses stand in brackets in a URL (RFC 3986, 3.2.2).
+/// Puts an IPv6 address in brackets, as in a URL (RFC 3986, 3.2.2).
 fn bracketed(host: &str) -> Cow<'_, str> {
     if host.contains(':') { Cow::Owned(format!("[{host}]")) } else { Cow::Borrowed(host) }
 }
 
-/// A host as it was given, for a message: a password may stand before the `@`.
+/// Returns a host without the part before its `@`, which may hold a password, for messages.
 pub fn without_user(host: &str) -> String {
     match host.rsplit_once('@') {
         Some((before, rest)) => {
@@ -204,7 +204,8 @@ pub enum ContextError {
     Format { host: String, origin: Origin },
     #[error("ssh host connection is not valid: invalid SSH URL: {reason} ({origin})")]
     Ssh { reason: String, origin: Origin },
-    /// `fd://` is how systemd hands an engine its socket; docker's CLI takes it and then crashes.
+    /// systemd passes an engine its socket as `fd://`. The docker CLI accepts such an address and then
+    /// crashes.
     #[error("`{host}` ({origin}) is not an address that a client can connect to")]
     NoAddress { host: String, origin: Origin },
     #[error("cannot read `{}`, which TLS to the engine needs ({origin})", path.display())]
@@ -219,7 +220,7 @@ pub enum ContextError {
 }
 
 impl ContextError {
-    /// What to type or to change next.
+    /// Returns what to type or change next.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotFound { named_by: NamedBy::Variable, .. } => {
@@ -256,31 +257,32 @@ impl ContextError {
         Class::Engine
     }
 
-    /// Whether the command line or a variable is wrong, and not what it leads to.
+    /// Whether the command line or a variable itself is wrong, not a file that it names.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Conflict | Self::Format { .. } | Self::Ssh { .. } | Self::NoAddress { .. })
     }
 }
 
-/// What was said about the engine before any file is read.
+/// The flags and variables that choose the engine; no file was read yet.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
     /// `--host`
     pub host: Option<String>,
     /// `--context`
     pub context: Option<String>,
-    /// `DOCKER_HOST`; docker takes an empty one for unset.
+    /// `DOCKER_HOST`; docker treats an empty one as unset.
     pub host_variable: Option<String>,
     /// `DOCKER_CONTEXT`
     pub context_variable: Option<String>,
     pub tls: TlsChoice,
     /// `DOCKER_CLI_PLUGIN_USE_DIAL_STDIO` is set.
     pub through_docker: bool,
-    /// docker's own options, for docker to be called with once more.
+    /// docker's own options, for when the plugin calls docker.
     pub docker_arguments: Vec<OsString>,
 }
 
-/// What was said about TLS. Only the default context heeds it; a stored one has its own.
+/// The flags and variables for TLS. They apply only to the default context; a stored context has its own TLS
+/// options.
 #[derive(Clone, Debug, Default)]
 pub struct TlsChoice {
     /// `--tls`
@@ -291,24 +293,24 @@ pub struct TlsChoice {
     pub authorities: Option<PathBuf>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
-    /// `DOCKER_TLS` is set, to whatever: `0` counts too.
+    /// `DOCKER_TLS` is set, to any value, even `0`.
     pub on_variable: bool,
-    /// `DOCKER_TLS_VERIFY` is set, to whatever.
+    /// `DOCKER_TLS_VERIFY` is set, to any value.
     pub verify_variable: bool,
     /// `DOCKER_CERT_PATH`
     pub directory: Option<PathBuf>,
 }
 
 impl Choice {
-    /// With the variables of this process. What is not UTF-8 in one is replaced: the endpoint is then
-    /// not found, by a name that can be shown.
+    /// Adds the variables of this process. Replaces invalid UTF-8 in them: such an endpoint is not found, and
+    /// its name can be printed in the error.
     #[must_use]
     pub fn with_environment(self) -> Self {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
         let text = |name| variable(name).map(|value| value.to_string_lossy().into_owned());
         Self {
-            // docker takes an empty one for unset; an empty `--host` is its default, whatever the
-            // variable says.
+            // docker treats an empty `--context` as unset. An empty `--host` means the default host, even if
+            // DOCKER_HOST is set.
             context: self.context.filter(|name| !name.is_empty()),
             host_variable: text("DOCKER_HOST"),
             context_variable: text("DOCKER_CONTEXT"),
@@ -325,12 +327,13 @@ impl Choice {
 }
 
 impl Endpoint {
-    /// The endpoint that docker would use: `--context`, `--host`, `DOCKER_HOST`, `DOCKER_CONTEXT`,
-    /// `currentContext`, default. A context named `default` is the choice without contexts.
+    /// Returns the endpoint that docker would use, from the first of: `--context`, `--host`, `DOCKER_HOST`,
+    /// `DOCKER_CONTEXT`, `currentContext`, default. If the context is named `default`, stored contexts are
+    /// ignored.
     ///
     /// # Errors
-    /// A context that is not in the store, an address that is none, or a file of TLS that cannot be
-    /// read.
+    /// Conflicting flags, a context that is not in the store or cannot be read, an invalid address, or a TLS
+    /// file that cannot be read.
     pub fn resolve(choice: &Choice, config: &Config) -> Result<Self, ContextError> {
         if choice.host.is_some() && choice.context.is_some() {
             return Err(ContextError::Conflict);
@@ -365,12 +368,12 @@ impl Endpoint {
         Ok(Self::new(address, tls, origin))
     }
 
-    /// A connection costs a login: ssh asks for keys each time.
+    /// Whether each connection is slow and may prompt the user: ssh authenticates every time.
     pub fn is_connect_expensive(&self) -> bool {
         matches!(self.address, Address::Ssh(_) | Address::ThroughDocker { .. })
     }
 
-    /// Only a port is spoken to with TLS, whatever else was said.
+    /// Uses TLS only for TCP addresses, whatever the options say.
     fn new(address: Address, tls: Option<Tls>, origin: Origin) -> Self {
         let tls = tls.filter(|_| matches!(address, Address::Tcp { .. }));
         Self { address, tls, origin }
@@ -378,15 +381,15 @@ impl Endpoint {
 }
 
 impl TlsChoice {
-    /// To say anything about verification, even no, asks for TLS.
+    /// Any setting of verification requests TLS, even `--tlsverify=false`.
     fn is_on(&self) -> bool {
         self.verify.is_some() || self.verify_variable || self.on.unwrap_or(self.on_variable)
     }
 
-    /// Reads what it names. A certificate or key that nobody named may be missing; the CA may not,
-    /// not even where nothing is verified.
+    /// Reads the TLS files. At their default paths, certificate and key may be missing. The CA must exist,
+    /// even if the engine's certificate is not verified.
     fn read(&self, origin: &Origin) -> Result<Tls, ContextError> {
-        // docker fixes it before it has seen `--config`, which therefore does not move it.
+        // docker computes this default before it reads `--config`, so `--config` does not change it.
         let default = |name: &str| {
             let directory = self.directory.clone().map_or_else(|| directory(None), Ok)?;
             Ok::<_, ContextError>(directory.join(name))
@@ -395,7 +398,7 @@ impl TlsChoice {
         let optional = |named: &Option<PathBuf>, name| {
             let path = named_or(named, name)?;
             let is_there = named.is_some() || path.try_exists().unwrap_or(true);
-            // An empty name means none.
+            // An empty path means no file.
             if is_there && !path.as_os_str().is_empty() { read_pem(path, origin).map(Some) } else { Ok(None) }
         };
         let authorities =
@@ -417,19 +420,19 @@ fn read_pem(path: PathBuf, origin: &Origin) -> Result<Pem, ContextError> {
 }
 
 impl Address {
-    /// What `--host` or `DOCKER_HOST` says; empty: the default.
+    /// Parses `--host` or `DOCKER_HOST`; empty means the default.
     fn from_option(host: &str, origin: &Origin) -> Result<Self, ContextError> {
         match host.split_once("://") {
             None if host.is_empty() => Ok(Self::default_local()),
-            // Without a scheme docker reads a TCP address.
+            // Without a scheme, docker reads a TCP address.
             None => Self::tcp(host, DEFAULT_TCP_PORT, host, origin),
             Some(("tcp", rest)) => Self::tcp(rest, DEFAULT_TCP_PORT, host, origin),
             Some(_) => Self::local_or_ssh(host, origin).unwrap_or_else(|| Err(no_format(host, origin))),
         }
     }
 
-    /// What a stored context says, which docker does not normalise: no scheme is no address, and a
-    /// port that is left out is the one of HTTP.
+    /// Parses the host of a stored context, which docker does not normalise: the scheme is required, and the
+    /// default port is that of HTTP or HTTPS.
     fn from_context(
         host: &str,
         has_tls: bool,
@@ -439,7 +442,7 @@ impl Address {
         match host.split_once("://") {
             None if host.is_empty() => Ok(Self::default_local()),
             None => Err(no_format(host, origin)),
-            // docker takes no notice of the scheme here: it is TLS that makes it HTTPS.
+            // docker ignores the scheme here: only TLS options lead to HTTPS.
             Some(("tcp" | "http" | "https", rest)) => {
                 Self::tcp(rest, if has_tls { 443 } else { 80 }, host, origin)
             }
@@ -456,7 +459,7 @@ impl Address {
         }
     }
 
-    /// The schemes that mean the same in an option and in a context; `None`: another one.
+    /// Parses the schemes that mean the same in an option and in a context; `None`: another scheme.
     fn local_or_ssh(host: &str, origin: &Origin) -> Option<Result<Self, ContextError>> {
         let (scheme, rest) = host.split_once("://")?;
         Some(match (scheme, rest) {
@@ -474,7 +477,7 @@ impl Address {
         })
     }
 
-    /// `host[:port][/base]`, each of which may be left out. `given`: the whole, for messages.
+    /// Parses `host[:port][/base]`, each part of which is optional. `given`: the whole address, for messages.
     fn tcp(rest: &str, default_port: u16, given: &str, origin: &Origin) -> Result<Self, ContextError> {
         let format = || no_format(given, origin);
         let rest = rest.split(['?', '#']).next().unwrap_or_default();
@@ -498,7 +501,7 @@ fn no_format(host: &str, origin: &Origin) -> ContextError {
     ContextError::Format { host: without_user(host), origin: origin.clone() }
 }
 
-/// Host, without brackets, and port of `host:port`.
+/// Splits `host:port` into host, without brackets, and port; `None`: invalid.
 fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, rest) = rest.split_once(']')?;
@@ -515,7 +518,7 @@ fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
 }
 
 impl SshHost {
-    /// Refuses what docker refuses, in its words.
+    /// Parses what follows `ssh://`. Rejects what docker rejects, with docker's messages.
     fn parse(rest: &str) -> Result<Self, String> {
         if let Some((_, fragment)) = rest.split_once('#').filter(|(_, fragment)| !fragment.is_empty()) {
             return Err(format!("fragments are not allowed: {fragment:?}"));
@@ -541,7 +544,7 @@ impl SshHost {
         let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(|text| text.into_owned());
         let user = decoded(user).map_err(|_| "invalid user")?;
         let path = decoded(path).map_err(|_| "invalid path")?;
-        // docker's words are longer; what a shell cannot quote can be in no name.
+        // A shell cannot quote control characters. docker's message is longer.
         if [host, &user, &path].iter().any(|text| text.chars().any(char::is_control)) {
             return Err("control characters are not allowed".to_owned());
         }
@@ -554,8 +557,8 @@ impl SshHost {
     }
 }
 
-/// One context as `docker context create` wrote it: `meta/<id>/meta.json` and `tls/<id>/docker/*.pem`,
-/// the id being the SHA-256 of its name.
+/// A context as `docker context create` writes it: `meta/<id>/meta.json` and `tls/<id>/docker/*.pem`, where
+/// the id is the SHA-256 of its name.
 struct StoredContext {
     host: String,
     skip_verify: bool,
@@ -577,12 +580,12 @@ impl StoredContext {
             }
             Err(source) => return Err(ContextError::Unreadable { name, named_by, path, source }),
         };
-        // The endpoints' names are no keys of docker's own, so their case counts.
+        // Names of endpoints are not keys that docker defines, so their case matters.
         let docker = field(&meta, "Endpoints").and_then(|endpoints| endpoints.get("docker"));
         let Some(docker) = docker else {
             return Err(ContextError::NoEndpoint { name, named_by, path });
         };
-        // What is not there is the default; what is of another kind must not be taken for that.
+        // A missing value means the default; a value of the wrong type is an error.
         let known = |key: &str| field(docker, key).filter(|value| !value.is_null());
         let (host, skip_verify) = (known("Host"), known("SkipTLSVerify"));
         let is_wrong = host.is_some_and(|host| !host.is_string())
@@ -620,8 +623,8 @@ impl StoredContext {
     }
 }
 
-/// The names of all stored contexts, each with what its author says of it. For completion: what cannot
-/// be read is left out.
+/// Returns the name and description of every stored context, for completion. Skips contexts that cannot be
+/// read.
 pub fn stored_contexts(config_directory: &Path) -> Vec<(String, String)> {
     let Ok(entries) = std::fs::read_dir(config_directory.join("contexts/meta")) else { return Vec::new() };
     let read = |path: PathBuf| -> Option<(String, String)> {
@@ -645,7 +648,7 @@ mod tests {
         text.map(str::to_owned)
     }
 
-    /// A context as docker writes it, its files of TLS given by name.
+    /// Writes a context as docker does, with these TLS files.
     fn store(directory: &Path, name: &str, endpoint: &str, tls: &[&str]) {
         let id = sha256(name.as_bytes());
         let meta = directory.join("contexts/meta").join(&id);
@@ -661,12 +664,12 @@ mod tests {
 
     #[test]
     fn a_context_is_found_by_the_hash_of_its_name() {
-        // As docker names the folder of "fk".
+        // The folder in which docker stores the context "fk".
         let id = sha256(b"fk");
         assert_eq!(id, "5bddbdea794b5ac1ebd76c5987e666ec03cc3f70f07276253550ba7bb8876cc0");
     }
 
-    /// The order is held against the real CLI in tests/e2e.
+    /// tests/e2e compares the order with the real CLI.
     #[test]
     fn the_choice_is_dockers() {
         let directory = tempfile::tempdir().unwrap();
@@ -748,7 +751,7 @@ mod tests {
             store(directory.path(), &name, endpoint, files);
             let choice = Choice {
                 context: Some(name),
-                // Only the default context heeds it.
+                // Only the default context uses this.
                 tls: TlsChoice { verify_variable: true, ..TlsChoice::default() },
                 ..Choice::default()
             };
@@ -765,7 +768,7 @@ mod tests {
         }
     }
 
-    /// As docker 28.5 answered, one by one.
+    /// As observed with docker 28.5, case by case.
     #[test]
     fn tls_has_odd_rules() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The hint that docker shows after a failed `docker push`, and the entry in config.json that has docker
-//! ask for it.
+//! The hint that docker shows after a failed `docker push`, and the entry in config.json that makes docker
+//! call the plugin for it.
 //!
 //! Source: docker/cli `cli-plugins/hooks` and `cli-plugins/manager/hooks.go` (docker 26.1 and later).
 
@@ -16,15 +16,15 @@ use crate::docker::edit::{self, Change, after_brace, first_member};
 use crate::failure::{Class, Evidence, classify, is_usage};
 use crate::secret::Secret;
 
-/// The commands docker asks after: `docker push` and its long form.
+/// The commands after which docker calls the plugin: `docker push` and its long form.
 const COMMANDS: &str = "push,image push";
-/// The hint. docker fills in the image, by the functions that every version of it has.
+/// The hint. docker fills in the image, through template functions that all its versions have.
 const TEMPLATE: &str = include_str!("../../plugin-metadata/hook.txt");
 
-/// Answers docker's question with a hint; with an empty one, which docker does not show, where there is
-/// nothing to say: the push went well, or nothing of ours would help.
+/// Answers docker's call of the hook with a hint. The hint is empty, so docker shows nothing, if the push
+/// succeeded or the plugin could not help.
 ///
-/// * `question`: `{"RootCmd":"push","Flags":{…},"CommandError":"…"}`. The image is not in it.
+/// * `question`: `{"RootCmd":"push","Flags":{…},"CommandError":"…"}`. It does not contain the image.
 ///
 /// # Errors
 /// stdout is closed or full.
@@ -37,7 +37,7 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
     }
     let question: Question = serde_json::from_str(&question.to_string_lossy()).unwrap_or_default();
     let options = if question.flags.contains_key("all-tags") { "--all-tags " } else { "" };
-    // There is no such option here yet, and the push would be another without it.
+    // The hint cannot repeat `--platform`, and without it the command would push something else.
     let is_ours = !question.flags.contains_key("platform");
     let hint = reason(&question.command_error)
         .filter(|_| is_ours)
@@ -47,10 +47,10 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
     out.flush()
 }
 
-/// Why it failed and what `docker regpush` does about that. The words are ours alone: docker runs them
-/// as a template.
+/// Returns why the push failed and what `docker regpush` does about it. Never quotes the error: docker would
+/// execute it as part of the template.
 fn reason(error: &str) -> Option<&'static str> {
-    // docker's own complaints about the command line say it all.
+    // docker's own usage errors need no hint.
     if error.trim().is_empty() || is_usage(error) {
         return None;
     }
@@ -71,7 +71,7 @@ fn reason(error: &str) -> Option<&'static str> {
             "The engine cannot be reached, or could not push. This says why (options of docker go before `regpush`):"
         }
         Class::Other => "This says more, and what can be done:",
-        // Its own words say it all; or they are ours.
+        // docker's message is enough, or only this plugin reports such an error.
         Class::Reference | Class::Cancelled | Class::Stalled | Class::Exists | Class::Unverified => {
             return None;
         }
@@ -111,15 +111,15 @@ impl HookError {
     }
 }
 
-/// Why a text cannot be changed.
+/// Why the text of config.json cannot be changed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum EntryError {
     Malformed(String),
     Foreign(String),
 }
 
-// What is put into the file, by what is there already. Each differs from the others, so that each can be
-// taken out again with not a byte left of it: all are put right behind an opening brace.
+// The text that is inserted after an opening brace; which one depends on what the file already contains. All
+// differ, so that `remove` can recognize each and restore the file byte for byte.
 
 /// The whole file.
 const NEW_FILE: &str = r#"{"plugins": {"regpush": {"hooks": "push,image push"}}}"#;
@@ -127,7 +127,7 @@ const IN_ROOT: &str = "\n\t\"plugins\": {\"regpush\": {\"hooks\": \"push,image p
 const IN_PLUGINS: &str = "\n\t\t\"regpush\": {\"hooks\": \"push,image push\"}";
 const IN_REGPUSH: &str = "\"hooks\": \"push,image push\"";
 
-/// Puts our entry into a text; `None`: there is no file.
+/// Inserts the plugin's entry into the text of config.json; `None`: there is no file.
 pub fn install(text: Option<&str>) -> Result<Change, EntryError> {
     let Some(text) = text else { return Ok(changed(format!("{NEW_FILE}\n"))) };
     if text.trim().is_empty() {
@@ -147,7 +147,8 @@ pub fn install(text: Option<&str>) -> Result<Change, EntryError> {
     Ok(changed([&text[..at], entry, end, &text[at..]].concat()))
 }
 
-/// Removes our entry from a text; `None`: there is no file. A file that we have made goes with it.
+/// Removes the plugin's entry from the text of config.json; `None`: there is no file. Removes the whole file
+/// if the plugin created it.
 pub fn remove(text: Option<&str>) -> Result<Change, EntryError> {
     let text = text.unwrap_or_default();
     if text == format!("{NEW_FILE}\n") {
@@ -165,12 +166,13 @@ pub fn remove(text: Option<&str>) -> Result<Change, EntryError> {
     {
         let at = after_brace(&nested(&root, path)?.expect("hooks were found in it"));
         let rest = text[at..].strip_prefix(entry);
-        // The comma, or in an object that was empty the line end, is ours too.
+        // The entry was inserted with a comma, or with a line end if the object was empty.
         if let Some(rest) = rest.and_then(|rest| rest.strip_prefix([',', '\n'])) {
             return Ok(changed([&text[..at], rest].concat()));
         }
     }
-    // docker has written the file anew meanwhile, in its own layout. Objects that would be left empty go too.
+    // docker has rewritten the file since, in its own layout. Objects that would become empty are removed
+    // too.
     for length in (0..=2).rev() {
         let object = nested(&root, &["plugins", "regpush"][..length])?.expect("hooks were found in it");
         if object.properties().len() > 1 || length == 0 {
@@ -187,7 +189,7 @@ fn changed(text: String) -> Change {
     Change::Text(Secret::new(text))
 }
 
-/// Whether our entry is there.
+/// Whether the text of config.json has the plugin's entry.
 pub fn is_installed(text: &str) -> Result<bool, EntryError> {
     if text.trim().is_empty() {
         return Ok(false);
@@ -202,16 +204,16 @@ pub fn is_installed(text: &str) -> Result<bool, EntryError> {
     }
 }
 
-/// The document, which has to be kept as long as what is in it, and its object.
+/// Parses the text. The caller must keep the document as long as it uses the object.
 fn parse(text: &str) -> Result<(CstRootNode, CstObject), EntryError> {
-    // Strictly JSON, as docker reads it.
+    // Accepts only strict JSON, as docker does.
     serde_json::from_str::<serde_json::Value>(text)
         .map_err(|error| EntryError::Malformed(error.to_string()))?;
     edit::parse(text).ok_or_else(|| EntryError::Malformed("it is no object".to_owned()))
 }
 
-/// The object at the end of a path of keys, the first in any case and the others exactly, as docker finds them;
-/// `None`: a key is not there.
+/// Returns the object at a path of keys. As docker does, matches the first key in any case and the others
+/// exactly. `None`: a key is missing.
 fn nested(root: &CstObject, path: &[&str]) -> Result<Option<CstObject>, EntryError> {
     let mut object = root.clone();
     for (at, key) in path.iter().enumerate() {
@@ -269,7 +271,7 @@ mod tests {
         assert_eq!(out, b"{\"Template\":\"\",\"Type\":0}\n");
     }
 
-    /// To compare: `None` for nothing to do, `Some(None)` for a file that goes.
+    /// Converts a change for comparison: `None` is no change, `Some(None)` a removed file.
     #[expect(clippy::option_option, reason = "`None`: no change; `Some(None)`: the file is removed")]
     fn seen(change: Result<Change, EntryError>) -> Result<Option<Option<String>>, EntryError> {
         Ok(match change? {
@@ -283,7 +285,7 @@ mod tests {
         seen(install(text)).unwrap().unwrap().unwrap()
     }
 
-    /// Files as they may be found, each of which comes back as it was.
+    /// Files that users may have. Each must be restored byte for byte.
     const FILES: [&str; 17] = [
         "",
         "\n",
@@ -321,7 +323,7 @@ mod tests {
         assert_eq!(seen(remove(Some(&created))), Ok(Some(None)));
     }
 
-    /// docker writes the file anew with each login: other layout, keys in its own order.
+    /// docker rewrites the file at each login, with its own layout and order of keys.
     #[test]
     fn it_is_found_in_dockers_layout_too() {
         let table = [
