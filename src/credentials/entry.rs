@@ -1,8 +1,8 @@
 //! Decodes entries of config.json and of `DOCKER_AUTH_CONFIG`.
 //!
-//! `docker_credential` decodes one entry at a time: this module always passes it a config with a single
-//! entry, because it chooses among several entries differently from docker (measured: 35 of 80 cases agree).
-//! Its types and error texts must not leave this module: their `Debug` prints passwords.
+//! `docker_credential` decodes each entry, from a config that has only this entry: its own choice among
+//! several differs from docker's (measured: 35 of 80 cases agree). Its types and error texts must not leave
+//! this module: their `Debug` prints passwords.
 
 use std::collections::BTreeMap;
 

@@ -231,7 +231,7 @@ impl Call<'_> {
                 }
             }
         };
-        // A helper leaves processes running on purpose, such as an agent.
+        // Processes that an exited helper leaves running are not killed: an agent, for example.
         started.has_ended = status.code().is_some();
         let stdout = String::from_utf8(std::mem::take(&mut *answer))
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
@@ -371,7 +371,7 @@ async fn keep_start(mut from: impl AsyncRead + Unpin, into: &RefCell<Vec<u8>>) -
     }
 }
 
-/// Passes each line of a helper's stderr to `tell`: it may say which page to open, or to touch a key.
+/// Passes each line of a helper's stderr to `tell`, such as which page to open or which key to touch.
 async fn pass_on(said: &RefCell<Vec<u8>>, tell: &mut impl FnMut(&str)) {
     let mut told = 0;
     loop {

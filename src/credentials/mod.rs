@@ -25,7 +25,7 @@ pub struct Credentials {
     pub registry_token: Option<Secret>,
 }
 
-/// The kinds of secret. If there are several, engines use the last in this order.
+/// The kinds of secret. If credentials have several, engines use the last in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Password,

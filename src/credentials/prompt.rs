@@ -15,7 +15,7 @@ use crate::secret::Secret;
 use crate::text::sanitize;
 use device::Settings;
 
-/// The terminal device, which stdin and stdout may not be.
+/// The terminal device, even if stdin and stdout are redirected.
 #[cfg(unix)]
 mod device {
     use std::fs::File;
@@ -47,7 +47,7 @@ mod device {
         }
 
         pub fn restore(&self, terminal: &File) {
-            // This fails if the terminal was closed.
+            // The terminal may have been closed; nothing can be done then.
             let _ = tcsetattr(terminal, OptionalActions::Now, &self.0);
         }
     }
@@ -98,8 +98,7 @@ pub enum PromptError {
 pub struct Terminal(());
 
 impl Terminal {
-    /// Returns the terminal if stdin and stderr belong to it and this process is in its foreground (a
-    /// background process is stopped if it reads from it).
+    /// Returns the terminal if stdin and stderr are terminals and this process is in the foreground.
     pub fn find() -> Option<Self> {
         let attended = io::stdin().is_terminal() && io::stderr().is_terminal();
         (attended && device::is_in_foreground() && File::open(device::KEYBOARD).is_ok()).then_some(Self(()))
@@ -142,7 +141,7 @@ fn ask_username(default: Option<String>) -> Result<Option<String>, PromptError> 
     Ok(Some(typed.trim().to_owned()).filter(|typed| !typed.is_empty()).or(default))
 }
 
-/// Drops `_reading` when rpassword has finished with the terminal.
+/// Reads the password. Drops `_reading` when rpassword has finished with the terminal.
 fn ask_password(_reading: mpsc::Sender<Infallible>) -> Result<Option<Secret>, PromptError> {
     let password = Secret::new(rpassword::prompt_password("Password: ").map_err(sort)?);
     Ok(Some(password).filter(|password| !password.expose().is_empty()))

@@ -99,8 +99,8 @@ impl Keyring {
         let written = write(path, key, &entry, guessed.as_deref(), helper.is_some());
         let (is_written, unmarked) = match (written, &helper) {
             (Ok(is_written), _) => (is_written, None),
-            // The helper has the credentials. docker finds them without the mark, unless it had to guess the
-            // helper.
+            // The helper has the credentials. docker finds them without the mark, but guesses a helper only
+            // while config.json has no entry.
             (Err(error), Some(_)) => {
                 (false, Some(format!("config.json does not say so: {}", with_causes(&error))))
             }

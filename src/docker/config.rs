@@ -78,7 +78,7 @@ impl ConfigError {
 /// An empty one counts as unset.
 ///
 /// # Errors
-/// [`ConfigError::NoHome`] if none of them is known.
+/// [`ConfigError::NoHome`] if neither is set and there is no home directory.
 pub fn directory(flag: Option<&Path>) -> Result<PathBuf, ConfigError> {
     let variable = || env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let home =

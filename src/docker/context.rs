@@ -145,7 +145,7 @@ fn bracketed(host: &str) -> Cow<'_, str> {
     if host.contains(':') { Cow::Owned(format!("[{host}]")) } else { Cow::Borrowed(host) }
 }
 
-/// Returns a host without the part before its `@`, which may hold a password, for messages.
+/// Returns a host for messages: replaces the part before its `@`, which may hold a password, with `…`.
 pub fn without_user(host: &str) -> String {
     match host.rsplit_once('@') {
         Some((before, rest)) => {
@@ -302,8 +302,8 @@ pub struct TlsChoice {
 }
 
 impl Choice {
-    /// Adds the variables of this process. Replaces invalid UTF-8 in them: such an endpoint is not found, and
-    /// its name can be printed in the error.
+    /// Adds the variables of this process. Replaces invalid UTF-8 in them: the endpoint is then not found,
+    /// but the error can print its name.
     #[must_use]
     pub fn with_environment(self) -> Self {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());

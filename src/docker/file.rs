@@ -34,10 +34,10 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Who may read the written file.
+/// The permissions of a written file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// As before; a new file only its owner.
+    /// As before; only its owner may read a new file.
     AsItIs,
     /// Only the owner: the file holds secrets now.
     Private,
@@ -62,7 +62,7 @@ impl LockedFile {
     /// Waits until no other process holds the file. Creates its directory if there is none.
     ///
     /// # Errors
-    /// An I/O error, not a regular file, or another process holds the file for longer than 10 s.
+    /// An I/O error, the path is not a regular file, or another process holds the file for longer than 10 s.
     pub fn take(path: &Path) -> io::Result<Self> {
         let target = match fs::canonicalize(path) {
             Ok(target) => target,

@@ -118,8 +118,8 @@ pub enum EntryError {
     Foreign(String),
 }
 
-// The text that is inserted after an opening brace; which one depends on what the file already contains. All
-// differ, so that `remove` can recognize each and restore the file byte for byte.
+// The text to insert depends on what the file already contains; all but NEW_FILE go right after an opening
+// brace. The texts differ, so that `remove` can recognize each and restore the file byte for byte.
 
 /// The whole file.
 const NEW_FILE: &str = r#"{"plugins": {"regpush": {"hooks": "push,image push"}}}"#;
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(out, b"{\"Template\":\"\",\"Type\":0}\n");
     }
 
-    /// Converts a change for comparison: `None` is no change, `Some(None)` a removed file.
+    /// Converts a change for comparison: `None` if nothing changes, `Some(None)` for a removed file.
     #[expect(clippy::option_option, reason = "`None`: no change; `Some(None)`: the file is removed")]
     fn seen(change: Result<Change, EntryError>) -> Result<Option<Option<String>>, EntryError> {
         Ok(match change? {
