@@ -37,7 +37,7 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
     }
     let question: Question = serde_json::from_str(&question.to_string_lossy()).unwrap_or_default();
     let options = if question.flags.contains_key("all-tags") { "--all-tags " } else { "" };
-    // The hint cannot repeat `--platform`, and without it the command would push something else.
+    // The hint does not repeat `--platform`, and without it the command would push something else.
     let is_ours = !question.flags.contains_key("platform");
     let hint = reason(&question.command_error)
         .filter(|_| is_ours)
