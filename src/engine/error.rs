@@ -15,10 +15,10 @@ use crate::text::sanitize;
 pub enum EngineError {
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// An HTTP error of the engine itself; `message`: its text, raw.
+    /// An HTTP error of the engine itself. `message`: its text, raw.
     #[error("the engine answered {status}: {}", sanitize(message))]
     Answered { status: StatusCode, message: String },
-    /// Never followed: credentials would go along.
+    /// A redirect, which is never followed: the credentials would be sent to the target too.
     #[error(
         "unexpected redirect in response: the engine at {endpoint} answered {status}, to `{}`",
         sanitize(target)
@@ -39,7 +39,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// What to type or to change next.
+    /// Returns a command to run or a setting to change next.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Transport(error) => return Some(error.hint()),
@@ -68,8 +68,8 @@ impl EngineError {
     }
 }
 
-/// The text of an error body: docker's `message`, podman's `cause` or its stream-shaped error
-/// (4.6 and later), else the body itself.
+/// Returns the text of an error body: docker's `message`, podman's `cause` or its error in the form of a stream
+/// object (4.6 and later), or else the body itself.
 pub fn error_message(body: &[u8]) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);

@@ -1,4 +1,4 @@
-//! The engine's own images: lists and inspections.
+//! Lists and inspects the images in the engine.
 
 use std::time::Duration;
 
@@ -23,10 +23,11 @@ pub struct ImageSummary {
     pub name: String,
     /// Bytes, as the engine counts them.
     pub size: u64,
-    /// The digest of the manifest that the repository in this name has, or would get; `None`: not known yet.
+    /// The manifest digest that the image has, or would get with a push, in this name's repository; `None` if
+    /// it is not known yet.
     pub digest: Option<String>,
-    /// Whether the image was pushed to that repository (or pulled from it). `None`: docker's containerd
-    /// store and podman name a digest for every repository, so it is not known there.
+    /// Whether the image was pushed to that repository (or pulled from it). `None` if this is not known:
+    /// docker's containerd store and podman name a digest for every repository.
     pub is_pushed: Option<bool>,
 }
 
@@ -38,21 +39,21 @@ pub struct ImageInspect {
     pub size: u64,
     /// Its digests in registries (`RepoDigests`). An image with one of these digests has the same content.
     pub digests: Vec<String>,
-    /// The digests of its layers before they are compressed.
+    /// The digests of its uncompressed layers.
     pub layers: Vec<String>,
     /// Its names in the engine (`RepoTags`).
     pub names: Vec<String>,
-    /// Its manifests, where the engine lists them (the containerd store, API 1.48); else empty.
+    /// Its manifests if the engine lists them (containerd store, API 1.48), else empty.
     pub manifests: Vec<LocalManifest>,
 }
 
-/// A part of an image for several platforms.
+/// One manifest of a multi-platform image in the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalManifest {
     pub digest: String,
-    /// `None`: it is about another, an attestation, or of a kind unknown.
+    /// `None` for an attestation, which is about another manifest, and for unknown kinds.
     pub platform: Option<Platform>,
-    /// All of it is in the engine.
+    /// Whether all of its content is in the engine.
     pub is_here: bool,
 }
 
@@ -64,12 +65,12 @@ impl ImageInspect {
 }
 
 impl Engine {
-    /// What the engine knows of an image.
+    /// Sends an image inspect.
     ///
     /// * `name`: a reference or an ID.
     ///
     /// # Errors
-    /// It is not there ([`EngineError::Answered`]), or the engine is gone.
+    /// The image does not exist ([`EngineError::Answered`]), or the engine cannot be reached.
     ///
     /// Source: Docker Engine API 1.24, `GET /images/{name}/json`; 1.48 for `manifests`.
     pub async fn inspect(&mut self, name: &str) -> Result<ImageInspect, EngineError> {
@@ -77,10 +78,11 @@ impl Engine {
         self.inspect_with(name, query).await
     }
 
-    /// The same of one platform, where the engine can tell: its layers are those of that.
+    /// Sends an image inspect for one platform, which returns the layers of that platform; `None` if the engine
+    /// does not support it.
     ///
     /// # Errors
-    /// Those of [`inspect`](Self::inspect), and where the image does not have the platform.
+    /// Those of [`inspect`](Self::inspect), or the image does not have the platform.
     ///
     /// Source: Docker Engine API 1.49, `platform`.
     pub async fn inspect_platform(
@@ -131,10 +133,10 @@ impl Engine {
         })
     }
 
-    /// All local images that have a name.
+    /// Lists all local images that have a name.
     ///
     /// # Errors
-    /// The engine is gone or silent for longer than `limit`, or its answer is no list of images.
+    /// The engine cannot be reached, does not answer within `limit`, or does not answer with a list of images.
     pub async fn local_images(&mut self, limit: Duration) -> Result<Vec<ImageSummary>, EngineError> {
         #[derive(Deserialize)]
         struct Image {
@@ -154,7 +156,7 @@ impl Engine {
             if response.status() != StatusCode::OK {
                 return Err(self.refusal(response).await);
             }
-            // The digests it names change when it pushes.
+            // podman's digests are not used, since they change with a push.
             let is_podman = is_podman(response.headers());
             Ok((self.whole(response).await?, is_podman))
         };
@@ -165,7 +167,7 @@ impl Engine {
         let named = images.into_iter().flat_map(|image| {
             let size = u64::try_from(image.size).unwrap_or_default();
             let digests = image.digests.unwrap_or_default();
-            // The containerd store knows an image by the digest of its manifest.
+            // In the containerd store, the ID of an image is the digest of its manifest.
             let is_containerd = digests.iter().any(|name| name.ends_with(&format!("@{}", image.id)));
             let names = image.names.unwrap_or_default().into_iter();
             names.map(move |name| {
@@ -190,7 +192,7 @@ impl Engine {
     }
 }
 
-/// As the engine lists it.
+/// A manifest as the engine lists it.
 ///
 /// Source: Docker Engine API 1.47, `ImageManifestSummary`.
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! The calls we make to an engine.
+//! Client for an engine's HTTP API: connects, agrees on an API version, and sends calls.
 //!
 //! Source: Docker Engine API 1.24 to 1.51; podman's Docker API answers the same calls.
 
@@ -33,20 +33,20 @@ use crate::net::{Trace, USER_AGENT_VALUE};
 use crate::secret::{Redactor, Secret};
 use crate::text::sanitize;
 
-/// The newest API that this client knows; an older engine's own is used.
+/// The newest API version that this client knows; with an older engine, that engine's version is used.
 const API_VERSION: (u32, u32) = (1, 51);
-/// An answer that is not a stream: errors, `/auth`, lists of images.
+/// Maximum bytes of a successful answer that is not a stream: `/auth`, lists of images.
 const MAX_BODY: usize = 16 << 20;
-/// The same of an error: a page of HTML, at most.
+/// Maximum bytes of an error answer, which is an HTML page at most.
 const MAX_REFUSAL: usize = 1 << 20;
-/// The oldest that any engine in use speaks; its push is the one we know.
+/// The oldest API version that engines in use speak, and that this client's push supports.
 const MIN_API_VERSION: (u32, u32) = (1, 24);
-/// An engine that answers at all answers a ping at once.
+/// A working engine answers a ping at once.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// The same where ssh has to log in first; docker has it give up a connection after 30 s.
+/// The ping timeout if ssh must log in first; docker tells ssh to give up a connection after 30 s.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What stays as it is in a path. docker itself leaves `/` and `:` and encodes `[` and `]`.
+/// Characters to percent-encode in a path. Like docker, keeps `/` and `:` and encodes `[` and `]`.
 const PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -65,47 +65,49 @@ const PATH: &AsciiSet = &CONTROLS
 #[derive(Debug)]
 pub struct Engine {
     transport: Transport,
-    /// The API version agreed on; `None`: the engine named none, and uses its own.
+    /// The API version agreed on; `None` if the engine reported none, so that it uses its own.
     version: Option<(u32, u32)>,
-    /// `None`: it was not asked.
+    /// `None` before the first successful ping.
     is_podman: Option<bool>,
-    /// `/v1.41`, or nothing.
+    /// Path prefix with the API version, such as `/v1.41`; empty without a version.
     prefix: String,
-    /// `Host`, which is none for a socket, and the user's own.
+    /// The user's own headers, and `Host` (docker's placeholder if the endpoint has no host).
     headers: HeaderMap,
     trace: Option<Trace>,
-    /// The secrets sent with this call, which must not appear in a message.
+    /// Redacts the secrets that were last sent from messages.
     redactor: Redactor,
     removals: Arc<Removals>,
 }
 
-/// Names that are being taken away, of pushes that were dropped. All at once, each on a thread of its own: who
-/// ends the program does not wait for one after the other. The last engine waits for them.
+/// The threads that remove the temporary tags of dropped pushes.
+///
+/// They run in parallel, so that a user who ends the program waits only once. The last engine to be dropped
+/// waits for them.
 #[derive(Debug, Default)]
 struct Removals {
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// podman 4.3 loses names where two are taken away at once.
+    /// Held during a removal from podman: podman 4.3 loses names if two are removed at once.
     turn: Arc<Mutex<()>>,
 }
 
 impl Drop for Removals {
     fn drop(&mut self) {
         for removal in self.threads.get_mut().map(take).unwrap_or_default() {
-            // The program is ending: an error cannot be shown any more.
+            // The program is ending, so an error can no longer be shown.
             let _ = removal.join();
         }
     }
 }
 
 impl Engine {
-    /// Connects, and agrees on an API version: the lower of the engine's and ours, or what
-    /// `DOCKER_API_VERSION` says, unasked.
+    /// Connects, and agrees on an API version: the lower of the engine's and ours. If `DOCKER_API_VERSION` is
+    /// set, uses that version without contacting the engine.
     ///
-    /// * `headers`: sent with every call, unless they are ours to set.
+    /// * `headers`: the user's headers, sent with every call; headers that this client sets override them.
     ///
     /// # Errors
-    /// Nothing listens there, it does not answer a ping within 20 s (60 s over ssh), it is too old, or
-    /// the variable is no version.
+    /// Nothing listens at the endpoint, the engine does not answer a ping within 20 s (60 s over ssh), the
+    /// engine is too old, or the variable is not a version.
     pub async fn connect(
         endpoint: Endpoint,
         headers: HeaderMap,
@@ -155,18 +157,18 @@ impl Engine {
         self.version.is_some_and(|own| own >= version)
     }
 
-    /// Whether it says what an image for several platforms is made of.
+    /// Whether the engine lists the manifests of a multi-platform image.
     pub fn tells_platforms(&self) -> bool {
         self.speaks((1, 48))
     }
 
-    /// Why it cannot push one platform of an image; `None`: it can.
+    /// Returns why the engine cannot push a single platform of an image, or `None` if it can.
     ///
     /// # Errors
-    /// The engine is gone.
+    /// The engine cannot be reached.
     ///
-    /// Source: Docker Engine API 1.46 took the parameter in; older engines and podman (4.3, measured) push
-    /// whatever they have, without a word.
+    /// Source: Docker Engine API 1.46 added the parameter; older engines and podman (4.3, measured) ignore it
+    /// silently, and push all that they have.
     pub async fn lacks_platforms(&mut self) -> Result<Option<String>, EngineError> {
         if self.is_podman.is_none() {
             let asked = tokio::time::timeout(PING_TIMEOUT, self.ping()).await;
@@ -183,12 +185,12 @@ impl Engine {
         })
     }
 
-    /// Where it is.
+    /// Returns the endpoint of the engine.
     pub fn endpoint(&self) -> Arc<Endpoint> {
         Arc::clone(self.transport.endpoint())
     }
 
-    /// Another connection to it costs a login, so the one there is does it all.
+    /// Whether each new connection starts ssh or docker and may log in again, so that one connection must do.
     pub fn is_connect_expensive(&self) -> bool {
         self.transport.endpoint().is_connect_expensive()
     }
@@ -197,12 +199,12 @@ impl Engine {
         EngineError::Silent { endpoint: self.endpoint() }
     }
 
-    /// The engine's API version, from `HEAD /_ping`, or from `GET` where that is unknown.
+    /// Returns the engine's API version, from `HEAD /_ping`, or from `GET` if `HEAD` fails.
     async fn ping(&mut self) -> Result<Option<(u32, u32)>, EngineError> {
         for method in [Method::HEAD, Method::GET] {
             let is_last = method == Method::GET;
             let response = match self.call(method, "/_ping", None, Bytes::new()).await {
-                // A proxy in front of the engine may not know HEAD, and close the connection.
+                // A proxy in front of the engine may not know HEAD, and may close the connection.
                 Err(EngineError::Transport(TransportError::Lost { .. }))
                     if !is_last && !self.is_connect_expensive() =>
                 {
@@ -218,7 +220,7 @@ impl Engine {
                 self.whole(response).await?;
                 return Ok(version);
             }
-            // The first call will say what is wrong, unless it is known already.
+            // Other errors are ignored: the first real call reports them.
             if let error @ EngineError::Transport(TransportError::WantsTls { .. }) =
                 self.refusal(response).await
             {
@@ -228,12 +230,12 @@ impl Engine {
         Ok(None)
     }
 
-    /// Ends the connection, and with it what the engine does for us on it.
+    /// Closes the connection, so that the engine stops the call that runs on it.
     pub fn hang_up(&mut self) {
         self.transport.hang_up();
     }
 
-    /// The same engine, over a connection of its own.
+    /// Returns a client of the same engine that uses its own connection.
     #[must_use]
     pub fn fork(&self) -> Self {
         let (prefix, headers) = (self.prefix.clone(), self.headers.clone());
@@ -249,7 +251,8 @@ impl Engine {
         }
     }
 
-    /// Replaces a lost connection by the error of the program that carried it (ssh), if it printed one.
+    /// Replaces the error of a lost connection with the failure of the program that carried it (ssh), if that
+    /// program failed.
     pub async fn explain(&mut self, error: EngineError) -> EngineError {
         match error {
             EngineError::Transport(error @ TransportError::Lost { .. }) => {
@@ -259,10 +262,10 @@ impl Engine {
         }
     }
 
-    /// A question whose answer is JSON; `None`: it is something else.
+    /// Sends a `GET` and parses the JSON answer; `None` if the answer has another form.
     ///
     /// # Errors
-    /// [`EngineError::Answered`] among them.
+    /// Those of [`answer`](Self::answer).
     async fn ask<T: DeserializeOwned>(
         &mut self,
         path: &str,
@@ -271,7 +274,10 @@ impl Engine {
         Ok(serde_json::from_slice(&self.answer(path, registry_auth).await?).ok())
     }
 
-    /// The body of an answer with status 200.
+    /// Sends a `GET` and returns the body of the answer.
+    ///
+    /// # Errors
+    /// Among others, [`EngineError::Answered`] if the status is not 200.
     async fn answer(&mut self, path: &str, registry_auth: Option<&Secret>) -> Result<Bytes, EngineError> {
         let response = self.call(Method::GET, path, registry_auth, Bytes::new()).await?;
         match response.status() {
@@ -289,7 +295,7 @@ impl Engine {
     ) -> Result<Response<Incoming>, EngineError> {
         let mut request = Request::new(Full::new(body.clone()));
         let headers = request.headers_mut();
-        // The user's first: ours count.
+        // The user's headers come first, so that ours override them.
         headers.clone_from(&self.headers);
         headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
         if !body.is_empty() {
@@ -304,7 +310,7 @@ impl Engine {
             let names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
             trace(&format!("{method} {path} ({})", names.join(", ")));
         }
-        // A login that fails must fail once.
+        // A wrong password must reach the registry only once.
         let repeatable = !path.ends_with("/auth");
         *request.method_mut() = method;
         let base = match &self.transport.endpoint().address {
@@ -338,7 +344,7 @@ impl Engine {
             .headers()
             .get(LOCATION)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        // An engine's router sends a path with an empty name to itself.
+        // If the name in a path is empty, the engine's router redirects to another path of its own.
         let is_own =
             target.as_ref().is_none_or(|target| target.starts_with('/') && target.contains("/images/"));
         if status.is_redirection() && !(status == StatusCode::MOVED_PERMANENTLY && is_own) {
@@ -346,7 +352,7 @@ impl Engine {
             let target = self.redactor.redact(target.unwrap_or_default());
             return EngineError::Redirected { endpoint, status, target };
         }
-        // Over any other way these are a registry's words, passed on.
+        // Over TLS or a socket, this text is a registry's error that the engine passed on.
         let endpoint = self.transport.endpoint();
         let is_plain_tcp = endpoint.tls.is_none() && matches!(endpoint.address, Address::Tcp { .. });
         let may_want_tls = is_plain_tcp && status == StatusCode::BAD_REQUEST;
@@ -354,7 +360,7 @@ impl Engine {
             Ok(body) if may_want_tls && wants_tls(&String::from_utf8_lossy(&body)) => {
                 TransportError::WantsTls { endpoint: self.endpoint() }.into()
             }
-            // A proxy's page; what engines write is JSON, or a line of text.
+            // HTML is from a proxy; engines send JSON or a line of text.
             Ok(body) if body.trim_ascii_start().starts_with(b"<") => {
                 DecodeError::not_json(&body, &self.redactor).into()
             }
@@ -368,12 +374,12 @@ fn is_podman(headers: &HeaderMap) -> bool {
     headers.get(SERVER).is_some_and(|server| server.as_bytes().starts_with(b"Libpod"))
 }
 
-/// A reference or an ID, as it stands in a path.
+/// Percent-encodes a reference or an ID for a path.
 fn in_path(name: &str) -> String {
     utf8_percent_encode(name, PATH).to_string()
 }
 
-/// docker's own for what has no host.
+/// Returns the `Host` header; for an endpoint without a host, the placeholder that docker sends.
 fn host_header(address: &Address) -> HeaderValue {
     match address {
         Address::Tcp { .. } => {
@@ -385,12 +391,12 @@ fn host_header(address: &Address) -> HeaderValue {
     }
 }
 
-/// `1.41` or `v1.41`.
+/// Parses `1.41` or `v1.41`.
 fn parse_version(text: &str) -> Option<(u32, u32)> {
     let mut numbers =
         text.strip_prefix('v').unwrap_or(text).split('.').map(|number| number.parse::<u32>().ok());
     let (major, minor) = (numbers.next()??, numbers.next()??);
-    // docker takes a third one, and engines do not mind.
+    // docker accepts a third number, and engines tolerate it.
     numbers.all(|number| number.is_some()).then_some((major, minor))
 }
 

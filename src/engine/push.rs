@@ -1,4 +1,4 @@
-//! The engine's own push.
+//! Pushes with the engine's own push call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +26,9 @@ use crate::secret::{Redactor, Secret};
 pub struct PushRequest<'a> {
     pub reference: &'a Reference,
     pub credentials: &'a Credentials,
-    /// One platform of an image for several. Needs API 1.46; older engines ignore it.
+    /// Pushes only this platform of a multi-platform image. Needs API 1.46; older engines ignore it.
     pub platform: Option<&'a Platform>,
-    /// The objects of the stream are wanted as they come.
+    /// Whether to report each JSON object of the stream too ([`Event::Object`]).
     pub wants_objects: bool,
 }
 
@@ -39,21 +39,21 @@ impl<'a> PushRequest<'a> {
 }
 
 impl Engine {
-    /// Asks the engine to push one tag. A refusal of the registry nearly always is an
-    /// [`Event::Refused`] in the stream: engines say 200 before they contact the registry.
+    /// Asks the engine to push one tag. A refusal by the registry is nearly always an [`Event::Refused`] in the
+    /// stream: engines answer 200 before they contact the registry.
     ///
     /// # Errors
-    /// The engine is gone, or [`EngineError::Answered`]: it refuses the call, now and then for the
-    /// registry (podman, proxies between us and the engine).
+    /// The engine cannot be reached, or refuses the call ([`EngineError::Answered`]). This error may also carry
+    /// a refusal by the registry (podman, proxies between the plugin and the engine).
     ///
-    /// Source: Docker Engine API 1.24, `POST /images/{name}/push`. Without `tag` an engine would
-    /// push every tag; without the header 20.10 answers 400.
+    /// Source: Docker Engine API 1.24, `POST /images/{name}/push`. Without `tag` an engine would push every
+    /// tag; without the header, 20.10 answers 400.
     pub async fn push(&mut self, request: &PushRequest<'_>) -> Result<PushStream, EngineError> {
         let reference = request.reference;
         let name = utf8_percent_encode(&reference.repository(), PATH).to_string();
         let mut path = format!("{}/images/{name}/push?tag={}", self.prefix, reference.tag_or_latest());
         if is_on_loopback(reference.domain()) {
-            // podman needs to be told what docker knows by itself: on its own machine, plain HTTP will do.
+            // docker always allows plain HTTP to a registry on its own machine; podman needs this parameter.
             path += "&tlsVerify=false";
         }
         if let Some(platform) = request.platform {
@@ -70,13 +70,13 @@ impl Engine {
         Ok(PushStream { body: response.into_body(), decoder, endpoint, is_silent })
     }
 
-    /// Has the engine give up a push, and waits until it has; `false`: it did not say so in time.
+    /// Stops a push, and waits until the engine has stopped; `false` if it did not stop in time.
     ///
-    /// An engine gives up once its client has hung up, but a client that has hung up does not see that. So
-    /// only the way there is closed: engines take that for the same, end the answer, and then the
-    /// connection (docker 20.10 and 28, podman 4.3: measured within 0.1 s).
+    /// An engine stops a push if the client closes the connection, but then the client cannot see when. So this
+    /// closes only the sending side: engines also stop, end the answer, and close the connection (docker 20.10
+    /// and 28, podman 4.3: measured within 0.1 s).
     pub async fn stop(&mut self, mut stream: PushStream) -> bool {
-        /// How long to wait for the engine, which ends the uploads that it has started.
+        /// How long to wait for the engine to end the uploads that it has started.
         const TIMEOUT: Duration = Duration::from_secs(5);
         self.transport.close_writing();
         let rest = async { while let Ok(true) = stream.next(|_| {}).await {} };
@@ -85,33 +85,33 @@ impl Engine {
         has_ended
     }
 
-    /// The value of `X-Registry-Auth`, which from now on is watched for in what the engine says.
+    /// Returns the value of `X-Registry-Auth`, and redacts it from now on in the engine's messages.
     pub(super) fn sending(&mut self, request: &PushRequest<'_>) -> Secret {
         let header = request.credentials.header(request.reference.credentials_key());
         let secrets = request.credentials.secrets().into_iter();
-        // Of nobody there is nothing to hide.
+        // The header of anonymous credentials holds no secret.
         let sent = Some(header.clone()).filter(|_| !request.credentials.is_anonymous());
         self.redactor = Redactor::new(secrets.chain(sent));
         header
     }
 }
 
-/// The answer to a push, as it comes.
+/// The engine's answer to a push, as a stream of events.
 #[derive(Debug)]
 pub struct PushStream {
     body: Incoming,
     decoder: Decoder,
     endpoint: Arc<Endpoint>,
-    /// podman says nothing until the end.
+    /// Whether the engine is podman, which sends nothing until the push has ended.
     pub is_silent: bool,
 }
 
 impl PushStream {
-    /// Hands over the next events, at least one piece of the stream's; `false` at its proper end.
-    /// Cancel-safe.
+    /// Waits for the next bytes of the stream, and reports the events in them; `false` at the end of a complete
+    /// stream. Cancel-safe.
     ///
     /// # Errors
-    /// The connection broke, or what came is no stream of an engine.
+    /// The connection broke, or the bytes are not the stream of an engine.
     pub async fn next(&mut self, on_event: impl FnMut(Event)) -> Result<bool, EngineError> {
         match self.body.frame().await {
             Some(Ok(frame)) => {

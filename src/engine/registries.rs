@@ -1,4 +1,4 @@
-//! Calls in which an engine contacts a registry, and its settings for that.
+//! Calls for which an engine contacts a registry, and the engine's settings for registries.
 
 use std::collections::BTreeMap;
 
@@ -15,31 +15,32 @@ use crate::net::RegistrySettings;
 use crate::oci::{Descriptor, is_digest};
 use crate::secret::{Redactor, Secret};
 
-/// An answer of a registry that the engine passed on.
+/// The result of a distribution inspect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DistributionAnswer {
     Names(Descriptor),
     NamesNothing,
-    /// The engine does not know how, or could not; `message`: why, raw.
+    /// The engine did not get an answer from the registry, or lacks the call. `message`: the reason, raw.
     NotAsked {
         message: Option<String>,
     },
 }
 
-/// What `POST /auth` said of credentials.
+/// The result of `POST /auth`.
 #[derive(Debug)]
 pub enum AuthAnswer {
-    /// Good; some registries hand out a token to be used in place of the password.
+    /// The registry accepted the credentials. Some registries return an identity token to use instead of the
+    /// password.
     Accepted { identity_token: Option<Secret> },
-    /// The registry was asked and said no, or could not be asked; `message` tells, raw.
+    /// The registry refused the credentials, or the engine could not check them. `message`: the reason, raw.
     Refused { message: String },
 }
 
 impl Engine {
-    /// Has the engine ask the registry what the tag names.
+    /// Sends a distribution inspect: the engine asks the registry which manifest the tag names.
     ///
     /// # Errors
-    /// The engine is gone.
+    /// The engine cannot be reached.
     ///
     /// Source: Docker Engine API 1.30, `GET /distribution/{name}/json`; podman does not have it.
     pub async fn distribution_inspect(
@@ -74,18 +75,18 @@ impl Engine {
                 Ok(DistributionAnswer::NotAsked { message: Some(message) })
             }
             Err(error @ (EngineError::Transport(_) | EngineError::Silent { .. })) => Err(error),
-            // The page of something that stands before it, and lets not every call pass.
+            // A proxy in front of the engine may block this call with a page of its own.
             Err(_) => Ok(DistributionAnswer::NotAsked { message: None }),
         }
     }
 
-    /// Has the registry check credentials, once, without a push.
+    /// Has the engine check credentials at the registry, once, without a push.
     ///
     /// # Errors
     /// The engine cannot be reached. A refusal by the registry is an answer, not an error.
     ///
-    /// Source: Docker Engine API 1.24, `POST /auth`. A wrong password comes as 500 for Basic
-    /// registries and as 401 for those with tokens.
+    /// Source: Docker Engine API 1.24, `POST /auth`. For a wrong password, the engine answers 500 if the
+    /// registry uses Basic, and 401 if it uses tokens.
     pub async fn registry_login(
         &mut self,
         credentials: &Credentials,
@@ -107,16 +108,16 @@ impl Engine {
             };
         }
         let body = self.whole(response).await?;
-        // podman answers 204, or 200 with a body of its own.
+        // podman answers 204, or 200 with a body in its own format.
         let token =
             serde_json::from_slice::<Answer>(&body).map(|answer| answer.identity_token).unwrap_or_default();
         Ok(AuthAnswer::Accepted { identity_token: Some(token).filter(|t| !t.is_empty()).map(Secret::new) })
     }
 
-    /// How the engine speaks with registries; with nothing special where it does not tell.
+    /// Returns the engine's settings for registries, or the defaults if it does not report them.
     ///
     /// # Errors
-    /// The engine is gone.
+    /// The engine cannot be reached.
     ///
     /// Source: Docker Engine API 1.24, `GET /info`.
     pub async fn registry_settings(&mut self) -> Result<RegistrySettings, EngineError> {
@@ -142,7 +143,7 @@ impl Engine {
         let info: Info = match self.ask(&format!("{}/info", self.prefix), None).await {
             Ok(info) => info.unwrap_or_default(),
             Err(error @ (EngineError::Transport(_) | EngineError::Silent { .. })) => return Err(error),
-            // It does not have the call, or does not let us.
+            // The engine does not have the call, or does not allow it.
             Err(_) => Info::default(),
         };
         let config = info.registry_config.unwrap_or_default();

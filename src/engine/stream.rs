@@ -1,7 +1,7 @@
 //! Decodes the engine's answer to a push.
 //!
-//! A push answers with JSON objects one after the other. They may be split or joined anywhere:
-//! engines end each with CRLF or LF, proxies cut them where they like.
+//! The answer is a sequence of JSON objects, and a read may end anywhere in it: engines end each object with
+//! CRLF or LF, and proxies split the stream at any byte.
 //!
 //! Source: moby `api/types/jsonstream` and `auxprogress`, and `daemon/containerd/progress.go`.
 
@@ -15,7 +15,7 @@ use crate::platform::Platform;
 use crate::secret::Redactor;
 use crate::text::{is_harmless, sanitize};
 
-/// One object as sent. Unknown fields are ignored, wrong numbers clamped.
+/// One object of the stream. Unknown fields are ignored, and numbers out of range are clamped.
 #[derive(Deserialize)]
 struct Message {
     status: Option<String>,
@@ -24,13 +24,13 @@ struct Message {
     progress: Option<Progress>,
     #[serde(rename = "errorDetail")]
     error_detail: Option<ErrorDetail>,
-    /// The older copy of `errorDetail.message`; some engines send it alone.
+    /// The older copy of `errorDetail.message`; some engines send only this one.
     error: Option<String>,
-    /// Of another form with each engine, and of no interest in most: read only if it may be.
+    /// Kept unparsed, since its form differs between engines: one that [`from_aux`] cannot parse is ignored.
     aux: Option<Box<RawValue>>,
 }
 
-/// What of `aux` counts.
+/// The fields of `aux` that are used.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Aux {
@@ -50,7 +50,7 @@ struct Aux {
     size: Option<f64>,
 }
 
-/// `f64`, since that takes any JSON number: negative ones and those past 2^64 are clamped by `as`.
+/// `f64` accepts any JSON number, and `as` clamps negative numbers and those above 2^64.
 #[derive(Clone, Copy, Default, Deserialize)]
 struct Progress {
     current: Option<f64>,
@@ -74,7 +74,7 @@ struct ErrorDetail {
 }
 
 impl Message {
-    /// podman puts `aux` beside `status` in one object, so one object can be several events.
+    /// Reports the events of one object. There can be two, since podman puts `aux` and `status` in one object.
     fn report(self, on_event: &mut impl FnMut(Event)) {
         if let Some(event) = self.aux.as_deref().and_then(from_aux) {
             on_event(event);
@@ -94,7 +94,7 @@ impl Message {
     }
 }
 
-/// Reads the status line of a layer.
+/// Parses the status of a layer.
 fn layer_state(status: &str, progress: Progress) -> LayerState {
     if let Some(from) = status.strip_prefix("Mounted from ") {
         return LayerState::MountedFrom(short(from, MAX_STATE));
@@ -108,13 +108,13 @@ fn layer_state(status: &str, progress: Progress) -> LayerState {
         "Waiting" => LayerState::Waiting,
         "Pushing" => LayerState::Pushing { current: progress.current(), total: progress.total() },
         "Pushed" => LayerState::Pushed,
-        // The classic store's words, then the containerd store's.
+        // The text of the classic store, then that of the containerd store.
         "Layer already exists" | "Already exists" => LayerState::AlreadyExists,
         other => LayerState::Other(short(other, MAX_STATE)),
     }
 }
 
-/// Sanitizes a text and cuts it to this many bytes.
+/// Sanitizes a text, and cuts it to `most` bytes.
 fn short(text: &str, most: usize) -> String {
     let mut text = sanitize(text);
     while text.len() > most {
@@ -124,7 +124,7 @@ fn short(text: &str, most: usize) -> String {
     text
 }
 
-/// `1: digest: sha256:… size: 528`, from `status` alone: texts of errors carry faked ones.
+/// Parses `1: digest: sha256:… size: 528`. Used for `status` only, because error texts may contain a fake line.
 fn from_digest_line(status: &str) -> Option<Event> {
     let (tag, rest) = status.split_once(": digest: ")?;
     let (digest, size) = rest.split_once(" size: ")?;
@@ -149,7 +149,7 @@ fn from_aux(aux: &RawValue) -> Option<Event> {
     pushed(&aux.tag?, &aux.digest?, aux.size.unwrap_or_default() as u64)
 }
 
-/// A descriptor that only adds to a message: one that cannot be read is an empty one.
+/// Parses a descriptor that only adds details to a message, so an unreadable one becomes an empty one.
 fn descriptor(json: Option<Box<RawValue>>) -> Descriptor {
     json.and_then(|json| serde_json::from_slice(json.get().as_bytes()).ok()).unwrap_or_default()
 }
@@ -158,7 +158,7 @@ fn pushed(tag: &str, digest: &str, size: u64) -> Option<Event> {
     is_digest(digest).then(|| Event::Pushed { tag: sanitize(tag), digest: digest.to_owned(), size })
 }
 
-/// Why what came is not a stream of an engine.
+/// Why some bytes are not the stream of an engine.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     #[error("the engine's answer is no JSON: `{start}`")]
@@ -172,33 +172,33 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// Something else than JSON, by its first bytes.
+    /// Returns the error for bytes that are not JSON, with the first of them.
     pub fn not_json(bytes: &[u8], redactor: &Redactor) -> Self {
         Self::NotJson { start: excerpt(bytes, redactor) }
     }
 }
 
-/// Bytes. A proxy's page of 200 kB inside an error comes twice, and each `<` of it as six bytes; past this
-/// nothing good is meant, and what is read of it would take a multiple of this in memory.
+/// Maximum bytes of one object. An error may contain a proxy's page of 200 kB twice, with each `<` as six bytes.
+/// A larger object is broken or malicious, and parsing it would need a multiple of its size in memory.
 const MAX_OBJECT: usize = 4_000_000;
 
-/// Bytes of what is kept of a layer, of which there may be many: its id has 12, and what happens to it is at
-/// most "Mounted from" and a name.
+/// Maximum bytes kept of a layer's ID, which normally has 12; there may be many layers.
 const MAX_ID: usize = 64;
 
+/// Maximum bytes kept of a layer's state, of which "Mounted from" and a name is the longest.
 const MAX_STATE: usize = 300;
 
-/// Cuts the bytes of a stream into objects, and each object into events.
+/// Splits the bytes of a stream into objects, and converts each object to events.
 ///
-/// Holds at most one unfinished object, so memory stays flat however long the stream.
+/// Holds at most one unfinished object, so memory use does not grow with the stream.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The object that the last bytes left unfinished.
+    /// The start of an object whose end has not arrived yet.
     unfinished: Vec<u8>,
     depth: usize,
     in_string: bool,
     escaped: bool,
-    /// The secrets that must not appear in the text of an event.
+    /// Redacts secrets in the text of events.
     redactor: Redactor,
     wants_objects: bool,
 }
@@ -208,16 +208,16 @@ impl Decoder {
         Self { redactor, ..Self::default() }
     }
 
-    /// Hands over each object too, before what it says.
+    /// Reports each object itself too, before its events.
     #[must_use]
     pub fn with_objects(self, wants_objects: bool) -> Self {
         Self { wants_objects, ..self }
     }
 
-    /// Takes the next bytes, and hands over what they complete.
+    /// Decodes the next bytes, and reports the events of each object that they complete.
     ///
     /// # Errors
-    /// Once for a stream: after an error nothing more can be read from it.
+    /// The bytes are not the stream of an engine. After an error, the rest of the stream cannot be decoded.
     pub fn decode(&mut self, bytes: &[u8], mut on_event: impl FnMut(Event)) -> Result<(), DecodeError> {
         let (mut start, mut at) = (0, 0);
         while at < bytes.len() {
@@ -251,10 +251,10 @@ impl Decoder {
         Ok(())
     }
 
-    /// The stream has ended: was that between two objects?
+    /// Checks that the stream has ended between two objects.
     ///
     /// # Errors
-    /// [`DecodeError::Truncated`] if it was not.
+    /// [`DecodeError::Truncated`] if it has ended inside an object.
     pub fn finish(&self) -> Result<(), DecodeError> {
         if self.depth == 0 {
             Ok(())
@@ -274,15 +274,15 @@ impl Decoder {
                 Ok(())
             }
             Err(error) => {
-                // It quotes what it does not expect.
+                // The error quotes values of the object, which may be secret.
                 let reason = sanitize(&self.redactor.redact(error.to_string()));
                 Err(DecodeError::Malformed { start: excerpt(object, &self.redactor), reason })
             }
         }
     }
 
-    /// Goes on to behind the next byte that may change where we are, and returns how far that was. Braces and
-    /// strings are followed; nothing else can end an object.
+    /// Moves past the next byte that may change the state, and returns the number of bytes passed. Only braces
+    /// and strings are tracked; nothing else can end an object.
     fn skip(&mut self, bytes: &[u8]) -> usize {
         if self.escaped {
             self.escaped = false;
@@ -301,8 +301,8 @@ impl Decoder {
     }
 }
 
-/// The same JSON: what it has of line ends stands between its parts, and in strings every character may be
-/// written as its number (RFC 8259, 7).
+/// Returns the same JSON on one line: line ends and tabs, which can only be between tokens, become spaces, and
+/// control characters in strings become `\u` escapes (RFC 8259, 7).
 fn in_one_line(object: &[u8]) -> String {
     let mut line = String::with_capacity(object.len());
     for c in String::from_utf8_lossy(object).chars() {
@@ -315,10 +315,10 @@ fn in_one_line(object: &[u8]) -> String {
     line
 }
 
-/// The first bytes of something unexpected, as one can print them.
+/// Returns the start of unexpected bytes in printable form.
 fn excerpt(bytes: &[u8], redactor: &Redactor) -> String {
     const MAX: usize = 80;
-    // More than is shown: a secret that is cut would not be found.
+    // Redact more than is shown, because the redactor does not find a secret that is cut.
     let start = &bytes[..bytes.len().min(100 * MAX)];
     let text = sanitize(&redactor.redact(String::from_utf8_lossy(start).into_owned()));
     if text.chars().count() <= MAX { text } else { text.chars().take(MAX).chain(['…']).collect() }

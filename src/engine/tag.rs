@@ -1,4 +1,4 @@
-//! Names that an image is given for a push, and how they are removed.
+//! Adds temporary tags to images for a push, and removes them.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::reference::Reference;
 pub enum Removed {
     IsGone,
     WasNotThere,
-    /// Somebody has given it to another image meanwhile; it is theirs.
+    /// Another program has moved the tag to another image, so it was not removed.
     WasMoved,
-    /// The image has no other any more, and would go with it.
+    /// The tag is the image's only name. It was not removed, since the engine would remove the image too.
     IsTheLast,
 }
 
-/// A name that we gave to an image in the engine. It goes when this is dropped, however we end: by an error,
-/// by Ctrl-C, by a panic.
+/// A tag that the plugin added to an image in the engine. Dropping this removes the tag, even after an error,
+/// Ctrl-C or a panic.
 #[derive(Debug)]
 pub struct TemporaryTag {
-    /// `None`: it is gone, or stays.
+    /// The engine that removes the tag on drop; `None` if the tag is already removed or must be kept.
     engine: Option<Engine>,
     /// The ID of the image.
     id: String,
@@ -35,13 +35,13 @@ pub struct TemporaryTag {
 }
 
 impl Engine {
-    /// Gives an image one more name, until what this returns is dropped. The name must not be taken.
+    /// Adds a tag to an image, until the returned value is dropped. The tag must not exist yet.
     ///
     /// * `image`: a reference or an ID.
-    /// * `id`: the image's own. The name is taken only from that.
+    /// * `id`: the ID of the image. The tag is removed only if it still names this image.
     ///
     /// # Errors
-    /// The engine is gone, or refuses.
+    /// The engine cannot be reached, or refuses.
     ///
     /// Source: Docker Engine API 1.24, `POST /images/{name}/tag`.
     pub async fn tag(
@@ -53,7 +53,7 @@ impl Engine {
         let repository = utf8_percent_encode(&name.repository(), PATH).to_string();
         let tag = name.tag_or_latest();
         let path = format!("{}/images/{}/tag?repo={repository}&tag={tag}", self.prefix, in_path(image));
-        // Before the name is there: however this call ends, it is taken away.
+        // Created before the call, so that the tag is removed however the call ends.
         let made = TemporaryTag { engine: Some(self.fork()), id: id.to_owned(), name: name.clone() };
         let response = self.call(Method::POST, &path, None, Bytes::new()).await?;
         if !response.status().is_success() {
@@ -71,13 +71,13 @@ impl Engine {
         const TIMEOUT: Duration = Duration::from_secs(10);
         let removed = tokio::time::timeout(TIMEOUT, self.untag(&tag.name, &tag.id)).await;
         let removed = removed.unwrap_or_else(|_| Err(self.silent()));
-        // A removal that was refused is not tried again on drop.
+        // Drop must not retry a removal that the engine refused.
         tag.engine = None;
         removed
     }
 
-    /// Takes a name from an image, and leaves the image. With its last name engines remove the image itself
-    /// (docker 20.10 and 28, podman: measured), so that one stays.
+    /// Removes a name from an image, but not its last one: with the last name, engines remove the image itself
+    /// (docker 20.10 and 28, podman: measured).
     ///
     /// Source: Docker Engine API 1.24, `DELETE /images/{name}`.
     async fn untag(&mut self, name: &Reference, id: &str) -> Result<Removed, EngineError> {
@@ -100,7 +100,7 @@ impl Engine {
 }
 
 impl TemporaryTag {
-    /// Does not remove the tag on drop.
+    /// Keeps the tag: it is not removed on drop.
     pub fn keep(mut self) {
         self.engine = None;
     }
@@ -108,15 +108,15 @@ impl TemporaryTag {
 
 impl Drop for TemporaryTag {
     fn drop(&mut self) {
-        /// Less than `main` waits for the end once a signal has come.
+        /// Shorter than the time that `main` gives the program to end after a signal.
         const TIMEOUT: Duration = Duration::from_millis(1500);
-        /// How long an engine may take to carry out a request whose connection has broken.
+        /// Wait before the second attempt: an engine may still carry out a tag request whose connection broke.
         const AGAIN: Duration = Duration::from_millis(300);
         let Some(mut engine) = self.engine.take() else { return };
         let removals = take(&mut engine.removals);
         let (name, id) = (self.name.clone(), self.id.clone());
         let turn = Arc::clone(&removals.turn);
-        // The runtime that we are in may be ending, and cannot wait for us in any case.
+        // `drop` cannot await, and the current runtime may be shutting down.
         let removal = std::thread::spawn(move || {
             let _turn = turn.lock().ok().filter(|_| engine.is_podman == Some(true));
             let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
@@ -128,7 +128,7 @@ impl Drop for TemporaryTag {
                     let _ = engine.untag(&name, &id).await;
                 }
             };
-            // The program is ending: an error cannot be shown any more.
+            // The program is ending, so an error can no longer be shown.
             let _ = runtime.block_on(async { tokio::time::timeout(TIMEOUT, removed).await });
             runtime.shutdown_background();
         });
