@@ -1,4 +1,4 @@
-//! A connection to an endpoint: bytes both ways, whatever they travel over.
+//! Connects to any kind of endpoint: a socket, a pipe, TCP (with TLS or a proxy), or a program such as ssh.
 
 use std::io;
 use std::sync::Arc;
@@ -23,25 +23,25 @@ use crate::engine::transport::tunnel::Tunnel;
 use crate::net::proxy;
 use crate::net::tls::{self, Tls, TlsProblem, cause};
 
-/// docker's own limit (moby `client/client.go`); here for the handshake of TLS too.
+/// docker's own limit (moby `client/client.go`), here also for the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Silence after which the other side is asked whether it is still there. Nine questions later, 15 s
-/// apart, it is not. As Go does it.
+/// Silence before the first TCP keepalive probe. After nine unanswered probes, 15 s apart, the connection is
+/// lost. These are Go's values.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 9;
 
-/// A proxy that wants the whole URL in each request.
+/// A proxy that needs the whole URL in each request.
 #[derive(Debug)]
 pub struct Forward {
-    /// Its own URL, without a password.
+    /// The proxy's own URL, without a password.
     pub proxy: String,
-    /// The engine's: `http://host:port`
+    /// The engine's URL: `http://host:port`
     pub origin: String,
     pub authorization: Option<HeaderValue>,
 }
 
-/// A connection, and what has to be known about it.
+/// A new connection, with the proxy or the program that carries it.
 pub struct Dialed {
     pub stream: Box<dyn Stream>,
     pub forward: Option<Forward>,
@@ -58,11 +58,11 @@ impl Dialed {
     }
 }
 
-/// Connects to an endpoint, with TLS where it has that.
+/// Connects to an endpoint, with TLS if the endpoint has TLS settings.
 ///
 /// # Errors
-/// [`TransportError::Unreachable`], [`TransportError::Proxy`], [`TransportError::Tls`]. That ssh fails is
-/// seen by the first exchange.
+/// [`TransportError::Unreachable`], [`TransportError::Proxy`], [`TransportError::Tls`]. A failure of ssh shows
+/// only in the first exchange.
 pub async fn dial(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
     let unreachable = |source| TransportError::Unreachable { endpoint: Arc::clone(endpoint), source };
     match &endpoint.address {
@@ -82,14 +82,14 @@ pub async fn dial(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
 
 #[cfg(unix)]
 async fn connect_socket(path: &std::path::Path) -> io::Result<impl Stream + use<>> {
-    // What a socket's address holds (`sun_path`, unix(7)), on Linux; elsewhere it is less. hyperlocal panics
-    // on what is far longer.
+    // The longest path in a socket address on Linux (`sun_path`, unix(7)); other systems allow less.
+    // hyperlocal panics on a far longer path.
     const MAX_PATH: usize = 107;
     if path.as_os_str().len() > MAX_PATH {
         let reason = format!("the path of a socket has at most {MAX_PATH} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     }
-    // The path of the request is not for here.
+    // The connector does not use the path of the request.
     hyperlocal::UnixConnector.call(hyperlocal::Uri::new(path, "/").into()).await
 }
 
@@ -122,7 +122,7 @@ async fn dial_tcp(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
     Ok(dialed)
 }
 
-/// The engine's host, and its URL without a path.
+/// Returns the engine's host, and its URL without a path.
 fn url(endpoint: &Endpoint) -> Option<(&str, Uri)> {
     let Address::Tcp { host, .. } = &endpoint.address else { return None };
     let scheme = if endpoint.tls.is_some() { "https" } else { "http" };
@@ -133,7 +133,7 @@ fn too_late(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("{what} within {} s", CONNECT_TIMEOUT.as_secs()))
 }
 
-/// Tries all addresses of a name, those of IPv4 soon beside those of IPv6 (RFC 8305).
+/// Returns a connector that tries all addresses of a name, and starts with IPv4 soon after IPv6 (RFC 8305).
 fn connector() -> HttpConnector {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -146,7 +146,7 @@ fn connector() -> HttpConnector {
 }
 
 async fn connect_tcp(url: Uri) -> io::Result<TcpStream> {
-    // Looking up the name counts too.
+    // The timeout includes the name lookup.
     match timeout(CONNECT_TIMEOUT, connector().call(url)).await {
         Ok(Ok(stream)) => Ok(stream.into_inner()),
         Ok(Err(error)) => Err(match cause::<io::Error>(&error) {
@@ -157,7 +157,7 @@ async fn connect_tcp(url: Uri) -> io::Result<TcpStream> {
     }
 }
 
-/// To the engine by way of a proxy. `url`: the engine's.
+/// Connects to the engine through a proxy. `url`: the engine's.
 async fn through(proxy: &Intercept, url: Uri) -> io::Result<Dialed> {
     let stream: TokioIo<TcpStream> = match proxy.uri().scheme_str() {
         Some("http") if url.scheme_str() == Some("https") => {
@@ -199,7 +199,7 @@ async fn in_time<T, E: std::error::Error>(connecting: impl Future<Output = Resul
     timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| too_late("no answer"))?.map_err(reasons)
 }
 
-/// An engine's pipe has a few instances; while all are taken, docker too waits for one.
+/// Opens an engine's pipe. If all of its few instances are busy, waits for one, as docker does.
 #[cfg(windows)]
 async fn open_pipe(path: &str) -> io::Result<tokio::net::windows::named_pipe::NamedPipeClient> {
     use tokio::net::windows::named_pipe::ClientOptions;
@@ -225,9 +225,9 @@ pub enum WrapError {
     Io(io::Error),
 }
 
-/// Speaks TLS on a connection.
+/// Starts TLS on a connection.
 ///
-/// * `host`: what the engine's certificate has to be for.
+/// * `host`: the name that must be in the engine's certificate.
 pub async fn wrap(stream: Box<dyn Stream>, tls: &Tls, host: &str) -> Result<Box<dyn Stream>, WrapError> {
     let config = tls::config(tls).map_err(WrapError::Problem)?;
     let name = ServerName::try_from(host.to_owned())

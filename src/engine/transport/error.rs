@@ -10,42 +10,42 @@ use crate::net::tls::{self, TlsProblem};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// Nobody answers at the endpoint, or we may not ask there.
+    /// Nothing answers at the endpoint, or the user may not open it.
     #[error("cannot connect to the engine at {endpoint}")]
     Unreachable {
         endpoint: Arc<Endpoint>,
         #[source]
         source: io::Error,
     },
-    /// A proxy stands before it, and does not let us through.
+    /// The proxy in front of the endpoint does not forward the connection, or its setting is not a proxy.
     #[error("cannot connect to the engine at {endpoint} through the proxy {proxy}")]
     Proxy {
         endpoint: Arc<Endpoint>,
-        /// Its URL, without a password.
+        /// The URL of the proxy without a password, or the variable whose value is not a proxy.
         proxy: String,
         #[source]
         source: io::Error,
     },
-    /// The two do not agree on TLS, or on each other's certificates.
+    /// The TLS handshake failed, or one side does not accept the other's certificate.
     #[error("no TLS with the engine at {endpoint}: {problem}")]
     Tls { endpoint: Arc<Endpoint>, problem: TlsProblem },
-    /// The engine, or what stands before it, expects TLS, and we spoke without.
+    /// The engine, or a proxy in front of it, expects TLS, and the plugin connected without TLS.
     #[error("the engine at {endpoint} wants TLS")]
     WantsTls { endpoint: Arc<Endpoint> },
-    /// The program that was to carry the bytes failed. `said`: its last words, raw.
+    /// The program that carries the connection failed. `said`: the end of its stderr, raw.
     #[error("cannot reach the engine at {endpoint}: `{command}` {end}{}", last_words(said))]
     Tunnel { endpoint: Arc<Endpoint>, command: String, end: String, said: String },
     #[error("lost the connection to the engine at {endpoint}")]
     Lost {
         endpoint: Arc<Endpoint>,
-        /// It had answered before.
+        /// Whether the endpoint had answered before.
         was_heard: bool,
         #[source]
         source: hyper::Error,
     },
 }
 
-/// The end of it: the reason comes after a banner.
+/// Returns the end of the program's stderr, because the reason comes after a banner.
 fn last_words(said: &str) -> String {
     const MAX_CHARS: usize = 500;
     let said = said.trim();
@@ -59,7 +59,7 @@ fn last_words(said: &str) -> String {
 }
 
 impl TransportError {
-    /// The error for an HTTP exchange that broke off.
+    /// Returns the error for an HTTP exchange that broke off.
     pub fn lost(endpoint: &Arc<Endpoint>, was_heard: bool, source: hyper::Error) -> Self {
         let endpoint = Arc::clone(endpoint);
         match (&endpoint.tls, tls::find(&source)) {
@@ -72,7 +72,7 @@ impl TransportError {
         }
     }
 
-    /// What to type or to change next.
+    /// Returns a command to run or a setting to change next.
     pub fn hint(&self) -> String {
         match self {
             Self::Unreachable { endpoint, source } => unreachable_hint(endpoint, source),
@@ -116,7 +116,7 @@ impl TransportError {
             },
             Self::Tunnel { endpoint, said, .. } => match &endpoint.address {
                 Address::Ssh(ssh) => {
-                    // As ssh-keygen wants it.
+                    // The form that ssh-keygen needs.
                     let known = match &ssh.port {
                         Some(port) => format!("'[{}]:{port}'", ssh.host),
                         None => ssh.host.clone(),
@@ -145,7 +145,8 @@ impl TransportError {
     }
 }
 
-/// A stored context keeps its own TLS: there the options do nothing.
+/// Returns `options` as the hint. A stored context has its own TLS files and ignores the options, so for a
+/// context returns how to update it.
 fn with_tls_options(endpoint: &Endpoint, options: &str) -> String {
     match &endpoint.origin {
         Origin::Context { name, .. } => format!(

@@ -1,8 +1,7 @@
-//! One HTTP exchange with the engine at a time, over a connection that is kept.
+//! Sends HTTP requests to the engine, one at a time, over a connection that is kept.
 //!
-//! [`dial`] makes the connection, whatever the endpoint is, and hyper speaks HTTP/1.1 on it. Not
-//! hyperlocal's own client: that sends `Host: <hex of the socket's path>`, and panics on a space in a
-//! request's path.
+//! [`dial`] connects to any kind of endpoint, and hyper speaks HTTP/1.1 on the connection. hyperlocal's own
+//! client is not used: it sends `Host: <hex of the socket's path>`, and panics on a space in a request's path.
 
 pub mod dial;
 pub mod error;
@@ -31,13 +30,13 @@ pub type Body = Full<Bytes>;
 
 /// An engine's endpoint, with the connection to it once there is one.
 ///
-/// Dropping it, and the body that is being read, closes the connection, and with that the engine
-/// gives up a push it was doing (docker 20.10 and 28, podman 4.3: measured within 2.5 s).
+/// Dropping it and the body that is being read closes the connection. The engine then stops a running push
+/// (docker 20.10 and 28, podman 4.3: measured within 2.5 s).
 #[derive(Debug)]
 pub struct Transport {
     endpoint: Arc<Endpoint>,
     link: Option<Link>,
-    /// Whatever is there has answered once.
+    /// Whether the endpoint has answered at least once.
     was_heard: bool,
 }
 
@@ -45,10 +44,10 @@ pub struct Transport {
 #[derive(Debug)]
 struct Link {
     sender: SendRequest<Body>,
-    /// Closes the way to the engine.
+    /// Closes the sending side of the connection.
     close: oneshot::Sender<()>,
     forward: Option<Forward>,
-    /// Carries the bytes, and ends with the link.
+    /// The program that carries the bytes; dropping the link ends it.
     tunnel: Option<Tunnel>,
 }
 
@@ -61,17 +60,17 @@ impl Transport {
         &self.endpoint
     }
 
-    /// Sends a request, and returns when the engine has answered with a status. The connection is
-    /// used again if the answer before was read to its end; if it turns out to be dead, the request
-    /// goes out once more on a new one.
+    /// Sends a request, and returns when the engine has answered with a status. Reuses the connection if the
+    /// previous answer was read to its end. If that connection turns out to be dead, sends the request once more
+    /// on a new one.
     ///
-    /// * `repeatable`: the request may arrive twice. Another request uses a new connection, since an old
-    ///   one may break after the engine has received it. Where connections are expensive it uses the old
-    ///   one, and is not repeated.
+    /// * `repeatable`: whether the request may arrive twice. If not, it uses a new connection, since an old one
+    ///   may break after the engine has received the request. If connections are expensive, it uses the old
+    ///   one, and is not sent again.
     ///
     /// # Errors
-    /// [`TransportError::Lost`] if the connection breaks before the answer; any other if none can be
-    /// made.
+    /// [`TransportError::Lost`] if the connection breaks before the answer and the reason is not known; the
+    /// other variants if no connection can be made, or if TLS or the program that carries it failed.
     pub async fn send(
         &mut self,
         request: Request<Body>,
@@ -94,7 +93,7 @@ impl Transport {
         }
     }
 
-    /// Keeps the connection for the next request. What a proxy says for itself is not the engine's answer.
+    /// Keeps the connection for the next request. Returns an error if the answer is the proxy's own.
     fn answered(
         &mut self,
         link: Link,
@@ -115,16 +114,16 @@ impl Transport {
         Ok(response)
     }
 
-    /// Sends nothing more on the connection at hand, while its answer can still be read.
+    /// Closes the sending side of the connection; the answer can still be read.
     pub fn close_writing(&mut self) {
         if let Some(link) = &mut self.link {
-            // In its place one that nobody listens to.
+            // `send` consumes the sender, so replace it with a disconnected one.
             let close = std::mem::replace(&mut link.close, oneshot::channel().0);
             let _ = close.send(());
         }
     }
 
-    /// Ends the connection, and the program that carries it.
+    /// Closes the connection, and ends the program that carries it.
     pub fn hang_up(&mut self) {
         self.link = None;
     }
@@ -134,12 +133,12 @@ impl Transport {
         let (stream, close) = Closable::new(dialed.stream);
         let handshake = handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|source| self.lost(source))?;
-        // Moves the bytes. How a connection ended is told by the exchange that it broke.
+        // This task moves the bytes. If the connection breaks, the running request reports the error.
         tokio::spawn(async { drop(connection.await) });
         Ok(Link { sender, close, forward: dialed.forward, tunnel: dialed.tunnel })
     }
 
-    /// Why a connection broke, by the one who knows best: the program that carried it, TLS, or hyper.
+    /// Returns why a connection broke, from the best source: the program that carried it, TLS, or hyper.
     async fn explain(&self, error: hyper::Error, tunnel: Option<Tunnel>) -> TransportError {
         match tunnel {
             Some(tunnel) => tunnel.explain(self.lost(error), &self.endpoint).await,
@@ -151,7 +150,8 @@ impl Transport {
         TransportError::lost(&self.endpoint, self.was_heard, source)
     }
 
-    /// The same of a connection that broke while its answer was read.
+    /// Returns why a connection broke while an answer was read: the failure of the program that carried it, if
+    /// there is one, or else `error`.
     pub async fn explain_loss(&mut self, error: TransportError) -> TransportError {
         match self.link.take().and_then(|link| link.tunnel) {
             Some(tunnel) => tunnel.explain(error, &self.endpoint).await,

@@ -1,4 +1,4 @@
-//! The command lines for ssh and for the shell on the engine's machine.
+//! Builds the command lines for ssh and for the shell on the engine's machine.
 //!
 //! Source: docker/cli `cli/connhelper` (28.5; its argv was recorded with a fake ssh).
 
@@ -6,7 +6,8 @@ use std::ffi::OsString;
 
 use crate::docker::context::SshHost;
 
-/// `-p 2222 me@box`, as somebody types it behind `ssh`, quoted for a shell: names in a URL may hold anything.
+/// Returns the arguments that a user types after `ssh`, such as `-p 2222 me@box`. They are quoted for a shell,
+/// since names in a URL may contain any character.
 pub fn login(SshHost { user, host, port, .. }: &SshHost) -> String {
     let port = port.as_ref().map(|port| format!("-p {} ", quoted(port))).unwrap_or_default();
     let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
@@ -15,7 +16,7 @@ pub fn login(SshHost { user, host, port, .. }: &SshHost) -> String {
     format!("{port}{end_of_options}{}", quoted(&place))
 }
 
-/// docker as the other side calls it.
+/// Returns the docker command to run on the engine's machine.
 pub fn remote_docker(host: &SshHost) -> String {
     match &host.socket {
         Some(path) => format!("docker {}", quoted(&format!("--host=unix://{path}"))),
@@ -23,7 +24,7 @@ pub fn remote_docker(host: &SshHost) -> String {
     }
 }
 
-/// docker's own, to the letter: `-o ConnectTimeout=30` is one word, and user and port are quoted
+/// Returns exactly docker's own arguments: `-o ConnectTimeout=30` is one word, and user and port are quoted
 /// although no shell reads them.
 pub fn ssh_arguments(ssh: &SshHost) -> Vec<OsString> {
     let SshHost { user, host, port, .. } = ssh;
@@ -38,7 +39,7 @@ pub fn ssh_arguments(ssh: &SshHost) -> Vec<OsString> {
     arguments.into_iter().map(OsString::from).collect()
 }
 
-/// As `syntax.Quote` of mvdan.cc/sh, which docker uses, for a POSIX shell.
+/// Quotes a word for a POSIX shell, like `syntax.Quote` of mvdan.cc/sh, which docker uses.
 fn quoted(word: &str) -> String {
     const SPECIAL: &str = ";\"'()$|&><` \t\r\n\\#{~*?[=";
     if word.is_empty() {

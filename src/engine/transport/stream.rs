@@ -1,4 +1,4 @@
-//! A byte stream to an engine, whose sending side can be closed from outside.
+//! A byte stream to an engine, whose sending side can be closed while hyper owns the stream.
 
 use std::io;
 use std::pin::Pin;
@@ -7,20 +7,20 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-/// Bytes in both directions, whatever carries them.
+/// A byte stream in both directions, over any kind of connection.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A stream whose way out can be closed from elsewhere, and whose way in stays open.
+/// A stream whose sending side can be closed through a channel, while its receiving side remains open.
 pub struct Closable {
     stream: Box<dyn Stream>,
-    /// `None`: it is closed, or never will be.
+    /// Receives the request to close; `None` after the request, or if none can come any more.
     closed: Option<oneshot::Receiver<()>>,
     is_closing: bool,
 }
 
 impl Closable {
-    /// The stream, and what closes its way out.
+    /// Returns the stream, and the channel that closes its sending side.
     pub fn new(stream: Box<dyn Stream>) -> (Self, oneshot::Sender<()>) {
         let (close, closed) = oneshot::channel();
         (Self { stream, closed: Some(closed), is_closing: false }, close)
@@ -28,7 +28,7 @@ impl Closable {
 }
 
 impl AsyncRead for Closable {
-    /// hyper waits here for the answer, so this is where it is seen that nothing more is to be sent.
+    /// Handles the request to close too, because hyper polls this while it waits for the answer.
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

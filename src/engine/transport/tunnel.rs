@@ -1,5 +1,5 @@
-//! A connection over the stdin and stdout of a program: `ssh … docker system dial-stdio` for an
-//! engine on another machine, `docker … system dial-stdio` for an endpoint that only docker knows.
+//! Connects over the stdin and stdout of a program: `ssh … docker system dial-stdio` for an engine on another
+//! machine, `docker … system dial-stdio` for an endpoint that only docker can reach.
 //!
 //! Source: docker/cli `cli/connhelper` (28.5; its argv was recorded with a fake ssh), and
 //! `cli-plugins/plugin`.
@@ -21,17 +21,17 @@ use crate::engine::transport::error::TransportError;
 use crate::engine::transport::ssh::ssh_arguments;
 use crate::engine::transport::stream::Stream;
 
-/// Bytes kept of what the program says on stderr, the last ones.
+/// Maximum bytes kept of the program's stderr, from its end.
 const MAX_SAID: usize = 4096;
-/// How long a program whose stdout broke off may take to end.
+/// How long a program may take to exit after its stdout has ended.
 const END: Duration = Duration::from_secs(3);
 
-/// The program that carries a connection. Dropping it kills the program, which has nothing to save: its
-/// other end sees the connection close. (docker asks it to end first, and kills it after 3 s.)
+/// The program that carries a connection. Dropping this kills the program, which has nothing to save: its other
+/// end sees the connection close. (docker asks the program to end first, and kills it after 3 s.)
 #[derive(Debug)]
 pub struct Tunnel {
     child: Child,
-    /// For messages.
+    /// The command line, for messages.
     command: String,
     said: Arc<Mutex<VecDeque<u8>>>,
     listener: JoinHandle<()>,
@@ -44,7 +44,7 @@ impl Tunnel {
 
     /// * `arguments`: docker's own options, which choose the engine.
     pub fn docker(arguments: &[OsString]) -> io::Result<(Self, Box<dyn Stream>)> {
-        // docker's argv[0], so that it is the same docker.
+        // docker's argv[0], so that the same docker runs.
         let docker = env::var_os("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND").filter(|name| !name.is_empty());
         let docker = docker.unwrap_or_else(|| OsString::from("docker"));
         let words = ["system", "dial-stdio"].map(OsString::from);
@@ -55,7 +55,7 @@ impl Tunnel {
         let mut command = Command::new(program);
         command.args(arguments).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // What docker gave to us, its plugin, is not for another program.
+        // docker set these for its plugin, not for other programs.
         command.env_remove("DOCKER_CLI_PLUGIN_SOCKET");
         if let Ok(attributes) = env::var("OTEL_RESOURCE_ATTRIBUTES") {
             let others = attributes.split(',').filter(|pair| !pair.starts_with("docker.cli."));
@@ -74,15 +74,15 @@ impl Tunnel {
         Ok((Self { child, command: shown, said, listener }, Box::new(stream)))
     }
 
-    /// Puts the program's failure in the place of an error that came of it. A program that ends well, since
-    /// we hung up, or goes on in silence was not what broke.
+    /// Replaces an error with the failure of the program that caused it. Keeps the error if the program ended
+    /// with success, which it does if the plugin closed the connection, or still runs and has printed nothing.
     pub async fn explain(mut self, error: TransportError, endpoint: &Arc<Endpoint>) -> TransportError {
         let end = match timeout(END, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => return error,
             Ok(Ok(status)) => format!("ended with {status}"),
             _ => "hung up".to_owned(),
         };
-        // What it left running may keep stderr open.
+        // A process that the program left running may keep stderr open.
         let _ = timeout(END, &mut self.listener).await;
         let said: Vec<u8> =
             self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
@@ -101,7 +101,7 @@ impl Tunnel {
 impl Drop for Tunnel {
     fn drop(&mut self) {
         self.listener.abort();
-        // With what it has started: it leads a group of its own.
+        // Kills its children too: the program leads its own process group.
         #[cfg(unix)]
         if let Some(group) = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
@@ -109,13 +109,14 @@ impl Drop for Tunnel {
     }
 }
 
-/// A session of its own, as docker gives it: the terminal's Ctrl-C is for us, and we end it. Where we
-/// are killed, Linux ends it.
+/// Starts the program in its own session, as docker does: Ctrl-C in the terminal then reaches only the plugin,
+/// which ends the program. If the plugin is killed, Linux ends the program.
 #[cfg(unix)]
 fn detach(command: &mut Command) {
     let prepare = || {
         rustix::process::setsid()?;
-        // Of the thread that starts it: the runtime's only one, which lives as long as we do.
+        // This is about the death of the thread that starts the program: the runtime's only one, which lives as
+        // long as the plugin.
         #[cfg(target_os = "linux")]
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         Ok(())
