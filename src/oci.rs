@@ -1,7 +1,7 @@
 //! Digests, descriptors, manifests and indexes.
 //!
-//! Read with serde rather than with the crate `oci-spec`: registries and engines also send Docker's own media
-//! types, leave out fields that the specification requires, and add fields of their own.
+//! Parsed with serde instead of the crate `oci-spec`: registries and engines also send Docker's own media types,
+//! leave out fields that the specification requires, and add fields of their own.
 //!
 //! Source: OCI image specification 1.1; Docker's schema 2 has the same fields.
 
@@ -17,13 +17,13 @@ use crate::platform::Platform;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Descriptor {
     pub digest: String,
-    /// Bytes; 0 if it was not given.
+    /// Bytes; 0 if no size was given.
     #[serde(default, deserialize_with = "size")]
     pub size: u64,
-    /// Where a layer is that need not be in the registry (a foreign layer).
+    /// Where to download a foreign layer, which need not be in the registry.
     #[serde(default)]
     pub urls: Vec<String>,
-    /// The platform of an image in an index. Raw text.
+    /// The platform of a manifest in an index. Raw text.
     #[serde(default)]
     pub platform: Option<Box<Platform>>,
 }
@@ -34,7 +34,7 @@ impl Descriptor {
     }
 }
 
-/// Reads a size. `f64` holds any JSON number, and `as` clamps those that are not a size; anything else is 0.
+/// Reads a size. `f64` holds any JSON number, and `as` clamps those that cannot be a size; other values become 0.
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Ok(Value::deserialize(deserializer)?.as_f64().unwrap_or_default() as u64)
 }
@@ -44,13 +44,13 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 /// Source: OCI image specification 1.1, `manifest.md`.
 #[derive(Clone, Debug, Default)]
 pub struct Manifest {
-    /// The configuration, whose digest is the image's ID in docker's classic store.
+    /// The configuration; its digest is the image's ID in docker's classic store.
     pub config: Option<Descriptor>,
-    /// The lowest first.
+    /// The layers, the lowest first.
     pub layers: Vec<Descriptor>,
 }
 
-/// The images of several platforms, with their attestations.
+/// The manifests of several platforms, and their attestations.
 ///
 /// Source: OCI image specification 1.1, `image-index.md`.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +58,7 @@ pub struct Index {
     pub manifests: Vec<Descriptor>,
 }
 
-/// The document that a registry has under a tag or a digest.
+/// The document that a tag or a digest names in a registry.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Fields")]
 pub enum Document {
@@ -66,7 +66,7 @@ pub enum Document {
     Index(Index),
 }
 
-/// The fields of both, since `mediaType` may be left out.
+/// The fields of both kinds, which tell them apart because `mediaType` may be missing.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Fields {
@@ -78,7 +78,8 @@ struct Fields {
 impl TryFrom<Fields> for Document {
     type Error = &'static str;
 
-    /// Rejects a document that is both, which each reader would take for another image (CVE-2021-41190).
+    /// Rejects a document that is both a manifest and an index, since two readers could see two different images
+    /// in it (CVE-2021-41190).
     fn try_from(Fields { config, layers, manifests }: Fields) -> Result<Self, Self::Error> {
         let is_manifest = config.is_some() || !layers.is_empty();
         match manifests {
@@ -89,7 +90,7 @@ impl TryFrom<Fields> for Document {
     }
 }
 
-/// `algorithm:hex`, and nothing that a terminal would act on.
+/// Whether a text is `algorithm:hex`, which is also safe to print to a terminal.
 pub fn is_digest(text: &str) -> bool {
     text.split_once(':').is_some_and(|(algorithm, hex)| {
         algorithm.bytes().all(|b| b.is_ascii_alphanumeric())
@@ -98,7 +99,7 @@ pub fn is_digest(text: &str) -> bool {
     })
 }
 
-/// The SHA-256 of these bytes, in lower-case hexadecimal (FIPS 180-4).
+/// Returns the SHA-256 of these bytes in lower-case hexadecimal (FIPS 180-4).
 pub fn sha256(bytes: &[u8]) -> String {
     digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

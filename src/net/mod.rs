@@ -9,31 +9,31 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// How we name ourselves.
+/// The plugin's `User-Agent`.
 pub const USER_AGENT_VALUE: &str = concat!("docker-regpush/", env!("CARGO_PKG_VERSION"));
 
-/// This machine itself. `host`: without brackets.
+/// Whether a host is this machine. `host`: without brackets.
 pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// How the engine is set up to speak with registries.
+/// The engine's settings for connections to registries.
 #[derive(Debug, Default)]
 pub struct RegistrySettings {
-    /// By `host[:port]`, whether only TLS with a good certificate will do.
+    /// By `host[:port]`, whether the registry must have TLS with a valid certificate.
     pub secure: BTreeMap<String, bool>,
     pub insecure_networks: Vec<IpNet>,
-    /// Its files are the user's, not the system's.
+    /// Whether the engine runs without root, so that its files are the user's and not the system's.
     pub is_rootless: bool,
 }
 
 impl RegistrySettings {
-    /// Whether plain HTTP, or TLS with any certificate, is good enough for this registry.
+    /// Whether plain HTTP, or TLS with any certificate, is allowed for this registry.
     ///
-    /// * `addresses`: of its host.
+    /// * `addresses`: the addresses of its host.
     ///
-    /// Source: moby `registry/config.go` (`isSecureIndex`); podman, which tells nothing, is told by us that
-    /// its own machine needs no TLS.
+    /// Source: moby `registry/config.go` (`isSecureIndex`). podman reports no settings; the engine's push passes
+    /// `tlsVerify=false` to it for its own machine.
     pub fn is_insecure(&self, domain: &str, addresses: &[IpAddr]) -> bool {
         let in_network = || {
             addresses
@@ -44,10 +44,10 @@ impl RegistrySettings {
     }
 }
 
-/// Takes a line about each call, for `--debug`; of headers only the names.
+/// Called with a line about each call, for `--debug`. The line contains only the names of headers.
 pub type Trace = fn(&str);
 
-/// A registry on the engine's own machine, where docker needs no TLS (moby `registry/config.go`).
+/// Whether a registry is on the engine's own machine, where docker requires no TLS (moby `registry/config.go`).
 pub fn is_on_loopback(domain: &str) -> bool {
     let host = match domain.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => host,

@@ -1,7 +1,8 @@
-//! Which proxy stands before an engine at a TCP port, or before a registry, as Go's HTTP client, which docker uses, finds it.
+//! Finds the proxy for an engine at a TCP port or for a registry, by the rules of Go's HTTP client, which docker
+//! uses.
 //!
-//! Source: golang.org/x/net `http/httpproxy`. hyper-util reads a proxy's address; its own `NO_PROXY` is
-//! curl's, which takes other hosts than Go's does.
+//! Source: golang.org/x/net `http/httpproxy`. hyper-util parses a proxy's address; its own `NO_PROXY` follows
+//! curl, whose rules match other hosts than Go's.
 
 use std::env;
 use std::net::IpAddr;
@@ -12,19 +13,19 @@ use ipnet::IpNet;
 
 use crate::net::is_loopback;
 
-/// `HTTPS_PROXY` for TLS and `HTTP_PROXY` without, each in lower case too, unless `NO_PROXY` names the
-/// host; never for this machine. Go does not heed `ALL_PROXY`.
+/// Returns the proxy for a URL: `HTTPS_PROXY` for TLS, else `HTTP_PROXY`, each in lower case too. Returns none
+/// for this machine, and none if `NO_PROXY` names the host. Like Go, ignores `ALL_PROXY`.
 ///
 /// # Errors
-/// The variables, if what they say is no proxy. To go there without one could be what nobody wants.
+/// The variable whose value is not a proxy. The request must not bypass a proxy that the user wanted.
 pub fn of(url: &Uri) -> Result<Option<Intercept>, &'static str> {
     Ok(chosen(url)?.map(|(_, proxy)| proxy))
 }
 
-/// The same as a URL, with user and password if it has them.
+/// Returns the proxy as a URL, with user and password if it has them.
 ///
 /// # Errors
-/// As [`of`].
+/// Those of [`of`].
 pub fn setting(url: &Uri) -> Result<Option<String>, &'static str> {
     let with_scheme = |proxy: String| if proxy.contains("://") { proxy } else { format!("http://{proxy}") };
     Ok(chosen(url)?.map(|(proxy, _)| with_scheme(proxy)))
@@ -55,8 +56,8 @@ fn chosen(url: &Uri) -> Result<Option<(String, Intercept)>, &'static str> {
     Ok(Some((proxy, intercept)))
 }
 
-/// Whether a list names this host: by its name (and those below it), `.domain` or `*.domain` (those
-/// below alone), address or network, each perhaps with a port; or by `*`.
+/// Whether a `NO_PROXY` list names this host: by a name (which includes subdomains), by `.domain` or `*.domain`
+/// (subdomains only), or by an address, each optionally with a port; by a network; or by `*`.
 fn is_excluded(list: &str, host: &str, port: u16) -> bool {
     let host = host.to_lowercase();
     let address = host.parse::<IpAddr>().ok();

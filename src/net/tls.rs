@@ -1,7 +1,7 @@
-//! TLS to an engine, or to a registry: whose certificates count, which one we show, and what went wrong in words.
+//! TLS to an engine or a registry: which CAs to trust, which client certificate to send, and errors as text.
 //!
-//! Source: docker/cli `cli/context/docker/load.go`: TLS 1.2 or later, and if a CA is given, that alone; moby
-//! `registry/registry.go`: for registries beside those of the system.
+//! Source: docker/cli `cli/context/docker/load.go`: TLS 1.2 or later, and a given CA replaces those of the
+//! system. moby `registry/registry.go`: for registries, a given CA is trusted in addition to those of the system.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
@@ -20,15 +20,15 @@ use rustls::{
 
 use crate::secret::Secret;
 
-/// How TLS is spoken to an engine, or to a registry.
+/// The TLS settings for an engine or a registry.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// The only authorities that count, in PEM; `None`: those of the system.
+    /// The trusted CAs, in PEM; `None` for those of the system.
     pub authorities: Option<Pem>,
-    /// Those of the system count beside them, as for registries.
+    /// Whether the CAs of the system are trusted in addition, as for registries.
     pub with_system: bool,
     pub identity: Option<Identity>,
-    /// Any certificate will do.
+    /// Whether any server certificate is accepted.
     pub skip_verify: bool,
 }
 
@@ -39,7 +39,7 @@ pub struct Identity {
     pub key: Pem,
 }
 
-/// A PEM file, and what is in it.
+/// A PEM file and its content.
 #[derive(Clone)]
 pub struct Pem {
     pub path: PathBuf,
@@ -52,7 +52,7 @@ impl fmt::Debug for Pem {
     }
 }
 
-/// Why there is no TLS.
+/// Why TLS failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsProblem {
     #[error("`{}` holds no CA certificate", path.display())]
@@ -79,7 +79,7 @@ pub enum TlsProblem {
     Other(String),
 }
 
-/// The error of TLS inside another, if that is what it was.
+/// Returns the TLS error among the causes of an error, if there is one.
 pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
     cause(error)
 }
@@ -105,7 +105,7 @@ impl TlsProblem {
         }
     }
 
-    /// What the other side says when it hangs up (RFC 8446, 6.2), which is about our certificate, or the
+    /// Converts an alert from the server (RFC 8446, 6.2). Most alerts are about our client certificate, or the
     /// lack of one.
     fn of_alert(alert: AlertDescription, tls: &Tls) -> Self {
         use AlertDescription as Alert;
@@ -129,7 +129,7 @@ impl TlsProblem {
     }
 }
 
-/// rustls writes `DnsName("x")` and `IpAddress(127.0.0.1)`.
+/// Extracts the plain names: rustls writes `DnsName("x")` and `IpAddress(127.0.0.1)`.
 fn names(presented: &[String]) -> Vec<String> {
     let inner = |name: &String| {
         let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
@@ -138,24 +138,24 @@ fn names(presented: &[String]) -> Vec<String> {
     presented.iter().map(inner).collect()
 }
 
-/// What rustls is to do for this.
+/// Returns the rustls configuration for these settings.
 ///
 /// # Errors
-/// A certificate or key that cannot be used.
+/// A certificate or key cannot be used.
 pub fn config(tls: &Tls) -> Result<ClientConfig, TlsProblem> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let other = |error: Error| TlsProblem::Other(error.to_string());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(other)?;
-    // docker complains of a broken CA even where it is not used.
+    // docker rejects a broken CA even if it is not used.
     let named = tls.authorities.as_ref().map(|pem| Named::new(pem, &provider)).transpose()?;
     let trust = match named {
         _ if tls.skip_verify => Trust::All,
         Some(named) if !tls.with_system => Trust::Named(named),
         named => match (rustls_platform_verifier::Verifier::new(Arc::clone(&provider)), named) {
             (Ok(system), named) => Trust::System(named, system),
-            // A system without any is no reason not to trust the one that is named.
+            // If the system has no CAs, the given ones are still trusted.
             (Err(_), Some(named)) => Trust::Named(named),
             (Err(error), None) => return Err(other(error)),
         },
@@ -180,7 +180,7 @@ fn read_identity(
     identity: &Identity,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
     let text = identity.key.text.expose();
-    // docker's words; it gave up on keys with a password in 23.0.
+    // docker's own message; docker removed support for encrypted keys in 23.0.
     if text.contains("Proc-Type: 4,ENCRYPTED") || text.contains("BEGIN ENCRYPTED PRIVATE KEY") {
         return Err(
             "private key is encrypted - support for encrypted private keys has been removed".to_owned()
@@ -200,14 +200,14 @@ struct Verifier {
     provider: Arc<CryptoProvider>,
 }
 
-/// Whose signature counts.
+/// The CAs whose signatures are trusted.
 #[derive(Debug)]
 enum Trust {
-    /// That of the authorities of one file, and nobody else's.
+    /// Only the CAs of one file.
     Named(Named),
-    /// Theirs, and that of the system's.
+    /// The CAs of the system, and those of a file if one is given.
     System(Option<Named>, rustls_platform_verifier::Verifier),
-    /// Anybody's: `SkipTLSVerify`, or a registry that is called insecure.
+    /// Any certificate is accepted: `SkipTLSVerify`, or an insecure registry.
     All,
 }
 
@@ -239,8 +239,8 @@ impl Named {
     ) -> Result<ServerCertVerified, Error> {
         let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
         match verified {
-            // A server with a certificate that signed itself, and that very certificate as our CA: Go
-            // takes that, rustls does not (rustls/webpki#205).
+            // A self-signed server certificate that is also our CA: Go accepts it, rustls does not
+            // (rustls/webpki#205).
             Err(Error::InvalidCertificate(CertificateError::Other(OtherError(reason))))
                 if is_ca_as_end_entity(&*reason)
                     && self.certificates.iter().any(|known| known == end_entity) =>
@@ -270,7 +270,7 @@ impl ServerCertVerifier for Verifier {
         };
         let by_named = named.map(|named| named.verify(end_entity, intermediates, server_name, ocsp, now));
         match (by_named, system) {
-            // A certificate that is theirs, and bad, is not the system's.
+            // An invalid certificate that a given CA signed need not be checked against the system's CAs.
             (Some(Err(error)), Some(_)) if !is_of_another(&error) => Err(error),
             (Some(Ok(verified)), _) => Ok(verified),
             (_, Some(system)) => system.verify_server_cert(end_entity, intermediates, server_name, ocsp, now),
@@ -302,12 +302,12 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Not signed by those that were asked.
+/// Whether a certificate is not signed by any of the CAs that were checked.
 fn is_of_another(error: &Error) -> bool {
     use CertificateError::{BadSignature, UnknownIssuer};
     match error {
         Error::InvalidCertificate(UnknownIssuer | BadSignature) => true,
-        // One that signed itself, and that nobody has named.
+        // A self-signed certificate that is not one of the given CAs.
         Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => {
             is_ca_as_end_entity(&**reason)
         }
@@ -315,12 +315,13 @@ fn is_of_another(error: &Error) -> bool {
     }
 }
 
-/// webpki's error behind the `OtherError` of rustls, which does not export its type.
+/// Recognizes webpki's error inside the `OtherError` of rustls by its text, since rustls does not export its type.
 fn is_ca_as_end_entity(reason: &(dyn StdError + Send + Sync + 'static)) -> bool {
     reason.to_string().contains("CaUsedAsEndEntity")
 }
 
-/// The first of an error's causes that is of this type. `io::Error` hides what it wraps from `source`.
+/// Returns the first cause of this type, or the error itself. Looks inside `io::Error` too, since its `source`
+/// skips the error that it wraps.
 pub fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {
