@@ -1,4 +1,4 @@
-//! How a registry is connected to: TLS, certificates, credentials.
+//! Finds how to connect to a registry: TLS, certificates, credentials.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,25 +15,25 @@ use crate::secret::Secret;
 /// How to connect to a registry.
 #[derive(Debug)]
 pub struct Access {
-    /// `/etc/docker/certs.d/HOST:PORT`: `*.crt`, and pairs of `*.cert` and `*.key`.
+    /// The directory `/etc/docker/certs.d/HOST:PORT` with `*.crt`, and pairs of `*.cert` and `*.key`.
     pub certificates: PathBuf,
     pub credentials: Credentials,
-    /// Whose they are, for messages.
+    /// The user and the source of the credentials, for messages.
     pub login: Login,
     pub trace: Option<Trace>,
-    /// Where any certificate will do, so will plain HTTP: the registry is called insecure.
+    /// With `skip_verify` the registry is insecure, and plain HTTP is allowed too.
     pub(super) tls: Tls,
-    /// The addresses of its host, so that each connection need not look them up; empty: not known.
+    /// The addresses of its host, looked up once for all connections; empty if not known.
     pub(super) addresses: Vec<SocketAddr>,
 }
 
 impl Access {
-    /// As the engine would speak to it, going by its settings.
+    /// Finds how to connect to a registry in the same way as the engine, from the engine's settings.
     ///
     /// * `warn`: called with a line about each certificate that only the engine may read.
     ///
     /// # Errors
-    /// [`RegistryError::Certificates`]
+    /// [`RegistryError::Certificates`] if a certificate file cannot be used.
     pub async fn new(
         domain: &str,
         settings: &RegistrySettings,
@@ -50,21 +50,23 @@ impl Access {
         Ok(Self { certificates, credentials, login, trace, tls, addresses })
     }
 
-    /// Whether its token server may be as insecure as the registry itself. Every registry of this machine
-    /// is called insecure, and that says nothing of another.
+    /// Whether the token server may be as insecure as the registry itself. Not so for a registry on this
+    /// machine: it is always insecure, which says nothing about its token server.
     pub(super) fn lends_insecurity(&self, domain: &str) -> bool {
         self.tls.skip_verify && !is_on_loopback(domain)
     }
 }
 
-/// Whether an engine may speak with this registry in a way of its own. On the engine's machine every registry
-/// is insecure, and only an engine without root has other certificates than those of the system.
+/// Whether the engine's settings for this registry may differ from the defaults. A registry on the engine's
+/// machine is always insecure, so there only the certificates of a rootless engine can differ.
 ///
-/// Source: moby `registry/config.go` (`loadInsecureRegistries`): loopback addresses are always among them.
+/// Source: moby `registry/config.go` (`loadInsecureRegistries`): loopback addresses are always insecure.
 pub fn is_special(domain: &str) -> bool {
     !is_on_loopback(domain) || certificates_directory(true).join(domain).exists()
 }
 
+/// Returns the directory where the engine looks for certificates of registries.
+///
 /// Source: moby `registry/config_unix.go` (`CertsDir`).
 fn certificates_directory(is_rootless: bool) -> PathBuf {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -75,12 +77,12 @@ fn certificates_directory(is_rootless: bool) -> PathBuf {
     }
 }
 
-/// CA and client certificates for a registry, as moby's `ReadCertsDirectory` finds them; whatever
-/// certificate the registry shows has to be good.
+/// Reads the CA and client certificates for a registry, like moby's `ReadCertsDirectory`. The returned settings
+/// require a valid certificate from the registry.
 pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Result<Tls, RegistryError> {
     let broken = |reason: String| RegistryError::Certificates { registry: registry.to_owned(), reason };
     let unreadable = |path: &Path, error: io::Error| broken(format!("`{}`: {error}", path.display()));
-    // A file that only root can read is for the engine, and may not be needed here.
+    // A file that only root can read is for the engine; the plugin may not need it.
     let mut skip =
         |path: &Path| warn(&format!("`{}` is not used: only the engine may read it", path.display()));
     let mut files = match fs::read_dir(directory) {
@@ -116,7 +118,7 @@ pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Resu
             Some("cert") => {
                 let key = path.with_extension("key");
                 if !key.exists() {
-                    // docker's own explanation.
+                    // docker's own message.
                     return Err(broken(format!(
                         "missing key `{}` for client certificate `{}`; CA certificates must use the extension .crt",
                         key.display(),
@@ -139,7 +141,7 @@ pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Resu
     Ok(Tls { authorities, with_system: true, identity, skip_verify: false })
 }
 
-/// The addresses of a registry's host; none where they cannot be found in time.
+/// Looks up the addresses of a registry's host; empty if they cannot be found in time.
 async fn addresses(domain: &str) -> Vec<SocketAddr> {
     const TIMEOUT: Duration = Duration::from_secs(5);
     let has_port =

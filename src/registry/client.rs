@@ -1,4 +1,4 @@
-//! HTTP requests to a registry, and the reading of its answers.
+//! Sends HTTP requests to a registry, and reads its answers.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -20,29 +20,29 @@ use crate::registry::error::{RegistryError, reason, root_cause};
 use crate::secret::{Redactor, Secret};
 use crate::text::{sanitize, with_causes};
 
-/// Where the Hub's API is.
+/// The host of Docker Hub's API.
 const HUB_API: &str = "registry-1.docker.io";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest silence within an answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// For a whole answer.
+/// The longest time for a whole answer.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// Places that one answer may be looked for at.
+/// Maximum redirects to follow for one request.
 const MAX_REDIRECTS: usize = 5;
-/// Bytes of one answer; a manifest has at most as many (OCI distribution specification).
+/// Maximum bytes of one answer: the limit for manifests in the OCI distribution specification.
 pub const MAX_BODY: usize = 4 << 20;
-/// Bytes of an error that are read; the rest of a page says no more.
+/// Maximum bytes read of an error; the rest of an HTML page adds nothing.
 const MAX_REASON: usize = 256 << 10;
 /// `Accept` with all media types of manifests and indexes, so that the registry does not convert.
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
 impl Registry {
-    /// Finds out how the registry speaks: TLS, or where it is called insecure and has none, plain HTTP.
+    /// Connects with TLS, or with plain HTTP if the registry is insecure and has no TLS.
     ///
     /// * `domain`: [`crate::reference::Reference::domain`]
     ///
     /// # Errors
-    /// It cannot be reached, its certificate is not good, or it is no registry.
+    /// The registry cannot be reached, its certificate is not valid, or it is not a registry.
     pub async fn connect(domain: &str, access: Access) -> Result<Self, RegistryError> {
         let host = if domain == HUB { HUB_API } else { domain };
         let redactor = Redactor::new(access.credentials.secrets());
@@ -66,7 +66,7 @@ impl Registry {
                 if registry.access.tls.skip_verify =>
             {
                 registry.api = url(domain, &format!("http://{host}/"))?;
-                // Where nothing answers either way, the first says it as well as the second.
+                // If both fail, a TLS error says more, unless the server just does not speak TLS.
                 registry.ping().await.map_err(|plain| match error {
                     RegistryError::Tls { problem, .. } if matches!(*problem, TlsProblem::PlainText) => plain,
                     error @ RegistryError::Tls { .. } => error,
@@ -86,23 +86,23 @@ impl Registry {
         }
     }
 
-    /// Whether it takes the credentials at all.
+    /// Checks that the registry accepts the credentials.
     ///
     /// # Errors
-    /// It does not.
+    /// The registry refuses them, or the check fails.
     pub async fn accepts(&self) -> Result<(), RegistryError> {
         let response = self.ask(Method::GET, self.path("v2/")?, "").await?;
         if response.status().is_success() { Ok(()) } else { Err(self.unexpected(response).await) }
     }
 
-    /// Sends a request, with the credentials once the registry asks for some.
+    /// Sends a request, and sends it again with credentials if the registry asks for them.
     pub(super) async fn ask(&self, method: Method, url: Url, scope: &str) -> Result<Response, RegistryError> {
         let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned();
         let response = self.ask_with(method.clone(), url.clone(), known.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        // None yet, or a token that has expired.
+        // No authorization was sent, or its token has expired.
         let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
         let challenges: Vec<String> =
             challenges.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
@@ -111,7 +111,7 @@ impl Registry {
         let response = self.ask_with(method, url, Some(&authorization)).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let refusal = self.read_refusal(response).await?;
-            // A token server has taken the login, and has not given this right with it.
+            // The token server accepted the credentials, but they do not include this right.
             let kind = self.access.credentials.kind();
             let was_taken = authorization.expose().starts_with("Bearer ")
                 && matches!(kind, Some(Kind::Password | Kind::IdentityToken));
@@ -147,7 +147,7 @@ impl Registry {
         self.redactor.lock().unwrap_or_else(PoisonError::into_inner).redact(text)
     }
 
-    /// The registry, or where another is asked for it, that server.
+    /// Describes the server of a URL for messages: the registry, or another server that it uses.
     pub(super) fn server(&self, url: &Url) -> String {
         if place(url) == place(&self.api) {
             return format!("the registry {}", self.domain);
@@ -156,8 +156,10 @@ impl Registry {
         format!("{} for the registry {}", sanitize(&format!("{host}:{port}")), self.domain)
     }
 
+    /// Returns a header value that is marked as sensitive.
+    ///
     /// # Errors
-    /// It cannot be sent: there is a line end in it, say.
+    /// The secret contains characters that cannot be sent, such as a line end.
     pub(super) fn sensitive(&self, secret: &Secret) -> Result<HeaderValue, RegistryError> {
         let value = HeaderValue::from_str(secret.expose());
         let mut value =
@@ -177,19 +179,19 @@ impl Registry {
     ) -> Result<Response, RegistryError> {
         let request = request.build().map_err(|error| self.unreachable(&self.api, &error.without_url()))?;
         let url = request.url().clone();
-        // A request must not go around a proxy that was configured.
+        // A request must not bypass a configured proxy.
         if let Some(Err(variable)) = url.as_str().parse().ok().map(|url| proxy::setting(&url)) {
             let reason = format!("what {variable} says is no proxy");
             return Err(RegistryError::Unreachable { server: self.server(&url), reason });
         }
         if let Some(trace) = self.access.trace {
-            // Beside those that reqwest adds.
+            // The headers that reqwest adds are not among them.
             let names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
             let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
             trace(&sanitize(&self.redact(format!("{} {url}{names}", request.method()))));
         }
         let response = client.execute(request).await.map_err(|error| {
-            // (reqwest does not say so if it broke at a place that a redirect led to.)
+            // `url` may be wrong after a redirect: reqwest does not report which server failed.
             let error = error.without_url();
             match tls::find(&error) {
                 Some(problem) => RegistryError::Tls {
@@ -215,7 +217,7 @@ impl Registry {
         Ok(body)
     }
 
-    /// The first bytes of a body, so many at most.
+    /// Returns the first bytes of a body, at most `limit`.
     async fn start_of(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, RegistryError> {
         let mut body = Vec::new();
         let url = response.url().clone();
@@ -228,7 +230,7 @@ impl Registry {
         Ok(body)
     }
 
-    /// Why it refuses, from the body of an error.
+    /// Reads the reason for an HTTP error: the body, or the target of a redirect.
     pub(super) async fn read_refusal(&self, response: Response) -> Result<Refusal, RegistryError> {
         let (status, server) = (response.status(), self.server(response.url()));
         let target =
@@ -277,21 +279,22 @@ impl Registry {
     }
 }
 
-/// An HTTP error, read.
+/// An HTTP error with its reason.
 pub struct Refusal {
     pub(super) status: StatusCode,
-    /// Sanitized.
+    /// Redacted and sanitized.
     pub(super) reason: String,
     /// The server that answered: the registry, or its token server.
     pub(super) server: String,
 }
 
-/// Host and port.
+/// Returns the host and the port of a URL.
 pub fn place(url: &Url) -> (&str, u16) {
     (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
-/// Some registries answer for others. reqwest leaves our login behind at another host or port.
+/// Follows redirects, which some registries use, but never from HTTPS to HTTP. reqwest does not send the
+/// credentials to another host or port.
 pub fn follow(attempt: Attempt<'_>) -> Action {
     let is_downgrade = attempt.url().scheme() != "https"
         && attempt.previous().iter().any(|previous| previous.scheme() == "https");
@@ -308,7 +311,7 @@ pub fn url(registry: &str, text: &str) -> Result<Url, RegistryError> {
     }
 }
 
-/// * `directory`: of the certificates, for messages.
+/// * `directory`: where the certificates are, for messages.
 pub fn tls_config_for(registry: &str, tls: &Tls, directory: &Path) -> Result<ClientConfig, RegistryError> {
     tls::config(tls).map_err(|problem| RegistryError::Tls {
         server: format!("the registry {registry}"),

@@ -41,7 +41,7 @@ pub enum RegistryError {
     NoRepository { registry: String, repository: String, login: Box<Login> },
     #[error("{server} answered {status}: {reason}")]
     Answered { server: String, status: StatusCode, reason: String },
-    /// `localhost` of the engine's machine is not ours.
+    /// The registry is on `localhost` of the engine's machine, which is not this machine.
     #[error("{registry} is on the machine of the engine at {endpoint}, and cannot be asked from here")]
     Elsewhere { registry: String, endpoint: Arc<Endpoint> },
     #[error("what answers at {registry} is no registry: {reason}")]
@@ -73,7 +73,7 @@ impl RegistryError {
         }
     }
 
-    /// It is the way from here to the registry that is wrong, of which an engine may have another.
+    /// Whether the plugin cannot connect to the registry, although an engine may be able to.
     pub fn is_about_the_way(&self) -> bool {
         matches!(
             self,
@@ -81,7 +81,7 @@ impl RegistryError {
         )
     }
 
-    /// What to type or to change next.
+    /// Returns a command to run or a setting to change next.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Unreachable { .. } => "check its name and port, the network, HTTPS_PROXY and NO_PROXY",
@@ -181,8 +181,8 @@ impl RegistryError {
     }
 }
 
-/// What a registry says in an error: `errors[].code: message` (OCI distribution), `details` or `message` of
-/// token servers, else the body itself, if it is not a page.
+/// Returns the reason in the body of an error: `errors[].code: message` (OCI distribution), `details` or `message`
+/// of token servers, or the body itself if it is plain text; else the name of the status.
 pub fn reason(body: &[u8], status: StatusCode) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
@@ -203,13 +203,13 @@ pub fn reason(body: &[u8], status: StatusCode) -> String {
     of_list.or_else(other).or_else(plain).unwrap_or_else(status)
 }
 
-/// The innermost cause: the errors of reqwest around it add nothing.
+/// Returns the innermost cause, because the errors of reqwest around it add nothing.
 pub fn root_cause(error: &reqwest::Error) -> String {
     let causes = std::iter::successors(Some(error as &(dyn StdError + 'static)), |error| (*error).source());
     causes.last().map(|cause| sanitize(&cause.to_string())).unwrap_or_default()
 }
 
-/// Whether a registry is known to have no catalog, so that it need not be asked.
+/// Whether a registry is known to have no catalog, so that no request is needed.
 pub fn is_without_catalog(domain: &str) -> bool {
     let is_ecr = domain.contains(".dkr.ecr") && domain.contains(".amazonaws.com");
     is_ecr || [HUB, "ghcr.io", "public.ecr.aws"].contains(&domain)

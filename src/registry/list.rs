@@ -1,4 +1,4 @@
-//! Lists of a registry: its repositories, and the tags of a repository.
+//! Lists the repositories of a registry, and the tags of a repository.
 //!
 //! Source: OCI distribution specification 1.1, "Listing Tags"; distribution `docs/spec/api.md` for the catalog.
 
@@ -17,19 +17,19 @@ use crate::registry::error::RegistryError;
 use crate::registry::token::scope;
 use crate::text::sanitize;
 
-/// Names asked for at once; a registry may give fewer.
+/// Names to request per page; a registry may return fewer.
 const PAGE: usize = 1000;
-/// Names in all. Nobody reads more, and a registry that goes on for ever means no good.
+/// Maximum names in all pages. A user cannot read more, and a registry may never stop.
 const MAX_NAMES: usize = 1_000_000;
 const MAX_PAGES: usize = 1000;
-/// Bytes of a list; some registries know no pages.
+/// Maximum bytes of one page; some registries send the whole list as one page.
 const MAX_LIST: usize = 16 << 20;
 
 impl Registry {
-    /// The names of its repositories, in its order.
+    /// Returns the names of all repositories, in the order of the registry.
     ///
     /// # Errors
-    /// It has no catalog, does not show it, or anything else goes wrong.
+    /// The registry has no catalog ([`RegistryError::NoCatalog`]) or does not show it, or the request fails.
     pub async fn repositories(&self) -> Result<Vec<String>, RegistryError> {
         #[derive(Deserialize)]
         struct Page {
@@ -43,12 +43,12 @@ impl Registry {
         })
     }
 
-    /// The tags of a repository, in the order of versions.
+    /// Returns the tags of a repository, in the order of versions.
     ///
     /// * `repository`: [`crate::reference::Reference::path`]
     ///
     /// # Errors
-    /// There is no such repository, it is not shown, or anything else goes wrong.
+    /// The repository does not exist ([`RegistryError::NoRepository`]) or is not shown, or the request fails.
     pub async fn tags(&self, repository: &str) -> Result<Vec<String>, RegistryError> {
         #[derive(Deserialize)]
         struct Page {
@@ -69,7 +69,7 @@ impl Registry {
         Ok(tags)
     }
 
-    /// All pages of a list; the inner error: it is refused.
+    /// Reads all pages of a list. The inner error is a refusal by the registry.
     async fn pages<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -80,7 +80,7 @@ impl Registry {
         let mut url = self.path(path)?;
         url.set_query(Some(&format!("n={PAGE}")));
         let mut pages = Pages::default();
-        // A text that is not a valid name is shown too, so it must be sanitized.
+        // A name that is not valid is shown too, so it must be sanitized.
         let shown = |name: String| if is_name(&name) { name } else { sanitize(&self.redact(name)) };
         loop {
             let response = self.ask(Method::GET, url.clone(), scope).await?;
@@ -104,19 +104,19 @@ impl Registry {
     }
 }
 
-/// The pages of a list that have come so far.
+/// The pages of a list that were read so far.
 #[derive(Default)]
 struct Pages {
     names: Vec<String>,
     seen: HashSet<Url>,
 }
 
-/// A list that repeats a page, or never ends.
+/// The list repeats a page, or exceeds a limit.
 #[derive(Debug, PartialEq, Eq)]
 struct Endless;
 
 impl Pages {
-    /// Takes the names of a page, and returns where the next page is.
+    /// Adds the names of a page, and returns the URL of the next page.
     fn add(
         &mut self,
         url: Url,
@@ -136,11 +136,11 @@ impl Pages {
 #[derive(Debug, PartialEq, Eq)]
 struct Unreadable;
 
-/// Where a list goes on: on this registry, whatever host it names. It may not know its own name, behind a proxy; and
-/// elsewhere our credentials have no business.
+/// Returns the URL of the next page, always on this registry even if the link names another host: behind a proxy
+/// the registry may not know its own name, and the credentials must not be sent to another host.
 ///
 /// * `api`: the URL of the registry.
-/// * `url`: of the page that came with these headers.
+/// * `url`: the URL of the page that came with these headers.
 ///
 /// Source: RFC 8288.
 fn next_page(api: &Url, url: &Url, headers: &HeaderMap) -> Result<Option<Url>, Unreadable> {

@@ -1,38 +1,38 @@
-//! Manifests as a registry serves them.
+//! Parses the manifests and indexes that a registry serves.
 
 use crate::oci::{Descriptor, Document, is_digest, sha256};
 
 /// A manifest or an index as the registry serves it.
 #[derive(Clone, Debug)]
 pub struct ServedManifest {
-    /// Digest and size of the bytes that came.
+    /// Digest and size, computed from the bytes that the registry sent.
     pub descriptor: Descriptor,
     content: Document,
 }
 
 impl ServedManifest {
-    /// Reads the bytes that a registry sent.
+    /// Parses the bytes that a registry sent.
     ///
     /// # Errors
-    /// They are not the JSON of a manifest or an index.
+    /// The bytes are not the JSON of a manifest or an index.
     pub fn parse(body: &[u8]) -> serde_json::Result<Self> {
         let digest = format!("sha256:{}", sha256(body));
         let content = serde_json::from_slice(body)?;
         Ok(Self { descriptor: Descriptor::new(digest, body.len() as u64), content })
     }
 
-    /// Whether it is what this digest names, as far as that can be computed here: only SHA-256 is.
+    /// Whether this digest is the manifest's. Only SHA-256 is checked; any other digest is accepted.
     pub(super) fn is_called(&self, digest: &str) -> bool {
         self.descriptor.digest == digest || !digest.starts_with("sha256:")
     }
 
-    /// The digest of the image's configuration; an index has none.
+    /// Returns the digest of the image's configuration; an index has none.
     pub fn config(&self) -> Option<&str> {
         let Document::Manifest(manifest) = &self.content else { return None };
         manifest.config.as_ref().map(|config| config.digest.as_str())
     }
 
-    /// The digests of the image's layers, the lowest first; an index has none.
+    /// Returns the digests of the image's layers, the lowest first; an index has none.
     pub fn layers(&self) -> impl Iterator<Item = &str> {
         let layers = match &self.content {
             Document::Manifest(manifest) => manifest.layers.as_slice(),
@@ -41,7 +41,7 @@ impl ServedManifest {
         layers.iter().map(|layer| layer.digest.as_str())
     }
 
-    /// The digests of the manifests in an index.
+    /// Returns the digests of the manifests in an index.
     pub fn manifests(&self) -> Vec<String> {
         match &self.content {
             Document::Manifest(_) => Vec::new(),
@@ -49,7 +49,7 @@ impl ServedManifest {
         }
     }
 
-    /// The digests of the image's blobs that have to be in the registry.
+    /// Returns the digests of the image's blobs that must be in the registry, which foreign layers need not be.
     pub(super) fn blobs(&self) -> Vec<String> {
         let Document::Manifest(manifest) = &self.content else { return Vec::new() };
         let blobs = manifest.config.iter().chain(&manifest.layers);

@@ -1,4 +1,4 @@
-//! The registry's own HTTP API: what it holds.
+//! Client for the registry's own HTTP API.
 //!
 //! Source: OCI distribution specification 1.1 (`/v2/`), distribution's `docs/spec/auth/token.md`, and moby
 //! `registry/registry.go` for certificates, TLS and plain HTTP.
@@ -31,8 +31,8 @@ pub struct Registry {
     /// The TLS configuration of its clients, kept because reading the system's CA certificates takes time.
     tls_config: ClientConfig,
     access: Access,
-    /// Hides the credentials, and each token obtained with them.
+    /// Redacts the credentials, and each token obtained with them.
     redactor: Mutex<Redactor>,
-    /// The value of `Authorization`, by scope: it is found once for each.
+    /// The value of `Authorization` by scope, kept for later requests.
     authorization: Mutex<BTreeMap<String, Secret>>,
 }

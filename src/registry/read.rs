@@ -1,4 +1,4 @@
-//! Queries for tags, manifests and blobs.
+//! Queries a registry for tags, manifests and blobs.
 //!
 //! Source: OCI distribution specification 1.1, "Pull".
 
@@ -18,14 +18,15 @@ use crate::registry::error::RegistryError;
 use crate::registry::manifest::ServedManifest;
 use crate::registry::token::scope;
 
-/// Manifests, or blobs, of one image.
+/// Maximum number of manifests, and of blobs, in one image.
 const MAX_PARTS: usize = 10_000;
 
 impl Registry {
-    /// The descriptor of the manifest under a tag (digest and size); `None`: there is no such tag.
+    /// Returns the descriptor (digest and size) of the manifest that a tag names; `None` if the tag does not
+    /// exist.
     ///
     /// # Errors
-    /// It cannot be asked, or refuses.
+    /// The registry cannot be reached, or refuses.
     pub async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Descriptor>, RegistryError> {
         if !is_tag(tag) {
             return Ok(None);
@@ -42,15 +43,16 @@ impl Registry {
         let digest = header("docker-content-digest").filter(|digest| is_digest(digest));
         match (digest, header("content-length").and_then(|length| length.parse().ok())) {
             (Some(digest), Some(size)) => Ok(Some(Descriptor::new(digest.to_owned(), size))),
-            // Both may be left out (OCI distribution specification, "Checking if content exists").
+            // Both headers may be missing (OCI distribution specification, "Checking if content exists").
             _ => Ok(self.manifest(repository, tag).await?.map(|manifest| manifest.descriptor)),
         }
     }
 
-    /// The manifest under a tag or digest, its digest reckoned from its bytes; `None`: there is none.
+    /// Returns the manifest that a tag or digest names, with its digest computed from its bytes; `None` if there
+    /// is none.
     ///
     /// # Errors
-    /// It cannot be asked, or refuses; or what it has is no manifest.
+    /// The registry cannot be reached, refuses, or sends a document that is not a manifest.
     pub async fn manifest(
         &self,
         repository: &str,
@@ -63,11 +65,11 @@ impl Registry {
         manifest.map(Some).map_err(|_| self.not_a_registry("its manifest is no JSON"))
     }
 
-    /// The layers' digests before they were compressed, in their order, as an image's configuration lists
-    /// them; `None`: it is not there, or is of another kind.
+    /// Returns the digests of the uncompressed layers, in the order of the image's configuration; `None` if the
+    /// registry does not have the configuration, or it has another format.
     ///
     /// # Errors
-    /// It cannot be asked, or refuses.
+    /// The registry cannot be reached, or refuses.
     ///
     /// Source: OCI image specification 1.1, `config.md` (`rootfs.diff_ids`).
     pub async fn diff_ids(
@@ -88,10 +90,10 @@ impl Registry {
         Ok(serde_json::from_slice::<Config>(&body).ok().map(|config| config.rootfs.diff_ids))
     }
 
-    /// The blobs and manifests of an image that the registry does not have.
+    /// Returns the digests of the blobs and manifests of an image that the registry does not have.
     ///
     /// # Errors
-    /// It cannot be asked, or refuses.
+    /// The registry cannot be reached, or refuses.
     pub async fn missing_blobs(
         self: &Arc<Self>,
         repository: &str,
@@ -103,10 +105,10 @@ impl Registry {
         }
     }
 
-    /// The same of an image whose manifest is at hand.
+    /// Does the same as [`missing_blobs`](Self::missing_blobs) if the caller already has the manifest.
     ///
     /// # Errors
-    /// It cannot be asked, or refuses.
+    /// The registry cannot be reached, or refuses.
     pub async fn missing_blobs_of(
         self: &Arc<Self>,
         repository: &str,
@@ -144,10 +146,10 @@ impl Registry {
         Ok(missing)
     }
 
-    /// Whether a blob is there.
+    /// Whether the registry has a blob.
     ///
     /// # Errors
-    /// It cannot be asked, or refuses.
+    /// The registry cannot be reached, or refuses.
     pub async fn has_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
         let url = self.blob(repository, digest)?;
         let response = self.ask(Method::HEAD, url.clone(), &scope(repository)).await?;
@@ -164,7 +166,7 @@ impl Registry {
         self.path(&format!("v2/{repository}/blobs/{digest}"))
     }
 
-    /// The body of a successful answer; `None` for 404.
+    /// Returns the body of a successful answer; `None` for 404.
     async fn found(&self, response: Response) -> Result<Option<Vec<u8>>, RegistryError> {
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
@@ -174,8 +176,8 @@ impl Registry {
     }
 }
 
-/// Asks about many things at once, but not too many: the answers in their order; and how many are missing,
-/// with the first reason.
+/// Sends one query for each of `things`, a few at a time. Returns the answers in the order of `things`, and how
+/// many are missing, with the first error.
 async fn at_once<T: Send + 'static, F>(
     things: &[String],
     ask: impl Fn(String) -> F,
@@ -199,7 +201,7 @@ where
             None => return (found, trouble),
             Some(Ok((at, Ok(answer)))) => found[at] = Some(answer),
             Some(Ok((_, Err(error)))) => {
-                // Asking on would make it no better, or worse.
+                // More queries would fail too, or make it worse.
                 let is_over = matches!(error.class(), Class::Network | Class::RateLimited | Class::Auth);
                 let missing = &mut trouble.get_or_insert((0, error)).0;
                 *missing += 1;
@@ -213,7 +215,7 @@ where
     }
 }
 
-/// The digests of these tags, in their order; and how many could not be read, with the first reason.
+/// Returns the digests of these tags in the order of `tags`, and how many could not be read, with the first error.
 pub async fn digests(
     registry: &Arc<Registry>,
     repository: &str,

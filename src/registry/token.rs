@@ -1,4 +1,4 @@
-//! Challenges of a registry, and tokens from its token server.
+//! Answers the challenges of a registry, and obtains tokens from its token server.
 //!
 //! Source: distribution `docs/spec/auth/token.md`; RFC 7235 for challenges.
 
@@ -18,15 +18,15 @@ use crate::registry::error::RegistryError;
 use crate::secret::Secret;
 use crate::text::sanitize;
 
-/// docker's: it is the one that such tokens were given to.
+/// docker's client ID, because the identity tokens were issued to docker.
 const CLIENT_ID: &str = "docker";
 
-/// The scope of a token that may pull from a repository.
+/// Returns the scope of a token that may pull from a repository.
 pub fn scope(repository: &str) -> String {
     format!("repository:{repository}:pull")
 }
 
-/// The scope of a token that may push to a repository.
+/// Returns the scope of a token that may push to a repository.
 pub fn write_scope(repository: &str) -> String {
     format!("repository:{repository}:pull,push")
 }
@@ -34,23 +34,23 @@ pub fn write_scope(repository: &str) -> String {
 /// How a registry asks for credentials.
 #[derive(Debug, PartialEq, Eq)]
 enum Challenge {
-    /// A token of a token server.
+    /// A token from a token server.
     Bearer {
         /// The URL of the token server.
         realm: Option<String>,
         service: Option<String>,
-        /// The scope that the registry asks for; `None`: the caller chooses it.
+        /// The scope that the registry asks for; `None` if the caller must choose it.
         scope: Option<String>,
     },
-    /// User name and password.
+    /// Username and password.
     Basic,
-    /// Something else. `schemes`: sanitized, for a message.
+    /// An unsupported scheme. `schemes`: sanitized, for a message.
     Unknown { schemes: String },
 }
 
 impl Challenge {
-    /// Chooses among the values of `WWW-Authenticate`: a token before a password. Those that cannot be parsed are
-    /// left out.
+    /// Chooses among the values of `WWW-Authenticate`, and prefers a token to a password. Ignores values that
+    /// cannot be parsed.
     fn choose(headers: &[String]) -> Self {
         let parsed = headers.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten();
         let parsed: Vec<_> = parsed.collect();
@@ -75,7 +75,7 @@ impl Challenge {
 }
 
 impl Registry {
-    /// The value of `Authorization` that these challenges want.
+    /// Returns the value of `Authorization` that these challenges ask for.
     pub(super) async fn authorize(
         &self,
         challenges: &[String],
@@ -113,7 +113,7 @@ impl Registry {
         }
     }
 
-    /// A token for this scope, from the server that the registry names.
+    /// Obtains a token for this scope from the token server that the registry names.
     async fn token(
         &self,
         realm: &str,
@@ -141,10 +141,10 @@ impl Registry {
         } else {
             self.tls_config.clone()
         };
-        // A login goes nowhere else.
+        // Credentials must not follow a redirect to another server.
         let client = build(&self.domain, builder(tls_config, Policy::none()))?;
         let fields = service.map(|service| ("service", service)).into_iter();
-        // Several stand in one, with spaces between.
+        // A challenge may contain several scopes, separated by spaces.
         let fields = fields.chain(scope.split_whitespace().map(|scope| ("scope", scope.to_owned())));
         let request = if let Some(token) = &credentials.identity_token {
             let mut form: Vec<_> = fields.collect();

@@ -1,4 +1,4 @@
-//! Whether a registry lets us write.
+//! Checks whether the credentials may write to a repository.
 
 use hyper::StatusCode;
 use reqwest::Method;
@@ -9,10 +9,10 @@ use crate::registry::error::RegistryError;
 use crate::registry::token::write_scope;
 
 impl Registry {
-    /// Whether these credentials may write to a repository: starts an upload, and cancels it.
+    /// Checks whether the credentials may write to a repository: starts an upload, and cancels it.
     ///
     /// # Errors
-    /// They may not, or it cannot be asked.
+    /// [`RegistryError::MayNotWrite`] if they may not; others if the check fails.
     ///
     /// Source: OCI distribution specification 1.1, "Pushing a blob in chunks"; distribution's `DELETE` of an
     /// upload.
@@ -35,12 +35,12 @@ impl Registry {
         let place = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let upload = place.and_then(|place| url.join(place).ok());
         let upload = upload.ok_or_else(|| self.not_a_registry("it does not say where an upload goes"))?;
-        // Behind a proxy it may not know its own name.
+        // Uses only path and query of the URL: behind a proxy, the registry may not know its own name.
         let mut own = self.api.clone();
         own.set_path(upload.path());
         own.set_query(upload.query());
-        // Those that know no cancelling forget it by themselves; nor has everybody who may write the right
-        // to delete.
+        // A failure is ignored: a registry without this call drops the upload later, and credentials that may
+        // write need not have the right to delete.
         let _ = self.ask(Method::DELETE, own, &scope).await;
         Ok(())
     }
