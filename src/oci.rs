@@ -66,7 +66,7 @@ pub enum Document {
     Index(Index),
 }
 
-/// The fields of both kinds, which tell them apart because `mediaType` may be missing.
+/// The fields of both kinds. They decide the kind, because `mediaType` may be missing.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Fields {
@@ -90,7 +90,7 @@ impl TryFrom<Fields> for Document {
     }
 }
 
-/// Whether a text is `algorithm:hex`, which is also safe to print to a terminal.
+/// Whether a text is `algorithm:hex`, without any character that a terminal would act on.
 pub fn is_digest(text: &str) -> bool {
     text.split_once(':').is_some_and(|(algorithm, hex)| {
         algorithm.bytes().all(|b| b.is_ascii_alphanumeric())

@@ -51,7 +51,7 @@ pub struct ImageInspect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalManifest {
     pub digest: String,
-    /// `None` for an attestation, which is about another manifest, and for unknown kinds.
+    /// The platform; `None` for an attestation, which is about another manifest, and for unknown kinds.
     pub platform: Option<Platform>,
     /// Whether all of its content is in the engine.
     pub is_here: bool,

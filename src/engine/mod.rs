@@ -39,7 +39,7 @@ const API_VERSION: (u32, u32) = (1, 51);
 const MAX_BODY: usize = 16 << 20;
 /// Maximum bytes of an error answer, which is an HTML page at most.
 const MAX_REFUSAL: usize = 1 << 20;
-/// The oldest API version that engines in use speak, and that this client's push supports.
+/// The oldest supported API version, whose push this client knows; every engine in use speaks it or a later one.
 const MIN_API_VERSION: (u32, u32) = (1, 24);
 /// A working engine answers a ping at once.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -67,14 +67,14 @@ pub struct Engine {
     transport: Transport,
     /// The API version agreed on; `None` if the engine reported none, so that it uses its own.
     version: Option<(u32, u32)>,
-    /// `None` before the first successful ping.
+    /// Whether the engine is podman; `None` before the first successful ping.
     is_podman: Option<bool>,
     /// Path prefix with the API version, such as `/v1.41`; empty without a version.
     prefix: String,
     /// The user's own headers, and `Host` (docker's placeholder if the endpoint has no host).
     headers: HeaderMap,
     trace: Option<Trace>,
-    /// Redacts the secrets that were last sent from messages.
+    /// Redacts the most recently sent secrets in messages.
     redactor: Redactor,
     removals: Arc<Removals>,
 }
@@ -93,7 +93,7 @@ struct Removals {
 impl Drop for Removals {
     fn drop(&mut self) {
         for removal in self.threads.get_mut().map(take).unwrap_or_default() {
-            // The program is ending, so an error can no longer be shown.
+            // Drop cannot report that a thread panicked.
             let _ = removal.join();
         }
     }
@@ -190,7 +190,7 @@ impl Engine {
         Arc::clone(self.transport.endpoint())
     }
 
-    /// Whether each new connection starts ssh or docker and may log in again, so that one connection must do.
+    /// Whether each new connection starts ssh or docker, and may log in again. Callers then use only one.
     pub fn is_connect_expensive(&self) -> bool {
         self.transport.endpoint().is_connect_expensive()
     }
@@ -352,7 +352,7 @@ impl Engine {
             let target = self.redactor.redact(target.unwrap_or_default());
             return EngineError::Redirected { endpoint, status, target };
         }
-        // Over TLS or a socket, this text is a registry's error that the engine passed on.
+        // Over TLS or a socket, a complaint about missing TLS is a registry's error that the engine passed on.
         let endpoint = self.transport.endpoint();
         let is_plain_tcp = endpoint.tls.is_none() && matches!(endpoint.address, Address::Tcp { .. });
         let may_want_tls = is_plain_tcp && status == StatusCode::BAD_REQUEST;

@@ -281,8 +281,8 @@ impl Decoder {
         }
     }
 
-    /// Moves past the next byte that may change the state, and returns the number of bytes passed. Only braces
-    /// and strings are tracked; nothing else can end an object.
+    /// Moves past the next byte that may change the decoder's state, and returns the number of bytes passed. Only
+    /// braces and strings are tracked; nothing else can end an object.
     fn skip(&mut self, bytes: &[u8]) -> usize {
         if self.escaped {
             self.escaped = false;
@@ -301,8 +301,8 @@ impl Decoder {
     }
 }
 
-/// Returns the same JSON on one line: line ends and tabs, which can only be between tokens, become spaces, and
-/// control characters in strings become `\u` escapes (RFC 8259, 7).
+/// Returns the same JSON on one line: line ends and tabs, which can only be between tokens, become spaces. Characters
+/// that a terminal would act on become `\u` escapes, which strings may contain (RFC 8259, 7).
 fn in_one_line(object: &[u8]) -> String {
     let mut line = String::with_capacity(object.len());
     for c in String::from_utf8_lossy(object).chars() {

@@ -110,7 +110,7 @@ impl Drop for TemporaryTag {
     fn drop(&mut self) {
         /// Shorter than the time that `main` gives the program to end after a signal.
         const TIMEOUT: Duration = Duration::from_millis(1500);
-        /// Wait before the second attempt: an engine may still carry out a tag request whose connection broke.
+        /// Delay before the second attempt: the engine may still carry out a tag request whose connection broke.
         const AGAIN: Duration = Duration::from_millis(300);
         let Some(mut engine) = self.engine.take() else { return };
         let removals = take(&mut engine.removals);
@@ -128,7 +128,7 @@ impl Drop for TemporaryTag {
                     let _ = engine.untag(&name, &id).await;
                 }
             };
-            // The program is ending, so an error can no longer be shown.
+            // Drop cannot report an error.
             let _ = runtime.block_on(async { tokio::time::timeout(TIMEOUT, removed).await });
             runtime.shutdown_background();
         });

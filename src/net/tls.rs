@@ -270,7 +270,7 @@ impl ServerCertVerifier for Verifier {
         };
         let by_named = named.map(|named| named.verify(end_entity, intermediates, server_name, ocsp, now));
         match (by_named, system) {
-            // An invalid certificate that a given CA signed need not be checked against the system's CAs.
+            // A given CA signed the certificate, but it is invalid: the system's CAs are not tried.
             (Some(Err(error)), Some(_)) if !is_of_another(&error) => Err(error),
             (Some(Ok(verified)), _) => Ok(verified),
             (_, Some(system)) => system.verify_server_cert(end_entity, intermediates, server_name, ocsp, now),

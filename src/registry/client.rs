@@ -66,7 +66,7 @@ impl Registry {
                 if registry.access.tls.skip_verify =>
             {
                 registry.api = url(domain, &format!("http://{host}/"))?;
-                // If both fail, a TLS error says more, unless the server just does not speak TLS.
+                // If both fail, report the TLS error, unless it only says that the server does not speak TLS.
                 registry.ping().await.map_err(|plain| match error {
                     RegistryError::Tls { problem, .. } if matches!(*problem, TlsProblem::PlainText) => plain,
                     error @ RegistryError::Tls { .. } => error,

@@ -73,7 +73,7 @@ impl RegistryError {
         }
     }
 
-    /// Whether the plugin cannot connect to the registry, although an engine may be able to.
+    /// Whether the connection from this machine failed; the engine may have another way to the registry.
     pub fn is_about_the_way(&self) -> bool {
         matches!(
             self,

@@ -49,7 +49,7 @@ impl ServedManifest {
         }
     }
 
-    /// Returns the digests of the image's blobs that must be in the registry, which foreign layers need not be.
+    /// Returns the digests of the image's blobs that must be in the registry: all except foreign layers.
     pub(super) fn blobs(&self) -> Vec<String> {
         let Document::Manifest(manifest) = &self.content else { return Vec::new() };
         let blobs = manifest.config.iter().chain(&manifest.layers);

@@ -74,8 +74,8 @@ impl Tunnel {
         Ok((Self { child, command: shown, said, listener }, Box::new(stream)))
     }
 
-    /// Replaces an error with the failure of the program that caused it. Keeps the error if the program ended
-    /// with success, which it does if the plugin closed the connection, or still runs and has printed nothing.
+    /// Replaces an error with the program's failure that caused it. Keeps the error if the program exited with
+    /// success (the plugin closed the connection), or if it still runs and has printed nothing.
     pub async fn explain(mut self, error: TransportError, endpoint: &Arc<Endpoint>) -> TransportError {
         let end = match timeout(END, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => return error,
@@ -115,8 +115,8 @@ impl Drop for Tunnel {
 fn detach(command: &mut Command) {
     let prepare = || {
         rustix::process::setsid()?;
-        // This is about the death of the thread that starts the program: the runtime's only one, which lives as
-        // long as the plugin.
+        // Linux sends the signal when the thread that starts the program ends: the runtime's only thread, which
+        // lives as long as the plugin.
         #[cfg(target_os = "linux")]
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         Ok(())
