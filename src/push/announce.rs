@@ -1,4 +1,4 @@
-//! Says which platforms of an image are sent.
+//! Announces which platforms of an image are sent.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::push::platforms::Platforms;
 use crate::push::subject::Subject;
 use crate::reference::Reference;
 
-/// How long the engine may take to inspect an image whose push is over.
+/// Timeout of an image inspect after the upload.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Says once in a push which platforms are sent, whichever part of the push has inspected the image first.
+/// Announces the platforms once in a push. Several parts of a push inspect the image; the first one announces.
 pub struct Announcer<'a> {
     reference: &'a Reference,
     selection: Option<&'a PlatformSelection>,
@@ -46,14 +46,14 @@ impl<'a> Announcer<'a> {
         matches!(*self.state.borrow(), State::Done(_))
     }
 
-    /// There is nothing to say about this image.
+    /// Marks the image as having nothing to announce.
     pub fn skip(&self) {
         if !self.is_done() {
             *self.state.borrow_mut() = State::Done(None);
         }
     }
 
-    /// The platforms that were announced.
+    /// Returns the announced platforms.
     pub fn platforms(&self) -> Option<Platforms> {
         match &*self.state.borrow() {
             State::Done(platforms) => platforms.clone(),
@@ -61,10 +61,10 @@ impl<'a> Announcer<'a> {
         }
     }
 
-    /// Says which platforms are sent, unless that was said before.
+    /// Announces which platforms are sent, unless that is done already.
     ///
     /// # Errors
-    /// [`PushError::Incomplete`] for `--platform all`.
+    /// [`PushError::Incomplete`] for `--platform all`, if platforms are missing in the engine.
     pub fn announce(&self, image: &ImageInspect) -> Result<(), PushError> {
         if self.is_done() {
             return Ok(());
@@ -81,17 +81,17 @@ impl<'a> Announcer<'a> {
         Ok(())
     }
 
-    /// The same for a task in the background, which cannot end the push.
+    /// Does the same as [`announce`](Self::announce) for a background task, which cannot fail the push.
     pub fn announce_in_background(&self, image: &ImageInspect) {
         if *self.state.borrow() == State::Open {
             self.finish(Platforms::of(&image.manifests, self.platform()));
         }
     }
 
-    /// Inspects and announces an image that was not announced before its push.
+    /// Inspects and announces the image after its upload, unless it is announced already.
     ///
     /// # Errors
-    /// Those of [`announce`](Self::announce). If the engine does not answer in time, nothing is said.
+    /// Those of [`announce`](Self::announce). If the engine does not answer within 2 s, nothing is announced.
     pub async fn announce_late(&self, engine: &mut Engine, subject: &Subject<'_>) -> Result<(), PushError> {
         if self.is_done() {
             return Ok(());

@@ -1,23 +1,23 @@
-//! Decides what follows a failed attempt: a retry, other credentials, a prompt, or the end of the push.
+//! Decides what follows a failed attempt: a retry, other credentials, a prompt, or failure.
 //!
-//! [`Conversation`] is a state machine. It neither uploads nor prompts: its caller does, and reports the result as the
-//! next event.
+//! [`Conversation`] is a state machine. It does not upload or prompt: it returns a [`Step`], the caller executes it and
+//! reports the result as the next [`Event`].
 
 use crate::credentials::login::Source;
 use crate::failure::Class;
 use crate::retry::{AttemptFailure, NextAttempt, RetryBudget};
 
-/// How often the user is asked for credentials of one registry.
+/// The maximum number of prompts in one push.
 pub const MAX_PROMPTS: usize = 3;
 
-/// A failed attempt, as far as the next step depends on it.
+/// The facts about a failed attempt on which the next step depends.
 #[derive(Clone, Debug)]
 pub struct FailedAttempt {
     pub failure: AttemptFailure,
     /// Where the credentials of the attempt came from.
     pub source: Source,
     pub is_anonymous: bool,
-    /// Layers have moved, so the registry had accepted the credentials.
+    /// Some layer data was sent, so the registry had accepted the credentials.
     pub has_moved: bool,
 }
 
@@ -27,38 +27,38 @@ impl FailedAttempt {
     }
 }
 
-/// The result of a step.
+/// The result of a [`Step`].
 #[derive(Debug)]
 pub enum Event {
     Failed(FailedAttempt),
-    /// The tag names another image in the registry, or nothing, or is unknown.
+    /// The tag does not name this image in the registry, or the registry did not answer.
     NotInRegistry,
-    /// Another push of the call has other credentials for this registry.
+    /// Another push of the call has newer credentials for this registry.
     NewerCredentials,
-    /// `has_prompt_failed`: the user was asked for this registry before, in vain.
+    /// `has_prompt_failed`: an earlier prompt for this registry gave no usable credentials.
     NoNewerCredentials {
         has_prompt_failed: bool,
     },
-    /// The user has typed credentials. `are_accepted`: the registry has said that it accepts them.
+    /// The user has typed credentials. `are_accepted`: the registry confirmed them.
     Typed {
         are_accepted: bool,
     },
 }
 
-/// The next thing that the caller does.
+/// The next action of the caller.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Attempt the push with the newest credentials.
     Attempt,
-    /// Attempt it with the same credentials, which may get a fresh token.
+    /// Attempt it with the same credentials, since the registry may issue a new token for them.
     Repeat,
-    /// Find out whether the tag names this image already.
+    /// Check whether the tag names this image in the registry already.
     CheckExisting,
-    /// Attempt it again after a wait.
+    /// Retry after a wait.
     Wait(NextAttempt),
-    /// Find out whether another push of the call has other credentials.
+    /// Check whether another push of the call has newer credentials.
     FindNewerCredentials,
-    /// Ask the user for credentials.
+    /// Prompt the user for credentials.
     Prompt,
     /// Fail with the error of the last attempt.
     Fail,
@@ -72,18 +72,18 @@ enum State {
     Prompting,
 }
 
-/// The state of one push between its attempts.
+/// The state machine of one push.
 #[derive(Debug)]
 pub struct Conversation {
     state: State,
     retries: u32,
     budget: RetryBudget,
-    /// A token may have expired once.
+    /// [`Step::Repeat`] is allowed once, for an expired token.
     can_repeat: bool,
     are_accepted: bool,
     has_terminal: bool,
     no_prompt: bool,
-    /// Prompts that are left.
+    /// Remaining prompts.
     pub prompts_left: usize,
 }
 
@@ -103,13 +103,15 @@ impl Conversation {
         }
     }
 
-    /// Whether the registry has accepted the credentials, which were typed, before the upload showed it.
+    /// Returns whether the current credentials were typed, and confirmed by the registry at the prompt.
     pub fn are_accepted(&self) -> bool {
         self.are_accepted
     }
 
+    /// Returns the step that follows an event.
+    ///
     /// # Panics
-    /// The event is not an answer to the last step.
+    /// The event is not a result of the last step.
     pub fn next(&mut self, event: Event) -> Step {
         match (std::mem::replace(&mut self.state, State::Attempting), event) {
             (State::Attempting, Event::Failed(failed)) if failed.class() == Class::Rejected => {
@@ -165,22 +167,22 @@ impl Conversation {
         }
     }
 
-    /// Other credentials have all attempts again.
+    /// Starts with the full number of attempts, since the credentials are new.
     fn restart(&mut self) -> Step {
         self.budget = RetryBudget::new(self.retries);
         Step::Attempt
     }
 }
 
-/// Whether a failure of this class may be different with other credentials.
+/// Returns whether other credentials may fix a failure of this class.
 pub fn is_about_credentials(class: Class) -> bool {
     matches!(class, Class::Auth | Class::Denied)
 }
 
-/// Everything that decides whether the user is asked for credentials.
+/// The facts that decide whether the user is prompted for credentials.
 #[derive(Debug)]
 pub struct PromptRequest<'a> {
-    /// The class of the refusal; [`Class::Auth`] if the user wants to log in.
+    /// The class of the refusal; [`Class::Auth`] if the user asked to log in.
     pub class: Class,
     /// The source of the credentials that were refused.
     pub source: &'a Source,
@@ -189,12 +191,12 @@ pub struct PromptRequest<'a> {
     pub has_terminal: bool,
     /// `--no-prompt`
     pub no_prompt: bool,
-    /// The user was asked for this registry before in this call, in vain.
+    /// An earlier prompt for this registry in this call gave no usable credentials.
     pub has_prompt_failed: bool,
 }
 
 impl PromptRequest<'_> {
-    /// The request of a user who wants to log in.
+    /// Returns the request for a user who asked to log in.
     pub fn to_log_in(has_terminal: bool) -> Self {
         Self {
             class: Class::Auth,
@@ -206,8 +208,8 @@ impl PromptRequest<'_> {
         }
     }
 
-    /// Credentials given for this call alone are the user's last word. A user who typed credentials that are accepted,
-    /// but may not push, is not asked again.
+    /// Returns whether the user may be prompted. Credentials from the command line are never replaced by a prompt, and
+    /// a user whose typed credentials are valid but may not push is not prompted again.
     pub fn is_allowed(&self) -> bool {
         let can_help = match self.class {
             Class::Auth => true,
@@ -238,7 +240,7 @@ mod tests {
         Source::Helper("pass".to_owned())
     }
 
-    /// A step without its wait.
+    /// Formats a step without its random wait.
     fn name(step: &Step) -> String {
         match step {
             Step::Wait(next) => format!("Wait {} of {}", next.number, next.of),

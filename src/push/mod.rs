@@ -1,4 +1,6 @@
-//! One image to its registry: name it, look at what exists, upload, verify, remove the name.
+//! Pushes one image to its registry: adds a tag, checks what exists, uploads, verifies, removes the tag.
+//!
+//! `Push` runs these steps. What follows a failed attempt is decided by [`conversation`].
 
 mod announce;
 pub mod conversation;
@@ -53,23 +55,24 @@ use crate::text::with_causes;
 
 /// How long the engine may take to list its images for a hint.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a push may take before its image is inspected beside it. Docker's containerd store takes half as long to
-/// inspect an image, and what the registry shows after a short push may make that needless.
+/// The delay before the image is inspected in parallel with its push. Docker's containerd store needs about half of
+/// that for an inspection, and after a short push the registry's answer may make the inspection unnecessary.
 const SHORT_PUSH: Duration = Duration::from_millis(100);
 
-/// One local image and the destinations that it is pushed to together.
+/// One local image and the destinations that it is pushed to.
 pub struct Batch<'a> {
     pub destinations: Vec<Destination<'a>>,
 }
 
-/// Where an image is pushed to, and where the push reports.
+/// A destination of an image, and where its push reports.
 pub struct Destination<'a> {
     pub target: &'a Target,
     pub reporter: ImageReporter<'a>,
     pub record: &'a mut Record,
 }
 
-/// Pushes an image to its destinations. Returns for each, in their order, how the push ended and how long it took.
+/// Pushes an image to its destinations, one after another. Returns the result and duration of each push, in the same
+/// order.
 pub async fn push_batch(
     session: &Session<'_>,
     engine: &mut Engine,
@@ -86,18 +89,18 @@ pub async fn push_batch(
     ended
 }
 
-/// One image on its way to one destination.
+/// The push of one image to one destination.
 struct Push<'a> {
     session: &'a Session<'a>,
     target: &'a Target,
     options: &'a PushOptions,
     engine: &'a mut Engine,
     gate: &'a Gate,
-    /// While this push holds it, no other may use these credentials, or ask for others.
+    /// While this push holds the pass, no other push may use these credentials or prompt for others.
     pass: Option<Pass<'a>>,
     route: Route,
     announcer: &'a Announcer<'a>,
-    /// The rest of `--timeout`. Prompts and waiting for other images do not count.
+    /// The remaining part of `--timeout`. Time spent at prompts or waiting for other images does not count.
     time_left: Option<Duration>,
     log: ImageLog<'a>,
 }
@@ -125,10 +128,10 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// Pushes the image. A tag that was added for the push is removed, however the push ends.
+    /// Pushes the image, and always removes the tag that it added for the push.
     ///
     /// # Errors
-    /// [`PushError`]; the record says how far the push came.
+    /// [`PushError`]; the record contains the progress up to the error.
     async fn run(mut self) -> Result<Outcome, PushError> {
         self.log.reporter.show(&Update::Start { is_dry_run: self.options.dry_run });
         self.check_platforms().await?;
@@ -148,7 +151,7 @@ impl<'a> Push<'a> {
         result
     }
 
-    /// Refuses `--platform` for an engine that cannot push one platform of an image.
+    /// Returns an error if `--platform` selects one platform and the engine cannot push a single platform.
     async fn check_platforms(&mut self) -> Result<(), PushError> {
         if self.options.platform.as_ref().and_then(PlatformSelection::one).is_none() {
             return Ok(());
@@ -160,7 +163,7 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// Adds the tag that the push needs, and announces the platforms of the image where they must be known first.
+    /// Adds the tag that the push needs, and announces the image's platforms if they must be known before the upload.
     async fn prepare(&mut self) -> Result<Option<TemporaryTag>, AttemptError> {
         let anonymous = ActiveCredentials::anonymous();
         let subject = self.subject(&anonymous);
@@ -174,8 +177,8 @@ impl<'a> Push<'a> {
             self.announcer.skip();
             return Ok(None);
         }
-        // Otherwise the image is inspected beside the upload, over another connection. If the engine does not have
-        // the image, the upload says so.
+        // Otherwise the image is inspected during the upload, over another connection. A failed inspection is
+        // ignored: if the engine does not have the image, the upload reports it.
         let is_needed_now = self.options.platform.is_some() || self.options.dry_run;
         if (is_needed_now || self.engine.is_connect_expensive())
             && let Ok(image) = self.engine.inspect(subject.local_name).await
@@ -185,15 +188,15 @@ impl<'a> Push<'a> {
         Ok(None)
     }
 
-    /// Attempts the push with the credentials that Docker has for the registry, and does after each failure what the
-    /// [`Conversation`] decides.
+    /// Attempts the push, first with the credentials that Docker has for the registry. After a failure, the
+    /// [`Conversation`] decides the next step.
     async fn push_with_auth(&mut self) -> Result<Outcome, PushError> {
         let has_terminal = self.session.terminal.is_some();
         let mut conversation = Conversation::new(self.options.retries, has_terminal, self.options.no_prompt);
         let mut active = self.enter().await;
         loop {
             if self.pass.is_none() && !self.gate.is_open() {
-                // The registry has let no push in so far, so this one goes alone again.
+                // The registry has accepted no push so far, so this push must run alone again.
                 active = self.enter().await;
             }
             self.log.record.login = Some(active.login.clone());
@@ -226,7 +229,7 @@ impl<'a> Push<'a> {
             }
             self.log.record.failures.push(root_cause(&cause.reason(), class));
             if !is_about_credentials(class) {
-                // The credentials are not at fault, so other pushes may use them.
+                // The credentials are not the cause, so other pushes may use them.
                 self.pass = None;
             }
             if let Step::Wait(next) = step {
@@ -234,7 +237,7 @@ impl<'a> Push<'a> {
                 continue;
             }
             if conversation.are_accepted() && class != Class::Auth {
-                // They are good, whatever else is wrong with this push.
+                // The registry has accepted the credentials, so they are worth saving although the push failed.
                 self.save(&active.credentials).await;
             }
             active = self.fail_or_change_credentials(&mut conversation, step, cause, active).await?;
@@ -242,12 +245,12 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// Ends the push with its last failure, or returns other credentials: those of another push, or from a prompt.
+    /// Returns other credentials, from another push or a prompt, or fails with the last error.
     ///
-    /// * `step`: the conversation's decision after `cause`.
+    /// * `step`: what the conversation decided after `cause`.
     ///
     /// # Errors
-    /// The last failure, or the prompt failed.
+    /// The last failure, or the error of the prompt.
     async fn fail_or_change_credentials(
         &mut self,
         conversation: &mut Conversation,
@@ -287,7 +290,7 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// One attempt: look at what exists, upload, verify.
+    /// Makes one attempt: checks what exists, uploads, verifies.
     async fn attempt(&mut self, active: &ActiveCredentials) -> Result<Outcome, AttemptError> {
         let subject = self.subject(active);
         self.log.record.progress = Progress::default();
@@ -327,7 +330,7 @@ impl<'a> Push<'a> {
             announcer.announce_late(self.engine, subject).await?;
             self.log.warn(announcer.narrow(narrowed));
         }
-        // The registry has accepted the credentials, whatever it serves now.
+        // The upload shows that the registry accepts the credentials, even if the verification fails.
         self.gate.open(&mut self.pass);
         self.save(&subject.active.credentials).await;
         verify::verify(session, self.engine, subject, &pushed, announcer, &mut self.log).await?;
@@ -350,8 +353,8 @@ impl<'a> Push<'a> {
         Ok(outcome.unwrap_or(Outcome::new(Status::WouldPush, None)))
     }
 
-    /// Takes the credentials for the registry from its gate, and goes through it alone if no push has got through so
-    /// far.
+    /// Returns the credentials for the registry. Keeps the pass of the registry's gate, so that this push runs alone,
+    /// if the registry has accepted no push with them so far.
     async fn enter(&mut self) -> ActiveCredentials {
         let mut pass = self.gate.enter().await;
         let active = match pass.of(&self.target.reference.repository()) {
@@ -374,7 +377,8 @@ impl<'a> Push<'a> {
         active
     }
 
-    /// The credentials that another push has asked for since. `None`: this push may ask, and holds the pass.
+    /// Returns the credentials after this number, which another push has prompted for. `None`: there are none; this
+    /// push holds the pass and may prompt.
     async fn newer_than(&mut self, number: u32) -> Option<ActiveCredentials> {
         let pass = match self.pass.take() {
             Some(pass) => pass,
@@ -385,7 +389,7 @@ impl<'a> Push<'a> {
         newer
     }
 
-    /// Asks the user for credentials. Returns them, and whether the registry has accepted them.
+    /// Prompts for credentials. Returns them, and whether the registry has accepted them.
     async fn prompt(
         &mut self,
         refusal: &Refusal,
@@ -402,20 +406,20 @@ impl<'a> Push<'a> {
         let held = reporter.reporter.hold();
         let tell = |line: &str| reporter.say(Level::Asking, line);
         tell(&refusal.to_string());
-        // Until there is an answer: a user who gives up is not asked again.
+        // If the prompt is interrupted, the flag remains set, so that the user is not asked again.
         self.gate.has_prompt_failed.set(true);
         let asked = question.ask(refusal.login.username.as_deref(), prompts_left, tell).await;
         self.gate.has_prompt_failed.set(asked.is_err());
         drop((held, dialogue));
         match asked {
-            // If the engine could not ask the registry, the upload shows whether it accepts them.
+            // If the engine could not check them with the registry, the upload shows whether they are accepted.
             Ok(login) => Ok((login.credentials, login.unchecked.is_none())),
             Err(LoginError::Engine(error)) => Err(self.engine_error(error)),
             Err(error) => Err(PushError::Login(error)),
         }
     }
 
-    /// Makes typed credentials the ones to push with.
+    /// Adds typed credentials to the gate, and returns them as the active ones.
     ///
     /// * `refused`: the class of the refusal that led to the prompt.
     fn use_typed(&mut self, typed: Credentials, refused: Class) -> ActiveCredentials {
@@ -429,7 +433,7 @@ impl<'a> Push<'a> {
         pass.add(typed, login, only_for)
     }
 
-    /// Saves credentials that were typed or given for this call, for `--save-credentials`. A failure is a warning.
+    /// For `--save-credentials`: saves credentials that were typed or given for this call. A failure is a warning.
     async fn save(&mut self, credentials: &Credentials) {
         let source = self.log.record.login.as_ref().map(|login| &login.source);
         let is_new = matches!(source, Some(Source::Prompt | Source::CommandLine));
@@ -466,14 +470,14 @@ impl<'a> Push<'a> {
         tokio::time::sleep(next.wait).await;
     }
 
-    /// Does this within what is left of `--timeout`.
+    /// Does the work within the rest of `--timeout`.
     async fn in_time<T>(&mut self, work: impl AsyncFnOnce(&mut Self) -> T) -> Result<T, PushError> {
         let Some(left) = self.time_left else { return Ok(work(self).await) };
         let started = Instant::now();
         let done = tokio::time::timeout(left, work(self)).await;
         self.time_left = Some(left.saturating_sub(started.elapsed()));
         done.map_err(|_| {
-            // The engine stops what it does for a connection that is closed.
+            // The engine cancels a push when its connection is closed.
             self.engine.hang_up();
             let record = &self.log.record;
             PushError::TimedOut {
@@ -527,7 +531,7 @@ impl<'a> Push<'a> {
         PushError::Engine { reference: self.name(), source }
     }
 
-    /// Familiar.
+    /// Returns the familiar name.
     fn name(&self) -> String {
         self.target.reference.familiar()
     }
@@ -538,15 +542,15 @@ impl<'a> Push<'a> {
 }
 
 impl Drop for Push<'_> {
-    /// Records the announced platforms also if the push is interrupted.
+    /// Records the announced platforms even if the push is interrupted.
     fn drop(&mut self) {
         self.log.record.platforms = self.announcer.platforms();
     }
 }
 
-/// Prepares, while the engine uploads, what is needed after that: connects to the registry, and inspects the image.
+/// Prefetches what is needed after the upload: connects to the registry and inspects the image.
 ///
-/// Errors are left to the push, which finds them again where they matter.
+/// Errors are ignored, since the push meets and reports them later if they matter.
 async fn prefetch_image(
     session: &Session<'_>,
     mut engine: Engine,
@@ -576,7 +580,7 @@ async fn prefetch_image(
     join(connect, inspect).await;
 }
 
-/// Runs a task in the background of the work, and drops it when the work is done.
+/// Does the work and runs a task in the background, which is dropped when the work is done.
 pub async fn with_background<T>(task: impl Future<Output = ()>, work: impl Future<Output = T>) -> T {
     match select(pin!(work), pin!(task)).await {
         Either::Left((done, _)) => done,
@@ -584,7 +588,7 @@ pub async fn with_background<T>(task: impl Future<Output = ()>, work: impl Futur
     }
 }
 
-/// Whether the registry sends this only to a user whom it lets push.
+/// Returns whether the event proves that the registry allows this user to push.
 fn shows_access(event: &Event) -> bool {
     match event {
         Event::Layer { state: LayerState::Pushing { current, .. }, .. } => *current > 0,

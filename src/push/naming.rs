@@ -1,4 +1,4 @@
-//! The tag under which an image is pushed.
+//! Adds and removes the tag under which an image is pushed.
 
 use hyper::StatusCode;
 
@@ -14,10 +14,11 @@ use crate::push::target::Target;
 use crate::reference::Reference;
 use crate::text::with_causes;
 
-/// Inspects an image that is to get another name.
+/// Inspects an image that the push must tag with another name.
 ///
 /// # Errors
-/// The engine does not have it; or an ID was typed, and the destination takes its path and tag from a name.
+/// The engine does not have the image, or [`PushError::Nameless`]: an ID was typed, but the destination needs a path
+/// and tag from the image's name.
 pub async fn inspect_source(
     engine: &mut Engine,
     subject: &Subject<'_>,
@@ -31,12 +32,12 @@ pub async fn inspect_source(
     Ok(image)
 }
 
-/// Adds the tag that the push needs, unless the image has it.
+/// Adds the tag that the push needs, unless the image has it already.
 ///
-/// Returns the tag if it must be removed after the push.
+/// Returns the tag only if it must be removed after the push.
 ///
 /// # Errors
-/// Another image has the tag, or the engine does not add it.
+/// Another image has the tag, or the engine cannot add it.
 pub async fn ensure_tag(
     session: &Session<'_>,
     engine: &mut Engine,
@@ -53,7 +54,7 @@ pub async fn ensure_tag(
             let (found, id) = (other.id, image.id);
             return Err(PushError::Taken { reference: reference.familiar(), found, id });
         }
-        // Another program has added it since.
+        // Another program has added the tag since the inspection.
         Ok(_) => return Ok(None),
         Err(EngineError::Answered { status: StatusCode::NOT_FOUND, .. }) => {}
         Err(error) => return Err(subject.engine_error(error)),
@@ -69,8 +70,8 @@ pub async fn ensure_tag(
         tag.keep();
         return Ok(None);
     }
-    // Engines remove an image with its last name. Another tag that this call has added does not count: each would
-    // be removed because of the other.
+    // Engines delete an image with its last name, so a name must remain. Tags that this call has added do not
+    // count: they are removed too.
     let mut added = session.added_tags.borrow_mut();
     added.insert(reference.canonical());
     let is_added =
@@ -84,7 +85,7 @@ pub async fn ensure_tag(
     Ok(Some(tag))
 }
 
-/// Removes a tag that was added for the push. If it cannot be removed, that is a warning.
+/// Removes a tag that was added for the push. A failure is a warning.
 pub async fn untag(session: &Session<'_>, engine: &mut Engine, tag: TemporaryTag, log: &mut ImageLog<'_>) {
     let name = tag.name.familiar();
     let naming = session.naming.lock().await;

@@ -1,4 +1,4 @@
-//! Asks the registry what it serves after a push.
+//! Verifies after a push that the registry serves the pushed image.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::push::subject::Subject;
 use crate::retry::is_transient;
 use crate::text::with_causes;
 
-/// Waits before the registry is asked again: one that runs on several machines may not serve at once on all of
-/// them what was pushed to one.
+/// The waits before the registry is asked again. A registry on several machines may need a moment until all of them
+/// serve the image that was pushed to one.
 const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
-/// Checks that the tag names what was pushed, and that all blobs of it are there.
+/// Checks that the tag names the pushed manifest, and that the registry has all its blobs.
 ///
 /// # Errors
-/// [`PushError::Unverified`]; with `--verify always` also if a question is not answered, which otherwise is a
+/// [`PushError::Unverified`]. With `--verify always` also if the registry does not answer; otherwise that is a
 /// warning.
 pub async fn verify(
     session: &Session<'_>,
@@ -69,7 +69,7 @@ pub async fn verify(
     }
 }
 
-/// The next step after an answer.
+/// The next step after an answer of the registry.
 #[derive(Debug)]
 enum Step {
     Served,
@@ -79,7 +79,7 @@ enum Step {
 }
 
 impl Step {
-    /// * `wait`: before the next question, if one is left.
+    /// * `wait`: the wait before the next query; `None`: this was the last.
     /// * `is_required`: an answer is required (`--verify always`).
     fn after(answer: Result<Option<Found>, QueryError>, wait: Option<Duration>, is_required: bool) -> Self {
         match (answer, wait) {
@@ -94,7 +94,7 @@ impl Step {
     }
 }
 
-/// Compares the registry's content with the pushed image. `None`: there is no difference.
+/// Compares the registry's content with the pushed image. Returns `None` if they match.
 async fn find_mismatch(
     session: &Session<'_>,
     engine: &mut Engine,
@@ -117,7 +117,7 @@ async fn find_mismatch(
             }
             Some(_) => match session.options.verify {
                 Verify::Always => pool.missing_blobs(engine, subject, &pushed.digest).await?,
-                // The tag names what was pushed; blobs may be out of reach from here.
+                // The engine confirmed the tag; the plugin itself may not reach the registry to check blobs.
                 _ => pool.blobs_known_missing(engine, subject, &pushed.digest).await?,
             },
         },
