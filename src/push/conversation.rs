@@ -7,7 +7,7 @@ use crate::credentials::login::Source;
 use crate::failure::Class;
 use crate::retry::{AttemptFailure, NextAttempt, RetryBudget};
 
-/// The maximum number of prompts in one push.
+/// The maximum number of prompts in one push, or in one login with `auth`.
 pub const MAX_PROMPTS: usize = 3;
 
 /// The facts about a failed attempt on which the next step depends.

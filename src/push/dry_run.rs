@@ -1,4 +1,4 @@
-//! `--dry-run`: asks engine and registry what a push would find, and uploads nothing.
+//! `--dry-run`: queries engine and registry for what a push would find, and uploads nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,27 +15,26 @@ use crate::reference::Reference;
 use crate::registry::Registry;
 use crate::registry::error::RegistryError;
 
-/// Other tags of the repository whose layers are looked at.
+/// How many other tags of the repository are searched for the image's layers.
 const MAX_OTHER_TAGS: usize = 5;
-/// Images of an index.
+/// How many manifests of an index are searched.
 const MAX_PLATFORMS: usize = 10;
 
-/// The findings of a dry run. As JSON part of a public format: fields may be added, never renamed.
+/// The findings of a dry run. Their JSON is part of a public format: fields may be added, never renamed.
 #[derive(Debug, Serialize)]
 pub struct Findings {
-    /// Of the image in the engine.
+    /// The ID of the image in the engine.
     pub id: String,
-    /// Bytes, as the engine counts them.
+    /// The image size in bytes, as the engine counts it.
     pub size: u64,
-    /// Digests of layers before they are compressed.
+    /// The digests of the uncompressed layers (diff IDs).
     pub layers: Vec<String>,
-    /// Of these, those that no image in the repository is known to have there. An engine may find them in
-    /// another repository.
+    /// The `layers` that no searched image in the repository has. An engine may find them in another repository.
     pub missing_layers: Vec<String>,
-    /// The registry has let an upload begin.
+    /// The registry has accepted the start of an upload.
     #[serde(rename = "may_write")]
     pub can_push: bool,
-    /// What the tag names now.
+    /// The digest that the tag names now.
     pub tag_names: Option<String>,
     /// The tag names this image.
     pub is_same: bool,
@@ -43,10 +42,10 @@ pub struct Findings {
     pub named: Option<Descriptor>,
 }
 
-/// Asks engine and registry, in the order in which a push would fail.
+/// Queries engine and registry in the order of a push, so that the first error is the one a push would report.
 ///
 /// # Errors
-/// The error that a push would end with.
+/// The error that a push would report.
 pub async fn run(
     pool: &RegistryPool,
     engine: &mut Engine,
@@ -74,9 +73,9 @@ pub async fn run(
     })
 }
 
-/// The layers of an image that are in its repository, as far as images show that are there: what the tag
-/// names, the image itself under its digests, and the newest other tags. (What a layer is called once it is
-/// compressed, engines do not tell.)
+/// Returns the layers of an image that are in its repository. Engines do not report the digests of compressed layers,
+/// so this searches images in the repository for the same diff IDs: the one that the tag names, those with the image's
+/// digests, and the newest other tags.
 async fn layers_there(
     registry: &Arc<Registry>,
     reference: &Reference,
@@ -84,7 +83,7 @@ async fn layers_there(
 ) -> BTreeSet<String> {
     let repository = reference.path();
     let tag = reference.tag_or_latest();
-    // Without the list, fewer images are looked at.
+    // Without the list of tags, fewer images are searched.
     let tags = registry.tags(repository).await.unwrap_or_default();
     let others = tags.into_iter().rev().filter(|other| other != tag).take(MAX_OTHER_TAGS);
     let images = [tag.to_owned()].into_iter().chain(image.digests.iter().cloned()).chain(others);
@@ -93,13 +92,13 @@ async fn layers_there(
         if image.layers.iter().all(|layer| there.contains(layer)) {
             break;
         }
-        // An image that cannot be read is left out.
+        // An image that cannot be read is skipped.
         there.extend(layers_of(registry, repository, &named, image).await.unwrap_or_default());
     }
     there
 }
 
-/// The layers that an image shares with another image in the registry, if the registry has their blobs.
+/// Returns the layers that an image shares with another image in the registry, if the registry has their blobs.
 async fn layers_of(
     registry: &Registry,
     repository: &str,

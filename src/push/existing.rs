@@ -1,4 +1,4 @@
-//! `--if-exists`: the outcome of a push whose tag is in the registry already.
+//! `--if-exists`: decides about a push whose tag is in the registry already.
 
 use futures_util::future::join;
 
@@ -13,10 +13,11 @@ use crate::push::session::Session;
 use crate::push::subject::{Subject, inspect};
 use crate::reference::Reference;
 
-/// The outcome of `--if-exists` without an upload; `None`: the image must be uploaded.
+/// Returns the outcome of a push that needs no upload; `None`: the image must be uploaded.
 ///
-/// * `named`: what the tag names in the registry.
-/// * `is_same`: that is the image with this `id`.
+/// * `named`: the manifest that the tag names in the registry.
+/// * `is_same`: that manifest is the image to push.
+/// * `id`: the ID of the image to push, for the error.
 ///
 /// # Errors
 /// [`PushError::Exists`]
@@ -36,7 +37,8 @@ pub fn if_exists_outcome(
     }
 }
 
-/// Asks engine and registry, if `--if-exists` needs it, and returns the outcome without an upload.
+/// Queries engine and registry if `--if-exists` needs it. Returns the outcome of a push that needs no upload; `None`:
+/// the image must be uploaded.
 ///
 /// # Errors
 /// The image is not in the engine, the registry does not answer, or [`PushError::Exists`].
@@ -63,7 +65,7 @@ pub async fn outcome_before_upload(
     let named = match named {
         Ok(Some(named)) => named,
         Ok(None) => return Ok(None),
-        // Credentials that may only push cannot read. Pushing what is there already does no harm.
+        // Credentials may allow to push but not to read. To push an image that the registry has is harmless.
         Err(QueryError::Cause(cause)) if if_exists == IfExists::Update && cause.class() != Class::Auth => {
             log.warn(format!("what the tag names could not be asked: {}", cause.reason()));
             return Ok(None);
@@ -71,15 +73,15 @@ pub async fn outcome_before_upload(
         Err(error) => return Err(subject.attempt_error(error)),
     };
     let is_same = match pool.is_same(engine, subject, &image, &named).await {
-        // Only `fail` needs to know; the others upload, or skip either way.
+        // Only `fail` depends on the answer. Without it, `skip` skips and `update` uploads.
         Err(QueryError::Cause(_)) if if_exists != IfExists::Fail => false,
         is_same => is_same.map_err(|error| subject.attempt_error(error))?,
     };
     Ok(if_exists_outcome(if_exists, subject.reference, Some(named), is_same, image.id)?)
 }
 
-/// Returns the manifest that the tag names in the registry, if it is the image to push. A registry may refuse an
-/// immutable tag only at the end of a push, and the same image is never an error.
+/// Returns the manifest that the tag names in the registry, if it is the image to push. Called after a refusal:
+/// registries refuse to replace an immutable tag, even if it names the same image, and some only after the upload.
 pub async fn find_same(
     session: &Session<'_>,
     engine: &mut Engine,

@@ -1,10 +1,11 @@
-//! Points at which the pushes of a call wait for one of them that goes first.
+//! Synchronizes the pushes of a call: one push goes first, and the others wait for it.
 //!
-//! Each registry has a [`Gate`]: its credentials are looked up once, tried by one push, and asked for once. Several
-//! pushes at once with a wrong password would cost the registry as many failed logins, and its user perhaps an
-//! account. Each repository has a [`Lead`], the first push into it: tags of a repository mostly share their layers,
-//! and engines send a layer once for each push that begins before the layer is there (docker 28's containerd store
-//! sent the 5 blobs of 6 tags 22 times; measured).
+//! Each registry has a [`Gate`]. Its credentials are looked up once, tried by one push, and prompted for once. Parallel
+//! pushes with a wrong password would cause as many failed logins, and registries may lock the account.
+//!
+//! Each repository has a [`Lead`]. The tags of a repository mostly share layers, but an engine sends a layer again for
+//! each push that begins before the registry has it (docker 28's containerd store sent the 5 blobs of 6 tags 22 times;
+//! measured).
 
 use std::cell::Cell;
 
@@ -14,19 +15,19 @@ use crate::credentials::Credentials;
 use crate::credentials::keyring::LookedUp;
 use crate::credentials::login::{Login, Source};
 
-/// Credentials that are in use.
+/// Credentials that the pushes to a registry use.
 #[derive(Clone, Debug)]
 pub struct ActiveCredentials {
-    /// Counts the credentials of the call for this registry, from 1.
+    /// The number of these credentials among those for this registry, from 1. 0: [`anonymous`](Self::anonymous).
     pub number: u32,
     pub credentials: Credentials,
     pub login: Login,
-    /// The one repository that these were typed for, since other credentials may not push to it.
+    /// The repository that these were typed for, because the earlier credentials may not push to it. `None`: all.
     only_for: Option<String>,
 }
 
 impl ActiveCredentials {
-    /// No credentials, for questions that need none.
+    /// Returns empty credentials, for steps that do not contact the registry.
     pub fn anonymous() -> Self {
         let credentials = Credentials::anonymous();
         let login = Login::new(&credentials, Source::Nothing, Vec::new());
@@ -38,29 +39,31 @@ impl ActiveCredentials {
 #[derive(Debug, Default)]
 pub struct Logins {
     active: Vec<ActiveCredentials>,
-    /// The first of them, looked up before a push needs them. The first push takes them and shows their warnings.
+    /// The first credentials, looked up before a push needs them. The first push uses them and shows their warnings.
     pub prefetched: Option<LookedUp>,
 }
 
 impl Logins {
-    /// Whether nothing was looked up so far.
+    /// Returns whether no credentials were looked up so far.
     pub fn is_empty(&self) -> bool {
         self.active.is_empty() && self.prefetched.is_none()
     }
 
-    /// The newest credentials for this repository or for all repositories.
+    /// Returns the newest credentials for this repository or for all repositories.
     pub fn of(&self, repository: &str) -> Option<&ActiveCredentials> {
         let is_for_it =
             |active: &&ActiveCredentials| active.only_for.as_deref().is_none_or(|only| only == repository);
         self.active.iter().rfind(is_for_it)
     }
 
-    /// The first credentials after this number.
+    /// Returns the first credentials with a higher number.
     pub fn newer_than(&self, number: u32) -> Option<&ActiveCredentials> {
         self.active.iter().find(|active| active.number > number)
     }
 
-    /// * `only_for`: a repository; `None`: these replace all earlier credentials.
+    /// Adds credentials, and returns them with their number.
+    ///
+    /// * `only_for`: the one repository that uses them; `None`: they replace all earlier credentials.
     pub fn add(
         &mut self,
         credentials: Credentials,
@@ -74,22 +77,22 @@ impl Logins {
     }
 }
 
-/// Held by the push that looks up credentials, is the first to use them, or asks for others.
+/// Held by the push that looks up credentials, uses them first, or prompts for others.
 pub type Pass<'a> = MutexGuard<'a, Logins>;
 
 #[derive(Debug)]
 pub struct Gate {
     logins: Mutex<Logins>,
-    /// The registry has let in a push with the newest credentials for all repositories.
+    /// The registry has accepted a push with the newest credentials for all repositories.
     is_open: Cell<bool>,
-    /// A prompt for this registry ended without credentials that help. The user is not asked twice in one call.
+    /// A prompt for this registry gave no usable credentials. The user is not prompted again in this call.
     pub has_prompt_failed: Cell<bool>,
-    /// Credentials that were typed or given must still be saved.
+    /// Credentials that were typed or given in this call must still be saved.
     pub must_be_saved: Cell<bool>,
 }
 
 impl Gate {
-    /// * `must_be_saved`: credentials that are typed or given in this call must be saved.
+    /// * `must_be_saved`: credentials that are typed or given in this call must be saved (`--save-credentials`).
     pub fn new(must_be_saved: bool) -> Self {
         Self {
             logins: Mutex::default(),
@@ -104,25 +107,26 @@ impl Gate {
         self.logins.lock().await
     }
 
-    /// Whether several pushes may use the credentials at once.
+    /// Returns whether several pushes may use the credentials at once.
     pub fn is_open(&self) -> bool {
         self.is_open.get()
     }
 
-    /// The registry has let in the push with the pass, so all others may follow.
+    /// Releases the pass and opens the gate, because the registry has accepted the push that holds the pass. Does nothing
+    /// without a pass.
     pub fn open(&self, pass: &mut Option<Pass<'_>>) {
         if pass.take().is_some() {
             self.is_open.set(true);
         }
     }
 
-    /// There are other credentials, which one push must try alone.
+    /// Closes the gate, because one push must try new credentials alone.
     pub fn close(&self) {
         self.is_open.set(false);
     }
 }
 
-/// The first push into a repository. The others follow when it has succeeded.
+/// Lets one push into a repository go first. The others follow when a push has succeeded.
 #[derive(Debug, Default)]
 pub struct Lead {
     turn: Mutex<()>,
@@ -130,8 +134,8 @@ pub struct Lead {
 }
 
 impl Lead {
-    /// Waits for the push that goes alone. Returns a guard if no push has succeeded so far, so that the caller goes
-    /// alone while it holds it.
+    /// Waits for the push that runs alone. If no push has succeeded so far, returns a guard: the caller runs alone while
+    /// it holds the guard.
     pub async fn follow(&self) -> Option<MutexGuard<'_, ()>> {
         if self.is_open.get() {
             return None;
@@ -140,7 +144,7 @@ impl Lead {
         Some(turn).filter(|_| !self.is_open.get())
     }
 
-    /// A push has succeeded: the others need not wait for each other any more.
+    /// Records that a push has succeeded, so that the others no longer wait for each other.
     pub fn open(&self) {
         self.is_open.set(true);
     }
@@ -154,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// Polls once; `None`: it waits.
+    /// Polls a future once; `None`: it is pending.
     fn now<T>(future: impl Future<Output = T>) -> Option<T> {
         match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(value) => Some(value),

@@ -1,4 +1,4 @@
-//! Asks the user for credentials, and has the registry check them before they are used.
+//! Prompts the user for credentials, and lets the engine check them with the registry before a push uses them.
 
 use crate::credentials::Credentials;
 use crate::credentials::login::docker_login;
@@ -12,7 +12,7 @@ use crate::text::sanitize;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// Nothing was typed that the registry could be asked about.
+    /// The user typed no complete credentials, so that none were checked.
     #[error("no login was typed for {registry}")]
     NothingTyped { registry: String },
     #[error("{registry} accepted none of the {refused} logins typed")]
@@ -28,7 +28,7 @@ pub enum LoginError {
 }
 
 impl LoginError {
-    /// What to type or to change next.
+    /// Returns the next command or setting to try.
     pub fn hint(&self) -> Option<String> {
         let registry = match self {
             Self::Engine(error) => return error.hint(),
@@ -46,9 +46,9 @@ impl LoginError {
 
 /// A prompt for the credentials of one registry.
 pub struct Question<'a> {
-    /// As people write it.
+    /// The domain, for messages.
     pub registry: &'a str,
-    /// [`crate::reference::Reference::credentials_key`]
+    /// See [`crate::reference::Reference::credentials_key`].
     pub key: &'a str,
     pub terminal: &'a Terminal,
     pub engine: &'a mut Engine,
@@ -58,20 +58,20 @@ pub struct Question<'a> {
 #[derive(Debug)]
 pub struct Checked {
     pub credentials: Credentials,
-    /// Why the registry could not be asked, in the engine's words, raw; `None`: it accepts them.
+    /// The engine's raw message if it could not check the credentials; `None`: the registry accepts them.
     pub unchecked: Option<String>,
 }
 
 impl Question<'_> {
-    /// Asks until the registry accepts the credentials. The engine's `/auth` checks them, so that a wrong password
-    /// costs one failed login instead of one for each layer.
+    /// Prompts until the registry accepts the credentials. The engine's `/auth` checks them, so that a wrong password
+    /// causes one failed login instead of one for each layer.
     ///
-    /// * `username`: used if the user presses only Enter.
-    /// * `prompts_left`: counted down with each prompt.
-    /// * `tell`: called with the reason for another prompt.
+    /// * `username`: the default if the user presses only Enter.
+    /// * `prompts_left`: decremented with each prompt.
+    /// * `tell`: called with the reason why the input was not accepted.
     ///
     /// # Errors
-    /// The user gave no credentials that are accepted, or the engine cannot be reached.
+    /// The user typed no credentials that are accepted, or the engine cannot be reached.
     pub async fn ask(
         &mut self,
         username: Option<&str>,
@@ -92,7 +92,7 @@ impl Question<'_> {
                 continue;
             };
             if name.contains(':') {
-                // In basic authentication the colon ends the name (RFC 7617, 2).
+                // In basic authentication, a colon ends the user name (RFC 7617, 2).
                 tell("a user name cannot have a colon");
                 username = None;
                 continue;
@@ -118,7 +118,7 @@ impl Question<'_> {
     }
 }
 
-/// Has the registry check credentials. The inner error is its refusal, raw.
+/// Lets the engine check credentials with the registry. The inner error is the registry's raw refusal.
 ///
 /// # Errors
 /// The engine cannot be reached.
@@ -137,12 +137,13 @@ pub async fn check(
     })
 }
 
-/// The token is used instead of the password.
+/// Replaces the password with the identity token.
 fn with_token(credentials: Credentials, token: Secret) -> Credentials {
     Credentials { password: None, identity_token: Some(token), ..credentials }
 }
 
-/// Basic registries come as HTTP 500 with their 401 inside the text, so only the text can tell.
+/// Returns whether the registry refused the credentials. If the registry uses basic authentication, the engine answers
+/// HTTP 500 with the registry's 401 in the text, so the status is no help.
 fn is_about_login(message: &str) -> bool {
     matches!(classify(&Evidence::of_text(message, true)).class, Class::Auth | Class::Denied)
 }

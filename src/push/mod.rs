@@ -128,7 +128,7 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// Pushes the image, and always removes the tag that it added for the push.
+    /// Pushes the image. Removes the tag that it added for the push, also after a failure.
     ///
     /// # Errors
     /// [`PushError`]; the record contains the progress up to the error.
@@ -177,8 +177,8 @@ impl<'a> Push<'a> {
             self.announcer.skip();
             return Ok(None);
         }
-        // Otherwise the image is inspected during the upload, over another connection. A failed inspection is
-        // ignored: if the engine does not have the image, the upload reports it.
+        // Unless needed now, the image is inspected during the upload, over another connection. Errors are ignored:
+        // if the engine does not have the image, the upload reports that.
         let is_needed_now = self.options.platform.is_some() || self.options.dry_run;
         if (is_needed_now || self.engine.is_connect_expensive())
             && let Ok(image) = self.engine.inspect(subject.local_name).await
@@ -424,7 +424,7 @@ impl<'a> Push<'a> {
     /// * `refused`: the class of the refusal that led to the prompt.
     fn use_typed(&mut self, typed: Credentials, refused: Class) -> ActiveCredentials {
         let login = Login::new(&typed, Source::Prompt, Vec::new());
-        // A user who may not push here may push elsewhere, so other repositories keep their credentials.
+        // The refused user may push to other repositories, so those keep their credentials.
         let only_for = (refused == Class::Denied).then(|| self.target.reference.repository());
         if only_for.is_none() {
             self.gate.close();

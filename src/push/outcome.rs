@@ -1,4 +1,4 @@
-//! The outcome of a push, and the facts about it.
+//! The outcome of a push, and the record of its facts.
 
 use crate::credentials::login::Login;
 use crate::event::{Event, Narrowed};
@@ -20,11 +20,11 @@ pub enum Status {
     WouldPush,
 }
 
-/// An image that is in its registry, or would be.
+/// The result of a successful push, or of a dry run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub status: Status,
-    /// The manifest that the tag names; `None` before a push.
+    /// The manifest that the tag names. `None`: the image would be pushed (`--dry-run`).
     pub named: Option<Descriptor>,
 }
 
@@ -37,22 +37,22 @@ impl Outcome {
 /// The result of an upload.
 pub struct Uploaded {
     pub descriptor: Descriptor,
-    /// The engine sent one platform instead of all.
+    /// Set if the engine sent one platform instead of the index.
     pub narrowed: Option<Narrowed>,
 }
 
-/// The facts about a push when it ends, with or without success.
+/// The facts about a push, collected whether it succeeds or fails.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// Uploads that were begun, also with other credentials.
+    /// How many uploads were started, with any credentials.
     pub attempts: u32,
-    /// Why attempts with the present credentials failed.
+    /// Why the attempts with the current credentials failed.
     pub failures: Vec<String>,
     pub progress: Progress,
     pub login: Option<Login>,
     /// The manifest that was pushed, as the engine reports it.
     pub pushed: Option<Descriptor>,
-    /// The platforms of an image for several.
+    /// The platforms, if the image is for several.
     pub platforms: Option<Platforms>,
     /// Whether the registry serves the image, if it was asked.
     pub verified: Option<bool>,
@@ -60,14 +60,14 @@ pub struct Record {
     pub warnings: Vec<String>,
 }
 
-/// Where the parts of one push report to.
+/// The reporter and the record of one push.
 pub struct ImageLog<'a> {
     pub reporter: ImageReporter<'a>,
     pub record: &'a mut Record,
 }
 
 impl ImageLog<'_> {
-    /// Shows an event of an upload and adds it to the progress; `true` if the progress has changed.
+    /// Shows an event of an upload and adds it to the progress. Returns whether the progress has changed.
     pub fn record_event(&mut self, event: &Event) -> bool {
         self.reporter.show(&Update::Event(event));
         self.record.progress.apply(event)
@@ -77,7 +77,7 @@ impl ImageLog<'_> {
         self.reporter.note(line);
     }
 
-    /// Shows a warning and adds it to the record, unless an earlier attempt has.
+    /// Shows a warning and adds it to the record, unless an earlier attempt has done so.
     pub fn warn(&mut self, warning: String) {
         if self.record.warnings.contains(&warning) {
             return;

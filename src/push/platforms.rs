@@ -1,30 +1,30 @@
-//! The platforms of an image, and which of them a push sends.
+//! Computes which platforms of an image a push sends.
 
 use serde::Serialize;
 
 use crate::engine::images::LocalManifest;
 use crate::platform::Platform;
 
-/// The platforms of an image, and which of them a push sends. As JSON part of a public format: fields may be added,
-/// never renamed.
+/// The platforms of an image, and which of them a push sends. Their JSON is part of a public format: fields may be
+/// added, never renamed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Platforms {
-    /// The platforms that the push sends, as far as the engine says.
+    /// The platforms that the push sends, according to the engine.
     pub sent: Vec<String>,
     /// The platforms that are not in the engine.
     pub missing: Vec<String>,
-    /// How many attestations and other manifests are sent with them.
+    /// How many attestations and other manifests the push sends with them.
     pub others: usize,
     /// How many platforms the image is for.
     pub all: usize,
 }
 
 impl Platforms {
-    /// The platforms that a push would send. `None`: the image is for one platform, the engine does not list
-    /// platforms, or it does not have the selected one (the push fails with the engine's error then).
+    /// Returns the platforms that a push would send. `None`: the image is for one platform, the engine does not list
+    /// platforms, or it does not have the wanted one (then the push fails with the engine's error).
     ///
-    /// An engine that does not have all pushes one platform instead of all, if there is one that it would
-    /// choose (moby `daemon/containerd/image_push.go`).
+    /// An engine that does not have all platforms pushes a single one instead of the index, if it can choose one
+    /// (moby `daemon/containerd/image_push.go`).
     pub fn of(manifests: &[LocalManifest], wanted: Option<&Platform>) -> Option<Self> {
         let is_wanted = |platform: &Platform| wanted.is_none_or(|wanted| platform.is(wanted));
         let images =
@@ -43,7 +43,7 @@ impl Platforms {
         (all + others > 1 && !found.sent.is_empty()).then_some(found)
     }
 
-    /// The same as a sentence.
+    /// Returns a sentence that announces the platforms.
     pub fn announce(&self, wanted: Option<&Platform>) -> String {
         let others = match self.others {
             0 => String::new(),

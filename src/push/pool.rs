@@ -1,4 +1,5 @@
-//! Questions to registries about an image, asked by the engine or from this machine, which may be another one.
+//! Queries registries about an image, through the engine or directly from the plugin. The engine may run on another
+//! machine, so one of them may reach a registry that the other cannot.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -23,15 +24,15 @@ use crate::registry::Registry;
 use crate::registry::access::{Access, is_special};
 use crate::registry::error::RegistryError;
 
-/// Time limit of a question. Engines themselves wait for a registry without limit.
+/// Timeout of a query. Engines themselves wait for a registry without limit.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The same if the engine can be asked instead of the registry, or the answer is optional.
+/// Timeout of a direct query that the engine can answer instead, or whose answer is optional.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections to the registries of a call: one for each registry and set of credentials, shared by all pushes.
+/// Direct connections to registries, one for each registry and set of credentials, shared by all pushes of a call.
 #[derive(Debug)]
 pub struct RegistryPool {
-    /// How the engine speaks with registries.
+    /// The engine's settings for registries.
     settings: OnceCell<RegistrySettings>,
     /// By domain and [number](ActiveCredentials::number) of the credentials.
     connections: RefCell<HashMap<(String, u32), Rc<Connection>>>,
@@ -41,17 +42,16 @@ pub struct RegistryPool {
 #[derive(Debug, Default)]
 struct Connection {
     registry: OnceCell<Arc<Registry>>,
-    /// The registry did not answer in time. It is not asked again if the engine can be asked, or the answer is
-    /// optional.
+    /// The registry did not answer in time or could not be reached. Queries with the short timeout are then skipped.
     is_out_of_reach: Cell<bool>,
 }
 
-/// The answer of a registry about an image, asked from this machine.
+/// The registry's answer to a direct query about an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// The tag names the image. `missing`: its blobs that are not there; `is_index`: it may be for several platforms.
+    /// The tag names the image. `missing`: its blobs that are not in the registry; `is_index`: it is an index.
     There { missing: Vec<String>, is_index: bool },
-    /// The engine must be asked: the registry cannot be asked from this machine, or the tag names something else.
+    /// The tag names something else, or the plugin got no answer. The engine must be asked.
     Unknown,
 }
 
@@ -65,10 +65,10 @@ impl RegistryPool {
         Rc::clone(self.connections.borrow_mut().entry(key).or_default())
     }
 
-    /// Returns the manifest that the tag names; `None`: there is no such tag.
+    /// Returns the descriptor that the tag names; `None`: the tag does not exist.
     ///
     /// # Errors
-    /// Neither engine nor plugin can ask, or the registry does not answer within 30 s.
+    /// Neither the engine nor the plugin can query the registry, or it does not answer within 30 s.
     pub async fn resolve(
         &self,
         engine: &mut Engine,
@@ -90,7 +90,7 @@ impl RegistryPool {
         };
         if let Some(message) = &message {
             let refused = subject.refused(message, None);
-            // The registry must see a wrong password only once.
+            // The plugin must not send a wrong password to the registry a second time.
             if matches!(&refused, QueryError::Cause(cause) if cause.class() == Class::Auth) {
                 return Err(refused);
             }
@@ -109,11 +109,11 @@ impl RegistryPool {
         }
     }
 
-    /// Whether the tag names the engine's image: they share a digest, or the digest of the configuration is the image's
-    /// ID.
+    /// Returns whether the tag names the engine's image: the image has the same digest, or its ID is the digest of the
+    /// configuration.
     ///
     /// # Errors
-    /// The digests differ, and the plugin cannot ask the registry.
+    /// The digests differ, and the plugin cannot query the registry.
     pub async fn is_same(
         &self,
         engine: &mut Engine,
@@ -129,10 +129,10 @@ impl RegistryPool {
         Ok(manifest.is_some_and(|manifest| manifest.config() == Some(&image.id)))
     }
 
-    /// The digests of blobs and manifests that the manifest names, and that the registry does not have.
+    /// Returns the digests of blobs and manifests that a manifest refers to and that the registry does not have.
     ///
     /// # Errors
-    /// The plugin cannot ask the registry, or it does not answer within 30 s.
+    /// The plugin cannot query the registry, or it does not answer within 30 s.
     pub async fn missing_blobs(
         &self,
         engine: &mut Engine,
@@ -146,8 +146,8 @@ impl RegistryPool {
         tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err(no_answer(subject)))
     }
 
-    /// Asks the registry from this machine whether the tag names the image, if it answers soon: that takes fewer
-    /// requests than through the engine. A digest identifies an image, whichever server answers.
+    /// Asks the registry directly, with the short timeout, whether the tag names the image. This needs fewer requests
+    /// than the engine does. A matching digest identifies the image, whichever server answers.
     ///
     /// # Errors
     /// The engine cannot be reached.
@@ -171,7 +171,7 @@ impl RegistryPool {
         Ok(seen.unwrap_or(Seen::Unknown))
     }
 
-    /// The missing blobs, if the registry answers soon; otherwise none.
+    /// Returns the [missing blobs](Self::missing_blobs), or none if there is no answer within the short timeout.
     ///
     /// # Errors
     /// The engine cannot be reached.
@@ -185,7 +185,7 @@ impl RegistryPool {
         Ok(missing.unwrap_or_default())
     }
 
-    /// Waits a short time for an answer. `None`: there was none in time, now or before.
+    /// Limits a query to the short timeout. `None`: no answer, or an earlier query found the registry out of reach.
     async fn within_short_time<T>(
         &self,
         subject: &Subject<'_>,
@@ -207,10 +207,10 @@ impl RegistryPool {
         Ok(None)
     }
 
-    /// Connects to the registry from this machine, with the engine's settings for it.
+    /// Connects to the registry directly, with the engine's settings for it.
     ///
     /// # Errors
-    /// The plugin cannot reach it, or it is not a registry.
+    /// The plugin cannot reach the registry, or it is not a registry.
     pub async fn registry(
         &self,
         engine: &mut Engine,
@@ -230,7 +230,8 @@ impl RegistryPool {
                 &of_any
             };
             let ActiveCredentials { credentials, login, .. } = subject.active.clone();
-            // No warning about certificates that only the engine may read: if one is needed, the connection fails.
+            // Warnings about certificates that only the engine can read are ignored: if one is needed, the
+            // connection fails.
             let access = Access::new(domain, settings, credentials, login, self.trace, |_| {}).await?;
             Ok::<_, QueryError>(Arc::new(Registry::connect(domain, access).await?))
         };

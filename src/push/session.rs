@@ -1,4 +1,4 @@
-//! State that the pushes of a call share.
+//! The state that the pushes of a call share.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -20,24 +20,24 @@ use crate::reference::Reference;
 pub struct Session<'a> {
     pub options: &'a PushOptions,
     pub keyring: Keyring,
-    /// Where the user can be asked for credentials, if anywhere.
+    /// The terminal for prompts; `None`: the user cannot be prompted.
     pub terminal: Option<Terminal>,
-    /// Held while a tag is added or removed: podman 4.3 loses tags if two are changed at once.
+    /// Held while a tag is added or removed. podman 4.3 loses tags if two are changed at once.
     pub naming: Mutex<()>,
     /// Held while a prompt, or a credential helper that may prompt, uses the terminal.
     dialogue: Mutex<()>,
     /// By the domain of the registry.
     pub gates: HashMap<String, Gate>,
-    /// For questions that the engine cannot ask, or not as fast.
+    /// For queries that the engine cannot make, or makes more slowly.
     pub pool: RegistryPool,
-    /// An upload that hangs outlives its push.
+    /// Shared, because an upload that hangs blocks later pushes too.
     pub detours: RefCell<Detours>,
-    /// Canonical names of the tags that this call has added. They are removed, so no image can rely on them.
+    /// Canonical names of the tags that this call has added. They are removed later, so they do not keep an image alive.
     pub added_tags: RefCell<HashSet<String>>,
 }
 
 impl<'a> Session<'a> {
-    /// * `references`: of all images of the call.
+    /// * `references`: the references that the call pushes to.
     pub fn new<'r>(
         options: &'a PushOptions,
         keyring: Keyring,
@@ -60,12 +60,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Waits until no other prompt uses the terminal.
+    /// Waits until no prompt and no credential helper uses the terminal.
     pub async fn lock_terminal(&self) -> MutexGuard<'_, ()> {
         self.dialogue.lock().await
     }
 
-    /// Waits for the terminal on behalf of a credential helper; `None`: helpers cannot prompt in this call.
+    /// Waits for the terminal on behalf of a credential helper. `None`: helpers have a timeout and cannot prompt.
     pub async fn lock_terminal_for_helper(&self) -> Option<MutexGuard<'_, ()>> {
         match self.keyring.helper_timeout {
             Some(_) => None,
@@ -84,11 +84,11 @@ impl<'a> Session<'a> {
 
     /// Looks up credentials before the pushes need them, since credential helpers and the engine may be slow.
     ///
-    /// * `registries`: each once, in the order in which their helpers may prompt.
+    /// * `registries`: without duplicates, in the order in which their helpers may prompt.
     pub async fn prefetch_credentials(&self, registries: &[String], reporter: &Reporter) {
         let lookups = registries.iter().map(async |registry| {
             let mut pass = self.gates[registry].enter().await;
-            // A push may have been faster.
+            // A push may have looked them up first.
             if pass.is_empty() {
                 pass.prefetched = Some(self.look_up(registry, reporter).await);
             }

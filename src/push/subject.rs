@@ -1,4 +1,4 @@
-//! An image of a push, and questions to the engine about it.
+//! The image of a push, and how the engine inspects it.
 
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
@@ -11,13 +11,13 @@ use crate::push::gate::ActiveCredentials;
 use crate::reference::Reference;
 use crate::text::sanitize;
 
-/// An image, and the credentials with which its registry is asked.
+/// The image to push, and the credentials for its registry.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     pub reference: &'a Reference,
-    /// Its name in the engine: a reference or an ID.
+    /// The image's name in the engine: a reference or an ID.
     pub local_name: &'a str,
-    /// The one platform that was selected with `--platform`.
+    /// The one platform that `--platform` selects.
     pub platform: Option<&'a Platform>,
     pub active: &'a ActiveCredentials,
 }
@@ -27,7 +27,7 @@ impl Subject<'_> {
         PushError::Engine { reference: self.reference.familiar(), source }
     }
 
-    /// The end of an attempt in which a question was not answered. An engine that cannot be reached ends the push.
+    /// Converts the error of a query: fatal if the engine cannot be reached, otherwise retryable.
     pub fn attempt_error(&self, error: QueryError) -> AttemptError {
         match error {
             QueryError::Cause(cause) => cause.into(),
@@ -39,7 +39,7 @@ impl Subject<'_> {
         PushRequest::new(self.reference, &self.active.credentials)
     }
 
-    /// The engine's refusal of a question about it.
+    /// Classifies the engine's refusal of a query about this image.
     pub fn refused(&self, message: &str, http_status: Option<u16>) -> QueryError {
         let verdict = classify(&Evidence {
             http_status,
@@ -50,17 +50,17 @@ impl Subject<'_> {
     }
 }
 
-/// Inspects the image, or the selected platform of it if the engine can inspect single platforms.
+/// Inspects the image, or only its selected platform if the engine can inspect single platforms.
 ///
 /// # Errors
-/// The engine does not have it, or cannot be reached.
+/// The engine does not have the image, or cannot be reached.
 pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageInspect, QueryError> {
     let mut image = inspect_all(engine, subject).await?;
     let is_wanted = |manifest: &&LocalManifest| {
         manifest.platform.as_ref().zip(subject.platform).is_some_and(|(own, wanted)| own.is(wanted))
     };
     if let Some(digest) = image.manifests.iter().find(is_wanted).map(|manifest| manifest.digest.clone()) {
-        // The index is another image.
+        // The registry gets the manifest of the platform, not the index.
         (image.id, image.digests) = (digest.clone(), vec![digest]);
     }
     if let Some(platform) = subject.platform
@@ -74,7 +74,7 @@ pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<Image
 /// Inspects the whole image.
 ///
 /// # Errors
-/// The engine does not have it, or cannot be reached.
+/// The engine does not have the image, or cannot be reached.
 pub async fn inspect_all(engine: &mut Engine, subject: &Subject<'_>) -> Result<ImageInspect, QueryError> {
     match engine.inspect(subject.local_name).await {
         Err(EngineError::Answered { status, message }) => {

@@ -1,22 +1,22 @@
-//! Local images that a user may have meant.
+//! Suggests local images that a user may have meant.
 
 use crate::engine::images::ImageSummary;
 use crate::reference::Reference;
 
-/// Names of local images that a hint offers at most.
+/// The maximum number of names in a hint.
 const MAX_SIMILAR: usize = 3;
 
-/// A suggestion for an image that the engine does not have.
+/// A suggestion for a name that the engine does not have.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Suggestion {
-    /// Local images with nearly this name, the nearest first.
+    /// Local images with a similar name, the most similar first.
     Near(Vec<String>),
-    /// The image is here, under a name without this registry.
+    /// A local image that has the name and tag, but not the registry.
     Tag(String),
 }
 
 impl Suggestion {
-    /// The hint for a name that the engine does not have.
+    /// Returns the hint for a name that the engine does not have.
     pub fn hint(&self, wanted: &str) -> String {
         match self {
             Self::Near(names) => format!("did you mean {}?", names.join(" or ")),
@@ -25,8 +25,8 @@ impl Suggestion {
     }
 }
 
-/// Names that differ from this one in a few letters or in the tag; else an image of the same last
-/// name and tag that was never named for this registry.
+/// Suggests names that differ from the wanted one in a few letters or only in the tag. If there are none, suggests an
+/// image with the same last path component and tag.
 pub fn suggest(wanted: &Reference, images: &[ImageSummary]) -> Option<Suggestion> {
     let wanted_name = wanted.familiar();
     let limit = 2.max(wanted.path().len() / 4);
@@ -59,7 +59,7 @@ pub fn suggest(wanted: &Reference, images: &[ImageSummary]) -> Option<Suggestion
     namesakes.find(|(_, reference)| same_tag(reference)).map(|(name, _)| Suggestion::Tag(name.clone()))
 }
 
-/// `0bc980ece940` or `sha256:…`, which docker reads as names of the Hub.
+/// Returns whether docker would read an image ID, `0bc980ece940` or `sha256:…`, as this name on Docker Hub.
 pub fn looks_like_id(reference: &Reference) -> bool {
     let name = reference.familiar_repository();
     let is_hex = |text: &str| text.len() >= 12 && text.bytes().all(|b| b.is_ascii_hexdigit());

@@ -117,7 +117,7 @@ async fn find_mismatch(
             }
             Some(_) => match session.options.verify {
                 Verify::Always => pool.missing_blobs(engine, subject, &pushed.digest).await?,
-                // The engine confirmed the tag; the plugin itself may not reach the registry to check blobs.
+                // The tag names the pushed manifest. The plugin may not reach the registry, so blobs are optional.
                 _ => pool.blobs_known_missing(engine, subject, &pushed.digest).await?,
             },
         },

@@ -1,4 +1,4 @@
-//! The upload by the engine: its own push, watched for stalls.
+//! Uploads with the engine's own push, and detects stalls.
 
 use std::time::Duration;
 
@@ -23,28 +23,28 @@ use crate::push::subject::{Subject, inspect};
 use crate::push::upload::watchdog::Watchdog;
 use crate::text::sanitize;
 
-/// How long the stream is read after a refusal: what follows only repeats or explains it.
+/// How long the stream is read after a refusal. Later lines only repeat or explain it.
 const AFTER_REFUSAL: Duration = Duration::from_secs(2);
-/// How long the registry may take to confirm what the engine did not.
+/// How long the registry may take to confirm a push for which the engine reported no digest.
 const CONFIRMATION: Duration = Duration::from_secs(30);
 
-/// Uploads by the engine.
+/// The upload route through the engine.
 #[derive(Default)]
 pub struct EngineUpload {
-    /// The tag of the attempt that runs, if it goes around an upload that hangs.
+    /// The tag of the running attempt under another name of the registry, if an upload hangs under its own.
     detour: Option<TemporaryTag>,
 }
 
-/// Facts about the engine and the push, from the stream of one push.
+/// Facts about one push, gathered from its stream.
 #[derive(Debug, Default)]
 struct StreamFacts {
-    /// The first refusal, raw; later ones only repeat or explain it.
+    /// The first refusal, raw. Later ones only repeat or explain it.
     refusal: Option<String>,
     content_missing: bool,
     narrowed: Option<Narrowed>,
-    /// Docker's classic store pushes: no other prepares layers.
+    /// The engine uses Docker's classic store, the only one that reports `Preparing`.
     is_classic: bool,
-    /// The engine says nothing until the end: podman.
+    /// The engine reports nothing until the end (podman).
     is_silent: bool,
 }
 
@@ -60,15 +60,15 @@ impl StreamFacts {
     }
 }
 
-/// How a stream ended that did not break.
+/// The end of a stream that did not break.
 enum StreamEnd {
     Properly,
-    /// It was stopped, since nothing moved.
+    /// The plugin stopped the push after a stall.
     Stalled,
 }
 
 impl EngineUpload {
-    /// Makes one attempt, as `Route::upload` describes.
+    /// Makes one attempt. See `Route::upload`.
     pub async fn upload(
         &mut self,
         session: &Session<'_>,
@@ -102,10 +102,11 @@ impl EngineUpload {
             let max_retries = max_retries(session, subject, cause.class(), progress, facts.is_silent);
             AttemptError::Retryable { cause, max_retries }
         };
-        // A refusal counts also if the stream broke after it.
+        // A refusal decides even if the stream broke after it.
         if let Some(message) = &facts.refusal {
             let cause = refused(message, None);
-            // Certificates and a proxy's rules are for the registry's own name, so this is not the registry's answer.
+            // Certificates and proxy rules apply to the registry's own name, so a failure of these classes may be
+            // caused by the other name.
             let is_about_name =
                 matches!(cause.class(), Class::Tls | Class::Auth | Class::Denied | Class::Other);
             if detour.is_some() && is_about_name && !progress.has_moved() {
@@ -148,14 +149,14 @@ impl EngineUpload {
         Ok(Uploaded { descriptor, narrowed: facts.narrowed })
     }
 
-    /// Removes the tag of an attempt.
+    /// Removes the tag of the detour, if there is one.
     pub async fn clean_up(&mut self, session: &Session<'_>, engine: &mut Engine, log: &mut ImageLog<'_>) {
         if let Some(tag) = self.detour.take() {
             untag(session, engine, tag, log).await;
         }
     }
 
-    /// Adds a tag with another name of the registry, if a push under its own name would wait for an upload that
+    /// Adds a tag under another name of the registry, if a push under its own name would wait for an upload that
     /// hangs.
     async fn take_a_detour(
         &mut self,
@@ -195,7 +196,7 @@ impl EngineUpload {
                 Ok(())
             }
             Err(error @ EngineError::Transport(_)) => Err(subject.engine_error(error)),
-            // The attempt is made under the registry's own name.
+            // Without the tag, the attempt uses the registry's own name.
             Err(_) => Ok(()),
         }
     }
@@ -219,7 +220,7 @@ impl EngineUpload {
         let limit = session.options.stall_timeout;
         let mut watchdog = Watchdog::new(limit, Instant::now());
         let mut deadline: Option<Instant> = None;
-        // The engine may be slow to answer at all: it looks up the registry's name first.
+        // The engine may be slow to answer, since it resolves the registry's name first.
         let answered = async { Some(engine.push(&request).await) };
         let Some(stream) = (tokio::select! {
             stream = answered => stream,
@@ -233,7 +234,8 @@ impl EngineUpload {
         loop {
             let stalls = Some(watchdog.deadline(&log.record.progress)).filter(|_| is_watched);
             let goes_on = tokio::select! {
-                // Data that has arrived counts before a timeout that has passed: this process may have been stopped.
+                // Poll the stream before the stall timeout: after a suspension of this process, data may have arrived
+                // although the timeout has passed.
                 biased;
                 () = until(deadline) => false,
                 more = stream.next(|event| {
@@ -259,7 +261,7 @@ impl EngineUpload {
     }
 }
 
-/// How many more attempts can help after a failure.
+/// Returns how many more attempts can help after a failure.
 fn max_retries(
     session: &Session<'_>,
     subject: &Subject<'_>,
@@ -269,14 +271,16 @@ fn max_retries(
 ) -> u32 {
     match class {
         Class::Stalled => session.detours.borrow().left(subject.reference).unwrap_or(u32::MAX),
-        // The engine itself has retried for nearly a minute. podman retries for up to two, without a word.
+        // The engine itself has retried for nearly a minute. podman retries for up to two minutes and does not
+        // report it.
         _ if progress.was_retried_in_vain() || (is_silent && class == Class::RateLimited) => 1,
         _ => u32::MAX,
     }
 }
 
-/// Asks the registry what the tag names if the engine did not say (docker 24 with the containerd store ends without
-/// a digest, podman before 3 without any line). The answer counts if it is a digest of the engine's image.
+/// Confirms the push with the registry if the engine reported no digest. Docker 24 with the containerd store ends
+/// without a digest, podman before 3 without any line. Returns the descriptor that the tag names, if its digest is one
+/// of the engine's image.
 async fn confirm(
     session: &Session<'_>,
     engine: &mut Engine,

@@ -1,4 +1,4 @@
-//! Ways to upload an image. Each attempt reports events while it runs, and ends with a descriptor or a cause.
+//! Routes by which an image is uploaded. An attempt reports events, and ends with a descriptor or a cause.
 
 pub mod detour;
 mod engine;
@@ -43,7 +43,7 @@ impl Route {
         }
     }
 
-    /// Removes what an attempt left behind that was stopped by `--timeout`.
+    /// Removes the tag of an attempt that was stopped by `--timeout`.
     pub async fn clean_up(&mut self, session: &Session<'_>, engine: &mut Engine, log: &mut ImageLog<'_>) {
         match self {
             Self::Engine(upload) => upload.clean_up(session, engine, log).await,

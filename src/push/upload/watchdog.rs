@@ -1,9 +1,9 @@
-//! Tells a push that has stalled from one that is only slow.
+//! Distinguishes a stalled push from a slow one.
 //!
-//! A line from the engine does not mean that something moves: the containerd store repeats its lines every 100 ms.
-//! Only a value that changes does. Silence does not mean a stall either: after a layer is sent, no engine says
-//! anything until the registry has stored it, which takes long for a large layer (registries read it again for its
-//! digest, and often copy it).
+//! Output from the engine does not prove progress: the containerd store repeats its lines every 100 ms. Only a
+//! changed value proves it. Silence does not prove a stall: after a layer is sent, engines report nothing until the
+//! registry has stored it. That can take long for a large layer, since registries read it again for its digest, and
+//! often copy it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,22 +13,22 @@ use tokio::time::Instant;
 use crate::event::{Event, LayerState};
 use crate::progress::Progress;
 
-/// Waits for values that change.
+/// Computes when a push must count as stalled.
 #[derive(Debug)]
 pub struct Watchdog {
     limit: Duration,
     moved: Instant,
-    /// From when to when a layer's bytes moved.
+    /// By layer ID: when its first and its latest bytes were reported.
     sending: HashMap<String, (Instant, Instant)>,
 }
 
 impl Watchdog {
-    /// * `limit`: how long nothing may change.
+    /// * `limit`: how long a push may report no change (`--stall-timeout`).
     pub fn new(limit: Duration, now: Instant) -> Self {
         Self { limit, moved: now, sending: HashMap::new() }
     }
 
-    /// Takes an event into account. `has_changed`: it says something new.
+    /// Takes an event into account. `has_changed`: the event is not a repetition.
     pub fn saw(&mut self, event: &Event, has_changed: bool, now: Instant) {
         if !has_changed {
             return;
@@ -39,14 +39,14 @@ impl Watchdog {
                 Some((_, last)) => *last = now,
                 None => _ = self.sending.insert(id.clone(), (now, now)),
             },
-            // It is sent again.
+            // The engine sends the layer again from the start.
             Event::Layer { id, state: LayerState::Retrying { .. } } => _ = self.sending.remove(id),
             _ => {}
         }
     }
 
-    /// When it has stalled, if nothing changes until then. A registry may take as long to store a layer as it
-    /// took to send it, if that is longer than the limit.
+    /// Returns the time at which the push counts as stalled if nothing changes before. To store the sent layers, the
+    /// registry gets as long as the slowest of them took to send, but at least the limit.
     pub fn deadline(&self, progress: &Progress) -> Instant {
         self.moved + self.timeout(progress)
     }
@@ -67,12 +67,12 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(60);
 
-    /// A push, told what the engine says and when, in seconds.
+    /// A push that is fed with events at given times.
     struct Scenario {
         start: Instant,
         watchdog: Watchdog,
         progress: Progress,
-        /// Of the first stall, in seconds.
+        /// When the push first counted as stalled, in seconds.
         stalled: Option<u64>,
     }
 
@@ -95,7 +95,7 @@ mod tests {
             self.watchdog.saw(&event, has_changed, now);
         }
 
-        /// Time passes up to here.
+        /// Lets time pass up to this second.
         fn pass(&mut self, second: u64) {
             let deadline = self.watchdog.deadline(&self.progress).duration_since(self.start).as_secs();
             if deadline <= second && self.stalled.is_none() {
@@ -113,7 +113,7 @@ mod tests {
         let mut told = Scenario::new();
         told.at(0, "a", LayerState::Preparing);
         for step in 1..=24 {
-            // One step in 50 s, and ten times a second what was said before.
+            // One new value in 50 s, and repetitions each second.
             told.at(50 * step, "a", pushing(step, 1000));
             for second in 1..50 {
                 told.at(50 * step + second, "a", pushing(step, 1000));
@@ -129,15 +129,15 @@ mod tests {
     #[test]
     fn waits_for_the_registry_as_long_as_it_took_to_send() {
         let cases: [(&[(u64, LayerState)], u64); 6] = [
-            // the layer "a", and when it is called stalled
+            // events of layer "a", and when the push counts as stalled
             (&[], 60),
             (&[(1, LayerState::Waiting), (30, LayerState::Waiting)], 61),
-            // Half sent, however long that took.
+            // Partly sent: the time that it took does not matter.
             (&[(0, pushing(1, 9)), (50, pushing(2, 9)), (100, pushing(3, 9))], 160),
-            // All sent, at once and in 100 s.
+            // All sent, in 1 s and in 100 s.
             (&[(0, pushing(1, 9)), (1, pushing(9, 9))], 61),
             (&[(0, pushing(1, 9)), (50, pushing(2, 9)), (100, pushing(10, 9))], 200),
-            // Taken: the manifest has no more time than anything else.
+            // Pushed: the manifest gets no extra time.
             (
                 &[(0, pushing(1, 9)), (50, pushing(2, 9)), (100, pushing(9, 9)), (110, LayerState::Pushed)],
                 170,
