@@ -1,4 +1,7 @@
-//! Every way in which a call can fail, with what to do about it and the status it ends with.
+//! The error of a call, with its hint and exit status.
+//!
+//! [`Error`] wraps the errors of all modules and delegates to their `class()` and `hint()`. Only this module knows exit
+//! statuses.
 
 use std::io;
 use std::path::PathBuf;
@@ -38,12 +41,12 @@ pub enum Error {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Push(PushError),
-    /// `--all-tags` of a repository that has none here.
+    /// `--all-tags`, but the repository has no tags in the engine.
     #[error("no tag of {repository} is in the engine")]
     NoTags { repository: String, suggestion: Option<Suggestion> },
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// A password is for one of them.
+    /// A password is valid for one registry only.
     #[error("--username is for one registry, and these images go to several: {registries}")]
     OneLogin { registries: String },
     #[error("--digest-file is for one image, and these may be several")]
@@ -66,12 +69,12 @@ pub enum Error {
     RegistryName { typed: String },
     #[error("no login for {registry}: {}", login.describe_nothing())]
     NoLogin { registry: String, login: Box<Login> },
-    /// The registry's answer to `auth`; `message` is raw.
+    /// The registry refused the credentials that `auth` checked. `message`: raw.
     #[error("{registry} does not accept {}: {}", login.describe(), sanitize(message))]
     LoginRefused { registry: String, login: Box<Login>, message: String },
     #[error("the login for {registry} could not be checked: {}", sanitize(message))]
     Unchecked { registry: String, message: String },
-    /// The Hub's login in the browser belongs to docker.
+    /// `auth --login` for Docker Hub without `--username`: only docker can log in through the browser.
     #[error("Docker Hub's login in the browser is docker's own")]
     WebLogin,
     #[error("cannot ask for a login to {registry}: stdin and stderr have to be a terminal")]
@@ -108,7 +111,7 @@ impl From<RegistryError> for Error {
 impl From<LoginError> for Error {
     fn from(error: LoginError) -> Self {
         match error {
-            // Ctrl-C, as rpassword reads it: the same as the signal.
+            // Ctrl-C at a prompt, as rpassword reports it, has the exit status of the signal.
             LoginError::Prompt { source: PromptError::Interrupted, .. } => Self::Cancelled(130),
             LoginError::Engine(error) => Self::Engine(error),
             error => Self::Login(error),
@@ -116,7 +119,7 @@ impl From<LoginError> for Error {
     }
 }
 
-/// An error as JSON has it.
+/// The JSON form of an error.
 #[derive(Serialize)]
 pub struct ErrorReport {
     class: &'static str,
@@ -156,7 +159,7 @@ impl Error {
         }
     }
 
-    /// The table of `--help` and README; 125 for usage is docker's own.
+    /// Returns the exit status, from the table in `--help` and README. docker uses 125 for usage errors too.
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Cancelled(status) => return *status,
@@ -168,7 +171,7 @@ impl Error {
         status_of(self.class())
     }
 
-    /// What to type or look at next.
+    /// Returns the next command or setting to try.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Reference { typed, reason } => return Some(reason.hint(typed)),
@@ -227,13 +230,13 @@ impl Error {
         Some(hint.to_owned())
     }
 
-    /// The message and its causes, on one line.
+    /// Returns the message and its causes on one line.
     pub fn message(&self) -> String {
         with_causes(self)
     }
 }
 
-/// The exit status of a class of failures.
+/// Returns the exit status of a class.
 fn status_of(class: Class) -> u8 {
     match class {
         Class::Rejected | Class::Other => 1,
@@ -307,7 +310,7 @@ mod tests {
         }
     }
 
-    /// A hint that can be typed: filled in, and not empty.
+    /// Asserts that the error has a hint that is not empty and has no placeholders left.
     fn assert_hint(error: &Error) {
         let hint = error.hint().unwrap_or_else(|| panic!("no hint: {error}"));
         assert!(!hint.is_empty() && !hint.contains(['{', '}']), "{error}: {hint}");
@@ -315,7 +318,7 @@ mod tests {
 
     #[test]
     fn what_engines_report_comes_with_a_hint() {
-        // What an engine says, its class with credentials sent.
+        // text of an engine, its class if credentials were sent
         let table = [
             ("no basic auth credentials", Class::Auth),
             ("denied: requested access to the resource is denied", Class::Denied),

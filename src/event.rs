@@ -1,40 +1,40 @@
-//! Events of a push.
+//! The events of a push.
 
 use std::fmt;
 
-/// One object of the stream. All text in it is [sanitized](crate::text::sanitize), except [`Event::Refused`]'s.
+/// An event from the engine's stream. All text is [sanitized](crate::text::sanitize), except in [`Event::Refused`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A layer changed, or moved on. `id`: 12 hex digits of its diff ID or digest.
+    /// The state of a layer. `id`: 12 hex digits of its diff ID or digest.
     Layer { id: String, state: LayerState },
-    /// `TAG: digest: … size: …`: the registry took the manifest. `size`: of the manifest, in bytes.
+    /// `TAG: digest: … size: …`: the registry accepted the manifest. `size`: of the manifest, in bytes.
     Pushed { tag: String, digest: String, size: u64 },
-    /// The engine did not have all of the image, and pushed what it has for one platform under the tag.
+    /// The engine does not have all platforms, and pushed the manifest of one platform under the tag.
     PlatformInsteadOfIndex(Narrowed),
-    /// Blobs of the image are not in the engine's store; an error line follows.
+    /// The engine's store lacks blobs of the image. An error line follows.
     ContentMissing,
-    /// The push failed. The engine's own text, raw, for [`crate::failure`] to read.
+    /// The push failed. `message`: the engine's raw text, which [`crate::failure`] classifies.
     Refused { message: String },
     /// Any other status line.
     Note { text: String },
-    /// The object itself, before what it says; only where that is [wanted](crate::engine::stream::Decoder::with_objects). In one
-    /// line, with nothing in it that a terminal would act on.
+    /// The JSON object itself, before the events that it contains. Only sent if
+    /// [wanted](crate::engine::stream::Decoder::with_objects). One line, safe to print on a terminal.
     Object { line: String },
 }
 
-/// One platform's manifest in place of the index that the image is.
+/// The manifest of one platform that an engine pushed instead of the image's index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Narrowed {
-    /// `linux/amd64`, where the engine says it.
+    /// For example `linux/amd64`; `None`: the engine did not report it.
     pub platform: Option<String>,
-    /// Of the manifest, which the tag now names.
+    /// The digest of the manifest, which the tag now names.
     pub digest: String,
-    /// Of the index, which it does not.
+    /// The digest of the index, which the tag does not name.
     pub index: String,
 }
 
 impl Event {
-    /// The same with this done to the texts that others have written.
+    /// Applies a function to the texts that come from engine or registry.
     pub fn map_text(self, change: impl Fn(String) -> String) -> Self {
         match self {
             Self::Layer { id, state } => {
@@ -47,15 +47,15 @@ impl Event {
             }
             Self::Refused { message } => Self::Refused { message: change(message) },
             Self::Note { text } => Self::Note { text: change(text) },
-            // A tag is compared with the one that was asked for, and a digest is one.
+            // Unchanged, since these texts are compared: the tag with the requested one, and the digests.
             event @ (Self::Pushed { .. } | Self::PlatformInsteadOfIndex(_) | Self::ContentMissing) => event,
             Self::Object { line } => Self::Object { line: change(line) },
         }
     }
 }
 
-/// What happens to one layer. Sizes are in bytes, of the uncompressed layer on the classic store,
-/// of the blob on the containerd store. `current` may exceed `total`.
+/// The state of one layer. Sizes are in bytes: of the uncompressed layer in the classic store, of the blob in the
+/// containerd store. `current` may exceed `total`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayerState {
     Preparing,
@@ -67,16 +67,16 @@ pub enum LayerState {
     Pushed,
     AlreadyExists,
     MountedFrom(String),
-    /// The engine tries this layer again by itself.
+    /// The engine itself retries the layer after a wait.
     Retrying {
         seconds: u64,
     },
-    /// The engine's words are no documented API: keep and show one we do not know.
+    /// A status that the plugin does not know. Kept and shown, since the engine's texts are not a documented API.
     Other(String),
 }
 
 impl LayerState {
-    /// Nothing more will happen to the layer.
+    /// Returns whether the registry has the layer.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Pushed | Self::AlreadyExists | Self::MountedFrom(_))
     }

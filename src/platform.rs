@@ -1,4 +1,4 @@
-//! Platforms of an image: what may be typed for one, and what engines call them.
+//! Parses and compares platforms, as typed by users and as reported by engines and registries.
 //!
 //! Source: containerd/platforms `platforms.go` (`Parse`) and `database.go`; the OCI image spec, "Image Index".
 
@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-/// One platform, normalised: `linux/arm64`, `linux/arm/v6`. As JSON what engines take for `platform`.
+/// One platform, normalised: `linux/arm64`, `linux/arm/v6`. Its JSON is the form that engines accept for `platform`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Platform {
     pub os: String,
@@ -21,7 +21,8 @@ pub struct Platform {
 }
 
 impl<'de> Deserialize<'de> for Platform {
-    /// Reads the raw values that engines and registries send. A value that is not a string counts as missing.
+    /// Reads the values that engines and registries send, without normalising them. A value that is not a string
+    /// counts as missing.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
         let text = |key: &str| value[key].as_str().map(str::to_owned);
@@ -34,11 +35,11 @@ impl<'de> Deserialize<'de> for Platform {
     }
 }
 
-/// What `--platform` asks for.
+/// The value of `--platform`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlatformSelection {
     One(Platform),
-    /// The whole image, or an error.
+    /// All platforms of the image; the push fails if the engine does not have all.
     All,
 }
 
@@ -97,7 +98,7 @@ const ARCHITECTURES: [&str; 24] = [
 ];
 
 impl PlatformSelection {
-    /// The one platform that is selected; `None`: all of them.
+    /// Returns the selected platform; `None`: all platforms.
     pub fn one(&self) -> Option<&Platform> {
         match self {
             Self::One(platform) => Some(platform),
@@ -171,7 +172,7 @@ fn system(word: &str) -> String {
     }
 }
 
-/// Architecture and variant, by their first names.
+/// Returns the normalised names of architecture and variant.
 fn architecture(word: &str, variant: &str) -> (String, Option<String>) {
     let (word, variant) = (word.to_lowercase(), variant.to_lowercase());
     let (word, variant) = match (word.as_str(), variant.as_str()) {
@@ -189,14 +190,15 @@ fn architecture(word: &str, variant: &str) -> (String, Option<String>) {
     (word.to_owned(), Some(variant.to_owned()).filter(|variant| !variant.is_empty()))
 }
 
-/// Where no variant was typed, the usual one need not be named.
+/// Drops the default variant of `arm`, `v7`. Used if no variant was typed.
 fn without_default((architecture, variant): (String, Option<String>)) -> (String, Option<String>) {
     let is_usual = architecture == "arm" && variant.as_deref() == Some("v7");
     (architecture, variant.filter(|_| !is_usual))
 }
 
 impl Platform {
-    /// Whether both name the same; `linux/arm64` is `linux/arm64/v8`. A version counts where both have one.
+    /// Returns whether both are the same platform: `linux/arm64` is `linux/arm64/v8`. OS versions are compared only if
+    /// both have one.
     pub fn is(&self, other: &Self) -> bool {
         let usual = |platform: &Self| match (platform.architecture.as_str(), platform.variant.as_deref()) {
             ("arm64", None) => Some("v8".to_owned()),

@@ -1,4 +1,4 @@
-//! How far a push has come: a fold over its events.
+//! Tracks the progress of a push by folding its events.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -6,40 +6,40 @@ use std::time::{Duration, Instant};
 use crate::event::{Event, LayerState};
 use crate::failure::Phase;
 
-/// An image has at most 127 layers on the classic store; past this ids are made up.
+/// The maximum number of tracked layers. The classic store allows 127, so more than this cannot be genuine.
 const MAX_LAYERS: usize = 10_000;
-/// One is pushed; podman says it twice, and with other words.
+/// The maximum number of recorded tags. A push has one, but podman reports it twice, in different forms.
 const MAX_TAGS: usize = 100;
 
-/// One layer as last heard of. Sizes in bytes, as the engine counts them.
+/// The last reported state of a layer. Sizes are in bytes, as the engine counts them.
 #[derive(Clone, Debug)]
 pub struct Layer {
     pub id: String,
     pub state: LayerState,
     pub current: u64,
-    /// 0 where the engine never said.
+    /// 0 if the engine never reported it.
     pub total: u64,
-    /// The engine has tried it again by itself.
+    /// The engine itself has retried the layer.
     was_retried: bool,
 }
 
 impl Layer {
-    /// Something can be seen of it.
+    /// Returns whether the layer is in a visible, unfinished state.
     pub fn is_active(&self) -> bool {
         !self.state.is_final() && !matches!(self.state, LayerState::Waiting | LayerState::Preparing)
     }
 }
 
-/// A tag that the registry took.
+/// A tag whose manifest the registry accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PushedTag {
     pub tag: String,
     pub digest: String,
-    /// Of the manifest, in bytes.
+    /// The size of the manifest in bytes.
     pub size: u64,
 }
 
-/// Layers by how they ended.
+/// How many layers ended in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct LayerCounts {
     pub total: usize,
@@ -48,7 +48,7 @@ pub struct LayerCounts {
     pub mounted: usize,
 }
 
-/// Everything one attempt has told so far.
+/// The progress of one attempt.
 #[derive(Debug)]
 pub struct Progress {
     started: Instant,
@@ -64,19 +64,19 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Since the attempt began: what somebody spent typing is none of it.
+    /// Returns the time since the attempt began, so without earlier prompts.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Takes in what the engine says. `true`: something has changed, and not only been said again, as the
-    /// containerd store does ten times a second.
+    /// Applies an event. Returns whether it changed anything, since the containerd store repeats its lines ten times a
+    /// second.
     pub fn apply(&mut self, event: &Event) -> bool {
         match event {
             Event::Layer { id, state } => return self.apply_to_layer(id, state),
             Event::Pushed { tag, digest, size } => {
                 let pushed = PushedTag { tag: tag.clone(), digest: digest.clone(), size: *size };
-                // Some engines say it twice, in the status and in `aux`.
+                // Some engines report it twice, in the status and in `aux`.
                 if !self.pushed.contains(&pushed) && self.pushed.len() < MAX_TAGS {
                     self.pushed.push(pushed);
                     return true;
@@ -133,7 +133,7 @@ impl Progress {
         self.by_id.get(id).map(|at| &self.layers[*at])
     }
 
-    /// The state that a layer was last heard in.
+    /// Returns the last reported state of a layer.
     pub fn state_of(&self, id: &str) -> Option<&LayerState> {
         self.layer(id).map(|layer| &layer.state)
     }
@@ -149,7 +149,7 @@ impl Progress {
         }
     }
 
-    /// Bytes sent and bytes to send, of the layers whose size is known; never more sent than all.
+    /// Returns the sent bytes and the total bytes of all layers. Never returns more sent bytes than total bytes.
     pub fn bytes(&self) -> (u64, u64) {
         self.layers.iter().fold((0, 0), |(sent, all): (u64, u64), layer| {
             let total = layer.total.max(if layer.state.is_final() { layer.current } else { 0 });
@@ -158,17 +158,17 @@ impl Progress {
         })
     }
 
-    /// Some bytes went to the registry, so it had accepted the credentials before.
+    /// Returns whether the engine sent layer data, so that the registry must have accepted the credentials.
     pub fn has_moved(&self) -> bool {
         self.layers.iter().any(|layer| layer.current > 0 || layer.state == LayerState::Pushed)
     }
 
-    /// A layer did not get there though the engine has tried it again by itself.
+    /// Returns whether a layer is unfinished although the engine itself has retried it.
     pub fn was_retried_in_vain(&self) -> bool {
         self.layers.iter().any(|layer| layer.was_retried && !layer.state.is_final())
     }
 
-    /// All that was begun is with the registry, which now has the word.
+    /// Returns whether the engine has sent all layers that it started, so that it waits for the registry.
     pub fn is_sent(&self) -> bool {
         let is_sent = |layer: &Layer| match layer.state {
             LayerState::Pushing { current, .. } => layer.total > 0 && current >= layer.total,

@@ -1,28 +1,28 @@
-//! Image references: what docker takes for a name, and what it makes of it.
+//! Parses and normalizes image references as docker does.
 //!
-//! Source: the grammar of `distribution/reference` (`regexp.go`, `normalize.go`), read there and
-//! held against the docker CLI. No kept crate is faithful to it: `oci-spec` 0.10 differs in 11
-//! of 100 inputs (`Foo/bar`, IPv6 domains, 64-digit names, the tag `ü`).
+//! Source: the grammar of `distribution/reference` (`regexp.go`, `normalize.go`), compared with the docker CLI. No
+//! maintained crate follows it exactly: `oci-spec` 0.10 differs in 11 of 100 inputs (`Foo/bar`, IPv6 domains, 64-digit
+//! names, the tag `ü`).
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-/// The domain that a name without one stands for.
+/// The domain of a name that has none.
 pub const HUB: &str = "docker.io";
 const LEGACY_HUB: &str = "index.docker.io";
-/// The key under which docker keeps the credentials for [`HUB`]; it matches exactly this string.
+/// The key under which docker stores the credentials for [`HUB`]. docker compares it exactly.
 pub const HUB_CREDENTIALS_KEY: &str = "https://index.docker.io/v1/";
-/// Where the Hub keeps names of a single component.
+/// Docker Hub's namespace for paths of a single component.
 const OFFICIAL: &str = "library/";
-/// What DNS allows, with room for a port. docker has no limit here; requests do.
+/// The maximum length in DNS plus a port. docker has no limit, but requests do.
 const MAX_DOMAIN: usize = 261;
 const MAX_PATH: usize = 255;
 const MAX_TAG: usize = 128;
 
-/// A reference that can be pushed: `domain/path`, perhaps `:tag`, never a digest.
+/// A reference that can be pushed: `domain/path` with an optional tag, never with a digest.
 ///
-/// `Display` gives the canonical form: `docker.io/library/app:1`.
+/// `Display` writes the domain in full, and the tag only if there is one: `docker.io/library/app:1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     domain: String,
@@ -30,7 +30,7 @@ pub struct Reference {
     tag: Option<String>,
 }
 
-/// Why a text is no reference that can be pushed, in docker's own words.
+/// Why a text is not a reference that can be pushed. The messages are docker's own.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     #[error("invalid reference format")]
@@ -52,9 +52,9 @@ pub enum ReferenceError {
 }
 
 impl ReferenceError {
-    /// How to write it.
+    /// Returns how to write the reference.
     ///
-    /// * `typed`: what was typed.
+    /// * `typed`: the text that the user typed.
     pub fn hint(&self, typed: &str) -> String {
         match self {
             Self::Uppercase { .. } => "spell the repository in lower case".to_owned(),
@@ -64,12 +64,12 @@ impl ReferenceError {
 }
 
 impl Reference {
-    /// `host[:port]` of the registry; `docker.io` for the Hub.
+    /// Returns the `host[:port]` of the registry; `docker.io` for Docker Hub.
     pub fn domain(&self) -> &str {
         &self.domain
     }
 
-    /// What follows the domain, with `library/` where the Hub adds it.
+    /// Returns the path, with `library/` if Docker Hub adds it.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -78,16 +78,18 @@ impl Reference {
         self.tag.as_deref()
     }
 
-    /// The tag that a push of it names: `latest` where none was given.
+    /// Returns the tag that a push uses: `latest` if none was given.
     pub fn tag_or_latest(&self) -> &str {
         self.tag.as_deref().unwrap_or("latest")
     }
 
-    /// The same repository and tag, its registry under another of its names: hosts may be written in upper
-    /// case, where registries keep no case apart. `nth`: from 1, one of several. `None`: it has no other.
+    /// Returns the same repository and tag under another name of the registry. Host names are not case-sensitive, so
+    /// each change of letter case gives another name.
+    ///
+    /// * `nth`: the number of the other name, from 1. `None` is returned if there are fewer.
     pub fn under_another_name(&self, nth: u32) -> Option<Self> {
         let domain = match self.domain.as_str() {
-            // The Hub's API; docker takes its other names for one.
+            // The host of Docker Hub's API. docker treats the Hub's other names as the same.
             HUB => "registry-1.docker.io".to_owned(),
             domain => match domain.split_once(':') {
                 Some(("127.0.0.1", port)) => format!("localhost:{port}"),
@@ -96,7 +98,7 @@ impl Reference {
             },
         };
         let is_new = domain != self.domain;
-        // Each letter that is set in the number, but that the first name may do as it is.
+        // Each bit of this number changes the case of one letter. A new domain is already a new name as it is.
         let mut letters = nth - u32::from(is_new);
         let domain: String = domain
             .chars()
@@ -113,18 +115,18 @@ impl Reference {
         (domain != self.domain && letters == 0).then(|| Self { domain, ..self.clone() })
     }
 
-    /// The same repository, with this tag.
+    /// Returns the same repository with this tag.
     #[must_use]
     pub fn with_tag(&self, tag: &str) -> Self {
         Self { tag: Some(tag.to_owned()), ..self.clone() }
     }
 
-    /// The canonical name without tag: `docker.io/library/app`.
+    /// Returns the canonical name without tag: `docker.io/library/app`.
     pub fn repository(&self) -> String {
         format!("{}/{}", self.domain, self.path)
     }
 
-    /// The path as people write it: `app` for the Hub's `library/app`.
+    /// Returns the familiar path: `app` for Docker Hub's `library/app`.
     pub fn familiar_path(&self) -> &str {
         match self.path.strip_prefix(OFFICIAL) {
             Some(name) if self.domain == HUB && !name.contains('/') => name,
@@ -132,13 +134,13 @@ impl Reference {
         }
     }
 
-    /// The canonical name with its tag: `docker.io/library/app:latest`.
+    /// Returns the canonical name with its tag: `docker.io/library/app:latest`.
     pub fn canonical(&self) -> String {
         format!("{}:{}", self.repository(), self.tag_or_latest())
     }
 
-    /// The repository as people write it: `app` for `docker.io/library/app`. Not what docker would take
-    /// for another registry, as its own does: `docker.io/a.b/app` stays as it is.
+    /// Returns the familiar repository: `app` for `docker.io/library/app`. Unlike docker's own familiar form, it keeps
+    /// the domain if the path alone would be read as another registry: `docker.io/a.b/app`.
     pub fn familiar_repository(&self) -> String {
         if self.domain != HUB || has_registry(&self.path) {
             return self.repository();
@@ -146,30 +148,30 @@ impl Reference {
         self.familiar_path().to_owned()
     }
 
-    /// The whole reference as people write it, with its tag: `app:latest`.
+    /// Returns the familiar reference with its tag: `app:latest`.
     pub fn familiar(&self) -> String {
         format!("{}:{}", self.familiar_repository(), self.tag_or_latest())
     }
 
-    /// The key under which docker keeps credentials for this registry, and the `serveraddress`
-    /// that engines want beside them: the domain, or the Hub's historical URL.
+    /// Returns the key under which docker stores credentials for this registry: the domain, or Docker Hub's historical
+    /// URL. Engines need the same value as `serveraddress`.
     pub fn credentials_key(&self) -> &str {
         credentials_key(&self.domain)
     }
 }
 
-/// [`Reference::credentials_key`] of a domain.
+/// Returns the [`Reference::credentials_key`] of a domain.
 pub fn credentials_key(domain: &str) -> &str {
     if domain == HUB { HUB_CREDENTIALS_KEY } else { domain }
 }
 
-/// The domain of a registry as it is typed: `host[:port]`, or a URL of it, as `docker login` takes it.
-/// `None`: no reference could name it.
+/// Returns the domain of a typed registry: `host[:port]` or a URL, as `docker login` accepts it. `None`: a reference
+/// cannot have this domain.
 pub fn registry_domain(typed: &str) -> Option<String> {
     let rest = ["https://", "http://"].iter().find_map(|scheme| typed.strip_prefix(scheme)).unwrap_or(typed);
     let host = rest.split('/').next().unwrap_or_default();
     let reference: Reference = format!("{host}/x").parse().ok()?;
-    // Anything else would have been read as a path on the Hub.
+    // Otherwise the text was read as a path on Docker Hub.
     let is_host = reference.domain == host || [HUB, LEGACY_HUB].contains(&host);
     let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.contains(']'));
     let is_reachable = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
@@ -194,8 +196,7 @@ impl FromStr for Reference {
             return Err(ReferenceError::Identifier { name: input.to_owned() });
         }
         let (domain, rest) = split_domain(input);
-        // docker looks at upper case before anything else, and takes the path for what stands
-        // before the first colon, whatever that is.
+        // docker checks for upper case first, in the part before the first colon, even if that is not a path.
         let before_colon = rest.split(':').next().unwrap_or_default();
         if before_colon.to_lowercase() != before_colon {
             return Err(ReferenceError::Uppercase { repository: before_colon.to_owned() });
@@ -208,9 +209,9 @@ impl FromStr for Reference {
             Some((path, tag)) => (path, Some(tag)),
             None => (name, None),
         };
-        // docker reads `exa_mple.com/app` as a path without any domain, since no domain has an
-        // underscore. Engines with the containerd store push it to the host of that name all the
-        // same (28.5, measured), so here it is the domain, which credentials can be found for.
+        // docker reads `exa_mple.com/app` as a path without domain, since a domain cannot have an underscore. Engines
+        // with the containerd store push it to the host of that name nevertheless (28.5, measured). Here it is
+        // a domain, so that its credentials are found.
         let domain_fits = domain.len() <= MAX_DOMAIN && (is_domain(domain) || is_path_component(domain));
         let valid = domain_fits && is_path(path) && tag.is_none_or(is_tag);
         if !valid || digest.is_some_and(|digest| !has_digest_shape(digest)) {
@@ -227,9 +228,9 @@ impl FromStr for Reference {
     }
 }
 
-/// Domain and remainder, with what docker adds where the domain is left out.
+/// Splits a text into the domain and the rest, and adds docker's defaults for a missing domain or `library/`.
 ///
-/// Without a slash nothing is a domain: `localhost:5000` is the Hub's `localhost` with a tag.
+/// A text without a slash has no domain: `localhost:5000` is Docker Hub's `localhost` with a tag.
 fn split_domain(input: &str) -> (&str, String) {
     let (domain, rest) = match input.split_once('/') {
         Some((LEGACY_HUB, rest)) => (HUB, rest),
@@ -241,12 +242,13 @@ fn split_domain(input: &str) -> (&str, String) {
     (domain, rest)
 }
 
-/// A registry stands in the name itself; `team/app` only means one.
+/// Returns whether a name contains a domain. `team/app` does not; it implies Docker Hub.
 pub fn has_registry(name: &str) -> bool {
     name.split_once('/').is_some_and(|(first, _)| looks_like_domain(first))
 }
 
-/// A namespace of the Hub has neither dot nor colon nor capitals, so what has is a domain.
+/// Returns whether the first component of a name is a domain: `localhost`, or a text with a dot, colon or capital
+/// letter, which a namespace on Docker Hub cannot have.
 fn looks_like_domain(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':']) || first.to_lowercase() != first
 }
@@ -269,12 +271,12 @@ fn is_domain(domain: &str) -> bool {
     host_fits && port.is_none_or(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// The path of a repository, as the grammar has it.
+/// Returns whether a text is a valid path of a repository.
 pub fn is_path(path: &str) -> bool {
     path.split('/').all(is_path_component)
 }
 
-/// `[a-z0-9]+`, joined by `.`, `_`, `__` or any run of `-`.
+/// Matches `[a-z0-9]+`, joined by `.`, `_`, `__` or any number of `-`.
 fn is_path_component(component: &str) -> bool {
     let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = component.as_bytes();
@@ -285,7 +287,7 @@ fn is_path_component(component: &str) -> bool {
             .all(|joint| matches!(joint, "" | "." | "_" | "__") || joint.bytes().all(|b| b == b'-'))
 }
 
-/// `[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}`
+/// Returns whether a text is a valid tag: `[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}`.
 pub fn is_tag(tag: &str) -> bool {
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     tag.len() <= MAX_TAG
@@ -293,7 +295,8 @@ pub fn is_tag(tag: &str) -> bool {
         && tag.bytes().all(|b| is_word(b) || b == b'.' || b == b'-')
 }
 
-/// `algorithm:hex`, the algorithm of letters and digits joined by `+ . _ -`, 32 hex digits or more.
+/// Matches `algorithm:hex`. The algorithm has parts of letters and digits, joined by `+ . _ -`; `hex` has 32 digits or
+/// more.
 fn has_digest_shape(digest: &str) -> bool {
     let Some((algorithm, hex)) = digest.split_once(':') else {
         return false;
@@ -325,15 +328,15 @@ fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// Orders tags as versions: numbers by value, and a pre-release before its release (`1.2.0-rc1` before `1.2.0`).
+/// Compares tags as versions: numbers by value, and a pre-release before its release (`1.2.0-rc1` before `1.2.0`).
 /// Other suffixes, such as `-alpine`, follow the release.
 ///
-/// Source: Semantic Versioning 2.0, 11, which would take `-alpine` for a pre-release too.
+/// Source: Semantic Versioning 2.0, 11, except that `-alpine` is a pre-release there too.
 pub fn compare_tags(a: &str, b: &str) -> Ordering {
-    /// The words that projects use for pre-releases.
+    /// Common words for pre-releases.
     const PRE_RELEASES: [&str; 10] =
         ["alpha", "beta", "canary", "dev", "nightly", "pre", "preview", "rc", "snapshot", "test"];
-    /// The release, and whether the tag is a pre-release of it.
+    /// Returns the release, and whether the tag is a pre-release of it.
     fn release(tag: &str) -> (&str, bool) {
         let (release, suffix) = tag.split_once('-').unwrap_or((tag, ""));
         let word = suffix.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
@@ -358,7 +361,7 @@ mod tests {
     #[test]
     fn a_registry_has_other_names() {
         let table = [
-            // reference, which, its name then
+            // reference, nth, the other name
             ("localhost:5000/app:1", 1, Some("Localhost:5000/app:1")),
             ("localhost:5000/app:1", 3, Some("LOcalhost:5000/app:1")),
             ("Registry.example.com/a/b", 1, Some("registry.example.com/a/b:latest")),

@@ -1,28 +1,27 @@
-//! Whether another attempt can help, and when it is made.
+//! Decides whether a failed attempt is retried, and after what wait.
 //!
-//! A transient failure may be over a moment later: the network, a registry that is failing or too busy, a push
-//! that stalled. A refusal is not transient: another attempt would be refused too, and costs the registry a failed
-//! login, or its user an account.
+//! Transient failures are retried: network errors, server errors, rate limits and stalls. Refusals are not: the
+//! registry would refuse again, and repeated failed logins may lock the user's account.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::failure::{Class, Verdict};
 
-/// Why an attempt failed, as far as a retry depends on it.
+/// The facts about a failed attempt on which a retry depends.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptFailure {
     pub verdict: Verdict,
-    /// The registry has received a layer, which need not be sent again.
+    /// The attempt pushed a layer, which need not be sent again.
     pub has_pushed_layer: bool,
     /// How many more attempts can help, as far as the uploader knows.
     pub max_retries: u32,
 }
 
-/// How many attempts are left, and the waits between them.
+/// Counts the remaining attempts and the waits between them.
 #[derive(Debug)]
 pub struct RetryBudget {
-    /// Attempts that have ended.
+    /// How many attempts have ended.
     ended: u32,
     left: u32,
     waits: Backoff,
@@ -34,7 +33,7 @@ pub struct RetryBudget {
 pub struct NextAttempt {
     /// Counted from 1.
     pub number: u32,
-    /// How many attempts there will be at most, as far as is known now.
+    /// The maximum number of attempts, as known now.
     pub of: u32,
     pub wait: Duration,
 }
@@ -51,7 +50,7 @@ impl RetryBudget {
         Self { ended: 0, left: retries, waits: Backoff::short(), long_waits: Backoff::long() }
     }
 
-    /// Takes an attempt that failed into account. `None`: another would not help, or none is left.
+    /// Counts a failed attempt, and returns the next one. `None`: a retry cannot help, or no attempt is left.
     pub fn after(&mut self, failure: &AttemptFailure) -> Option<NextAttempt> {
         self.ended += 1;
         if !is_transient(failure.verdict.class) {
@@ -71,13 +70,13 @@ impl RetryBudget {
     }
 }
 
-/// Whether a failure of this class may be over a moment later.
+/// Returns whether failures of this class are transient.
 pub fn is_transient(class: Class) -> bool {
     matches!(class, Class::Network | Class::Server | Class::RateLimited | Class::Stalled)
 }
 
-/// The last error of a chain as Go writes it (`dial tcp: lookup h: no such host`), for a network failure. A
-/// registry's own words are not cut.
+/// Returns a short reason. For a network failure, this is the last error of the chain that Go writes (`dial tcp:
+/// lookup h: no such host`). Texts of a registry keep all parts. Every reason is cut after 200 characters.
 pub fn root_cause(reason: &str, class: Class) -> String {
     const MAX_CHARS: usize = 200;
     let cause = match class {
@@ -90,7 +89,7 @@ pub fn root_cause(reason: &str, class: Class) -> String {
     }
 }
 
-/// Waits that double.
+/// Waits that double up to a maximum.
 #[derive(Debug)]
 struct Backoff {
     next: Duration,
@@ -98,18 +97,18 @@ struct Backoff {
 }
 
 impl Backoff {
-    /// For an outage that may end soon: from 1 s to 30 s.
+    /// Returns waits for an outage that may end soon: from 1 s to 30 s.
     fn short() -> Self {
         Self { next: Duration::from_secs(1), longest: Duration::from_secs(30) }
     }
 
-    /// For a limit of requests, which lasts: from 5 s to a minute.
+    /// Returns waits for a rate limit, which lasts longer: from 5 s to 60 s.
     fn long() -> Self {
         Self { next: Duration::from_secs(5), longest: Duration::from_secs(60) }
     }
 
-    /// The next wait, and at random up to as much again, so that clients that were cut off together do not come
-    /// back together.
+    /// Returns the next wait, randomly lengthened to up to twice its value, so that clients that were cut off together
+    /// do not return together.
     fn wait(&mut self) -> Duration {
         let shortest = self.next;
         self.next = self.longest.min(2 * shortest);
@@ -127,7 +126,7 @@ mod tests {
         AttemptFailure { verdict, has_pushed_layer: false, max_retries: u32::MAX }
     }
 
-    /// The shortest waits before the attempts after the first, in seconds, and the numbers of the attempts.
+    /// Returns, for each attempt after the first, the shortest wait before it in seconds, and its number.
     fn attempts(retries: u32, failure: &AttemptFailure) -> Vec<(u64, String)> {
         let mut budget = RetryBudget::new(retries);
         std::iter::from_fn(|| budget.after(failure))

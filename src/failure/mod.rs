@@ -1,11 +1,12 @@
-//! What a refused push means.
+//! Classifies failures by their text.
 //!
-//! Engines tell failures in English only, each in words of its own, and the same answer of a
-//! registry comes out differently from every one of them. This is the one place that reads those
-//! words. Pure: the table below is tried from the top, the first line that fits decides, and the
-//! order is half of the knowledge (an IAM text holds the word "policy", a quota comes as "denied").
+//! Engines report failures only as English text, and each engine words the same registry answer differently. This
+//! module is the only one that interprets such text. Pure.
 //!
-//! Tested on the recordings in `tests/failures/`; sources stand beside each text there.
+//! The first rule in the table that matches decides. The order matters: an IAM refusal contains the word "policy", and
+//! an exceeded quota is reported as "denied".
+//!
+//! Tested with the texts in `tests/failures/`, which name their sources.
 
 use Class::{
     Auth, Cancelled, ContentMissing, Denied, Engine, Network, NotFound, Other, RateLimited, Rejected, Server,
@@ -14,40 +15,40 @@ use Class::{
 use Conclusion::{AuthUnlessSent, Is, NetworkUnlessManifest};
 use hyper::StatusCode;
 
-/// What kind of failure a push ended with; each has an exit status of its own in [`crate::error`].
+/// The class of a failure. [`crate::error`] maps it to an exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Credentials are missing, wrong or expired.
     Auth,
-    /// The registry knows the account, and will not let it write there.
+    /// The registry accepts the credentials, but does not allow the account to write to the repository.
     Denied,
     /// The registry refuses the content: immutable tag, quota, size, policy.
     Rejected,
-    /// The connection between engine and registry.
+    /// The connection between engine and registry failed.
     Network,
     RateLimited,
-    /// The registry is in trouble.
+    /// The registry has an internal error or is unavailable.
     Server,
-    /// Nothing moved for too long, or it all took too long; said by us, not by an engine.
+    /// The push made no progress for too long, or exceeded `--timeout`. Detected by the plugin, not by an engine.
     Stalled,
     Tls,
-    /// No such image in the engine's store.
+    /// The engine does not have the image.
     NotFound,
     /// The engine has the image, but not all of its content.
     ContentMissing,
     Reference,
-    /// The engine itself: unreachable, too old, out of disk, gone in the middle.
+    /// The engine itself failed: unreachable, too old, out of disk space, or stopped during the push.
     Engine,
     Cancelled,
-    /// The tag names something else already, and was to be left alone (`--if-exists fail`).
+    /// The tag names another image already, and `--if-exists fail` forbids to replace it.
     Exists,
-    /// The registry does not serve what was pushed.
+    /// The registry does not serve the pushed image.
     Unverified,
     Other,
 }
 
 impl Class {
-    /// The word for it in JSON.
+    /// Returns the name of the class in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auth => "auth",
@@ -73,32 +74,32 @@ impl Class {
 /// How far a push had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Before any layer.
+    /// Before the engine reported any layer.
     Start,
-    /// Some layer was still on its way.
+    /// Some layer was not yet in the registry.
     Layers,
-    /// Every layer was pushed or already there: the manifest was next.
+    /// Every layer was in the registry, so the manifest was next.
     Manifest,
 }
 
-/// All that is known of a failure.
+/// The known facts about a failure.
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence<'a> {
-    /// The engine's text as it came, line ends and all.
+    /// The engine's text, raw, with its line ends.
     pub message: &'a str,
-    /// The HTTP status of the engine's own answer, if that was an error.
+    /// The HTTP status of the engine's answer, if it was an error.
     pub http_status: Option<u16>,
-    /// An `aux` line said that blobs are missing from the engine's store.
+    /// The engine reported in an `aux` object that its store lacks blobs of the image.
     pub content_missing: bool,
     pub phase: Phase,
     pub credentials_sent: bool,
-    /// `domain/path`: cut out of the text before it is read, since a repository may be called
+    /// `domain/path`. Removed from the text before the rules are tried, since a repository may be called
     /// `team/forbidden`.
     pub repository: &'a str,
 }
 
 impl<'a> Evidence<'a> {
-    /// A text, and nothing else known.
+    /// Returns the evidence of a failure of which only the text is known.
     pub fn of_text(message: &'a str, credentials_sent: bool) -> Self {
         Self {
             message,
@@ -114,14 +115,14 @@ impl<'a> Evidence<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub class: Class,
-    /// What to do, with `{registry}`, `{repository}` and `{tag}` to be filled in.
+    /// The next command or setting to try, with the placeholders `{registry}`, `{repository}` and `{tag}`.
     pub hint: &'static str,
-    /// The most retries that can help; `u32::MAX`: no limit.
+    /// The maximum number of retries that can help; `u32::MAX`: no limit.
     pub retries: u32,
 }
 
 impl Verdict {
-    /// Of a push that we have not cancelled: then the engine has, which ends.
+    /// Adjusts the verdict on a push that the plugin did not cancel: the engine cancelled it, because it is stopping.
     pub fn uncancelled(self) -> Self {
         match self.class {
             Class::Cancelled => Self::new(Class::Engine, ENGINE_WENT),
@@ -129,7 +130,7 @@ impl Verdict {
         }
     }
 
-    /// The verdict on a failure whose own error has the hint.
+    /// Returns the verdict on a failure whose error type provides the hint.
     pub fn without_hint(class: Class) -> Self {
         Self::new(class, Advice::new(""))
     }
@@ -139,12 +140,12 @@ impl Verdict {
     }
 }
 
-/// What to do about a failure.
+/// The hint for a failure, and how far retries can help.
 #[derive(Clone, Copy)]
 struct Advice {
     hint: &'static str,
     retries: u32,
-    /// It is about what an account may do, so that without credentials it makes no sense.
+    /// The hint is about the rights of an account, so it is wrong if no credentials were sent.
     is_about_account: bool,
 }
 
@@ -153,8 +154,8 @@ impl Advice {
         Self { hint, retries: u32::MAX, is_about_account: false }
     }
 
-    /// A name that is not found is misspelt, or the resolver is down; what a registry lost twice was not lost
-    /// by chance.
+    /// Limits the retries, for failures that are probably not transient. A host name that is not found is misspelt or
+    /// its resolver is down; a registry that loses uploads repeatedly has a fault.
     const fn retried(retries: u32, hint: &'static str) -> Self {
         Self { retries, ..Self::new(hint) }
     }
@@ -164,27 +165,27 @@ impl Advice {
     }
 }
 
-/// What a line of the table concludes.
+/// What a rule of the table concludes.
 #[derive(Clone, Copy)]
 enum Conclusion {
     Is(Class),
-    /// The same text for "not logged in" and for "may not write here": without credentials it is
-    /// the first, with them the second.
+    /// `Auth` without credentials, `Denied` with credentials: registries use the same text for both.
     AuthUnlessSent,
-    /// The same text for a layer lost on its way and for a manifest that is not wanted.
+    /// `Rejected` after all layers, otherwise `Network`: registries use the same text for a refused manifest and for a
+    /// layer lost during the upload.
     NetworkUnlessManifest,
 }
 
 struct Rule {
     conclusion: Conclusion,
-    /// Any of these in the lower-case text; a `*` stands for anything between two parts.
+    /// Matches if the lower-case text contains any of these. A `*` matches any text.
     words: &'static [&'static str],
-    /// Any of these as the status that the registry, or a proxy before it, answered with.
+    /// Matches if the registry, or a proxy in front of it, answered with any of these statuses.
     statuses: &'static [u16],
     advice: Advice,
 }
 
-/// Shorthands that keep the table a table.
+/// Keeps each rule of the table on a few lines.
 macro_rules! rules {
     ($($conclusion:expr, $words:tt, [$($status:literal),*], $advice:expr;)*) => {
         &[$(Rule { conclusion: $conclusion, words: &$words, statuses: &[$($status),*], advice: $advice }),*]
@@ -262,20 +263,20 @@ const UPDATE_PLUGIN: Advice = Advice::new("unset DOCKER_API_VERSION, or update d
 const ENGINE_WENT: Advice = Advice::new("the builder or engine went away: look into its log");
 const ENGINE_DISK: Advice = Advice::new("the engine's disk is full: `docker system prune`");
 
-/// The answers of TLS servers to plain HTTP, in lower case.
+/// What TLS servers answer to plain HTTP, in lower case.
 const WANTS_TLS: [&str; 3] = [
     "plain http request was sent to https port",
     "client sent an http request to an https server",
     "speaking plain http to an ssl",
 ];
 
-/// From the top, the first that fits. Numbered as in the order that was measured to be right.
+/// The first rule that matches decides. The order of the numbered groups was measured with real texts.
 const RULES: &[Rule] = rules![
-    // 1 · an engine that ends; our own hanging up, told back
+    // 1 · a stopping engine; a cancellation by the plugin, reported by the engine
     Is(Engine), ["grpc: the client connection"], [], ENGINE_WENT;
     Is(Cancelled), ["context canceled", "context cancelled", "upload cancelled", "operation was canceled"], [], TRY_AGAIN;
 
-    // 2 · the engine, or the way to it
+    // 2 · the engine, or the connection to it
     Is(Engine), ["permission denied while trying to connect to the docker"], [],
         Advice::new("join the `docker` group and log in again, or use sudo");
     Is(Engine), ["connect to the docker daemon", "connect to docker daemon", "connect to podman", "is the docker daemon running",
@@ -293,12 +294,12 @@ const RULES: &[Rule] = rules![
     Is(Engine), ["already in progress"], [], Advice::new("the engine is pushing this already: wait until that is done");
     Is(Auth), ["x-registry-auth"], [], LOG_IN;
 
-    // 3 · no such image here; engines say it of the local store only
+    // 3 · no such image in the engine; engines use these texts only for the local store
     Is(NotFound), ["tag does not exist: ", "image not known", "no such image",
         "repository does not exist: ", "failed to find image", "does not resolve to an image id", "image not found locally",
         "unable to find image", "no such id", "image does not exist locally"], [], BUILD_FIRST;
 
-    // 4 · not a name
+    // 4 · invalid references
     Is(Class::Reference), ["invalid reference format", "invalid tag format", "must be lowercase", "cannot push a digest reference",
         "not be more than 255", "64-byte hexadecimal", "invalid image name", "name invalid", "name_invalid",
         "invalid repository name", "must be a storage reference", "destination specifies a digest", "could not parse reference",
@@ -307,12 +308,12 @@ const RULES: &[Rule] = rules![
         "repository can only contain", "no host in request url", "tag can only contain", "not a valid tag", "refusing to create an ambiguous tag"], [],
         Advice::new("a reference is `registry.example.com/team/app:tag`, in lower case, without a scheme");
 
-    // 5 · the image is here, its content is not
+    // 5 · the engine has the image, but not all of its content
     Is(ContentMissing), ["content digest * not found", "does not provide the specified platform", "does not provide any platform",
         "does not match the specified platform", "manifests found for platform", "no specific platform requested",
         "no match for platform", "blob not found locally", "missing content"], [], PULL_AGAIN;
 
-    // 6 · certificates; a slow handshake is the network's
+    // 6 · certificates; a handshake timeout is a network failure
     Is(Network), ["handshake timeout"], [], TRY_AGAIN;
     Is(Tls), ["server gave http response to https client", "first record does not look like a tls"], [], PLAIN_HTTP;
     Is(Tls), WANTS_TLS, [], PROXY_SCHEME;
@@ -322,7 +323,7 @@ const RULES: &[Rule] = rules![
     Is(Tls), ["x509:", "tls: ", "unable to ping registry endpoint", "certificate verify failed",
         "certificate signed by unknown", "self-signed certificate", "self signed certificate"], [], TRUST;
 
-    // 7 · no registry at all, a proxy's login, too often (before logins: "unauthenticated pull rate limit")
+    // 7 · proxy authentication, not a registry, rate limits (before credentials: "unauthenticated pull rate limit")
     Is(Network), ["proxy authentication required"], [407], PROXY_LOGIN;
     Is(Other), ["malformed http response", "stopped after 10 redirects", "did not include a token", "invalid checksum digest",
         "invalid content digest in response", "got digest * expected", "unsupported protocol scheme", "not a valid registry"],
@@ -330,7 +331,7 @@ const RULES: &[Rule] = rules![
     Is(RateLimited), ["toomanyrequests", "too many requests", "rate exceeded", "rate limit", "ratelimit", "rate-limit", "hap429",
         "throttl", "request limit", "quota metric"], [429], WAIT;
 
-    // 8 · words that settle who is meant: rights first (IAM says "policy", GAR "may not exist"), then logins
+    // 8 · clear texts: first about rights (IAM says "policy", GAR "may not exist"), then about credentials
     Is(Auth), ["unauthenticated request", "may have invalid credentials", "missing authentication token"], [], NO_LOGIN_CAME;
     Is(Denied), ["is not authorized to perform", "artifactregistry.repositories.* denied", "storage.buckets.",
         "does not have permission", "requires * permission", "lacks * permission"], [],
@@ -347,7 +348,7 @@ const RULES: &[Rule] = rules![
         "could not authenticate", "unable to authenticate", "not authenticated", "failed to authenticate",
         "authentication failed", "unable to retrieve auth token"], [], LOG_IN;
 
-    // 9 · what the registry will not have (before 10 to 13: it comes as "denied:", "unauthorized:", "unknown:")
+    // 9 · refused content (before 10 to 13: these texts begin with "denied:", "unauthorized:", "unknown:")
     Is(Rejected), ["immutable", "immutability", "cannot be overwritten", "cannot overwrite", "can't overwrite", "not allow overwrit",
         "does not allow updating", "cannot update tag", "tag invalid", "tag_invalid", "manifest tag did not match", "already exists in the"], [], NEW_TAG;
     Is(Rejected), ["entity too large", "payload too large", "content too large", "request body too large", "body is too large"], [413], TOO_LARGE;
@@ -365,16 +366,16 @@ const RULES: &[Rule] = rules![
         "policy_violation", "legal reasons", "payment required", "billing", "subscription", "pricing plan"], [402, 405, 409, 412, 451],
         Advice::new("the registry does not take this image there: see its rules for {repository}");
 
-    // 10 · both of "not logged in" and "may not"
+    // 10 · the same text for missing credentials and for missing rights
     AuthUnlessSent, ["insufficient_scope", "requested access to the resource", "access to the requested resource",
         "push access denied", "access to the resource is denied"], [], MAY_NOT_WRITE;
 
-    // 11 · logins, in weaker words; "denied" said before "unauthorized" is the stronger
+    // 11 · less clear texts about credentials; "denied" before "unauthorized" means missing rights
     Is(Auth), ["authentication required", "authentication is required"], [401], LOG_IN;
     Is(Denied), ["denied*unauthorized"], [], MAY_NOT_WRITE;
     Is(Auth), ["unauthorized", "unauthorised", "authenticat", "credential"], [], LOG_IN;
 
-    // 12 · the registry's own trouble, by number
+    // 12 · server errors, by status
     Is(Server), [], [500, 501, 502, 503, 504, 505, 506, 508, 509, 510, 511, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530, 599], SERVER_TROUBLE;
 
     // 13 · refused without a reason
@@ -384,11 +385,11 @@ const RULES: &[Rule] = rules![
     Is(Denied), [], [403], NO_REASON;
     Is(Denied), ["denied", "forbidden", "permission", "not authorized", "not authorised", "not allowed to"], [], MAY_NOT_WRITE;
 
-    // 14 · trouble, by words
+    // 14 · server errors, by text
     Is(Server), ["internal server error", "internal error", "service unavailable", "bad gateway", "gateway timeout", "gateway time-out",
         "temporarily unavailable", "unavailable", "unknown error", "registry: unknown unknown", "circuit breaker"], [], SERVER_TROUBLE;
 
-    // 15 · the way between engine and registry
+    // 15 · the connection between engine and registry
     NetworkUnlessManifest, ["blob upload invalid", "blob_upload_invalid"], [], LOST_UPLOAD;
     Is(Network), ["blob upload unknown", "blob_upload_unknown", "unknown blob", "blob unknown", "blob_unknown", "digest invalid", "digest_invalid",
         "size invalid", "size_invalid", "did not match uploaded", "did not match content length", "digest did not match"], [], LOST_PART;
@@ -399,12 +400,12 @@ const RULES: &[Rule] = rules![
         "proxyconnect", "http2: ", "no response", "pected size", "request canceled", "must be retried", "retrying in", "read tcp", "write tcp"], [], TRY_AGAIN;
 ];
 
-/// Nothing has moved for too long.
+/// Returns the verdict on a stalled push.
 pub fn stalled() -> Verdict {
     Verdict::new(Class::Stalled, STALLED)
 }
 
-/// Sorts a failure.
+/// Classifies a failure.
 pub fn classify(evidence: &Evidence<'_>) -> Verdict {
     if evidence.content_missing {
         return Verdict::new(ContentMissing, PULL_AGAIN);
@@ -423,12 +424,12 @@ pub fn classify(evidence: &Evidence<'_>) -> Verdict {
             NetworkUnlessManifest if evidence.phase == Phase::Manifest => Rejected,
             NetworkUnlessManifest => Network,
         };
-        // Without credentials there is no account that might not write.
+        // A hint about the rights of an account is wrong if no credentials were sent.
         let nobody = !evidence.credentials_sent && rule.advice.is_about_account;
         return Verdict::new(class, if nobody { LOG_IN } else { rule.advice });
     }
     match evidence.http_status {
-        // The engine's router redirects a path with an empty name.
+        // The engine's router redirects a path whose image name is empty.
         Some(301) => Verdict::new(Class::Reference, Advice::new("check the name of the image")),
         Some(401) => Verdict::new(Auth, LOG_IN),
         Some(403) => Verdict::new(Denied, MAY_NOT_WRITE),
@@ -437,30 +438,32 @@ pub fn classify(evidence: &Evidence<'_>) -> Verdict {
     }
 }
 
-/// Whether a 404 of `/distribution` passes on what the registry says (`manifest unknown`, `name unknown`). Engines
-/// without that call answer 404 too (podman: `Not Found`).
+/// Returns whether a 404 of `/distribution` contains the registry's answer (`manifest unknown`, `name unknown`).
+/// Engines without that call answer 404 too (podman: `Not Found`).
 pub fn is_unknown_to_registry(text: &str) -> bool {
     text.contains(" unknown")
 }
 
-/// Whether a line of a push is the first of nearly every engine, which repeats what was asked for.
+/// Returns whether a line is the first one that nearly every engine sends. It only repeats the reference.
 pub fn is_opening(text: &str) -> bool {
     text.starts_with("The push refers to repository")
 }
 
-/// What the docker CLI says of a command line that it does not take (spf13/cobra, spf13/pflag).
+/// Returns whether the docker CLI rejected the command line (texts of spf13/cobra and spf13/pflag).
 pub fn is_usage(text: &str) -> bool {
     ["requires*argument", "unknown flag", "unknown shorthand flag"].iter().any(|words| contains(text, words))
 }
 
-/// What answers to plain HTTP, with status 400, is a server of TLS: one in Go (dockerd), nginx or Apache.
+/// Returns whether this answer to plain HTTP, with status 400, comes from a TLS server: Go (dockerd), nginx or Apache.
 pub fn wants_tls(text: &str) -> bool {
     let text = text.to_lowercase();
     WANTS_TLS.iter().any(|words| contains(&text, words))
 }
 
-/// What ssh, and docker at its other end, say on stderr when they cannot carry a connection; a hint with
-/// `{login}`, `{host}` and `{docker}` to be filled in.
+/// Returns the hint for an SSH connection to an engine that failed, with the placeholders `{login}`, `{host}` and
+/// `{docker}`.
+///
+/// * `said`: the stderr of ssh, and of docker on the remote machine.
 ///
 /// Source: OpenSSH `sshconnect.c`, `sshconnect2.c`; docker/cli `cli/command/system/dial_stdio.go`.
 pub fn tunnel_hint(said: &str) -> &'static str {
@@ -486,7 +489,7 @@ pub fn tunnel_hint(said: &str) -> &'static str {
             "`ssh {login}` has to work without a question: check the user's name, and load the key (`ssh-add`)",
         ),
         (
-            // bash; dash; zsh, which Macs have; fish.
+            // The messages of bash; dash; zsh (the default on macOS); fish.
             &[
                 "docker: command not found",
                 "docker: not found",
@@ -515,12 +518,12 @@ pub fn tunnel_hint(said: &str) -> &'static str {
     rule.map_or("try it by hand: `ssh {login} {docker} system dial-stdio`", |(_, hint)| hint)
 }
 
-/// Lower case, on one line, without addresses and the repository's name: those hold any word.
+/// Returns the text in lower case and on one line. URLs and names are replaced, since they can contain any word.
 fn readable(message: &str, repository: &str) -> String {
     let lower = message
         .to_lowercase()
         .replace(&repository.to_lowercase(), "(name)")
-        // How some clients announce any error; says nothing of this one.
+        // Some clients add these words to any error.
         .replace("(http code 500) server error", "")
         .replace("and that you are authenticated correctly", "")
         .replace("checking push permission", "");
@@ -530,7 +533,7 @@ fn readable(message: &str, repository: &str) -> String {
             text.push(' ');
         }
         match word.find("http://").or_else(|| word.find("https://")) {
-            // An address that tells something: the registry's own pages about a refusal.
+            // The URLs of pages that registries have about a refusal identify it.
             Some(_) if word.contains("aka.ms/") || word.contains("docs.quay.io/issues/") => {
                 text.push_str(word)
             }
@@ -546,12 +549,13 @@ fn readable(message: &str, repository: &str) -> String {
     text
 }
 
-/// `ghcr.io/team/authentication:1`; not `username/password` or a path.
+/// Returns whether a word is a reference, such as `ghcr.io/team/authentication:1`. `username/password` and a path are
+/// not.
 fn is_name(word: &str) -> bool {
     word.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':'])) && !word.contains("aka.ms/")
 }
 
-/// `words`, its parts between `*` in this order.
+/// Returns whether a text contains the parts of `words`, which `*` separates, in this order.
 fn contains(text: &str, words: &str) -> bool {
     let mut rest = text;
     words.split('*').all(|part| match rest.find(part) {
@@ -563,9 +567,9 @@ fn contains(text: &str, words: &str) -> bool {
     })
 }
 
-/// The status that registry, token server or proxy answered with, from the places where engines
-/// write it, and from any number with its standard phrase behind it (`403 (Forbidden)`). Never
-/// any three digits: ports, sizes and digests have those too.
+/// Returns the HTTP status of the registry, token server or proxy. Accepts a number after a phrase that engines use, or
+/// a number before its standard reason phrase (`403 (Forbidden)`), but not any three digits: ports, sizes and digests
+/// contain those too.
 fn registry_status(text: &str) -> Option<u16> {
     const BEFORE: &[&str] = &[
         "(url) ",
@@ -611,7 +615,7 @@ fn registry_status(text: &str) -> Option<u16> {
     found.into_iter().min().map(|(_, status)| status)
 }
 
-/// A number of exactly three digits that stands alone.
+/// Returns the number at this position, if it has exactly three digits and no letter or digit next to it.
 fn number_at(text: &str, at: usize) -> Option<u16> {
     let bytes = text.as_bytes();
     let alone = |byte: Option<&u8>| byte.is_none_or(|b| !b.is_ascii_alphanumeric());
@@ -656,7 +660,7 @@ mod tests {
         text.lines().map(|line| serde_json::from_str(line).expect("a row of JSON")).collect()
     }
 
-    /// What a recording comes out as, by the same steps as in a push.
+    /// Returns the class of a recording, found by the same steps as in a push.
     fn class_of(recorded: &Recorded) -> &'static str {
         let stream = recorded.stream.join("\r\n");
         let refused = |message: &str, content_missing, phase| {
@@ -691,7 +695,7 @@ mod tests {
         }
     }
 
-    /// Not decided by any text: the engine had answered nothing yet when the recording ended.
+    /// Returns whether the recording ended before the engine's answer did, so that no text decides.
     fn hung(recorded: &Recorded) -> bool {
         recorded.ended != "complete"
     }
@@ -737,10 +741,11 @@ mod tests {
         }
     }
 
-    /// Texts from public issue threads. `found.jsonl` was collected, twice, after the rules were
-    /// written and by somebody who had not read them: before they were looked at, 138 of 149 came
-    /// out as labelled, and then 84 of 100 of a mixture with more builders' and old clients' texts.
-    /// Two of those rows were left out, which no text of an engine's push can be.
+    /// Checks texts from public issue threads.
+    ///
+    /// `found.jsonl` was collected in two parts after the rules were written, by a person who had not read them. On
+    /// the first run, the rules classified 138 of 149 texts as labelled, and then 84 of 100 of a mixture with more
+    /// texts from builders and old clients. Two rows were left out, since an engine's push cannot produce them.
     #[test]
     fn texts_from_the_wild_come_out_as_labelled() {
         for (name, text) in [
@@ -760,7 +765,8 @@ mod tests {
             classify(&evidence).class.name()
         }
 
-        /// `class` is what is right with credentials sent, unless either of two is acceptable.
+        /// Returns a complaint if the text is not classified as labelled. `class` is correct with credentials sent; if
+        /// `acceptable` is set, its classes are correct with or without credentials.
         fn complaint(&self) -> Option<String> {
             let (with, without) = (self.class(true), self.class(false));
             let right = if self.acceptable.is_empty() {

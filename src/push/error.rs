@@ -1,4 +1,4 @@
-//! Why a push, an attempt of it, or a question about it failed.
+//! The errors of a push, of one attempt, and of a query about its image.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,26 +18,26 @@ use crate::text::sanitize;
 pub enum PushError {
     #[error("{0}")]
     Refused(Box<Refusal>),
-    /// The connection to the engine broke, or it does not speak the engine's protocol.
+    /// The connection to the engine broke, or the peer does not speak the engine's protocol.
     #[error("cannot push {reference}")]
     Engine {
         reference: String,
         #[source]
         source: EngineError,
     },
-    /// The stream ended properly, and named no digest.
+    /// The stream ended properly, but without a digest.
     #[error(
         "the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`, and asking the registry did not confirm it"
     )]
     Unconfirmed { reference: String, tag: String },
-    /// The registry has another image under the tag, and it was to stay (`--if-exists fail`).
+    /// The tag names another image in the registry, and `--if-exists fail` forbids to replace it.
     #[error(
         "{reference} is in the registry already, and names another image: {found}; the image here is {id}"
     )]
     Exists { reference: String, found: String, id: String },
     #[error("{reference} was pushed as {expected}, and {found}")]
     Unverified { reference: String, expected: String, found: Found },
-    /// `--verify always`, and the registry could not be asked.
+    /// The registry did not answer, and `--verify always` requires an answer.
     #[error("{reference} was pushed, and what the registry serves could not be asked: {}", cause.reason())]
     Unverifiable { reference: String, cause: Cause },
     /// `--timeout`
@@ -45,21 +45,21 @@ pub enum PushError {
         Some(digest) => format!("pushed as {digest}, and not verified"),
         None => "not pushed".to_owned(),
     }, format_duration(*after), last_failure(failures))]
-    /// `pushed`: the digest, if the engine named one.
+    /// `pushed`: the digest, if the engine reported one.
     TimedOut { reference: String, after: Duration, pushed: Option<String>, failures: Vec<String> },
-    /// The name that `--to` would give it.
+    /// In the engine, another image has the name that `--to` needs.
     #[error("{reference} names another image here ({found}), and is not moved; the image to push is {id}")]
     Taken { reference: String, found: String, id: String },
-    /// An ID was typed. It has no path and tag for a destination that names only a registry.
+    /// The destination needs a path and tag from the image's name, but an ID was typed.
     #[error("`{typed}` is the ID of an image here, and names no path and tag for {reference}")]
     Nameless { reference: String, typed: String },
     /// The engine cannot push one platform of an image.
     #[error("cannot push {reference} for one platform: {reason}")]
     NoPlatforms { reference: String, reason: String },
-    /// `--platform all`, and the engine does not have all.
+    /// `--platform all`, but the engine does not have all platforms.
     #[error("not all of {reference} is in the engine: {} missing", platforms.join(", "))]
     Incomplete { reference: String, platforms: Vec<String> },
-    /// The same, found only after the push.
+    /// The same as `Incomplete`, but found only after the push.
     #[error(
         "{reference} was pushed as {digest}, one platform in place of the index, of which not all is in the engine"
     )]
@@ -85,7 +85,7 @@ impl PushError {
         }
     }
 
-    /// What to type or to change next.
+    /// Returns the next command or setting to try.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Taken { reference, .. } => {
@@ -124,13 +124,13 @@ impl PushError {
     }
 }
 
-/// The difference between the registry's content and the pushed image.
+/// How the registry's content differs from the pushed image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     Nothing,
-    /// A digest.
+    /// The tag names this digest.
     Another(String),
-    /// Digests of missing blobs or manifests.
+    /// The digests of missing blobs or manifests.
     Incomplete(Vec<String>),
 }
 
@@ -152,22 +152,22 @@ impl fmt::Display for Found {
     }
 }
 
-/// A push that engine or registry refused, with all that explains it.
+/// A push that the engine or the registry refused, with the facts for its message and hint.
 #[derive(Debug)]
 pub struct Refusal {
     pub cause: Cause,
     pub reference: Reference,
     pub login: Login,
-    /// An image that the user may have meant, if this one was not found.
+    /// An image that the user may have meant, if the engine does not have this one.
     pub suggestion: Option<Suggestion>,
     /// Why each attempt failed, including the last.
     pub failures: Vec<String>,
-    /// The image has another name in the engine, and was to be tagged as this reference.
+    /// The image has another name in the engine, so that the push had to add this one.
     pub is_renamed: bool,
 }
 
 impl Refusal {
-    /// What to type or to change next.
+    /// Returns the next command or setting to try.
     pub fn hint(&self) -> Option<String> {
         let reference = &self.reference;
         if let Cause::Registry(error) = &self.cause {
@@ -233,12 +233,12 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// `; the last try ended with: …`, if an attempt has failed.
+/// Returns `; the last try ended with: …` if an attempt has failed.
 fn last_failure(failures: &[String]) -> String {
     failures.last().map(|reason| format!("; the last try ended with: {reason}")).unwrap_or_default()
 }
 
-/// ` after 6 tries (1: …; 2 to 6: …)`, if there was more than one attempt.
+/// Returns ` after 6 tries (1: …; 2 to 6: …)` if there was more than one attempt.
 fn attempts(failures: &[String]) -> String {
     match failures {
         [] | [_] => return String::new(),
@@ -258,12 +258,12 @@ fn attempts(failures: &[String]) -> String {
     format!(" after {} tries ({})", failures.len(), same.join("; "))
 }
 
-/// Why a registry did not take something, or did not answer.
+/// Why a registry refused a request, or did not answer.
 #[derive(Debug)]
 pub enum Cause {
-    /// In the words of the engine. `reason`: sanitized.
+    /// The engine reported it. `reason`: the engine's text, sanitized.
     Engine { verdict: Verdict, reason: String },
-    /// It was asked from here.
+    /// The registry's answer to the plugin, or the failure to reach it.
     Registry(Box<RegistryError>),
 }
 
@@ -274,7 +274,7 @@ impl Cause {
             Self::Registry(error) => {
                 let verdict = Verdict::without_hint(error.class());
                 match &**error {
-                    // A name that is not found is one here too.
+                    // As in an engine's text, a host name that cannot be resolved limits the retries.
                     RegistryError::Unreachable { reason, .. } => {
                         Some(classify(&Evidence::of_text(reason, true)))
                             .filter(|read| read.class == verdict.class)
@@ -297,7 +297,7 @@ impl Cause {
         }
     }
 
-    /// What to do about a question that the registry did not answer; of the engine's words nothing more is known.
+    /// Returns the hint for a query without an answer. An engine's text has none.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Registry(error) => error.hint(),
@@ -306,7 +306,7 @@ impl Cause {
     }
 }
 
-/// Why a question about an image was not answered.
+/// Why a query about an image got no answer.
 #[derive(Debug)]
 pub enum QueryError {
     Cause(Cause),
@@ -329,7 +329,7 @@ impl From<RegistryError> for QueryError {
 /// Why an attempt failed.
 #[derive(Debug)]
 pub enum AttemptError {
-    /// Another attempt, or other credentials, may succeed.
+    /// Another attempt or other credentials may succeed.
     Retryable {
         cause: Cause,
         /// How many more attempts can help, as far as the uploader knows.

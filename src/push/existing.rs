@@ -80,8 +80,8 @@ pub async fn outcome_before_upload(
     Ok(if_exists_outcome(if_exists, subject.reference, Some(named), is_same, image.id)?)
 }
 
-/// Returns the manifest that the tag names in the registry, if it is the image to push. Called after a refusal:
-/// registries refuse to replace an immutable tag, even if it names the same image, and some only after the upload.
+/// Returns the manifest that the tag names in the registry, if it is the image to push. Called after a refusal: a
+/// registry may refuse an immutable tag only at the end of a push, and if the image is the same, that is not an error.
 pub async fn find_same(
     session: &Session<'_>,
     engine: &mut Engine,

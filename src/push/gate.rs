@@ -112,8 +112,8 @@ impl Gate {
         self.is_open.get()
     }
 
-    /// Releases the pass and opens the gate, because the registry has accepted the push that holds the pass. Does nothing
-    /// without a pass.
+    /// Releases the pass and opens the gate for all pushes, because the registry has accepted the push with the pass.
+    /// Does nothing without a pass.
     pub fn open(&self, pass: &mut Option<Pass<'_>>) {
         if pass.take().is_some() {
             self.is_open.set(true);
@@ -134,8 +134,8 @@ pub struct Lead {
 }
 
 impl Lead {
-    /// Waits for the push that runs alone. If no push has succeeded so far, returns a guard: the caller runs alone while
-    /// it holds the guard.
+    /// Waits for the push that runs alone. Returns a guard if no push has succeeded so far; the caller runs alone
+    /// while it holds the guard.
     pub async fn follow(&self) -> Option<MutexGuard<'_, ()>> {
         if self.is_open.get() {
             return None;

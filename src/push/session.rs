@@ -32,7 +32,7 @@ pub struct Session<'a> {
     pub pool: RegistryPool,
     /// Shared, because an upload that hangs blocks later pushes too.
     pub detours: RefCell<Detours>,
-    /// Canonical names of the tags that this call has added. They are removed later, so they do not keep an image alive.
+    /// Canonical names of the tags that this call has added. They are removed later, so they cannot keep an image.
     pub added_tags: RefCell<HashSet<String>>,
 }
 

@@ -11,7 +11,7 @@ const MAX_SIMILAR: usize = 3;
 pub enum Suggestion {
     /// Local images with a similar name, the most similar first.
     Near(Vec<String>),
-    /// A local image that has the name and tag, but not the registry.
+    /// A local image in another repository, with the same last path component and tag.
     Tag(String),
 }
 

@@ -1,4 +1,4 @@
-//! What is pushed to where: images and destinations as they were typed, put together. Pure.
+//! Combines the typed images and destinations into targets. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::reference::{HUB, Reference, ReferenceError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Image {
     Named(Reference),
-    /// What names an image in the engine, and no place in a registry: its ID, or a digest.
+    /// An ID or a digest. It names an image in the engine, but no repository to push to.
     Id(String),
 }
 
@@ -17,19 +17,19 @@ pub enum Image {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     Reference(Reference),
-    /// `registry.example.com/`, `registry.example.com/team/`: path and tag of the image are put behind it.
+    /// A prefix, such as `registry.example.com/` or `registry.example.com/team/`, for the path and tag of the image.
     Under(String),
 }
 
-/// One image on its way to one place.
+/// One image and one destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// What it is pushed as.
+    /// The reference to push to.
     pub reference: Reference,
-    /// What it is in the engine: its canonical name, or its ID.
+    /// The image in the engine: a canonical name or an ID.
     pub local_name: String,
-    /// The reference that the destination was made of, where it may be an ID as well. If the engine knows
-    /// no image of that name, the destination is not what was meant.
+    /// The name from which path and tag of the destination come, if the typed text could also be an ID. If the image
+    /// does not have this name in the engine, the user typed an ID, which has no path and tag.
     pub stands_for: Option<Reference>,
 }
 
@@ -38,25 +38,25 @@ impl Target {
         Self { local_name: reference.canonical(), reference, stands_for: None }
     }
 
-    /// It has to be given the name that it is pushed as.
+    /// Returns whether the engine needs a new tag to push the image.
     pub fn is_renamed(&self) -> bool {
         self.local_name != self.reference.canonical()
     }
 }
 
-/// Why images and destinations do not go together.
+/// Why images and destinations cannot be combined.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     #[error("{reason}")]
     Image { typed: String, reason: ReferenceError },
     #[error("--to {typed}: {reason}")]
     Destination { typed: String, reason: ReferenceError },
-    /// Only a registry, and no slash behind it: docker would read it as a path of the Hub.
+    /// A registry without a slash at the end. docker would read it as a path on Docker Hub.
     #[error("--to {typed}: that would be a repository of Docker Hub")]
     Registry { typed: String },
     #[error("tag can't be used with --all-tags/-a")]
     TagWithAllTags { typed: String },
-    /// A digest or an ID has no tags.
+    /// A digest or an ID does not name a repository.
     #[error("--all-tags wants the name of a repository, and `{typed}` is none")]
     IdWithAllTags { typed: String },
     #[error("`{typed}` names no path and tag that could stand behind --to {destination}")]
@@ -66,7 +66,7 @@ pub enum TargetError {
 }
 
 impl TargetError {
-    /// What it is about, as it was typed.
+    /// Returns the typed text that caused the error.
     pub fn typed(&self) -> &str {
         match self {
             Self::Image { typed, .. }
@@ -79,7 +79,7 @@ impl TargetError {
         }
     }
 
-    /// What to do about it.
+    /// Returns the next command or setting to try.
     pub fn hint(&self) -> String {
         match self {
             Self::Image { reason: ReferenceError::Digest, .. } => {
@@ -106,8 +106,8 @@ impl TargetError {
     }
 }
 
-/// 4 to 64 hex digits: engines take fewer too, but then it is more likely a name. Such a text may be one in any
-/// case, and engines look for that first.
+/// Returns whether a text may be an ID, or the beginning of one: 4 to 64 hex digits. Engines accept fewer digits, but a
+/// shorter text is more likely a name. A text of hex digits may be a name too, and engines look for the name first.
 fn is_id(text: &str) -> bool {
     let is_hex = |digits: &str| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     match text.strip_prefix("sha256:") {
@@ -119,7 +119,7 @@ fn is_id(text: &str) -> bool {
 impl Image {
     fn read(typed: &str) -> Result<Self, TargetError> {
         match typed.parse::<Reference>() {
-            // Twelve digits may be a name as well; the engine knows.
+            // Up to 63 hex digits are a valid name, and may be an ID too: only the engine knows.
             Ok(reference) if !typed.starts_with("sha256:") => Ok(Self::Named(reference)),
             Err(ReferenceError::Digest) => Ok(Self::Id(typed.to_owned())),
             _ if is_id(typed) => Ok(Self::Id(typed.to_owned())),
@@ -133,7 +133,7 @@ impl Destination {
     fn read(typed: &str) -> Result<Self, TargetError> {
         let problem = |reason| TargetError::Destination { typed: typed.to_owned(), reason };
         if let Some(prefix) = typed.strip_suffix('/') {
-            // Whatever may stand behind it, this must be the beginning of a name.
+            // Test with an example whether the prefix can be the beginning of a reference.
             let example = format!("{typed}x").parse::<Reference>();
             let example = example.map_err(|reason| match reason {
                 ReferenceError::Uppercase { .. } => {
@@ -143,7 +143,7 @@ impl Destination {
             })?;
             let is_registry = !prefix.contains('/') && example.domain() == HUB && prefix != HUB;
             return match is_registry && prefix != "index.docker.io" {
-                // `team/` alone is a namespace of the Hub, as in every reference.
+                // A plain `team/` is a namespace on Docker Hub, as in every reference.
                 true if prefix.contains(['.', ':']) => Err(problem(ReferenceError::Format)),
                 _ => Ok(Self::Under(prefix.to_owned())),
             };
@@ -157,20 +157,20 @@ impl Destination {
     }
 }
 
-/// `host:5000`, and not `app:1`: a port has at least two digits, and a host's name is known or has a dot.
+/// Returns whether a text is `host:port` and not `name:tag`: the host is `localhost` or has a dot, and the port
+/// consists of digits.
 fn is_port(text: &str) -> bool {
     text.split_once(':').is_some_and(|(host, port)| {
         (host == "localhost" || host.contains('.')) && port.bytes().all(|b| b.is_ascii_digit())
     })
 }
 
-/// Images and destinations, put together: each image to each destination, in the order typed. The same
-/// twice counts once.
+/// Combines each image with each destination, in the order typed. Duplicates are dropped.
 ///
-/// * `all_tags`: images are repositories; their tags come in later, by [`expand`].
+/// * `all_tags`: the images are repositories; [`expand`] adds their tags later.
 ///
 /// # Errors
-/// Something is no reference, or two images would go to one place. Nothing has been asked so far.
+/// A text is not a valid reference, or two images would be pushed to the same reference.
 pub fn targets(
     images: &[String],
     to: &[String],
@@ -225,11 +225,11 @@ pub fn targets(
     collision.map_or(Ok(targets), Err)
 }
 
-/// An image that goes where its own name says.
+/// Returns the reference of an image that is pushed without `--to`, under its own name.
 fn alone(typed: &str, image: &Image) -> Result<Reference, TargetError> {
     match image {
         Image::Named(reference) => Ok(reference.clone()),
-        // The engine would look for it in the Hub.
+        // The engine would read an ID as a name on Docker Hub.
         Image::Id(_) => {
             let reason = match typed.parse::<Reference>() {
                 Err(reason) => reason,
@@ -247,7 +247,7 @@ fn sent_to(
     destination: &Destination,
 ) -> Result<Target, TargetError> {
     let local_name = match image {
-        // An ID of twelve digits is a name too, and only the engine knows which: it takes both as typed.
+        // Hex digits may be an ID or a name. Only the engine knows which, and it accepts both as typed.
         Image::Named(_) if is_id(typed) => typed.to_owned(),
         Image::Named(reference) => reference.canonical(),
         Image::Id(id) => id.clone(),
@@ -278,13 +278,13 @@ fn sent_to(
     Ok(Target { reference, local_name, stands_for })
 }
 
-/// What stands before a digest, if it has a tag.
+/// Returns the name before the `@` of a digest reference, if the name has a tag.
 fn name_beside_digest(id: &str) -> Option<Reference> {
     let (name, _) = id.split_once('@')?;
     name.parse::<Reference>().ok().filter(|name| name.tag().is_some())
 }
 
-/// A target for each of these tags, of one that names a repository.
+/// Returns a target for each tag of a target that names a repository.
 pub fn expand(target: &Target, tags: &[String]) -> Vec<Target> {
     let repository = target.local_name.rsplit_once(':').map_or(target.local_name.as_str(), |(name, _)| name);
     let with = |tag: &String| Target {
@@ -303,7 +303,7 @@ mod tests {
         texts.iter().map(|text| (*text).to_owned()).collect()
     }
 
-    /// `local -> reference` of each, or why not.
+    /// Formats each target as `local -> reference`, or returns the error.
     fn read(images: &[&str], to: &[&str], all_tags: bool) -> Result<Vec<String>, String> {
         let targets = targets(&texts(images), &texts(to), all_tags).map_err(|error| error.to_string())?;
         let tell = |(_, target): &(String, Target)| match target.is_renamed() {

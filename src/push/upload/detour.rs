@@ -51,7 +51,7 @@ impl Detours {
         Some(self.blocked(reference)).filter(|blocked| is_possible && *blocked > 0)
     }
 
-    /// Returns how many more attempts can help after a stall. `None`: no limit, since no upload to the repository hangs.
+    /// Returns how many more attempts can help after a stall. `None`: no limit, since no upload to it hangs.
     pub fn left(&self, reference: &Reference) -> Option<u32> {
         self.blocked.get(&reference.repository())?;
         let is_closed = self.closed.contains(reference.domain());
