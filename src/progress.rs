@@ -64,7 +64,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Returns the time since the attempt began, so without earlier prompts.
+    /// Returns the time since the attempt began. Earlier prompts do not count.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }

@@ -40,7 +40,7 @@ pub enum Class {
     /// The engine itself failed: unreachable, too old, out of disk space, or stopped during the push.
     Engine,
     Cancelled,
-    /// The tag names another image already, and `--if-exists fail` forbids to replace it.
+    /// The tag names another image already, and `--if-exists fail` forbids replacing it.
     Exists,
     /// The registry does not serve the pushed image.
     Unverified,
@@ -185,7 +185,7 @@ struct Rule {
     advice: Advice,
 }
 
-/// Keeps each rule of the table on a few lines.
+/// Writes the table of rules in a compact form.
 macro_rules! rules {
     ($($conclusion:expr, $words:tt, [$($status:literal),*], $advice:expr;)*) => {
         &[$(Rule { conclusion: $conclusion, words: &$words, statuses: &[$($status),*], advice: $advice }),*]
@@ -695,7 +695,7 @@ mod tests {
         }
     }
 
-    /// Returns whether the recording ended before the engine's answer did, so that no text decides.
+    /// Returns whether the recording ended before the engine answered. It has no text to classify.
     fn hung(recorded: &Recorded) -> bool {
         recorded.ended != "complete"
     }

@@ -30,7 +30,7 @@ pub enum PushError {
         "the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`, and asking the registry did not confirm it"
     )]
     Unconfirmed { reference: String, tag: String },
-    /// The tag names another image in the registry, and `--if-exists fail` forbids to replace it.
+    /// The tag names another image in the registry, and `--if-exists fail` forbids replacing it.
     #[error(
         "{reference} is in the registry already, and names another image: {found}; the image here is {id}"
     )]
@@ -162,7 +162,7 @@ pub struct Refusal {
     pub suggestion: Option<Suggestion>,
     /// Why each attempt failed, including the last.
     pub failures: Vec<String>,
-    /// The image has another name in the engine, so that the push had to add this one.
+    /// The image has another name in the engine, so the push needs a new tag with this reference.
     pub is_renamed: bool,
 }
 

@@ -65,7 +65,7 @@ pub async fn outcome_before_upload(
     let named = match named {
         Ok(Some(named)) => named,
         Ok(None) => return Ok(None),
-        // Credentials may allow to push but not to read. To push an image that the registry has is harmless.
+        // Credentials may allow pushing but not reading. Pushing an image that the registry has is harmless.
         Err(QueryError::Cause(cause)) if if_exists == IfExists::Update && cause.class() != Class::Auth => {
             log.warn(format!("what the tag names could not be asked: {}", cause.reason()));
             return Ok(None);

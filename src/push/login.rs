@@ -143,7 +143,7 @@ fn with_token(credentials: Credentials, token: Secret) -> Credentials {
 }
 
 /// Returns whether the registry refused the credentials. If the registry uses basic authentication, the engine answers
-/// HTTP 500 with the registry's 401 in the text, so the status is no help.
+/// HTTP 500 with the registry's 401 in the text, so only the text distinguishes the cases.
 fn is_about_login(message: &str) -> bool {
     matches!(classify(&Evidence::of_text(message, true)).class, Class::Auth | Class::Denied)
 }

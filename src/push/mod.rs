@@ -1,6 +1,6 @@
 //! Pushes one image to its registry: adds a tag, checks what exists, uploads, verifies, removes the tag.
 //!
-//! `Push` runs these steps. What follows a failed attempt is decided by [`conversation`].
+//! `Push` runs these steps. [`conversation`] decides what follows a failed attempt.
 
 mod announce;
 pub mod conversation;

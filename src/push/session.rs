@@ -32,7 +32,8 @@ pub struct Session<'a> {
     pub pool: RegistryPool,
     /// Shared, because an upload that hangs blocks later pushes too.
     pub detours: RefCell<Detours>,
-    /// Canonical names of the tags that this call has added. They are removed later, so they cannot keep an image.
+    /// Canonical names of the tags that this call has added. An engine deletes an image with its last name, and these
+    /// names are removed later.
     pub added_tags: RefCell<HashSet<String>>,
 }
 

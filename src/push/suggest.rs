@@ -59,7 +59,8 @@ pub fn suggest(wanted: &Reference, images: &[ImageSummary]) -> Option<Suggestion
     namesakes.find(|(_, reference)| same_tag(reference)).map(|(name, _)| Suggestion::Tag(name.clone()))
 }
 
-/// Returns whether docker would read an image ID, `0bc980ece940` or `sha256:…`, as this name on Docker Hub.
+/// Returns whether the name looks like an image ID (`0bc980ece940`, `sha256:…`), which docker reads as a name on
+/// Docker Hub.
 pub fn looks_like_id(reference: &Reference) -> bool {
     let name = reference.familiar_repository();
     let is_hex = |text: &str| text.len() >= 12 && text.bytes().all(|b| b.is_ascii_hexdigit());

@@ -38,7 +38,7 @@ impl Target {
         Self { local_name: reference.canonical(), reference, stands_for: None }
     }
 
-    /// Returns whether the engine needs a new tag to push the image.
+    /// Returns whether the image has another name in the engine than the reference to push to.
     pub fn is_renamed(&self) -> bool {
         self.local_name != self.reference.canonical()
     }
