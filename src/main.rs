@@ -1,4 +1,4 @@
-//! argv and signals in, exit status out.
+//! Entry point: turns argv and signals into an exit status.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -17,13 +17,13 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// Usage errors, as docker's own.
+/// Exit status of a usage error, the same as docker's.
 const USAGE: u8 = 125;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().collect();
-    // Asked before every call of docker: nothing else is started for it.
+    // docker requests the metadata before every run of the plugin, so this answers before any setup.
     if plugin::wants_metadata(&args) {
         return match plugin::write_metadata(io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         };
     }
     if let Some(question) = plugin::hook_question(&args) {
-        // docker shows what it can read, and nothing else.
+        // docker shows only a valid answer, so an error is not printed.
         return if hook::answer(question, io::stdout()).is_ok() {
             ExitCode::SUCCESS
         } else {
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             let printed = help::print(&error);
             return match printed {
                 _ if error.use_stderr() => USAGE.into(),
-                // Who reads no further wants no more.
+                // A closed pipe is not an error.
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
                 _ => ExitCode::SUCCESS,
             };
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         }
     };
     let status = runtime.block_on(command::run(&call.docker, &call.command, auth_config, cancelled()));
-    // A thread may still wait for a helper or for the terminal.
+    // Does not wait for threads that a credential helper or the terminal blocks.
     runtime.shutdown_background();
     status.into()
 }
@@ -72,10 +72,11 @@ fn new_runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Takes `DOCKER_AUTH_CONFIG` out of the environment: it holds passwords, and children inherit it.
+/// Removes `DOCKER_AUTH_CONFIG` from the environment and returns its value: it holds passwords, and children would
+/// inherit it.
 fn take_auth_config() -> Option<Secret> {
     const NAME: &str = "DOCKER_AUTH_CONFIG";
-    // What is not UTF-8 becomes something that is told as broken when it is read.
+    // Replaces invalid UTF-8, so that the value is reported as malformed when it is read.
     let text = env::var_os(NAME).map(|text| text.to_string_lossy().into_owned());
     #[expect(unsafe_code, reason = "no other thread runs yet that could read the environment")]
     // SAFETY: called from `main` before the runtime and its threads.
@@ -85,11 +86,11 @@ fn take_auth_config() -> Option<Secret> {
     text.filter(|text| !text.is_empty()).map(Secret::new)
 }
 
-/// Ends with an exit status when a signal, or docker, wants the call to be given up.
+/// Returns an exit status when a signal arrives, or when docker stops the plugin.
 ///
-/// Signals are waited for on a thread of their own: the one that pushes may hang in writing to a
-/// terminal or pipe that nobody reads. If it does not end in time, or two more signals come, it is
-/// ended from here.
+/// A separate thread waits for signals, because the pushing thread may block on a write to a terminal or pipe that
+/// has no reader. If the command does not end within the grace period, or two more signals arrive, that thread ends
+/// the process.
 async fn cancelled() -> u8 {
     const GRACE: Duration = Duration::from_secs(2);
     let (tell, told) = oneshot::channel();
@@ -100,9 +101,9 @@ async fn cancelled() -> u8 {
             let Ok(mut signals) = Signals::catch() else { return };
             drop(ready);
             let status = signals.first_reason().await;
-            // The receiver is gone when the call has just ended by itself.
+            // The receiver is dropped if the command has ended.
             let _ = tell.send(status);
-            // docker too ends a plugin by force at the third signal.
+            // docker also kills a plugin at the third signal.
             let insisted = async {
                 signals.next().await;
                 signals.next().await
@@ -111,29 +112,29 @@ async fn cancelled() -> u8 {
             process::exit(status.into());
         });
     });
-    // From here on every signal is caught, before anything is asked at a terminal.
+    // Waits until every signal is caught, so that no prompt starts before.
     let _ = is_ready.recv();
     match told.await {
         Ok(status) => status,
-        // No thread, no signals: they end the process by themselves.
+        // Without the thread, signals keep their default action, which ends the process.
         Err(_) => std::future::pending().await,
     }
 }
 
 impl Signals {
-    /// Waits for a signal, or for docker to hang up, and says what status that is.
+    /// Waits for a signal or for docker to close its control socket, and returns the exit status for it.
     async fn first_reason(&mut self) -> u8 {
         tokio::select! {
             status = self.next() => status,
             () = plugin::stopped_by_docker() => {
-                // With `docker regpush … | tee` both come together; the signal knows the status.
+                // With `docker regpush … | tee` both arrive together; the signal determines the status.
                 tokio::time::timeout(Duration::from_millis(50), self.next()).await.unwrap_or(INTERRUPTED)
             }
         }
     }
 }
 
-/// Ctrl-C is all there is.
+/// Windows has only Ctrl-C.
 #[cfg(windows)]
 struct Signals(tokio::signal::windows::CtrlC);
 
@@ -149,8 +150,8 @@ impl Signals {
     }
 }
 
-/// docker takes the first two even where they are ignored, as in the background of a script; and
-/// leaves the third alone, so that `nohup docker …` goes on.
+/// docker handles SIGINT and SIGTERM even if they are ignored, as in the background of a script, but not SIGHUP, so
+/// that `nohup docker …` continues.
 #[cfg(unix)]
 struct Signals {
     interrupt: Signal,
@@ -182,13 +183,14 @@ impl Signals {
             _ = self.interrupt.recv() => INTERRUPTED,
             _ = self.terminate.recv() => 143,
             _ = hangup => 129,
-            // Ctrl-\, which docker itself ends by.
+            // Ctrl-\, which also ends docker.
             _ = self.quit.recv() => 131,
         }
     }
 }
 
-/// Started by `nohup`: Linux tells (proc(5), `SigIgn`, the lowest bit); elsewhere it is not known.
+/// Returns whether SIGHUP is ignored, as `nohup` sets it. Only Linux reports this (proc(5), `SigIgn`, the lowest
+/// bit).
 #[cfg(unix)]
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

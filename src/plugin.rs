@@ -1,20 +1,21 @@
-//! Docker's side of it: how docker finds, calls and stops a plugin.
+//! The interface between docker and its plugins: how docker finds, calls and stops them.
 //!
 //! Source: docker/cli `cli-plugins/metadata`, `cli-plugins/manager` and `cli-plugins/socket`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 
-/// What docker is told about us; the file is its one source.
+/// The metadata of this plugin, which docker requests.
 const METADATA: &str = include_str!("../plugin-metadata/metadata.json");
 pub const NAME: &str = "regpush";
 
-/// docker asks for metadata with exactly this argument, before each run and for each `docker --help`.
+/// Returns whether docker requests the metadata: with exactly this argument, before each run and for each `docker
+/// --help`.
 pub fn wants_metadata(args: &[OsString]) -> bool {
     matches!(args, [_, word] if word == "docker-cli-plugin-metadata")
 }
 
-/// Answers the handshake: one JSON object.
+/// Writes the metadata: one JSON object.
 ///
 /// # Errors
 /// stdout is closed or full.
@@ -23,7 +24,7 @@ pub fn write_metadata(mut out: impl Write) -> io::Result<()> {
     out.flush()
 }
 
-/// The question that docker asks after a command that a hook is installed for: one argument of JSON.
+/// Returns the argument of a hook call: the JSON that docker passes after a command that has a hook.
 pub fn hook_question(args: &[OsString]) -> Option<&OsStr> {
     match args {
         [_, name, word, question] if name == NAME && word == "docker-cli-plugin-hooks" => Some(question),
@@ -31,11 +32,11 @@ pub fn hook_question(args: &[OsString]) -> Option<&OsStr> {
     }
 }
 
-/// Waits until docker hangs up the control socket: it was told to stop, or is gone. Without docker it
-/// waits for ever: there are only signals then.
+/// Waits until docker closes the control socket: docker wants the plugin to stop, or has ended. Without docker,
+/// waits forever, since then only signals stop the plugin.
 ///
-/// docker never writes to it; end and error both mean stop. Where docker's stdout is a terminal
-/// it leaves stopping to the terminal's own signal.
+/// docker never writes to the socket, so end of file and error both mean stop. If docker's stdout is a terminal,
+/// docker leaves stopping to the terminal's own signal.
 #[cfg(unix)]
 pub async fn stopped_by_docker() {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -49,7 +50,7 @@ pub async fn stopped_by_docker() {
 #[cfg(unix)]
 async fn until_hung_up(name: &str) {
     use tokio::io::AsyncReadExt as _;
-    // `@name` is an abstract socket, which Linux spells with a NUL.
+    // `@name` is an abstract socket; its address on Linux begins with a NUL byte.
     let path = name.strip_prefix('@').map_or_else(|| name.to_owned(), |rest| format!("\0{rest}"));
     let Ok(mut socket) = tokio::net::UnixStream::connect(path).await else {
         return std::future::pending().await;
@@ -58,7 +59,7 @@ async fn until_hung_up(name: &str) {
     while socket.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
 }
 
-/// docker before 25 has no socket. When it is gone, we have another parent.
+/// Waits until the parent process changes, which means that docker has ended. docker before 25 has no socket.
 #[cfg(unix)]
 async fn until_orphaned() {
     use rustix::process::getppid;
@@ -69,7 +70,7 @@ async fn until_orphaned() {
     }
 }
 
-/// docker's socket there is a Unix socket too, which tokio does not know: there is only Ctrl-C.
+/// docker uses a Unix socket on Windows too, which tokio does not support there; only Ctrl-C stops the plugin.
 #[cfg(windows)]
 pub async fn stopped_by_docker() {
     std::future::pending().await
@@ -84,7 +85,7 @@ mod tests {
     #[test]
     fn metadata_is_one_object_that_every_docker_takes() {
         let metadata: Value = serde_json::from_str(METADATA).expect("one object, and nothing behind it");
-        // docker before 28.5 takes no other version than this.
+        // docker before 28.5 accepts no other version.
         assert_eq!(metadata["SchemaVersion"], "0.1.0");
         assert_eq!(metadata["Version"], env!("CARGO_PKG_VERSION"));
         assert!(metadata["Vendor"].as_str().is_some_and(|vendor| !vendor.is_empty()));

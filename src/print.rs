@@ -1,11 +1,11 @@
-//! stdout and stderr, outside of a presenter.
+//! Writes to stdout and stderr outside of a presenter.
 
 use std::io::{self, Write as _};
 
 use crate::error::Error;
 use crate::text::sanitize;
 
-/// A line on stderr. Nobody is left to tell where that is closed.
+/// Prints a line on stderr. Ignores errors, since they could only be reported there.
 pub fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -19,7 +19,7 @@ pub fn print(text: &str) -> Result<(), Error> {
     unless_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// A closed pipe is not an error: the reader wants no more (`docker regpush ls | head -1`).
+/// Turns a closed pipe into success: its reader needs no more output (`docker regpush ls | head -1`).
 pub fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -27,12 +27,12 @@ pub fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
     }
 }
 
-/// Says what went wrong, and what to do about it.
+/// Prints an error and its hint.
 pub fn tell_error(error: &Error) {
     tell(&worded(error));
 }
 
-/// The error, and in a second line its hint.
+/// Formats an error, with its hint on a second line.
 pub fn worded(error: &Error) -> String {
     let hint = error.hint().map(|hint| format!("\nhint: {}", sanitize(&hint)));
     format!("error: {}{}", error.message(), hint.unwrap_or_default())

@@ -20,15 +20,15 @@ use crate::registry::access::Access;
 use crate::secret::Secret;
 use crate::text::with_causes;
 
-/// How long a credential helper may take where it cannot ask a user.
+/// Timeout of a credential helper if there is no terminal on which it could prompt.
 const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
 
-/// Bytes. Tokens have a few thousand; longer input is the wrong file, or endless.
+/// Maximum size in bytes. Tokens have a few thousand; longer input is the wrong file, or endless.
 const MAX_PASSWORD: u64 = 64 << 10;
 
-/// The sources of credentials for this call, and the terminal where the user can be asked, if there is one.
+/// Returns the sources of credentials for this call, and the terminal for prompts, if there is one.
 ///
-/// * `warn`: told why config.json cannot be read, if that is so.
+/// * `warn`: receives the reason if config.json cannot be read.
 pub fn keyring(
     docker: &DockerOptions,
     given: Option<Credentials>,
@@ -49,14 +49,14 @@ pub fn keyring(
     Ok((Keyring { given, variable, config, config_problem, helper_timeout }, terminal))
 }
 
-/// The engine that these options and this config choose.
+/// Connects to the engine that these options and this config select.
 pub async fn engine(docker: &DockerOptions, config: &Config) -> Result<Engine, Error> {
     let endpoint = Endpoint::resolve(&choice(docker), config)?;
     let headers = headers::custom(config)?;
     Ok(Engine::connect(endpoint, headers, trace(docker)).await?)
 }
 
-/// A registry, to be looked into from here as this engine would speak to it; without one, as docker by itself.
+/// Connects to a registry with the engine's settings for registries; without an engine, with docker's defaults.
 pub async fn registry(
     docker: &DockerOptions,
     engine: Option<&mut Engine>,
@@ -78,7 +78,7 @@ pub async fn registry(
     Ok(Registry::connect(domain, access).await?)
 }
 
-/// The engine that docker's options and variables select.
+/// Returns the choice of an engine that docker's options and variables make.
 pub fn choice(docker: &DockerOptions) -> Choice {
     let choice = Choice {
         host: docker.hosts.first().cloned(),
@@ -97,7 +97,7 @@ pub fn choice(docker: &DockerOptions) -> Choice {
     choice.with_environment()
 }
 
-/// What `--username`, `--password-stdin` and `--anonymous` say.
+/// Returns the credentials of `--username` and `--password-stdin`, or of `--anonymous`. May read stdin.
 pub fn given_login(options: &CredentialArgs) -> Result<Option<Credentials>, Error> {
     if options.anonymous {
         return Ok(Some(Credentials::anonymous()));
@@ -113,7 +113,7 @@ pub fn password_from_stdin() -> Result<Secret, Error> {
     if read.map_err(Error::PasswordUnreadable)? as u64 > MAX_PASSWORD {
         return Err(Error::PasswordTooLong);
     }
-    // One line end, and nothing else: passwords may end in spaces.
+    // Removes only one line end: passwords may end in spaces.
     let password = text
         .expose()
         .strip_suffix('\n')

@@ -1,4 +1,4 @@
-//! `auth`: which login Docker holds for a registry, and whether the registry takes it.
+//! `auth`: shows which credentials Docker holds for a registry, and whether the registry accepts them.
 
 use serde::Serialize;
 
@@ -27,23 +27,23 @@ struct Line<'a> {
     source: String,
     username: Option<&'a str>,
     kind: Option<&'static str>,
-    /// `null`: the registry was not asked, or did not say.
+    /// `null`: the credentials were not checked, or the registry gave no clear answer.
     accepted: Option<bool>,
     warnings: &'a [String],
     error: Option<ErrorReport>,
 }
 
-/// What the command line says; it may read stdin.
+/// Returns the credentials given on the command line; may read stdin.
 ///
 /// # Errors
-/// There is no password on stdin.
+/// The password on stdin is missing, unreadable or too long.
 pub fn given(options: &AuthOptions) -> Result<Option<Credentials>, Error> {
     let Some(username) = options.username.clone().filter(|_| options.password_stdin) else { return Ok(None) };
     Ok(Some(Credentials::basic(username, password_from_stdin()?)))
 }
 
 /// # Errors
-/// There is no login, the registry does not take it, or nobody could be asked.
+/// There are no credentials, the registry refuses them, or there is no terminal to ask on.
 pub async fn run(
     docker: &DockerOptions,
     options: &AuthOptions,
@@ -63,7 +63,7 @@ pub async fn run(
     result
 }
 
-/// Every registry that Docker holds a login for; nothing is sent to any of them.
+/// Lists every registry for which Docker holds credentials, without contacting any of them.
 async fn list(keyring: &Keyring, format: ListFormat) -> Result<(), Error> {
     let (entries, problems) = keyring.list(tell).await;
     for problem in problems {
@@ -101,7 +101,7 @@ fn json_line(line: &Line<'_>) -> String {
     serde_json::to_string(line).expect("strings become JSON") + "\n"
 }
 
-/// One question about one registry.
+/// One run of the command for one registry.
 struct Call<'a> {
     docker: &'a DockerOptions,
     options: &'a AuthOptions,
@@ -111,7 +111,7 @@ struct Call<'a> {
     warnings: Vec<String>,
 }
 
-/// The login in question, with where it is from.
+/// The credentials that are checked or saved, and their source.
 struct Answer {
     credentials: Credentials,
     login: Login,
@@ -124,7 +124,7 @@ impl Answer {
 }
 
 impl Call<'_> {
-    /// The login in question, and what the registry says of it; with `--login`, the one that is kept.
+    /// Returns the credentials, and the result of checking them; with `--login`, of saving them.
     async fn answer(&mut self) -> (Answer, Result<(), Error>) {
         let mut answer = Answer::new(&Credentials::anonymous(), Source::Nothing);
         let result =
@@ -152,7 +152,7 @@ impl Call<'_> {
         self.checked(answer, &mut engine).await.map(drop)
     }
 
-    /// Has the registry check the login of the answer, and wants a clear yes.
+    /// Asks the registry to check the credentials. An unclear answer is an error.
     async fn checked(&self, answer: &Answer, engine: &mut Engine) -> Result<Credentials, Error> {
         let key = credentials_key(&self.domain);
         match check(engine, answer.credentials.clone(), key).await? {
@@ -172,7 +172,7 @@ impl Call<'_> {
         }
     }
 
-    /// Engines leave out a registry token when they check a login.
+    /// Shows a registry token to the registry itself, since engines do not check these.
     async fn show_to_registry(&self, answer: &Answer, engine: &mut Engine) -> Result<(), Error> {
         let (credentials, login) = (answer.credentials.clone(), answer.login.clone());
         let registry = registry(self.docker, Some(engine), &self.domain, credentials, login).await?;
@@ -185,7 +185,7 @@ impl Call<'_> {
         if self.domain == HUB && username.is_none() {
             return Err(Error::WebLogin);
         }
-        // Before anybody types for nothing.
+        // Fails before the prompt if config.json cannot be read.
         self.keyring.config_now()?;
         let credentials = if let Some(given) = self.keyring.given.take() {
             *answer = Answer::new(&given, Source::CommandLine);
@@ -252,7 +252,7 @@ impl Call<'_> {
                 ];
                 print(&table(["REGISTRY", "SOURCE", "USERNAME", "KIND", "ACCEPTED"], [row]))
             }
-            // There is nothing to show, and the error says so.
+            // Without credentials there is no row to print; the error says so.
             ListFormat::Table => Ok(()),
         }
     }

@@ -1,9 +1,10 @@
-//! What a shell offers behind `docker regpush`, in the protocol of docker's own completion (cobra):
-//! a candidate a line, its description behind a tab, at the end a line with a directive.
+//! Shell completion for `docker regpush`, in the protocol of docker's own completion (cobra): one candidate per
+//! line, with its description after a tab, and a directive on the last line.
 //!
-//! docker's generated scripts call `docker __complete`, which comes here with the plugin's name in front;
-//! the script that distributions ship calls the plugin itself, without. docker's global options never
-//! come along, so they are not offered; who types them all the same, without docker, gets their values.
+//! docker's generated scripts call `docker __complete`, and docker then calls the plugin with the plugin's name as
+//! the first word. The script that distributions ship calls the plugin directly, without its name. docker's global
+//! options are not passed on, so they are not offered. Their values are completed only if the plugin is run without
+//! docker.
 //!
 //! Source: docker/cli `cli-plugins/manager/cobra.go` and `contrib/completion/bash/docker`, spf13/cobra
 //! `completions.go`.
@@ -30,26 +31,27 @@ use crate::reference::has_registry;
 use crate::setup::choice;
 use crate::text::{human_size, sanitize};
 
-/// Who presses TAB does not wait for longer.
+/// Maximum wait for the engine after a user presses TAB.
 const TIMEOUT: Duration = Duration::from_millis(200);
 
-/// cobra's `ShellCompDirective`: a file's name is as good as what is offered; it is not; only a
-/// directory's is.
+/// cobra's `ShellCompDirective`: the shell may also offer file names.
 const FILES: u8 = 0;
+/// The shell offers nothing else.
 const NO_FILES: u8 = 4;
+/// The shell offers directories.
 const DIRECTORIES: u8 = 16;
 
 /// A command line up to the word at the cursor, which may be empty.
 #[derive(Debug)]
 pub struct Request {
     words: Vec<OsString>,
-    /// As docker calls it: after `docker regpush`, where docker's options are not ours.
+    /// The words follow `docker regpush`, where docker's options are not accepted.
     is_plugin: bool,
     has_descriptions: bool,
 }
 
 impl Request {
-    /// Reads argv; `None`: nothing is to be completed.
+    /// Parses argv; returns `None` if it is not a completion request.
     pub fn read(args: &[OsString]) -> Option<Self> {
         let [_, word, words @ ..] = args else { return None };
         let wants_descriptions = match word.to_str()? {
@@ -58,17 +60,17 @@ impl Request {
             _ => return None,
         };
         let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
-        // One word alone is the one at the cursor.
+        // A single word is the word at the cursor.
         let is_named = words.len() > 1 && words[0] == NAME;
         Some(Self {
             words: words[usize::from(is_named)..].to_vec(),
             is_plugin: is_named || is_set("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"),
-            // docker asks for descriptions even where its user wants none.
+            // docker requests descriptions even if the user has disabled them.
             has_descriptions: wants_descriptions && !is_set("DOCKER_CLI_DISABLE_COMPLETION_DESCRIPTION"),
         })
     }
 
-    /// Writes the candidates and the directive. Silent about all that fails: there is nowhere to say it.
+    /// Writes the candidates and the directive. Other failures are silent, since a shell has no place for messages.
     ///
     /// # Errors
     /// stdout is closed or full.
@@ -90,7 +92,7 @@ impl Request {
     fn candidates(&self) -> (Vec<(String, String)>, u8) {
         let current = self.words.last().map(|word| word.to_string_lossy()).unwrap_or_default();
         let is_option = current.starts_with('-');
-        // The shell puts `--format=` before the candidates itself.
+        // The shell itself puts `--format=` before the candidates.
         let prefix = current.find('=').filter(|_| is_option).map_or("", |at| &current[..=at]);
         let directive = Arc::new(AtomicU8::new(NO_FILES));
         let mut command = self.command(&directive);
@@ -103,7 +105,8 @@ impl Request {
         for candidate in found.iter().filter(|candidate| !candidate.is_hide_set()) {
             let value = sanitize(&candidate.get_value().to_string_lossy());
             let value = value.strip_prefix(prefix).unwrap_or(&value).to_owned();
-            // As for docker's commands: options are offered to who has typed a dash, and commands first.
+            // As for docker's commands, options are offered after a typed dash, and subcommands only as the first
+            // word.
             let is_late_command = self.words.len() > 1 && names.contains(&value);
             let is_dockers = dockers.contains(&value);
             if value.is_empty() || is_late_command || is_dockers || (value.starts_with('-') && !is_option) {
@@ -116,7 +119,7 @@ impl Request {
         (candidates, directive.load(Ordering::Relaxed))
     }
 
-    /// Our command line, each value with what knows its candidates.
+    /// Returns the plugin's command line, with a completer for each value.
     fn command(&self, directive: &Arc<AtomicU8>) -> clap::Command {
         let (command, docker, all_tags) = self.parsed();
         let registries = ArgValueCompleter::new(known(&docker, registries));
@@ -135,7 +138,7 @@ impl Request {
             ("images", _) => arg.add(images.clone()),
             ("context", _) => arg.add(contexts.clone()),
             ("log_level", _) => arg.add(levels.clone()),
-            // The shell knows its files better.
+            // The shell completes file names itself.
             (_, hint @ (ValueHint::FilePath | ValueHint::DirPath)) => {
                 let directive = Arc::clone(directive);
                 let value = if hint == ValueHint::DirPath { DIRECTORIES } else { FILES };
@@ -148,13 +151,13 @@ impl Request {
         })
     }
 
-    /// What the words say so far: docker's options, where they may stand, and `--all-tags`.
+    /// Parses the words before the cursor: docker's options, if they are accepted there, and `--all-tags`.
     fn parsed(&self) -> (clap::Command, DockerOptions, bool) {
         let command = if self.is_plugin { PluginCommand::command() } else { StandaloneCommand::command() };
         let before = self.words.split_last().map_or(&[][..], |(_, before)| before);
         let words = std::iter::once(OsStr::new(NAME)).chain(before.iter().map(OsString::as_os_str));
         let matches = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
-        // After a word that is not UTF-8 clap knows not even defaults.
+        // After a word that is not UTF-8, clap does not even set defaults.
         let flag =
             |matches: &clap::ArgMatches| matches.try_get_one::<bool>("all_tags").ok().flatten().copied();
         let all_tags = matches.as_ref().and_then(flag).unwrap_or_default();
@@ -164,7 +167,7 @@ impl Request {
     }
 }
 
-/// Candidates that Docker's config directory knows.
+/// Returns a completer for candidates from Docker's config directory.
 fn known(
     docker: &DockerOptions,
     list: fn(&Config) -> Vec<(String, String)>,
@@ -204,13 +207,13 @@ fn matching<V: Into<String>, D: Into<String>>(
         .collect()
 }
 
-/// Local images that name a registry; with `--all-tags` their repositories.
+/// Completes local images that name a registry; with `--all-tags`, their repositories.
 fn images(docker: &DockerOptions, all_tags: bool, current: &str) -> Vec<CompletionCandidate> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();
     };
     let listed = runtime.block_on(async { tokio::time::timeout(TIMEOUT, local_images(docker)).await });
-    // A lookup of a host's name may still be waited for.
+    // A DNS lookup may still be running.
     runtime.shutdown_background();
     let images = listed.ok().flatten().unwrap_or_default();
     let named = images.into_iter().filter(|image| has_registry(&image.name));
@@ -225,7 +228,7 @@ fn images(docker: &DockerOptions, all_tags: bool, current: &str) -> Vec<Completi
     matching(pairs, OsStr::new(current))
 }
 
-/// `None`: the engine is away, or is reached by logging in, which TAB should not do.
+/// Returns `None` if the engine cannot be reached, or only over ssh, where each connection authenticates.
 async fn local_images(docker: &DockerOptions) -> Option<Vec<ImageSummary>> {
     let directory = config::directory(docker.config.as_deref()).ok()?;
     let config = Config::load(&directory).ok()?;

@@ -14,11 +14,11 @@ use crate::error::Error;
 use crate::print::tell_error;
 use crate::text::sanitize;
 
-/// Carries out `hook install`, `remove` or `status`; the exit status.
+/// Runs `hook install`, `remove` or `status`, and returns the exit status.
 pub fn run(action: HookAction, docker: &DockerOptions) -> u8 {
     match carry_out(action, docker.config.as_deref()) {
         Ok((told, status)) => {
-            // Who does not read it does not need it.
+            // A closed stdout is not an error.
             let _ = io::stdout().write_all(told.as_bytes());
             status
         }
@@ -41,11 +41,11 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
         EntryError::Malformed(reason) => HookError::Malformed { path: path.clone(), reason },
         EntryError::Foreign(value) => HookError::Foreign { path: path.clone(), value: sanitize(&value) },
     };
-    // Unlike for reading, nothing is replaced: what is written back has to be what was there.
+    // Invalid UTF-8 is an error here, because the rest of the file must be written back unchanged.
     let not_text = |error: Utf8Error| refused(EntryError::Malformed(error.to_string()));
     let text = bytes.as_ref().map(|bytes| str::from_utf8(bytes)).transpose().map_err(not_text)?;
     let change = |change: fn(Option<&str>) -> Result<Change, EntryError>| {
-        // Without a change, no directory is made for a file that is not there.
+        // `edit` would create the directory of a missing file even without a change.
         if let Change::Nothing = change(text).map_err(refused)? {
             return Ok(false);
         }
@@ -77,7 +77,7 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
     }
 }
 
-/// Whether docker shows hints of plugins at all, in its order, with what turns them on.
+/// Says whether docker shows hints of plugins, and which setting decides that, in docker's order of precedence.
 fn hints_told(text: Option<&str>) -> String {
     let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
     let config: serde_json::Value = serde_json::from_str(text.unwrap_or_default()).unwrap_or_default();

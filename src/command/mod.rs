@@ -1,4 +1,4 @@
-//! The commands, from their options to their exit status: what is set up for them, and what is told of it.
+//! The commands: each is set up from its options, runs, reports, and returns an exit status.
 
 mod auth;
 pub mod complete;
@@ -16,12 +16,11 @@ use crate::print::tell_error;
 use crate::secret::Secret;
 use crate::setup::given_login;
 
-/// Carries out a command, and returns the exit status.
+/// Runs a command, and returns the exit status.
 ///
-/// * `auth_config`: the value of `DOCKER_AUTH_CONFIG`, taken out of the environment so that no
-///   child inherits it.
-/// * `cancelled`: ends with an exit status when the call is to be given up. It is waited for before
-///   anything is started, but not while credentials are read from stdin: until then a signal ends us.
+/// * `auth_config`: the value of `DOCKER_AUTH_CONFIG`, removed from the environment so that no child inherits it.
+/// * `cancelled`: returns an exit status when the call must stop. It is polled before any work starts, but not
+///   while credentials are read from stdin: until then a signal ends the process.
 pub async fn run(
     docker: &DockerOptions,
     command: &Command,
@@ -56,7 +55,7 @@ async fn until(
     work: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
     tokio::select! {
-        // Signals are caught before anything is started.
+        // Polls `cancelled` first, so that signals are caught before any work starts.
         biased;
         status = cancelled => Err(Error::Cancelled(status)),
         result = work => result,
