@@ -1,4 +1,4 @@
-//! `ls`: images of the engine that name a registry, repositories of a registry, tags of a repository.
+//! `ls`: lists images of the engine that name a registry, repositories of a registry, or tags of a repository.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::secret::Secret;
 use crate::setup::{engine, keyring, registry};
 use crate::text::{human_size, with_causes};
 
-/// What is to be listed.
+/// The place whose content is listed.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
     Engine,
@@ -32,7 +32,7 @@ enum Place {
 }
 
 /// # Errors
-/// Engine or registry cannot be reached, or do not tell.
+/// The engine or registry cannot be reached, or does not return a list.
 pub async fn run(
     docker: &DockerOptions,
     options: &LsOptions,
@@ -80,7 +80,7 @@ fn place(typed: Option<&str>) -> Result<Place, Error> {
     }
 }
 
-/// In a URL a password may stand; before a digest there is none.
+/// Redacts a URL, which may hold a password. Elsewhere an `@` begins a digest.
 fn shown(typed: &str) -> String {
     if typed.contains("://") { without_user(typed) } else { typed.to_owned() }
 }
@@ -88,7 +88,7 @@ fn shown(typed: &str) -> String {
 async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Result<Registry, Error> {
     let mut engine = match engine(docker, &keyring.config).await {
         Ok(engine) => Some(engine),
-        // Another engine would be a mistake; none is not, to look into a registry.
+        // A registry can be listed without an engine, but a wrong choice of engine is an error.
         Err(Error::Engine(EngineError::Transport(error @ TransportError::Unreachable { .. }))) => {
             let error = Error::Engine(EngineError::Transport(error));
             warn(&format!("{}; going on with docker's own settings for registries", error.message()));
@@ -102,7 +102,7 @@ async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Res
     registry(docker, engine.as_mut(), domain, found.credentials, found.login).await
 }
 
-/// Orders names of images by repository, then by tag.
+/// Orders image names by repository, then by tag.
 fn compare_names(a: &str, b: &str) -> Ordering {
     let (a, a_tag) = a.rsplit_once(':').unwrap_or((a, ""));
     let (b, b_tag) = b.rsplit_once(':').unwrap_or((b, ""));
@@ -114,7 +114,7 @@ async fn images(docker: &DockerOptions, keyring: &Keyring, format: ListFormat) -
     struct Line<'a> {
         image: &'a str,
         registry: String,
-        /// Bytes, as the engine counts them.
+        /// In bytes, as the engine counts them.
         size: u64,
         digest: Option<&'a str>,
         pushed: Option<bool>,

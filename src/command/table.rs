@@ -4,12 +4,12 @@ use unicode_width::UnicodeWidthStr as _;
 
 /// The text of a cell without a value.
 const NOTHING: &str = "-";
-/// The width of a column without the blanks after it, in terminal cells.
+/// The minimum width of a column in terminal cells, without the blanks after it.
 const MIN_WIDTH: usize = 7;
 
-/// Columns as wide as the widest cell in them, with three blanks between them, as docker prints them.
+/// Formats a table as docker does: each column as wide as its widest cell, with three blanks between columns.
 ///
-/// * `rows`: of as many cells as `header`, sanitized; an empty one is shown as `-`.
+/// * `rows`: sanitized, each with as many cells as `header`; an empty cell is shown as `-`.
 pub fn table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,

@@ -1,4 +1,4 @@
-//! `--all-tags`: a repository stands for its tags in the engine.
+//! `--all-tags`: expands a repository into its tags in the engine.
 
 use crate::command::push::results::Asked;
 use crate::engine::Engine;
@@ -10,14 +10,14 @@ use crate::reference::Reference;
 
 /// The targets of a call with `--all-tags`.
 pub struct Expanded {
-    /// For each image typed, a target for each of its tags; a repository without tags is its own target.
+    /// One target per tag of each typed image. A repository without tags keeps its own target.
     pub targets: Vec<(String, Target)>,
-    /// Places of repositories without tags in `targets`, each with its failure.
+    /// Indexes in `targets` of repositories without tags, each with its error.
     pub tagless: Vec<(usize, Error)>,
 }
 
-/// Replaces each repository by the tags that the engine has of it, in the order of names. They are pushed one by one,
-/// since podman does not know "all", and so that each has its result.
+/// Replaces each repository by its tags in the engine, in the order of their names. The tags are pushed one by one,
+/// because podman cannot push all tags in one call, and so that each has its own result.
 ///
 /// # Errors
 /// The engine cannot list its images.
@@ -47,7 +47,7 @@ pub async fn expand_all(engine: &mut Engine, asked: &[Asked]) -> Result<Expanded
     Ok(expanded)
 }
 
-/// The images without their tags, each once.
+/// Strips the tags from the image names, and removes duplicates.
 fn repositories(mut images: Vec<ImageSummary>) -> Vec<ImageSummary> {
     for image in &mut images {
         if let Some((repository, _)) = image.name.rsplit_once(':') {

@@ -1,4 +1,4 @@
-//! Results that are written elsewhere than to stdout: for what runs after the push.
+//! Writes results to files, for steps that run after the push.
 
 use std::env;
 use std::fs::{self, OpenOptions};
@@ -12,32 +12,32 @@ use crate::cli::PushOptions;
 use crate::error::Error;
 use crate::reference::Reference;
 
-/// Files that are to be written once the images are in their registries. That they can be is known before:
-/// a push of ten minutes is not to end with a folder that is not there.
+/// Files that are written once the images are in their registries. They are prepared before the push, so that a
+/// missing folder does not fail the call after a push of ten minutes.
 pub struct Files {
     digest: Option<Output>,
     metadata: Option<Output>,
-    /// There may be several images.
+    /// Whether the call may push several images.
     are_several: bool,
-    /// `GITHUB_OUTPUT`; with a path that may be written to, if it is set.
+    /// The path in `GITHUB_OUTPUT` (the inner `None`: not set); the outer `None`: not requested.
     github: Option<Option<PathBuf>>,
 }
 
 /// One file.
 struct Output {
     path: PathBuf,
-    /// Takes its place in one step. `None`: what is there is no file, such as a pipe, or is somebody's link to
-    /// one, and is written to.
+    /// A temporary file that replaces `path` in one step. `None`: `path` is written in place, because it is a
+    /// symbolic link or not a regular file, such as a pipe.
     new: Option<NamedTempFile>,
 }
 
 impl Files {
     /// # Errors
-    /// One of them could not be written.
+    /// One of the files cannot be written.
     pub fn prepare(options: &PushOptions, are_several: bool) -> Result<Self, Error> {
         let prepare = |path: &Option<PathBuf>| path.as_deref().map(Output::prepare).transpose();
         let variable = || env::var_os("GITHUB_OUTPUT").filter(|path| !path.is_empty()).map(PathBuf::from);
-        // A dry run pushes nothing that could be told of.
+        // A dry run pushes nothing, so the files would be empty.
         if options.dry_run {
             return Ok(Self { digest: None, metadata: None, are_several, github: None });
         }
@@ -53,12 +53,12 @@ impl Files {
         })
     }
 
-    /// Writes them, if there is something to write.
+    /// Writes the files, unless nothing was pushed.
     ///
     /// * `pushed`: references and digests.
     ///
     /// # Errors
-    /// One of them could not be written.
+    /// One of the files cannot be written.
     pub fn write(self, pushed: &[(&Reference, &str)], mut warn: impl FnMut(&str)) -> Result<(), Error> {
         if self.github == Some(None) {
             warn("--github-output: GITHUB_OUTPUT is not set, so this is no step of GitHub Actions");
@@ -80,8 +80,8 @@ impl Files {
     }
 }
 
-/// As `docker buildx build --metadata-file` has it; of several images as `docker buildx bake`: an object for
-/// each, by its name.
+/// Returns the metadata in the format of `docker buildx build --metadata-file`; for several images in that of
+/// `docker buildx bake`: one object per image, with its name as the key.
 ///
 /// Source: docker/buildx `docs/reference/buildx_build.md` and `buildx_bake.md`, "Write build results metadata".
 fn metadata(pushed: &[(&Reference, &str)], are_several: bool) -> Value {
@@ -96,9 +96,9 @@ fn metadata(pushed: &[(&Reference, &str)], are_several: bool) -> Value {
     }
 }
 
-/// Lines of `NAME=VALUE`; of several images a value of a line for each.
+/// Formats `NAME=VALUE` lines; for several images, each value has one line per image.
 ///
-/// Source: GitHub Actions, "Workflow commands", "Multiline strings". No value has a line that is the delimiter.
+/// Source: GitHub Actions, "Workflow commands", "Multiline strings". No line of a value equals the delimiter.
 fn github(pushed: &[(&Reference, &str)]) -> String {
     let digests: Vec<String> = pushed.iter().map(|(_, digest)| (*digest).to_owned()).collect();
     let references: Vec<String> = pushed.iter().map(|(reference, _)| reference.canonical()).collect();
@@ -117,7 +117,7 @@ impl Output {
     fn prepare(path: &Path) -> Result<Self, Error> {
         let problem = |source| Error::File { path: path.to_owned(), source };
         let in_place = Self { path: path.to_owned(), new: None };
-        // `/dev/stdout` and the like: whatever they lead to is somebody's already.
+        // `/dev/stdout` and the like lead to files of other programs, which must not be replaced.
         if path.starts_with("/dev") || path.starts_with("/proc") {
             return Ok(in_place);
         }
@@ -127,13 +127,13 @@ impl Output {
             _ => {}
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        // In words that name no temporary file.
+        // Checks the folder first, because a later error would name the temporary file.
         fs::metadata(folder.unwrap_or(Path::new("."))).map_err(problem)?;
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
-            // What is written is no secret; the user's mask counts.
+            // The results are not secret; the user's umask applies.
             builder.permissions(fs::Permissions::from_mode(0o666));
         }
         let new = builder.prefix(".regpush-").tempfile_in(folder.unwrap_or(Path::new(".")));
@@ -145,7 +145,7 @@ impl Output {
         let written = match new {
             None => write_in_place(&path, bytes),
             Some(mut new) => new.write_all(bytes).and_then(|()| new.flush()).and_then(|()| {
-                // A file that is mounted by itself cannot be replaced.
+                // A file that is itself a mount point cannot be replaced.
                 new.persist(&path).map(drop).or_else(|_| write_in_place(&path, bytes))
             }),
         };
@@ -156,7 +156,7 @@ impl Output {
 fn write_in_place(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let is_device = path.starts_with("/dev") || path.starts_with("/proc");
     let mut options = OpenOptions::new();
-    // Where stdout is a file, what it has stays.
+    // If stdout is a file, its content must be kept.
     options.write(true).append(is_device).truncate(!is_device).create(!is_device);
     options.open(path)?.write_all(bytes)
 }
@@ -170,7 +170,7 @@ mod tests {
         let [a, b] = ["app:1", "r.io/web:2"].map(|name| name.parse::<Reference>().unwrap());
         let own = json!({"containerimage.digest": "sha256:aa", "image.name": "docker.io/library/app:1"});
         assert_eq!(metadata(&[(&a, "sha256:aa")], false), own);
-        // Of several that were asked for also where one alone is left.
+        // With several images requested, also if only one was pushed.
         assert_eq!(metadata(&[(&a, "sha256:aa")], true), json!({"docker.io/library/app:1": own}));
         let both = [(&a, "sha256:aa"), (&b, "sha256:bb")];
         assert_eq!(metadata(&both, true)["r.io/web:2"]["containerimage.digest"], "sha256:bb");

@@ -1,4 +1,4 @@
-//! Pushes: of several images, to several places, some at once.
+//! `docker regpush IMAGE…`: pushes several images to several registries, some at the same time.
 
 mod all_tags;
 mod files;
@@ -31,7 +31,7 @@ use crate::push::with_background;
 use crate::secret::Secret;
 use crate::setup::{engine, given_login, keyring, trace};
 
-/// Pushes what was asked for, and returns the exit status; the arguments are those of [`crate::command::run`].
+/// Pushes the images of the call, and returns the exit status; the arguments are those of [`crate::command::run`].
 pub async fn run(
     docker: &DockerOptions,
     options: &PushOptions,
@@ -41,13 +41,13 @@ pub async fn run(
     let results = Results { options, asked: Vec::new(), ended: Vec::new(), told: 0, status: 0 };
     let mut run = Run { docker, options, results, records: Vec::new(), reporter: None, files: None };
     let started = Instant::now();
-    // Credentials may be read from stdin, before signals are caught: until then they end the process.
+    // May read credentials from stdin, before signals are caught: until then a signal ends the process.
     let ended = match run.plan().and_then(|()| given_login(&options.given)) {
         Err(error) => Err(error),
         Ok(given) => tokio::select! {
-            // Signals are caught before anything is started.
+            // Polls `cancelled` first, so that signals are caught before any work starts.
             biased;
-            // Dropping the pushes closes their connections, and with that the engine stops.
+            // Dropping the pushes closes their connections, which stops the engine.
             status = cancelled => Err(Error::Cancelled(status)),
             ended = run.all(given, auth_config) => ended,
         },
@@ -59,7 +59,7 @@ pub async fn run(
     run.results.status
 }
 
-/// One call of the program.
+/// The state of one call.
 struct Run<'a> {
     docker: &'a DockerOptions,
     options: &'a PushOptions,
@@ -72,7 +72,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Reads what was typed. Nothing is asked or sent before all of it makes sense.
+    /// Checks the whole command line, before any prompt or request.
     fn plan(&mut self) -> Result<(), Error> {
         let options = self.options;
         match targets(&options.images, &options.to, options.all_tags) {
@@ -104,14 +104,14 @@ impl<'a> Run<'a> {
     }
 
     /// # Errors
-    /// What stands in the way of all of it, and that somebody at a prompt gave up. Each image's own failures
-    /// are with its result.
+    /// A problem prevents all pushes, or the user gave up at a prompt. The error of a single image is in its
+    /// result.
     async fn all(&mut self, given: Option<Credentials>, auth_config: Option<Secret>) -> Result<(), Error> {
         self.files =
             Some(Files::prepare(self.options, self.results.asked.len() > 1 || self.options.all_tags)?);
         let mut warnings = Vec::new();
         let prepared = keyring(self.docker, given, auth_config, |warning| warnings.push(warning));
-        // They belong to the call: its first image has them.
+        // Warnings about the whole call are recorded with the first image.
         self.records.push(Record { warnings, ..Record::default() });
         let (keyring, terminal) = prepared?;
         let session = self.session(keyring, terminal);
@@ -143,7 +143,7 @@ impl<'a> Run<'a> {
         Session::new(self.options, keyring, terminal, references, trace(self.docker))
     }
 
-    /// A reporter of the chosen mode, which shows the warnings of the call and the default tag first.
+    /// Returns a reporter for the chosen mode, after it has shown the warnings of the call and the default tag.
     fn new_reporter(&self) -> Rc<Reporter> {
         let asked = self.results.asked.iter();
         let names = asked.map(|asked| ImageName { familiar: asked.name(), canonical: asked.canonical() });
@@ -164,30 +164,30 @@ impl<'a> Run<'a> {
         Rc::new(reporter)
     }
 
-    /// `auto`: redrawing on a terminal that can do it, else lines.
+    /// Resolves `auto`: redraws if stderr is a terminal that supports it, otherwise prints lines.
     fn mode(&self) -> ProgressMode {
         let term = env::var_os("TERM").unwrap_or_default();
         let can_redraw = || io::stderr().is_terminal() && !term.is_empty() && term != "dumb";
         match self.options.progress {
             _ if self.options.quiet => ProgressMode::None,
-            // A redrawn screen and lines of debugging spoil each other.
+            // Debug lines would break a redrawn screen.
             ProgressMode::Auto if !self.docker.is_debug() && can_redraw() => ProgressMode::Tty,
             ProgressMode::Auto => ProgressMode::Plain,
             mode => mode,
         }
     }
 
-    /// Ends every image that has not ended with an error of the call as a whole.
+    /// Fails every unfinished image with an error that concerns the whole call.
     fn fail(&mut self, error: Error, elapsed: Duration) {
         let reporter = self.reporter.take().unwrap_or_else(|| self.new_reporter());
         let results = &mut self.results;
         results.ended.resize_with(results.asked.len(), || None);
-        // An interrupt decides the exit status, also where an image failed before it.
+        // An interrupt determines the exit status even if an image failed before it.
         let status = error.exit_status();
         let is_cancelled = matches!(error, Error::Cancelled(_));
         let mut records = take(&mut self.records).into_iter();
         let result = Err(error);
-        // Once, however many it is the end of.
+        // Shown only once, even if it fails several images.
         let mut text = text(None, &Record::default(), &result);
         for at in 0..results.asked.len() {
             let record = records.next().unwrap_or_default();
@@ -202,19 +202,19 @@ impl<'a> Run<'a> {
             }
             reporter.clear();
             if at >= results.told {
-                // There is an error to tell already.
+                // A write error is ignored, since the call already reports another one.
                 let _ = report.write(self.options.format, &mut io::stdout().lock());
             }
         }
         if is_cancelled || results.status == 0 {
             results.status = status;
         }
-        // The files that were asked for list the images pushed before the error.
+        // The files list the images that were pushed before the error.
         self.reporter = Some(reporter);
         self.finish();
     }
 
-    /// Writes what is about all images: the summary, and the files that were asked for.
+    /// Prints the summary, and writes the requested files.
     fn finish(&mut self) {
         let reporter = self.reporter.take().unwrap_or_else(|| self.new_reporter());
         self.results.summarize(&reporter);

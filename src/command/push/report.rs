@@ -1,4 +1,4 @@
-//! The result of a push, as scripts read it on stdout.
+//! Writes the result of a push to stdout, for scripts.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -17,26 +17,26 @@ use crate::text::human_size;
 /// One line of `--format json`. A public format: fields may be added, never renamed.
 #[derive(Serialize)]
 struct Line<'a> {
-    /// Canonical: `docker.io/library/app:1`; as typed, where that is no reference.
+    /// Canonical, as in `docker.io/library/app:1`; as typed if that is not a valid reference.
     reference: String,
     name: Option<String>,
     tag: Option<&'a str>,
     status: &'static str,
     digest: Option<&'a str>,
-    /// Of the manifest, in bytes.
+    /// Size of the manifest, in bytes.
     size: Option<u64>,
     layers: LayerCounts,
-    /// Sent by the engine, as it counts them.
+    /// Bytes that the engine sent, as it counts them.
     bytes: u64,
     attempts: u32,
     seconds: f64,
-    /// Whether the registry was asked afterwards what it serves; `null`: it was not.
+    /// Whether the registry serves the pushed image; `null` if that was not checked.
     verified: Option<bool>,
     credentials: Option<LineCredentials<'a>>,
-    /// Of an image for several, where the engine tells.
+    /// Platforms of a multi-platform image, if the engine reports them.
     #[serde(skip_serializing_if = "Option::is_none")]
     platforms: Option<&'a Platforms>,
-    /// Of `--dry-run`.
+    /// Findings of `--dry-run`.
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<&'a Findings>,
     warnings: &'a [String],
@@ -49,7 +49,7 @@ struct LineCredentials<'a> {
     username: Option<&'a str>,
 }
 
-/// What is reported: the image as typed, and as parsed if it could be.
+/// The result of one image, and the image as typed and, if valid, as parsed.
 pub struct Report<'a> {
     pub typed: &'a str,
     pub reference: Option<&'a Reference>,
@@ -59,7 +59,8 @@ pub struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Writes the result: `NAME@DIGEST` or nothing, or a line of JSON either way. Of a dry run: what was found.
+    /// Writes the result: `NAME@DIGEST`, or the findings of a dry run, if the push succeeded; or a line of JSON in
+    /// any case.
     ///
     /// # Errors
     /// stdout is closed or full.
@@ -80,12 +81,12 @@ impl Report<'_> {
         out.flush()
     }
 
-    /// The line of `--format json`, without its end.
+    /// Returns the line of `--format json`, without its line end.
     pub fn json(&self) -> String {
         serde_json::to_string(&self.line()).expect("texts and numbers make JSON")
     }
 
-    /// What a dry run has found, a line for each.
+    /// Writes the findings of a dry run, one per line.
     fn write_findings(
         &self,
         findings: &Findings,
@@ -93,7 +94,7 @@ impl Report<'_> {
         status: Status,
         out: &mut impl Write,
     ) -> io::Result<()> {
-        /// Digits of a layer's digest, as engines show them.
+        /// Number of digits shown of a layer's digest, the same as engines show.
         const SHORT: usize = 12;
         let short = |digest: &String| {
             digest.rsplit(':').next().unwrap_or_default().chars().take(SHORT).collect::<String>()

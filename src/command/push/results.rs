@@ -14,26 +14,26 @@ use crate::push::target::Target;
 use crate::reference::Reference;
 use crate::text::{amount, sanitize};
 
-/// The images of a call, and how each of them ended.
+/// The images of a call, and their results.
 pub struct Results<'a> {
     pub options: &'a PushOptions,
     pub asked: Vec<Asked>,
-    /// How each of them ended, if it has.
+    /// The result of each image; `None` while it is unfinished.
     pub ended: Vec<Option<Finished>>,
-    /// How many were written, in the order asked.
+    /// Number of results that were written to stdout, in the order asked.
     pub told: usize,
     /// The exit status of the first failure in the order asked; 0 without one.
     pub status: u8,
 }
 
-/// One image of the call, as it was asked for.
+/// One image of the call.
 pub struct Asked {
     pub typed: String,
-    /// `None`: what was typed names nothing.
+    /// `None` if the typed text is not valid.
     pub target: Option<Target>,
 }
 
-/// How one image ended.
+/// The result of one image.
 pub struct Finished {
     pub result: Result<Outcome, Error>,
     pub record: Record,
@@ -45,7 +45,7 @@ impl Asked {
         self.target.as_ref().map(|target| &target.reference)
     }
 
-    /// As people write it.
+    /// Returns the familiar reference; if the typed text is not valid, that text.
     pub fn name(&self) -> String {
         self.reference().map_or_else(|| sanitize(&self.typed), Reference::familiar)
     }
@@ -56,7 +56,7 @@ impl Asked {
 }
 
 impl Results<'_> {
-    /// Each once, in the order asked.
+    /// Returns each registry once, in the order asked.
     pub fn registries(&self) -> Vec<&str> {
         let mut seen = HashSet::new();
         let asked = self.asked.iter().filter_map(Asked::reference).map(Reference::domain);
@@ -74,11 +74,11 @@ impl Results<'_> {
         Report { typed, reference: self.asked[at].reference(), record, elapsed, result }
     }
 
-    /// Records that an image has ended, and shows it.
+    /// Records the result of an image, and shows it.
     pub fn end(&mut self, at: usize, ended: Finished, reporter: &Reporter) {
         let Finished { result, record, elapsed } = &ended;
         let json = self.report(at, record, *elapsed, result).json();
-        // The result of a dry run needs no summary.
+        // The findings of a dry run need no summary.
         let text = if self.options.dry_run && result.is_ok() {
             String::new()
         } else {
@@ -89,8 +89,8 @@ impl Results<'_> {
         self.ended[at] = Some(ended);
     }
 
-    /// Writes the results of which all before them are known; but not into a question, nor into what is redrawn:
-    /// they may go to the same terminal, also by way of `tee`.
+    /// Writes the results up to the first unfinished image. Waits while a prompt is open, and clears redrawn lines
+    /// first, since stdout may be the same terminal, also through `tee`.
     pub fn write_out(&mut self, reporter: &Reporter) {
         let is_next_known = self.ended.get(self.told).is_some_and(Option::is_some);
         if !is_next_known || reporter.is_held() {
@@ -111,7 +111,7 @@ impl Results<'_> {
         }
     }
 
-    /// The push went well, and what was to be written of it is not.
+    /// Reports that a result could not be written although the pushes succeeded.
     pub fn fail_to_write(&mut self, error: &Error, reporter: &Reporter) {
         reporter.say(Level::Notice, &worded(error));
         if self.status == 0 {
@@ -129,7 +129,7 @@ impl Results<'_> {
         pushed.filter(|_| !self.options.dry_run).collect()
     }
 
-    /// Says of several images how many were pushed and which of them failed.
+    /// Reports for several images how many were pushed, and which failed.
     pub fn summarize(&self, reporter: &Reporter) {
         if self.asked.len() < 2 {
             return;
@@ -159,13 +159,13 @@ impl Results<'_> {
                 None => lines.push(format!("  not pushed: {}", asked.name())),
             }
         }
-        // What failed was said where it failed; where nothing else is said, this is what can be acted on.
+        // With failures, the summary is shown even with `--quiet`, since it lists the images to act on.
         let level = if lines.len() > 1 { Level::Notice } else { Level::Note };
         lines.iter().for_each(|line| reporter.say(level, line));
     }
 }
 
-/// How it ended, for people.
+/// Describes for people how a push ended.
 pub fn text(reference: Option<&Reference>, record: &Record, result: &Result<Outcome, Error>) -> String {
     let name = reference.map(Reference::familiar).unwrap_or_default();
     match result.as_ref().map(|outcome| outcome.status) {
@@ -176,8 +176,8 @@ pub fn text(reference: Option<&Reference>, record: &Record, result: &Result<Outc
     }
 }
 
-/// `pushed app:1: 1 of 3 layers sent, 1 mounted, 21 MB in 1.3 s`, of which each part is said only
-/// where the engine told of it: podman names no layers, the containerd store no bytes of small ones.
+/// Returns `pushed app:1: 1 of 3 layers sent, 1 mounted, 21 MB in 1.3 s`, without the parts that the engine did not
+/// report: podman reports no layers, and the containerd store no bytes of small layers.
 fn summary(name: &str, record: &Record) -> String {
     let progress = &record.progress;
     let counts = progress.counts();

@@ -18,13 +18,13 @@ use crate::push::session::Session;
 use crate::push::target::Target;
 use crate::push::{Batch, Destination, push_batch};
 
-/// Pushes all that has not failed already.
+/// Pushes every image that has not failed already.
 ///
-/// * `engine`: connected; more connections to it are made as they are needed.
-/// * `records`: of each image so far, in the order asked.
+/// * `engine`: connected; more connections to it are made when needed.
+/// * `records`: the record of each image so far, in the order asked.
 ///
 /// # Errors
-/// The user gave up at a prompt. Each image's own failure is with its result.
+/// The user gave up at a prompt. The error of a single image is in its result.
 pub async fn push_all(
     session: &Session<'_>,
     reporter: &Reporter,
@@ -52,7 +52,7 @@ pub async fn push_all(
         Batch { destinations: places.into_iter().filter_map(destination).collect() }
     });
     let batches: Vec<Batch<'_>> = batches.collect();
-    // The state of a push is made only when its turn has come.
+    // The state of a push is built only when its turn comes.
     let pushes = batches.into_iter().map(|batch| push_one_batch(session, &engines, &spare, &leads, batch));
     let mut pushes = stream::iter(pushes).buffer_unordered(at_once);
     let mut ticks = ticks(reporter);
@@ -84,13 +84,13 @@ pub async fn push_all(
     Ok(())
 }
 
-/// Groups images with their destinations, in the order in which they are pushed: the first into each repository come
-/// first, since the others wait for them. Each batch has one destination for now.
+/// Groups images and their destinations into batches, in the order in which they are pushed. The first push to each
+/// repository comes early, since the other pushes to it wait for it. Each batch has one destination for now.
 ///
-/// * `targets`: in the order asked; `None`: already failed.
+/// * `targets`: in the order asked; `None` if the image has failed already.
 /// * `at_once`: how many batches run at once.
 ///
-/// Returns places in `targets`.
+/// Returns indexes in `targets`.
 fn batches(targets: &[Option<Target>], at_once: usize) -> Vec<Vec<usize>> {
     let places = targets.iter().enumerate().filter_map(|(at, target)| Some((at, target.as_ref()?)));
     let mut begun = HashSet::new();
@@ -99,8 +99,8 @@ fn batches(targets: &[Option<Target>], at_once: usize) -> Vec<Vec<usize>> {
     first.into_iter().chain(rest).map(|(at, _)| vec![at]).collect()
 }
 
-/// Pushes one batch over a connection that is free, or a new one. Returns the result of each destination, with its
-/// place in the order asked.
+/// Pushes one batch over a free connection, or a new one. Returns the result of each destination, with its index in
+/// the order asked.
 async fn push_one_batch(
     session: &Session<'_>,
     engines: &RefCell<Vec<Engine>>,
@@ -108,7 +108,7 @@ async fn push_one_batch(
     leads: &HashMap<String, Lead>,
     mut batch: Batch<'_>,
 ) -> Vec<(usize, Finished)> {
-    // In one order in all batches, so that no two wait for each other.
+    // All batches wait for repositories in the same order, so that no two wait for each other.
     let repositories = batch.destinations.iter().map(|destination| destination.target.reference.repository());
     let repositories: BTreeSet<String> = repositories.collect();
     let mut turns = Vec::new();
@@ -129,7 +129,7 @@ async fn push_one_batch(
         .collect()
 }
 
-/// How many images are pushed at once. Lines of engines do not say which image they are about.
+/// Returns how many images are pushed at once: one for `rawjson`, since the engine's lines do not name their image.
 fn parallel(options: &PushOptions) -> usize {
     if options.progress == ProgressMode::Rawjson && !options.quiet { 1 } else { options.parallel.get() }
 }
