@@ -1,4 +1,4 @@
-//! What is known of all images of a call: a fold over what happens to each of them.
+//! The state of all images of a call: a fold over their updates.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::present::rate::Rate;
 use crate::progress::{Layer, Progress};
 use crate::text::{amount, amounts, span};
 
-/// Each image, and the time that all of it was looked at.
+/// All images, and the time of the last measurement.
 pub struct Board {
     pub rows: Vec<Row>,
     now: Instant,
@@ -20,20 +20,20 @@ pub struct Row {
     pub phase: Phase,
     pub progress: Progress,
     pub rate: Rate,
-    /// Sent, and to be sent, of one that has ended.
+    /// Bytes sent and total bytes of an image that has ended.
     bytes: (u64, u64),
-    /// Of each layer, in the order of [`Progress::layers`].
+    /// The rate of each layer, in the order of [`Progress::layers`].
     layer_rates: Vec<Rate>,
-    /// Of the phase.
+    /// Start of the phase.
     since: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Its turn has not come.
+    /// The image has not started.
     Waiting,
     Running,
-    /// A try failed; another follows.
+    /// An attempt failed; the next one starts at `at`.
     Retrying {
         number: u32,
         of: u32,
@@ -75,14 +75,14 @@ impl Board {
             }
             Update::Finished(_) => {
                 row.enter(Phase::Ended, now);
-                // Of its layers nothing more is shown.
+                // The layers of an ended image are not shown any more.
                 (row.bytes, row.layer_rates) = (row.progress.bytes(), Vec::new());
                 row.progress = Progress::default();
             }
         }
     }
 
-    /// Time has passed: how fast is all of it?
+    /// Updates the rates of the images under way.
     pub fn measure(&mut self, now: Instant) {
         self.now = now;
         for row in self.rows.iter_mut().filter(|row| row.is_under_way()) {
@@ -95,7 +95,7 @@ impl Board {
         }
     }
 
-    /// What an image is called, if there are others.
+    /// Returns the name of an image if the call has several.
     pub fn name_among_others(&self, at: usize) -> Option<&str> {
         self.rows.get(at).filter(|_| self.rows.len() > 1).map(|row| row.name.as_str())
     }
@@ -104,8 +104,8 @@ impl Board {
         self.rows.iter().filter(|row| row.is_under_way())
     }
 
-    /// `42 %  310 of 740 MB  12 MB/s  36 s left`, of all that is under way or done; of one image alone with
-    /// the time that it took so far.
+    /// Returns the parts of `42 %  310 of 740 MB  12 MB/s  36 s left`, summed over the images that are under way or
+    /// ended; for a single image also the time since its phase began.
     pub fn totals(&self) -> Vec<String> {
         let (mut sent, mut all, mut rate, mut left) = (0_u64, 0_u64, 0_u64, None);
         for row in &self.rows {
@@ -116,7 +116,7 @@ impl Board {
             (sent, all) = (sent.saturating_add(row_sent), all.saturating_add(row_all));
             if row.phase == Phase::Running {
                 rate = rate.saturating_add(row.rate.per_second());
-                // Those that run at once end with the last of them.
+                // Images that run at once are done when the last of them is.
                 left = left.max(row.rate.time_for(row_all - row_sent));
             }
         }
@@ -138,7 +138,7 @@ impl Board {
         self.now.saturating_duration_since(row.since)
     }
 
-    /// How one image stands, behind its name: `42 %  310 of 740 MB  12 MB/s  36 s left  3 of 7 layers`.
+    /// Describes the progress of one image: `42 %  310 of 740 MB  12 MB/s  36 s left  3 of 7 layers`.
     pub fn standing(&self, row: &Row) -> String {
         if let Some(retry) = self.retry(row) {
             return retry;
@@ -150,7 +150,7 @@ impl Board {
         parts.join("  ")
     }
 
-    /// `3 of 7 layers`, or what else there is to say where no layer is known.
+    /// Returns `3 of 7 layers`, or the time since the phase began if no layer is known.
     pub fn stage(&self, row: &Row) -> String {
         if let Some(retry) = self.retry(row) {
             return retry;
@@ -168,7 +168,7 @@ impl Board {
     fn retry(&self, row: &Row) -> Option<String> {
         let Phase::Retrying { number, of, at } = &row.phase else { return None };
         let wait = at.saturating_duration_since(self.now);
-        // Rounded up: `0 s` would be now.
+        // Rounded up, since `0 s` would mean now.
         Some(format!(
             "attempt {number} of {of} in {}",
             span(Duration::from_secs(wait.as_millis().div_ceil(1000) as u64))
@@ -181,7 +181,7 @@ impl Row {
         (self.phase, self.since) = (phase, now);
     }
 
-    /// The size of all that is to be sent is known: the classic store tells a layer's when it begins with it.
+    /// Whether all sizes are known. The classic store reports the size of a layer only when it starts to send it.
     fn has_all_sizes(&self) -> bool {
         match self.phase {
             Phase::Waiting => false,
@@ -190,7 +190,7 @@ impl Row {
         }
     }
 
-    /// How much of it is done, of 1: each layer counts the same, since not all sizes are known.
+    /// Returns the fraction that is done, 0 to 1. Each layer counts the same, since not all sizes are known.
     fn done(&self) -> f64 {
         let of_layer = |layer: &Layer| match layer.total {
             _ if layer.state.is_final() => 1.0,
@@ -209,7 +209,7 @@ impl Row {
         matches!(self.phase, Phase::Running | Phase::Retrying { .. })
     }
 
-    /// Layers of which something can be seen, with how fast they are.
+    /// Returns the layers that are shown, with their rates.
     pub fn active_layers(&self) -> impl Iterator<Item = (&Layer, Rate)> {
         let rates = self.layer_rates.iter().copied().chain(std::iter::repeat(Rate::default()));
         let layers = self.progress.layers().iter().zip(rates);
@@ -217,10 +217,9 @@ impl Row {
     }
 }
 
-/// What is known of bytes, part by part.
+/// Formats what is known about bytes, one part each.
 ///
-/// * `done`: how much is, of 1, where something is still to begin whose size nobody knows. Then there is no
-///   telling how long that will take.
+/// * `done`: the fraction that is done, 0 to 1, if some sizes are not known yet; the time left is then unknown too.
 fn bytes(sent: u64, all: u64, done: Option<f64>, rate: u64, left: Option<Duration>) -> Vec<String> {
     let mut parts = Vec::new();
     match done {
@@ -243,7 +242,7 @@ fn bytes(sent: u64, all: u64, done: Option<f64>, rate: u64, left: Option<Duratio
     parts
 }
 
-/// `event`: whether it only says again what was said.
+/// Returns whether `event` only repeats an earlier one.
 pub fn is_said_again(progress: &Progress, event: &Event) -> bool {
     matches!(event, Event::Pushed { tag, .. } if progress.pushed.iter().any(|pushed| pushed.tag == *tag))
 }

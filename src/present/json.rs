@@ -1,5 +1,5 @@
-//! For programs: an object a line. A public format, described by `docs/events.schema.json`: fields may be
-//! added, never renamed.
+//! For programs: prints one JSON object per line. A public format, described by `docs/events.schema.json`: fields
+//! may be added, never renamed.
 
 use std::io::Write;
 use std::time::SystemTime;
@@ -17,7 +17,7 @@ use crate::progress::Progress;
 struct Line<'a> {
     /// RFC 3339, in UTC.
     time: String,
-    /// The image it is about, canonical.
+    /// The canonical reference of the image that the event is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<&'a str>,
     #[serde(flatten)]
@@ -28,7 +28,7 @@ struct Line<'a> {
 #[serde(tag = "event", rename_all = "lowercase")]
 enum JsonEvent<'a> {
     Start,
-    /// Sizes in bytes, as the engine counts them; `null` where it never said.
+    /// Sizes in bytes, as the engine counts them; `null` if it has not reported one.
     Layer {
         id: &'a str,
         state: &'static str,
@@ -50,7 +50,7 @@ enum JsonEvent<'a> {
 
 pub struct Json<W> {
     lines: Lines<W>,
-    /// Each image's name, and how far its push is.
+    /// The name of each image, and the progress of its push.
     images: Vec<(String, Progress)>,
 }
 
@@ -61,7 +61,7 @@ impl<W: Write> Json<W> {
         Self { lines: Lines::new(out), images }
     }
 
-    /// Where it has written.
+    /// Returns the writer.
     pub fn into_inner(self) -> W {
         self.lines.out
     }
@@ -93,7 +93,7 @@ impl<W: Write> Json<W> {
                 let message = format!("{tag}: digest: {digest} size: {size}");
                 self.tell(at, JsonEvent::Note { level: "engine", message: &message });
             }
-            // Told with the result, or only said again.
+            // Part of the result, or a repetition.
             _ => {}
         }
     }
@@ -114,7 +114,7 @@ impl<W: Write> Presenter for Json<W> {
                 let (number, of) = (next.number, next.of);
                 self.tell(at, JsonEvent::Attempt { number, of, reason, wait_seconds });
             }
-            // The result's own fields, behind ours.
+            // The fields of the result follow ours.
             Update::Finished(ending) => {
                 if let Some((_, progress)) = self.images.get_mut(at) {
                     *progress = Progress::default();
@@ -147,7 +147,7 @@ fn now() -> String {
     format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
-/// What happens to a layer, in one word.
+/// Returns the state of a layer as one word.
 fn name(state: &LayerState) -> &'static str {
     match state {
         LayerState::Preparing => "preparing",
@@ -161,7 +161,7 @@ fn name(state: &LayerState) -> &'static str {
     }
 }
 
-/// What the word leaves out.
+/// Returns the details that the word leaves out.
 fn text(state: &LayerState) -> Option<String> {
     match state {
         LayerState::MountedFrom(_) | LayerState::Retrying { .. } | LayerState::Other(_) => {
@@ -204,7 +204,7 @@ mod tests {
             &Update::Finished(Ending { is_failure: false, text: "", json: r#"{"status":"pushed"}"# }),
         );
         let shown = String::from_utf8(json.lines.out).unwrap();
-        // All begin with the time.
+        // Each line begins with the time.
         let shown: Vec<&str> =
             shown.lines().map(|line| &line[r#"{"time":"2026-11-22T10:11:12.345Z","#.len()..]).collect();
         insta::assert_snapshot!(shown.join("\n"), @r#"

@@ -1,6 +1,7 @@
-//! What is seen of a call, on stderr. A mode is a fold over what happens to each image; none knows HTTP.
+//! Shows on stderr how a call proceeds. Each mode is a fold over the updates of the images; none of them knows
+//! HTTP.
 //!
-//! Writing never fails a push: who closed stderr does not want to read it.
+//! Write errors are ignored, since a closed stderr must not fail a push.
 
 mod board;
 pub mod json;
@@ -31,7 +32,7 @@ pub struct ImageName {
 /// Returns the presenter of a mode, which writes to stderr.
 ///
 /// * `mode`: `Auto`, for a caller that has not chosen, is the same as `Plain`.
-/// * `names`: of the images, in the order asked.
+/// * `names`: names of the images, in the order asked.
 pub fn for_mode(mode: ProgressMode, names: Vec<ImageName>) -> Box<dyn Presenter> {
     let (familiar, canonical) = names.into_iter().map(|name| (name.familiar, name.canonical)).unzip();
     let out = io::stderr();

@@ -89,7 +89,7 @@ impl Results<'_> {
         self.ended[at] = Some(ended);
     }
 
-    /// Writes the results up to the first unfinished image. Waits while a prompt is open, and clears redrawn lines
+    /// Writes the results up to the first unfinished image. Does nothing during a prompt, and clears redrawn lines
     /// first, since stdout may be the same terminal, also through `tee`.
     pub fn write_out(&mut self, reporter: &Reporter) {
         let is_next_known = self.ended.get(self.told).is_some_and(Option::is_some);
