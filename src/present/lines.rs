@@ -1,4 +1,4 @@
-//! Lines on stderr that wait while the terminal is in use for a question.
+//! Lines on stderr that are held back while a prompt uses the terminal.
 
 use std::io::Write;
 
@@ -27,7 +27,7 @@ impl<W: Write> Lines<W> {
     }
 
     pub(super) fn line_now(&mut self, line: &str) {
-        // In one piece: others may write there too.
+        // In one write, since other processes may write to stderr too.
         let _ = self.out.write_all(format!("{line}\n").as_bytes());
     }
 
@@ -39,7 +39,7 @@ impl<W: Write> Lines<W> {
     }
 }
 
-/// A line as people read it; where there are several images, with the name of the one that it is about.
+/// Formats a line for people. With several images, it names the image that the line is about.
 pub fn worded(name: Option<&str>, level: Level, line: &str) -> String {
     let about = name.map(|name| format!("{name}: ")).unwrap_or_default();
     match level {

@@ -1,4 +1,4 @@
-//! For logs: a line where something has come about, and how each image stands every 10 s.
+//! For logs: prints a line for each important change, and every 10 s the progress of each image.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use crate::present::board::{Board, is_said_again};
 use crate::present::lines::{Lines, worded};
 use crate::present::presenter::{Level, Presenter, Update};
 
-/// Lines about single layers in a call. An image has seven or so; past this a log only gets longer, and the
-/// totals say the same.
+/// Maximum number of lines about single layers in a call. An image has seven layers or so; more lines only make the
+/// log longer, and the totals say the same.
 const MAX_LAYER_LINES: usize = 60;
 
 pub struct Plain<W> {
@@ -24,12 +24,12 @@ impl<W: Write> Plain<W> {
         Self { lines: Lines::new(out), board: Board::new(names, Instant::now()), layer_lines: 0 }
     }
 
-    /// Where it has written.
+    /// Returns the writer.
     pub fn into_inner(self) -> W {
         self.lines.out
     }
 
-    /// With the name in front, where there are several.
+    /// Prints a line, preceded by the name of the image if there are several.
     fn line(&mut self, at: usize, line: &str) {
         let line = worded(self.board.name_among_others(at), Level::Note, line);
         self.lines.line(&line);
@@ -48,15 +48,15 @@ impl<W: Write> Plain<W> {
                     _ => {}
                 }
             }
-            // What is pushed was said.
+            // The line of `Update::Start` has said so already.
             Event::Note { text } if is_opening(text) => {}
             Event::Note { text } => self.line(at, text),
-            // The classic store says it again in `aux`.
+            // The classic store repeats it in `aux`.
             Event::Pushed { .. } if is_said_again(&row.progress, event) => {}
             Event::Pushed { tag, digest, size } => {
                 self.line(at, &format!("{tag}: digest: {digest} size: {size}"));
             }
-            // Told with the result.
+            // Reported with the result, or not important.
             Event::Refused { .. }
             | Event::ContentMissing
             | Event::PlatformInsteadOfIndex(_)
@@ -109,16 +109,16 @@ impl<W: Write> Presenter for Plain<W> {
     }
 }
 
-/// What was sent, and what is in the way. Layers that are there already are counted in the end, and how far
-/// the others have come, in between.
+/// Whether a new state of a layer gets a line: the layer was sent, or something delays it. The other states are
+/// only counted, in the progress and in the summary.
 fn is_news(before: Option<&LayerState>, now: &LayerState) -> bool {
     match (before, now) {
         (Some(LayerState::Other(before)), LayerState::Other(now)) => before != now,
-        // The next wait, not a second less of this one.
+        // A new wait, not the countdown of the current one.
         (Some(LayerState::Retrying { seconds: before }), LayerState::Retrying { seconds: now }) => {
             now > before
         }
-        // The containerd store says it ten times a second.
+        // The containerd store repeats it ten times a second.
         (Some(LayerState::Pushed), LayerState::Pushed) => false,
         (_, LayerState::Pushed | LayerState::Retrying { .. } | LayerState::Other(_)) => true,
         _ => false,
@@ -207,7 +207,7 @@ mod tests {
         ");
     }
 
-    /// A question stands alone on its terminal.
+    /// Other lines must not mix with a prompt.
     #[test]
     fn while_somebody_is_asked_the_rest_waits() {
         let mut plain = plain(&["app:1", "web:2"]);

@@ -6,40 +6,40 @@ use std::time::{Duration, Instant};
 use crate::event::Event;
 use crate::retry::NextAttempt;
 
-/// What happens to one image.
+/// What happens to an image.
 #[derive(Clone, Copy, Debug)]
 pub enum Update<'a> {
-    /// Its turn has come; in a dry run it is only looked at.
+    /// Work on the image starts; a dry run only inspects it.
     Start {
         is_dry_run: bool,
     },
-    /// A push begins; what an earlier one has told is over.
+    /// A push starts. Progress of an earlier push no longer counts.
     Push,
     Event(&'a Event),
-    /// The last try failed; another follows after a wait.
+    /// An attempt failed for this reason; the next one follows after a wait.
     Wait(&'a NextAttempt, &'a str),
     Finished(Ending<'a>),
 }
 
-/// How it ended.
+/// How an image ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Ending<'a> {
     pub is_failure: bool,
-    /// For people; of a failure what went wrong, and in a second line what to do. Empty: there is nothing to say.
+    /// For people; for a failure the error, with its hint on a second line. Empty if there is nothing to show.
     pub text: &'a str,
-    /// The result as `--format json` has it.
+    /// The result as a line of `--format json`.
     pub json: &'a str,
 }
 
-/// How much a line matters.
+/// How important a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// How things go; not with `--quiet`.
+    /// Information on the progress; not shown with `--quiet`.
     Note,
     /// Shown in every mode.
     Notice,
     Warning,
-    /// Belongs to a question: shown at once, also while all else is held back.
+    /// Part of a prompt: shown at once, even while other lines are held back.
     Asking,
 }
 
@@ -47,24 +47,24 @@ pub enum Level {
 pub trait Presenter {
     fn show(&mut self, at: usize, update: &Update<'_>);
 
-    /// A line about an image, or about the call as a whole.
+    /// Shows a line about an image, or about the call as a whole.
     fn say(&mut self, at: Option<usize>, level: Level, line: &str);
 
-    /// Time has passed: [`period`](Self::period) of it.
+    /// Shows the progress. Called once in each [`period`](Self::period).
     fn tick(&mut self, _now: Instant) {}
 
-    /// How often [`tick`](Self::tick) is wanted; `None`: never.
+    /// Returns the time between two calls of [`tick`](Self::tick); `None`: it is never called.
     fn period(&self) -> Option<Duration> {
         None
     }
 
-    /// Somebody is being asked at the terminal: until that is over nothing else is written there.
+    /// Starts or ends a prompt on the terminal. Until it ends, only lines of the prompt are written.
     fn hold(&mut self, is_asking: bool);
 
-    /// Clears the lines that are redrawn until the next tick, so that other text can be written.
+    /// Clears the redrawn lines until the next tick, so that other text can be written.
     fn clear(&mut self) {}
 
-    /// Wants [`Event::Object`].
+    /// Returns whether this presenter uses [`Event::Object`].
     fn wants_objects(&self) -> bool {
         false
     }
@@ -85,7 +85,7 @@ impl Reporter {
         self.presenter.borrow_mut().say(None, level, line);
     }
 
-    /// The terminal is a question's, until what this returns is dropped.
+    /// Keeps the terminal free for a prompt until the returned guard is dropped.
     pub fn hold(&self) -> impl Drop + use<'_> {
         struct Held<'a>(&'a Reporter);
         impl Drop for Held<'_> {
@@ -105,7 +105,7 @@ impl Reporter {
     }
 
     pub fn tick(&self) {
-        // A tick that was kept back would show old figures.
+        // Skipped during a prompt, because a tick that is held back would show old figures.
         if !self.is_held() {
             self.presenter.borrow_mut().tick(Instant::now());
         }

@@ -1,9 +1,9 @@
-//! How fast bytes move.
+//! Measures how fast bytes are sent.
 
 use std::time::{Duration, Instant};
 
-/// Bytes a second, averaged over the first few seconds, and from then on so that what lies further back
-/// counts for less and less: what is sent at first often only fills buffers.
+/// Bytes per second: the plain average over the first few seconds, then a moving average in which older
+/// measurements count less and less. The bytes sent first often only fill buffers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rate {
     started: Option<Instant>,
@@ -12,10 +12,10 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// After so long what was measured counts for about 1/e.
+    /// Age at which a measurement counts for about 1/e.
     const MEMORY: Duration = Duration::from_secs(3);
 
-    /// Takes in how many bytes there are by now.
+    /// Adds a measurement: the number of bytes sent so far.
     pub fn update(&mut self, now: Instant, bytes: u64) {
         let Some((before, had)) = self.last else {
             (self.started, self.last) = (Some(now), Some((now, bytes)));
@@ -23,24 +23,24 @@ impl Rate {
         };
         let seconds = now.saturating_duration_since(before).as_secs_f64();
         if bytes < had {
-            // A layer is sent again, or with another size: what was measured is of something else.
+            // A layer is sent again or has another size, so earlier measurements do not apply.
             *self = Self { started: Some(now), last: Some((now, bytes)), per_second: 0.0 };
         } else if seconds > 0.0 {
             let measured = (bytes - had) as f64 / seconds;
             let all = self.started.map_or(seconds, |started| (now - started).as_secs_f64());
-            // Without `exp`, for which alone every start would load libm.
+            // Does not use `exp`, because it alone would load libm at every start.
             let weight = (seconds / all).max(seconds / (seconds + Self::MEMORY.as_secs_f64()));
             self.per_second += (measured - self.per_second) * weight;
             self.last = Some((now, bytes));
         }
     }
 
-    /// Bytes a second; 0: nothing moves, or nothing is known.
+    /// Returns bytes per second; 0 if nothing is sent, or nothing is known.
     pub fn per_second(&self) -> u64 {
         self.per_second as u64
     }
 
-    /// How long so many bytes will take; `None`: nothing moves.
+    /// Returns how long so many bytes will take; `None` if nothing is sent.
     pub fn time_for(&self, bytes: u64) -> Option<Duration> {
         (self.per_second >= 1.0).then(|| Duration::from_secs((bytes as f64 / self.per_second) as u64))
     }

@@ -1,4 +1,4 @@
-//! `--progress rawjson`: the engine's own objects, a line each. And `none`: only what must be said.
+//! `--progress rawjson`: prints the engine's own objects, one per line. `none`: prints only what the user must see.
 
 use std::io::Write;
 
@@ -6,13 +6,13 @@ use crate::event::Event;
 use crate::present::lines::{Lines, worded};
 use crate::present::presenter::{Level, Presenter, Update};
 
-/// `--quiet`: warnings, questions and failures.
+/// Shows only warnings, prompts and failures, as for `--quiet`.
 pub struct Silent<W> {
     lines: Lines<W>,
     names: Vec<String>,
 }
 
-/// The engine's stream, and for the rest the same as [`Silent`].
+/// Shows the engine's objects, and otherwise the same as [`Silent`].
 pub struct Raw<W>(Silent<W>);
 
 impl<W: Write> Silent<W> {

@@ -1,7 +1,7 @@
-//! For a terminal: the images on their way with their layers, redrawn in place, and a line of totals.
+//! For a terminal: redraws in place the images under way with their layers, and a line of totals.
 //!
-//! [`render`] is pure; [`Tty`] writes what changed of it, in one write a frame. indicatif was
-//! measured at 13 to 76 times the bytes, since it redraws every line in full width.
+//! [`render`] is pure; [`Tty`] writes the rows that changed, in one write per frame. indicatif was measured at 13
+//! to 76 times the bytes, since it redraws every line in full width.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -23,13 +23,13 @@ pub type Size = (usize, usize);
 
 /// Engines send 8 to 10 events a second for each layer; faster redrawing shows nothing new.
 const FRAME: Duration = Duration::from_millis(100);
-/// Of a bar, without its brackets.
+/// Limits for the width of a bar, without its brackets.
 const MIN_BAR: usize = 10;
 const MAX_BAR: usize = 40;
-/// Of a line of a layer, but the bar: its place under the image, its id, the bytes and the rate.
+/// Width of the rest of a layer's line: indent, id, brackets, bytes and rate, with the blanks between them.
 const BESIDE_BAR: usize = 2 + 12 + 2 + 2 + 2 + "999 of 999 MB".len() + 2 + "99.9 MB/s".len();
 
-/// The size of the terminal on stderr, read anew for each frame.
+/// Returns the size of the terminal on stderr, which is read again for each frame.
 pub fn terminal_size() -> Size {
     match terminal_size_of(io::stderr()) {
         Some((Width(columns @ 1..), Height(rows @ 1..))) => (columns.into(), rows.into()),
@@ -41,14 +41,14 @@ pub struct Tty<W: Write> {
     out: W,
     size: fn() -> Size,
     board: Board,
-    /// Lines that stay, still to be written above what is redrawn.
+    /// Permanent lines that the next frame writes above the redrawn lines.
     above: Vec<String>,
-    /// What stands on the terminal, the cursor at the start of the line below.
+    /// The redrawn lines on the terminal; the cursor is at the start of the line below them.
     shown: Vec<String>,
-    /// Of the terminal then.
+    /// Size of the terminal when `shown` was drawn.
     shown_size: Size,
-    /// Columns of lines that the terminal has scrolled away when it got smaller, the first first. When it gets
-    /// taller it brings them back.
+    /// Widths in columns of the lines that the terminal scrolled off when it became smaller, first line first. They
+    /// come back when it becomes taller.
     scrolled_away: Vec<usize>,
     is_held: bool,
 }
@@ -67,8 +67,8 @@ impl<W: Write> Tty<W> {
         }
     }
 
-    /// One write: up to the first row, the lines that stay, each row that changed, and what is left over
-    /// cleared.
+    /// Draws a frame in one write: moves to the first row, writes the permanent lines and each changed row, and
+    /// clears the rest.
     fn draw(&mut self, lines: Vec<String>) {
         let size = (self.size)();
         let is_same = lines == self.shown && size == self.shown_size;
@@ -80,20 +80,20 @@ impl<W: Write> Tty<W> {
         let is_redrawn = rows > 0 || !lines.is_empty();
         let mut frame = String::new();
         if is_redrawn {
-            // Synchronized output: terminals that know it show the frame at once, others ignore it.
+            // Synchronized output: terminals that support it show the frame at once, others ignore it.
             frame += "\x1b[?2026h";
         }
         if rows > 0 {
-            // Ctrl-C may have been echoed where the cursor waits.
+            // The carriage return is needed if the terminal has echoed Ctrl-C at the cursor.
             frame += &format!("\r\x1b[{rows}A");
         }
         if !is_kept && rows > 0 {
-            // Another size has moved the lines, or others take their place. Not from the first row of the
-            // screen: tmux takes that for leaving it, and keeps what is cleared.
+            // The terminal was resized, or permanent lines take these rows. The first row is cleared alone: tmux
+            // treats clearing from the first row of the screen as leaving it, and keeps the cleared text.
             frame += "\x1b[K\x1b[1B\x1b[J\x1b[1A";
         }
         if !self.above.is_empty() {
-            // From now on other lines are between here and there.
+            // The permanent lines separate the lines that were scrolled off from the redrawn ones.
             self.scrolled_away.clear();
         }
         for line in self.above.drain(..) {
@@ -117,9 +117,9 @@ impl<W: Write> Tty<W> {
         (self.shown, self.shown_size) = (lines, size);
     }
 
-    /// How many rows above the cursor are ours, in a terminal of this size now. One that gets narrower wraps
-    /// what is too wide for it, and scrolls away what has no room then; one that gets taller brings that back.
-    /// (Nearly all do; xterm wraps nothing.)
+    /// Returns how many rows above the cursor the redrawn lines take in a terminal of this size. A terminal that
+    /// becomes narrower wraps lines that are too wide, and scrolls off those without room; one that becomes taller
+    /// brings these back. (Nearly all terminals do; xterm does not wrap.)
     fn rows_taken(&mut self, (width, height): Size) -> usize {
         let rows = |columns: usize| columns.div_ceil(width.max(1)).max(1);
         let of_lines = |columns: &[usize]| columns.iter().map(|columns| rows(*columns)).sum::<usize>();
@@ -139,7 +139,7 @@ impl<W: Write> Tty<W> {
         taken
     }
 
-    /// A line that stays, about one of the images or all of them.
+    /// Adds a permanent line about one image or all of them.
     fn keep(&mut self, at: Option<usize>, level: Level, line: &str) {
         if self.above.len() < MAX_HELD {
             let name = at.and_then(|at| self.board.name_among_others(at));
@@ -195,22 +195,22 @@ impl<W: Write> Presenter for Tty<W> {
     }
 }
 
-/// Ctrl-C drops the push in the middle of a frame.
+/// Clears the screen: Ctrl-C drops the push in the middle of a frame.
 impl<W: Write> Drop for Tty<W> {
     fn drop(&mut self) {
         self.draw(Vec::new());
     }
 }
 
-/// The lines of a frame: the images under way, each with the layers of it that move, then the totals. One
-/// row less than the terminal has, so that nothing scrolls, and no line as wide as it, so that none wraps.
+/// Returns the lines of a frame: the images under way, each with its active layers, then the totals. They take at
+/// least one row less than the terminal has, so that nothing scrolls, and one column less, so that none wraps.
 pub fn render(board: &Board, (width, height): Size) -> Vec<String> {
     let images: Vec<&Row> = board.under_way().collect();
     if images.is_empty() {
         return Vec::new();
     }
     let columns = width.saturating_sub(1);
-    // Under the totals the cursor waits.
+    // One row is for the totals, and one for the cursor below them.
     let room = height.saturating_sub(2);
     let (shown, more) = split(images.len(), room);
     let shares = shares(&images[..shown], room.saturating_sub(shown + usize::from(more > 0)));
@@ -231,7 +231,7 @@ pub fn render(board: &Board, (width, height): Size) -> Vec<String> {
     lines.iter().map(|line| cut(line, columns)).collect()
 }
 
-/// Of so many things, how many are shown in so many rows, and how many only counted, in one more row.
+/// Returns how many things are shown, and how many are only counted; the count takes one of the rows.
 fn split(things: usize, rows: usize) -> (usize, usize) {
     if things <= rows {
         return (things, 0);
@@ -240,7 +240,7 @@ fn split(things: usize, rows: usize) -> (usize, usize) {
     (shown, things - shown)
 }
 
-/// Rows for the layers of each image: as many to one as to another, until it needs no more.
+/// Distributes rows among the layers of the images: equally, until an image needs no more.
 fn shares(images: &[&Row], mut room: usize) -> Vec<usize> {
     let wanted: Vec<usize> = images.iter().map(|row| row.active_layers().count()).collect();
     let mut shares = vec![0; images.len()];
@@ -259,7 +259,7 @@ fn shares(images: &[&Row], mut room: usize) -> Vec<usize> {
     shares
 }
 
-/// The end of a name tells more than its beginning: there is the tag.
+/// Returns the line of an image. A name that is too long loses its start, since its end has the tag.
 fn header(name: &str, stage: &str, width: usize) -> String {
     let room = width.saturating_sub(columns(stage) + 2);
     if columns(name) <= room {
@@ -298,7 +298,7 @@ fn layer_line(layer: &Layer, rate: Rate, width: usize) -> String {
     fitting(parts, width)
 }
 
-/// The parts that fit, from the first.
+/// Joins as many of the first parts as fit.
 fn fitting(parts: Vec<String>, width: usize) -> String {
     let mut parts = parts.into_iter();
     let mut line = parts.next().unwrap_or_default();
@@ -311,12 +311,12 @@ fn fitting(parts: Vec<String>, width: usize) -> String {
     line
 }
 
-/// What a terminal takes for it. Of marks that others are composed with it may take less.
+/// Returns the width of a line on the terminal. Composed characters may take less.
 fn columns(line: &str) -> usize {
     line.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
-/// At most so many columns; a wide character that does not fit whole is left out.
+/// Cuts a line to so many columns. A wide character that does not fit is left out.
 fn cut(line: &str, columns: usize) -> String {
     let mut used = 0;
     let fits = |c: &char| {
@@ -344,7 +344,7 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    /// One image, some of its layers under way, 2 s after it began.
+    /// Shows one image with some layers under way, 2 s after its start.
     fn some_layers(board: &mut Board, start: Instant) {
         board.show(0, &Update::Push);
         for current in [0, 2_753_536] {
@@ -539,7 +539,7 @@ mod tests {
         assert!(shown.starts_with("that was wrong\nfor later\napp:1  "), "{shown}");
     }
 
-    /// Standing where the frame stood, so that what is printed next is readable.
+    /// The cursor must be where the frame began, so that the panic message is readable.
     #[test]
     fn a_panic_leaves_a_clean_screen() {
         let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
