@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds docker-regpush and installs it as a plugin of the docker CLI. Asks nothing.
+# Builds docker-regpush and installs it as a plugin of the docker CLI. Never prompts.
 #
 #   ./install.sh                into ${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins
 #   ./install.sh --system       for every user, into /usr/local/lib/docker/cli-plugins
@@ -44,7 +44,7 @@ else
 fi
 plugin=$plugins/docker-regpush
 
-# Debian's services of these packages are not wanted, only their programs.
+# Installs packages without starting the services that they contain.
 apt_install() {
     if [ ! -e /usr/sbin/policy-rc.d ]; then
         policy=/usr/sbin/policy-rc.d
@@ -64,13 +64,13 @@ remove_policy() {
     policy=''
 }
 
-# Root on Debian or Ubuntu: what is missing can be installed.
+# Whether missing packages can be installed: only as root on Debian or Ubuntu.
 may_install() { has apt-get && [ "$(id -u)" = 0 ]; }
 
 # ---------------------------------------------------------------------------------------------
 # build and install
 
-# rustup's own folders, where HOME is not the one it was installed for.
+# Finds the Rust of this user if HOME is set to another folder.
 find_rust() {
     if has getent && [ ! -d "${HOME:-}/.rustup" ]; then
         home=$(getent passwd "$(id -u)" | cut -d: -f6)
@@ -79,7 +79,7 @@ find_rust() {
         [ -d "$home/.cargo/bin" ] && PATH=$PATH:$home/.cargo/bin
     fi
     has cargo || fail "cargo is missing: install Rust 1.89 or later (https://rustup.rs), then run this again"
-    # The demo sets up all it needs, where it can.
+    # The demo installs what it needs, if it can.
     if ! has cc && [ "$demo" ] && may_install; then
         say "installing gcc, for its linker"
         apt_install gcc libc6-dev
@@ -92,7 +92,7 @@ install_plugin() {
     say "building docker-regpush (a minute or two the first time)"
     mkdir -p "$plugins" || fail "cannot write to $plugins"
     plugin=$(CDPATH='' cd -- "$plugins" && pwd)/docker-regpush
-    # A target directory of our own choice, whatever cargo is configured to; renamed into place, since
+    # Uses a known target directory, whatever cargo's configuration says. Replaces the plugin by a rename, since
     # docker may be running the old one.
     (
         cd "$here" || exit 1
@@ -108,7 +108,7 @@ install_plugin() {
 }
 
 # ---------------------------------------------------------------------------------------------
-# the demo: what is started here is stopped and removed at the end, however it ends
+# The demo. It stops and removes all that it has started, even after a failure or an interrupt.
 
 registry_pid='' engine_pid='' container='' pulled='' image=''
 
@@ -125,7 +125,7 @@ clean_up() {
         wait "$pid" 2>/dev/null || :
     done
     [ -z "$work" ] || {
-        # An engine may leave its data folder mounted on itself.
+        # An engine may leave its data folder bind-mounted on itself.
         awk -v work="$work/" 'index($2, work) == 1 { print $2 }' /proc/mounts 2>/dev/null | sort -r |
             while read -r mounted; do umount "$mounted" || :; done
         rm -rf "$work"
@@ -149,7 +149,7 @@ start_engine() {
         apt_install docker.io
     fi
     has docker || fail "docker is missing: install it first (https://docs.docker.com/engine/install/)"
-    # The registry will be on this machine's loopback, so the engine has to be here too.
+    # The registry listens on this machine's loopback, so the engine must run here too.
     endpoint=${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null)} || :
     case $endpoint in
         unix://* | npipe://*) ;;
@@ -174,7 +174,7 @@ start_engine() {
     say "started an engine for the demo: docker $(docker version --format '{{.Server.Version}}')"
 }
 
-# Someone who may push: `demo`, with the password `open sesame`.
+# The only user that may push: `demo`, with the password `open sesame`.
 password='open sesame'
 # shellcheck disable=SC2016 # a bcrypt hash, as `htpasswd -nbB` prints it
 htpasswd='demo:$2y$05$qReCNM6MUcp1MlDQNq3mgOF9n0iTXFCF9/ga0uc4wNLmrf9TrZhfa'
@@ -211,7 +211,7 @@ YAML
 
 show() { printf '\n$ %s\n' "$*"; }
 
-# Answers the questions of a push at a terminal made by script(1), each when it is asked.
+# Answers each prompt of a push, once it appears, on a terminal that script(1) provides.
 push_at_terminal() {
     log=$work/terminal.log
     : >"$log"
@@ -219,7 +219,7 @@ push_at_terminal() {
     {
         asked 'Username: ' && printf 'demo\n'
         asked 'Password: ' && printf '%s\n' "$password"
-        # The end of its input would be typed as Ctrl-D.
+        # Keeps stdin open until the push ends: script(1) would pass its end on as Ctrl-D.
         until_true 60 "the push" grep -Eq "@sha256:|error:" "$log"
     } | script -qefc "docker regpush $image" "$log"
 }

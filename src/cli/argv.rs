@@ -1,4 +1,4 @@
-//! From argv, as docker passes it or as typed without docker, to a command.
+//! Parses argv, as docker passes it or as typed without docker, into a command.
 
 use std::ffi::OsString;
 
@@ -13,7 +13,7 @@ use crate::cli::{
 };
 use crate::plugin::NAME;
 
-/// A call, sorted.
+/// A parsed call of the program.
 #[derive(Debug)]
 pub struct Call {
     pub docker: DockerOptions,
@@ -54,24 +54,24 @@ enum Rest {
     Words(Vec<OsString>),
 }
 
-/// Reads argv, as docker passes it or as typed without docker.
+/// Parses argv, as docker passes it or as typed without docker.
 ///
 /// # Errors
-/// clap's: a usage error, or the help or version that was asked for.
+/// The error from clap: a usage error, or the help or version that was requested.
 pub fn parse(args: &[OsString]) -> Result<Call, clap::Error> {
     if let Ok(FromDocker { docker, help, version, rest: Rest::Words(words) }) =
         FromDocker::try_parse_from(args)
     {
         match words.split_first() {
             Some((name, _)) if name == NAME && help => return parse_plugin(docker, &["--help".into()]),
-            // `docker -v regpush` asks the plugin.
+            // docker passes `docker -v regpush` on to the plugin.
             Some((name, _)) if name == NAME && version => return parse_plugin(docker, &["--version".into()]),
             Some((name, rest)) if name == NAME => return parse_plugin(docker, rest),
-            // `docker help regpush hook`; a plugin must leave with 0 here.
+            // `docker help regpush hook`; a plugin must exit with 0 here.
             Some((word, rest)) if word == "help" => {
                 return parse_help(docker, rest.strip_prefix(&[OsString::from(NAME)]).unwrap_or(rest));
             }
-            // Without docker, but with its options before: clap would take the word for an image.
+            // Without docker, but with its options before a subcommand, which clap would parse as an image.
             Some((word, _)) if PluginCommand::command().find_subcommand(word).is_some() => {
                 return parse_plugin(docker, &words);
             }
@@ -93,14 +93,14 @@ fn parse_plugin(docker: DockerOptions, rest: &[OsString]) -> Result<Call, clap::
     checked(docker, command.push, command.subcommand, PluginCommand::command())
 }
 
-/// The words, and what variables say beside them.
+/// Parses the words, together with the `REGPUSH_*` variables.
 fn parse_words<C: CommandFactory + FromArgMatches>(words: &[OsString]) -> Result<C, clap::Error> {
     let mut command = with_plain_help(with_variables(with_boolean_flags(C::command()), words));
     let matches = command.try_get_matches_from_mut(words)?;
     C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
-/// Replaces the error for a docker option after `regpush`: the message says where the option belongs.
+/// Replaces the error for a docker option after `regpush` by one that says where the option belongs.
 fn misplaced(error: clap::Error) -> clap::Error {
     let option = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(option)) if error.kind() == ErrorKind::UnknownArgument => option.clone(),
@@ -114,7 +114,7 @@ fn misplaced(error: clap::Error) -> clap::Error {
     PluginCommand::command().error(ErrorKind::UnknownArgument, reason)
 }
 
-/// The help of a command, or of all where there is none of that name.
+/// Returns the help of a subcommand, or the general help if there is no subcommand of that name.
 fn parse_help(docker: DockerOptions, of: &[OsString]) -> Result<Call, clap::Error> {
     let has_own = of.first().is_some_and(|word| PluginCommand::command().find_subcommand(word).is_some());
     let command = of.iter().take(usize::from(has_own)).cloned();
@@ -189,7 +189,7 @@ mod tests {
         assert!(parse_words("x --tls=yes regpush app").is_err());
         let call = parse_words("x --tlscert= --config= regpush app").unwrap();
         assert_eq!((call.docker.tlscert, call.docker.config), (Some("".into()), Some("".into())));
-        // As for docker, the last counts.
+        // As in docker, the last one counts.
         let call = parse_words("x -c one -c two regpush -q -q --format json --format ref app").unwrap();
         assert_eq!(call.docker.context.as_deref(), Some("two"));
 

@@ -1,4 +1,4 @@
-//! REGPUSH_*: options of a push as environment variables.
+//! `REGPUSH_*`: the options of a push as environment variables.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,9 +8,9 @@ use clap::{Arg, ArgAction, Args, Command, Id};
 
 use crate::cli::{PushOptions, go_bool};
 
-/// Every long option of a push is a variable too: `REGPUSH_PROGRESS=plain`, `REGPUSH_DRY_RUN=1`, several values
-/// with commas between them. The command line wins, also where it says the contrary by another option. An
-/// empty variable is none.
+/// Lets a variable set each long option of a push: `REGPUSH_PROGRESS=plain`, `REGPUSH_DRY_RUN=1`; several values
+/// are separated by commas. The command line overrides variables, also with another option that contradicts them.
+/// An empty variable counts as unset.
 ///
 /// * `words`: the command line.
 pub fn with_variables(command: Command, words: &[OsString]) -> Command {
@@ -46,7 +46,7 @@ pub fn with_variables(command: Command, words: &[OsString]) -> Command {
     })
 }
 
-/// Options that variables say something of.
+/// Returns the options that variables set, with the names of these variables.
 fn set() -> Vec<(Id, String)> {
     let push = PushOptions::augment_args(Command::new("push"));
     let of = |arg: &Arg| {
@@ -58,12 +58,12 @@ fn set() -> Vec<(Id, String)> {
     push.get_arguments().filter_map(of).collect()
 }
 
-/// The variables themselves, for messages.
+/// Returns the names of the variables that are set, for messages.
 pub fn variables_set() -> Vec<String> {
     set().into_iter().map(|(_, name)| name).collect()
 }
 
-/// `--dry-run=false`, as docker's own flags may be turned off: against a variable.
+/// Lets flags have a value, as in docker: `--dry-run=false` overrides a variable.
 pub fn with_boolean_flags(command: Command) -> Command {
     command.mut_args(|arg| match is_flag(&arg) {
         true => arg
@@ -82,7 +82,7 @@ fn is_flag(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::SetTrue)
 }
 
-/// The variable of an option, if it has one.
+/// Returns the variable of an option, if it has one.
 pub fn variable(arg: &Arg) -> Option<String> {
     let long = arg.get_long().filter(|_| !arg.is_hide_set())?;
     Some(format!("REGPUSH_{}", long.to_uppercase().replace('-', "_")))

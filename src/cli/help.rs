@@ -1,4 +1,4 @@
-//! Help in the style of docker.
+//! Prints help in docker's style.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 
 use crate::cli::env::variables_set;
 
-/// docker's help says in an option's one line what it takes.
+/// Hides default and possible values, because in docker's style the one line of an option names them.
 pub fn with_plain_help(command: Command) -> Command {
     command
         .mut_args(|arg| match arg.get_action().takes_values() {
@@ -17,7 +17,7 @@ pub fn with_plain_help(command: Command) -> Command {
         .mut_subcommands(with_plain_help)
 }
 
-/// Prints what clap has to say; help as docker's own looks.
+/// Prints the message of clap; help is printed in docker's style.
 ///
 /// # Errors
 /// stdout or stderr is closed.
@@ -34,7 +34,7 @@ pub fn print(error: &clap::Error) -> io::Result<()> {
     io::stdout().write_all(text.split_inclusive('\n').map(in_dockers_style).collect::<String>().as_bytes())
 }
 
-/// `--progress string` rather than `--progress <string>`; what follows stays in its column.
+/// Replaces `--progress <string>` by `--progress string`, and keeps the text after it in its column.
 fn in_dockers_style(line: &str) -> String {
     if !line.trim_start().starts_with('-') {
         return line.to_owned();

@@ -1,4 +1,4 @@
-//! What may be typed.
+//! Defines the options and subcommands, and parses argv and variables into them.
 
 pub mod argv;
 pub mod env;
@@ -52,11 +52,11 @@ pub struct DockerOptions {
     pub tlsverify: Option<bool>,
 }
 
-/// What docker takes for a level, and `warning`, which it takes too.
+/// Log levels that docker accepts.
 pub const LOG_LEVELS: [&str; 8] = ["debug", "info", "warn", "warning", "error", "fatal", "panic", "trace"];
 
 impl DockerOptions {
-    /// The level as docker reads it: in any case.
+    /// Returns the level in lower case, since docker ignores case.
     pub fn log_level(&self) -> Option<String> {
         self.log_level.as_ref().map(|level| level.to_lowercase())
     }
@@ -65,7 +65,7 @@ impl DockerOptions {
         self.debug || self.log_level().is_some_and(|level| level == "debug" || level == "trace")
     }
 
-    /// All spellings of the options, `-c` and `--context` each.
+    /// Returns all spellings of the options, such as `-c` and `--context`.
     pub fn spellings() -> Vec<String> {
         let command = Self::augment_args(clap::Command::new("docker"));
         let of = |arg: &clap::Arg| {
@@ -75,7 +75,7 @@ impl DockerOptions {
         command.get_arguments().flat_map(of).flatten().collect()
     }
 
-    /// Those that choose an engine, for a docker that is to reach it for us.
+    /// Returns the options that select an engine, for a docker command that connects to it.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
         let paths = [
@@ -214,10 +214,10 @@ pub struct LsOptions {
     pub format: ListFormat,
 }
 
-/// A boolean as docker's flags and settings take it: Go's `strconv.ParseBool`.
+/// Parses a boolean as docker's flags and settings do: Go's `strconv.ParseBool`.
 ///
 /// # Errors
-/// Anything else, `yes` and `on` among it.
+/// Anything else, including `yes` and `on`.
 pub fn go_bool(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -226,18 +226,18 @@ pub fn go_bool(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// For docker an empty path is none.
+/// Accepts an empty path too, which docker treats as unset.
 fn any_path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
-/// `90s`, `1m30s`, `2h`; no longer than a year, which is as good as for ever.
+/// Parses `90s`, `1m30s` or `2h`. More than a year becomes a year, which is long enough for any timeout.
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
     humantime::parse_duration(text).map(|duration| duration.min(YEAR))
 }
 
-/// Basic authentication ends a user name at the first colon (RFC 7617, 2).
+/// Rejects a colon, because it ends the user name in basic authentication (RFC 7617, 2).
 fn username(typed: &str) -> Result<String, &'static str> {
     match typed {
         "" => Err("a user name is needed"),
@@ -369,7 +369,7 @@ pub struct StandaloneCommand {
 
 const ABOUT: &str = "Push local images to their registries, and see that they are there";
 
-/// docker's own order; what its help does not have, such as a list of arguments, is left out.
+/// The order of docker's help. Parts that docker's help does not have, such as a list of arguments, are left out.
 const HELP: &str = "\
 Usage:  {usage}
 
@@ -381,7 +381,7 @@ Commands:
 Options:
 {options}{after-help}";
 
-/// Options of two kinds have headings already.
+/// `{all-args}` includes the headings for the two kinds of options.
 const HELP_WITH_DOCKERS: &str = "\
 Usage:  {usage}
 
