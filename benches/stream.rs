@@ -1,5 +1,4 @@
-//! Measures how fast the lines of an engine are processed: `cargo bench`. benches/compare.sh measures whole
-//! commands.
+//! Measures how fast lines of an engine are processed: `cargo bench`. benches/compare.sh measures whole commands.
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};

@@ -112,7 +112,7 @@ async fn cancelled() -> u8 {
             process::exit(status.into());
         });
     });
-    // Waits until every signal is caught, so that no prompt starts before.
+    // Waits until every signal is caught, before any prompt can start.
     let _ = is_ready.recv();
     match told.await {
         Ok(status) => status,
@@ -134,7 +134,7 @@ impl Signals {
     }
 }
 
-/// Windows has only Ctrl-C.
+/// On Windows, only Ctrl-C is handled.
 #[cfg(windows)]
 struct Signals(tokio::signal::windows::CtrlC);
 

@@ -9,8 +9,8 @@ use std::io::{self, Write};
 const METADATA: &str = include_str!("../plugin-metadata/metadata.json");
 pub const NAME: &str = "regpush";
 
-/// Returns whether docker requests the metadata: with exactly this argument, before each run and for each `docker
-/// --help`.
+/// Returns whether docker requests the metadata. It uses exactly this argument, before each run of the plugin and
+/// for each `docker --help`.
 pub fn wants_metadata(args: &[OsString]) -> bool {
     matches!(args, [_, word] if word == "docker-cli-plugin-metadata")
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use crate::error::Error;
 use crate::text::sanitize;
 
-/// Prints a line on stderr. Ignores errors, since they could only be reported there.
+/// Prints a line on stderr. Ignores errors, since there is no other place to report them.
 pub fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }

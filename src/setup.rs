@@ -78,7 +78,7 @@ pub async fn registry(
     Ok(Registry::connect(domain, access).await?)
 }
 
-/// Returns the choice of an engine that docker's options and variables make.
+/// Returns which engine docker's options and variables select.
 pub fn choice(docker: &DockerOptions) -> Choice {
     let choice = Choice {
         host: docker.hosts.first().cloned(),

@@ -172,7 +172,7 @@ impl Call<'_> {
         }
     }
 
-    /// Shows a registry token to the registry itself, since engines do not check these.
+    /// Asks the registry directly, since engines do not check registry tokens.
     async fn show_to_registry(&self, answer: &Answer, engine: &mut Engine) -> Result<(), Error> {
         let (credentials, login) = (answer.credentials.clone(), answer.login.clone());
         let registry = registry(self.docker, Some(engine), &self.domain, credentials, login).await?;

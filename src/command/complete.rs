@@ -36,9 +36,9 @@ const TIMEOUT: Duration = Duration::from_millis(200);
 
 /// cobra's `ShellCompDirective`: the shell may also offer file names.
 const FILES: u8 = 0;
-/// The shell offers nothing else.
+/// The shell must not offer file names.
 const NO_FILES: u8 = 4;
-/// The shell offers directories.
+/// The shell may also offer directories.
 const DIRECTORIES: u8 = 16;
 
 /// A command line up to the word at the cursor, which may be empty.
@@ -70,7 +70,7 @@ impl Request {
         })
     }
 
-    /// Writes the candidates and the directive. Other failures are silent, since a shell has no place for messages.
+    /// Writes the candidates and the directive. Other failures are silent, since a shell cannot show messages.
     ///
     /// # Errors
     /// stdout is closed or full.
