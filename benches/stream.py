@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""An engine whose push is nothing but progress: `stream.py SOCKET OBJECTS`.
+"""A fake engine whose push sends only progress: `stream.py SOCKET OBJECTS`.
 
-What no real engine can be made to do on demand: as many progress objects as are wanted, as fast as the client reads.
-They have the form of docker 28's classic store: 20 layers that move on by turns, then the digest."""
+Unlike a real engine, it sends any number of progress objects, as fast as the client reads. They have the form of
+docker 28's classic store: 20 layers that advance in turn, then the digest."""
 
 import http.server
 import json

@@ -189,8 +189,7 @@ impl Signals {
     }
 }
 
-/// Returns whether SIGHUP is ignored, as `nohup` sets it. Only Linux reports this (proc(5), `SigIgn`, the lowest
-/// bit).
+/// Returns whether SIGHUP is ignored, as under `nohup`. Only Linux reports this (proc(5), `SigIgn`, the lowest bit).
 #[cfg(unix)]
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -5,7 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 
-/// The metadata of this plugin, which docker requests.
+/// The metadata that docker requests; the file is its only source.
 const METADATA: &str = include_str!("../plugin-metadata/metadata.json");
 pub const NAME: &str = "regpush";
 

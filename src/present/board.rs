@@ -82,7 +82,7 @@ impl Board {
         }
     }
 
-    /// Updates the rates of the images under way.
+    /// Updates the time, and the rates of the images under way.
     pub fn measure(&mut self, now: Instant) {
         self.now = now;
         for row in self.rows.iter_mut().filter(|row| row.is_under_way()) {
@@ -150,7 +150,7 @@ impl Board {
         parts.join("  ")
     }
 
-    /// Returns `3 of 7 layers`, or the time since the phase began if no layer is known.
+    /// Returns the wait before a retry, `3 of 7 layers`, or the time since the phase began if no layer is known.
     pub fn stage(&self, row: &Row) -> String {
         if let Some(retry) = self.retry(row) {
             return retry;

@@ -89,8 +89,8 @@ impl Results<'_> {
         self.ended[at] = Some(ended);
     }
 
-    /// Writes the results up to the first unfinished image. Does nothing during a prompt, and clears redrawn lines
-    /// first, since stdout may be the same terminal, also through `tee`.
+    /// Writes the results, in the order asked, up to the first unfinished image. Does nothing during a prompt, and
+    /// clears redrawn lines first, since stdout may be the same terminal, also through `tee`.
     pub fn write_out(&mut self, reporter: &Reporter) {
         let is_next_known = self.ended.get(self.told).is_some_and(Option::is_some);
         if !is_next_known || reporter.is_held() {
@@ -111,7 +111,7 @@ impl Results<'_> {
         }
     }
 
-    /// Reports that a result could not be written although the pushes succeeded.
+    /// Reports that a result could not be written. Sets the exit status unless a failed push has set it.
     pub fn fail_to_write(&mut self, error: &Error, reporter: &Reporter) {
         reporter.say(Level::Notice, &worded(error));
         if self.status == 0 {
