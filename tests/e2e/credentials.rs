@@ -418,7 +418,7 @@ fn shown(cli: &Engine, case: &Case, words: &[&str]) -> (Option<Value>, String) {
 }
 
 #[test]
-fn the_same_credentials_as_docker_or_the_table_says_why() {
+fn sends_dockers_credentials_except_where_the_table_explains() {
     let cli = engine("docker-28-classic");
     let cases = cases();
     let same = cases.iter().filter(|case| matches!(case.sent, Sent::Same(_))).count();

@@ -44,7 +44,7 @@ fn push_by_context(engine: &Engine, home: &Home, context: &str, endpoint: &str, 
 }
 
 #[test]
-fn contexts_with_sockets_and_ports_push() {
+fn pushes_through_contexts_with_sockets_and_ports() {
     for engine in crate::support::engines() {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("contexts/app:1"), SMALL);
@@ -128,7 +128,7 @@ impl TlsEngine {
 }
 
 #[test]
-fn a_tls_engine_takes_the_right_certificates_and_each_wrong_one_has_its_sentence() {
+fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     let (home, registry) = (Home::new(), Registry::open());
     let (authority, stranger) = (Authority::new(), Authority::new());
     let server = authority.sign("server", &["localhost", "engine.test"], false);
@@ -283,7 +283,7 @@ fn a_tls_engine_takes_the_right_certificates_and_each_wrong_one_has_its_sentence
 
 /// The CLI, in Go, takes an engine's certificate that is its own CA; rustls would not.
 #[test]
-fn an_engine_with_a_certificate_that_signed_itself_is_known_by_it() {
+fn trusts_a_self_signed_engine_certificate_given_as_ca() {
     let home = Home::new();
     let authority = Authority::new();
     let (certificate, key) = self_signed();
@@ -406,7 +406,7 @@ impl Drop for Sshd {
 }
 
 #[test]
-fn an_engine_behind_ssh_is_reached_with_one_login_and_each_failure_has_its_sentence() {
+fn reaches_an_engine_over_ssh_with_one_login_and_explains_each_failure() {
     let (home, registry) = (Home::new(), Registry::open());
     let engine = engine("docker-28-classic");
     let image = engine.image(&home, &registry.name("ssh/app:1"), SMALL);
@@ -460,7 +460,7 @@ fn an_engine_behind_ssh_is_reached_with_one_login_and_each_failure_has_its_sente
 }
 
 #[test]
-fn docker_itself_can_be_the_way() {
+fn pushes_through_docker_dial_stdio() {
     let (home, registry) = (Home::new(), Registry::open());
     let engine = engine("docker-28-containerd");
     let image = engine.image(&home, &registry.name("dial/app:1"), SMALL);
@@ -526,7 +526,7 @@ type Case = (Vec<String>, Vec<(&'static str, String)>, Option<&'static str>);
 
 /// The real CLI shows its choice by what it connects to.
 #[test]
-fn the_choice_of_the_engine_is_the_cli_s() {
+fn chooses_the_engine_that_the_cli_chooses() {
     let (home, doors) = (Home::new(), Doors::default());
     let docker = engine("docker-28-classic");
     let door = |name: &'static str| doors.socket(name, &home.path(name));
@@ -617,7 +617,7 @@ fn the_choice_of_the_engine_is_the_cli_s() {
 
 /// A socket in a folder that only root may enter, as some distributions have it.
 #[test]
-fn who_may_not_open_the_socket_is_told_so() {
+fn reports_a_socket_that_the_user_may_not_open() {
     let engine = engine("docker-20.10");
     let home = Home::new();
     // A user without rights needs a copy that he can reach.

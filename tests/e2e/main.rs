@@ -69,7 +69,7 @@ fn docker_lists_the_plugin_and_asks_it_for_help() {
 }
 
 #[test]
-fn an_open_registry_serves_the_digest_that_was_printed() {
+fn open_registry_serves_the_printed_digest() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("open/app:1"), SMALL);
@@ -97,7 +97,7 @@ fn an_open_registry_serves_the_digest_that_was_printed() {
 }
 
 #[test]
-fn stored_logins_just_work() {
+fn pushes_with_stored_credentials() {
     on_each_engine(|engine| {
         let registry = Registry::with_users(&[("alice", PASSWORD)]);
         let host = registry.name("").trim_end_matches('/').to_owned();
@@ -169,7 +169,7 @@ fn one_wrong_password_at_the_terminal_is_one_failed_login() {
 }
 
 #[test]
-fn odd_passwords_reach_the_registry_as_they_are() {
+fn odd_passwords_reach_the_registry_unchanged() {
     let users = [
         ("tilde", "~?>~?>~?>"),
         ("spaces", "  both ends  "),
@@ -206,7 +206,7 @@ fn odd_passwords_reach_the_registry_as_they_are() {
 }
 
 #[test]
-fn without_a_terminal_a_refusal_is_quick_and_says_what_helps() {
+fn refusal_without_a_terminal_is_quick_and_names_remedies() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::with_users(&[("alice", PASSWORD)]));
         let host = registry.name("").trim_end_matches('/').to_owned();
@@ -239,7 +239,7 @@ fn without_a_terminal_a_refusal_is_quick_and_says_what_helps() {
 }
 
 #[test]
-fn an_image_that_is_not_there_is_5_with_near_names() {
+fn missing_image_exits_5_and_suggests_names() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("near/application:1"), SMALL);
@@ -251,7 +251,7 @@ fn an_image_that_is_not_there_is_5_with_near_names() {
 }
 
 #[test]
-fn all_tags_of_a_repository_are_pushed() {
+fn pushes_all_tags_of_a_repository() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("all/app:1"), SMALL);
@@ -299,7 +299,7 @@ fn ctrl_c_in_mid_push_stops_the_engine() {
 }
 
 #[test]
-fn a_password_is_in_no_argv_and_no_environment_while_a_push_runs() {
+fn password_is_in_no_argv_or_environment_during_a_push() {
     let engine = engine("docker-28-containerd");
     let (home, registry) = (Home::new(), Registry::with_users(&[("alice", PASSWORD)]));
     let line = SlowLine::to(&registry, 1_000_000);
@@ -337,7 +337,7 @@ fn a_password_is_in_no_argv_and_no_environment_while_a_push_runs() {
 }
 
 #[test]
-fn the_script_installs_and_uninstalls() {
+fn install_script_installs_and_uninstalls() {
     let home = Home::new();
     let directory = home.path(".docker/cli-plugins");
     fs::remove_file(directory.join("docker-regpush")).unwrap();

@@ -38,7 +38,7 @@ fn bash(engine: &Engine, home: &Home) -> Terminal {
 }
 
 #[test]
-fn a_real_bash_completes_images_and_options() {
+fn bash_completes_images_and_options() {
     let (home, registry) = (Home::new(), Registry::open());
     let engine = engine("docker-28-containerd");
     let image = engine.image(&home, &registry.name("complete/app:1"), SMALL);
@@ -66,7 +66,7 @@ fn a_real_bash_completes_images_and_options() {
 
 /// zsh and fish speak the same protocol, by docker's own scripts.
 #[test]
-fn docker_passes_completion_on() {
+fn docker_forwards_completion_requests() {
     for engine in engines().into_iter().filter(|engine| engine.name != "docker-20.10") {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("protocol/app:1"), SMALL);
@@ -84,7 +84,7 @@ fn docker_passes_completion_on() {
 }
 
 #[test]
-fn a_failed_docker_push_ends_with_our_hint() {
+fn failed_docker_push_prints_our_hint() {
     // The first docker with hooks is 26.1.
     for name in ["docker-26", "docker-28-classic", "docker-28-containerd"] {
         let engine = engine(name);
@@ -136,7 +136,7 @@ fn a_failed_docker_push_ends_with_our_hint() {
 
 /// Its owner may write the file, but could not give a new one to the group.
 #[test]
-fn a_config_keeps_its_owner_and_group() {
+fn config_keeps_its_owner_and_group() {
     let home = Home::new();
     let program = home.path("docker-regpush");
     fs::copy(env!("CARGO_BIN_EXE_docker-regpush"), &program).unwrap();
@@ -172,7 +172,7 @@ fn plugin_of(image: &str) -> Option<Pid> {
 
 /// By SIGTERM to docker, whose stdout is no terminal, and by docker being killed.
 #[test]
-fn who_stops_docker_stops_the_push() {
+fn stopping_docker_stops_the_push() {
     for engine in engines() {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             let (home, registry) = (Home::new(), Registry::open());
@@ -223,7 +223,7 @@ fn trace(home: &Home, engine: &Engine, arguments: &[&str]) -> String {
 
 /// docker asks before every call of it, and a shell for each word.
 #[test]
-fn nothing_is_started_or_read_for_what_needs_none_of_it() {
+fn help_and_completion_start_nothing_and_read_no_config() {
     let (home, engine) = (Home::new(), engine("docker-28-classic"));
     home.config(&serde_json::json!({}));
     let questions: [&[&str]; 4] = [

@@ -179,7 +179,7 @@ fn json(run: &Run) -> Value {
 }
 
 #[test]
-fn a_registry_with_tokens_tells_who_may_push() {
+fn token_registry_decides_who_may_push() {
     for engine in with_tokens() {
         println!("engine {}", engine.name);
         let server = TokenServer::start();
@@ -247,7 +247,7 @@ fn a_registry_with_tokens_tells_who_may_push() {
 }
 
 #[test]
-fn a_token_that_expires_in_mid_push_is_renewed_without_asking() {
+fn renews_a_token_that_expires_in_mid_push_without_prompting() {
     for engine in with_tokens() {
         println!("engine {}", engine.name);
         let server = TokenServer::start();
@@ -353,7 +353,7 @@ impl Drop for TrustedHost {
 }
 
 #[test]
-fn a_registry_with_a_ca_of_its_own_is_trusted_by_certs_d() {
+fn certs_d_makes_a_registry_ca_trusted() {
     let certificates = Certificates::new();
     for engine in engines() {
         println!("engine {}", engine.name);
@@ -399,7 +399,7 @@ fn a_registry_with_a_ca_of_its_own_is_trusted_by_certs_d() {
 }
 
 #[test]
-fn a_ca_in_certs_d_is_enough_and_a_wrong_name_is_called_that() {
+fn certs_d_needs_no_system_ca_and_a_wrong_host_name_is_reported() {
     let engine = engine("docker-28-classic");
     let (home, certificates) = (Home::new(), Certificates::new());
     let list = |registry: &Registry, variables: &[(&str, &str)]| {
@@ -422,7 +422,7 @@ fn a_ca_in_certs_d_is_enough_and_a_wrong_name_is_called_that() {
 }
 
 #[test]
-fn a_client_certificate_comes_from_certs_d_too() {
+fn reads_client_certificates_from_certs_d() {
     let certificates = Certificates::new();
     for engine in engines() {
         println!("engine {}", engine.name);
@@ -450,7 +450,7 @@ fn a_client_certificate_comes_from_certs_d_too() {
 }
 
 #[test]
-fn local_images_tell_what_was_pushed_where_the_engine_knows() {
+fn ls_shows_what_was_pushed_if_the_engine_knows() {
     for engine in engines() {
         println!("engine {}", engine.name);
         let (home, registry) = (Home::new(), Registry::open());
@@ -480,7 +480,7 @@ fn local_images_tell_what_was_pushed_where_the_engine_knows() {
 }
 
 #[test]
-fn auth_asks_the_registry_through_each_engine() {
+fn auth_checks_credentials_through_each_engine() {
     for engine in engines() {
         println!("engine {}", engine.name);
         let (home, registry) = (Home::new(), Registry::with_users(&[("alice", PASSWORD)]));

@@ -27,7 +27,7 @@ fn log_in(engine: &Engine, home: &Home, words: &[&str], host: &str) -> Run {
 const OURS: [&str; 3] = ["regpush", "auth", "--login"];
 
 #[test]
-fn what_is_kept_is_what_docker_login_keeps() {
+fn saves_what_docker_login_saves() {
     let engine = docker_28();
     let registry = Registry::with_users(&[("alice", PASSWORD)]);
     let host = registry.host();
@@ -63,7 +63,7 @@ fn what_is_kept_is_what_docker_login_keeps() {
 }
 
 #[test]
-fn docker_finds_what_we_keep_and_we_what_docker_keeps() {
+fn docker_and_plugin_read_each_others_credentials() {
     let engine = docker_28();
     let registry = Registry::with_users(&[("alice", PASSWORD)]);
     let host = registry.host();
@@ -93,7 +93,7 @@ fn docker_finds_what_we_keep_and_we_what_docker_keeps() {
 
 /// As a config.json that is mounted into a container: no other file can take its place.
 #[test]
-fn a_file_that_is_mounted_by_itself_is_written_where_it_is() {
+fn writes_a_bind_mounted_config_in_place() {
     let engine = docker_28();
     let registry = Registry::with_users(&[("alice", PASSWORD)]);
     let home = Home::new();
@@ -124,7 +124,7 @@ const TRACED: &str = "hunter2-of-the-trace";
 
 /// The system calls of docker and the plugin, and all of /proc, while somebody logs in and a push goes on.
 #[test]
-fn a_typed_password_goes_to_engine_registry_and_helper_and_nowhere_else() {
+fn typed_password_reaches_only_engine_registry_and_helper() {
     let engine = docker_28();
     let registry = Registry::with_users(&[("alice", TRACED)]);
     let (home, line) = (Home::new(), SlowLine::to(&registry, 1_000_000));

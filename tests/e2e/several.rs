@@ -38,7 +38,7 @@ fn pushed_names(stdout: &str) -> Vec<&str> {
 }
 
 #[test]
-fn two_images_go_to_two_registries_with_one_question() {
+fn pushes_two_images_to_two_registries_with_one_prompt() {
     on_each_engine(|engine| {
         let (home, open) = (Home::new(), Registry::open());
         let locked = Registry::with_users(&[("alice", PASSWORD)]);
@@ -72,7 +72,7 @@ fn two_images_go_to_two_registries_with_one_question() {
 }
 
 #[test]
-fn one_of_four_fails_and_the_others_are_pushed() {
+fn one_failure_of_four_does_not_stop_the_others() {
     on_each_engine(|engine| {
         let (home, open, other) = (Home::new(), Registry::open(), Registry::open());
         let images = two(engine, &home);
@@ -99,7 +99,7 @@ fn one_of_four_fails_and_the_others_are_pushed() {
 
 /// By Ctrl-C, which a terminal tells all of them, and by `kill`, which docker tells us; its CLI 20.10 does not.
 #[test]
-fn who_stops_it_in_the_middle_leaves_no_name() {
+fn interrupted_push_leaves_no_tag() {
     on_each_engine(|engine| {
         let signals = [Signal::SIGINT, Signal::SIGTERM];
         for signal in &signals[..if engine.name == "docker-20.10" { 1 } else { 2 }] {
@@ -130,7 +130,7 @@ fn who_stops_it_in_the_middle_leaves_no_name() {
 
 /// An image that has no name is not lost with the one that it had for the push.
 #[test]
-fn an_image_without_a_name_is_still_there_afterwards() {
+fn unnamed_image_survives_its_push() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("was/here:1"), SMALL);
@@ -158,7 +158,7 @@ fn an_image_without_a_name_is_still_there_afterwards() {
 }
 
 #[test]
-fn twelve_tags_are_twelve_lines() {
+fn twelve_tags_print_twelve_lines() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let images: Vec<Image<'_>> = (1..=12)
@@ -182,7 +182,7 @@ fn twelve_tags_are_twelve_lines() {
 
 /// As a script uses it.
 #[test]
-fn stdout_is_the_references_and_a_reader_may_go() {
+fn stdout_has_only_references_and_may_be_closed() {
     let engine = engine("docker-28-containerd");
     let (home, registry) = (Home::new(), Registry::open());
     let images = two(&engine, &home);
@@ -283,7 +283,7 @@ fn architectures(registry: &Registry, repository: &str) -> Vec<String> {
 }
 
 #[test]
-fn of_an_image_for_several_platforms_the_registry_holds_what_was_announced() {
+fn registry_holds_the_announced_platforms() {
     let engine = engine("docker-28-containerd");
     let (home, registry) = (Home::new(), Registry::open());
     let push = |options: &[&str], name: &str| {
@@ -333,7 +333,7 @@ fn of_an_image_for_several_platforms_the_registry_holds_what_was_announced() {
 }
 
 #[test]
-fn an_engine_that_knows_no_platforms_says_so() {
+fn explains_engines_without_platform_support() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("one/app:1"), SMALL);
@@ -355,7 +355,7 @@ fn an_engine_that_knows_no_platforms_says_so() {
 
 /// Two registries with a password each: a question for each, however many images go there.
 #[test]
-fn each_registry_has_a_question_of_its_own() {
+fn prompts_separately_for_each_registry() {
     let engine = engine("docker-28-classic");
     let home = Home::new();
     let registries = [(); 2].map(|()| Registry::with_users(&[("alice", PASSWORD)]));

@@ -15,7 +15,7 @@ fn push(engine: &Engine, home: &Home, options: &[&str], image: &str) -> (Run, Va
 }
 
 #[test]
-fn the_same_image_is_unchanged_and_another_is_treated_as_asked() {
+fn same_image_is_unchanged_and_if_exists_decides_about_another() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let proxy = Proxy::to(&registry);
@@ -43,7 +43,7 @@ fn the_same_image_is_unchanged_and_another_is_treated_as_asked() {
 
 /// Two classic engines make different manifests of one image, and neither knows what the other has pushed.
 #[test]
-fn the_same_image_from_another_engine_is_unchanged() {
+fn same_image_from_another_engine_is_unchanged() {
     let (one, other) = (engine("docker-20.10"), engine("docker-28-classic"));
     let (home, registry) = (Home::new(), Registry::open());
     let image = one.image(&home, &registry.name("wishes/two:1"), SMALL);
@@ -56,7 +56,7 @@ fn the_same_image_from_another_engine_is_unchanged() {
 }
 
 #[test]
-fn an_immutable_tag_is_no_trouble_for_the_same_image() {
+fn immutable_tag_accepts_the_same_image() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let proxy = Proxy::to(&registry);
@@ -77,7 +77,7 @@ fn an_immutable_tag_is_no_trouble_for_the_same_image() {
 }
 
 #[test]
-fn a_dry_run_says_whether_it_may_and_leaves_nothing_behind() {
+fn dry_run_checks_write_permission_and_leaves_nothing_behind() {
     on_each_engine(|engine| {
         let registry = Registry::with_users(&[("alice", PASSWORD)]);
         let image_home = Home::new();

@@ -20,7 +20,7 @@ fn stored(entry: &Value) -> String {
 }
 
 #[test]
-fn it_tells_whose_login_it_is_and_what_the_registry_says() {
+fn reports_source_user_kind_and_acceptance_of_credentials() {
     let file = stored(&json!({"auth": BOB}));
     let token = stored(&json!({"auth": "Ym9iOg==", "identitytoken": "idtok"}));
     let refused = r#"{"message":"Get \"http://localhost:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"}"#;
@@ -93,7 +93,7 @@ fn it_tells_whose_login_it_is_and_what_the_registry_says() {
 }
 
 #[test]
-fn no_login_is_status_3_and_nobody_is_asked() {
+fn exits_3_without_credentials_and_without_an_engine() {
     let table = [
         ("{}", "no login for localhost:5000: there are no credentials for it", "docker login localhost:5000"),
         (
@@ -117,7 +117,7 @@ fn no_login_is_status_3_and_nobody_is_asked() {
 }
 
 #[test]
-fn a_login_can_be_tried_without_being_kept() {
+fn checks_given_credentials_without_saving_them() {
     let env = TestEnv::new();
     let engine = FakeEngine::start().on(AUTH, Reply::json(200, "{}"));
     let mut command = env.command(&engine);
@@ -131,7 +131,7 @@ fn a_login_can_be_tried_without_being_kept() {
 }
 
 #[test]
-fn a_login_is_typed_checked_and_kept() {
+fn saves_typed_credentials_after_checking_them() {
     let env = TestEnv::new();
     let engine = FakeEngine::start().on(AUTH, Reply::json(500, WRONG)).on(AUTH, Reply::json(200, "{}"));
     let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "auth", "--login", "localhost:5000"]);
@@ -180,7 +180,7 @@ fn a_login_is_typed_checked_and_kept() {
 }
 
 #[test]
-fn what_cannot_be_asked_is_said() {
+fn explains_why_auth_cannot_check() {
     let env = TestEnv::new();
     let table: [(&[&str], i32, &str, &str); 7] = [
         (&["localhost:99999"], 125, "`localhost:99999` is no registry", ""),
@@ -217,7 +217,7 @@ fn what_cannot_be_asked_is_said() {
 
 /// An engine leaves a registry token out of `/auth`, so the registry is asked itself.
 #[test]
-fn a_registry_token_is_shown_to_the_registry() {
+fn checks_a_registry_token_at_the_registry_itself() {
     for (status, accepted) in [(200, 0), (401, 3)] {
         let registry = FakeEngine::at_tcp()
             .on("GET /v2/", challenge("Bearer realm=\"http://127.0.0.1:0/token\",service=\"x\""))
@@ -243,7 +243,7 @@ fn challenge(text: &str) -> Reply {
 }
 
 #[test]
-fn all_that_docker_holds_is_listed_and_nobody_is_told() {
+fn lists_stored_credentials_without_an_engine() {
     let config = json!({
         "auths": {
             "localhost:5000": {"auth": BOB},
@@ -297,7 +297,7 @@ fn all_that_docker_holds_is_listed_and_nobody_is_told() {
 }
 
 #[test]
-fn an_engine_that_hangs_is_given_up_at_the_first_ctrl_c() {
+fn ctrl_c_ends_auth_while_the_engine_hangs() {
     let env = TestEnv::new().with_config(&stored(&json!({"auth": BOB})));
     let engine = FakeEngine::start().on(AUTH, Reply::json(200, "{").ending(End::Hang));
     let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "auth", "localhost:5000"]);

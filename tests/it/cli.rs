@@ -13,7 +13,7 @@ fn words(env: &TestEnv, words: &[&str]) -> Command {
 }
 
 #[test]
-fn the_handshake_is_one_object_and_nothing_else() {
+fn prints_plugin_metadata_as_one_json_object() {
     let run = run(&mut words(&TestEnv::new(), &["docker-cli-plugin-metadata"]));
     let metadata: Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!(metadata["SchemaVersion"], "0.1.0");
@@ -21,7 +21,7 @@ fn the_handshake_is_one_object_and_nothing_else() {
 }
 
 #[test]
-fn usage_errors_are_125_on_stderr_with_dockers_reason() {
+fn usage_errors_exit_125_with_dockers_reason_on_stderr() {
     let digest = format!("app@sha256:{}", "0".repeat(64));
     let table: [(&[&str], &str); 10] = [
         (&["regpush"], "the following required arguments were not provided"),
@@ -48,7 +48,7 @@ fn usage_errors_are_125_on_stderr_with_dockers_reason() {
 }
 
 #[test]
-fn a_password_has_an_end() {
+fn refuses_a_password_longer_than_64_kb() {
     let mut command = words(&TestEnv::new(), &["regpush", "-u", "me", "--password-stdin", "app"]);
     let run = run_with_stdin(&mut command, &[b'x'; (64 << 10) + 1]);
     assert_eq!(run.status, 125, "{run}");
@@ -70,7 +70,7 @@ fn help_and_version_go_to_stdout() {
 }
 
 #[test]
-fn without_an_engine_the_socket_and_who_chose_it_are_named() {
+fn unreachable_engine_error_names_socket_and_origin() {
     let env = TestEnv::new();
     let nowhere = env.path("nothing.sock");
     let url = format!("unix://{}", nowhere.display());
@@ -94,7 +94,7 @@ fn without_an_engine_the_socket_and_who_chose_it_are_named() {
 }
 
 #[test]
-fn a_reader_that_hangs_up_is_no_panic() {
+fn closed_stdout_does_not_panic() {
     let env = TestEnv::new();
     for arguments in ["regpush --help", "docker-cli-plugin-metadata"] {
         let (reader, writer) = std::io::pipe().unwrap();

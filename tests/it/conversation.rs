@@ -41,7 +41,7 @@ fn log_in(terminal: &mut Terminal, username: &str, password: &str) {
 }
 
 #[test]
-fn with_another_login_the_tries_begin_anew() {
+fn typed_credentials_restart_the_attempt_count() {
     let broken = || Reply::stream([refusal("write: connection reset by peer")]);
     let engine = FakeEngine::start()
         .on(PUSH, refused())
@@ -57,7 +57,7 @@ fn with_another_login_the_tries_begin_anew() {
 }
 
 #[test]
-fn asks_checks_and_pushes_again() {
+fn prompts_checks_and_pushes_again() {
     let engine = FakeEngine::start()
         .serving_pushed()
         .on(PUSH, refused())
@@ -105,7 +105,7 @@ fn odd_passwords_arrive_as_typed() {
 }
 
 #[test]
-fn an_identity_token_goes_in_place_of_the_password() {
+fn sends_the_identity_token_instead_of_the_password() {
     let engine = FakeEngine::start()
         .serving_pushed()
         .on(PUSH, refused())
@@ -119,7 +119,7 @@ fn an_identity_token_goes_in_place_of_the_password() {
 }
 
 #[test]
-fn three_wrong_answers_are_enough() {
+fn gives_up_after_three_wrong_answers() {
     let mut engine = FakeEngine::start().on(PUSH, refused());
     for _ in 0..2 {
         engine = engine
@@ -139,7 +139,7 @@ fn three_wrong_answers_are_enough() {
 }
 
 #[test]
-fn the_refused_push_is_over_while_somebody_types() {
+fn closes_the_refused_push_while_prompting() {
     let hanging = refused().ending(End::Hang);
     let engine = FakeEngine::start()
         .serving_pushed()
@@ -157,7 +157,7 @@ fn the_refused_push_is_over_while_somebody_types() {
 }
 
 #[test]
-fn a_connection_that_died_meanwhile_is_made_again() {
+fn reconnects_if_the_engine_closes_the_connection() {
     for _ in 0..10 {
         let engine = FakeEngine::start()
             .serving_pushed()
@@ -173,7 +173,7 @@ fn a_connection_that_died_meanwhile_is_made_again() {
 }
 
 #[test]
-fn a_login_goes_out_once_whatever_becomes_of_it() {
+fn never_repeats_a_login_request() {
     let engine = FakeEngine::start().on(PUSH, refused()).on(AUTH, Reply::json(200, "").ending(End::Nothing));
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
     log_in(&mut terminal, "alice", "pw");
@@ -184,7 +184,7 @@ fn a_login_goes_out_once_whatever_becomes_of_it() {
 }
 
 #[test]
-fn http_refusals_lead_to_the_same_question() {
+fn prompts_after_http_401_and_403() {
     for (status, body) in [(401, r#"{"message":"unauthorized"}"#), (403, r#"{"message":""}"#), (401, "")] {
         let engine = FakeEngine::start()
             .serving_pushed()
@@ -199,7 +199,7 @@ fn http_refusals_lead_to_the_same_question() {
 }
 
 #[test]
-fn who_may_not_write_is_not_asked_again() {
+fn does_not_prompt_again_after_denied() {
     let denied = || Reply::stream([refusal("denied: requested access to the resource is denied")]);
     let engine =
         FakeEngine::start().on(PUSH, denied()).on(AUTH, Reply::json(200, LOGIN_GOOD)).on(PUSH, denied());
@@ -212,7 +212,7 @@ fn who_may_not_write_is_not_asked_again() {
 }
 
 #[test]
-fn nobody_is_asked_who_said_so_or_gave_a_login() {
+fn does_not_prompt_with_no_prompt_or_anonymous() {
     for options in [&["--no-prompt"][..], &["--anonymous"]] {
         let engine = FakeEngine::start().on(PUSH, refused());
         let ended = at_terminal(&TestEnv::new(), &engine, options).finish();
@@ -222,7 +222,7 @@ fn nobody_is_asked_who_said_so_or_gave_a_login() {
 }
 
 #[test]
-fn without_a_terminal_nobody_is_asked() {
+fn does_not_prompt_without_a_terminal() {
     let engine = FakeEngine::start().on(PUSH, refused());
     let run = run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
     assert_eq!(run.status, 3, "{run}");
@@ -230,7 +230,7 @@ fn without_a_terminal_nobody_is_asked() {
 }
 
 #[test]
-fn every_way_out_of_the_question_restores_the_terminal() {
+fn every_way_out_of_the_prompt_restores_the_terminal() {
     enum Way {
         Keys(&'static str),
         Signal(Signal),
@@ -264,7 +264,7 @@ fn every_way_out_of_the_question_restores_the_terminal() {
 }
 
 #[test]
-fn stopping_in_mid_push_closes_the_connection() {
+fn signals_in_mid_push_close_the_connection() {
     let pushing = r#"{"status":"Pushing","progressDetail":{"current":5,"total":10},"id":"aa"}"#;
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let engine = FakeEngine::start().on_every_push(Reply::stream([pushing]).ending(End::Hang));
@@ -306,7 +306,7 @@ fn chatty_engine() -> FakeEngine {
 }
 
 #[test]
-fn a_push_whose_log_nobody_reads_can_be_stopped() {
+fn sigint_stops_a_push_blocked_on_stderr() {
     let engine = chatty_engine();
     let (mut child, process, _reader) = hanging_push(&engine);
     kill(process, Signal::SIGINT).unwrap();
@@ -314,7 +314,7 @@ fn a_push_whose_log_nobody_reads_can_be_stopped() {
 }
 
 #[test]
-fn nohup_keeps_a_push_going() {
+fn ignores_sighup_under_nohup_and_obeys_sigint() {
     let pushing = r#"{"status":"Pushing","id":"aa"}"#;
     let engine = FakeEngine::start().on_every_push(Reply::stream([pushing]).ending(End::Hang));
     let env = TestEnv::new();
@@ -336,7 +336,7 @@ fn nohup_keeps_a_push_going() {
 }
 
 #[test]
-fn docker_hanging_up_the_control_socket_stops_the_push() {
+fn closed_control_socket_stops_the_push() {
     let engine = FakeEngine::start().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
     let env = TestEnv::new();
     let socket = env.path("control.sock");
@@ -354,7 +354,7 @@ fn docker_hanging_up_the_control_socket_stops_the_push() {
 
 /// docker before 25 has no control socket: its end shows in another parent.
 #[test]
-fn a_docker_that_is_killed_takes_its_push_along() {
+fn killing_docker_stops_the_push() {
     let engine = FakeEngine::start().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
     let env = TestEnv::new();
     let program = env.command(&engine).get_program().to_owned();
@@ -370,7 +370,7 @@ fn a_docker_that_is_killed_takes_its_push_along() {
 }
 
 #[test]
-fn a_third_signal_ends_it_at_once() {
+fn third_signal_exits_at_once() {
     let engine = chatty_engine();
     let (mut child, process, _reader) = hanging_push(&engine);
     // Alone, the first signal would end it after 2 s.

@@ -37,7 +37,7 @@ fn basic(username: &str, password: &str, server: &str) -> Value {
 }
 
 #[test]
-fn each_source_is_asked_in_its_turn() {
+fn uses_credential_sources_in_order() {
     let file = format!(r#""auths":{{"localhost:0":{{"auth":"{BOB}"}}}}"#);
     let helper = r#"echo '{"ServerURL":"other","Username":"alice","Secret":"s3cret"}'"#;
     let nothing = "echo credentials not found in native keychain; exit 1";
@@ -114,7 +114,7 @@ fn each_source_is_asked_in_its_turn() {
 }
 
 #[test]
-fn the_hub_is_asked_for_by_its_old_address() {
+fn looks_up_docker_hub_under_its_old_address() {
     let hub = "https://index.docker.io/v1/";
     let config =
         json!({"auths": {hub: {"auth": BOB}, "https://index.docker.io/v1/access-token": {"auth": "eDp5"}}});
@@ -128,7 +128,7 @@ fn the_hub_is_asked_for_by_its_old_address() {
 }
 
 #[test]
-fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
+fn warns_about_each_broken_credential_source() {
     let table = [
         (
             r#"{"credsStore":"gone"}"#,
@@ -171,7 +171,7 @@ fn a_broken_source_is_a_warning_that_names_it_and_never_silence() {
 }
 
 #[test]
-fn what_cannot_be_run_is_no_helper() {
+fn reports_helpers_that_are_not_executable() {
     let missing = "`docker-credential-x`, wanted for localhost:0, is no program in PATH";
     for is_directory in [false, true] {
         let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#);
@@ -187,7 +187,7 @@ fn what_cannot_be_run_is_no_helper() {
 }
 
 #[test]
-fn a_helper_that_does_not_read_its_input_is_heard() {
+fn accepts_the_answer_of_a_helper_that_closes_stdin() {
     let env = TestEnv::new()
         .with_config(r#"{"credsStore":"x"}"#)
         .with_helper("x", r#"exec 0<&-; printf '{"Username":"alice","Secret":"s3cret"}'"#);
@@ -216,7 +216,7 @@ fn wait_until_ended(env: &TestEnv) {
 }
 
 #[test]
-fn a_helper_that_is_waited_for_is_named_and_ended_with_us() {
+fn names_a_slow_helper_and_ends_it_on_sigterm() {
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", HANGS);
     let engine = FakeEngine::start();
     let mut child = env.command(&engine).args(["regpush", IMAGE]).stderr(Stdio::piped()).spawn().unwrap();
@@ -231,7 +231,7 @@ fn a_helper_that_is_waited_for_is_named_and_ended_with_us() {
 
 /// There it is in our process group, since it may ask at the terminal itself.
 #[test]
-fn a_helper_at_a_terminal_is_ended_with_its_children_too() {
+fn sigterm_at_a_terminal_ends_a_helper_and_its_children() {
     // Its end alone would hang up on them, since here it leads the session.
     let script = format!("trap '' HUP; {HANGS}");
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
@@ -245,7 +245,7 @@ fn a_helper_at_a_terminal_is_ended_with_its_children_too() {
 
 /// Ctrl-C ends the helper at once, and not what it has put into the background.
 #[test]
-fn ctrl_c_ends_the_children_of_a_helper_too() {
+fn ctrl_c_ends_a_helper_and_its_children() {
     let script = format!("trap '' HUP; {HANGS}");
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
     let engine = FakeEngine::start();
@@ -259,7 +259,7 @@ fn ctrl_c_ends_the_children_of_a_helper_too() {
 }
 
 #[test]
-fn a_helper_that_hangs_is_given_up_where_nobody_can_answer_it() {
+fn gives_up_a_hanging_helper_after_30_s_without_a_terminal() {
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", HANGS);
     let started = Instant::now();
     let (sent, run) = push(&env, &[], IMAGE, None);
@@ -271,7 +271,7 @@ fn a_helper_that_hangs_is_given_up_where_nobody_can_answer_it() {
 }
 
 #[test]
-fn a_helper_that_misbehaves_is_named_and_leaks_nothing() {
+fn names_a_misbehaving_helper_without_leaking_its_secret() {
     let json = r#"{"Username":"alice","Secret":"hunter2"}"#;
     let html = "<!DOCTYPE html><p>502";
     let table = [
@@ -303,7 +303,7 @@ fn a_helper_that_misbehaves_is_named_and_leaks_nothing() {
 
 /// As a helper that starts an agent does.
 #[test]
-fn a_helper_that_leaves_a_child_with_its_stdout_is_heard() {
+fn accepts_the_answer_of_a_helper_whose_child_keeps_stdout_open() {
     let script = r#"sleep 1000 & echo $! >"$HOME/child"; echo '{"Username":"alice","Secret":"s3cret"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
     let started = Instant::now();
@@ -316,7 +316,7 @@ fn a_helper_that_leaves_a_child_with_its_stdout_is_heard() {
 }
 
 #[test]
-fn a_refusal_names_registry_user_source_and_what_helps() {
+fn refusal_names_registry_user_source_and_remedy() {
     let file = format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#);
     let helper = r#"{"credsStore":"x"}"#;
     let wrong = "unauthorized: authentication required";
@@ -406,7 +406,7 @@ fn a_refusal_names_registry_user_source_and_what_helps() {
 }
 
 #[test]
-fn a_login_that_expires_on_the_way_is_used_once_more() {
+fn retries_once_if_credentials_expire_in_mid_push() {
     let moved =
         [r#"{"status":"Pushed","id":"aa"}"#.to_owned(), refusal("unauthorized: authentication required")];
     let engine = FakeEngine::start().serving_pushed().on_next_push(Reply::stream(&moved)).on_next_push(
@@ -424,7 +424,7 @@ fn a_login_that_expires_on_the_way_is_used_once_more() {
 
 /// The password, and its base64 in every form, in nothing that others can read.
 #[test]
-fn no_secret_leaves_by_another_way() {
+fn shows_no_secret_in_output_or_to_helpers() {
     let seen = r#"
         tr '\0' '\n' </proc/self/environ >"$HOME/seen"; tr '\0' '\n' </proc/$PPID/cmdline >>"$HOME/seen"
         echo '{"Username":"alice","Secret":"hunter2secret"}'"#;
@@ -450,14 +450,14 @@ fn no_secret_leaves_by_another_way() {
 }
 
 #[test]
-fn nothing_is_written_to_dockers_config() {
+fn given_credentials_are_not_written_to_config() {
     let env = TestEnv::new();
     push(&env, &["-u", "carol", "--password-stdin"], IMAGE, None);
     assert!(!exists(&env.config_file()));
 }
 
 #[test]
-fn the_variable_says_what_it_hides() {
+fn warns_that_docker_auth_config_overrides_stored_credentials() {
     let variable = format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#);
     let hidden = "DOCKER_AUTH_CONFIG goes before the login for localhost:0 in ";
     let table = [
@@ -483,7 +483,7 @@ fn the_variable_says_what_it_hides() {
 
 /// Engines and registries quote what they were sent.
 #[test]
-fn a_secret_in_what_the_engine_says_is_not_shown() {
+fn redacts_secrets_quoted_by_the_engine() {
     let login = ["-u", "bob", "--password-stdin", "--format", "json"];
     let env = TestEnv::new();
     let header =

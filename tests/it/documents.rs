@@ -76,7 +76,7 @@ fn completions_are_current() {
 
 /// Each option once, in one line or two, its column as docker has it.
 #[test]
-fn the_help_is_dockers_and_names_every_option() {
+fn help_follows_dockers_layout_and_lists_every_option() {
     let help = run(TestEnv::new().without_engine().args(["regpush", "--help"])).stdout;
     assert!(help.starts_with("Usage:  docker regpush [OPTIONS] IMAGE...\n"), "{help}");
     let (before, after) = help.split_once("\nOptions:\n").unwrap();
@@ -111,7 +111,7 @@ fn the_help_is_dockers_and_names_every_option() {
 }
 
 #[test]
-fn the_readme_knows_every_option_and_no_other() {
+fn readme_contains_the_help_and_only_known_options() {
     let path = docs().with_file_name("README.md");
     let readme = fs::read_to_string(&path).unwrap();
     let help = run(TestEnv::new().without_engine().args(["regpush", "--help"])).stdout;
@@ -136,7 +136,7 @@ fn the_readme_knows_every_option_and_no_other() {
 
 /// All but the two that end at once; of what is hidden none.
 #[test]
-fn every_long_option_is_a_variable() {
+fn every_long_option_has_a_variable() {
     let table = [
         ("REGPUSH_ALL_TAGS", "maybe"),
         ("REGPUSH_ANONYMOUS", "maybe"),

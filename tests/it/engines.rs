@@ -28,7 +28,7 @@ fn push_to(env: &TestEnv, host: &str, variables: &[(&str, &str)]) -> Run {
 }
 
 #[test]
-fn a_tcp_host_may_have_a_base_path() {
+fn accepts_a_base_path_in_a_tcp_host() {
     let engine = FakeEngine::at_tcp()
         .serving_pushed()
         .on("POST /base/v1.41/images/localhost:0/app/push?tag=1&tlsVerify=false", pushed());
@@ -40,7 +40,7 @@ fn a_tcp_host_may_have_a_base_path() {
 }
 
 #[test]
-fn a_proxy_is_used_as_docker_uses_it() {
+fn uses_a_proxy_as_docker_does() {
     let url = "http://engine.example.com:2375";
     let proxy = FakeEngine::at_tcp()
         .serving_pushed()
@@ -94,7 +94,7 @@ fn a_proxy_is_used_as_docker_uses_it() {
 }
 
 #[test]
-fn a_proxy_that_refuses_the_way_to_a_tls_engine_is_named() {
+fn names_a_proxy_that_refuses_connect() {
     let proxy = FakeEngine::at_tcp().on("CONNECT engine.example.com:2376", Reply::json(407, "who are you?"));
     let env = TestEnv::new();
     fs::write(env.path("ca.pem"), CA).unwrap();
@@ -120,7 +120,7 @@ fn a_proxy_that_refuses_the_way_to_a_tls_engine_is_named() {
 }
 
 #[test]
-fn the_users_headers_go_along_and_ours_count() {
+fn sends_custom_headers_but_own_headers_win() {
     let config =
         r#"{"HTTPHEADERS":{"X-Meta-Team":"infra","User-Agent":"mine","X-Registry-Auth":"junk","Host":"h"}}"#;
     let engine = FakeEngine::start().serving_pushed().on_every_push(pushed());
@@ -148,7 +148,7 @@ fn the_users_headers_go_along_and_ours_count() {
 }
 
 #[test]
-fn a_redirect_is_not_followed() {
+fn does_not_follow_redirects_of_the_engine() {
     let target = "http://elsewhere.invalid/push";
     let redirect = Reply { headers: vec![("Location", target)], ..Reply::json(307, "") };
     let engine = FakeEngine::start().on_every_push(redirect);
@@ -166,7 +166,7 @@ fn a_redirect_is_not_followed() {
 }
 
 #[test]
-fn versions_that_do_not_meet_are_explained() {
+fn explains_incompatible_api_versions() {
     let old = FakeEngine::start().with_ping(Ping::Version("1.23"));
     let refused = run(TestEnv::new().command(&old).args(["regpush", IMAGE]));
     assert_eq!(refused.status, 4, "{refused}");
@@ -201,7 +201,7 @@ fn versions_that_do_not_meet_are_explained() {
 }
 
 #[test]
-fn an_engine_that_wants_tls_says_so_and_so_do_we() {
+fn reports_an_engine_that_requires_tls() {
     let text = "Client sent an HTTP request to an HTTPS server.\n";
     let engine = FakeEngine::at_tcp().with_ping(Ping::Refused(text));
     let refused = push_to(&TestEnv::new(), &engine.host, &[]);
@@ -244,7 +244,7 @@ fn door_that_says(answer: &'static [u8]) -> String {
 
 /// Nothing else would notice that the other side is gone in the middle of a push (proc(5): timer 2).
 #[test]
-fn a_silent_tcp_engine_is_asked_whether_it_is_there() {
+fn sends_keepalives_to_a_silent_tcp_engine() {
     let engine = FakeEngine::at_tcp().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
     let port: u16 = engine.host.rsplit(':').next().unwrap().parse().unwrap();
     let mut command = TestEnv::new().without_engine();
@@ -271,7 +271,7 @@ fn a_silent_tcp_engine_is_asked_whether_it_is_there() {
 
 /// With a version given there is no ping whose limit would hold for it.
 #[test]
-fn a_port_that_never_greets_is_given_up() {
+fn gives_up_a_port_that_never_answers_the_tls_handshake() {
     let env = TestEnv::new();
     fs::write(env.path("ca.pem"), CA).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -285,7 +285,7 @@ fn a_port_that_never_greets_is_given_up() {
 }
 
 #[test]
-fn who_hangs_up_without_a_word_is_no_engine_that_stopped() {
+fn suggests_tls_if_the_port_closes_without_an_answer() {
     let host = door_that_says(b"");
     let refused = push_to(&TestEnv::new(), &host, &[]);
     assert_eq!(refused.status, 4, "{refused}");
@@ -296,7 +296,7 @@ fn who_hangs_up_without_a_word_is_no_engine_that_stopped() {
 }
 
 #[test]
-fn a_refused_handshake_is_not_blamed_on_the_certificate() {
+fn refused_handshake_does_not_blame_the_certificate() {
     let env = TestEnv::new();
     fs::write(env.path("ca.pem"), CA).unwrap();
     let cert_path = env.path("").display().to_string();
@@ -308,7 +308,7 @@ fn a_refused_handshake_is_not_blamed_on_the_certificate() {
 }
 
 #[test]
-fn a_plain_port_that_is_spoken_to_with_tls_is_told_apart() {
+fn reports_tls_to_a_port_without_tls() {
     let env = TestEnv::new();
     fs::write(env.path("ca.pem"), CA).unwrap();
     let cert_path = env.path("").display().to_string();
@@ -324,7 +324,7 @@ fn a_plain_port_that_is_spoken_to_with_tls_is_told_apart() {
 }
 
 #[test]
-fn what_is_no_endpoint_is_named_with_its_origin() {
+fn names_an_unusable_endpoint_and_its_origin() {
     let env = TestEnv::new();
     let table = [
         ("fd://", 125, "`fd://` (from DOCKER_HOST) is not an address that a client can connect to"),
@@ -354,7 +354,7 @@ fn what_is_no_endpoint_is_named_with_its_origin() {
 
 /// `ssh` here only says why it fails. A real one is in tests/e2e.
 #[test]
-fn an_ssh_that_fails_is_run_once_and_its_words_are_ours() {
+fn runs_a_failing_ssh_once_and_reports_its_stderr() {
     let table = [
         (
             "ssh: Could not resolve hostname box",
@@ -423,7 +423,7 @@ fn an_ssh_that_fails_is_run_once_and_its_words_are_ours() {
 }
 
 #[test]
-fn an_ssh_that_hangs_is_ended_with_all_it_started() {
+fn ends_a_hanging_ssh_and_its_children() {
     let env = TestEnv::new().with_program(
         "ssh",
         r#"sleep 1000 & echo "$$ $!" >"$HOME/new"; mv "$HOME/new" "$HOME/pids"; sleep 1001"#,
@@ -450,7 +450,7 @@ fn an_ssh_that_hangs_is_ended_with_all_it_started() {
 }
 
 #[test]
-fn an_ssh_that_breaks_in_mid_push_says_why() {
+fn reports_why_ssh_broke_in_mid_push() {
     let script = r#"
         request() { while IFS= read -r line && [ "$line" != "$(printf '\r')" ]; do :; done; }
         request; printf 'HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 0\r\n\r\n'
@@ -467,7 +467,7 @@ fn an_ssh_that_breaks_in_mid_push_says_why() {
 
 /// The same for docker, which is to reach what only it knows.
 #[test]
-fn docker_is_asked_for_an_endpoint_we_do_not_know() {
+fn reaches_unknown_endpoints_through_docker_dial_stdio() {
     let script = r#"printf '%s ' "$@" >"$HOME/argv"; echo 'no way' >&2
         echo "socket=$DOCKER_CLI_PLUGIN_SOCKET otel=$OTEL_RESOURCE_ATTRIBUTES" >"$HOME/env"; exit 1"#;
     let env = TestEnv::new().with_program("docker", script);
@@ -501,7 +501,7 @@ fn docker_is_asked_for_an_endpoint_we_do_not_know() {
 
 /// docker 24 with the containerd store, and podman before 3, push and do not say what.
 #[test]
-fn a_push_without_a_digest_is_confirmed_by_the_registry_or_fails() {
+fn confirms_a_push_without_a_digest_at_the_registry_or_fails() {
     let refers = r#"{"status":"The push refers to repository [localhost:0/app]"}"#;
     let descriptor = json!({"Descriptor": {"digest": DIGEST, "size": 527}}).to_string();
     let other = format!("sha256:{}", "9".repeat(64));
@@ -535,7 +535,7 @@ fn a_push_without_a_digest_is_confirmed_by_the_registry_or_fails() {
 }
 
 #[test]
-fn all_tags_are_pushed_one_by_one_and_each_has_a_result() {
+fn all_tags_prints_one_result_per_tag() {
     let images = json!([
         {"RepoTags": ["localhost:0/app:2", "localhost:0/other:1", "localhost:0/app:1"]},
         {"RepoTags": null},
@@ -579,7 +579,7 @@ fn all_tags_are_pushed_one_by_one_and_each_has_a_result() {
 }
 
 #[test]
-fn a_login_is_asked_for_once_for_all_tags() {
+fn prompts_once_for_all_tags() {
     let images = json!([{"RepoTags": ["localhost:0/app:1", "localhost:0/app:2"]}]).to_string();
     let refused = || Reply::stream([refusal("no basic auth credentials")]);
     let engine = FakeEngine::start()
@@ -617,7 +617,7 @@ fn a_login_is_asked_for_once_for_all_tags() {
 }
 
 #[test]
-fn all_tags_ask_a_helper_once_and_nobody_again_who_may_not_write() {
+fn all_tags_call_a_helper_once_and_prompt_once_after_denied() {
     let images = json!([{"RepoTags": ["localhost:0/app:1", "localhost:0/app:2"]}]).to_string();
     let helper = r#"echo run >>"$HOME/runs"; echo '{"Username":"bob","Secret":"s3cret"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", helper);
@@ -640,7 +640,7 @@ fn all_tags_ask_a_helper_once_and_nobody_again_who_may_not_write() {
 
 /// An engine that is there and says nothing must not hang TAB, nor one that is not there.
 #[test]
-fn completion_offers_images_and_does_not_wait() {
+fn completes_images_within_a_short_time_limit() {
     let images = json!([
         {"RepoTags": ["localhost:0/app:1", "app:1", "team/app:1"], "Size": 20_971_520},
         {"RepoTags": ["ghcr.io/team/web:2", "<none>:<none>"]},
@@ -687,7 +687,7 @@ fn completion_offers_images_and_does_not_wait() {
 }
 
 #[test]
-fn completion_knows_registries_and_contexts() {
+fn completes_registries_and_contexts() {
     let config = r#"{"auths":{"https://index.docker.io/v1/":{},"https://index.docker.io/v1/refresh-token":{},
         "https://old.example.com/v2/":{}},"credHelpers":{"ghcr.io":"gh"}}"#;
     let env = TestEnv::new().with_config(config);

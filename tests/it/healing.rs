@@ -41,7 +41,7 @@ fn pushed() -> Reply {
 }
 
 #[test]
-fn what_breaks_is_tried_again_and_each_wait_is_shown() {
+fn retries_transient_failures_and_prints_each_wait() {
     let engine =
         FakeEngine::start().serving_pushed().on(PUSH, broken()).on(PUSH, broken()).on(PUSH, pushed());
     let healed = push(&engine, &[]);
@@ -55,7 +55,7 @@ fn what_breaks_is_tried_again_and_each_wait_is_shown() {
 }
 
 #[test]
-fn tries_end_and_are_named() {
+fn final_error_lists_all_attempts() {
     let other = Reply::stream([refusal("received unexpected HTTP status: 503 Service Unavailable")]);
     let engine = FakeEngine::start().on(PUSH, broken()).on(PUSH, other);
     let given_up = push(&engine, &["--retries", "1"]);
@@ -67,7 +67,7 @@ fn tries_end_and_are_named() {
 }
 
 #[test]
-fn what_is_refused_is_not_tried_again() {
+fn does_not_retry_refusals() {
     for (message, status) in [
         ("denied: requested access to the resource is denied", 3),
         ("no basic auth credentials", 3),
@@ -100,7 +100,7 @@ fn start(command: &mut Command, told: &str) -> std::process::Child {
 }
 
 #[test]
-fn a_signal_ends_a_wait_at_once() {
+fn signals_end_a_retry_wait_at_once() {
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let engine = FakeEngine::start().on(PUSH, Reply::stream([refusal("toomanyrequests: slow down")]));
         let env = TestEnv::new();
@@ -115,7 +115,7 @@ fn a_signal_ends_a_wait_at_once() {
 
 /// It lasts four times the limit.
 #[test]
-fn a_slow_push_that_moves_is_not_called_stalled() {
+fn slow_but_moving_push_is_not_stalled() {
     let steps = (1..=40).map(pushing).chain([digest_line("1")]);
     let engine = FakeEngine::start()
         .serving_pushed()
@@ -127,14 +127,14 @@ fn a_slow_push_that_moves_is_not_called_stalled() {
 }
 
 #[test]
-fn without_a_limit_nothing_is_called_stalled() {
+fn stall_timeout_0_disables_the_limit() {
     let slow = Reply::stream([pushing(5), digest_line("1")]).slowly(Duration::from_millis(500));
     let engine = FakeEngine::start().serving_pushed().on(PUSH, slow);
     assert_eq!(push(&engine, &["--stall-timeout", "0"]).json()["attempts"], 1);
 }
 
 #[test]
-fn a_push_that_stalls_is_ended_and_tried_again() {
+fn ends_and_retries_a_stalled_push() {
     // Silence, and the same line for ever.
     let silent = Reply::stream([pushing(5)]).ending(End::Hang);
     let repeating = Reply::stream([pushing(5)]).times(usize::MAX).slowly(Duration::from_millis(100));
@@ -147,7 +147,7 @@ fn a_push_that_stalls_is_ended_and_tried_again() {
 }
 
 #[test]
-fn a_push_that_always_stalls_is_status_7() {
+fn exits_7_if_every_attempt_stalls() {
     let hanging = || Reply::stream([pushing(5)]).ending(End::Hang);
     let engine = FakeEngine::start().on(PUSH, hanging()).on(PUSH, hanging());
     let stalled = push(&engine, &["--stall-timeout", "500ms", "--retries", "1"]);
@@ -160,7 +160,7 @@ fn a_push_that_always_stalls_is_status_7() {
 
 /// It says nothing until the end, so nobody can tell.
 #[test]
-fn podman_is_never_called_stalled() {
+fn never_treats_podman_as_stalled() {
     let quiet = |podman: bool| {
         let reply = Reply::stream([r#"{"status":"x"}"#.to_owned(), digest_line("1")]);
         let reply = reply.slowly(Duration::from_millis(1500));
@@ -173,7 +173,7 @@ fn podman_is_never_called_stalled() {
 }
 
 #[test]
-fn a_timeout_is_for_all_tries() {
+fn timeout_covers_all_attempts() {
     let engine =
         FakeEngine::start().on(PUSH, broken()).on(PUSH, Reply::stream([pushing(5)]).ending(End::Hang));
     let started = Instant::now();
@@ -187,7 +187,7 @@ fn a_timeout_is_for_all_tries() {
 }
 
 #[test]
-fn a_timeout_after_the_push_says_that_it_was_pushed() {
+fn timeout_during_verification_says_that_the_image_was_pushed() {
     let hanging = Reply::stream(["{"]).ending(End::Hang);
     let engine = FakeEngine::start().on(PUSH, pushed()).on(DISTRIBUTION, hanging);
     let late = push(&engine, &["--timeout", "1s"]);
@@ -197,7 +197,7 @@ fn a_timeout_after_the_push_says_that_it_was_pushed() {
 }
 
 #[test]
-fn options_are_read_as_people_write_them() {
+fn parses_durations_and_refuses_invalid_option_values() {
     for (options, told) in [
         (["--stall-timeout", "soon"], "invalid value 'soon' for '--stall-timeout"),
         (["--stall-timeout=-1s", "-q"], "invalid value '-1s' for '--stall-timeout"),
@@ -230,7 +230,7 @@ fn names_nothing() -> Reply {
 }
 
 #[test]
-fn a_registry_that_serves_something_else_is_not_believed() {
+fn exits_9_if_the_registry_serves_another_digest() {
     for (reply, found) in [
         (names(OTHER), format!("and the tag names {OTHER} in the registry")),
         (names_nothing(), "and the registry has nothing under this tag".to_owned()),
@@ -248,14 +248,14 @@ fn a_registry_that_serves_something_else_is_not_believed() {
 }
 
 #[test]
-fn a_registry_that_is_slow_to_know_is_asked_again() {
+fn verification_asks_a_slow_registry_again() {
     let engine = FakeEngine::start().serving_pushed().on(PUSH, pushed()).on(DISTRIBUTION, names_nothing());
     let pushed = push(&engine, &[]);
     assert_eq!((pushed.status, &pushed.json()["verified"]), (0, &json!(true)), "{pushed}");
 }
 
 #[test]
-fn who_cannot_be_asked_is_warned_about_or_is_an_error() {
+fn failed_verification_is_a_warning_or_with_always_an_error() {
     // podman's answer; and on that port nothing listens.
     let engine = |image: &str| {
         let path = format!("POST /v1.41/images/{}/push?tag=1&tlsVerify=false", image.trim_end_matches(":1"));
@@ -287,7 +287,7 @@ fn who_cannot_be_asked_is_warned_about_or_is_an_error() {
 }
 
 #[test]
-fn a_question_that_breaks_is_asked_again_where_the_answer_is_wanted() {
+fn verify_always_repeats_a_failed_distribution_request() {
     let broken = Reply::json(500, r#"{"message":"Get http://localhost:0/v2/: EOF"}"#);
     let engine = FakeEngine::start().serving_pushed().on(PUSH, pushed()).on(DISTRIBUTION, broken);
     let env = TestEnv::new();
@@ -300,7 +300,7 @@ fn a_question_that_breaks_is_asked_again_where_the_answer_is_wanted() {
 
 /// A proxy before an engine's socket lets pushes through, and no questions.
 #[test]
-fn an_engine_that_answers_no_questions_still_pushes() {
+fn pushes_through_an_engine_that_refuses_other_calls() {
     let page = || Reply { content_type: Some("text/html"), ..Reply::json(403, "<html>no</html>") };
     let engine = FakeEngine::start()
         .on("POST /v1.41/images/0.0.0.0:0/app/push?tag=1", pushed())
@@ -323,7 +323,7 @@ fn image(digests: &[&str]) -> Reply {
 }
 
 #[test]
-fn a_tag_that_is_there_is_treated_as_asked() {
+fn if_exists_decides_about_an_existing_tag() {
     // what is there, the image's own digests, the wish; status, and how it ends
     let (nothing, same, other): (&[&str], &[&str], &[&str]) = (&[], &[DIGEST], &[OTHER]);
     let table = [
@@ -355,7 +355,7 @@ fn a_tag_that_is_there_is_treated_as_asked() {
 
 /// That it is another image is not known where it cannot be looked at.
 #[test]
-fn who_cannot_look_is_not_told_that_it_is_another_image() {
+fn unreachable_registry_is_not_reported_as_another_image() {
     let engine = FakeEngine::start().on(INSPECT, image(&[])).on(DISTRIBUTION, names(DIGEST));
     let unknown = push(&engine, &["--if-exists", "fail", "--retries", "0"]);
     assert_eq!((unknown.status, &unknown.json()["error"]["class"]), (6, &json!("network")), "{unknown}");
@@ -371,7 +371,7 @@ fn registry() -> (FakeEngine, String) {
 
 /// Docker's classic store knows no digest of what it has not pushed: there the configuration tells.
 #[test]
-fn the_same_configuration_is_the_same_image() {
+fn same_configuration_means_same_image() {
     for (config, wish, status, end) in [
         (ID, "update", 0, "unchanged"),
         (OTHER, "update", 0, "pushed"),
@@ -402,7 +402,7 @@ fn the_same_configuration_is_the_same_image() {
 }
 
 #[test]
-fn an_immutable_tag_that_names_this_image_is_no_error() {
+fn immutable_tag_with_the_same_image_is_unchanged() {
     let refused = || Reply::stream([refusal("tag invalid: The image tag '1' is immutable")]);
     let engine =
         FakeEngine::start().on(PUSH, refused()).on(INSPECT, image(&[DIGEST])).on(DISTRIBUTION, names(DIGEST));
@@ -421,7 +421,7 @@ fn begun() -> Reply {
 }
 
 #[test]
-fn a_dry_run_tells_what_a_push_would_do() {
+fn dry_run_prints_what_a_push_would_do() {
     let (registry, host) = registry();
     let not_there = || Reply::json(404, "{}");
     let own = json!({"config": {"digest": ID}, "layers": [{"digest": OTHER}]}).to_string();
@@ -458,7 +458,7 @@ Result:      would be pushed; nothing was sent
 }
 
 #[test]
-fn a_dry_run_ends_as_the_push_would() {
+fn dry_run_exits_as_the_push_would() {
     let refused = Reply::json(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"log in"}]}"#)
         .header("WWW-Authenticate", "Basic realm=\"x\"");
     let denied = Reply::json(403, r#"{"errors":[{"code":"DENIED","message":"read only"}]}"#);
@@ -511,7 +511,7 @@ fn stuck(detour: Reply) -> FakeEngine {
 }
 
 #[test]
-fn the_classic_store_is_led_round_a_stalled_upload() {
+fn retries_a_stalled_upload_under_another_name() {
     // The registry is asked for the image by the name that was typed.
     let engine = stuck(pushed()).on(DISTRIBUTION, names(DIGEST));
     let healed = push(&engine, &["--stall-timeout", "1s"]);
@@ -529,7 +529,7 @@ fn the_classic_store_is_led_round_a_stalled_upload() {
 
 /// Each would take one more of the few places that the engine has for uploads.
 #[test]
-fn only_two_names_are_tried() {
+fn tries_at_most_two_other_names() {
     let hanging = || Reply::stream([pushing(5)]).ending(End::Hang);
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     let hanging = |_: ()| Reply {
@@ -548,7 +548,7 @@ fn only_two_names_are_tried() {
 
 /// Nor for the next tag: the engine still holds those uploads.
 #[test]
-fn the_next_tag_costs_the_engine_no_further_place() {
+fn next_tag_is_pushed_under_its_own_name_after_stalls() {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     let hanging = || Reply::stream([preparing.clone(), pushing(5)]).ending(End::Hang);
     let other = |line: &str| line.replace("Localhost", "lOcalhost");
@@ -567,7 +567,7 @@ fn the_next_tag_costs_the_engine_no_further_place() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_left_alone_and_one_that_stays_is_told() {
+fn keeps_a_taken_name_and_warns_about_one_it_cannot_remove() {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     let engine = FakeEngine::start()
         .serving_pushed()
@@ -597,7 +597,7 @@ fn a_name_that_is_taken_is_left_alone_and_one_that_stays_is_told() {
 
 /// Also by who ends us in the middle.
 #[test]
-fn the_other_name_goes_away_at_every_end() {
+fn removes_the_other_name_on_signals_and_failures() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let engine = stuck(Reply::stream([pushing(5)]).ending(End::Hang));
         let env = TestEnv::new();
@@ -618,7 +618,7 @@ fn the_other_name_goes_away_at_every_end() {
 
 /// Also by a panic, which unwinds.
 #[test]
-fn the_other_name_goes_away_in_a_panic() {
+fn removes_the_other_name_on_panic() {
     let engine = FakeEngine::start().has(IMAGE, ID);
     let choice = Choice { host: Some(engine.host.clone()), ..Choice::default() };
     let endpoint = Endpoint::resolve(&choice, &Config::default()).unwrap();

@@ -14,7 +14,7 @@ fn hook(env: &TestEnv, action: &str) -> Run {
 }
 
 #[test]
-fn it_is_installed_and_removed_without_a_trace() {
+fn installs_and_removes_the_hook_without_a_trace() {
     let env = TestEnv::new().with_config(CONFIG);
     fs::set_permissions(env.config_file(), fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(hook(&env, "status").status, 1);
@@ -43,7 +43,7 @@ fn it_is_installed_and_removed_without_a_trace() {
 }
 
 #[test]
-fn where_there_was_no_file_there_is_none_again() {
+fn remove_deletes_a_config_that_install_created() {
     let env = TestEnv::new();
     fs::remove_dir(env.config_directory()).unwrap();
     assert_eq!(hook(&env, "remove").status, 0);
@@ -55,7 +55,7 @@ fn where_there_was_no_file_there_is_none_again() {
 }
 
 #[test]
-fn a_link_is_followed_and_stays() {
+fn follows_and_keeps_a_symlinked_config() {
     let env = TestEnv::new();
     let dotfile = env.path("home/dotfile.json");
     fs::write(&dotfile, CONFIG).unwrap();
@@ -68,7 +68,7 @@ fn a_link_is_followed_and_stays() {
 }
 
 #[test]
-fn a_link_to_a_file_that_is_not_there_yet_stays_too() {
+fn keeps_a_dangling_symlink_and_creates_its_target() {
     let env = TestEnv::new();
     symlink("../home/later.json", env.config_file()).unwrap();
     assert_eq!(hook(&env, "install").status, 0);
@@ -79,7 +79,7 @@ fn a_link_to_a_file_that_is_not_there_yet_stays_too() {
 }
 
 #[test]
-fn what_is_not_understood_is_not_written() {
+fn leaves_an_unexpected_config_unchanged() {
     let table = [
         ("{\"auths\":", "is left as it is: EOF while parsing"),
         ("[]", "is left as it is: it is no object"),
@@ -97,7 +97,7 @@ fn what_is_not_understood_is_not_written() {
 }
 
 #[test]
-fn hints_that_are_on_are_said_to_be() {
+fn status_reports_whether_hints_are_on() {
     let env = TestEnv::new().with_config(r#"{"features":{"hooks":"true"}}"#);
     assert!(hook(&env, "status").stdout.contains("hints: on, by features.hooks"));
     let off = run(env.without_engine().env("DOCKER_CLI_HINTS", "0").args(["regpush", "hook", "status"]));
@@ -107,7 +107,7 @@ fn hints_that_are_on_are_said_to_be() {
 }
 
 #[test]
-fn dockers_question_gets_a_template() {
+fn answers_dockers_hook_request_with_a_template() {
     let question =
         json!({"RootCmd": "push", "Flags": {"quiet": "true"}, "CommandError": "no basic auth credentials"});
     let mut command = TestEnv::new().without_engine();

@@ -47,7 +47,7 @@ fn pieces(first: &str, again: &str, times: usize) -> Reply {
 }
 
 #[test]
-fn the_limit_is_one() {
+fn memory_limit_aborts_a_program_over_it() {
     for (bytes, is_too_much) in [(1, false), (40 << 20, true)] {
         let limit = idle() + ALLOWED;
         let script = format!("ulimit -d {limit} && x=$(head -c {bytes} /dev/zero | tr '\\0' x) && : $x");
@@ -57,7 +57,7 @@ fn the_limit_is_one() {
 }
 
 #[test]
-fn lines_that_are_too_long_are_given_up() {
+fn gives_up_objects_larger_than_4_mb() {
     let megabyte = "x".repeat(1 << 20);
     for (name, reply) in [
         ("100 MB", pieces(r#"{"status":""#, &megabyte, 100)),
@@ -73,7 +73,7 @@ fn lines_that_are_too_long_are_given_up() {
 }
 
 #[test]
-fn what_just_passes_takes_no_more() {
+fn accepts_objects_just_under_the_limit_in_bounded_memory() {
     let error = |text: &str| json!({"errorDetail": {"message": text}, "error": text}).to_string();
     for (name, line) in [
         ("error", error(&"<".repeat(1_900_000))),
@@ -89,7 +89,7 @@ fn what_just_passes_takes_no_more() {
 }
 
 #[test]
-fn a_million_objects_and_ten_thousand_layers_are_pushed() {
+fn pushes_with_a_million_objects_and_ten_thousand_layers() {
     let name = |number: usize| format!("{number:012x}{}", "😀".repeat(500));
     let layers = (0..20_000).map(|number| {
         json!({"status": "😀".repeat(900), "id": name(number), "progressDetail": {"current": -5, "total": 1e300}})

@@ -229,7 +229,7 @@ fn modules_import_only_what_the_table_allows() {
 }
 
 #[test]
-fn parts_of_a_push_do_not_know_each_other() {
+fn push_modules_have_no_forbidden_imports() {
     let is_below = |module: &str, parent: &str| {
         module == parent || module.strip_prefix(parent).is_some_and(|rest| rest.starts_with("::"))
     };
@@ -250,7 +250,7 @@ fn parts_of_a_push_do_not_know_each_other() {
 }
 
 #[test]
-fn no_file_imports_itself_through_others() {
+fn imports_have_no_cycle() {
     /// Follows the arrows of one file, and returns the way back to a file that is on the way.
     fn circle(
         arrows: &BTreeMap<String, BTreeSet<String>>,

@@ -37,7 +37,7 @@ fn ls(env: &TestEnv, engine: &FakeEngine, arguments: &[&str]) -> Run {
 }
 
 #[test]
-fn images_that_name_a_registry_are_listed() {
+fn lists_local_images_that_name_a_registry() {
     let other = "sha256:fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
     let images = json!([
         {"Id": "sha256:a", "RepoTags": ["localhost:0/app:1.10", "localhost:0/app:1.9", "app:1"],
@@ -80,7 +80,7 @@ fn images_that_name_a_registry_are_listed() {
 }
 
 #[test]
-fn a_catalog_is_read_page_by_page_on_this_registry_alone() {
+fn reads_catalog_pages_from_this_registry_only() {
     let (registry, host) = registry();
     let registry = registry
         .on(
@@ -108,7 +108,7 @@ fn a_catalog_is_read_page_by_page_on_this_registry_alone() {
 }
 
 #[test]
-fn tags_come_in_the_order_of_versions_with_their_digests() {
+fn lists_tags_in_version_order_with_digests() {
     let (registry, host) = registry();
     let tags = r#"{"name":"team/app","tags":["1.10","latest","1.9","../../secret","gone","1.9","1.10-rc1"]}"#;
     let mut registry = registry.on("GET /v2/team/app/tags/list?n=1000", Reply::json(200, tags));
@@ -138,7 +138,7 @@ fn tags_come_in_the_order_of_versions_with_their_digests() {
 }
 
 #[test]
-fn a_login_goes_only_to_who_asks_for_it() {
+fn sends_credentials_only_after_a_challenge() {
     let (registry, host) = registry();
     let registry = registry
         .on("GET /v2/_catalog", challenge("Basic realm=\"x\""))
@@ -160,7 +160,7 @@ fn a_login_goes_only_to_who_asks_for_it() {
 }
 
 #[test]
-fn a_token_is_fetched_where_the_registry_says() {
+fn fetches_a_token_from_the_server_the_registry_names() {
     let (registry, host) = registry();
     let bearer = format!(
         "Bearer realm=\"http://{host}/token\",service=\"the registry\",scope=\"repository:app:pull\""
@@ -186,7 +186,7 @@ fn a_token_is_fetched_where_the_registry_says() {
 }
 
 #[test]
-fn an_identity_token_is_traded_for_one() {
+fn exchanges_an_identity_token_for_an_access_token() {
     let (registry, host) = registry();
     let bearer = format!("Bearer realm=\"http://{host}/token\",service=\"s\"");
     let registry = registry
@@ -206,7 +206,7 @@ fn an_identity_token_is_traded_for_one() {
 }
 
 #[test]
-fn what_a_registry_refuses_is_said_in_words() {
+fn explains_each_refusal_of_a_registry() {
     let unauthorized = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
     let basic = || challenge("Basic realm=\"x\"");
     let alice = "YWxpY2U6czNjcmV0";
@@ -389,7 +389,7 @@ fn a_token_server_that_refuses_is_the_registrys_word() {
 }
 
 #[test]
-fn who_has_no_catalog_is_not_asked_for_it() {
+fn does_not_request_the_catalog_of_registries_without_one() {
     for (registry, hint) in [
         ("docker.io", "https://hub.docker.com/repositories"),
         ("ghcr.io", "https://github.com/OWNER?tab=packages"),
@@ -404,7 +404,7 @@ fn who_has_no_catalog_is_not_asked_for_it() {
 
 /// What the engine has been told of a registry decides, and without an engine what docker does by itself.
 #[test]
-fn tls_or_not_is_the_engines_choice() {
+fn engine_settings_decide_about_tls() {
     let list = |info: &str| {
         let (registry, host) = registry();
         let registry = registry.on("GET /v2/_catalog", Reply::json(200, r#"{"repositories":["app"]}"#));
@@ -439,7 +439,7 @@ fn tls_or_not_is_the_engines_choice() {
 }
 
 #[test]
-fn what_is_no_place_is_a_usage_error() {
+fn ls_of_an_invalid_reference_is_a_usage_error() {
     let env = TestEnv::new();
     for (typed, told) in [
         ("localhost:0/app:1", "`ls` lists all tags of a repository"),
@@ -454,7 +454,7 @@ fn what_is_no_place_is_a_usage_error() {
 
 /// The token is good, and its right is missing: another login would be no better than this one may be.
 #[test]
-fn a_right_that_is_missing_is_no_wrong_password() {
+fn missing_permission_is_not_reported_as_a_wrong_password() {
     let (registry, host) = registry();
     let bearer = format!("Bearer realm=\"http://{host}/token\"");
     let quoted = r#"{"errors":[{"code":"UNAUTHORIZED","message":"not with Bearer T1-long-token"}]}"#;
@@ -477,7 +477,7 @@ fn a_right_that_is_missing_is_no_wrong_password() {
 
 /// A password that is a word like any other.
 #[test]
-fn names_are_shown_as_they_are() {
+fn prints_valid_tags_unredacted() {
     let (registry, host) = registry();
     let tags = r#"{"tags":["alpine-1.0","an alpine\u001b[2J"]}"#;
     let registry = registry
@@ -494,7 +494,7 @@ fn names_are_shown_as_they_are() {
 }
 
 #[test]
-fn digests_that_are_refused_are_told_and_not_asked_for_again_where_that_is_too_much() {
+fn warns_about_missing_digests_and_stops_after_429() {
     let (registry, host) = registry();
     let names: Vec<String> = (0..100).map(|number| format!("v{number}")).collect();
     let mut registry =
@@ -512,7 +512,7 @@ fn digests_that_are_refused_are_told_and_not_asked_for_again_where_that_is_too_m
 }
 
 #[test]
-fn a_registry_may_send_us_on_but_the_login_stays() {
+fn follows_a_redirect_without_forwarding_credentials() {
     let (registry, host) = registry();
     let other = FakeEngine::at_tcp().on("GET /elsewhere", Reply::json(200, r#"{"repositories":["app"]}"#));
     let place = format!("{}/elsewhere", other.host.replace("tcp://", "http://"));

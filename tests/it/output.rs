@@ -22,7 +22,7 @@ fn lines() -> Vec<String> {
 }
 
 #[test]
-fn the_result_in_json_has_every_field() {
+fn json_result_has_every_field() {
     let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream(lines()));
     let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", IMAGE]));
     let mut result = run.json();
@@ -33,7 +33,7 @@ fn the_result_in_json_has_every_field() {
 }
 
 #[test]
-fn the_failure_in_json_has_class_message_and_hint() {
+fn json_failure_has_class_message_and_hint() {
     let engine = FakeEngine::start()
         .on_every_push(Reply::stream([refusal("denied: quota exceeded")]))
         .on("GET /v1.41/images/localhost:0/app:1/json", no_such_image());
@@ -46,7 +46,7 @@ fn the_failure_in_json_has_class_message_and_hint() {
 }
 
 #[test]
-fn a_name_that_is_no_reference_fails_in_json_too() {
+fn invalid_reference_fails_in_json_too() {
     let run = run(TestEnv::new().without_engine().args(["regpush", "--format", "json", "APP:1"]));
     assert_eq!(run.status, 125, "{run}");
     let result = run.json();
@@ -57,7 +57,7 @@ fn a_name_that_is_no_reference_fails_in_json_too() {
 }
 
 #[test]
-fn without_a_terminal_there_are_lines() {
+fn prints_plain_lines_without_a_terminal() {
     let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream(lines()));
     let run = run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
     let (shown, summary) = run.stderr.trim_end().rsplit_once('\n').unwrap();
@@ -74,7 +74,7 @@ fn without_a_terminal_there_are_lines() {
 
 /// An image of seven layers, as both stores told its way to a registry.
 #[test]
-fn what_real_engines_sent_is_told_in_a_few_lines() {
+fn summarizes_recorded_streams_in_a_few_lines() {
     let table = [
         ("docker-20.10-classic-seven-layers", "localhost:0/rec20", 16_844_800),
         ("docker-28.5-containerd-seven-layers", "localhost:0/rec28", 16_844_800),
@@ -102,7 +102,7 @@ fn what_real_engines_sent_is_told_in_a_few_lines() {
 }
 
 #[test]
-fn no_control_character_of_the_engine_reaches_the_terminal() {
+fn strips_control_characters_sent_by_the_engine() {
     let escapes = "\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{202e}\r\n\u{8}";
     let mut lines = vec![
         serde_json::json!({"status": format!("note {escapes}")}).to_string(),
@@ -143,7 +143,7 @@ fn no_control_character_of_the_engine_reaches_the_terminal() {
 }
 
 #[test]
-fn a_terminal_gets_a_picture_that_goes_when_the_push_is_done() {
+fn draws_progress_on_a_terminal_and_clears_it_at_the_end() {
     // Slow enough for some frames: the engine waits for nobody, so the stream is long.
     let mut stream = lines();
     let last = stream.split_off(6);
@@ -169,7 +169,7 @@ fn a_terminal_gets_a_picture_that_goes_when_the_push_is_done() {
 }
 
 #[test]
-fn a_dumb_terminal_gets_lines() {
+fn prints_plain_lines_on_a_dumb_terminal() {
     let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream(lines()));
     let ended = TestEnv::new().at_terminal(&engine, "dumb", &["regpush", IMAGE]).finish();
     assert!(!ended.text.contains('\x1b') && ended.text.contains("aa: Pushed"), "{:?}", ended.text);

@@ -13,7 +13,7 @@ use crate::support::env::{TestEnv, run, run_with_stdin};
 const REFERS: &str = r#"{"status":"The push refers to repository [localhost:0/app]"}"#;
 
 #[test]
-fn the_request_is_dockers() {
+fn sends_the_request_that_docker_sends() {
     let table = [
         ("localhost:0/app:1", "/v1.41/images/localhost:0/app/push?tag=1&tlsVerify=false"),
         ("app", "/v1.41/images/docker.io/library/app/push?tag=latest"),
@@ -39,7 +39,7 @@ fn the_request_is_dockers() {
 }
 
 #[test]
-fn stdout_is_the_name_with_the_digest() {
+fn prints_repository_and_digest_on_stdout() {
     let lines = [REFERS.to_owned(), digest_line("1")];
     for options in [&["regpush"][..], &["regpush", "-q"], &["regpush", "--progress", "none"]] {
         let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream(&lines));
@@ -51,7 +51,7 @@ fn stdout_is_the_name_with_the_digest() {
 
 /// Every recording of every engine, through the executable.
 #[test]
-fn recordings_end_with_the_class_they_are_labelled_with() {
+fn recordings_end_with_their_labelled_class() {
     #[derive(Deserialize)]
     struct Recorded {
         id: String,
@@ -133,7 +133,7 @@ fn tag_pushed(stream: &[String]) -> Option<&str> {
 }
 
 #[test]
-fn what_ends_without_a_digest_is_a_failure_that_says_so() {
+fn stream_without_a_digest_fails_with_its_reason() {
     let line = |text: &str| vec![text.as_bytes().to_vec()];
     let lost = "lost the connection to the engine";
     let table = [
@@ -164,7 +164,7 @@ fn what_ends_without_a_digest_is_a_failure_that_says_so() {
 }
 
 #[test]
-fn a_reader_of_the_result_may_hang_up() {
+fn closed_stdout_succeeds_and_full_stdout_fails() {
     let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream([digest_line("1")]));
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -180,7 +180,7 @@ fn a_reader_of_the_result_may_hang_up() {
 }
 
 #[test]
-fn a_page_of_a_proxy_is_not_the_registrys_word() {
+fn html_page_of_a_proxy_is_an_engine_error() {
     let page =
         Reply { content_type: Some("text/html"), ..Reply::json(502, "<html><title>502 Bad Gateway</title>") };
     let engine = FakeEngine::start().on_every_push(page);
@@ -190,7 +190,7 @@ fn a_page_of_a_proxy_is_not_the_registrys_word() {
 }
 
 #[test]
-fn an_error_without_detail_is_an_error() {
+fn error_without_detail_fails_the_push() {
     let engine = FakeEngine::start().on_every_push(Reply::stream([r#"{"error":"no space left on device"}"#]));
     let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:0/app:1"]));
     assert_eq!(run.status, 4, "{run}");
@@ -198,7 +198,7 @@ fn an_error_without_detail_is_an_error() {
 }
 
 #[test]
-fn a_refusal_ends_the_push_even_if_the_engine_does_not_hang_up() {
+fn refusal_ends_the_push_while_the_connection_stays_open() {
     let reply = Reply::stream([refusal("manifest invalid")]).ending(End::Hang);
     let engine = FakeEngine::start()
         .on_every_push(reply)
@@ -210,7 +210,7 @@ fn a_refusal_ends_the_push_even_if_the_engine_does_not_hang_up() {
 }
 
 #[test]
-fn where_the_stream_is_cut_into_pieces_does_not_matter() {
+fn decodes_the_stream_independent_of_chunk_sizes() {
     let page = "x".repeat(200_000);
     let long = format!(r#"{{"status":"{page}","unknown":{{"a":[{{}}]}}}}"#);
     let stream = format!("{REFERS}\r\n{long}{}\n\n{}", r#"{"status":"Pushed","id":"aa"}"#, digest_line("1"));
@@ -226,7 +226,7 @@ fn where_the_stream_is_cut_into_pieces_does_not_matter() {
 }
 
 #[test]
-fn an_image_that_is_not_here_comes_with_the_names_that_are() {
+fn missing_image_error_suggests_local_names() {
     let images =
         r#"[{"RepoTags":["app:1","localhost:0/other:1"]},{"RepoTags":null},{"RepoTags":["<none>:<none>"]}]"#;
     let table = [
@@ -245,7 +245,7 @@ fn an_image_that_is_not_here_comes_with_the_names_that_are() {
 }
 
 #[test]
-fn the_version_is_agreed_on_by_ping() {
+fn negotiates_the_api_version_by_ping() {
     let table = [
         (Ping::Version141, "POST /v1.41/images/"),
         (Ping::NoVersion, "POST /images/"),
@@ -263,7 +263,7 @@ fn the_version_is_agreed_on_by_ping() {
 }
 
 #[test]
-fn a_version_in_the_environment_is_taken_unasked() {
+fn docker_api_version_is_used_without_negotiation() {
     let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream([digest_line("1")]));
     let mut command = TestEnv::new().command(&engine);
     let pinned = run(command.args(["regpush", "localhost:0/app:1"]).env("DOCKER_API_VERSION", "v1.30"));
@@ -277,7 +277,7 @@ fn a_version_in_the_environment_is_taken_unasked() {
 }
 
 #[test]
-fn the_host_option_goes_before_the_variable() {
+fn host_option_overrides_docker_host() {
     let engine = FakeEngine::start().serving_pushed().on_every_push(Reply::stream([digest_line("1")]));
     let env = TestEnv::new();
     let mut command = env.without_engine();

@@ -71,7 +71,7 @@ fn assert_only_config(env: &TestEnv) {
 }
 
 #[test]
-fn what_was_typed_is_kept_as_docker_keeps_it() {
+fn saves_typed_credentials_as_docker_does() {
     let env = TestEnv::new();
     let engine = asked(&[Reply::stream([digest_line("1")])], "{}");
     let (status, text) = typed(&env, &engine, &["regpush", "--verify", "never", "--save-credentials", IMAGE]);
@@ -92,7 +92,7 @@ fn what_was_typed_is_kept_as_docker_keeps_it() {
 }
 
 #[test]
-fn a_helper_gets_it_and_the_file_only_says_so() {
+fn stores_credentials_in_the_helper_and_marks_config() {
     let table = [
         // config.json before, and after
         (r#"{"credsStore":"x"}"#, json!({"credsStore": "x", "auths": {HOST: {}}})),
@@ -125,7 +125,7 @@ fn a_helper_gets_it_and_the_file_only_says_so() {
 
 /// docker guesses only while nothing is configured, so from now on the name has to stand there.
 #[test]
-fn a_guessed_store_is_named_from_then_on() {
+fn writes_a_detected_store_to_config() {
     let env = TestEnv::new().with_program("pass", "").with_helper("pass", KEEPS);
     let engine = accepting();
     assert_eq!(log_in(&env, &engine, HOST).status, 0);
@@ -134,7 +134,7 @@ fn a_guessed_store_is_named_from_then_on() {
 }
 
 #[test]
-fn an_identity_token_is_kept_in_place_of_the_password() {
+fn saves_the_identity_token_instead_of_the_password() {
     let token = r#"{"IdentityToken":"idtok","Status":"Login Succeeded"}"#;
     let env = TestEnv::new();
     let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(200, token));
@@ -151,7 +151,7 @@ fn an_identity_token_is_kept_in_place_of_the_password() {
 }
 
 #[test]
-fn only_a_login_that_the_registry_took_is_kept() {
+fn saves_only_credentials_that_the_registry_accepted() {
     let denied = || Reply::stream([refusal("denied: requested access to the resource is denied")]);
     let engine = asked(&[denied()], "{}");
     let env = TestEnv::new();
@@ -184,7 +184,7 @@ fn only_a_login_that_the_registry_took_is_kept() {
 
 /// What is there already can be seen without a login.
 #[test]
-fn a_login_that_was_not_needed_is_not_kept() {
+fn does_not_save_credentials_that_were_not_needed() {
     let image = json!({"Id": DIGEST}).to_string();
     let names = json!({"Descriptor": {"digest": DIGEST, "size": 528}}).to_string();
     let engine = FakeEngine::start()
@@ -208,7 +208,7 @@ fn a_login_that_was_not_needed_is_not_kept() {
 }
 
 #[test]
-fn a_login_given_on_the_command_line_is_kept_if_that_is_wanted() {
+fn saves_given_credentials_only_with_save_credentials() {
     let push = |options: &[&str]| {
         let env = TestEnv::new();
         let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
@@ -229,7 +229,7 @@ fn a_login_given_on_the_command_line_is_kept_if_that_is_wanted() {
 
 /// The image is in its registry: that the login is not kept is a warning.
 #[test]
-fn a_login_that_cannot_be_kept_is_a_warning_of_the_push_and_an_error_of_auth() {
+fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
     let table = [
         // config.json, what is said
         (r#"{"credsStore":"x"}"#, "failed to store the login for localhost:5000: locked"),
@@ -284,7 +284,7 @@ fn a_login_that_cannot_be_kept_is_a_warning_of_the_push_and_an_error_of_auth() {
 }
 
 #[test]
-fn links_are_followed_and_the_file_is_for_its_owner_alone() {
+fn follows_symlinks_and_makes_config_private() {
     let before = "{\n  \"zeta\": [1.50, {}],\n  \"auths\": {\n    \"a\": {\n      \"auth\": \"eDp5\"\n    }\n  },\n  \"alpha\": null\n}\n";
     let after = "{\n  \"zeta\": [1.50, {}],\n  \"auths\": {\n    \"a\": {\n      \"auth\": \"eDp5\"\n    },\n    \"localhost:5000\": {\n      \"auth\": \"YWxpY2U6czNjcmV0\"\n    }\n  },\n  \"alpha\": null\n}\n";
     let env = TestEnv::new();
@@ -312,7 +312,7 @@ fn links_are_followed_and_the_file_is_for_its_owner_alone() {
 }
 
 #[test]
-fn a_login_that_is_there_already_is_not_written_again() {
+fn does_not_rewrite_credentials_already_stored() {
     let env =
         TestEnv::new().with_config(&format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{ALICE}"}}}}}}"#));
     fs::set_permissions(env.config_file(), fs::Permissions::from_mode(0o644)).unwrap();
@@ -327,7 +327,7 @@ fn a_login_that_is_there_already_is_not_written_again() {
 
 /// The helper has it, whatever config.json says of that.
 #[test]
-fn a_mark_that_cannot_be_made_is_a_warning() {
+fn failed_mark_in_config_is_a_warning() {
     let old = r#"{"auth":"b2xkOm9sZA=="}"#;
     let text = &format!(r#"{{"auths":{{"localhost:5000":{old},"localhost:5000":{old}}},"credsStore":"x"}}"#);
     let env = TestEnv::new().with_config(text).with_helper("x", KEEPS);
@@ -340,7 +340,7 @@ fn a_mark_that_cannot_be_made_is_a_warning() {
 }
 
 #[test]
-fn a_login_that_the_variable_hides_is_kept_and_that_is_said() {
+fn warns_if_docker_auth_config_overrides_saved_credentials() {
     let variable = json!({"auths": {HOST: {"auth": "ZXZlOng="}}}).to_string();
     let hidden = "warning: DOCKER_AUTH_CONFIG goes before it";
     let env = TestEnv::new();
@@ -372,7 +372,7 @@ const LOGINS: usize = 200;
 
 /// While two write, the file is whole at every moment, and in the end every login is in it.
 #[test]
-fn two_that_write_at_once_lose_nothing() {
+fn concurrent_writers_lose_no_credentials() {
     let env = TestEnv::new().with_config("{\n\t\"first\": 1,\n\t\"auths\": {},\n\t\"last\": [true]\n}");
     let is_over = AtomicBool::new(false);
     let reads = thread::scope(|scope| {
@@ -417,7 +417,7 @@ fn two_that_write_at_once_lose_nothing() {
 
 /// Killed at any moment, it leaves the old file or the new.
 #[test]
-fn who_is_killed_leaves_a_whole_file() {
+fn killed_writer_leaves_a_complete_file() {
     let env = TestEnv::new().with_config(r#"{"auths":{"first.example.com":{"auth":"eDp5"}}}"#);
     let mut kept = 0;
     for number in 0..120 {

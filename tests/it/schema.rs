@@ -32,7 +32,7 @@ fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
 }
 
 #[test]
-fn a_push_that_is_tried_again_is_told_as_the_schema_says() {
+fn retried_push_matches_the_schemas() {
     let layer = |status: &str, detail: Value| {
         json!({"status": status, "progressDetail": detail, "id": "91efb8fa70ba"}).to_string()
     };
@@ -74,7 +74,7 @@ fn a_push_that_is_tried_again_is_told_as_the_schema_says() {
 }
 
 #[test]
-fn failures_are_told_as_the_schema_says_and_in_no_other_way() {
+fn failures_match_the_schemas() {
     let digest = format!("app@sha256:{}", "0".repeat(64));
     let refused = FakeEngine::start().on_every_push(Reply::stream([refusal("no basic auth credentials")]));
     let table: [(&FakeEngine, &[&str], i32, &str); 3] = [
@@ -139,7 +139,7 @@ fn an_interrupted_push_reports_the_announced_platforms() {
 }
 
 #[test]
-fn platforms_and_findings_are_told_as_the_schema_says() {
+fn platforms_and_dry_run_findings_match_the_schemas() {
     let image = image_for_two_platforms();
     let narrowed = json!({"aux": {
         "manifestPushedInsteadOfIndex": true,
@@ -233,7 +233,7 @@ fn platforms_and_findings_are_told_as_the_schema_says() {
 
 /// One object a line, as the engine sent it; but nothing in it acts on a terminal, and no secret comes back.
 #[test]
-fn rawjson_is_what_the_engine_said() {
+fn rawjson_prints_engine_objects_escaped_and_redacted() {
     let lines = [
         "{\"status\":\"Pushing\",\r\n \"progressDetail\":{\"current\":5,\"total\":10},\t\"id\":\"aa\"}"
             .to_owned(),

@@ -124,7 +124,7 @@ fn frame((columns, rows): (usize, usize), layers: usize) -> Vec<String> {
 }
 
 #[test]
-fn a_screen_is_right_at_every_size_and_after_every_resize() {
+fn draws_correct_frames_at_every_size_and_after_resize() {
     for layers in [3, 40, 120] {
         let engine = FakeEngine::start().on_every_push(half_way(layers));
         let tmux = Tmux::start(&engine, SIZES[0], "localhost:0/my/team/app:1");

@@ -35,7 +35,7 @@ fn lines(run: &Run) -> Vec<&str> {
 }
 
 #[test]
-fn results_come_in_the_order_asked_whoever_is_first() {
+fn prints_results_in_argument_order() {
     let engine = FakeEngine::start()
         .serving_pushed()
         .on(&path("localhost:0/slow", "1"), pushed("1").slowly(Duration::from_millis(100)).times(12))
@@ -55,7 +55,7 @@ fn results_come_in_the_order_asked_whoever_is_first() {
 
 /// The status is that of the first in the order asked, not in time; `-q` leaves what matters.
 #[test]
-fn the_first_failure_in_the_order_asked_decides() {
+fn first_failure_in_argument_order_sets_the_status() {
     let engine = FakeEngine::start()
         .on(&path("localhost:0/a", "1"), {
             let late = Reply::stream(["{\"status\":\"x\"}".to_owned(), refusal("denied: quota exceeded")]);
@@ -70,7 +70,7 @@ fn the_first_failure_in_the_order_asked_decides() {
 }
 
 #[test]
-fn no_more_at_once_than_asked_for() {
+fn parallel_limits_concurrent_pushes() {
     let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:0/{name}:1"));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for (parallel, most) in [("1", 1), ("2", 2), ("9", 5)] {
@@ -86,7 +86,7 @@ fn no_more_at_once_than_asked_for() {
 
 /// Engines send a layer once for each push that begins before it is there.
 #[test]
-fn the_first_into_a_repository_goes_alone() {
+fn first_push_to_a_repository_runs_alone() {
     let exists = json!({"status": "Layer already exists", "progressDetail": {}, "id": "a"}).to_string();
     let app = |tag: &str| format!("localhost:0/app:{tag}");
     let push = |engine: &FakeEngine, names: &[String]| {
@@ -120,7 +120,7 @@ fn the_first_into_a_repository_goes_alone() {
 
 /// A helper takes its time, and so may an engine.
 #[test]
-fn logins_are_looked_up_while_the_engine_is_asked() {
+fn looks_up_credentials_while_connecting_to_the_engine() {
     let script = r#"read registry; echo "$registry" >>"$HOME/asked"; echo '{"Username":"u","Secret":"s"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
     let directory = tempfile::tempdir().unwrap();
@@ -143,7 +143,7 @@ fn logins_are_looked_up_while_the_engine_is_asked() {
 
 /// Also where a push comes first, since the engine need not be asked.
 #[test]
-fn a_helper_is_called_once_whoever_is_first() {
+fn prefetch_and_pushes_share_one_helper_call() {
     let script =
         r#"read registry; echo "$registry" >>"$HOME/asked"; sleep 0.3; echo '{"Username":"u","Secret":"s"}'"#;
     for version in ["1.41", ""] {
@@ -160,7 +160,7 @@ fn a_helper_is_called_once_whoever_is_first() {
 
 /// How it speaks with registries is the same for all of them.
 #[test]
-fn an_engine_is_asked_for_its_settings_once() {
+fn requests_the_engines_settings_once() {
     let engine = FakeEngine::start()
         .serving_pushed()
         .on_every_push(pushed("1"))
@@ -172,7 +172,7 @@ fn an_engine_is_asked_for_its_settings_once() {
 
 /// Several at once with a wrong password would be as many failed logins.
 #[test]
-fn a_login_is_tried_by_one_and_asked_for_once() {
+fn tries_credentials_in_one_push_and_prompts_once() {
     let names = ["a", "b", "c", "d"].map(|name| format!("localhost:0/{name}:1"));
     let engine = FakeEngine::start()
         .serving_pushed()
@@ -196,7 +196,7 @@ fn a_login_is_tried_by_one_and_asked_for_once() {
 
 /// Nor after something that has nothing to do with the login: nobody was let in with it so far.
 #[test]
-fn a_login_that_nobody_was_let_in_with_is_always_tried_alone() {
+fn tries_unaccepted_credentials_in_one_push_at_a_time() {
     let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:0/{name}:1"));
     let note = r#"{"status":"x"}"#.to_owned();
     let refused = Reply::stream([note, refusal("unauthorized: wrong")]).slowly(Duration::from_millis(600));
@@ -210,7 +210,7 @@ fn a_login_that_nobody_was_let_in_with_is_always_tried_alone() {
 
 /// Who has no answer is not asked again for each image, but is for another registry.
 #[test]
-fn who_gives_no_answer_is_asked_once_for_each_registry() {
+fn prompts_once_per_registry_if_there_is_no_answer() {
     let refused = Reply::stream([refusal("no basic auth credentials")]);
     let engine = FakeEngine::start().on_every_push(refused);
     let images = ["localhost:0/a:1", "127.0.0.1:0/x:1", "localhost:0/b:1"];
@@ -231,7 +231,7 @@ fn who_gives_no_answer_is_asked_once_for_each_registry() {
 
 /// One login for one registry, and no other gets to see it.
 #[test]
-fn a_given_login_goes_to_one_registry() {
+fn refuses_given_credentials_for_several_registries() {
     let env = TestEnv::new();
     let mut command = env.without_engine();
     command.args([
@@ -251,7 +251,7 @@ fn a_given_login_goes_to_one_registry() {
 }
 
 #[test]
-fn a_helper_is_asked_once_for_each_registry() {
+fn calls_a_helper_once_per_registry() {
     let script = r#"read registry; echo "$registry" >>"$HOME/asked"; echo '{"Username":"u","Secret":"s"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
     let engine = FakeEngine::start().serving_pushed().on_every_push(pushed("1"));
@@ -270,7 +270,7 @@ fn with_app() -> FakeEngine {
 }
 
 #[test]
-fn a_destination_is_tagged_pushed_and_untagged() {
+fn tags_pushes_and_untags_each_destination() {
     let engine = with_app();
     let run = push(&engine, &["app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/team/"]);
     assert_eq!(run.status, 0, "{run}");
@@ -286,7 +286,7 @@ fn a_destination_is_tagged_pushed_and_untagged() {
 }
 
 #[test]
-fn a_name_that_is_another_images_is_not_moved() {
+fn does_not_move_a_tag_of_another_image() {
     let engine = with_app().has("localhost:0/app:1", OTHER);
     let run = push(&engine, &["app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/"]);
     assert_eq!(run.status, 1, "{run}");
@@ -300,7 +300,7 @@ fn a_name_that_is_another_images_is_not_moved() {
 
 /// It was there before, and so it is afterwards.
 #[test]
-fn a_name_that_the_image_has_stays() {
+fn keeps_a_tag_that_existed_before() {
     let engine = with_app().has("localhost:0/app:1", ID);
     let run = push(&engine, &["app:1", "--to", "localhost:0/"]);
     assert_eq!((run.status, engine.names().len()), (0, 2), "{run}");
@@ -309,7 +309,7 @@ fn a_name_that_the_image_has_stays() {
 
 /// Engines remove an image with its last name.
 #[test]
-fn an_image_without_a_name_does_not_go_with_the_tag() {
+fn keeps_the_only_tags_of_an_unnamed_image() {
     // At once, or where the first has given it a name that the second sees.
     for parallel in ["2", "1"] {
         let engine = FakeEngine::start().serving_pushed().has(ID, ID).on_every_push(pushed("1"));
@@ -328,7 +328,7 @@ fn an_image_without_a_name_does_not_go_with_the_tag() {
 
 /// `deadbeefcafe` is a name as well, and only the engine knows.
 #[test]
-fn an_id_has_no_path_to_put_behind_a_registry() {
+fn refuses_to_derive_a_path_from_an_image_id() {
     let engine = FakeEngine::start().has("app:1", "deadbeefcafe");
     let run = push(&engine, &["deadbeefcafe", "--to", "localhost:0/"]);
     assert_eq!(run.status, 125, "{run}");
@@ -338,7 +338,7 @@ fn an_id_has_no_path_to_put_behind_a_registry() {
 
 /// What was pushed before is told all the same, each by its own name.
 #[test]
-fn an_interrupted_call_tells_what_was_pushed() {
+fn interrupted_call_reports_finished_pushes() {
     let hanging = Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#]).ending(End::Hang);
     let engine = FakeEngine::start()
         .serving_pushed()
@@ -366,7 +366,7 @@ fn an_interrupted_call_tells_what_was_pushed() {
 
 /// But for one that is to stay.
 #[test]
-fn a_tag_that_is_kept_stays_also_where_the_push_is_interrupted() {
+fn keep_tag_keeps_the_tag_of_an_interrupted_push() {
     let engine = with_app().on_every_push(Reply {
         end: End::Hang,
         ..Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#])
@@ -382,7 +382,7 @@ fn a_tag_that_is_kept_stays_also_where_the_push_is_interrupted() {
 }
 
 #[test]
-fn a_tag_goes_away_whoever_ends_the_push() {
+fn removes_the_tag_on_signals_failure_and_timeout() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let engine = FakeEngine::start().has("docker.io/library/app:1", ID).on_every_push(Reply {
             end: End::Hang,
@@ -419,7 +419,7 @@ fn a_tag_goes_away_whoever_ends_the_push() {
 
 /// What somebody has done to the name meanwhile counts.
 #[test]
-fn a_tag_that_was_moved_meanwhile_is_left_alone() {
+fn does_not_remove_a_tag_that_was_moved_meanwhile() {
     let engine = with_app();
     let moved = json!({"Id": OTHER, "RepoTags": ["localhost:0/app:1", "x:1"]}).to_string();
     let inspect = "GET /v1.41/images/localhost:0/app:1/json";
@@ -432,7 +432,7 @@ fn a_tag_that_was_moved_meanwhile_is_left_alone() {
 }
 
 #[test]
-fn a_dry_run_gives_no_name() {
+fn dry_run_adds_no_tag() {
     let engine = FakeEngine::start().has("docker.io/library/app:1", ID);
     let run = push(&engine, &["--dry-run", "app:1", "--to", "localhost:0/"]);
     assert_eq!(run.status, 6, "nothing listens there: {run}");
@@ -440,7 +440,7 @@ fn a_dry_run_gives_no_name() {
 }
 
 #[test]
-fn every_tag_of_every_repository_and_one_that_has_none() {
+fn all_tags_of_several_repositories_report_one_without_tags() {
     let images = json!([{"RepoTags": ["app:1", "app:2", "web:1", "other:1"], "Id": ID}]).to_string();
     let mut engine =
         FakeEngine::start().serving_pushed().on("GET /v1.41/images/json", Reply::json(200, &images));
@@ -459,7 +459,7 @@ fn every_tag_of_every_repository_and_one_that_has_none() {
 }
 
 #[test]
-fn nothing_is_pushed_unless_all_of_it_makes_sense() {
+fn checks_all_arguments_before_pushing() {
     let table: [(&[&str], i32, &str); 4] = [
         (&["app:1", "APP:2"], 125, "must be lowercase"),
         (&["a:1", "b:1", "--to", "localhost:0/x:1"], 125, "would both be pushed as localhost:0/x:1"),
@@ -473,7 +473,7 @@ fn nothing_is_pushed_unless_all_of_it_makes_sense() {
 }
 
 #[test]
-fn digests_are_written_where_they_are_wanted() {
+fn writes_digest_metadata_and_github_files() {
     let engine = FakeEngine::start().serving_pushed().on_every_push(pushed("1"));
     let env = TestEnv::new();
     let file = |name: &str| env.path(name).to_str().unwrap().to_owned();
@@ -526,7 +526,7 @@ fn digests_are_written_where_they_are_wanted() {
 }
 
 #[test]
-fn variables_say_what_the_command_line_does_not() {
+fn variables_set_options_that_the_command_line_leaves_out() {
     let variables = |set: &[(&str, &str)], arguments: &[&str]| {
         let engine = FakeEngine::start().serving_pushed().on_every_push(pushed("1"));
         let env = TestEnv::new();
@@ -569,7 +569,7 @@ fn variables_say_what_the_command_line_does_not() {
 
 /// A question stands alone: what ends meanwhile is written when it has its answer.
 #[test]
-fn nothing_is_written_into_a_question() {
+fn prints_nothing_during_a_prompt() {
     for mode in ["tty", "plain"] {
         let engine = FakeEngine::start()
             .serving_pushed()
@@ -605,7 +605,7 @@ fn nothing_is_written_into_a_question() {
 
 /// A helper may have its user type something, and there is one terminal.
 #[test]
-fn a_helper_that_asks_is_alone_at_the_terminal() {
+fn does_not_prompt_while_a_helper_uses_the_terminal() {
     let script = r#"read registry
 if [ "$registry" = 127.0.0.1:0 ]; then
     printf 'PIN: ' >/dev/tty; read pin </dev/tty; echo "$pin" >"$HOME/pin"
@@ -636,7 +636,7 @@ echo '{"Username":"u","Secret":"s"}'"#;
 
 /// All at once: who interrupts does not wait for one after the other, and we are ended after two seconds.
 #[test]
-fn all_tags_go_at_once_where_the_engine_is_slow() {
+fn removes_all_tags_concurrently() {
     let names = ["a", "b", "c", "d"];
     let mut engine = FakeEngine::start().on_every_push(Reply {
         end: End::Hang,
@@ -660,7 +660,7 @@ fn all_tags_go_at_once_where_the_engine_is_slow() {
 
 /// Its own name is one too, whatever else it is given.
 #[test]
-fn an_image_that_goes_where_it_is_named_needs_no_other_name() {
+fn removes_the_added_tag_if_the_image_keeps_its_own_name() {
     let engine = FakeEngine::start().serving_pushed().has("localhost:0/app:1", ID).on_every_push(pushed("1"));
     let run = push(&engine, &["localhost:0/app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/"]);
     assert_eq!((run.status, lines(&run).len()), (0, 2), "{run}");
@@ -669,7 +669,7 @@ fn an_image_that_goes_where_it_is_named_needs_no_other_name() {
 
 /// Tags of one repository that share a layer hang in one upload of it: that is one, and there is a way round.
 #[test]
-fn pushes_that_stall_together_are_led_round_together() {
+fn pushes_that_stall_together_retry_under_another_name() {
     let stall = |tag: &str| {
         let line = |status: &str, detail: Value| {
             json!({"status": status, "progressDetail": detail, "id": "aa"}).to_string()
@@ -703,7 +703,7 @@ fn pushes_that_stall_together_are_led_round_together() {
 
 /// All tries together, and the waits between them.
 #[test]
-fn the_limit_is_for_all_tries() {
+fn timeout_includes_waits_between_attempts() {
     let broken =
         Reply::stream([refusal("write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer")]);
     let engine = FakeEngine::start().on_every_push(broken);
@@ -717,7 +717,7 @@ fn the_limit_is_for_all_tries() {
 
 /// The time that somebody types is nobody's, nor that of another image before it.
 #[test]
-fn the_limit_is_for_the_push_and_not_for_the_question() {
+fn timeout_excludes_time_at_the_prompt() {
     let engine = FakeEngine::start()
         .serving_pushed()
         .on_next_push(Reply::stream([refusal("no basic auth credentials")]))
