@@ -1,4 +1,4 @@
-//! `auth`: which login Docker holds, and whether the registry takes it.
+//! `auth`: which credentials Docker stores, and whether the registry accepts them.
 
 use serde_json::{Value, json};
 
@@ -152,7 +152,7 @@ fn saves_typed_credentials_after_checking_them() {
     let config = std::fs::read_to_string(env.config_file()).unwrap();
     assert!(config.contains("YWxpY2U6czNjcmV0"), "{config}");
 
-    // What was typed is told, kept or not.
+    // Typed credentials are reported even if they cannot be saved.
     let env = TestEnv::new().with_config(r#"{"credsStore":"gone"}"#);
     let engine = FakeEngine::start().on(AUTH, Reply::json(200, "{}"));
     let arguments = ["regpush", "auth", "--login", "--format", "json", "localhost:5000"];
@@ -169,7 +169,7 @@ fn saves_typed_credentials_after_checking_them() {
         ended.text
     );
 
-    // A name that is given is not asked for.
+    // `--username` becomes the default of the prompt.
     let engine = FakeEngine::start();
     let arguments = ["regpush", "auth", "--login", "-u", "carol", "localhost:5000"];
     let mut terminal = env.at_terminal(&engine, "xterm", &arguments);
@@ -206,7 +206,7 @@ fn explains_why_auth_cannot_check() {
         assert_eq!(run.status, status, "{run}");
         assert!(run.stderr.contains(told) && run.stderr.contains(hint), "{run}");
     }
-    // An engine that is away is no answer of the registry.
+    // An unreachable engine does not mean that the registry refused.
     let env = TestEnv::new().with_config(&stored(&json!({"auth": BOB})));
     let mut command = env.without_engine();
     let run =
@@ -215,7 +215,7 @@ fn explains_why_auth_cannot_check() {
     assert!(run.stdout.contains("unknown"), "{run}");
 }
 
-/// An engine leaves a registry token out of `/auth`, so the registry is asked itself.
+/// Engines ignore a registry token in `/auth`, so the plugin asks the registry itself.
 #[test]
 fn checks_a_registry_token_at_the_registry_itself() {
     for (status, accepted) in [(200, 0), (401, 3)] {

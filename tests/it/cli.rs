@@ -1,4 +1,4 @@
-//! What docker and a shell see of the executable itself.
+//! Metadata, help, usage errors and closed pipes, as docker and a shell see them.
 
 use std::process::Command;
 
@@ -87,7 +87,7 @@ fn unreachable_engine_error_names_socket_and_origin() {
     assert_eq!(result["error"]["class"], "engine");
     assert_eq!(result["reference"], "docker.io/library/app:latest");
 
-    // A socket that nobody listens at any more.
+    // A socket file without a listener.
     drop(std::os::unix::net::UnixListener::bind(&nowhere).unwrap());
     let refused = run(&mut words(&env, &["-H", &url, "regpush", "app"]));
     assert!(refused.stderr.contains("hint: no engine listens at "), "{refused}");

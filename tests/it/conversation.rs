@@ -1,4 +1,4 @@
-//! A refusal, somebody at the terminal, and what comes of it.
+//! Prompts after a refusal, and signals that interrupt a prompt or a push.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -32,7 +32,7 @@ fn at_terminal(env: &TestEnv, engine: &FakeEngine, options: &[&str]) -> Terminal
     env.at_terminal(engine, "xterm", &[&["regpush"], options, &[IMAGE]].concat())
 }
 
-/// Answers both questions, each when it is asked.
+/// Answers both prompts as soon as each appears.
 fn log_in(terminal: &mut Terminal, username: &str, password: &str) {
     terminal.wait_for("Username");
     terminal.type_in(&format!("{username}\r"));
@@ -85,7 +85,7 @@ fn prompts_checks_and_pushes_again() {
     let requests = engine.requests();
     let login = json!({"username": "alice", "password": "right", "serveraddress": "localhost:0"});
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&requests[2].body).unwrap(), login);
-    assert_eq!(requests[3].registry_auth(), login, "and the push goes with what was checked");
+    assert_eq!(requests[3].registry_auth(), login, "the push sends the checked credentials");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn gives_up_after_three_wrong_answers() {
             .on(AUTH, Reply::json(401, r#"{"message":"unauthorized: incorrect username or password"}"#));
     }
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
-    // Nothing was typed: the registry is not bothered with it.
+    // An empty password is not sent to the registry.
     log_in(&mut terminal, "alice", "");
     terminal.wait_for("a user name and a password are needed");
     for _ in 0..2 {
@@ -180,7 +180,7 @@ fn never_repeats_a_login_request() {
     let ended = terminal.finish();
     assert_eq!(ended.status, 4, "{}", ended.text);
     assert!(ended.text.contains("lost the connection to the engine"), "{}", ended.text);
-    assert_eq!(engine.requests().len(), 2, "a push, and one question about the login");
+    assert_eq!(engine.requests().len(), 2, "one push and one login request");
 }
 
 #[test]
@@ -278,13 +278,13 @@ fn signals_in_mid_push_close_the_connection() {
     }
 }
 
-/// A push that hangs in writing, since nobody reads its stderr, which is the pipe.
+/// Starts a push that blocks while it writes to stderr. Returns the unread pipe.
 fn hanging_push(engine: &FakeEngine) -> (std::process::Child, Pid, std::io::PipeReader) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = TestEnv::new().command(engine);
     let child = command.args(["regpush", IMAGE]).stderr(writer).spawn().expect("the executable runs");
     let process = Pid::from_raw(child.id().try_into().expect("a process number"));
-    // A pipe holds 64 KiB; what does not go on growing is full.
+    // A pipe holds 64 KiB; it is full when its content stops growing.
     let started = Instant::now();
     let mut held = 0;
     loop {
@@ -299,7 +299,7 @@ fn hanging_push(engine: &FakeEngine) -> (std::process::Child, Pid, std::io::Pipe
     (child, process, reader)
 }
 
-/// More notes than a pipe holds.
+/// Starts an engine that sends more notes than a pipe holds.
 fn chatty_engine() -> FakeEngine {
     let line = |n| format!(r#"{{"status":"a note, and another, and another: {n}"}}"#);
     FakeEngine::start().on_every_push(Reply::stream((0..20_000).map(line)).ending(End::Hang))
@@ -321,7 +321,7 @@ fn ignores_sighup_under_nohup_and_obeys_sigint() {
     let program = env.command(&engine).get_program().to_owned();
     let mut command = std::process::Command::new("sh");
     command.env_clear().envs(env.variables()).env("DOCKER_HOST", &engine.host);
-    // HUP as nohup does it; INT as a shell does it for the background of a script.
+    // `nohup` ignores HUP, and a shell ignores INT for the background jobs of a script.
     command.args(["-c", r#"trap '' HUP INT; exec "$0" regpush "$1""#]).arg(program).arg(IMAGE);
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -352,7 +352,7 @@ fn closed_control_socket_stops_the_push() {
     engine.wait_until_connection_is_over();
 }
 
-/// docker before 25 has no control socket: its end shows in another parent.
+/// docker before 25 has no control socket; the plugin notices docker's end because it gets another parent process.
 #[test]
 fn killing_docker_stops_the_push() {
     let engine = FakeEngine::start().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
@@ -373,7 +373,7 @@ fn killing_docker_stops_the_push() {
 fn third_signal_exits_at_once() {
     let engine = chatty_engine();
     let (mut child, process, _reader) = hanging_push(&engine);
-    // Alone, the first signal would end it after 2 s.
+    // After the first signal alone, it would end after 2 s.
     let stopped = Instant::now();
     while child.try_wait().unwrap().is_none() {
         let _ = kill(process, Signal::SIGINT);

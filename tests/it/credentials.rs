@@ -1,4 +1,4 @@
-//! Whose credentials a push goes with, and that they go nowhere else.
+//! Which credentials a push sends, and that they are not leaked.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -16,12 +16,12 @@ const IMAGE: &str = "localhost:0/app:1";
 /// base64 of bob:filepw
 const BOB: &str = "Ym9iOmZpbGVwdw==";
 
-/// What the engine was shown, and how it went.
+/// Pushes, and returns the credentials that the engine received and the outcome.
 fn push(env: &TestEnv, arguments: &[&str], image: &str, variable: Option<&str>) -> (Value, Run) {
     let engine = FakeEngine::start()
         .serving_pushed()
         .on_every_push(Reply::stream([digest_line("1")]))
-        // Only for a registry that is not on this machine.
+        // Called only for a registry that is not on this machine.
         .allow("GET /v1.41/info", Reply::json(200, "{}"));
     let mut command = env.command(&engine);
     command.args(["regpush", "--format", "json"]).args(arguments).arg(image);
@@ -46,7 +46,7 @@ fn uses_credential_sources_in_order() {
     let bob = basic("bob", "filepw", server);
     let variable = format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#);
     let table = [
-        // config.json, script of the helper `x`, DOCKER_AUTH_CONFIG, options → what is sent, source
+        // config.json, script of the helper `x`, DOCKER_AUTH_CONFIG, options → credentials sent, source
         ("{}".to_owned(), helper, None, &[][..], json!({}), "none"),
         (format!("{{{file}}}"), helper, None, &[], bob.clone(), "config"),
         (format!(r#"{{{file},"credsStore":"x"}}"#), helper, None, &[], alice.clone(), "helper:x"),
@@ -196,14 +196,14 @@ fn accepts_the_answer_of_a_helper_that_closes_stdin() {
     }
 }
 
-/// A helper that never answers, and what it has started.
+/// A helper script that never answers, with a child process.
 const HANGS: &str = r#"sleep 1000 & echo $$ $! >"$HOME/new"; mv "$HOME/new" "$HOME/processes"; wait"#;
 
-/// Waits until the processes that [`HANGS`] has named are gone.
+/// Waits until the processes that [`HANGS`] recorded have ended.
 fn wait_until_ended(env: &TestEnv) {
     let processes = fs::read_to_string(env.path("home/processes")).expect("the helper was started");
     assert_eq!(processes.split_whitespace().count(), 2, "{processes}");
-    // Or a zombie, where nobody waits for orphans.
+    // An ended process remains a zombie if no process reaps orphans.
     let is_gone = |process: &str| match fs::read_to_string(format!("/proc/{process}/stat")) {
         Ok(stat) => stat.contains(") Z "),
         Err(_) => true,
@@ -229,10 +229,10 @@ fn names_a_slow_helper_and_ends_it_on_sigterm() {
     wait_until_ended(&env);
 }
 
-/// There it is in our process group, since it may ask at the terminal itself.
+/// At a terminal a helper runs in our process group, since it may prompt there itself.
 #[test]
 fn sigterm_at_a_terminal_ends_a_helper_and_its_children() {
-    // Its end alone would hang up on them, since here it leads the session.
+    // Ignores HUP, which Linux sends when the plugin ends, since here the plugin leads the session.
     let script = format!("trap '' HUP; {HANGS}");
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
     let engine = FakeEngine::start();
@@ -243,7 +243,7 @@ fn sigterm_at_a_terminal_ends_a_helper_and_its_children() {
     wait_until_ended(&env);
 }
 
-/// Ctrl-C ends the helper at once, and not what it has put into the background.
+/// The terminal's SIGINT ends the helper, but not its background processes.
 #[test]
 fn ctrl_c_ends_a_helper_and_its_children() {
     let script = format!("trap '' HUP; {HANGS}");
@@ -275,7 +275,7 @@ fn names_a_misbehaving_helper_without_leaking_its_secret() {
     let json = r#"{"Username":"alice","Secret":"hunter2"}"#;
     let html = "<!DOCTYPE html><p>502";
     let table = [
-        // script, what is told of it
+        // script, reason in the warning
         ("head -c 100000000 /dev/zero; exit 0", "its answer is longer than 1024 kB"),
         ("head -c 100000000 /dev/zero >&2; exit 1", "exit status: 1"),
         (&format!("echo '{html}'"), "its answer is not the JSON of a credential helper"),
@@ -293,7 +293,7 @@ fn names_a_misbehaving_helper_without_leaking_its_secret() {
         assert!(run.stderr.contains(&told), "{script}: {run}");
         assert!(!run.to_string().contains("hunter2"), "{run}");
     }
-    // What it says beside a good answer is nobody's business.
+    // The stderr of a successful helper is not shown.
     let script = format!("echo '{json}'; echo the password is hunter2 >&2");
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
     let (sent, run) = push(&env, &[], IMAGE, None);
@@ -301,7 +301,7 @@ fn names_a_misbehaving_helper_without_leaking_its_secret() {
     assert!(!run.to_string().contains("hunter2"), "{run}");
 }
 
-/// As a helper that starts an agent does.
+/// A helper that starts an agent behaves like this.
 #[test]
 fn accepts_the_answer_of_a_helper_whose_child_keeps_stdout_open() {
     let script = r#"sleep 1000 & echo $! >"$HOME/child"; echo '{"Username":"alice","Secret":"s3cret"}'"#;
@@ -311,7 +311,7 @@ fn accepts_the_answer_of_a_helper_whose_child_keeps_stdout_open() {
     assert_eq!(sent["username"], "alice");
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     let child = fs::read_to_string(env.path("home/child")).unwrap();
-    // It is left alone.
+    // The plugin does not end it.
     kill(Pid::from_raw(child.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
 }
 
@@ -398,7 +398,7 @@ fn refusal_names_registry_user_source_and_remedy() {
         }
         let run = run(&mut command);
         assert_eq!(run.status, 3, "{run}");
-        assert_eq!(engine.pushes().len(), 1, "nobody is asked, so nothing is pushed again");
+        assert_eq!(engine.pushes().len(), 1, "without a prompt there is no second push");
         for word in words {
             assert!(run.stderr.contains(word), "no {word:?}: {run}");
         }
@@ -419,10 +419,10 @@ fn retries_once_if_credentials_expire_in_mid_push() {
 
     let engine = FakeEngine::start().on_next_push(Reply::stream(&moved)).on_next_push(Reply::stream(&moved));
     let refused = run(env.command(&engine).args(["regpush", IMAGE]));
-    assert_eq!(refused.status, 3, "once, not for ever: {refused}");
+    assert_eq!(refused.status, 3, "only one retry: {refused}");
 }
 
-/// The password, and its base64 in every form, in nothing that others can read.
+/// The output, the helper's environment and our arguments contain neither the password nor its base64 forms.
 #[test]
 fn shows_no_secret_in_output_or_to_helpers() {
     let seen = r#"
@@ -462,7 +462,7 @@ fn warns_that_docker_auth_config_overrides_stored_credentials() {
     let hidden = "DOCKER_AUTH_CONFIG goes before the login for localhost:0 in ";
     let table = [
         (format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#), Some("`")),
-        // docker's mark for what a helper was given.
+        // docker marks an entry like this if a helper stores its credentials.
         (
             r#"{"auths":{"localhost:0":{}},"credsStore":"x"}"#.to_owned(),
             Some("the credential helper `docker-credential-x`"),
@@ -481,7 +481,7 @@ fn warns_that_docker_auth_config_overrides_stored_credentials() {
     }
 }
 
-/// Engines and registries quote what they were sent.
+/// Engines and registries may quote the credentials that they received.
 #[test]
 fn redacts_secrets_quoted_by_the_engine() {
     let login = ["-u", "bob", "--password-stdin", "--format", "json"];
@@ -506,7 +506,11 @@ fn redacts_secrets_quoted_by_the_engine() {
         let mut command = env.command(&engine);
         command.args(["regpush", "--progress", "plain"]).args(login).arg(IMAGE);
         let run = run_with_stdin(&mut command, b"typed <pw>\n");
-        assert_eq!(engine.pushes()[0].header("x-registry-auth"), Some(header), "the test knows what is sent");
+        assert_eq!(
+            engine.pushes()[0].header("x-registry-auth"),
+            Some(header),
+            "the header is the one that the replies quote"
+        );
         assert_ne!(run.status, 0, "{run}");
         assert!(run.stderr.contains(told), "{told}: {run}");
         for secret in ["typed <pw>", "Ym9iOnR5cGVkIDxwdz4=", header] {

@@ -1,4 +1,4 @@
-//! Help, man pages, completions and README, held against the command line that there is.
+//! Checks help, man pages, completions and README against the clap definition.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use docker_regpush::cli::{PluginCommand, StandaloneCommand};
 
 use crate::support::env::{TestEnv, run};
 
-/// Writes what is out of date, in place of complaining.
+/// The variable that makes the tests update stale documents instead of failing.
 const UPDATE: &str = "UPDATE_DOCS";
 
 fn docs() -> PathBuf {
@@ -29,7 +29,7 @@ fn assert_current(path: &Path, want: &[u8]) {
     assert!(there == want, "{} is not current: {UPDATE}=1 cargo test --test it documents", path.display());
 }
 
-/// Options that are shown, of a push.
+/// Returns the visible options of a push.
 fn options(command: &Command) -> Vec<&Arg> {
     command.get_arguments().filter(|arg| arg.get_long().is_some() && !arg.is_hide_set()).collect()
 }
@@ -74,7 +74,7 @@ fn completions_are_current() {
     }
 }
 
-/// Each option once, in one line or two, its column as docker has it.
+/// Each option is listed once, in docker's layout.
 #[test]
 fn help_follows_dockers_layout_and_lists_every_option() {
     let help = run(TestEnv::new().without_engine().args(["regpush", "--help"])).stdout;
@@ -91,7 +91,7 @@ fn help_follows_dockers_layout_and_lists_every_option() {
             names.starts_with('-') && names.split(' ').any(|word| word == long)
         };
         assert_eq!(lines.into_iter().filter(is_own).count(), 1, "{long}");
-        // What is not said by clap is said by us: the two must agree.
+        // The help text itself has to name defaults and values, since clap does not add them here.
         let text = option.get_help().unwrap().to_string();
         if let [default] = option.get_default_values()
             && option.get_action().takes_values()
@@ -115,10 +115,10 @@ fn readme_contains_the_help_and_only_known_options() {
     let path = docs().with_file_name("README.md");
     let readme = fs::read_to_string(&path).unwrap();
     let help = run(TestEnv::new().without_engine().args(["regpush", "--help"])).stdout;
-    let (before, rest) = readme.split_once("```text\n").expect("the help stands in it");
+    let (before, rest) = readme.split_once("```text\n").expect("README.md contains the help");
     let (_, after) = rest.split_once("```\n").unwrap();
     assert_current(&path, format!("{before}```text\n{help}```\n{after}").as_bytes());
-    // What stands behind `docker regpush` in an example.
+    // Every option after `docker regpush` in an example must exist.
     let standalone = StandaloneCommand::command();
     let words =
         standalone.get_subcommands().flat_map(Command::get_arguments).chain(standalone.get_arguments());
@@ -134,7 +134,7 @@ fn readme_contains_the_help_and_only_known_options() {
     }
 }
 
-/// All but the two that end at once; of what is hidden none.
+/// Except for `--help` and `--version`, and hidden options.
 #[test]
 fn every_long_option_has_a_variable() {
     let table = [

@@ -372,7 +372,7 @@ fn explains_each_refusal_of_a_registry() {
 }
 
 #[test]
-fn a_token_server_that_refuses_is_the_registrys_word() {
+fn reports_refused_credentials_of_a_token_server() {
     let (registry, host) = registry();
     let registry = registry
         .on("GET /v2/_catalog", challenge(&format!("Bearer realm=\"http://{host}/token\"")))

@@ -1,5 +1,5 @@
-//! A fake engine on a Unix socket or a TCP port, which also serves as a fake registry. It replays what real ones
-//! sent, keeps the requests, and fails the test if it was never called, if a planned call never came, or if a
+//! A fake engine on a Unix socket or a TCP port, which also serves as a fake registry. It replays the answers of real
+//! engines, keeps the requests, and fails the test if it was never called, if a planned call never came, or if a
 //! call was not planned. Only pings are answered without a plan.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use serde_json::Value;
 
-/// One request as it came.
+/// One received request.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// `POST /v1.41/images/x/push?tag=1`
@@ -28,7 +28,7 @@ impl Request {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The credentials it carries, decoded as an engine decodes them.
+    /// Decodes the credentials of the request as an engine does.
     pub fn registry_auth(&self) -> Value {
         let header = self.header("x-registry-auth").expect("the header is always sent");
         let json = URL_SAFE.decode(header).expect("padded base64 of the URL alphabet");
@@ -45,27 +45,27 @@ pub enum End {
     Cut,
     /// Without chunks: the body lasts until the connection is closed.
     Close,
-    /// It never ends: the client has to go.
+    /// The answer never ends; the client must close the connection.
     Hang,
-    /// Properly, and then the connection is closed without a word.
+    /// The last chunk was sent, and then the connection is closed without announcement.
     Rude,
     /// The connection is closed without an answer.
     Nothing,
 }
 
-/// What the engine says to a ping.
+/// How the engine answers a ping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ping {
     /// As 20.10.
     #[default]
     Version141,
-    /// As something that knows no versions.
+    /// Without a version header.
     NoVersion,
-    /// As something that does not know HEAD, and hangs up on it.
+    /// As 20.10, but closes the connection at HEAD.
     GetOnly,
-    /// As something of another age.
+    /// With this API version.
     Version(&'static str),
-    /// Not at all: with this text, and status 400.
+    /// With status 400 and this text.
     Refused(&'static str),
 }
 
@@ -74,17 +74,17 @@ pub struct Reply {
     pub status: u16,
     pub content_type: Option<&'static str>,
     pub headers: Vec<(&'static str, &'static str)>,
-    /// Each is written, and sent, by itself.
+    /// Parts of the body, each written separately.
     pub pieces: Vec<Vec<u8>>,
-    /// How often the last of them is sent.
+    /// How often the last piece is sent.
     pub times: usize,
-    /// Between two of them.
+    /// The pause between two pieces.
     pub pause: Duration,
     pub end: End,
 }
 
 impl Reply {
-    /// A push that the engine took on: its lines, ended as docker ends them.
+    /// Streams these lines as the answer to an accepted push, with docker's line ends.
     pub fn stream<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) -> Self {
         let pieces = lines.into_iter().map(|line| format!("{}\r\n", line.as_ref()).into_bytes()).collect();
         Self {
@@ -107,13 +107,13 @@ impl Reply {
         self
     }
 
-    /// With so much time between two lines.
+    /// Pauses this long between two lines.
     pub fn slowly(mut self, pause: Duration) -> Self {
         self.pause = pause;
         self
     }
 
-    /// The last line again and again.
+    /// Sends the last line this often.
     pub fn times(mut self, times: usize) -> Self {
         self.times = times;
         self
@@ -130,34 +130,34 @@ struct State {
     ping: Ping,
     planned: VecDeque<(String, Reply)>,
     allowed: Vec<(String, Reply)>,
-    /// Answers each push, however often; in place of what is planned, or where nothing is.
+    /// Answers any number of pushes. `true`: even if another answer is planned; `false`: only if none is.
     always: Option<(Reply, bool)>,
-    /// Pushes at work, and how many that were at most.
+    /// The number of pushes in progress, and the maximum so far.
     at_work: usize,
     most_at_work: usize,
     requests: Vec<Request>,
     unplanned: Vec<String>,
     /// Digests of pushes, by `REPOSITORY:TAG`.
     pushed: BTreeMap<String, String>,
-    /// `/distribution` is answered with these digests.
+    /// Whether `/distribution` is answered with the digests in `pushed`.
     serves_pushed: bool,
-    /// Images were added, so all others are known to be missing.
+    /// Whether images were added; inspections of all others are then answered with 404.
     has_images: bool,
-    /// Names of images, and whose they are: by what they are asked for, and what answers.
+    /// Image IDs by name; an image without a name has its ID as key.
     images: BTreeMap<String, String>,
-    /// Connections that are over: the client went from a hanging answer, or we were rude.
+    /// Closed connections: by the client during [`End::Hang`], or by us after [`End::Rude`].
     gone: usize,
 }
 
 pub struct FakeEngine {
-    /// As docker takes it with `--host`.
+    /// The address for docker's `--host`.
     pub host: String,
     shared: Arc<(Mutex<State>, Condvar)>,
     _directory: Option<tempfile::TempDir>,
 }
 
 impl FakeEngine {
-    /// Answers pings as 20.10 does, and else only what is planned.
+    /// Starts an engine on a Unix socket. It answers pings as 20.10 does, and otherwise only planned requests.
     pub fn start() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let socket = directory.path().join("docker.sock");
@@ -169,7 +169,7 @@ impl FakeEngine {
         })
     }
 
-    /// The same on a port of loopback.
+    /// Starts an engine on a loopback port.
     pub fn at_tcp() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let host = format!("tcp://{}", listener.local_addr().expect("an address"));
@@ -206,18 +206,18 @@ impl FakeEngine {
 
     /// Plans the answer to one request, and fails the test if it never comes.
     ///
-    /// * `line`: method and whole path. Without a query it stands for any query.
+    /// * `line`: method and whole path; without a query it matches any query.
     pub fn on(self, line: &str, reply: Reply) -> Self {
         self.state().planned.push_back((line.to_owned(), reply));
         self
     }
 
-    /// Plans the answer to one push, whichever image it is of.
+    /// Plans the answer to one push of any image.
     pub fn on_next_push(self, reply: Reply) -> Self {
         self.on(ANY_PUSH, reply)
     }
 
-    /// Plans the same answer to any number of requests, none included: for calls that depend on the time.
+    /// Plans the same answer to any number of requests, including none: for calls that depend on timing.
     ///
     /// * `line`: as for [`on`](Self::on)
     pub fn allow(self, line: &str, reply: Reply) -> Self {
@@ -225,13 +225,13 @@ impl FakeEngine {
         self
     }
 
-    /// Answers `/distribution` as if the registry had what was pushed. Fails the test if it is never asked.
+    /// Answers `/distribution` with the pushed digests. Fails the test if an image was pushed and no such call came.
     pub fn serving_pushed(self) -> Self {
         self.state().serves_pushed = true;
         self
     }
 
-    /// Adds an image, which can be inspected, tagged and untagged. One without a name is added under its ID.
+    /// Adds an image, which can be inspected, tagged and untagged. `name` is the ID for an image without a name.
     /// Inspections of images that were not added are answered with 404.
     pub fn has(self, name: &str, id: &str) -> Self {
         let mut state = self.state();
@@ -241,39 +241,39 @@ impl FakeEngine {
         self
     }
 
-    /// What its images are called now.
+    /// Returns the current names of all images.
     pub fn names(&self) -> Vec<String> {
         self.state().images.keys().cloned().collect()
     }
 
-    /// Answers every push like this.
+    /// Answers every push like this, even if another answer is planned.
     pub fn on_every_push(self, reply: Reply) -> Self {
         self.state().always = Some((reply, true));
         self
     }
 
-    /// The same, but for those that are planned.
+    /// Answers every push like this for which no answer is planned.
     pub fn on_every_push_else(self, reply: Reply) -> Self {
         self.state().always = Some((reply, false));
         self
     }
 
-    /// How many pushes there were at once.
+    /// Returns the maximum number of concurrent pushes.
     pub fn most_at_once(&self) -> usize {
         self.state().most_at_work
     }
 
-    /// The first request that starts with this.
+    /// Returns the first request whose line starts with this text.
     pub fn request(&self, line: &str) -> Option<Request> {
         self.state().requests.iter().find(|request| request.line.starts_with(line)).cloned()
     }
 
-    /// How often this was asked.
+    /// Counts the requests with exactly this line.
     pub fn count(&self, line: &str) -> usize {
         self.state().requests.iter().filter(|request| request.line == line).count()
     }
 
-    /// All requests except pings.
+    /// Returns all requests except pings.
     pub fn requests(&self) -> Vec<Request> {
         self.state().requests.iter().filter(|request| !is_ping(&request.line)).cloned().collect()
     }
@@ -282,21 +282,23 @@ impl FakeEngine {
         self.requests().into_iter().filter(|request| request.line.contains("/push?")).collect()
     }
 
-    /// Waits until a connection is over: the client has gone from a hanging answer, or we were rude.
+    /// Waits until a connection is closed: by the client during [`End::Hang`], or by us after [`End::Rude`].
     pub fn wait_until_connection_is_over(&self) {
-        self.wait("the connection stayed", |state| state.gone > 0);
+        self.wait("no connection was closed", |state| state.gone > 0);
     }
 
-    /// Waits until this many pushes have come in.
+    /// Waits until this many pushes were requested.
     pub fn wait_for_pushes(&self, count: usize) {
         self.wait("too few pushes", |state| {
             state.requests.iter().filter(|request| request.line.contains("/push?")).count() >= count
         });
     }
 
-    /// Waits until this has been asked.
+    /// Waits for a request with exactly this line.
     pub fn wait_for_request(&self, line: &str) {
-        self.wait("it is not asked", |state| state.requests.iter().any(|request| request.line == line));
+        self.wait("the request did not come", |state| {
+            state.requests.iter().any(|request| request.line == line)
+        });
     }
 
     fn wait(&self, otherwise: &str, condition: impl Fn(&State) -> bool) {
@@ -314,12 +316,12 @@ impl Drop for FakeEngine {
         }
         let state = self.state();
         assert!(!state.requests.is_empty(), "the engine was never called");
-        assert_eq!(state.unplanned, Vec::<String>::new(), "asked and not planned");
+        assert_eq!(state.unplanned, Vec::<String>::new(), "requests that were not planned");
         let missing: Vec<&str> = state.planned.iter().map(|(line, _)| line.as_str()).collect();
-        assert_eq!(missing, Vec::<&str>::new(), "planned and never asked");
+        assert_eq!(missing, Vec::<&str>::new(), "planned requests that did not come");
         let has = |part: &str| state.requests.iter().any(|request| request.line.contains(part));
         let is_expected = state.serves_pushed && !state.pushed.is_empty();
-        assert!(!is_expected || has("/distribution/"), "the registry was never asked what it serves");
+        assert!(!is_expected || has("/distribution/"), "`/distribution` was never called");
         assert!(state.always.is_none() || has("/push?"), "pushes were planned, and none came");
     }
 }
@@ -402,32 +404,32 @@ fn is_ping(line: &str) -> bool {
     line.ends_with("/_ping")
 }
 
-/// Whether a plan is for this request. Paths are compared as a whole, queries if the plan has one.
+/// Returns whether a plan is for this request. Paths are compared as a whole, queries only if the plan has one.
 fn is_planned(plan: &str, line: &str) -> bool {
     plan == line
         || plan == ANY_PUSH && line.contains("/push?")
         || line.split_once('?').is_some_and(|(path, _)| path == plan)
 }
 
-/// The name of the image that is inspected.
+/// Returns the image name in an image inspect path.
 fn inspected(path: &str) -> Option<&str> {
     let (path, _) = path.split_once('?').unwrap_or((path, ""));
     path.split_once("/images/")?.1.strip_suffix("/json")
 }
 
-/// The repository and the tag of a push.
+/// Returns the repository and the tag of a push.
 fn pushed(line: &str) -> Option<(&str, &str)> {
     let (path, query) = line.split_once("/push?tag=")?;
     let (_, repository) = path.split_once("/images/")?;
     Some((repository, query.split('&').next()?))
 }
 
-/// Of the image that is asked for by its name or ID.
+/// Returns the ID of the image with this name or ID.
 fn id_of<'a>(state: &'a State, name: &str) -> Option<&'a String> {
     state.images.get(name).or_else(|| state.images.values().find(|id| *id == name))
 }
 
-/// Tags and untags images that are there; `false`: it is something else, or of another image.
+/// Tags or untags an image of this engine. `false`: the request does neither, or the image is not here.
 fn change_names(state: &mut State, line: &str) -> bool {
     let Some((call, query)) = line.split_once('?') else { return false };
     let Some((method, name)) = call.split_once("/images/") else { return false };
@@ -442,7 +444,7 @@ fn change_names(state: &mut State, line: &str) -> bool {
     true
 }
 
-/// Answers from the images of this engine and from its last push; `None`: neither has an answer.
+/// Answers from the images and the pushed digests of this engine. `None`: neither has an answer.
 fn answer_from_state(state: &State, line: &str) -> Option<Reply> {
     let path = line.strip_prefix("GET ")?;
     if let Some(name) = inspected(path) {
@@ -462,10 +464,10 @@ fn answer_from_state(state: &State, line: &str) -> Option<Reply> {
     Some(Reply::json(200, &format!(r#"{{"Descriptor":{{"digest":"{pushed}","size":528}}}}"#)))
 }
 
-/// Stands for the line of any push.
+/// A planned line that matches any push.
 pub const ANY_PUSH: &str = "POST a push";
 
-/// The digest that the stream of a push names.
+/// Returns the digest in the status line of a push.
 fn digest_in(reply: &Reply) -> Option<String> {
     let text = String::from_utf8_lossy(&reply.pieces.concat()).into_owned();
     let rest = text.split(": digest: ").nth(1)?;
@@ -475,7 +477,7 @@ fn digest_in(reply: &Reply) -> Option<String> {
 /// The first line of a request, and its headers.
 pub type Head = (String, Vec<(String, String)>);
 
-/// `None`: there is no more.
+/// Reads the head of the next request. `None`: the connection has ended.
 pub fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     let mut head = Vec::new();
     loop {
@@ -548,14 +550,14 @@ fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool, ping: Ping) -
     Ok(reply.end)
 }
 
-/// A line of a success, as every engine sends it.
+/// Returns the status line that every engine sends after a successful push.
 pub fn digest_line(tag: &str) -> String {
     format!(r#"{{"status":"{tag}: digest: {DIGEST} size: 528"}}"#)
 }
 
 pub const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// The answer to an inspection of an image that is not here.
+/// Answers an image inspect for an image that is not here.
 pub fn no_such_image() -> Reply {
     Reply::json(404, r#"{"message":"No such image"}"#)
 }

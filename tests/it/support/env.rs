@@ -1,4 +1,5 @@
-//! A scrubbed environment: empty HOME and DOCKER_CONFIG, and a PATH with only what is put in.
+//! Runs the executable in a scrubbed environment: empty HOME and DOCKER_CONFIG, and a PATH that only contains the
+//! programs of the test.
 
 use std::fs;
 use std::io::Write;
@@ -17,8 +18,8 @@ use serde_json::Value;
 use super::engine::FakeEngine;
 use super::terminal::Terminal;
 
-/// What the scripts of the tests call. No more is in PATH: a credential helper that happens to be installed
-/// would be found there.
+/// The programs that test scripts call. PATH has no other system programs, so that no installed credential helper
+/// is found.
 const TOOLS: [&str; 9] = ["cat", "head", "mv", "nohup", "rm", "sh", "sleep", "tr", "yes"];
 
 pub struct TestEnv {
@@ -56,30 +57,32 @@ impl TestEnv {
         self
     }
 
-    /// A credential helper: `docker-credential-NAME`, a shell script.
+    /// Adds a credential helper to PATH: a shell script named `docker-credential-NAME`.
     pub fn with_helper(self, name: &str, script: &str) -> Self {
         self.with_program(&format!("docker-credential-{name}"), script)
     }
 
-    /// A program in PATH, a shell script.
+    /// Adds a shell script to PATH.
     pub fn with_program(self, name: &str, script: &str) -> Self {
         let path = self.path("bin").join(name);
-        // Written by another process: a child that another test starts meanwhile would hold the file
-        // open, and what is open for writing cannot be run.
+        // A separate process writes the file: if we opened it here, a child that another test starts meanwhile
+        // would inherit the handle, and a file that is open for writing cannot be executed.
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"cat >"$0" && chmod 755 "$0""#]).arg(&path);
         assert_eq!(run_with_stdin(&mut shell, format!("#!/bin/sh\n{script}\n").as_bytes()).status, 0);
         self
     }
 
-    /// Our executable, asking the fake engine.
+    /// Returns a command that runs our executable with the fake engine as its endpoint.
     pub fn command(&self, engine: &FakeEngine) -> Command {
         let mut command = self.without_engine();
         command.env("DOCKER_HOST", &engine.host);
         command
     }
 
-    /// The same at a terminal, of this kind (`TERM`).
+    /// Runs our executable on a terminal.
+    ///
+    /// * `kind`: the value of `TERM`.
     pub fn at_terminal(&self, engine: &FakeEngine, kind: &str, arguments: &[&str]) -> Terminal {
         let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_docker-regpush"));
         command.env_clear();
@@ -107,13 +110,13 @@ impl TestEnv {
             ("HOME", own(self.path("home"))),
             ("DOCKER_CONFIG", own(self.config_directory())),
             ("PATH", format!("{}:{}", own(self.path("bin")), own(self.path("tools")))),
-            // Registries that tests make up are nowhere to be found, and not in a real network either.
+            // Makes invented registries unreachable, even if the machine has a network.
             ("HTTPS_PROXY", "http://127.0.0.1:0".to_owned()),
         ]
     }
 }
 
-/// What a run left behind.
+/// The exit status and output of a finished program.
 pub struct Run {
     pub status: i32,
     pub stdout: String,
@@ -143,24 +146,24 @@ impl From<Output> for Run {
     }
 }
 
-/// Runs it with what was set for its stdin, which is nothing.
+/// Runs a command with the stdin that it has; for our executable this is empty.
 pub fn run(command: &mut Command) -> Run {
     finish(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the executable runs"))
 }
 
-/// Runs it with this on its stdin.
+/// Runs a command with this text on stdin.
 pub fn run_with_stdin(command: &mut Command, stdin: &[u8]) -> Run {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("the executable runs");
     match child.stdin.take().expect("piped").write_all(stdin) {
-        // It ends without reading all of it.
+        // The program ended before it read all of its stdin.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         written => written.expect("a pipe"),
     }
     finish(child)
 }
 
-/// A program that does not end fails its test, rather than keep it for ever.
+/// Waits for the program's end, and fails the test if that takes longer than 60 s.
 fn finish(child: Child) -> Run {
     let process = Pid::from_raw(child.id().try_into().expect("a process number"));
     let (ended, is_ended) = mpsc::channel();

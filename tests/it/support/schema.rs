@@ -1,4 +1,4 @@
-//! The schemas in `docs/`, and what is really printed.
+//! Validates printed JSON against the schemas in `docs/`.
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 const RESULT: &str = include_str!("../../../docs/result.schema.json");
 const EVENTS: &str = include_str!("../../../docs/events.schema.json");
 
-/// Both, more strict than they are for others: a field that they do not know is an error here.
+/// Both schemas, stricter than published: an unknown field is an error here.
 pub struct Printed {
     schemas: Schemas,
     result: SchemaIndex,
@@ -29,18 +29,18 @@ impl Printed {
         Self { schemas, result, event }
     }
 
-    /// A line of stdout with `--format json`.
+    /// Validates a line of stdout with `--format json`.
     pub fn assert_result(&self, line: &str) -> Value {
         let result: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         self.check(&result, self.result);
         result
     }
 
-    /// A line of stderr with `--progress json`.
+    /// Validates a line of stderr with `--progress json`.
     pub fn assert_event(&self, line: &str) -> Value {
         let mut event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         if event["event"] == "result" {
-            // The rest of it is one, and has no field that is not.
+            // Apart from these two fields it must match the result schema.
             let rest = event.as_object_mut().expect("an object");
             rest.remove("time");
             rest.remove("event");
@@ -58,7 +58,7 @@ impl Printed {
     }
 }
 
-/// No field but those that are named; but where a schema is made of others.
+/// Forbids fields that are not named, except in schemas composed of others.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {

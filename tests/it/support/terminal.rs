@@ -1,4 +1,4 @@
-//! A pseudo-terminal with somebody at it.
+//! Runs a program on a pseudo-terminal, types keys and reads the screen.
 
 use std::io::{Read, Write};
 use std::sync::{Arc, Condvar, Mutex};
@@ -22,7 +22,7 @@ pub struct Terminal {
 struct Screen {
     text: Vec<u8>,
     ended: bool,
-    /// What was already waited for.
+    /// The end of the text that was already waited for.
     read: usize,
 }
 
@@ -38,7 +38,7 @@ impl Terminal {
         let for_reader = Arc::clone(&screen);
         thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // Linux answers EIO when the last process at the terminal has gone.
+            // Linux returns EIO when the last process has closed the terminal.
             while let Ok(read @ 1..) = output.read(&mut bytes) {
                 for_reader.0.lock().expect("no panic").text.extend_from_slice(&bytes[..read]);
                 for_reader.1.notify_all();
@@ -50,7 +50,7 @@ impl Terminal {
         Self { child, keyboard, master: pty.master, settings_before, screen }
     }
 
-    /// Waits until this is on the screen, behind what was waited for before.
+    /// Waits until this text is on the screen, after the text that was waited for before.
     pub fn wait_for(&self, text: &str) {
         let find = |screen: &Screen| {
             screen.text[screen.read..].windows(text.len()).position(|part| part == text.as_bytes())
@@ -65,15 +65,15 @@ impl Terminal {
     }
 
     pub fn type_in(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).expect("somebody reads the keyboard");
-        self.keyboard.flush().expect("somebody reads the keyboard");
+        self.keyboard.write_all(keys.as_bytes()).expect("the terminal is open");
+        self.keyboard.flush().expect("the terminal is open");
     }
 
     pub fn process(&self) -> i32 {
         self.child.process_id().expect("it runs").try_into().expect("a process number")
     }
 
-    /// Whether what is typed is shown, right now.
+    /// Returns whether the terminal currently echoes typed keys.
     pub fn echoes(&self) -> bool {
         self.settings().local_flags.contains(LocalFlags::ECHO)
     }
@@ -103,11 +103,11 @@ impl Terminal {
     }
 }
 
-/// What is left at the terminal.
+/// The terminal after the program's end.
 pub struct Ended {
     pub status: u32,
-    /// All that was shown, escape sequences and all.
+    /// All output, including escape sequences.
     pub text: String,
-    /// The terminal's settings are what they were.
+    /// Whether the terminal has the same settings as before.
     pub restored: bool,
 }
