@@ -1,4 +1,4 @@
-//! Which engine is asked, over what, with which headers; and what is said when it does not answer.
+//! Which engine the plugin calls, over which transport and with which headers, and how it reports failures.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ fn pushed() -> Reply {
     Reply::stream([digest_line("1")])
 }
 
-/// A push to this host, with more variables.
+/// Pushes with this `DOCKER_HOST` and further variables.
 fn push_to(env: &TestEnv, host: &str, variables: &[(&str, &str)]) -> Run {
     let mut command = env.without_engine();
     command.env("DOCKER_HOST", host).envs(variables.iter().copied()).args(["regpush", "-q", IMAGE]);
@@ -53,7 +53,7 @@ fn uses_a_proxy_as_docker_does() {
     assert_eq!(request.header("proxy-authorization"), Some("Basic bWU6czNjcmV0"));
     assert_eq!(request.header("host"), Some("engine.example.com:2375"));
 
-    // Nothing is sent to it for these: where the name leads is asked, and it leads nowhere.
+    // With these variables the proxy is not used: the plugin looks up the engine's address itself, which fails.
     let engine = "tcp://engine.invalid:2375";
     for variables in [
         &[("HTTPS_PROXY", address.as_str())][..],
@@ -66,7 +66,7 @@ fn uses_a_proxy_as_docker_does() {
         assert!(away.stderr.contains("hint: check host name, network and firewall"), "{variables:?}: {away}");
     }
     assert_eq!(proxy.pushes().len(), 1);
-    // Never for this machine.
+    // A proxy is never used for this machine.
     let local = FakeEngine::at_tcp().serving_pushed().on_every_push(pushed());
     assert_eq!(push_to(&env, &local.host, &[("HTTP_PROXY", "http://127.0.0.1:0")]).status, 0);
 
@@ -77,14 +77,14 @@ fn uses_a_proxy_as_docker_does() {
     assert!(run.stderr.contains("hint: check HTTP_PROXY and HTTPS_PROXY"), "{run}");
     assert!(!run.stderr.contains("s3cret"), "{run}");
 
-    // What it says for itself is not the engine's word, nor the registry's.
+    // An error of the proxy itself is not reported as an answer of the engine or the registry.
     let strict = FakeEngine::at_tcp().on_every_push(Reply::json(407, "nope"));
     let variables = [("HTTP_PROXY", strict.host.replace("tcp://", "http://"))];
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
     let run = push_to(&env, "tcp://engine.example.com:2375", &variables);
     assert_eq!(run.status, 4, "{run}");
     assert!(run.stderr.contains("it answered 407 Proxy Authentication Required"), "{run}");
-    // To go there without it could be what nobody wants.
+    // The plugin does not ignore an invalid proxy: a direct connection may be unwanted.
     for garbage in ["::garbage::", "ftp://me:s3cret@127.0.0.1:1"] {
         let run = push_to(&env, "tcp://engine.invalid:2375", &[("HTTP_PROXY", garbage)]);
         assert_eq!(run.status, 4, "{run}");
@@ -154,11 +154,11 @@ fn does_not_follow_redirects_of_the_engine() {
     let engine = FakeEngine::start().on_every_push(redirect);
     let run = run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
     assert_eq!(run.status, 4, "{run}");
-    // Credentials would go along.
+    // If the plugin followed it, it would send the credentials along.
     assert!(run.stderr.contains(&format!("answered 307 Temporary Redirect, to `{target}`")), "{run}");
     assert!(run.stderr.contains("hint: something stands before the engine"), "{run}");
 
-    // Not the registry's word, whatever it says.
+    // A redirect to a login page is not an answer of the registry.
     let login = Reply { headers: vec![("Location", "/authenticate?rd=/images/")], ..Reply::json(302, "") };
     let engine = FakeEngine::start().on_every_push(login);
     let run = self::run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
@@ -192,7 +192,7 @@ fn explains_incompatible_api_versions() {
     let refused = push_to(&TestEnv::new(), &pinned.host, &[("DOCKER_API_VERSION", "1.99")]);
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("hint: update docker on the engine's machine, or unset"), "{refused}");
-    // The same in another call than a push.
+    // The same for a call other than a push.
     let listing = FakeEngine::start().on("GET /v1.99/images/json", Reply::json(400, &text));
     let mut command = TestEnv::new().command(&listing);
     let refused = run(command.env("DOCKER_API_VERSION", "1.99").args(["regpush", "-a", "localhost:0/app"]));
@@ -210,18 +210,18 @@ fn reports_an_engine_that_requires_tls() {
     assert!(refused.stderr.contains(&want), "{refused}");
     assert!(refused.stderr.contains("hint: pass --tlsverify"), "{refused}");
 
-    // A version that is given is not asked for: then it is the push that is answered so.
+    // With `DOCKER_API_VERSION` there is no ping, so the push gets this answer.
     let engine = FakeEngine::at_tcp().on_every_push(Reply { content_type: None, ..Reply::json(400, text) });
     let refused = push_to(&TestEnv::new(), &engine.host, &[("DOCKER_API_VERSION", "1.41")]);
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("(from DOCKER_HOST) wants TLS"), "{refused}");
 
-    // At a socket nobody speaks TLS: there it is a registry's word, passed on.
+    // An engine's socket never uses TLS, so there the text comes from a registry.
     let body = json!({"message": text}).to_string();
     let engine = FakeEngine::start().on_every_push(Reply::json(400, &body));
     assert_eq!(push_to(&TestEnv::new(), &engine.host, &[]).status, 6);
 
-    // Others answer plain HTTP with an alert of TLS.
+    // Other TLS servers answer plain HTTP with a TLS alert.
     let host = door_that_says(b"\x15\x03\x03\x00\x02\x02\x46");
     let refused = push_to(&TestEnv::new(), &host, &[]);
     assert_eq!(refused.status, 4, "{refused}");
@@ -229,7 +229,7 @@ fn reports_an_engine_that_requires_tls() {
     assert!(refused.stderr.contains("or one that wants TLS"), "{refused}");
 }
 
-/// A port that reads a little, says this to it, and hangs up.
+/// Opens a port that reads a few bytes, sends this answer, and closes the connection.
 fn door_that_says(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let host = format!("tcp://{}", listener.local_addr().expect("an address"));
@@ -242,7 +242,7 @@ fn door_that_says(answer: &'static [u8]) -> String {
     host
 }
 
-/// Nothing else would notice that the other side is gone in the middle of a push (proc(5): timer 2).
+/// Only TCP keepalive detects a lost peer in the middle of a push (proc(5): timer 2).
 #[test]
 fn sends_keepalives_to_a_silent_tcp_engine() {
     let engine = FakeEngine::at_tcp().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
@@ -255,7 +255,7 @@ fn sends_keepalives_to_a_silent_tcp_engine() {
     let is_asked = || {
         let connections = fs::read_to_string("/proc/net/tcp").unwrap();
         let fields = connections.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        // `02:` and the hundredths of a second until then; by itself Linux would ask after 2 hours.
+        // `02:` and the hundredths of a second until the next keepalive; Linux's default is 2 hours.
         fields.into_iter().filter(|fields| fields[2] == remote).any(|fields| {
             let wait = fields[5].strip_prefix("02:").and_then(|wait| u64::from_str_radix(wait, 16).ok());
             wait.is_some_and(|wait| wait <= 3000)
@@ -269,7 +269,7 @@ fn sends_keepalives_to_a_silent_tcp_engine() {
     assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
-/// With a version given there is no ping whose limit would hold for it.
+/// With `DOCKER_API_VERSION` there is no ping, whose timeout would otherwise apply.
 #[test]
 fn gives_up_a_port_that_never_answers_the_tls_handshake() {
     let env = TestEnv::new();
@@ -313,7 +313,7 @@ fn reports_tls_to_a_port_without_tls() {
     fs::write(env.path("ca.pem"), CA).unwrap();
     let cert_path = env.path("").display().to_string();
     let variables = [("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", cert_path.as_str())];
-    // A real one answers the greeting of TLS with an HTTP error.
+    // A real engine without TLS answers the TLS handshake with an HTTP error.
     let host = door_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n400 Bad Request");
     let refused = push_to(&env, &host, &variables);
     assert_eq!(refused.status, 4, "{refused}");
@@ -352,7 +352,7 @@ fn names_an_unusable_endpoint_and_its_origin() {
     assert!(unknown.stderr.contains("hint: see `docker context ls`"), "{unknown}");
 }
 
-/// `ssh` here only says why it fails. A real one is in tests/e2e.
+/// `ssh` is a script here that prints an error and fails. The tests in tests/e2e use a real one.
 #[test]
 fn runs_a_failing_ssh_once_and_reports_its_stderr() {
     let table = [
@@ -384,12 +384,16 @@ fn runs_a_failing_ssh_once_and_reports_its_stderr() {
         assert!(run.stderr.contains(&format!("{message}{status}")), "{said}: {run}");
         assert!(run.stderr.contains(said) && run.stderr.contains(hint), "{said}: {run}");
         assert!(!run.stderr.contains('\u{1b}'), "{run}");
-        assert_eq!(fs::read_to_string(env.path("home/runs")).unwrap(), "run\n", "one login, not three");
+        assert_eq!(
+            fs::read_to_string(env.path("home/runs")).unwrap(),
+            "run\n",
+            "ssh runs once, not three times"
+        );
         let argv = fs::read_to_string(env.path("home/argv")).unwrap();
         let want = "-l\nme\n-p\n2222\n-o ConnectTimeout=30\n-T\n--\nbox\ndocker system dial-stdio\n";
         assert_eq!(argv, want);
     }
-    // A hint can be pasted: nothing in it runs.
+    // A hint can be pasted into a shell: host names in it are quoted.
     let env = TestEnv::new().with_program("ssh", "exit 255");
     for (host, typed) in [
         ("ssh://a$(id)@box", "`ssh 'a$(id)@box' docker system dial-stdio`"),
@@ -399,12 +403,12 @@ fn runs_a_failing_ssh_once_and_reports_its_stderr() {
         let refused = push_to(&env, host, &[]);
         assert!(refused.stderr.contains(&format!("hint: try it by hand: {typed}")), "{host}: {refused}");
     }
-    // The reason comes after the banner.
+    // ssh prints the reason after the banner.
     let script = r#"yes 'authorised users only' | head -n 100 >&2; echo 'Permission denied (publickey).' >&2; exit 255"#;
     let env = TestEnv::new().with_program("ssh", script);
     let refused = push_to(&env, "ssh://box", &[]);
     assert!(refused.stderr.contains("only Permission denied (publickey)."), "{refused}");
-    // Who talks before docker does is not ssh's failure, and is not asked twice.
+    // Output before docker's answer is not reported as a failure of ssh, and ssh does not run again.
     let script = r#"echo run >>"$HOME/runs"; echo Welcome; cat >/dev/null"#;
     let env = TestEnv::new().with_program("ssh", script);
     let refused = push_to(&env, "ssh://box", &[]);
@@ -439,7 +443,7 @@ fn ends_a_hanging_ssh_and_its_children() {
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
     let pids = fs::read_to_string(env.path("home/pids")).unwrap();
-    // Or a zombie, where nobody waits for orphans.
+    // An ended process remains a zombie if no process reaps orphans.
     let has_ended = |pid: &str| {
         fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
     };
@@ -465,7 +469,7 @@ fn reports_why_ssh_broke_in_mid_push() {
     assert!(run.stderr.contains("exit status: 255: Connection to box closed by remote host."), "{run}");
 }
 
-/// The same for docker, which is to reach what only it knows.
+/// docker itself connects to endpoints that the plugin does not support.
 #[test]
 fn reaches_unknown_endpoints_through_docker_dial_stdio() {
     let script = r#"printf '%s ' "$@" >"$HOME/argv"; echo 'no way' >&2
@@ -473,7 +477,7 @@ fn reaches_unknown_endpoints_through_docker_dial_stdio() {
     let env = TestEnv::new().with_program("docker", script);
     let name = "vm";
     let mut create = Command::new("sh");
-    // As docker writes a context: the folder is the SHA-256 of its name.
+    // docker stores a context in a folder named after the SHA-256 of the context's name.
     create.env("DIR", env.config_directory()).args([
         "-c",
         r#"d=$DIR/contexts/meta/$(printf %s "$0" | sha256sum | cut -d' ' -f1); mkdir -p "$d"; printf '%s' "$1" >"$d/meta.json""#,
@@ -485,7 +489,11 @@ fn reaches_unknown_endpoints_through_docker_dial_stdio() {
     command.env("DOCKER_CLI_PLUGIN_SOCKET", "/nothing");
     command.env("OTEL_RESOURCE_ATTRIBUTES", "a=1,docker.cli.cobra.command_path=docker%20regpush,b=2");
     let refused = run(command.args(["--context", name, "-D", "regpush", IMAGE]));
-    assert_eq!(fs::read_to_string(env.path("home/env")).unwrap(), "socket= otel=a=1,b=2\n", "those are ours");
+    assert_eq!(
+        fs::read_to_string(env.path("home/env")).unwrap(),
+        "socket= otel=a=1,b=2\n",
+        "variables for the plugin are not passed on"
+    );
     assert_eq!(refused.status, 4, "{refused}");
     let want = "cannot reach the engine at `docker system dial-stdio` (from context `vm`, named by --context): \
          `docker --context vm system dial-stdio` ended with exit status: 1: no way";
@@ -499,7 +507,7 @@ fn reaches_unknown_endpoints_through_docker_dial_stdio() {
     assert_eq!(fs::read_to_string(env.path("home/argv")).unwrap(), "--host tcp://h:1 system dial-stdio ");
 }
 
-/// docker 24 with the containerd store, and podman before 3, push and do not say what.
+/// docker 24 with the containerd store and podman before 3 push without reporting a digest.
 #[test]
 fn confirms_a_push_without_a_digest_at_the_registry_or_fails() {
     let refers = r#"{"status":"The push refers to repository [localhost:0/app]"}"#;
@@ -517,7 +525,7 @@ fn confirms_a_push_without_a_digest_at_the_registry_or_fails() {
         let engine = FakeEngine::start()
             .on_every_push(Reply::stream(lines))
             .on("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(200, &descriptor))
-            // Once more, to verify what was confirmed.
+            // The plugin may call it again to verify the confirmed digest.
             .allow("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(200, &descriptor))
             .on("GET /v1.41/images/localhost:0/app:1/json", Reply::json(200, &image));
         let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", IMAGE]));
@@ -553,7 +561,7 @@ fn all_tags_prints_one_result_per_tag() {
     let helper = r#"echo run >>"$HOME/runs"; echo '{"Username":"bob","Secret":"s3cret"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", helper);
     let all = run(env.command(&engine).args(["regpush", "-a", "--format", "json", "localhost:0/app"]));
-    assert_eq!(all.status, 1, "of the first that failed: {all}");
+    assert_eq!(all.status, 1, "the status of the first failure: {all}");
     let results: Vec<serde_json::Value> =
         all.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told = results.iter().map(|result| {
@@ -562,7 +570,7 @@ fn all_tags_prints_one_result_per_tag() {
     let want = [(1, "pushed"), (2, "failed"), (3, "failed"), (4, "pushed")]
         .map(|(tag, status)| format!("localhost:0/app:{tag} {status}"));
     assert_eq!(told.collect::<Vec<_>>(), want);
-    assert_eq!(fs::read_to_string(env.path("home/runs")).unwrap(), "run\n", "a helper is asked once");
+    assert_eq!(fs::read_to_string(env.path("home/runs")).unwrap(), "run\n", "the helper is called once");
 
     let none = FakeEngine::start()
         .serving_pushed()
@@ -638,7 +646,7 @@ fn all_tags_call_a_helper_once_and_prompt_once_after_denied() {
     assert_eq!(users, ["bob", "alice", "alice"]);
 }
 
-/// An engine that is there and says nothing must not hang TAB, nor one that is not there.
+/// A silent or unreachable engine must not block TAB.
 #[test]
 fn completes_images_within_a_short_time_limit() {
     let images = json!([
@@ -674,7 +682,7 @@ fn completes_images_within_a_short_time_limit() {
     let hanging = FakeEngine::start().on(line, Reply::json(200, "[").ending(End::Hang));
     let started = Instant::now();
     assert_eq!(offered(&hanging, &["__complete", "regpush", "lo"], true), ":4\n");
-    // 300 ms; and what a busy machine adds.
+    // The limit is 300 ms; the rest is for a busy machine.
     assert!(started.elapsed().as_millis() < 1000, "{:?}", started.elapsed());
 
     for host in ["unix:///nothing/here", "tcp://127.0.0.1:0", "ssh://box", "nonsense://"] {
@@ -682,7 +690,7 @@ fn completes_images_within_a_short_time_limit() {
         let mut command = env.without_engine();
         let run = run(command.env("DOCKER_HOST", host).args(["__complete", "regpush", "lo"]));
         assert_eq!((run.status, run.stdout.as_str(), run.stderr.as_str()), (0, ":4\n", ""), "{host}");
-        assert!(!env.path("home/ran").exists(), "TAB does not log in");
+        assert!(!env.path("home/ran").exists(), "TAB does not run ssh");
     }
 }
 
@@ -708,5 +716,5 @@ fn completes_registries_and_contexts() {
     assert_eq!(offered(&["__completeNoDesc", "-c", "d"]), "default\n:4\n");
 }
 
-/// A certificate authority that signed nothing here (made with `openssl req -x509`).
+/// A certificate authority that signed no certificate here (made with `openssl req -x509`).
 const CA: &str = include_str!("support/ca.pem");

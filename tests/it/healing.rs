@@ -1,4 +1,4 @@
-//! What breaks on the way is tried again, what stalls is ended, and what is said is verified.
+//! Retries, stalls and timeouts, verification, `--if-exists` and `--dry-run`.
 
 use std::panic::AssertUnwindSafe;
 use std::process::{Command, Stdio};
@@ -74,12 +74,12 @@ fn does_not_retry_refusals() {
         ("tag invalid: The image tag '1' is immutable", 1),
         ("x509: certificate signed by unknown authority", 6),
         ("tag does not exist: localhost:0/app:1", 5),
-        // Not by us: the engine ends.
+        // The plugin did not cancel, so the engine is stopping.
         ("failed to copy: context canceled", 4),
     ] {
         let mut engine = FakeEngine::start().on(PUSH, Reply::stream([refusal(message)]));
         if status == 1 {
-            // It may have the image already.
+            // The plugin checks whether the tag names this image already.
             engine = engine.on(INSPECT, no_such_image());
         }
         if status == 5 {
@@ -90,7 +90,7 @@ fn does_not_retry_refusals() {
     }
 }
 
-/// Starts it, and returns when it has said this.
+/// Starts a command, and returns when its stderr contains this text.
 fn start(command: &mut Command, told: &str) -> std::process::Child {
     use std::io::{BufRead as _, BufReader};
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
@@ -108,12 +108,12 @@ fn signals_end_a_retry_wait_at_once() {
         let told = Instant::now();
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(status));
-        // The wait is 5 s at least.
+        // The wait lasts at least 5 s.
         assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
     }
 }
 
-/// It lasts four times the limit.
+/// The push lasts four times as long as the limit.
 #[test]
 fn slow_but_moving_push_is_not_stalled() {
     let steps = (1..=40).map(pushing).chain([digest_line("1")]);
@@ -135,7 +135,7 @@ fn stall_timeout_0_disables_the_limit() {
 
 #[test]
 fn ends_and_retries_a_stalled_push() {
-    // Silence, and the same line for ever.
+    // One engine sends nothing more, the other repeats the same line forever.
     let silent = Reply::stream([pushing(5)]).ending(End::Hang);
     let repeating = Reply::stream([pushing(5)]).times(usize::MAX).slowly(Duration::from_millis(100));
     for stalled in [silent, repeating] {
@@ -158,7 +158,7 @@ fn exits_7_if_every_attempt_stalls() {
     assert!(error["hint"].as_str().unwrap().contains("--stall-timeout 5m"), "{error}");
 }
 
-/// It says nothing until the end, so nobody can tell.
+/// podman sends nothing until the end, so a stall cannot be detected.
 #[test]
 fn never_treats_podman_as_stalled() {
     let quiet = |podman: bool| {
@@ -256,12 +256,12 @@ fn verification_asks_a_slow_registry_again() {
 
 #[test]
 fn failed_verification_is_a_warning_or_with_always_an_error() {
-    // podman's answer; and on that port nothing listens.
+    // podman does not have this call, and nothing listens on the registry's port.
     let engine = |image: &str| {
         let path = format!("POST /v1.41/images/{}/push?tag=1&tlsVerify=false", image.trim_end_matches(":1"));
         let asked = format!("GET /v1.41/distribution/{image}/json");
         let unknown = || Reply::json(404, "Not Found");
-        // Asked again where that is an error.
+        // `--verify always` repeats the call.
         FakeEngine::start().on(&path, pushed()).on(&asked, unknown()).allow(&asked, unknown())
     };
     let image = "localhost:0/app:1";
@@ -283,7 +283,7 @@ fn failed_verification_is_a_warning_or_with_always_an_error() {
 
     let never = FakeEngine::start().on(PUSH, pushed());
     assert_eq!(push(&never, &["--verify", "never"]).json()["verified"], json!(null));
-    assert!(never.request(DISTRIBUTION).is_none(), "nobody is asked");
+    assert!(never.request(DISTRIBUTION).is_none(), "no verification");
 }
 
 #[test]
@@ -293,12 +293,12 @@ fn verify_always_repeats_a_failed_distribution_request() {
     let env = TestEnv::new();
     let mut command = env.command(&engine);
     let asked = run(command.args(["regpush", "--format", "json", "--verify", "always", IMAGE]));
-    // The parts cannot be looked at: nothing listens there.
+    // The plugin cannot check the blobs, since nothing listens on the registry's port.
     assert_eq!(asked.status, 6, "{asked}");
     assert!(asked.stderr.contains("cannot reach the registry localhost:0"), "{asked}");
 }
 
-/// A proxy before an engine's socket lets pushes through, and no questions.
+/// A proxy in front of the engine's socket may allow only pushes.
 #[test]
 fn pushes_through_an_engine_that_refuses_other_calls() {
     let page = || Reply { content_type: Some("text/html"), ..Reply::json(403, "<html>no</html>") };
@@ -306,7 +306,7 @@ fn pushes_through_an_engine_that_refuses_other_calls() {
         .on("POST /v1.41/images/0.0.0.0:0/app/push?tag=1", pushed())
         .on("GET /v1.41/distribution/0.0.0.0:0/app:1/json", page())
         .on("GET /v1.41/info", page());
-    // Nothing listens there either, and of a registry elsewhere engines may know more than we.
+    // By its name this registry is not on this machine, so the plugin calls `/info` for the engine's settings.
     let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", "0.0.0.0:0/app:1"]));
     assert_eq!((run.status, &run.json()["verified"]), (0, &json!(null)), "{run}");
     assert!(run.stderr.contains("warning: what the registry serves could not be asked"), "{run}");
@@ -324,7 +324,7 @@ fn image(digests: &[&str]) -> Reply {
 
 #[test]
 fn if_exists_decides_about_an_existing_tag() {
-    // what is there, the image's own digests, the wish; status, and how it ends
+    // digest in the registry, digests of the local image, option → exit status, result
     let (nothing, same, other): (&[&str], &[&str], &[&str]) = (&[], &[DIGEST], &[OTHER]);
     let table = [
         (None, nothing, "update", 0, "pushed"),
@@ -333,7 +333,7 @@ fn if_exists_decides_about_an_existing_tag() {
         (Some(DIGEST), same, "update", 0, "unchanged"),
         (Some(DIGEST), same, "skip", 0, "unchanged"),
         (Some(DIGEST), same, "fail", 0, "unchanged"),
-        // The containerd store takes the manifest's digest for the image's ID.
+        // The containerd store uses the manifest's digest as the image ID.
         (Some(ID), nothing, "fail", 0, "unchanged"),
         (Some(DIGEST), other, "update", 0, "pushed"),
         (Some(DIGEST), other, "skip", 0, "skipped"),
@@ -353,7 +353,7 @@ fn if_exists_decides_about_an_existing_tag() {
     }
 }
 
-/// That it is another image is not known where it cannot be looked at.
+/// If the manifest cannot be read, the plugin does not know whether it is another image.
 #[test]
 fn unreachable_registry_is_not_reported_as_another_image() {
     let engine = FakeEngine::start().on(INSPECT, image(&[])).on(DISTRIBUTION, names(DIGEST));
@@ -362,14 +362,14 @@ fn unreachable_registry_is_not_reported_as_another_image() {
     assert_eq!(unknown.json()["attempts"], 1);
 }
 
-/// A registry of our own making, and its host.
+/// Starts a fake registry, and returns it with its `host:port`.
 fn registry() -> (FakeEngine, String) {
     let registry = FakeEngine::at_tcp().on("GET /v2/", Reply { pieces: vec![], ..Reply::json(200, "") });
     let host = registry.host.trim_start_matches("tcp://").to_owned();
     (registry, host)
 }
 
-/// Docker's classic store knows no digest of what it has not pushed: there the configuration tells.
+/// docker's classic store has no digest for an image that it has not pushed, so the configuration is compared.
 #[test]
 fn same_configuration_means_same_image() {
     for (config, wish, status, end) in [
@@ -428,7 +428,7 @@ fn dry_run_prints_what_a_push_would_do() {
     let config = json!({"rootfs": {"diff_ids": ["sha256:aaaaaaaaaaaa0"]}}).to_string();
     let registry = registry
         .on(UPLOADS, begun())
-        // Not everybody who may write may delete.
+        // An account may have permission to write but not to delete.
         .on("DELETE /v2/app/blobs/uploads/1234?_state=x", Reply::json(403, "{}"))
         .on("GET /v2/app/tags/list?n=1000", Reply::json(200, r#"{"tags":["1","0.9"]}"#))
         .on("GET /v2/app/manifests/1", not_there())
@@ -499,7 +499,7 @@ const DETOUR: &str = "POST /v1.41/images/Localhost:0/app/push?tag=1";
 const TAG: &str = "POST /v1.41/images/localhost:0/app:1/tag?repo=Localhost:0/app&tag=1";
 const UNTAG: &str = "DELETE /v1.41/images/Localhost:0/app:1?noprune=true";
 
-/// The classic store in a stall, and then asked for the same under another name.
+/// A classic store that stalls, and then gets a push under another name.
 fn stuck(detour: Reply) -> FakeEngine {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     FakeEngine::start()
@@ -512,12 +512,12 @@ fn stuck(detour: Reply) -> FakeEngine {
 
 #[test]
 fn retries_a_stalled_upload_under_another_name() {
-    // The registry is asked for the image by the name that was typed.
+    // The plugin verifies under the name that the user typed.
     let engine = stuck(pushed()).on(DISTRIBUTION, names(DIGEST));
     let healed = push(&engine, &["--stall-timeout", "1s"]);
     assert_eq!((healed.status, &healed.json()["attempts"]), (0, &json!(2)), "{healed}");
     assert_eq!(healed.json()["reference"], IMAGE);
-    // The registry's certificates, or a proxy's rules, are for the name that it has.
+    // A certificate or the rules of a proxy may not match the other name.
     for refused in ["x509: certificate is valid for localhost, not Localhost", "denied: no such host here"] {
         let engine = stuck(Reply::stream([refusal(refused)]));
         let closed = push(&engine, &["--stall-timeout", "1s"]);
@@ -527,7 +527,7 @@ fn retries_a_stalled_upload_under_another_name() {
     }
 }
 
-/// Each would take one more of the few places that the engine has for uploads.
+/// Each stalled upload occupies one of the engine's few upload slots.
 #[test]
 fn tries_at_most_two_other_names() {
     let hanging = || Reply::stream([pushing(5)]).ending(End::Hang);
@@ -546,7 +546,7 @@ fn tries_at_most_two_other_names() {
     assert!(stalled.stderr.contains("attempt 2 of 3 in "), "{stalled}");
 }
 
-/// Nor for the next tag: the engine still holds those uploads.
+/// The engine still holds the stalled uploads of the first tag, so the next tag must not add any.
 #[test]
 fn next_tag_is_pushed_under_its_own_name_after_stalls() {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
@@ -595,7 +595,7 @@ fn keeps_a_taken_name_and_warns_about_one_it_cannot_remove() {
     assert!(healed.stderr.contains(told), "{healed}");
 }
 
-/// Also by who ends us in the middle.
+/// Also if a signal ends the plugin in the middle of a push.
 #[test]
 fn removes_the_other_name_on_signals_and_failures() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -613,10 +613,10 @@ fn removes_the_other_name_on_signals_and_failures() {
         engine.wait_for_request(UNTAG);
     }
     let engine = stuck(Reply::stream([pushing(5)]).ending(End::Cut));
-    assert_eq!(push(&engine, &["--stall-timeout", "1s"]).status, 4, "the engine is gone");
+    assert_eq!(push(&engine, &["--stall-timeout", "1s"]).status, 4, "the connection broke");
 }
 
-/// Also by a panic, which unwinds.
+/// A panic unwinds, which drops the tag's guard.
 #[test]
 fn removes_the_other_name_on_panic() {
     let engine = FakeEngine::start().has(IMAGE, ID);

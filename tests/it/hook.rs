@@ -1,4 +1,4 @@
-//! `hook install`, `remove` and `status`, and what docker gets for an answer.
+//! `hook install`, `remove` and `status`, and the answer to docker's hook request.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -33,13 +33,13 @@ fn installs_and_removes_the_hook_without_a_trace() {
     assert_eq!(fs::metadata(env.config_file()).unwrap().mode() & 0o777, 0o640);
     let status = hook(&env, "status");
     assert_eq!(status.status, 0, "{status}");
-    assert!(hook(&env, "install").stdout.contains("is installed in"), "twice is once");
+    assert!(hook(&env, "install").stdout.contains("is installed in"), "a second install changes nothing");
 
     assert_eq!(hook(&env, "remove").status, 0);
     assert_eq!(fs::read_to_string(env.config_file()).unwrap(), CONFIG);
     assert!(hook(&env, "remove").stdout.contains("is not installed"));
     let left: Vec<_> = fs::read_dir(env.config_directory()).unwrap().flatten().collect();
-    assert_eq!(left.len(), 1, "no temporary file stays: {left:?}");
+    assert_eq!(left.len(), 1, "no temporary file is left: {left:?}");
 }
 
 #[test]

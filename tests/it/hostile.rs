@@ -1,4 +1,4 @@
-//! Engines that mean no good: whatever they send, memory stays bounded, and the failure is clear.
+//! Hostile engines: whatever they send, memory remains bounded, and the error is clear.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -9,10 +9,10 @@ use crate::support::engine::{End, FakeEngine, Reply, digest_line};
 use crate::support::env::{Run, TestEnv, run};
 
 const IMAGE: &str = "localhost:0/app:1";
-/// kB over what an idle push takes.
+/// The memory that a push may need in addition to an idle push, in kB.
 const ALLOWED: u64 = 32 << 10;
 
-/// What a push takes that waits for its engine: its data, in kB (proc(5), `VmData`).
+/// Measures the data size of a push that waits for its engine, in kB (proc(5), `VmData`).
 fn idle() -> u64 {
     let engine = FakeEngine::start().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
     let mut command = TestEnv::new().command(&engine);
@@ -20,11 +20,11 @@ fn idle() -> u64 {
     engine.wait_for_pushes(1);
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("it still runs");
     child.kill().and_then(|()| child.wait()).expect("it still runs");
-    let data = status.lines().find_map(|line| line.strip_prefix("VmData:")).expect("Linux tells");
+    let data = status.lines().find_map(|line| line.strip_prefix("VmData:")).expect("Linux reports it");
     data.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// A push that gets no more memory than it may take: for more it would be aborted.
+/// Pushes with limited memory; a program that allocates more is aborted.
 fn push(engine: &FakeEngine) -> Run {
     let env = TestEnv::new();
     let ours = env.command(engine);
@@ -36,7 +36,7 @@ fn push(engine: &FakeEngine) -> Run {
     run(shell.args(["regpush", "-q", "--retries", "0", "--format", "json", IMAGE]))
 }
 
-/// The same with an engine that answers like this, and then is asked nothing more.
+/// Pushes with limited memory to an engine that answers like this and expects no other call.
 fn push_answered(reply: Reply) -> Run {
     push(&FakeEngine::start().on_next_push(reply))
 }

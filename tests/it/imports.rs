@@ -1,5 +1,5 @@
-//! Which module of `src` imports which. Arrows point one way, so that a module can be read, tested and changed
-//! without those that use it.
+//! Checks which module of `src` imports which. Arrows point one way, so that a module can be read, tested and
+//! changed without its users.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -84,8 +84,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Imports that are not allowed between the files below `push`: what decides does not upload or ask, and the ways to
-/// upload do not know the rest of a push.
+/// Imports that are not allowed for files below `push`: modules that decide do not call engine or registry, and the
+/// upload routes do not know the rest of a push.
 const NO_ARROWS: &[(&str, &[&str])] = &[
     ("push::conversation", &["cli", "engine", "present", "registry", "push"]),
     ("push::gate", &["cli", "engine", "present", "registry", "push"]),
@@ -97,10 +97,10 @@ const NO_ARROWS: &[(&str, &[&str])] = &[
     ("push::verify", &["push::conversation", "push::existing", "push::upload"]),
 ];
 
-/// Lines of a file without its unit tests.
+/// The maximum number of lines of a file without its unit tests.
 const MAX_LINES: usize = 700;
 
-/// The files of `src` by module path (`engine::stream`), without `main.rs` and `lib.rs`.
+/// Returns the files of `src` by module path (`engine::stream`), without `main.rs` and `lib.rs`.
 fn files() -> BTreeMap<String, PathBuf> {
     fn add(directory: &Path, module: &str, files: &mut BTreeMap<String, PathBuf>) {
         for entry in
@@ -121,7 +121,7 @@ fn files() -> BTreeMap<String, PathBuf> {
     files
 }
 
-/// The paths of one file that lead into this crate, outside its unit tests.
+/// The paths in one file outside its unit tests; [`target`] finds those that lead into this crate.
 #[derive(Default)]
 struct Imports(Vec<Vec<String>>);
 
@@ -163,7 +163,7 @@ impl<'ast> Visit<'ast> for Imports {
     /// `pub(super)` imports nothing.
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
-    /// Paths inside of macros, which are only tokens here.
+    /// Finds paths inside macro calls, which syn leaves as tokens.
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
         let tokens = call.tokens.to_string().replace(' ', "");
         for (at, _) in tokens.match_indices("crate::") {
@@ -178,7 +178,7 @@ impl<'ast> Visit<'ast> for Imports {
     }
 }
 
-/// The module that a path of a file leads to; `None`: it leads out of this crate, or nowhere else.
+/// Returns the module that a path refers to. `None`: it leads out of this crate, or to the file itself.
 fn target(files: &BTreeMap<String, PathBuf>, from: &str, path: &[String]) -> Option<String> {
     let (first, rest) = path.split_first()?;
     let own = || from.split("::").collect::<Vec<&str>>();
@@ -186,7 +186,7 @@ fn target(files: &BTreeMap<String, PathBuf>, from: &str, path: &[String]) -> Opt
         "crate" => Vec::new(),
         "super" => own()[..from.matches("::").count()].to_vec(),
         "self" => own(),
-        // A module below, by its name alone.
+        // A child module by its name alone.
         child if files.contains_key(&format!("{from}::{child}")) => [own(), vec![child]].concat(),
         _ => return None,
     };
@@ -195,7 +195,7 @@ fn target(files: &BTreeMap<String, PathBuf>, from: &str, path: &[String]) -> Opt
     found.into_iter().find(|module| files.contains_key(module)).filter(|module| module != from)
 }
 
-/// For each file, the files that it imports.
+/// Returns the imported files of each file.
 fn arrows() -> BTreeMap<String, BTreeSet<String>> {
     let files = files();
     let of_file = |(module, path): (&String, &PathBuf)| {
@@ -251,7 +251,7 @@ fn push_modules_have_no_forbidden_imports() {
 
 #[test]
 fn imports_have_no_cycle() {
-    /// Follows the arrows of one file, and returns the way back to a file that is on the way.
+    /// Follows the arrows of one file, and returns the first cycle.
     fn circle(
         arrows: &BTreeMap<String, BTreeSet<String>>,
         file: &str,

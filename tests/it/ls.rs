@@ -1,4 +1,5 @@
-//! `ls`: what the engine has for registries, and what registries have. The fake engine serves as registry too.
+//! `ls`: local images that name a registry, and the repositories and tags of a registry, which a second fake
+//! engine plays.
 
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ fn engine() -> FakeEngine {
     FakeEngine::start().on(INFO, Reply::json(200, "{}"))
 }
 
-/// A registry that wants no login, and its `host:port`.
+/// Starts a registry without authentication, and returns it with its `host:port`.
 fn registry() -> (FakeEngine, String) {
     let registry = FakeEngine::at_tcp().on("GET /v2/", Reply::json(200, "{}"));
     let host = registry.host.trim_start_matches("tcp://").to_owned();
@@ -19,7 +20,7 @@ fn registry() -> (FakeEngine, String) {
 }
 
 fn with_header(name: &'static str, value: &str, reply: Reply) -> Reply {
-    // The tests are few, and short.
+    // Leaks memory, but the tests are few and short.
     Reply { headers: vec![(name, Box::leak(value.to_owned().into_boxed_str()))], ..reply }
 }
 
@@ -71,7 +72,7 @@ fn lists_local_images_that_name_a_registry() {
     );
     assert_eq!(lines[4]["pushed"], json!(null));
 
-    // podman names digests that change with a push.
+    // podman reports digests that change with a push.
     let podman = with_header("Server", "Libpod/4.3.1 (linux)", Reply::json(200, &images));
     let engine = FakeEngine::start().on("GET /v1.41/images/json", podman);
     let run = ls(&TestEnv::new(), &engine, &["--format", "json"]);
@@ -93,7 +94,7 @@ fn reads_catalog_pages_from_this_registry_only() {
         )
         .on(
             "GET /v2/_catalog?last=b&n=2",
-            // As one behind a proxy writes it, or one that wants our login to be seen elsewhere.
+            // A registry behind a proxy sends such a link, or one that wants the credentials to go elsewhere.
             with_header(
                 "Link",
                 r#"<https://elsewhere.example.com/v2/_catalog?last=c>; rel="next""#,
@@ -210,7 +211,7 @@ fn explains_each_refusal_of_a_registry() {
     let unauthorized = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
     let basic = || challenge("Basic realm=\"x\"");
     let alice = "YWxpY2U6czNjcmV0";
-    // path, stored login, answers behind the first → status, error, hint
+    // path, stored credentials, answers after the first → status, error, hint
     let table = [
         (
             "",
@@ -402,7 +403,7 @@ fn does_not_request_the_catalog_of_registries_without_one() {
     }
 }
 
-/// What the engine has been told of a registry decides, and without an engine what docker does by itself.
+/// The engine's settings for the registry decide; without an engine, docker's defaults do.
 #[test]
 fn engine_settings_decide_about_tls() {
     let list = |info: &str| {
@@ -427,9 +428,9 @@ fn engine_settings_decide_about_tls() {
     let engine = FakeEngine::start().on(INFO, Reply::json(200, &info));
     let refused = ls(&TestEnv::new(), &engine, &[&host]);
     assert_eq!(refused.status, 6, "{refused}");
-    assert!(registry.requests().is_empty(), "not without TLS");
+    assert!(registry.requests().is_empty(), "no request without TLS");
 
-    // Without an engine as docker would have it.
+    // Without an engine: docker's default for a loopback registry is plain HTTP.
     let env = TestEnv::new();
     let mut command = env.without_engine();
     let run = run(command.env("DOCKER_HOST", "unix:///nothing/here").args(["regpush", "ls", &host]));
@@ -452,7 +453,7 @@ fn ls_of_an_invalid_reference_is_a_usage_error() {
     }
 }
 
-/// The token is good, and its right is missing: another login would be no better than this one may be.
+/// The token is valid but lacks the permission, so the error must not blame the password.
 #[test]
 fn missing_permission_is_not_reported_as_a_wrong_password() {
     let (registry, host) = registry();
@@ -475,7 +476,7 @@ fn missing_permission_is_not_reported_as_a_wrong_password() {
     drop(registry);
 }
 
-/// A password that is a word like any other.
+/// The password is an ordinary word that tags contain too.
 #[test]
 fn prints_valid_tags_unredacted() {
     let (registry, host) = registry();
@@ -499,7 +500,7 @@ fn warns_about_missing_digests_and_stops_after_429() {
     let names: Vec<String> = (0..100).map(|number| format!("v{number}")).collect();
     let mut registry =
         registry.on("GET /v2/app/tags/list", Reply::json(200, &json!({"tags": names}).to_string()));
-    // As many as are asked for at once.
+    // As many requests as the plugin sends concurrently.
     for number in 0..8 {
         registry = registry.on(&format!("HEAD /v2/app/manifests/v{number}"), Reply::json(429, ""));
     }

@@ -1,4 +1,4 @@
-//! What is seen, where, and in which mode.
+//! The output on stdout, stderr and terminals in each mode.
 
 use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, no_such_image, refusal};
 use crate::support::env::{TestEnv, run};
@@ -72,7 +72,7 @@ fn prints_plain_lines_without_a_terminal() {
     );
 }
 
-/// An image of seven layers, as both stores told its way to a registry.
+/// Replays pushes of an image with seven layers, recorded with both stores.
 #[test]
 fn summarizes_recorded_streams_in_a_few_lines() {
     let table = [
@@ -121,7 +121,7 @@ fn strips_control_characters_sent_by_the_engine() {
             IMAGE,
         ]));
         let odd = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
-        // What the tty mode itself draws with.
+        // Escape sequences that the tty mode itself uses.
         let own = [
             "\u{1b}[?2026h",
             "\u{1b}[?2026l",
@@ -144,7 +144,7 @@ fn strips_control_characters_sent_by_the_engine() {
 
 #[test]
 fn draws_progress_on_a_terminal_and_clears_it_at_the_end() {
-    // Slow enough for some frames: the engine waits for nobody, so the stream is long.
+    // The fake engine sends without pauses, so the stream must be long enough for several frames.
     let mut stream = lines();
     let last = stream.split_off(6);
     for step in 0..60_000 {

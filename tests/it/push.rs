@@ -1,4 +1,4 @@
-//! From the engine's answer to the exit status.
+//! The push request, and the exit status for each answer of the engine.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn sends_the_request_that_docker_sends() {
         let engine = FakeEngine::start()
             .serving_pushed()
             .on(&format!("POST {path}"), Reply::stream([digest_line(tag)]))
-            // Only for a registry that is not on this machine.
+            // Called only for a registry that is not on this machine.
             .allow("GET /v1.41/info", Reply::json(200, "{}"));
         let pushed = run(TestEnv::new().command(&engine).args(["regpush", "-q", image]));
         assert_eq!(pushed.status, 0, "{image}: {pushed}");
@@ -32,7 +32,7 @@ fn sends_the_request_that_docker_sends() {
         assert_eq!(request.header("x-registry-auth"), Some("e30="), "always sent: 20.10 answers 400 without");
         assert_eq!(request.body, b"{}", "engines before 28.4 read it");
         assert_eq!(request.header("host"), Some("api.moby.localhost"));
-        // podman has to be told what docker knows of registries on its own machine.
+        // podman needs this parameter; docker itself allows plain HTTP for registries on its machine.
         let on_loopback = ["localhost", "[::1]"].iter().any(|host| image.starts_with(host));
         assert_eq!(request.line.ends_with("&tlsVerify=false"), on_loopback, "{}", request.line);
     }
@@ -49,7 +49,7 @@ fn prints_repository_and_digest_on_stdout() {
     }
 }
 
-/// Every recording of every engine, through the executable.
+/// Replays every recording of every engine to the executable.
 #[test]
 fn recordings_end_with_their_labelled_class() {
     #[derive(Deserialize)]
@@ -68,7 +68,7 @@ fn recordings_end_with_their_labelled_class() {
     let recorded = text.lines().map(|line| serde_json::from_str::<Recorded>(line).unwrap());
     let env = TestEnv::new();
     let (mut count, mut wrong) = (0, Vec::new());
-    // Whoever gave up waiting for the engine recorded no answer.
+    // The other recordings have no answer, since the client stopped waiting.
     for recording in recorded.filter(|recording| recording.ended == "complete") {
         let tag = tag_pushed(&recording.stream).unwrap_or("1");
         let line_end = if recording.engine.starts_with("podman") { "\n" } else { "\r\n" };
@@ -80,7 +80,7 @@ fn recordings_end_with_their_labelled_class() {
         };
         let mut engine = FakeEngine::start()
             .on_every_push(reply)
-            // Only for what may be a refusal of a tag that is there already.
+            // Called only if the refusal may mean that the tag exists already.
             .allow(&format!("GET /v1.41/images/localhost:0/t/none:{tag}/json"), no_such_image());
         if recording.class == "success" {
             engine = engine.serving_pushed();
@@ -112,7 +112,7 @@ fn recordings_end_with_their_labelled_class() {
     assert!(wrong.is_empty(), "{} of {count} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// The table of the design.
+/// Returns the documented exit status of a class.
 fn status_of(class: &str) -> i32 {
     match class {
         "success" => 0,
@@ -126,7 +126,7 @@ fn status_of(class: &str) -> i32 {
     }
 }
 
-/// The tag that a stream names a digest for.
+/// Returns the tag for which the stream reports a digest.
 fn tag_pushed(stream: &[String]) -> Option<&str> {
     let line = stream.iter().find(|line| line.contains(": digest: "))?;
     line.strip_prefix(r#"{"status":""#)?.split(": digest: ").next()
@@ -142,11 +142,11 @@ fn stream_without_a_digest_fails_with_its_reason() {
         ("the first line alone, closed", line(REFERS), End::Close, "without confirming it"),
         ("another tag's digest", line(&digest_line("2")), End::Proper, "no digest for tag `1`"),
         ("cut between objects", line(REFERS), End::Cut, lost),
-        ("cut behind the digest", line(&digest_line("1")), End::Cut, lost),
+        ("cut after the digest", line(&digest_line("1")), End::Cut, lost),
         ("cut in an object", line(r#"{"status":"Pus"#), End::Cut, lost),
         ("an object without end", line(r#"{"status":"Pus"#), End::Close, "ends in the middle of an object"),
         ("HTML", line("<html><h1>502"), End::Proper, "is no JSON: `<html><h1>502`"),
-        ("HTML behind a line", line(&format!("{REFERS}\r\n<html>")), End::Close, "is no JSON: `<html>`"),
+        ("HTML after a line", line(&format!("{REFERS}\r\n<html>")), End::Close, "is no JSON: `<html>`"),
         ("an object that is no message", line(r#"{"status":7}"#), End::Proper, "cannot be read"),
     ];
     for (name, pieces, end, message) in table {
@@ -285,7 +285,7 @@ fn host_option_overrides_docker_host() {
     let chosen = run(command.args(["regpush", "localhost:0/app:1"]));
     assert_eq!(chosen.status, 0, "{chosen}");
 
-    // An empty context is unset, as for docker.
+    // Like docker, the plugin treats an empty context as unset.
     let mut command = env.command(&engine);
     let unset = run(command.args(["-c", "", "regpush", "localhost:0/app:1"]));
     assert_eq!(unset.status, 0, "{unset}");

@@ -1,4 +1,4 @@
-//! Keeping a login: where, how, and that nothing else is lost.
+//! Saving credentials: where, how, and that nothing else in config.json is lost.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -21,18 +21,18 @@ const ALICE: &str = "YWxpY2U6czNjcmV0";
 /// As docker writes it.
 const DOCKERS_FILE: &str =
     "{\n\t\"auths\": {\n\t\t\"localhost:5000\": {\n\t\t\t\"auth\": \"YWxpY2U6czNjcmV0\"\n\t\t}\n\t}\n}";
-/// A helper that keeps what it is given.
+/// A helper script that stores its input.
 const KEEPS: &str = r#"test "$1" = store && cat >"$HOME/stored""#;
 const WARNING: &str = "WARNING! Your credentials are stored unencrypted in '";
 
-/// A push that is refused until a login comes along with it.
+/// Starts an engine that refuses the first push, accepts a login, and then answers these pushes.
 fn asked(pushes: &[Reply], checked: &str) -> FakeEngine {
     let engine = FakeEngine::start().on_next_push(Reply::stream([refusal("no basic auth credentials")]));
     let engine = engine.on("POST /v1.41/auth", Reply::json(200, checked));
     pushes.iter().fold(engine, |engine, push| engine.on_next_push(push.clone()))
 }
 
-/// Types `alice` and `s3cret` when asked; status and screen.
+/// Types `alice` and `s3cret` at the prompts; returns the exit status and the screen.
 fn typed(env: &TestEnv, engine: &FakeEngine, arguments: &[&str]) -> (u32, String) {
     let mut terminal = env.at_terminal(engine, "xterm", arguments);
     terminal.wait_for("Username");
@@ -44,7 +44,7 @@ fn typed(env: &TestEnv, engine: &FakeEngine, arguments: &[&str]) -> (u32, String
     (ended.status, ended.text)
 }
 
-/// `auth --login` as a script calls it.
+/// Runs `auth --login` as a script does.
 fn log_in(env: &TestEnv, engine: &FakeEngine, registry: &str) -> Run {
     let mut command = env.command(engine);
     command.args(["regpush", "auth", "--login", "-u", "alice", "--password-stdin", registry]);
@@ -63,7 +63,7 @@ fn mode(env: &TestEnv) -> u32 {
     fs::metadata(env.config_file()).expect("config.json").permissions().mode() & 0o777
 }
 
-/// Nothing but this stands in docker's directory.
+/// Asserts that docker's directory contains nothing except config.json.
 fn assert_only_config(env: &TestEnv) {
     let names = fs::read_dir(env.config_directory()).expect("a directory");
     let names = names.map(|entry| entry.expect("a name").file_name());
@@ -85,7 +85,7 @@ fn saves_typed_credentials_as_docker_does() {
     assert!(text.contains("the login for localhost:5000 is kept in `"), "{text}");
     assert_only_config(&env);
 
-    // And found again.
+    // The next push uses the saved credentials.
     let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
     run(env.command(&engine).args(["regpush", "--verify", "never", IMAGE]));
     assert_eq!(engine.pushes()[0].registry_auth()["password"], "s3cret");
@@ -100,7 +100,7 @@ fn stores_credentials_in_the_helper_and_marks_config() {
             r#"{"credHelpers":{"localhost:5000":"x"}}"#,
             json!({"credHelpers": {HOST: "x"}, "auths": {HOST: {}}}),
         ),
-        // What lay there in the clear goes.
+        // Plain-text credentials in config.json are removed.
         (
             r#"{"credsStore":"x","auths":{"localhost:5000":{"auth":"b2xkOm9sZA==","email":"e"}}}"#,
             json!({"credsStore": "x", "auths": {HOST: {"email": "e"}}}),
@@ -123,7 +123,7 @@ fn stores_credentials_in_the_helper_and_marks_config() {
     }
 }
 
-/// docker guesses only while nothing is configured, so from now on the name has to stand there.
+/// docker detects a store only while nothing is configured, so its name must be written to config.json.
 #[test]
 fn writes_a_detected_store_to_config() {
     let env = TestEnv::new().with_program("pass", "").with_helper("pass", KEEPS);
@@ -141,7 +141,7 @@ fn saves_the_identity_token_instead_of_the_password() {
     let kept = log_in(&env, &engine, HOST);
     let config: Value = serde_json::from_str(&config(&env)).unwrap();
     assert_eq!(config["auths"][HOST], json!({"auth": "YWxpY2U6", "identitytoken": "idtok"}));
-    assert!(!kept.stderr.contains("WARNING"), "docker warns of passwords: {kept}");
+    assert!(!kept.stderr.contains("WARNING"), "docker warns about passwords only: {kept}");
 
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", KEEPS);
     let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(200, token));
@@ -157,7 +157,7 @@ fn saves_only_credentials_that_the_registry_accepted() {
     let env = TestEnv::new();
     let (status, text) = typed(&env, &engine, &["regpush", "--verify", "never", "--save-credentials", IMAGE]);
     assert_eq!(status, 3, "{text}");
-    assert_eq!(config(&env), DOCKERS_FILE, "the login is good, whatever it may do");
+    assert_eq!(config(&env), DOCKERS_FILE, "the credentials are valid, even without the permission to push");
 
     for (given, reply) in [
         ("wrong for the push", Reply::stream([refusal("unauthorized: authentication required")])),
@@ -182,7 +182,7 @@ fn saves_only_credentials_that_the_registry_accepted() {
     assert!(!exists(&env.config_file()));
 }
 
-/// What is there already can be seen without a login.
+/// An anonymous request shows that the registry already has the image.
 #[test]
 fn does_not_save_credentials_that_were_not_needed() {
     let image = json!({"Id": DIGEST}).to_string();
@@ -227,11 +227,11 @@ fn saves_given_credentials_only_with_save_credentials() {
     assert!(!exists(&push(&[]).0.config_file()));
 }
 
-/// The image is in its registry: that the login is not kept is a warning.
+/// The push has succeeded, so there a failed save is only a warning.
 #[test]
 fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
     let table = [
-        // config.json, what is said
+        // config.json, message
         (r#"{"credsStore":"x"}"#, "failed to store the login for localhost:5000: locked"),
         (
             r#"{"credsStore":"gone"}"#,
@@ -272,7 +272,7 @@ fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
         let kept = if told.contains("is left as it is") || told.contains("to store") {
             log_in(&env, &accepting(), HOST)
         } else {
-            // Nobody types for nothing.
+            // `auth` reports it before it prompts or calls an engine.
             let words = ["regpush", "auth", "--login", "-u", "alice", "--password-stdin", HOST];
             run_with_stdin(env.without_engine().args(words), b"s3cret\n")
         };
@@ -295,12 +295,12 @@ fn follows_symlinks_and_makes_config_private() {
     let engine = accepting();
     assert_eq!(log_in(&env, &engine, HOST).status, 0);
     assert_eq!(config(&env), after);
-    assert_eq!(mode(&env), 0o600, "there is a password in it now");
+    assert_eq!(mode(&env), 0o600, "it contains a password now");
     assert!(env.config_file().is_symlink());
     assert_only_config(&env);
-    assert_eq!(fs::read_dir(env.path("dotfiles")).unwrap().count(), 1, "neither lock nor temporary is left");
+    assert_eq!(fs::read_dir(env.path("dotfiles")).unwrap().count(), 1, "no lock or temporary file is left");
 
-    // A link to where nothing is yet.
+    // A symlink into a directory that does not exist yet.
     let env = TestEnv::new();
     symlink("elsewhere/docker.json", env.config_file()).unwrap();
     let engine = accepting();
@@ -321,11 +321,11 @@ fn does_not_rewrite_credentials_already_stored() {
     let engine = accepting();
     let kept = log_in(&env, &engine, HOST);
     assert_eq!(kept.status, 0, "{kept}");
-    assert_eq!((modified(), mode(&env)), (before, 0o600), "but nobody else reads it");
+    assert_eq!((modified(), mode(&env)), (before, 0o600), "unchanged, but private");
     assert!(!kept.stderr.contains("WARNING"), "{kept}");
 }
 
-/// The helper has it, whatever config.json says of that.
+/// The helper has stored the credentials, although config.json cannot mark them.
 #[test]
 fn failed_mark_in_config_is_a_warning() {
     let old = r#"{"auth":"b2xkOm9sZA=="}"#;
@@ -367,10 +367,10 @@ fn warns_if_docker_auth_config_overrides_saved_credentials() {
     assert!(kept.status == 0 && kept.stderr.contains(hidden), "{kept}");
 }
 
-/// Registries that a writer logs in to.
+/// The number of registries for which each writer saves credentials.
 const LOGINS: usize = 200;
 
-/// While two write, the file is whole at every moment, and in the end every login is in it.
+/// While two processes write, the file is always complete, and in the end it contains all credentials.
 #[test]
 fn concurrent_writers_lose_no_credentials() {
     let env = TestEnv::new().with_config("{\n\t\"first\": 1,\n\t\"auths\": {},\n\t\"last\": [true]\n}");
@@ -401,7 +401,7 @@ fn concurrent_writers_lose_no_credentials() {
         let ended = writers.map(|writer| writer.join());
         is_over.store(true, Ordering::SeqCst);
         assert!(ended.iter().all(Result::is_ok));
-        reader.join().expect("the file was whole at every moment")
+        reader.join().expect("the file was always complete")
     });
     assert!(reads > LOGINS, "{reads}");
     let text = config(&env);
@@ -415,7 +415,7 @@ fn concurrent_writers_lose_no_credentials() {
     assert_only_config(&env);
 }
 
-/// Killed at any moment, it leaves the old file or the new.
+/// A process that is killed leaves either the old or the new file.
 #[test]
 fn killed_writer_leaves_a_complete_file() {
     let env = TestEnv::new().with_config(r#"{"auths":{"first.example.com":{"auth":"eDp5"}}}"#);
@@ -429,7 +429,7 @@ fn killed_writer_leaves_a_complete_file() {
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"s3cret\n").unwrap();
         engine.wait_for_request("POST /v1.41/auth");
-        // From the engine's answer to the end takes about this long: each time it is another moment of it.
+        // Kills each process at another moment between the engine's answer and the process's end.
         thread::sleep(Duration::from_micros(40 * number));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -441,8 +441,8 @@ fn killed_writer_leaves_a_complete_file() {
         assert!(count == kept || count == kept + 1, "{number}: {count} after {kept}");
         kept = count;
     }
-    assert!(kept > 0 && kept < 120, "some came through, and some did not: {kept}");
-    // What they left, the next takes away.
+    assert!(kept > 0 && kept < 120, "some were saved, and some were not: {kept}");
+    // The next process removes the files that the killed ones left.
     let engine = accepting();
     assert_eq!(log_in(&env, &engine, HOST).status, 0);
     assert_only_config(&env);

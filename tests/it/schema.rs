@@ -1,4 +1,4 @@
-//! What is printed for programs, held against the schemas that they are told of.
+//! Checks the JSON output against the published schemas.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::support::schema::Printed;
 
 const IMAGE: &str = "localhost:0/app:1";
 
-/// Each line of both, checked; results and events.
+/// Validates every line of stdout and stderr; returns the results and the events.
 fn checked(run: &Run) -> (Vec<Value>, Vec<Value>) {
     let printed = Printed::new();
     let results = run.stdout.lines().map(|line| printed.assert_result(line)).collect();
@@ -64,11 +64,11 @@ fn retried_push_matches_the_schemas() {
     assert_eq!(attempt["reason"], "connection reset by peer");
     let states: Vec<&Value> = of_kind(&events, "layer").into_iter().map(|event| &event["state"]).collect();
     let want = ["preparing", "pushing", "mounted", "other", "waiting", "retrying", "pushing", "pushed"];
-    assert_eq!(states, want, "what is only said again is not told: {run}");
+    assert_eq!(states, want, "repeated states are not reported: {run}");
     let told = events.last().unwrap();
     assert_eq!((&told["event"], &told["digest"]), (&json!("result"), &json!(DIGEST)));
     for (name, value) in results[0].as_object().unwrap() {
-        assert_eq!(&told[name], value, "the event has what stdout has: {name}");
+        assert_eq!(&told[name], value, "the event has the fields of stdout: {name}");
     }
     assert!(!run.stderr.contains('\u{1b}') && !run.stderr.contains("\\u001b"), "{run}");
 }
@@ -90,7 +90,7 @@ fn failures_match_the_schemas() {
         assert_eq!(results[0]["error"]["class"], class, "{run}");
         assert_eq!(of_kind(&events, "result").len(), arguments.len(), "{run}");
     }
-    // No engine at all: that is the end of each.
+    // Without an engine every image fails.
     let env = TestEnv::new();
     let json = ["-H", "unix:///nowhere.sock", "regpush", "--format", "json", "--progress", "json"];
     let gone = run(env.without_engine().args(json).args(["a:1", "b:2"]));
@@ -99,7 +99,7 @@ fn failures_match_the_schemas() {
     assert_eq!(of_kind(&events, "result").len(), 2, "{gone}");
 }
 
-/// An image that the engine has for one of its two platforms.
+/// An image for two platforms, of which the engine has one.
 fn image_for_two_platforms() -> Value {
     let manifest = |id: &str, here: bool, platform: Value| json!({"ID": id, "Available": here, "ImageData": {"Platform": platform}});
     json!({
@@ -164,7 +164,7 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
     let announced = "an image for several platforms: linux/amd64 here, linux/arm64/v8 missing; unless the registry has that already, one platform is sent in place of all, without attestations";
     assert!(notes.contains(&&json!(announced)), "{run}");
 
-    // Once, also where the look ahead has its answer only while the registry is asked what it serves.
+    // The announcement is printed once, even if the prefetch is answered only during verification.
     let text = image.to_string();
     let halves = text.split_at(1);
     let late = FakeEngine::start()
@@ -187,8 +187,8 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
     let notes = of_kind(&events, "note").into_iter().filter(|note| note["message"] == announced);
     assert_eq!(notes.count(), 1, "{run}");
 
-    // An error where all was wanted: before anything is pushed, or where nobody knew, afterwards, since engines
-    // say it only then.
+    // With `--platform all` this is an error: before the push if the engine can list platforms, otherwise after it,
+    // since such an engine reports it only then.
     let known = FakeEngine::start()
         .with_ping(Ping::Version("1.51"))
         .on("GET /v1.51/images/localhost:0/app:1/json?manifests=true", Reply::json(200, &image.to_string()));
@@ -231,7 +231,7 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
     assert_eq!(of_kind(&events, "result")[0]["dry_run"], findings, "{run}");
 }
 
-/// One object a line, as the engine sent it; but nothing in it acts on a terminal, and no secret comes back.
+/// Prints one object per line as the engine sent it, but with control characters escaped and secrets redacted.
 #[test]
 fn rawjson_prints_engine_objects_escaped_and_redacted() {
     let lines = [

@@ -1,4 +1,4 @@
-//! What stands on a real terminal, cell by cell: tmux, as wide and high as it is told to be, also in the
+//! Compares the rows on a real terminal (tmux) with the expected ones, at several sizes and after resizes in the
 //! middle of a push.
 
 use std::process::{Command, Stdio};
@@ -9,13 +9,13 @@ use serde_json::json;
 use crate::support::engine::{End, FakeEngine, Reply};
 use crate::support::env::TestEnv;
 
-/// Somebody's terminal, with the program in it.
+/// A tmux session that runs the program.
 struct Tmux {
     env: TestEnv,
 }
 
 impl Tmux {
-    /// Runs the program with these arguments, and then waits.
+    /// Runs the program with these arguments, and keeps the session open after its end.
     fn start(engine: &FakeEngine, (columns, rows): (usize, usize), arguments: &str) -> Self {
         let tmux = Self { env: TestEnv::new() };
         let variables: Vec<String> =
@@ -48,8 +48,8 @@ impl Tmux {
         self.tell(&["resize-window", "-x", &columns.to_string(), "-y", &rows.to_string()]);
     }
 
-    /// Waits until exactly these rows are on the screen, the cursor behind them, and nothing else but what was
-    /// said before them, if that has not been scrolled away.
+    /// Waits until the screen shows these rows with the cursor below them, and above them at most the engine's
+    /// note ([`SAID`]).
     fn wait_for(&self, want: &[String]) {
         const PATIENCE: Duration = Duration::from_secs(20);
         let started = Instant::now();
@@ -73,7 +73,7 @@ impl Drop for Tmux {
     }
 }
 
-/// The last part of the totals is how long it took so far.
+/// Removes the elapsed time at the end of the totals.
 fn without_time(row: &str) -> String {
     let is_time = |text: &str| text.strip_suffix(" s").is_some_and(|n| n.parse::<u32>().is_ok());
     match row.rsplit_once("  ") {
@@ -84,7 +84,7 @@ fn without_time(row: &str) -> String {
 
 const SAID: &str = "said by the engine";
 
-/// So many layers, each half way, and nothing more.
+/// Sends the progress of this many half-pushed layers, and then hangs.
 fn half_way(layers: usize) -> Reply {
     let line = |number: usize| {
         let progress = json!({"current": 5_000_000, "total": 10_000_000});
@@ -94,10 +94,10 @@ fn half_way(layers: usize) -> Reply {
     Reply::stream(std::iter::once(note).chain((0..layers).map(line))).ending(End::Hang)
 }
 
-/// In both directions at once, and lower and taller alone, where a terminal brings back what it scrolled away.
+/// Changes both dimensions at once, and then the height alone, where a terminal restores rows from its scrollback.
 const SIZES: [(usize, usize); 6] = [(80, 24), (40, 10), (200, 50), (80, 24), (80, 12), (80, 40)];
 
-/// The rows of a frame, written out.
+/// Returns the expected rows of a frame.
 fn frame((columns, rows): (usize, usize), layers: usize) -> Vec<String> {
     let bar = match columns {
         40 => String::new(),

@@ -1,5 +1,4 @@
-//! Several images and destinations in one call: who is asked what, in which order it is told, and what is
-//! left behind.
+//! Several images and destinations in one call: requests and prompts, the order of results, and leftover tags.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -46,14 +45,17 @@ fn prints_results_in_argument_order() {
     assert_eq!(run.status, 1, "{run}");
     assert_eq!(lines(&run), ["localhost:0/slow", "127.0.0.2:0/quick"], "{run}");
     let at = |text: &str| run.stderr.find(text).unwrap_or_else(|| panic!("no {text}: {run}"));
-    assert!(at("pushed 127.0.0.2:0/quick:1") < at("pushed localhost:0/slow:1"), "told at once: {run}");
+    assert!(
+        at("pushed 127.0.0.2:0/quick:1") < at("pushed localhost:0/slow:1"),
+        "each summary is printed at once: {run}"
+    );
     assert!(
         run.stderr.ends_with("3 images: 2 pushed, 1 failed\n  failed: 127.0.0.1:0/refused:1 (rejected)\n"),
         "{run}"
     );
 }
 
-/// The status is that of the first in the order asked, not in time; `-q` leaves what matters.
+/// The first failure in the order of arguments counts, not the first in time. `-q` prints errors only.
 #[test]
 fn first_failure_in_argument_order_sets_the_status() {
     let engine = FakeEngine::start()
@@ -74,7 +76,7 @@ fn parallel_limits_concurrent_pushes() {
     let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:0/{name}:1"));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for (parallel, most) in [("1", 1), ("2", 2), ("9", 5)] {
-        // Each lasts until all that may be there are there.
+        // Each push lasts until all that may run at once have started.
         let exists = json!({"status": "Layer already exists", "progressDetail": {}, "id": "a"}).to_string();
         let reply = Reply::stream([exists, digest_line("1")]).slowly(Duration::from_millis(600));
         let engine = FakeEngine::start().serving_pushed().on_every_push(reply);
@@ -84,7 +86,7 @@ fn parallel_limits_concurrent_pushes() {
     }
 }
 
-/// Engines send a layer once for each push that begins before it is there.
+/// Engines send a layer again for each push that starts before the registry has it.
 #[test]
 fn first_push_to_a_repository_runs_alone() {
     let exists = json!({"status": "Layer already exists", "progressDetail": {}, "id": "a"}).to_string();
@@ -102,7 +104,7 @@ fn first_push_to_a_repository_runs_alone() {
         assert_eq!((run.status, engine.most_at_once()), (0, most), "{run}");
     }
 
-    // The next goes alone where that one did not get through; another repository is another matter.
+    // If it fails, the second one runs alone too. Pushes to other repositories do not wait.
     let refused = Reply::stream([refusal("manifest invalid: no")]);
     let failing = FakeEngine::start()
         .serving_pushed()
@@ -118,13 +120,13 @@ fn first_push_to_a_repository_runs_alone() {
     assert_eq!((run.status, mixed.most_at_once()), (0, 2), "{run}");
 }
 
-/// A helper takes its time, and so may an engine.
+/// Helper and engine may both be slow.
 #[test]
 fn looks_up_credentials_while_connecting_to_the_engine() {
     let script = r#"read registry; echo "$registry" >>"$HOME/asked"; echo '{"Username":"u","Secret":"s"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
     let directory = tempfile::tempdir().unwrap();
-    // Takes calls, and never answers.
+    // Accepts connections, and never answers.
     let socket = directory.path().join("docker.sock");
     let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let mut command = env.without_engine();
@@ -134,14 +136,14 @@ fn looks_up_credentials_while_connecting_to_the_engine() {
     let asked = || fs::read_to_string(env.path("home").join("asked")).unwrap_or_default();
     let started = Instant::now();
     while asked() != "localhost:0\n" {
-        assert!(started.elapsed() < Duration::from_secs(20), "nobody is asked: {:?}", asked());
+        assert!(started.elapsed() < Duration::from_secs(20), "the helper is not called: {:?}", asked());
         std::thread::sleep(Duration::from_millis(10));
     }
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
-/// Also where a push comes first, since the engine need not be asked.
+/// With `DOCKER_API_VERSION` there is no ping, so a push may need the credentials before the prefetch has them.
 #[test]
 fn prefetch_and_pushes_share_one_helper_call() {
     let script =
@@ -158,19 +160,19 @@ fn prefetch_and_pushes_share_one_helper_call() {
     }
 }
 
-/// How it speaks with registries is the same for all of them.
+/// The settings for registries are the same for all images.
 #[test]
 fn requests_the_engines_settings_once() {
     let engine = FakeEngine::start()
         .serving_pushed()
         .on_every_push(pushed("1"))
         .on("GET /v1.41/info", Reply::json(200, "{}"));
-    // Not on this machine, going by their names; and nothing listens there.
+    // By their names these registries are not on this machine. Nothing listens on their ports.
     let run = push(&engine, &["0.0.0.0:0/a:1", "[::]:0/b:1", "[::]:0/c:1"]);
     assert_eq!((run.status, engine.count("GET /v1.41/info")), (0, 1), "{run}");
 }
 
-/// Several at once with a wrong password would be as many failed logins.
+/// Concurrent pushes with a wrong password would each cause a failed login.
 #[test]
 fn tries_credentials_in_one_push_and_prompts_once() {
     let names = ["a", "b", "c", "d"].map(|name| format!("localhost:0/{name}:1"));
@@ -194,7 +196,7 @@ fn tries_credentials_in_one_push_and_prompts_once() {
     assert_eq!(logins, [Value::Null, json!("alice"), json!("alice"), json!("alice"), json!("alice")]);
 }
 
-/// Nor after something that has nothing to do with the login: nobody was let in with it so far.
+/// A failure for another reason does not show that the registry accepts the credentials.
 #[test]
 fn tries_unaccepted_credentials_in_one_push_at_a_time() {
     let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:0/{name}:1"));
@@ -208,7 +210,7 @@ fn tries_unaccepted_credentials_in_one_push_at_a_time() {
     assert_eq!((run.status, engine.pushes().len(), engine.most_at_once()), (3, 6, 1), "{run}");
 }
 
-/// Who has no answer is not asked again for each image, but is for another registry.
+/// After Ctrl-D the plugin does not prompt for further images of this registry, but does for another registry.
 #[test]
 fn prompts_once_per_registry_if_there_is_no_answer() {
     let refused = Reply::stream([refusal("no basic auth credentials")]);
@@ -229,7 +231,7 @@ fn prompts_once_per_registry_if_there_is_no_answer() {
     assert!(ended.text.contains("3 images: 3 failed"), "{}", ended.text);
 }
 
-/// One login for one registry, and no other gets to see it.
+/// Credentials given on the command line are for one registry and must not reach another.
 #[test]
 fn refuses_given_credentials_for_several_registries() {
     let env = TestEnv::new();
@@ -264,7 +266,7 @@ fn calls_a_helper_once_per_registry() {
     assert_eq!(asked, ["127.0.0.1:0", "localhost:0"]);
 }
 
-/// An image here, and what it is called afterwards.
+/// Starts an engine that has the image `app:1` and accepts pushes of it.
 fn with_app() -> FakeEngine {
     FakeEngine::start().serving_pushed().has("docker.io/library/app:1", ID).on_every_push(pushed("1"))
 }
@@ -290,7 +292,7 @@ fn does_not_move_a_tag_of_another_image() {
     let engine = with_app().has("localhost:0/app:1", OTHER);
     let run = push(&engine, &["app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/"]);
     assert_eq!(run.status, 1, "{run}");
-    assert_eq!(lines(&run), ["127.0.0.1:0/app"], "the other goes on: {run}");
+    assert_eq!(lines(&run), ["127.0.0.1:0/app"], "the other destination is pushed: {run}");
     let told = format!(
         "error: localhost:0/app:1 names another image here ({OTHER}), and is not moved; the image to push is {ID}"
     );
@@ -298,7 +300,7 @@ fn does_not_move_a_tag_of_another_image() {
     assert_eq!(engine.names(), ["docker.io/library/app:1", "localhost:0/app:1"]);
 }
 
-/// It was there before, and so it is afterwards.
+/// The tag was not added for this push, so it is not removed.
 #[test]
 fn keeps_a_tag_that_existed_before() {
     let engine = with_app().has("localhost:0/app:1", ID);
@@ -307,10 +309,10 @@ fn keeps_a_tag_that_existed_before() {
     assert!(engine.request("DELETE ").is_none() && engine.pushes().len() == 1);
 }
 
-/// Engines remove an image with its last name.
+/// Engines remove an image with its last tag.
 #[test]
 fn keeps_the_only_tags_of_an_unnamed_image() {
-    // At once, or where the first has given it a name that the second sees.
+    // Both at once, or one after the other, where the second push sees the tag of the first.
     for parallel in ["2", "1"] {
         let engine = FakeEngine::start().serving_pushed().has(ID, ID).on_every_push(pushed("1"));
         let to = ["--to", "localhost:0/app:1", "--to", "127.0.0.1:0/app:1"];
@@ -326,7 +328,7 @@ fn keeps_the_only_tags_of_an_unnamed_image() {
     }
 }
 
-/// `deadbeefcafe` is a name as well, and only the engine knows.
+/// `deadbeefcafe` could be a name too; only the engine knows that it is an ID.
 #[test]
 fn refuses_to_derive_a_path_from_an_image_id() {
     let engine = FakeEngine::start().has("app:1", "deadbeefcafe");
@@ -336,7 +338,7 @@ fn refuses_to_derive_a_path_from_an_image_id() {
     assert!(engine.pushes().is_empty() && engine.names() == ["app:1"]);
 }
 
-/// What was pushed before is told all the same, each by its own name.
+/// Results of finished pushes are written to stdout and to files, in the format for several images.
 #[test]
 fn interrupted_call_reports_finished_pushes() {
     let hanging = Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#]).ending(End::Hang);
@@ -364,7 +366,6 @@ fn interrupted_call_reports_finished_pushes() {
     assert_eq!(metadata, json!({"127.0.0.1:0/b:1": own}));
 }
 
-/// But for one that is to stay.
 #[test]
 fn keep_tag_keeps_the_tag_of_an_interrupted_push() {
     let engine = with_app().on_every_push(Reply {
@@ -404,7 +405,7 @@ fn removes_the_tag_on_signals_failure_and_timeout() {
         assert_eq!(results.len(), 2, "each has its result: {stdout}");
         assert!(results.iter().all(|result| result["error"]["class"] == "cancelled"), "{stdout}");
     }
-    // A push that fails, and one whose time is up.
+    // A push that fails, and one that times out.
     let refused = FakeEngine::start()
         .has("docker.io/library/app:1", ID)
         .allow("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(404, "manifest unknown"))
@@ -417,7 +418,7 @@ fn removes_the_tag_on_signals_failure_and_timeout() {
     assert_eq!(slow.names(), ["docker.io/library/app:1"]);
 }
 
-/// What somebody has done to the name meanwhile counts.
+/// During the push the user may move the tag to another image.
 #[test]
 fn does_not_remove_a_tag_that_was_moved_meanwhile() {
     let engine = with_app();
@@ -492,7 +493,7 @@ fn writes_digest_metadata_and_github_files() {
     let github = fs::read_to_string(file("github")).unwrap();
     assert_eq!(github, format!("before=1\ndigest={DIGEST}\nreference=localhost:0/app:1\n"));
 
-    // Of several only those that are there; of one that failed nothing, and what was there stays.
+    // With several images the file contains the pushed ones. If the only image fails, the old file is kept.
     let half = FakeEngine::start()
         .serving_pushed()
         .on(&path("localhost:0/a", "1"), Reply::stream([refusal("denied: quota exceeded")]))
@@ -509,7 +510,10 @@ fn writes_digest_metadata_and_github_files() {
     ]);
     assert_eq!(run(&mut command).status, 1);
     let metadata: Value = serde_json::from_str(&fs::read_to_string(file("metadata")).unwrap()).unwrap();
-    assert_eq!(metadata["localhost:0/b:1"]["image.name"], "localhost:0/b:1", "by name, as for both");
+    assert_eq!(
+        metadata["localhost:0/b:1"]["image.name"], "localhost:0/b:1",
+        "keyed by name, as if both were pushed"
+    );
     let refused = FakeEngine::start()
         .on_every_push(Reply::stream([refusal("denied: quota exceeded")]))
         .on("GET /v1.41/images/localhost:0/a:1/json", no_such_image());
@@ -535,7 +539,6 @@ fn variables_set_options_that_the_command_line_leaves_out() {
         run(&mut command)
     };
     let image = "localhost:0/app:1";
-    // variables, arguments; what is on stdout, and whether stderr has anything
     let json = variables(&[("REGPUSH_FORMAT", "json"), ("REGPUSH_QUIET", "1")], &[image]);
     assert_eq!((json.json()["status"].as_str(), json.stderr.as_str()), (Some("pushed"), ""), "{json}");
     let typed =
@@ -567,7 +570,7 @@ fn variables_set_options_that_the_command_line_leaves_out() {
     assert_eq!(lines(&run), ["localhost:0/app", "127.0.0.1:0/x"], "{run}");
 }
 
-/// A question stands alone: what ends meanwhile is written when it has its answer.
+/// The result of a push that ends during a prompt is printed after the answer.
 #[test]
 fn prints_nothing_during_a_prompt() {
     for mode in ["tty", "plain"] {
@@ -587,8 +590,8 @@ fn prints_nothing_during_a_prompt() {
         let arguments = [&["regpush", "--progress", mode], images.as_slice()].concat();
         let mut terminal = TestEnv::new().at_terminal(&engine, "xterm", &arguments);
         terminal.wait_for("Username: ");
-        // The other one ends while nobody answers: this is the last that is asked about it. That nothing is
-        // written then is no condition to wait for.
+        // The other push ends during the prompt, and this is its last request. The test cannot wait for missing
+        // output, so it sleeps.
         engine.wait_for_request("GET /v1.41/distribution/127.0.0.1:0/open:1/json");
         std::thread::sleep(Duration::from_millis(300));
         terminal.type_in("alice\r");
@@ -603,7 +606,7 @@ fn prints_nothing_during_a_prompt() {
     }
 }
 
-/// A helper may have its user type something, and there is one terminal.
+/// A helper may prompt too, and there is only one terminal.
 #[test]
 fn does_not_prompt_while_a_helper_uses_the_terminal() {
     let script = r#"read registry
@@ -620,7 +623,8 @@ echo '{"Username":"u","Secret":"s"}'"#;
     let images = ["localhost:0/a:1", "127.0.0.1:0/b:1"];
     let mut terminal = env.at_terminal(&engine, "xterm", &[&["regpush"], images.as_slice()].concat());
     terminal.wait_for("PIN: ");
-    // The other registry has refused by now, and its question waits: that is no condition to wait for.
+    // The other registry has refused, and its prompt has to wait. The test cannot wait for missing output, so it
+    // sleeps.
     engine.wait_for_pushes(1);
     std::thread::sleep(Duration::from_millis(300));
     terminal.type_in("1234\r");
@@ -634,7 +638,7 @@ echo '{"Username":"u","Secret":"s"}'"#;
     assert!(ended.text.contains("PIN: 1234\r\n"), "nothing in between: {}", ended.text);
 }
 
-/// All at once: who interrupts does not wait for one after the other, and we are ended after two seconds.
+/// The plugin ends two seconds after an interrupt, too soon to remove the tags one after the other.
 #[test]
 fn removes_all_tags_concurrently() {
     let names = ["a", "b", "c", "d"];
@@ -658,7 +662,7 @@ fn removes_all_tags_concurrently() {
     assert_eq!(engine.names(), names.map(|name| format!("docker.io/library/{name}:1")));
 }
 
-/// Its own name is one too, whatever else it is given.
+/// The image keeps its own name, so the added tag is not its last one.
 #[test]
 fn removes_the_added_tag_if_the_image_keeps_its_own_name() {
     let engine = FakeEngine::start().serving_pushed().has("localhost:0/app:1", ID).on_every_push(pushed("1"));
@@ -667,7 +671,7 @@ fn removes_the_added_tag_if_the_image_keeps_its_own_name() {
     assert_eq!(engine.names(), ["localhost:0/app:1"], "{run}");
 }
 
-/// Tags of one repository that share a layer hang in one upload of it: that is one, and there is a way round.
+/// Tags of one repository that share a layer hang in the same upload, so together they need only one other name.
 #[test]
 fn pushes_that_stall_together_retry_under_another_name() {
     let stall = |tag: &str| {
@@ -677,7 +681,7 @@ fn pushes_that_stall_together_retry_under_another_name() {
         let lines = [line("Preparing", json!({})), line("Pushing", json!({"current": 5, "total": 10}))];
         (path("localhost:0/app", tag), Reply::stream(lines).ending(End::Hang))
     };
-    // The first goes alone.
+    // The first push to a repository runs alone.
     let mut engine = FakeEngine::start()
         .serving_pushed()
         .has("localhost:0/app:0", "sha256:0")
@@ -688,7 +692,7 @@ fn pushes_that_stall_together_retry_under_another_name() {
         let name = format!("localhost:0/app:{tag}");
         engine = engine.has(&name, &format!("sha256:{tag}")).on(&line, reply);
         engine = engine.on(&format!("POST /v1.41/images/Localhost:0/app/push?tag={tag}"), pushed(tag));
-        // The registry is asked for the image by the name that was typed.
+        // The plugin verifies under the name that the user typed.
         let names = json!({"Descriptor": {"digest": DIGEST, "size": 528}}).to_string();
         engine = engine.on(&format!("GET /v1.41/distribution/{name}/json"), Reply::json(200, &names));
     }
@@ -701,7 +705,7 @@ fn pushes_that_stall_together_retry_under_another_name() {
     assert_eq!(engine.names(), images);
 }
 
-/// All tries together, and the waits between them.
+/// The limit is for all attempts together, and the waits between them.
 #[test]
 fn timeout_includes_waits_between_attempts() {
     let broken =
@@ -709,13 +713,13 @@ fn timeout_includes_waits_between_attempts() {
     let engine = FakeEngine::start().on_every_push(broken);
     let started = Instant::now();
     let run = push(&engine, &["--timeout", "3s", "localhost:0/app:1"]);
-    // The first wait lasts a second or two, the next one two to four.
+    // The first wait lasts one to two seconds, the next one two to four.
     let took = started.elapsed();
     assert!(run.status == 7 && took < Duration::from_secs(4), "{took:?}: {run}");
     assert!(run.stderr.contains("localhost:0/app:1 was not pushed within 3s"), "{run}");
 }
 
-/// The time that somebody types is nobody's, nor that of another image before it.
+/// Neither the time at the prompt nor the push of an earlier image counts.
 #[test]
 fn timeout_excludes_time_at_the_prompt() {
     let engine = FakeEngine::start()
