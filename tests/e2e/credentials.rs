@@ -1,5 +1,5 @@
-//! Which credentials an engine is shown: each case of config.json, helpers and `DOCKER_AUTH_CONFIG` held against
-//! the real docker CLI, on a fake engine that keeps `X-Registry-Auth`.
+//! Compares the credentials that the plugin and the real docker CLI send in each case of config.json, helpers and
+//! `DOCKER_AUTH_CONFIG`, with a fake engine that keeps `X-Registry-Auth`.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -16,10 +16,10 @@ const HUB: &str = "https://index.docker.io/v1/";
 const ALICE: &str = r#"echo '{"ServerURL":"other","Username":"alice","Secret":"s3cret"}'"#;
 const NOTHING: &str = "echo credentials not found in native keychain; exit 1";
 
-/// What the two send.
+/// The credentials that docker and the plugin send.
 enum Sent {
     Same(Value),
-    /// Ours is another, and why.
+    /// The plugin sends other credentials than docker, for this reason.
     Ours {
         docker: Docker,
         ours: Value,
@@ -29,9 +29,9 @@ enum Sent {
 
 enum Docker {
     Sends(Value),
-    /// It gives up before it calls the engine.
+    /// Fails before it pushes.
     Fails,
-    /// Not the same each time: it reads maps in random order.
+    /// Varies from run to run, since docker reads maps in random order.
     Varies,
 }
 
@@ -39,14 +39,14 @@ struct Case {
     name: &'static str,
     /// `None`: there is no config.json.
     config: Option<String>,
-    /// Programs in PATH, where there is nothing else.
+    /// The only programs in PATH.
     programs: Vec<(&'static str, &'static str)>,
     variable: Option<String>,
     image: &'static str,
     sent: Sent,
 }
 
-/// A case without helpers and variable.
+/// Returns a case with config.json only.
 fn file(name: &'static str, config: &Value, sent: Sent) -> Case {
     let config = Some(config.to_string());
     Case { name, config, programs: Vec::new(), variable: None, image: "localhost:1/t:1", sent }
@@ -56,7 +56,7 @@ fn auths(entry: &Value) -> Value {
     json!({"auths": {HOST: entry}})
 }
 
-/// `credsStore` is a helper `x` with this script.
+/// Returns a case in which `credsStore` is a helper `x` with this script.
 fn store(name: &'static str, script: &'static str, sent: Sent) -> Case {
     Case { programs: vec![("docker-credential-x", script)], ..file(name, &json!({"credsStore": "x"}), sent) }
 }
@@ -78,7 +78,7 @@ fn alice() -> Value {
 }
 
 const BARE_SERVER: &str =
-    "podman takes the bare host alone, and the containerd store compares hosts; a URL says nothing more";
+    "podman accepts only the bare host, and the containerd store compares hosts; a URL adds nothing";
 
 fn cases() -> Vec<Case> {
     let entry = json!({"auth": packed("bob", "filepw")});
@@ -93,12 +93,12 @@ fn cases() -> Vec<Case> {
     let address_alone = || Sent::Ours {
         docker: Docker::Sends(json!({"serveraddress": HOST})),
         ours: json!({}),
-        why: "an address is no login: to an engine both are anonymous",
+        why: "an address is not a credential: to an engine both are anonymous",
     };
     let undecoded = |auth: &str| Sent::Ours {
         docker: Docker::Sends(json!({"auth": auth})),
         ours: json!({}),
-        why: "no engine reads `auth`, so both are anonymous; and it is nobody's business",
+        why: "no engine reads `auth`, so both are anonymous; ours does not reveal the value",
     };
     let mut cases = vec![
         Case { config: None, ..file("no config.json", &json!(null), nothing()) },
@@ -106,12 +106,12 @@ fn cases() -> Vec<Case> {
         Case { config: Some(String::new()), ..file("an empty file", &json!(null), nothing()) },
         file("auth", &auths(&entry), same(bob())),
         file(
-            "user and password in the clear",
+            "plain-text user and password",
             &auths(&json!({"username": "bob", "password": "filepw"})),
             same(bob()),
         ),
         file(
-            "auth beside others in the clear",
+            "auth next to plain-text fields",
             &auths(&json!({"auth": packed("bob", "filepw"), "username": "eve", "password": "x"})),
             same(bob()),
         ),
@@ -180,7 +180,7 @@ fn cases() -> Vec<Case> {
             )
         },
         file("line ends in the base64", &auths(&json!({"auth": "Ym9iOmZp\nbGVwdw\r\n=="})), same(bob())),
-        file("NULs behind the password", &auths(&json!({"auth": packed("bob", "filepw\0\0")})), same(bob())),
+        file("NULs after the password", &auths(&json!({"auth": packed("bob", "filepw\0\0")})), same(bob())),
         file(
             "an empty password",
             &auths(&json!({"auth": packed("bob", "")})),
@@ -202,13 +202,13 @@ fn cases() -> Vec<Case> {
             Sent::Ours {
                 docker: Docker::Sends(json!({"username": "bob", "serveraddress": HOST})),
                 ours: json!({}),
-                why: "no login: an engine would show the registry an empty password",
+                why: "not credentials: an engine would send the registry an empty password",
             },
         ),
         file("null for an entry", &auths(&json!(null)), address_alone()),
         file("an empty entry", &auths(&json!({})), address_alone()),
         file(
-            "what older logins kept beside",
+            "extra fields of older logins",
             &auths(
                 &json!({"auth": packed("bob", "filepw"), "email": "b@example.com", "serveraddress": "elsewhere"}),
             ),
@@ -216,9 +216,9 @@ fn cases() -> Vec<Case> {
         ),
         Case {
             config: Some(format!("{} trailing", auths(&entry))),
-            ..file("something behind the JSON", &json!(null), same(bob()))
+            ..file("text after the JSON", &json!(null), same(bob()))
         },
-        file("base64 that is none", &auths(&json!({"auth": "%%%"})), undecoded("%%%")),
+        file("invalid base64", &auths(&json!({"auth": "%%%"})), undecoded("%%%")),
         file("no colon in it", &auths(&json!({"auth": "Ym9i"})), undecoded("Ym9i")),
         file("no user in it", &auths(&json!({"auth": packed("", "pw")})), undecoded(&packed("", "pw"))),
         file(
@@ -227,7 +227,7 @@ fn cases() -> Vec<Case> {
             Sent::Ours {
                 docker: Docker::Varies,
                 ours: bob(),
-                why: "one bad entry costs that entry, not those docker reads after it",
+                why: "a bad entry does not affect the entries that docker reads after it",
             },
         ),
         Case { config: Some("{".to_owned()), ..file("half a file", &json!(null), nothing()) },
@@ -262,7 +262,7 @@ fn cases() -> Vec<Case> {
                 Sent::Ours {
                     docker: Docker::Sends(json!({})),
                     ours: bob(),
-                    why: "a login is there, and who looks finds it",
+                    why: "the file has credentials, so they are used",
                 },
             )
         },
@@ -342,7 +342,7 @@ fn cases() -> Vec<Case> {
         },
         Case {
             programs: vec![("pass", ""), ("docker-credential-pass", ALICE)],
-            ..file("pass is there, and another login in the file", &keyed("localhost:2"), nothing())
+            ..file("pass is there, and other credentials in the file", &keyed("localhost:2"), nothing())
         },
         variable("the variable", keyed(HOST), same(bob())),
         Case {
@@ -372,10 +372,13 @@ fn cases() -> Vec<Case> {
         variable("no JSON in the variable", "bob:filepw", nothing()),
     ];
     let broken = [
-        ("a helper that says so on stderr", "echo credentials not found in native keychain >&2; exit 1"),
+        (
+            "a helper with nothing that says so on stderr",
+            "echo credentials not found in native keychain >&2; exit 1",
+        ),
         ("a helper that fails", "echo boom; exit 3"),
-        ("a helper that says nothing", "exit 0"),
-        ("a helper that talks", "echo '{oops'"),
+        ("a helper that prints nothing", "exit 0"),
+        ("a helper that prints half an object", "echo '{oops'"),
     ];
     cases.extend(broken.map(|(name, script)| store(name, script, failing())));
     cases.push(Case { programs: Vec::new(), ..store("a helper that is not there", "", failing()) });
@@ -390,7 +393,7 @@ fn failing() -> Sent {
     }
 }
 
-/// What the engine is shown; `None`: it is not asked for a push.
+/// Returns the credentials that the engine received, and the run. `None`: no push was requested.
 fn shown(cli: &Engine, case: &Case, words: &[&str]) -> (Option<Value>, String) {
     let home = Home::new();
     if let Some(config) = &case.config {
@@ -409,7 +412,7 @@ fn shown(cli: &Engine, case: &Case, words: &[&str]) -> (Option<Value>, String) {
     let run = run(docker.args(words).arg(case.image));
     let pushes = fake.pushes();
     if pushes.is_empty() {
-        // It fails a test that does not call it, and docker may not.
+        // The fake engine fails a test that never calls it, and docker may not have called it.
         let mut engine = UnixStream::connect(fake.host.trim_start_matches("unix://")).unwrap();
         engine.write_all(b"GET /_ping HTTP/1.1\r\n\r\n").unwrap();
         engine.read_exact(&mut [0]).unwrap();
@@ -425,7 +428,7 @@ fn sends_dockers_credentials_except_where_the_table_explains() {
     println!("{} cases, {same} the same", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
-        // What is verified after a push is not the subject here, and the fake engine knows no registry.
+        // No verification: it is not the subject here, and the fake engine has no registry.
         let (ours, our_run) = shown(&cli, case, &["regpush", "-q", "--verify", "never"]);
         let (docker, docker_run) = shown(&cli, case, &["push", "-q"]);
         let is_right = match &case.sent {

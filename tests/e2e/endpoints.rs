@@ -1,5 +1,5 @@
-//! Every way to an engine: sockets, ports, TLS, ssh, each by option, variable and context; and which of
-//! them is chosen, held against the real CLI.
+//! All transports to an engine (sockets, ports, TLS, ssh), chosen by option, variable and context; compares the
+//! choice with the real CLI's.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,7 +23,7 @@ use crate::support::{
     Engine, Home, PrivateEngine, Registry, Run, copy_in_background, engine, ok, port_to, run, wait_for,
 };
 
-/// `docker ARGS regpush -q IMAGE` without `DOCKER_HOST`.
+/// Runs `docker OPTIONS regpush -q IMAGE` without `DOCKER_HOST`, unless `variables` has it.
 fn push(engine: &Engine, home: &Home, variables: &[(&str, &str)], options: &[&str], image: &str) -> Run {
     let mut command = engine.docker(home);
     command.env_remove("DOCKER_HOST").envs(variables.iter().copied());
@@ -59,7 +59,7 @@ fn pushes_through_contexts_with_sockets_and_ports() {
 // ------------------------------------------------------------------------------------------------
 // TLS
 
-/// A certificate authority, and the PEM files it made.
+/// A certificate authority, and the PEM files that it made.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: TempDir,
@@ -80,7 +80,7 @@ impl Authority {
         self.directory.path().join(name)
     }
 
-    /// `NAME/{ca,cert,key}.pem`, as docker wants them in `DOCKER_CERT_PATH`.
+    /// Signs a certificate, and writes `NAME/{ca,cert,key}.pem`, the layout of `DOCKER_CERT_PATH`.
     fn sign(&self, name: &str, hosts: &[&str], has_expired: bool) -> PathBuf {
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
@@ -100,7 +100,7 @@ impl Authority {
     }
 }
 
-/// A certificate for localhost that signed itself, as `openssl req -x509` makes it; in PEM, with its key.
+/// Makes a self-signed certificate for localhost, as `openssl req -x509` does; returns it and its key in PEM.
 fn self_signed() -> (String, String) {
     let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -108,7 +108,7 @@ fn self_signed() -> (String, String) {
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
-/// A dockerd that speaks TLS only, and wants client certificates of this authority.
+/// A dockerd that accepts only TLS with client certificates of the right authority.
 struct TlsEngine {
     port: u16,
     _process: PrivateEngine,
@@ -116,7 +116,7 @@ struct TlsEngine {
 
 impl TlsEngine {
     fn start(engine: &Engine, certificates: &Path) -> Self {
-        // dockerd does not choose a port by itself.
+        // dockerd cannot choose a free port itself.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut arguments = vec!["--host".into(), format!("tcp://127.0.0.1:{port}"), "--tlsverify".into()];
         for (option, name) in [("--tlscacert", "ca.pem"), ("--tlscert", "cert.pem"), ("--tlskey", "key.pem")]
@@ -135,7 +135,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     let client = authority.sign("client", &[], false);
     let old_client = authority.sign("old", &[], true);
     let other_client = stranger.sign("other", &[], false);
-    // A client of ours that trusts the wrong authority.
+    // A client with a valid certificate that trusts the wrong authority.
     let misled = authority.sign("misled", &[], false);
     fs::copy(stranger.path("ca.pem"), misled.join("ca.pem")).unwrap();
     let distrusted = authority.sign("distrusted", &[], false);
@@ -150,7 +150,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     let host = format!("tcp://localhost:{}", tls_engine.port);
     let by_address = format!("tcp://127.0.0.1:{}", tls_engine.port);
 
-    // Its image is made through the same TLS by the real CLI.
+    // The real CLI imports the image over the same TLS endpoint.
     let name = registry.name("tls/app:1");
     let content = home.path("content");
     fs::write(&content, registry.port.to_string()).unwrap();
@@ -220,15 +220,15 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
         let named = [&endpoint, "127.0.0.1", "/nothing"].iter().any(|place| run.stderr.contains(*place));
         assert!(named, "{run:?}");
     }
-    // In words that say which of its faults it is.
+    // The message also says why the certificate is refused.
     assert!(with(&host, &old_client).stderr.contains("it has expired"), "{:?}", with(&host, &old_client));
 
-    // Whoever asks for no verification gets none.
+    // `--tls` alone does not verify the engine's certificate.
     let lenient = [("DOCKER_HOST", by_address.as_str()), ("DOCKER_CERT_PATH", &client.display().to_string())];
     let unverified = push(&docker, &home, &lenient, &["--tls"], &name);
     assert_eq!(unverified.status, 0, "{unverified:?}");
 
-    // The same three files in a context; DOCKER_TLS_VERIFY has no say there.
+    // The same three files in a context, where DOCKER_TLS_VERIFY has no effect.
     let endpoint = format!(
         "host={host},ca={},cert={},key={}",
         file(&client, "ca.pem"),
@@ -245,12 +245,12 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
         &format!("{endpoint},skip-tls-verify=true").replace("localhost", "127.0.0.1"),
         &name,
     );
-    // A context without the files is told how to get them.
+    // The error for a context without the files says how to add them.
     ok(docker.docker(&home).args(["context", "create", "bare", "--docker", &format!("host={host}")]));
     let bare = push(&docker, &home, &[], &["-c", "bare"], &name);
     assert!(bare.stderr.contains("`docker context update bare --docker host=tcp://localhost:"), "{bare:?}");
 
-    // A context without a CA goes by the system's, which on Linux can be another file.
+    // A context without a CA uses the system's CAs, which a variable can replace on Linux.
     let endpoint = format!("host={host},cert={},key={}", file(&client, "cert.pem"), file(&client, "key.pem"));
     ok(docker.docker(&home).args(["context", "create", "public", "--docker", &endpoint]));
     let unknown = push(&docker, &home, &[], &["-c", "public"], &name);
@@ -260,7 +260,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     let known = push(&docker, &home, &system, &["-c", "public"], &name);
     assert_eq!(known.status, 0, "{known:?}");
 
-    // Through a proxy, which is asked for the name.
+    // Through a proxy, which gets the engine's host name.
     let proxy = connect_proxy(tls_engine.port);
     let variables = [
         ("DOCKER_HOST", "tcp://engine.test:2376"),
@@ -271,7 +271,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     let proxied = push(&docker, &home, &variables, &[], &name);
     assert_eq!(proxied.status, 0, "{proxied:?}");
 
-    // An engine whose own certificate is old.
+    // An engine with an expired certificate.
     drop(tls_engine);
     let old_server = authority.sign("old-server", &["localhost"], true);
     let old_engine = TlsEngine::start(&docker, &old_server);
@@ -281,7 +281,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     assert!(expired.stderr.contains("hint: have the engine's certificate renewed"), "{expired:?}");
 }
 
-/// The CLI, in Go, takes an engine's certificate that is its own CA; rustls would not.
+/// The CLI, written in Go, accepts an engine's certificate that is its own CA; rustls itself refuses it.
 #[test]
 fn trusts_a_self_signed_engine_certificate_given_as_ca() {
     let home = Home::new();
@@ -308,12 +308,12 @@ fn trusts_a_self_signed_engine_certificate_given_as_ca() {
         };
         let (cli, ours) = (called(&["images"]), called(&["regpush", "localhost:1/nothing:1"]));
         assert_eq!(cli.status == 0, is_known, "{host}: {cli:?}");
-        // No such image, said by the engine; or no engine.
+        // 5: the engine has no such image; 4: no connection to the engine.
         assert_eq!(ours.status, if is_known { 5 } else { 4 }, "{host}: {ours:?}");
     }
 }
 
-/// A proxy that leads every `CONNECT` to one port.
+/// Starts a proxy that forwards every `CONNECT` to one port.
 fn connect_proxy(target: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -339,7 +339,7 @@ fn connect_proxy(target: u16) -> u16 {
 // ------------------------------------------------------------------------------------------------
 // ssh
 
-/// An sshd on loopback that lets root in with a key, and an `ssh` that knows it.
+/// An sshd on loopback that accepts root with a key, and an `ssh` that is configured for it.
 struct Sshd {
     port: u16,
     process: Child,
@@ -347,7 +347,9 @@ struct Sshd {
 }
 
 impl Sshd {
-    /// * `path`: where the other side looks for docker.
+    /// Starts sshd.
+    ///
+    /// * `path`: PATH on the remote side, where docker is searched.
     fn start(home: &Home, path: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| directory.path().join(name).display().to_string();
@@ -381,7 +383,8 @@ impl Sshd {
         sshd
     }
 
-    /// ssh looks for its files beside the user's entry in passwd, whatever HOME says.
+    /// Configures `ssh` to use this key. ssh takes the home directory from passwd, not from HOME, so a script in PATH
+    /// names the configuration.
     fn trust(&self, home: &Home, key: &str) {
         let directory = self.directory.path().display();
         let config = format!(
@@ -425,7 +428,7 @@ fn reaches_an_engine_over_ssh_with_one_login_and_explains_each_failure() {
     let before = sshd.logins();
     let pushed = push(&engine, &home, &[], &["-H", &host], &image.name);
     assert_eq!(pushed.status, 0, "{pushed:?}");
-    assert_eq!(sshd.logins() - before, 1, "one login a command");
+    assert_eq!(sshd.logins() - before, 1, "one login per command");
     let digest = registry.digest("ssh/app", "1", None);
     assert_eq!(pushed.stdout, format!("{}@{digest}\n", registry.name("ssh/app")));
     push_by_context(&engine, &home, "box", &format!("host={host}"), &image.name);
@@ -464,7 +467,7 @@ fn pushes_through_docker_dial_stdio() {
     let (home, registry) = (Home::new(), Registry::open());
     let engine = engine("docker-28-containerd");
     let image = engine.image(&home, &registry.name("dial/app:1"), SMALL);
-    // A docker that notes what it is called with, in place of the one that called.
+    // A script that records its arguments before it runs docker.
     let docker = engine.docker.display();
     home.program(
         "docker-noted",
@@ -487,7 +490,7 @@ fn pushes_through_docker_dial_stdio() {
 // ------------------------------------------------------------------------------------------------
 // the choice
 
-/// Sockets and ports that tell who came, and hang up.
+/// Sockets and ports that record each connection, and close it.
 #[derive(Clone, Default)]
 struct Doors(Arc<Mutex<BTreeSet<String>>>);
 
@@ -512,19 +515,19 @@ impl Doors {
         format!("tcp://127.0.0.1:{port}")
     }
 
-    /// Who was come to in a run of this.
+    /// Runs a command, and returns the sockets and ports that it connected to.
     fn taken(&self, command: &mut Command) -> BTreeSet<String> {
         self.0.lock().unwrap().clear();
         let run = run(command);
-        assert_ne!(run.status, 0, "behind no door is an engine: {run:?}");
+        assert_ne!(run.status, 0, "none of them is an engine: {run:?}");
         self.0.lock().unwrap().clone()
     }
 }
 
-/// Options, variables, and the current context.
+/// Options, variables and the current context.
 type Case = (Vec<String>, Vec<(&'static str, String)>, Option<&'static str>);
 
-/// The real CLI shows its choice by what it connects to.
+/// What the real CLI chooses is seen from its connections.
 #[test]
 fn chooses_the_engine_that_the_cli_chooses() {
     let (home, doors) = (Home::new(), Doors::default());
@@ -533,7 +536,7 @@ fn chooses_the_engine_that_the_cli_chooses() {
     let (flag, variable) = (door("flag"), door("variable"));
     let (one, two, three) = (door("one"), door("two"), door("three"));
     let port = doors.port("port", 0);
-    // Where docker looks with TLS and without a host.
+    // docker's default port for TLS without a host.
     doors.port("2376", 2376);
     let authority = Authority::new();
     let certificates = authority.sign("certificates", &["localhost"], false);
@@ -605,7 +608,7 @@ fn chooses_the_engine_that_the_cli_chooses() {
             command.env_remove("DOCKER_HOST").envs(variables.clone()).args(&options).args(words);
             command
         };
-        // A plugin is called without docker looking at the engine first.
+        // docker starts a plugin without connecting to the engine first.
         let (cli, ours) =
             (doors.taken(&mut called(&["images"])), doors.taken(&mut called(&["regpush", "app"])));
         if cli != ours {
@@ -615,12 +618,12 @@ fn chooses_the_engine_that_the_cli_chooses() {
     assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
-/// A socket in a folder that only root may enter, as some distributions have it.
+/// A socket that only root and its group may open.
 #[test]
 fn reports_a_socket_that_the_user_may_not_open() {
     let engine = engine("docker-20.10");
     let home = Home::new();
-    // A user without rights needs a copy that he can reach.
+    // An unprivileged user needs a copy of the program in a readable directory.
     let program = home.path("docker-regpush");
     fs::copy(env!("CARGO_BIN_EXE_docker-regpush"), &program).unwrap();
     for path in [home.root(), &program] {

@@ -1,5 +1,5 @@
-//! What goes wrong between an engine and a registry, and how a push ends all the same: the table of the README,
-//! a test for each line, on each of docker's stores.
+//! Faults between an engine and a registry, and how a push ends: the table in docs/when-it-breaks.md, with a test for
+//! each line, on each of docker's stores.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::proxy::{Fault, Meant, Proxy, ask};
 use crate::support::{Engine, Home, MANIFESTS, PrivateEngine, Registry, Run, engine, ok, run, wait_for};
 
 const ENGINES: [&str; 3] = ["docker-20.10", "docker-28-classic", "docker-28-containerd"];
-/// Bytes of a layer that does not fit into the buffers of a connection.
+/// The bytes of a layer that does not fit into the buffers of a connection.
 const LARGE: usize = 24_000_000;
 const SMALL: usize = 100_000;
-/// Bytes of a layer after which its upload fails.
+/// The bytes of a layer after which its upload fails.
 const MIDDLE: usize = 1 << 20;
 
 /// An engine, a registry, and a proxy between them.
@@ -45,7 +45,7 @@ impl Stage {
 }
 
 impl Stage {
-    /// The engine has given up each upload that stalled.
+    /// Waits until the engine has closed every stalled upload.
     fn assert_has_let_go(&self) {
         wait_for("the engine lets go", || {
             let log = self.proxy.log();
@@ -60,7 +60,7 @@ struct Pushed {
 }
 
 impl Pushed {
-    /// The registry has it, and serves what was said.
+    /// Asserts that the registry serves the digest that was printed.
     fn assert_is_there(&self, stage: &Stage, path: &str) {
         assert_eq!(self.run.status, 0, "{}: {:?}", stage.engine.name, self.run);
         assert_eq!(self.result["digest"], stage.registry.digest(path, "1", None), "{}", stage.engine.name);
@@ -77,7 +77,7 @@ impl Pushed {
     }
 }
 
-/// All engines at once: they mostly wait.
+/// Runs a test on all engines concurrently, since they mostly wait.
 fn on_each(test: impl Fn(Stage) + Sync) {
     thread::scope(|scope| {
         for name in ENGINES {
@@ -87,7 +87,7 @@ fn on_each(test: impl Fn(Stage) + Sync) {
     });
 }
 
-/// Pushes through faults that pass, and come so many at a time.
+/// Asserts that a push succeeds although each of these faults occurs the given number of times.
 fn heals(path: &str, size: usize, faults: &[(usize, Meant, Fault)]) {
     on_each(|stage| {
         for (times, is_for, fault) in faults {
@@ -151,14 +151,14 @@ fn stall_once() {
         if stage.engine.name.ends_with("containerd") {
             stage.assert_has_let_go();
         } else {
-            // The classic store never does, and is led round it.
+            // The classic store never closes it, so the plugin retries under another name.
             let other = stage.proxy.name("stall/once").replacen('l', "L", 1);
             assert!(printed.contains(&format!("the registry's other name, {other}")), "{printed}");
         }
         let mut images = stage.engine.docker(&stage.home);
         images.args(["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=*/stall/once"]);
         let left = stage.engine.while_images_stay(|| ok(&mut images));
-        assert_eq!(left, format!("{}\n", image.name), "no other name stays");
+        assert_eq!(left, format!("{}\n", image.name), "no other name is left");
     });
 }
 
@@ -188,7 +188,7 @@ fn timeout_for_all() {
         let image = stage.engine.image(&stage.home, &stage.proxy.name("stall/timeout:1"), LARGE);
         let started = Instant::now();
         let pushed = stage.push(&["--stall-timeout", "2s", "--timeout", "4s"], &image.name);
-        // What a busy machine adds.
+        // 4 s, and time for a busy machine.
         assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
         pushed.assert_fails(7, "stalled");
         assert!(pushed.run.stderr.contains("was not pushed within 4s"), "{:?}", pushed.run);
@@ -210,7 +210,7 @@ fn registry_restarted_in_mid_blob() {
             let pushing = scope.spawn(move || run(command.args(["regpush", &image.name])));
             registry.wait_for_an_upload();
             registry.kill();
-            // The fault itself.
+            // The downtime is the fault; it is not a wait for a condition.
             thread::sleep(Duration::from_secs(7));
             registry.start_again();
             let pushed = pushing.join().unwrap();
@@ -258,7 +258,7 @@ fn registry_gone_in_mid_blob() {
             println!("{}: {}", engine.name, run.stderr);
             let pushed = Pushed { result: serde_json::from_str(&run.stdout).unwrap(), run };
             pushed.assert_fails(6, "network");
-            // The classic store has tried for 50 s by itself, and is asked once more.
+            // The classic store itself retries for 50 s, so the plugin retries only once.
             let tries = if engine.name.ends_with("containerd") { 3 } else { 2 };
             assert_eq!(pushed.attempts(), tries, "{:?}", pushed.run);
             assert!(pushed.run.stderr.contains(&format!("after {tries} tries")), "{:?}", pushed.run);
@@ -266,7 +266,7 @@ fn registry_gone_in_mid_blob() {
     });
 }
 
-/// One try: the requests are those of one `docker push`.
+/// Asserts that there is one attempt, with the requests of one `docker push`.
 fn is_tried_once(path: &str, is_for: Meant, fault: &Fault, status: i32, class: &str) {
     on_each(|stage| {
         stage.proxy.fails(usize::MAX, is_for, fault.clone());
@@ -279,7 +279,7 @@ fn is_tried_once(path: &str, is_for: Meant, fault: &Fault, status: i32, class: &
         let pushed = stage.push(&[], &image.name);
         pushed.assert_fails(status, class);
         assert_eq!(pushed.attempts(), 1, "{:?}", pushed.run);
-        // Of the two blobs that an image has at least, the second is asked for, or not, when the first is refused.
+        // An image has at least two blobs. When the first is refused, the second may or may not be requested already.
         let once = once.max(2);
         assert!((1..=once).contains(&stage.proxy.count(is_for)), "{once}: {:?}", stage.proxy.log());
     });
@@ -311,19 +311,19 @@ fn no_such_image_is_not_tried_at_all() {
     on_each(|stage| {
         let pushed = stage.push(&[], &stage.proxy.name("refused/nothing:1"));
         pushed.assert_fails(5, "not_found");
-        // Only how the registry is spoken to may have been looked up meanwhile, for what would be asked then.
+        // The plugin may have requested `/v2/` meanwhile to prepare the verification.
         let log = stage.proxy.log();
         assert!(log.iter().all(|asked| !asked.is_engine && asked.path == "/v2/"), "{log:?}");
     });
 }
 
-/// Ends with status 9, and says what was expected and found.
+/// Asserts that a push exits with 9 and names the expected and the found content.
 fn is_not_believed(path: &str, fault: impl Fn(&Stage) + Sync, found: impl Fn(&Stage) -> String + Sync) {
     on_each(|stage| {
         fault(&stage);
         let believed = stage.engine.image(&stage.home, &stage.proxy.name(&format!("{path}:docker")), SMALL);
         let believed = run(stage.engine.docker(&stage.home).args(["push", &believed.name]));
-        assert_eq!(believed.status, 0, "docker believes it: {believed:?}");
+        assert_eq!(believed.status, 0, "docker does not notice it: {believed:?}");
         let image = stage.engine.image(&stage.home, &stage.proxy.name(&format!("{path}:1")), SMALL);
         let pushed = stage.push(&[], &image.name);
         pushed.assert_fails(9, "unverified");
@@ -357,7 +357,7 @@ fn tag_swapped_after_the_push() {
     );
 }
 
-/// Has the tag `1` name what `other` does.
+/// Moves the tag `1` to the manifest of the tag `other`.
 fn swap(registry: u16, path: &str) {
     let url = |tag: &str| format!("http://127.0.0.1:{registry}/v2/{path}/manifests/{tag}");
     let accept = format!("Accept: {MANIFESTS}");
@@ -384,7 +384,7 @@ fn blob_missing_afterwards() {
     );
 }
 
-/// The folder of the largest blob: a layer.
+/// Returns the folder of the largest blob, which is a layer.
 fn largest(blobs: &Path) -> PathBuf {
     let folders = |path: &Path| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let size = |blob: &PathBuf| fs::metadata(blob.join("data")).map_or(0, |data| data.len());
@@ -402,7 +402,7 @@ fn engine_ended_in_mid_push() {
     });
 }
 
-/// An engine that is killed, or restarted, in the middle.
+/// Kills or restarts an engine in the middle of a push.
 fn end_in_mid_push(name: &'static str, signal: Signal) {
     let docker = engine(name);
     let (home, registry) = (Home::new(), Registry::open());
@@ -412,7 +412,7 @@ fn end_in_mid_push(name: &'static str, signal: Signal) {
         PrivateEngine::start(&docker, &["--host".into(), format!("unix://{}", socket.display())]);
     let own = docker.at(&socket);
     let image = own.image(&home, &proxy.name("engine/app:1"), LARGE);
-    // Holds the push where it is.
+    // Keeps the push in this state.
     proxy.fails(1, ask::send, Fault::Stall(MIDDLE));
     thread::scope(|scope| {
         let pushing =

@@ -1,6 +1,6 @@
-//! Real parts only: `docker regpush` through the docker CLI, on docker 20.10, on 26 or 27, on 28 or later
-//! with each store, and on podman, to real registries. Each test has registries, repositories and content
-//! of its own: the containerd store mounts blobs across repositories, ignoring ports.
+//! Runs `docker regpush` through the real docker CLI, on docker 20.10, on 26 or 27, on 28 or later with each store,
+//! and on podman, with real registries. Each test has its own registries, repositories and content, since the
+//! containerd store mounts blobs across repositories, ignoring ports.
 
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
@@ -83,7 +83,7 @@ fn open_registry_serves_the_printed_digest() {
         assert_eq!(again.status, 0, "{again:?}");
         let result: Value = serde_json::from_str(&again.stdout).unwrap();
         assert_eq!(result["digest"], digest);
-        // podman names no layers.
+        // podman does not report layers.
         let layers = usize::from(engine.name != "podman");
         assert_eq!(result["layers"], json!({"total": layers, "pushed": 0, "exists": layers, "mounted": 0}));
 
@@ -127,7 +127,7 @@ fn pushes_with_stored_credentials() {
     });
 }
 
-/// A store of `pass` with a key made for it, that holds these credentials.
+/// Creates a `pass` store with its own key, and stores these credentials in it.
 fn fill_pass(home: &Home, credentials: &str) {
     fs::create_dir(home.path("gnupg")).unwrap();
     fs::set_permissions(home.path("gnupg"), fs::Permissions::from_mode(0o700)).unwrap();
@@ -164,7 +164,7 @@ fn one_wrong_password_at_the_terminal_is_one_failed_login() {
         let digest = registry.digest("typed/app", "1", Some(("alice", PASSWORD)));
         assert!(ended.text.contains(&digest), "{}", ended.text);
         assert_eq!(registry.failed_logins(), 1, "{}", registry.log());
-        assert!(!home.path(".docker/config.json").exists(), "what is typed is not kept");
+        assert!(!home.path(".docker/config.json").exists(), "typed credentials are not saved");
     });
 }
 
@@ -214,7 +214,7 @@ fn refusal_without_a_terminal_is_quick_and_names_remedies() {
 
         let started = Instant::now();
         let refused = run(engine.docker(&home).args(["regpush", &image.name]));
-        // It takes a fraction of a second; this is against waiting for an answer or a retry.
+        // It takes a fraction of a second; the limit detects a prompt or a retry.
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         assert_eq!(refused.status, 3, "{refused:?}");
         let login = format!("docker login {host}");
@@ -266,7 +266,6 @@ fn pushes_all_tags_of_a_repository() {
     });
 }
 
-/// In the middle of a push: no secret in sight, and Ctrl-C stops the engine too.
 #[test]
 fn ctrl_c_in_mid_push_stops_the_engine() {
     on_each_engine(|engine| {
@@ -279,7 +278,7 @@ fn ctrl_c_in_mid_push_stops_the_engine() {
         command.args(["regpush", &image.name]);
         let mut terminal = Terminal::start(command, 80, 24);
         line.wait_until_moved(1_000_000);
-        // podman names no layers.
+        // podman does not report layers.
         if engine.name != "podman" {
             terminal.wait_for(" of 60 MB");
         }
@@ -289,8 +288,8 @@ fn ctrl_c_in_mid_push_stops_the_engine() {
         assert!(ended.restored && ended.text.contains("error: interrupted"), "{}", ended.text);
         registry.wait_for_a_broken_upload();
         if engine.name.starts_with("docker") && !engine.name.ends_with("containerd") {
-            // The others log nothing of it.
-            support::wait_for("the engine's log tells", || {
+            // The other engines do not log it.
+            support::wait_for("the engine logs it", || {
                 engine.log().contains("context canceled").then_some(())
             });
         }
@@ -322,14 +321,14 @@ fn password_is_in_no_argv_or_environment_during_a_push() {
             }
         }
     }
-    assert_eq!(seen, 2, "docker and the plugin were looked at");
+    assert_eq!(seen, 2, "docker and the plugin were checked");
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(child.id().try_into().unwrap()),
         nix::sys::signal::Signal::SIGTERM,
     )
     .unwrap();
     let output = child.wait_with_output().unwrap();
-    // docker tells by the control socket alone, so by which signal is not known.
+    // docker uses only the control socket, so the plugin does not know the signal.
     assert_eq!(output.status.code(), Some(130));
     let printed = String::from_utf8_lossy(&output.stderr);
     assert!(printed.contains("debug: POST ") && !printed.contains(PASSWORD), "{printed}");
@@ -345,11 +344,11 @@ fn install_script_installs_and_uninstalls() {
     let install = |words: &[&str]| {
         let mut command = std::process::Command::new(script);
         command.args(words).env("HOME", home.root()).env_remove("DOCKER_CONFIG");
-        // Set for the test program alone: with it, cargo would build all of it once more.
+        // Set for the test program only; with it cargo would rebuild everything.
         command.env_remove("RUSTC_BOOTSTRAP");
-        // The script is what is tested, and takes a build that is ready sooner.
+        // The test is about the script, so a faster build is enough.
         command.envs([("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")]);
-        // The build is the same; only where it goes differs.
+        // HOME is not the developer's, so cargo and rustup must be told where their files are.
         for (name, path) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
             if std::env::var_os(name).is_none() {
                 command.env(name, std::env::home_dir().unwrap().join(path));
@@ -365,7 +364,7 @@ fn install_script_installs_and_uninstalls() {
     assert_eq!(removed.status, 0, "{removed:?}");
     assert!(!directory.join("docker-regpush").exists());
     assert_eq!(install(&["--nonsense"]).status, 125);
-    // A link that somebody made is replaced, not followed.
+    // An existing symlink is replaced, not followed.
     let other = home.path("other");
     fs::write(&other, "precious").unwrap();
     symlink(&other, directory.join("docker-regpush")).unwrap();

@@ -1,5 +1,5 @@
-//! docker's plugin protocol, with the real CLI at the other end: completion in a real bash, the hint after
-//! a failed `docker push`, and being stopped.
+//! docker's plugin protocol with the real CLI: completion in a real bash, the hint after a failed `docker push`, and
+//! stopping a push.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -15,7 +15,7 @@ use crate::SMALL;
 use crate::support::{Engine, Home, Registry, SlowLine, SystemCall, engine, engines, ok, run, wait_for};
 use crate::terminal::Terminal;
 
-/// An interactive bash with docker's own generated script.
+/// Starts an interactive bash with the completion script that docker generates.
 fn bash(engine: &Engine, home: &Home) -> Terminal {
     symlink(fs::read_link(&engine.docker).unwrap(), home.path("bin/docker")).unwrap();
     let start = "set +o history\nPS1='$ '\nbind 'set bell-style none'\nbind 'set completion-query-items 0'\n\
@@ -43,7 +43,7 @@ fn bash_completes_images_and_options() {
     let engine = engine("docker-28-containerd");
     let image = engine.image(&home, &registry.name("complete/app:1"), SMALL);
     let mut bash = bash(&engine, &home);
-    // The rest of the name, then of an option and of its value.
+    // Completes the name, then an option and its value.
     let typed = registry.name("compl");
     engine.while_images_stay(|| {
         bash.type_in(&format!("docker regpush {typed}\t"));
@@ -53,10 +53,10 @@ fn bash_completes_images_and_options() {
     bash.wait_for("--progress");
     bash.type_in(" pl\t");
     bash.wait_for("plain");
-    // It is a command that works.
+    // The completed command works.
     bash.type_in("\r");
     bash.wait_for("1: digest: sha256:");
-    // Several are listed with what they are for.
+    // Several candidates are listed with descriptions.
     bash.type_in("docker regpush --no\t\x15docker regpush hook \t");
     bash.wait_for("Have docker ask regpush");
     bash.type_in("\x15docker regpush --tls\t\x15exit\r");
@@ -64,7 +64,7 @@ fn bash_completes_images_and_options() {
     assert!(!ended.text.contains("--tlsverify"), "docker's options come before the name: {}", ended.text);
 }
 
-/// zsh and fish speak the same protocol, by docker's own scripts.
+/// zsh and fish use the same protocol through docker's own scripts.
 #[test]
 fn docker_forwards_completion_requests() {
     for engine in engines().into_iter().filter(|engine| engine.name != "docker-20.10") {
@@ -111,7 +111,7 @@ fn failed_docker_push_prints_our_hint() {
         let long = push(&["image", "push", "--quiet", &image.name]);
         assert!(long.text.contains(&format!("docker regpush {}", image.name)), "{name}: {}", long.text);
 
-        // Nothing is said of what went well.
+        // A successful push prints no hint.
         let open = Registry::open();
         let fine = open.name("hooked/app:1");
         ok(engine.docker(&home).args(["tag", &image.name, &fine]));
@@ -124,7 +124,7 @@ fn failed_docker_push_prints_our_hint() {
         assert_eq!(fs::read_to_string(&config).unwrap(), before);
         assert!(!push(&["push", &image.name]).text.contains("What's next"));
 
-        // docker itself has written the file anew meanwhile.
+        // Here docker itself rewrites the file before `hook remove`.
         ok(engine.docker(&home).args(["regpush", "hook", "install"]));
         ok(engine.docker(&home).args(["context", "create", "other", "--docker", "host=unix:///x"]));
         ok(engine.docker(&home).args(["context", "use", "other"]));
@@ -134,7 +134,7 @@ fn failed_docker_push_prints_our_hint() {
     }
 }
 
-/// Its owner may write the file, but could not give a new one to the group.
+/// The file's owner may write to it, but could not create a new file with the same group.
 #[test]
 fn config_keeps_its_owner_and_group() {
     let home = Home::new();
@@ -156,11 +156,11 @@ fn config_keeps_its_owner_and_group() {
         let metadata = fs::metadata(&config).unwrap();
         assert_eq!((metadata.uid(), metadata.gid()), (65534, 0), "{action}");
         assert_eq!(fs::read_to_string(&config).unwrap() != "{}", is_there, "{action}");
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "no temporary file stays");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "no temporary file is left");
     }
 }
 
-/// The plugin that pushes this image.
+/// Returns the process of the plugin that pushes this image.
 fn plugin_of(image: &str) -> Option<Pid> {
     fs::read_dir("/proc").unwrap().flatten().find_map(|process| {
         let arguments = fs::read(process.path().join("cmdline")).ok()?;
@@ -170,7 +170,7 @@ fn plugin_of(image: &str) -> Option<Pid> {
     })
 }
 
-/// By SIGTERM to docker, whose stdout is no terminal, and by docker being killed.
+/// docker runs without a terminal, and gets SIGTERM or SIGKILL.
 #[test]
 fn stopping_docker_stops_the_push() {
     for engine in engines() {
@@ -185,12 +185,12 @@ fn stopping_docker_stops_the_push() {
             let told = Instant::now();
             let process = Pid::from_raw(docker.id().try_into().unwrap());
             kill(process, signal).unwrap();
-            // docker before 25 catches the first two, and tells its plugin nothing of them.
+            // docker before 25 catches the first two signals, and does not notify its plugin.
             while engine.name == "docker-20.10" && docker.try_wait().unwrap().is_none() {
                 let _ = kill(process, signal);
             }
             wait_for("the plugin ends", || has_ended(plugin).then_some(()));
-            // A second, and what a busy machine adds.
+            // A second, and time for a busy machine.
             assert!(
                 told.elapsed() < Duration::from_secs(3),
                 "{}: {signal}: {:?}",
@@ -208,7 +208,7 @@ fn stopping_docker_stops_the_push() {
     }
 }
 
-/// What the program did for this, by its system calls.
+/// Runs the program with strace, and returns the trace.
 fn trace(home: &Home, engine: &Engine, arguments: &[&str]) -> String {
     let file = home.path("trace");
     let mut command = home.command("strace");
@@ -221,7 +221,7 @@ fn trace(home: &Home, engine: &Engine, arguments: &[&str]) -> String {
     fs::read_to_string(file).unwrap()
 }
 
-/// docker asks before every call of it, and a shell for each word.
+/// docker requests metadata before every call of the plugin, and a shell completes each word.
 #[test]
 fn help_and_completion_start_nothing_and_read_no_config() {
     let (home, engine) = (Home::new(), engine("docker-28-classic"));
@@ -234,7 +234,7 @@ fn help_and_completion_start_nothing_and_read_no_config() {
     ];
     let config = home.path(".docker/config.json");
     let is_config = |path: &str| Path::new(path) == config;
-    // Certificates of any distribution. The folders of this test may have such names too.
+    // CA certificates of any distribution. The folders of this test may have such names too.
     let is_own =
         |path: &str| Path::new(path).starts_with(home.root()) || path.starts_with(env!("CARGO_MANIFEST_DIR"));
     let is_authority = |path: &str| {
@@ -253,8 +253,8 @@ fn help_and_completion_start_nothing_and_read_no_config() {
         }
         assert!((1..120).contains(&calls.len()), "{arguments:?}: {trace}");
     }
-    // Of a registry without TLS no authorities are read; and one thread waits for signals, one looks up the
-    // registry's address.
+    // A push to a registry without TLS reads no CA certificates. It starts two threads: one waits for signals, the
+    // other looks up the registry's address.
     let registry = Registry::open();
     let image = engine.image(&home, &registry.name("traced/start:1"), SMALL);
     let trace = trace(&home, &engine, &["regpush", "-q", &image.name]);
@@ -267,7 +267,7 @@ fn help_and_completion_start_nothing_and_read_no_config() {
     assert_eq!((count("/push?"), count("/distribution/"), count("/info ")), (1, 0, 0), "{trace}");
 }
 
-/// Gone, or a zombie, where nobody waits for orphans.
+/// Returns whether a process has ended. It remains a zombie if no process reaps orphans.
 fn has_ended(process: Pid) -> bool {
     fs::read_to_string(format!("/proc/{process}/stat")).map_or(true, |stat| stat.contains(") Z "))
 }

@@ -1,5 +1,5 @@
-//! A proxy before a registry, which does what networks, proxies and registries do when they fail, as often as
-//! it is told to, and keeps a log of all that was asked.
+//! A proxy in front of a registry. It imitates faults of networks, proxies and registries a given number of times,
+//! and logs all requests.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,39 +15,39 @@ use serde_json::json;
 use crate::fake_engine::read_head;
 use crate::support::Registry;
 
-/// What goes wrong.
+/// A fault that the proxy imitates.
 #[derive(Clone)]
 pub enum Fault {
-    /// The connection is reset after so many bytes of the body.
+    /// Resets the connection after this many bytes of the body.
     Reset(usize),
-    /// Nothing more is read after so many bytes, until the other side gives up.
+    /// Stops reading after this many bytes of the body, until the client closes the connection.
     Stall(usize),
-    /// Said in place of the registry, which is not asked.
+    /// Sends this answer instead of forwarding the request.
     Answer { status: &'static str, headers: &'static str, body: String },
-    /// A manifest is taken, and thrown away.
+    /// Accepts a manifest, and discards it.
     Lose,
-    /// All goes well, and before the engine hears of it something is done behind its back.
+    /// Forwards the request, and calls the function with the registry's port before the engine gets the answer.
     Then(Arc<dyn Fn(u16) + Send + Sync>),
 }
 
 impl Fault {
-    /// An error as registries write it.
+    /// Returns an error in the format of registries.
     pub fn refusal(status: &'static str, code: &str, message: &str) -> Self {
         let body = json!({"errors": [{"code": code, "message": message}]}).to_string();
         Self::Answer { status, headers: "Content-Type: application/json\r\n", body }
     }
 
-    /// An error as proxies write it.
+    /// Returns an error in the format of proxies.
     pub fn page(status: &'static str) -> Self {
         let body = format!("<html><head><title>{status}</title></head><body>{status}</body></html>");
         Self::Answer { status, headers: "Content-Type: text/html\r\n", body }
     }
 }
 
-/// Whether a request is meant, by its method and path.
+/// Selects requests by method and path.
 pub type Meant = fn(&str, &str) -> bool;
 
-/// The requests that a fault is for.
+/// A fault, and the requests to which it applies.
 #[derive(Clone)]
 struct Rule {
     is_for: Meant,
@@ -55,7 +55,7 @@ struct Rule {
     fault: Fault,
 }
 
-/// Requests by what they do: method, path.
+/// Kinds of requests, by method and path.
 pub mod ask {
     pub fn begin(method: &str, path: &str) -> bool {
         method == "POST" && path.contains("/blobs/uploads/")
@@ -71,16 +71,16 @@ pub mod ask {
     }
 }
 
-/// A line of the log.
+/// A logged request.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub method: String,
     pub path: String,
-    /// By the engine, and not by us.
+    /// Whether the engine sent it, not the plugin.
     pub is_engine: bool,
-    /// A fault was done to it.
+    /// Whether a fault was applied to it.
     pub is_faulty: bool,
-    /// Of a stalled one: the other side has gone.
+    /// Whether its stall has ended: the client has closed the connection, or the test is over.
     pub has_ended: bool,
 }
 
@@ -88,8 +88,8 @@ struct Shared {
     registry: u16,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<Asked>>,
-    /// The test is over: what stalls is let go. docker's classic store has room for five uploads in all, and one
-    /// that hangs takes its place for as long as its connection lasts.
+    /// The test is over, so stalls must end. docker's classic store has five upload slots in all, and a hanging
+    /// upload occupies one as long as its connection is open.
     is_over: AtomicBool,
 }
 
@@ -112,7 +112,7 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let shared = Arc::clone(&serving);
-                // What breaks here was broken by the other side.
+                // An error here means that the other side has closed its connection.
                 thread::spawn(move || serve(client, &shared));
             }
         });
@@ -123,22 +123,22 @@ impl Proxy {
         format!("localhost:{}/{path}", self.port)
     }
 
-    /// Does this to the next so many of these requests.
+    /// Applies the fault to the next `times` requests of this kind.
     pub fn fails(&self, times: usize, is_for: Meant, fault: Fault) {
-        self.shared.rules.lock().expect("nobody panics").push(Rule { is_for, times, fault });
+        self.shared.rules.lock().expect("no thread panics").push(Rule { is_for, times, fault });
     }
 
     pub fn log(&self) -> Vec<Asked> {
-        self.shared.log.lock().expect("nobody panics").clone()
+        self.shared.log.lock().expect("no thread panics").clone()
     }
 
-    /// How often the engine has asked this.
+    /// Counts the engine's requests of this kind.
     pub fn count(&self, is_meant: Meant) -> usize {
         self.log().iter().filter(|asked| asked.is_engine && is_meant(&asked.method, &asked.path)).count()
     }
 
     pub fn clear(&self) {
-        self.shared.log.lock().expect("nobody panics").clear();
+        self.shared.log.lock().expect("no thread panics").clear();
     }
 }
 
@@ -166,7 +166,7 @@ impl Head {
     }
 }
 
-/// One request, and the connection ends with its answer.
+/// Serves one request, and then closes the connection.
 fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     // Engines try TLS first; they go on without it if the answer looks like HTTP.
@@ -177,7 +177,7 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut words = head.first.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let fault = {
-        let mut rules = shared.rules.lock().expect("nobody panics");
+        let mut rules = shared.rules.lock().expect("no thread panics");
         let rule = rules.iter_mut().find(|rule| rule.times > 0 && (rule.is_for)(method, path));
         rule.map(|rule| {
             rule.times -= 1;
@@ -185,7 +185,7 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
         })
     };
     let at = {
-        let mut log = shared.log.lock().expect("nobody panics");
+        let mut log = shared.log.lock().expect("no thread panics");
         log.push(Asked {
             method: method.to_owned(),
             path: path.to_owned(),
@@ -206,7 +206,7 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
         }
         Some(Fault::Reset(bytes)) => {
             io::copy(&mut Read::by_ref(&mut body).take(bytes as u64), &mut io::sink())?;
-            // Without a linger, closing resets.
+            // With a linger time of zero, closing resets the connection.
             set_socket_linger(&client, Some(Duration::ZERO))?;
             Ok(())
         }
@@ -215,7 +215,7 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
             while !has_gone(&client)? && !shared.is_over.load(Ordering::SeqCst) {
                 thread::sleep(Duration::from_millis(5));
             }
-            if let Some(asked) = shared.log.lock().expect("nobody panics").get_mut(at) {
+            if let Some(asked) = shared.log.lock().expect("no thread panics").get_mut(at) {
                 asked.has_ended = true;
             }
             Ok(())
@@ -239,10 +239,10 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// The body of a request, as it is.
+/// Reads the body of a request without its transfer encoding.
 enum Body<R> {
     Known(io::Take<R>),
-    /// In chunks, which are taken apart: sizes and ends are left out.
+    /// A chunked body; sizes and line ends of the chunks are removed.
     Chunked {
         reader: R,
         left: usize,
@@ -311,8 +311,8 @@ fn pass_on(head: &Head, body: &mut impl Read, mut client: impl Write, registry: 
     io::copy(&mut registry, &mut client).map(drop)
 }
 
-/// The other side has closed. Of that nothing arrives here while what it sent before is not read, so its own end
-/// is looked at, which is on this machine.
+/// Returns whether the client has closed the connection. While its data is unread, our socket does not show that, so
+/// the client's socket is checked, which is on this machine.
 fn has_gone(client: &TcpStream) -> io::Result<bool> {
     /// `TCP_ESTABLISHED` (Linux `tcp_states.h`)
     const ESTABLISHED: &str = "01";

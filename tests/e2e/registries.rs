@@ -1,5 +1,5 @@
-//! Registries of every kind: with tokens, with TLS and a CA of their own, with client certificates; and what
-//! `auth` and `ls` say of them.
+//! Registries with tokens, with TLS and their own CA, and with client certificates; pushes to them, and what `auth`
+//! and `ls` report.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,10 +25,11 @@ use crate::{PASSWORD, SMALL, packed};
 
 const SERVICE: &str = "test registry";
 const ISSUER: &str = "test issuer";
-/// distribution takes a token for this long after its end.
+/// distribution accepts a token for this many seconds after its expiry.
 const LEEWAY: u64 = 60;
 
-/// A server of tokens, as distribution's `docs/spec/auth/token.md` has it: `alice` may do all, `bob` pull alone.
+/// A token server, as specified in distribution's `docs/spec/auth/token.md`. `alice` may do everything, `bob` may only
+/// pull.
 struct TokenServer {
     port: u16,
     key: EcdsaKeyPair,
@@ -40,7 +41,7 @@ struct TokenServer {
 struct Asked {
     tokens: usize,
     failed_logins: usize,
-    /// The next token to push with is good for so many seconds.
+    /// The next token for a push is valid for this many seconds.
     short: Option<u64>,
 }
 
@@ -66,7 +67,7 @@ impl TokenServer {
         server
     }
 
-    /// A registry that takes its tokens.
+    /// Starts a registry that accepts its tokens.
     fn registry(&self) -> Registry {
         Registry::start(|config, directory| {
             let bundle = directory.join("root.pem");
@@ -109,7 +110,7 @@ impl TokenServer {
         let body = String::from_utf8(body).unwrap();
         let url = Url::parse(&format!("http://x/?{}", if body.is_empty() { query } else { &body })).unwrap();
         let fields: HashMap<String, String> = url.query_pairs().into_owned().collect();
-        // containerd asks by OAuth, with the login in a form.
+        // containerd uses OAuth, with the credentials in a form.
         if let (Some(user), Some(password)) = (fields.get("username"), fields.get("password")) {
             login = Some((user.clone(), password.clone()));
         }
@@ -161,7 +162,7 @@ impl TokenServer {
         let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
         let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
         let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()));
-        // An engine is to believe that it lasts.
+        // `expires_in` makes the engine believe that the token is valid for long.
         ("200 OK", json!({"token": token, "access_token": token, "expires_in": 600}))
     }
 }
@@ -224,7 +225,7 @@ fn token_registry_decides_who_may_push() {
             (3, Some("denied")),
             "{may_not:?}"
         );
-        // The containerd store would find the other there already, and be content.
+        // With the image that the registry already has, the containerd store would succeed without pushing.
         let fresh = engine.image(&home, &registry.name("tok/fresh:1"), SMALL);
         let denied = push(&engine, &home, &fresh.name);
         assert_eq!(
@@ -264,17 +265,17 @@ fn renews_a_token_that_expires_in_mid_push_without_prompting() {
         assert_eq!(asked.failed_logins, 0);
         let attempts = json(&pushed)["attempts"].as_u64().unwrap();
         println!("{}: {attempts} attempts, {} tokens", engine.name, asked.tokens);
-        // The containerd store renews by itself.
+        // The containerd store renews the token itself.
         let expected = if engine.name.ends_with("containerd") { 1 } else { 2 };
         assert_eq!(attempts, expected, "{pushed:?}");
         assert_eq!(pushed.stderr.contains("the login expired on the way"), attempts == 2, "{pushed:?}");
     }
 }
 
-/// An address of this machine that no engine takes for its own: there TLS has to be good.
+/// An address of this machine that no engine treats as loopback, so TLS must be valid.
 const STRICT_HOST: &str = "0.0.0.0";
 
-/// A CA, and what it has signed: a server for [`STRICT_HOST`], another, a client.
+/// A CA, and the certificates that it signed: for [`STRICT_HOST`], for another host, and for a client.
 struct Certificates {
     ca: String,
     server: (String, String),
@@ -322,7 +323,7 @@ impl Certificates {
     }
 }
 
-/// `/etc/docker/certs.d/HOST`, taken away at the end with what was not there before.
+/// `/etc/docker/certs.d/HOST`, removed at the end together with the parent folders that were created for it.
 struct TrustedHost {
     directory: PathBuf,
     made: PathBuf,
@@ -345,7 +346,7 @@ impl TrustedHost {
 impl Drop for TrustedHost {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
-        // Another test may have a host there.
+        // This fails if another test still has a host there.
         for directory in self.directory.ancestors().skip(1).take_while(|path| path.starts_with(&self.made)) {
             let _ = fs::remove_dir(directory);
         }
@@ -408,7 +409,7 @@ fn certs_d_needs_no_system_ca_and_a_wrong_host_name_is_reported() {
         trusted.put("ca.crt", &certificates.ca);
         run(engine.docker(&home).envs(variables.iter().copied()).args(["regpush", "ls", &host]))
     };
-    // A system without any CA, as a small image is.
+    // A system without any CA, such as a minimal container.
     let nothing = [("SSL_CERT_FILE", "/nothing/here"), ("SSL_CERT_DIR", "/nothing/here")];
     let listed = list(&certificates.registry(false), &nothing);
     assert_eq!((listed.status, listed.stdout.as_str()), (0, "REPOSITORY\n"), "{listed:?}");

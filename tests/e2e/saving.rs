@@ -1,5 +1,4 @@
-//! Logins that are kept: as docker would have written them, where nothing can be renamed, and with a secret
-//! that nobody else sees.
+//! Saved credentials: in docker's format, also in a file that cannot be replaced, and without leaking the secret.
 
 use std::fs;
 
@@ -17,7 +16,7 @@ fn config(home: &Home) -> String {
     fs::read_to_string(home.path(".docker/config.json")).unwrap()
 }
 
-/// `docker ARGS -u alice --password-stdin HOST`
+/// Runs `docker WORDS -u alice --password-stdin HOST`.
 fn log_in(engine: &Engine, home: &Home, words: &[&str], host: &str) -> Run {
     let mut docker = engine.docker(home);
     docker.args(words).args(["-u", "alice", "--password-stdin", host]);
@@ -40,7 +39,7 @@ fn saves_what_docker_login_saves() {
         let [theirs, ours] = [&["login"][..], &OURS].map(|words| {
             let home = Home::new();
             home.helper("x", r#"read -r login; test "$1" = store && echo "$login" >"$HOME/kept""#);
-            // In docker's own layout, so that the two can come to the same.
+            // In docker's own layout, so that both results can be equal.
             if let Some(config) = &before {
                 let mut bytes = Vec::new();
                 let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
@@ -91,7 +90,7 @@ fn docker_and_plugin_read_each_others_credentials() {
     }
 }
 
-/// As a config.json that is mounted into a container: no other file can take its place.
+/// A config.json that is mounted into a container cannot be replaced by another file.
 #[test]
 fn writes_a_bind_mounted_config_in_place() {
     let engine = docker_28();
@@ -119,10 +118,10 @@ fn writes_a_bind_mounted_config_in_place() {
     assert_eq!(names, ["cli-plugins", "config.json"], "nothing is left");
 }
 
-/// A password that no message has in it by chance, and that `strace` prints as it is.
+/// A password that no message contains by chance, and that `strace` prints unescaped.
 const TRACED: &str = "hunter2-of-the-trace";
 
-/// The system calls of docker and the plugin, and all of /proc, while somebody logs in and a push goes on.
+/// Checks the system calls of docker and the plugin, and all of /proc, during the prompt and the push.
 #[test]
 fn typed_password_reaches_only_engine_registry_and_helper() {
     let engine = docker_28();
@@ -178,10 +177,10 @@ fn typed_password_reaches_only_engine_registry_and_helper() {
         let has_secret = |call: &&SystemCall<'_>| forms.iter().any(|form| call.writes(form));
         calls.iter().filter(has_secret).filter(|call| call.line.contains(target)).count()
     };
-    // The only pipe that anything of it is written to is the helper's stdin.
+    // The helper's stdin is the only pipe that receives the secret.
     let (to_engine, to_helper) = (count("<UNIX-STREAM:"), count("<pipe:"));
-    assert_eq!((to_engine, to_helper), (2, 1), "/auth, the push; store: {lines:#?}");
-    // Whether it has all parts of the image.
+    assert_eq!((to_engine, to_helper), (2, 1), "engine: /auth and the push; helper: store: {lines:#?}");
+    // The verification asks the registry for the manifest and the blobs.
     let to_registry = count(&format!("->127.0.0.1:{}]>", line.port));
     assert!(to_registry > 0, "{lines:#?}");
     assert_eq!(lines.len(), to_engine + to_helper + to_registry, "{lines:#?}");
@@ -189,5 +188,8 @@ fn typed_password_reaches_only_engine_registry_and_helper() {
         calls.iter().any(|call| call.name == "execve") && trace.contains("docker-credential-x\", \"store\"]"),
         "{trace}"
     );
-    assert!(trace.contains("prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE) = 0"), "it is in no core dump");
+    assert!(
+        trace.contains("prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE) = 0"),
+        "the password is in no core dump"
+    );
 }

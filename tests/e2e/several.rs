@@ -1,4 +1,4 @@
-//! Several images and destinations in a call, and images for several platforms.
+//! Several images and destinations in one call, and images for several platforms.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -14,20 +14,20 @@ use crate::support::{Engine, Home, Image, Registry, SlowLine, engine, ok, run};
 use crate::terminal::Terminal;
 use crate::{PASSWORD, SMALL, on_each_engine, packed};
 
-/// All names that the engine has for images, those of other tests among them.
+/// Returns all image names in the engine, including those of other tests.
 fn names(engine: &Engine, home: &Home) -> Vec<String> {
     let arguments = ["images", "--format", "{{.Repository}}:{{.Tag}}"];
     let list = engine.while_images_stay(|| ok(engine.docker(home).args(arguments)));
     list.lines().map(str::to_owned).collect()
 }
 
-/// No name that this registry's is left.
+/// Asserts that no image name of this registry is left in the engine.
 fn assert_no_name_of(engine: &Engine, home: &Home, host: &str) {
     let left: Vec<String> = names(engine, home).into_iter().filter(|name| name.contains(host)).collect();
     assert_eq!(left, Vec::<String>::new(), "{}", engine.name);
 }
 
-/// Two images with short names, which no other test has.
+/// Creates two images with short names that no other test uses.
 fn two<'a>(engine: &'a Engine, home: &Home) -> [Image<'a>; 2] {
     let unique = home.root().file_name().unwrap().to_str().unwrap().trim_start_matches('.').to_lowercase();
     [("a", "1"), ("b", "2")].map(|(name, tag)| engine.image(home, &format!("{name}-{unique}:{tag}"), SMALL))
@@ -56,7 +56,7 @@ fn pushes_two_images_to_two_registries_with_one_prompt() {
         assert_eq!(ended.status, 0, "{}", ended.text);
         assert_eq!(ended.text.matches("Username").count(), 1, "{}", ended.text);
         assert!(ended.restored && ended.text.contains("4 images: 4 pushed"), "{}", ended.text);
-        assert_eq!(locked.failed_logins(), 0, "one was tried, and checked");
+        assert_eq!(locked.failed_logins(), 0, "the typed password was checked first, and was right");
         let login = Some(("alice", PASSWORD));
         for (number, name) in [first, second].into_iter().enumerate() {
             let (name, tag) = name.split_once(':').unwrap();
@@ -76,7 +76,7 @@ fn one_failure_of_four_does_not_stop_the_others() {
     on_each_engine(|engine| {
         let (home, open, other) = (Home::new(), Registry::open(), Registry::open());
         let images = two(engine, &home);
-        // That name is another image's.
+        // This destination names another image.
         let taken = other.name(&images[0].name);
         ok(engine.docker(&home).args(["tag", &images[1].name, &taken]));
         let mut command = engine.docker(&home);
@@ -97,7 +97,8 @@ fn one_failure_of_four_does_not_stop_the_others() {
     });
 }
 
-/// By Ctrl-C, which a terminal tells all of them, and by `kill`, which docker tells us; its CLI 20.10 does not.
+/// Sends SIGINT to the whole process group, as Ctrl-C does, and SIGTERM to docker only, which then notifies the
+/// plugin; the CLI 20.10 does not.
 #[test]
 fn interrupted_push_leaves_no_tag() {
     on_each_engine(|engine| {
@@ -117,9 +118,9 @@ fn interrupted_push_leaves_no_tag() {
             let whom = if *signal == Signal::SIGINT { -process } else { process };
             kill(Pid::from_raw(whom), *signal).unwrap();
             let status = docker.wait().unwrap().code();
-            // docker tells its plugin nothing else than to stop, and ends with that.
+            // docker only tells its plugin to stop, not which signal it got.
             assert!([Some(130), Some(143)].contains(&status), "{}: {signal}: {status:?}", engine.name);
-            crate::support::wait_for("the names go", || {
+            crate::support::wait_for("the names are removed", || {
                 let host = format!("localhost:{}", line.port);
                 (!names(engine, &home).iter().any(|name| name.contains(&host))).then_some(())
             });
@@ -128,26 +129,26 @@ fn interrupted_push_leaves_no_tag() {
     });
 }
 
-/// An image that has no name is not lost with the one that it had for the push.
+/// An image without a name must not be removed together with the tag that it got for the push.
 #[test]
 fn unnamed_image_survives_its_push() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("was/here:1"), SMALL);
-        // By another image under its name, since engines remove one with its last name.
+        // Gives its name to another image; untagging would remove it, since it has no other name.
         let other = engine.image(&home, &image.name, SMALL);
         assert_ne!(image.id, other.id);
         let name = registry.name("nameless/app:1");
         let pushed = run(engine.docker(&home).args(["regpush", "-q", &image.id, "--to", &name]));
         if pushed.status != 0 {
-            // The containerd store forgets an image with its last name.
+            // The containerd store loses an image with its last name.
             assert!(engine.name.ends_with("containerd") && pushed.status == 5, "{pushed:?}");
             return;
         }
         assert!(pushed.stderr.contains("stays: the image has no other name here"), "{pushed:?}");
         let id = ok(engine.docker(&home).args(["image", "inspect", "-f", "{{.Id}}", &name]));
         assert_eq!(id.trim(), image.id);
-        // With a name of its own it goes by its ID, and nothing stays.
+        // Now the image has a name, so a push by its ID leaves no further one.
         let second = registry.name("named/app:1");
         let short = image.id.trim_start_matches("sha256:")[..12].to_owned();
         ok(engine.docker(&home).args(["regpush", "-q", &short, "--to", &second]));
@@ -168,7 +169,7 @@ fn twelve_tags_print_twelve_lines() {
         let arguments = ["regpush", "-q", "--all-tags", "--parallel", "4", &repository];
         let pushed = engine.while_images_stay(|| run(engine.docker(&home).args(arguments)));
         assert_eq!((pushed.status, pushed.stderr.as_str()), (0, ""), "{pushed:?}");
-        // In the order of names: 1, 10, 11, 12, 2, …
+        // In alphabetical order: 1, 10, 11, 12, 2, …
         let mut tags: Vec<String> = (1..=12).map(|tag: u32| tag.to_string()).collect();
         tags.sort();
         let want: Vec<String> = tags
@@ -180,7 +181,7 @@ fn twelve_tags_print_twelve_lines() {
     });
 }
 
-/// As a script uses it.
+/// Uses the output as a script does.
 #[test]
 fn stdout_has_only_references_and_may_be_closed() {
     let engine = engine("docker-28-containerd");
@@ -217,7 +218,7 @@ fn stdout_has_only_references_and_may_be_closed() {
     assert_eq!((short.status, short.stdout.lines().count(), short.stderr.as_str()), (0, 1, ""), "{short:?}");
 }
 
-/// An index of two platforms and an attestation, as buildx makes it.
+/// Makes an image with two platforms and an attestation, as buildx does; returns the path of its tar.
 fn index(home: &Home, name: &str) -> std::path::PathBuf {
     let layout = home.path("layout");
     let blobs = layout.join("blobs/sha256");
@@ -275,7 +276,7 @@ fn load(engine: &Engine, home: &Home, name: &str) {
     ok(engine.docker(home).args([Path::new("load"), Path::new("-q"), Path::new("-i"), &tar]));
 }
 
-/// What the tag names there: the architectures of an index, or nothing of the kind.
+/// Returns the architectures in the index that the tag `1` names; empty if it names a manifest.
 fn architectures(registry: &Registry, repository: &str) -> Vec<String> {
     let manifest = registry.manifest(repository, "1");
     let manifests = manifest["manifests"].as_array().cloned().unwrap_or_default();
@@ -299,7 +300,7 @@ fn registry_holds_the_announced_platforms() {
     let platforms = json!({"sent": ["linux/amd64", "linux/arm64"], "missing": [], "others": 1, "all": 2});
     assert_eq!(pushed.json()["platforms"], platforms);
 
-    // One of them, under another tag's own manifest; twice is unchanged.
+    // One platform replaces the index under the tag; pushed again, it is unchanged.
     for (status, option) in [("pushed", "overwrite"), ("unchanged", "update")] {
         let one = push(&["--platform", "aarch64", "--if-exists", option], &whole);
         assert_eq!((one.status, &one.json()["status"]), (0, &json!(status)), "{one:?}");
@@ -307,12 +308,12 @@ fn registry_holds_the_announced_platforms() {
         assert!(one.stderr.contains(announced), "{one:?}");
         let digest = one.json()["digest"].as_str().unwrap().to_owned();
         assert_eq!(registry.digest("multi/whole", "1", None), digest);
-        assert!(architectures(&registry, "multi/whole").is_empty(), "a manifest, and no index");
+        assert!(architectures(&registry, "multi/whole").is_empty(), "a manifest, not an index");
     }
     let other = push(&["--platform", "linux/s390x"], &whole);
     assert_eq!((other.status, &other.json()["error"]["class"]), (5, &json!("content_missing")), "{other:?}");
 
-    // One of them is removed from the engine.
+    // One platform is removed from the engine.
     let part = registry.name("multi/part:1");
     load(&engine, &home, &part);
     ok(engine.docker(&home).args(["image", "rm", "-f", "--platform", "linux/arm64", &part]));
@@ -328,7 +329,7 @@ fn registry_holds_the_announced_platforms() {
     let platforms = json!({"sent": ["linux/amd64"], "missing": ["linux/arm64"], "others": 0, "all": 2});
     assert_eq!(narrowed.json()["platforms"], platforms, "{narrowed:?}");
     assert_eq!(narrowed.json()["warnings"].as_array().unwrap().len(), 1, "{narrowed:?}");
-    assert!(architectures(&registry, "multi/part").is_empty(), "a manifest, and no index");
+    assert!(architectures(&registry, "multi/part").is_empty(), "a manifest, not an index");
     engine.remove(&["-f", &whole, &part]);
 }
 
@@ -353,7 +354,7 @@ fn explains_engines_without_platform_support() {
     });
 }
 
-/// Two registries with a password each: a question for each, however many images go there.
+/// Two registries with a password each: one prompt per registry, however many images go there.
 #[test]
 fn prompts_separately_for_each_registry() {
     let engine = engine("docker-28-classic");
@@ -376,7 +377,12 @@ fn prompts_separately_for_each_registry() {
     let ended = terminal.finish();
     assert_eq!(ended.status, 0, "{}", ended.text);
     assert_eq!(ended.text.matches("Password: ").count(), 2, "{}", ended.text);
-    assert_eq!(registries[0].failed_logins(), 1, "the old one, once, by however many pushes: {}", ended.text);
+    assert_eq!(
+        registries[0].failed_logins(),
+        1,
+        "the old password is tried once by all pushes together: {}",
+        ended.text
+    );
     let config: Value = serde_json::from_slice(&fs::read(home.path(".docker/config.json")).unwrap()).unwrap();
     for registry in &registries {
         assert_eq!(config["auths"][registry.host()]["auth"], packed("alice", PASSWORD), "{config}");

@@ -1,4 +1,4 @@
-//! Real engines (started by `tests/run.sh`), real registries, the real docker CLI as caller.
+//! Real engines (started by `tests/run.sh`), real registries, and the real docker CLI.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -33,36 +33,36 @@ pub struct Engine {
 const ENGINES: [&str; 5] =
     ["docker-20.10", "docker-26", "docker-28-classic", "docker-28-containerd", "podman"];
 
-/// All that `tests/run.sh` has started; the podman one is called by the docker CLI of the newest.
+/// Returns all engines that `tests/run.sh` has started. podman is used with the newest docker CLI.
 pub fn engines() -> [Engine; 5] {
     ENGINES.map(engine)
 }
 
-/// Where `tests/run.sh` has put what these tests need.
+/// Returns the directory in which `tests/run.sh` has prepared engines and tools.
 fn work() -> PathBuf {
     let root = std::env::var_os("REGPUSH_E2E");
     root.expect("start these tests with tests/run.sh, which starts the engines").into()
 }
 
-/// One of them: docker of that version and store.
+/// Returns one of the engines by its name, which gives version and store.
 pub fn engine(name: &'static str) -> Engine {
     let directory = work().join(name);
     let socket = directory.join("docker.sock");
     Engine { name, socket, docker: directory.join("docker"), directory }
 }
 
-/// An engine with the containerd store looks at each image that it lists, and fails if one is removed meanwhile
-/// (docker 28.5: "content digest … not found"). So nothing is listed while a test removes an image.
+/// An engine with the containerd store fails to list images if one is removed meanwhile (docker 28.5: "content
+/// digest … not found"). So no test lists images while another removes one.
 static IMAGES: RwLock<()> = RwLock::new(());
 
 impl Engine {
-    /// Runs what lists images, while no test removes one.
+    /// Runs a function that lists images while no test removes one.
     pub fn while_images_stay<T>(&self, list: impl FnOnce() -> T) -> T {
         let _guard = IMAGES.read().unwrap_or_else(PoisonError::into_inner);
         list()
     }
 
-    /// Removes images, which have to be there.
+    /// Removes images, which must exist.
     ///
     /// * `arguments`: of `docker rmi`.
     pub fn remove(&self, arguments: &[&str]) {
@@ -83,19 +83,19 @@ impl Engine {
         format!("unix://{}", self.socket.display())
     }
 
-    /// The same docker, at another socket.
+    /// Returns the same docker at another socket.
     pub fn at(&self, socket: &Path) -> Self {
         let Self { name, directory, docker, .. } = self;
         Self { name, directory: directory.clone(), socket: socket.to_owned(), docker: docker.clone() }
     }
 
-    /// This engine's program, to start another of it.
+    /// Returns a command that starts another dockerd of this version.
     pub fn dockerd(&self) -> Command {
         Command::new(self.directory.join("dockerd"))
     }
 
-    /// Gets an image back. podman has to be told that a registry on its own machine needs no TLS, which
-    /// only its own API can.
+    /// Pulls an image. podman uses TLS for registries on its own machine too, unless a parameter of its own API
+    /// turns that off.
     pub fn pull(&self, home: &Home, name: &str) {
         if self.name != "podman" {
             ok(self.docker(home).args(["pull", "-q", name]));
@@ -106,7 +106,7 @@ impl Engine {
         ok(curl.arg(format!("http://podman/v4.0.0/libpod/images/pull?tlsVerify=false&reference={name}")));
     }
 
-    /// The docker CLI at this engine, as its user would call it.
+    /// Returns a command that runs the docker CLI with this engine, as a user would.
     pub fn docker(&self, home: &Home) -> Command {
         let mut command = Command::new(&self.docker);
         command.env_clear().stdin(Stdio::null());
@@ -132,7 +132,7 @@ impl Engine {
         variables
     }
 
-    /// A new image of its own content under this name, removed with the guard.
+    /// Creates an image with random content under this name; the returned guard removes it.
     pub fn image(&self, home: &Home, name: &str, size: usize) -> Image<'_> {
         let content = home.path("content");
         let mut random = fs::File::open("/dev/urandom").expect("random bytes").take(size as u64);
@@ -146,7 +146,7 @@ impl Engine {
     }
 }
 
-/// A dockerd beside those that `tests/run.sh` has started, with a test of which it does not come out alive.
+/// A dockerd for a single test, in addition to those that `tests/run.sh` has started.
 pub struct PrivateEngine {
     directory: TempDir,
     arguments: Vec<String>,
@@ -154,7 +154,7 @@ pub struct PrivateEngine {
 }
 
 impl PrivateEngine {
-    /// * `engine`: of this version and store.
+    /// * `engine`: gives version and store.
     /// * `arguments`: where it listens.
     pub fn start(engine: &Engine, arguments: &[String]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -185,7 +185,7 @@ impl PrivateEngine {
         process
     }
 
-    /// Ends it: by SIGTERM, or as a crash of the machine does.
+    /// Ends it with SIGTERM, or with SIGKILL as in a crash.
     pub fn end(&mut self, signal: Signal) {
         let process = Pid::from_raw(self.process.id().try_into().expect("a process number"));
         kill(process, signal).expect("it runs");
@@ -193,12 +193,12 @@ impl PrivateEngine {
         self.end_containerd(signal);
     }
 
-    /// Its own, which it stops itself unless it was killed.
+    /// Ends its containerd, which dockerd stops itself unless it was killed.
     fn end_containerd(&self, signal: Signal) {
         let file = self.directory.path().join("exec/containerd/containerd.pid");
         let Ok(process) = fs::read_to_string(&file) else { return };
         let _ = kill(Pid::from_raw(process.trim().parse().expect("a process number")), signal);
-        // Where nobody waits for orphans, it would be taken for alive.
+        // If no process reaps orphans, a new dockerd would believe that this containerd still runs.
         let _ = fs::remove_file(file);
     }
 
@@ -233,7 +233,7 @@ impl Drop for Image<'_> {
     }
 }
 
-/// A user with a config directory of his own, in which the plugin is installed.
+/// The home directory of a user who has installed the plugin.
 pub struct Home(TempDir);
 
 impl Home {
@@ -262,8 +262,8 @@ impl Home {
         self.program(&format!("docker-credential-{name}"), script);
     }
 
-    /// A shell script in PATH. Written by another process: a child that another test starts meanwhile
-    /// would hold it open, and what is open for writing cannot be run.
+    /// Adds a shell script to PATH. A separate process writes it: if we opened it here, a child that another test
+    /// starts meanwhile would inherit the handle, and a file that is open for writing cannot be executed.
     pub fn program(&self, name: &str, script: &str) {
         let path = self.path("bin").join(name);
         let mut shell = Command::new("sh");
@@ -301,7 +301,7 @@ impl Drop for Home {
     }
 }
 
-/// A `docker-registry` of its own on loopback, on a port that it chose.
+/// A `docker-registry` process on a free loopback port.
 pub struct Registry {
     pub port: u16,
     process: Child,
@@ -314,7 +314,7 @@ impl Registry {
         Self::start(|_, _| {})
     }
 
-    /// One with a password: who may log in, and with what.
+    /// Starts a registry that accepts these usernames and passwords.
     pub fn with_users(users: &[(&str, &str)]) -> Self {
         Self::start(|config, directory| {
             let file = directory.join("htpasswd");
@@ -328,7 +328,9 @@ impl Registry {
         })
     }
 
-    /// * `set_up`: completes its configuration; the directory is its own.
+    /// Starts a registry.
+    ///
+    /// * `set_up`: completes the configuration; gets the registry's directory.
     pub fn start(set_up: impl FnOnce(&mut Value, &Path)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let data = directory.path().join("data");
@@ -349,20 +351,20 @@ impl Registry {
         registry
     }
 
-    /// Ends it as a crash does.
+    /// Kills it, as in a crash.
     pub fn kill(&mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it runs");
     }
 
-    /// On the same port, with the same data.
+    /// Starts it again on the same port with the same data.
     pub fn start_again(&mut self) {
         self.config["http"]["addr"] = json!(format!("127.0.0.1:{}", self.port));
         self.process = serve(&self.config, self.directory.path());
         wait_for("the registry listens again", || TcpStream::connect(("127.0.0.1", self.port)).ok());
     }
 
-    /// Some bytes of a layer have come in.
+    /// Waits until the registry has received more than 1 MiB of a layer.
     pub fn wait_for_an_upload(&self) {
         wait_for("an upload begins", || {
             let mut find = Command::new("find");
@@ -376,29 +378,30 @@ impl Registry {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// Logins that it refused: a user was named, and the password was wrong.
+    /// Counts the logins with a username that it refused.
     pub fn failed_logins(&self) -> usize {
         let (all, of_nobody) = (r#"error authenticating user \""#, r#"error authenticating user \"\""#);
-        // podman tries with an empty name where it has none.
+        // Without credentials podman sends an empty username.
         self.log().matches(all).count() - self.log().matches(of_nobody).count()
     }
 
-    /// The tag never came.
+    /// Asserts that there was no request for a manifest of this repository.
     pub fn assert_no_manifest(&self, repository: &str) {
         assert!(!self.log().contains(&format!("/{repository}/manifests/")), "{}", self.log());
     }
 
-    /// The engine has stopped in the middle of a layer. (It keeps idle connections for 30 s more.)
+    /// Waits until the registry logs that the engine stopped in the middle of a layer. (Engines keep idle connections
+    /// for 30 s more.)
     pub fn wait_for_a_broken_upload(&self) {
         wait_for("the registry sees the upload break", || {
             self.log().contains("client disconnected during blob").then_some(())
         });
     }
 
-    /// The digest that it serves for a tag.
+    /// Returns the digest that it serves for a tag.
     pub fn digest(&self, repository: &str, tag: &str, login: Option<(&str, &str)>) -> String {
         let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
-        // reqwest wants one for TLS, even where there is none; another test may have been here before.
+        // reqwest needs a crypto provider even without TLS; another test may have installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut request = reqwest::Client::new().head(url).header(ACCEPT, MANIFESTS);
         if let Some((user, password)) = login {
@@ -410,19 +413,19 @@ impl Registry {
         response.headers()["docker-content-digest"].to_str().expect("a digest").to_owned()
     }
 
-    /// The manifest that it serves for a tag.
+    /// Returns the manifest that it serves for a tag.
     pub fn manifest(&self, repository: &str, tag: &str) -> Value {
         let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
         let body = ok(Command::new("curl").args(["-sf", "-H", &format!("Accept: {MANIFESTS}")]).arg(url));
         serde_json::from_str(&body).expect("a manifest")
     }
 
-    /// Where it keeps all it has.
+    /// Returns its storage directory.
     pub fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
-    /// Where it keeps blobs, in a folder each.
+    /// Returns the directory of its blobs, which have a folder each.
     pub fn blobs(&self) -> PathBuf {
         self.data().join("docker/registry/v2/blobs/sha256")
     }
@@ -455,7 +458,7 @@ impl Drop for Registry {
     }
 }
 
-/// A port of loopback that leads to a Unix socket.
+/// Opens a loopback port that forwards to a Unix socket.
 pub fn port_to(socket: &Path) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -473,7 +476,7 @@ pub fn port_to(socket: &Path) -> u16 {
     port
 }
 
-/// Copies until one end hangs up, and then hangs up on the other.
+/// Copies until one side closes its connection, and then closes the other.
 pub fn copy_in_background<R: Read + Send + 'static, W: Write + Send + 'static>(
     mut from: R,
     mut to: W,
@@ -485,7 +488,7 @@ pub fn copy_in_background<R: Read + Send + 'static, W: Write + Send + 'static>(
     });
 }
 
-/// A slow line to a registry: passes on so many bytes a second, in each connection.
+/// A slow proxy to a registry, with a limited number of bytes per second in each connection.
 pub struct SlowLine {
     pub port: u16,
     moved: Arc<AtomicUsize>,
@@ -532,7 +535,7 @@ fn crawl(
             read => {
                 to.write_all(&buffer[..read])?;
                 moved.fetch_add(read, Ordering::SeqCst);
-                // The slowness itself, not a wait for something.
+                // This makes the line slow; it is not a wait for a condition.
                 thread::sleep(SLICE);
             }
         }
@@ -561,7 +564,7 @@ impl<'a> SystemCall<'a> {
         trace.lines().filter_map(read).collect()
     }
 
-    /// The file that it is about: the first text of a call that moves no bytes is a path.
+    /// Returns the path in the call. In calls that neither read nor write, the first string is a path.
     pub fn path(&self) -> Option<&'a str> {
         let (_, rest) = self.line.split_once('"')?;
         rest.split('"')
@@ -569,18 +572,18 @@ impl<'a> SystemCall<'a> {
             .filter(|_| !Self::WRITES.contains(&self.name) && !Self::READS.contains(&self.name))
     }
 
-    /// Whether it starts a process or a thread.
+    /// Returns whether it starts a process or a thread.
     pub fn starts_something(&self) -> bool {
         ["clone", "clone3", "fork", "vfork"].contains(&self.name)
     }
 
-    /// Whether it sends or writes this text.
+    /// Returns whether it sends or writes this text.
     pub fn writes(&self, text: &str) -> bool {
         Self::WRITES.contains(&self.name) && self.line.contains(text)
     }
 }
 
-/// Looks again until there is an answer.
+/// Calls `look` repeatedly until it returns a value.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -592,7 +595,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// What a run left behind.
+/// The exit status and output of a finished program.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Run {
     pub status: i32,
@@ -601,7 +604,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// The one result on stdout.
+    /// Parses the only result on stdout.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
@@ -628,7 +631,7 @@ pub fn run_with_stdin(command: &mut Command, stdin: &[u8]) -> Run {
     child.wait_with_output().expect("it ends").into()
 }
 
-/// Runs what has to succeed; its stdout.
+/// Runs a command that must succeed, and returns its stdout.
 pub fn ok(command: &mut Command) -> String {
     let run = run(command);
     assert_eq!(run.status, 0, "{command:?}: {run:?}");

@@ -1,4 +1,4 @@
-//! What a shell asks to complete, and what the same words mean as a command line.
+//! Fuzzes completion requests of a shell, and the command line with the same words.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     static NOWHERE: Once = Once::new();
-    // SAFETY: one thread fuzzes, and this comes before all that reads the environment.
+    // SAFETY: the fuzzer has one thread, and nothing has read the environment before.
     NOWHERE.call_once(|| unsafe {
         std::env::set_var("DOCKER_HOST", "unix:///nowhere");
         std::env::set_var("DOCKER_CONFIG", "/nowhere");
@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = parse(&args(&["docker-regpush"]));
     let asked = Request::read(&args(&["docker-regpush", "__complete", "regpush"]));
     let mut answer = Vec::new();
-    asked.expect("it is a question").answer(&mut answer).expect("memory takes it");
+    asked.expect("it is a completion request").answer(&mut answer).expect("memory takes it");
     let last = answer.strip_suffix(b"\n").and_then(|lines| lines.rsplit(|byte| *byte == b'\n').next());
     assert!(matches!(last, Some(b":0" | b":4" | b":16")), "{answer:?}");
 });

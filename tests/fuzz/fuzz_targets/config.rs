@@ -1,4 +1,4 @@
-//! `config.json`, which others write and people edit: a login that is put into it is found there.
+//! Fuzzes config.json, which other programs write and people edit: saved credentials must be found again.
 
 #![no_main]
 

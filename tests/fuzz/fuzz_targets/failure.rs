@@ -1,4 +1,4 @@
-//! What engines and registries say when they refuse.
+//! Fuzzes the classification and the retry of refusals by engines and registries.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What may be typed for an image: what is taken means the same however it is written.
+//! Fuzzes typed references: the canonical and the familiar form of an accepted one must mean the same.
 
 #![no_main]
 
@@ -10,12 +10,12 @@ fuzz_target!(|typed: &str| {
     let Ok(reference) = typed.parse::<Reference>() else { return };
     let canonical = format!("{}:{}", reference.repository(), reference.tag_or_latest());
     for form in [canonical.clone(), reference.familiar()] {
-        let again: Reference = form.parse().expect("what was taken once is taken again");
+        let again: Reference = form.parse().expect("an accepted reference parses again");
         assert_eq!(format!("{}:{}", again.repository(), again.tag_or_latest()), canonical);
     }
     for other in (1..20).filter_map(|nth| reference.under_another_name(nth)) {
         assert_ne!(other.domain(), reference.domain());
-        // Else image and login would go to another host.
+        // Otherwise image and credentials would go to another host.
         let is_own = other.domain().eq_ignore_ascii_case(reference.domain());
         let is_known =
             ["docker.io", "127.0.0.1"].contains(&reference.domain().split(':').next().unwrap_or(""));

@@ -1,4 +1,5 @@
-//! What an engine sends: wherever it is cut, the same comes out of it, and nothing that acts on a terminal.
+//! Fuzzes the stream of an engine: the chunk size must not change the events, and no control character may be
+//! printed.
 
 #![no_main]
 
@@ -38,7 +39,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     assert!(sent <= all);
 });
 
-/// All events up to the end, or up to an error.
+/// Returns the events up to the end or the first error, and whether the stream was complete.
 fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Event>, bool) {
     let mut decoder = Decoder::default().with_objects(true);
     let mut events = Vec::new();
