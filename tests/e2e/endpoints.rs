@@ -527,7 +527,7 @@ impl Doors {
 /// Options, variables and the current context.
 type Case = (Vec<String>, Vec<(&'static str, String)>, Option<&'static str>);
 
-/// What the real CLI chooses is seen from its connections.
+/// The connections of the real CLI show its choice.
 #[test]
 fn chooses_the_engine_that_the_cli_chooses() {
     let (home, doors) = (Home::new(), Doors::default());

@@ -348,7 +348,7 @@ fn install_script_installs_and_uninstalls() {
         command.env_remove("RUSTC_BOOTSTRAP");
         // The test is about the script, so a faster build is enough.
         command.envs([("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")]);
-        // HOME is not the developer's, so cargo and rustup must be told where their files are.
+        // HOME is a temporary directory; these variables lead cargo and rustup to the developer's files.
         for (name, path) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
             if std::env::var_os(name).is_none() {
                 command.env(name, std::env::home_dir().unwrap().join(path));

@@ -283,7 +283,7 @@ fn failed_verification_is_a_warning_or_with_always_an_error() {
 
     let never = FakeEngine::start().on(PUSH, pushed());
     assert_eq!(push(&never, &["--verify", "never"]).json()["verified"], json!(null));
-    assert!(never.request(DISTRIBUTION).is_none(), "no verification");
+    assert!(never.request(DISTRIBUTION).is_none(), "no verification request");
 }
 
 #[test]
@@ -499,7 +499,7 @@ const DETOUR: &str = "POST /v1.41/images/Localhost:0/app/push?tag=1";
 const TAG: &str = "POST /v1.41/images/localhost:0/app:1/tag?repo=Localhost:0/app&tag=1";
 const UNTAG: &str = "DELETE /v1.41/images/Localhost:0/app:1?noprune=true";
 
-/// A classic store that stalls, and then gets a push under another name.
+/// Starts a classic store that stalls, and then gets a push under another name.
 fn stuck(detour: Reply) -> FakeEngine {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     FakeEngine::start()
@@ -595,7 +595,7 @@ fn keeps_a_taken_name_and_warns_about_one_it_cannot_remove() {
     assert!(healed.stderr.contains(told), "{healed}");
 }
 
-/// Also if a signal ends the plugin in the middle of a push.
+/// A signal in the middle of a push and a broken connection.
 #[test]
 fn removes_the_other_name_on_signals_and_failures() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {

@@ -147,7 +147,7 @@ fn stream_without_a_digest_fails_with_its_reason() {
         ("an object without end", line(r#"{"status":"Pus"#), End::Close, "ends in the middle of an object"),
         ("HTML", line("<html><h1>502"), End::Proper, "is no JSON: `<html><h1>502`"),
         ("HTML after a line", line(&format!("{REFERS}\r\n<html>")), End::Close, "is no JSON: `<html>`"),
-        ("an object that is no message", line(r#"{"status":7}"#), End::Proper, "cannot be read"),
+        ("an object that is not a message", line(r#"{"status":7}"#), End::Proper, "cannot be read"),
     ];
     for (name, pieces, end, message) in table {
         let reply = Reply { pieces, end, ..Reply::json(200, "") };

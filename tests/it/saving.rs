@@ -182,7 +182,7 @@ fn saves_only_credentials_that_the_registry_accepted() {
     assert!(!exists(&env.config_file()));
 }
 
-/// An anonymous request shows that the registry already has the image.
+/// An existing image can be seen without credentials, so finding it does not show that they are valid.
 #[test]
 fn does_not_save_credentials_that_were_not_needed() {
     let image = json!({"Id": DIGEST}).to_string();
@@ -227,7 +227,7 @@ fn saves_given_credentials_only_with_save_credentials() {
     assert!(!exists(&push(&[]).0.config_file()));
 }
 
-/// The push has succeeded, so there a failed save is only a warning.
+/// After a successful push, a failed save is only a warning.
 #[test]
 fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
     let table = [

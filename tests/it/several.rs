@@ -352,7 +352,7 @@ fn interrupted_call_reports_finished_pushes() {
     command.args(["regpush", "localhost:0/a:1", "127.0.0.1:0/b:1", "--metadata-file"]).arg(&metadata);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    stderr.find(|line| line.starts_with("pushed 127.0.0.1:0/b:1")).expect("it is told at once");
+    stderr.find(|line| line.starts_with("pushed 127.0.0.1:0/b:1")).expect("the summary is printed at once");
     engine.wait_for_pushes(2);
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     let rest: Vec<String> = stderr.collect();

@@ -557,7 +557,7 @@ pub fn digest_line(tag: &str) -> String {
 
 pub const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// Answers an image inspect for an image that is not here.
+/// Returns the answer to an image inspect of an image that is not here.
 pub fn no_such_image() -> Reply {
     Reply::json(404, r#"{"message":"No such image"}"#)
 }
