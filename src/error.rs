@@ -47,9 +47,9 @@ pub enum Error {
     #[error(transparent)]
     Target(#[from] TargetError),
     /// A password is valid for one registry only.
-    #[error("--username is for one registry, and these images go to several: {registries}")]
+    #[error("--username works with one registry, and these images go to several: {registries}")]
     OneLogin { registries: String },
-    #[error("--digest-file is for one image, and these may be several")]
+    #[error("--digest-file works with a single image")]
     OneDigest,
     #[error("--digest-file and --metadata-file name the same file")]
     SameFile,
@@ -65,27 +65,27 @@ pub enum Error {
     Save(#[from] SaveError),
     #[error(transparent)]
     Registry(Box<RegistryError>),
-    #[error("`{typed}` is no registry")]
+    #[error("`{typed}` is not a registry")]
     RegistryName { typed: String },
-    #[error("no login for {registry}: {}", login.describe_nothing())]
+    #[error("cannot check credentials for {registry}: {}", login.describe_nothing())]
     NoLogin { registry: String, login: Box<Login> },
     /// The registry refused the credentials that `auth` checked. `message`: raw.
     #[error("{registry} does not accept {}: {}", login.describe(), sanitize(message))]
     LoginRefused { registry: String, login: Box<Login>, message: String },
-    #[error("the login for {registry} could not be checked: {}", sanitize(message))]
+    #[error("cannot check the credentials for {registry}: {}", sanitize(message))]
     Unchecked { registry: String, message: String },
     /// `auth --login` for Docker Hub without `--username`: only docker can log in through the browser.
-    #[error("Docker Hub's login in the browser is docker's own")]
+    #[error("cannot log in to Docker Hub through the browser: only `docker login` can")]
     WebLogin,
-    #[error("cannot ask for a login to {registry}: stdin and stderr have to be a terminal")]
+    #[error("cannot prompt for credentials for {registry}: stdin and stderr must be a terminal")]
     NoTerminal { registry: String },
-    #[error("`ls` lists all tags of a repository")]
+    #[error("cannot list one tag: `ls` lists all tags of a repository")]
     TagWithLs { repository: String },
     #[error("cannot read the password from stdin")]
     PasswordUnreadable(#[source] io::Error),
-    #[error("no password on stdin")]
+    #[error("cannot read the password: stdin is empty")]
     PasswordMissing,
-    #[error("the password on stdin is longer than 64 kB: is that the right file?")]
+    #[error("the password on stdin is longer than 64 kB; check that it is the right file")]
     PasswordTooLong,
     #[error("cannot write the result to stdout")]
     Output(#[source] io::Error),
@@ -181,48 +181,48 @@ impl Error {
             Self::NoTags { suggestion: Some(suggestion), repository } => {
                 return Some(suggestion.hint(repository));
             }
-            Self::NoTags { .. } => "see what is here with `docker images`",
+            Self::NoTags { .. } => "run `docker images` to list local images",
             Self::Target(error) => return Some(error.hint()),
             Self::OneLogin { .. } => {
-                "push to one at a time, or keep logins with `docker regpush auth --login`"
+                "push to one registry at a time, or save credentials with `docker regpush auth --login`"
             }
-            Self::OneDigest => "--metadata-file takes several",
-            Self::SameFile => "give each its own",
+            Self::OneDigest => "use --metadata-file for several images",
+            Self::SameFile => "use a different file for each",
             Self::Engine(error) => return error.hint(),
             Self::Push(error) => return error.hint(),
             Self::Login(error) => return error.hint(),
             Self::Registry(error) => return error.hint(),
-            Self::RegistryName { .. } => {
-                "a registry is named like `registry.example.com` or `localhost:5000`"
-            }
+            Self::RegistryName { .. } => "write the registry as `registry.example.com` or `localhost:5000`",
             Self::NoLogin { registry, login } => {
                 if let Some(hint) = login.broken_hint() {
                     return Some(hint.to_owned());
                 }
                 return Some(format!(
-                    "log in with `{}`, or with `docker regpush auth --login {registry}`",
+                    "run `{}` or `docker regpush auth --login {registry}`",
                     docker_login(registry)
                 ));
             }
             Self::LoginRefused { login, .. } if login.source == Source::CommandLine => {
-                "check --username, and the password given on stdin"
+                "check --username and the password on stdin"
             }
             Self::LoginRefused { login, .. } if login.source == Source::Variable => SHADOWS,
             Self::LoginRefused { registry, .. } => {
-                return Some(format!("log in again with `{}`", docker_login(registry)));
+                return Some(format!("run `{}` to log in again", docker_login(registry)));
             }
             Self::Unchecked { registry, message } => {
                 let hint = classify(&Evidence::of_text(message, true)).hint;
                 return Some(hint.replace("{registry}", registry)).filter(|hint| !hint.contains('{'));
             }
             Self::WebLogin => {
-                "run `docker login`; with a password or access token: `docker regpush auth --login -u NAME docker.io`"
+                "run `docker login`; with a password or access token, run `docker regpush auth --login -u NAME docker.io`"
             }
             Self::NoTerminal { registry } => {
-                return Some(format!("give the login with `--login -u NAME --password-stdin {registry}`"));
+                return Some(format!(
+                    "pass the credentials with `--login -u NAME --password-stdin {registry}`"
+                ));
             }
             Self::TagWithLs { repository } => {
-                return Some(format!("leave out the tag: `docker regpush ls {repository}`"));
+                return Some(format!("remove the tag: `docker regpush ls {repository}`"));
             }
             Self::Save(error) => return error.hint(),
             _ => return None,

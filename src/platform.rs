@@ -45,7 +45,7 @@ pub enum PlatformSelection {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlatformError {
-    #[error("it is os[/arch[/variant]], as in linux/arm64, or `all`")]
+    #[error("write os[/arch[/variant]], for example linux/arm64, or `all`")]
     Format,
     #[error("neither an operating system nor an architecture")]
     Unknown,

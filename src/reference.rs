@@ -57,8 +57,8 @@ impl ReferenceError {
     /// * `typed`: the text that the user typed.
     pub fn hint(&self, typed: &str) -> String {
         match self {
-            Self::Uppercase { .. } => "spell the repository in lower case".to_owned(),
-            _ => format!("`{typed}` is not named like `registry.example.com/team/app:tag`, without a scheme"),
+            Self::Uppercase { .. } => "write the repository in lower case".to_owned(),
+            _ => format!("write `{typed}` in the form `registry.example.com/team/app:tag`, without a scheme"),
         }
     }
 }

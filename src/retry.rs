@@ -40,7 +40,7 @@ pub struct NextAttempt {
 
 impl fmt::Display for NextAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "attempt {} of {} in {} s", self.number, self.of, self.wait.as_secs_f64().round())
+        write!(f, "attempt {} of {} in {}s", self.number, self.of, self.wait.as_secs_f64().round())
     }
 }
 

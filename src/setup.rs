@@ -68,7 +68,7 @@ pub async fn registry(
         Some(engine) => {
             let endpoint = engine.endpoint();
             if is_on_loopback(domain) && !endpoint.address.is_here() {
-                warn(&format!("the engine is at {endpoint}; {domain} is looked for on this machine"));
+                warn(&format!("the engine is at {endpoint}, but {domain} is looked up on this machine"));
             }
             engine.registry_settings().await?
         }

@@ -110,9 +110,9 @@ fn digits(value: f64) -> String {
 /// Formats a time as `36 s`, `4 min` or `3 h`, rounded down.
 pub fn span(time: Duration) -> String {
     match time.as_secs() {
-        seconds @ 0..100 => format!("{seconds} s"),
-        seconds @ 100..6000 => format!("{} min", seconds / 60),
-        seconds => format!("{} h", seconds / 3600),
+        seconds @ 0..100 => format!("{seconds}s"),
+        seconds @ 100..6000 => format!("{}m", seconds / 60),
+        seconds => format!("{}h", seconds / 3600),
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn spans_are_told_in_one_unit() {
-        let table = [(0, "0 s"), (99, "99 s"), (100, "1 min"), (5999, "99 min"), (7300, "2 h")];
+        let table = [(0, "0s"), (99, "99s"), (100, "1m"), (5999, "99m"), (7300, "2h")];
         for (seconds, want) in table {
             assert_eq!(span(Duration::from_secs(seconds)), want);
         }

@@ -110,7 +110,9 @@ fn misplaced(error: clap::Error) -> clap::Error {
     if !DockerOptions::spellings().iter().any(|spelling| spelling == name) {
         return error;
     }
-    let reason = format!("`{name}` is an option of docker's, and comes before: `docker {name} … regpush …`");
+    let reason = format!(
+        "`{name}` is an option of docker, and goes before the plugin's name: `docker {name} … regpush …`"
+    );
     PluginCommand::command().error(ErrorKind::UnknownArgument, reason)
 }
 
@@ -140,7 +142,7 @@ fn checked(
         Some(Subcommand::Auth(options)) => {
             if options.username.is_some() && !options.login && !options.password_stdin {
                 let reason =
-                    "--username goes with --login, which asks for the password, or with --password-stdin";
+                    "--username requires --login, which prompts for the password, or --password-stdin";
                 return Err(command.error(ErrorKind::MissingRequiredArgument, reason));
             }
             Command::Auth(options)

@@ -26,7 +26,7 @@ pub fn print(error: &clap::Error) -> io::Result<()> {
         error.print()?;
         let set = variables_set();
         if error.use_stderr() && !set.is_empty() {
-            writeln!(io::stderr(), "\nset in the environment, and taken for options: {}", set.join(", "))?;
+            writeln!(io::stderr(), "\noptions set by environment variables: {}", set.join(", "))?;
         }
         return Ok(());
     }

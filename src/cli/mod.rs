@@ -23,31 +23,31 @@ pub struct DockerOptions {
     /// Docker's config directory [default: $DOCKER_CONFIG or ~/.docker]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = any_path())]
     pub config: Option<PathBuf>,
-    /// The context that names the engine [default: $DOCKER_CONTEXT or the current one]
+    /// Docker context to use [default: $DOCKER_CONTEXT or the current context]
     #[arg(short, long, value_name = "NAME")]
     pub context: Option<String>,
-    /// Show each call to the engine
+    /// Log each request to the engine and the registry
     #[arg(short = 'D', long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", hide_default_value = true)]
     pub debug: bool,
-    /// Where the engine listens: unix://, tcp:// or ssh:// [default: $DOCKER_HOST]
+    /// Engine endpoint: unix://, tcp:// or ssh:// [default: $DOCKER_HOST]
     #[arg(short = 'H', long = "host", value_name = "URL")]
     pub hosts: Vec<String>,
-    /// debug, info, warn, error or fatal; debug is the same as -D
+    /// Log level: debug, info, warn, error or fatal; debug is the same as -D
     #[arg(short, long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// Speak TLS with the engine; also implied by --tlsverify [default: $DOCKER_TLS]
+    /// Use TLS; implied by --tlsverify [default: $DOCKER_TLS]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL")]
     pub tls: Option<bool>,
-    /// Trust engines with certificates of this CA [default: ca.pem in $DOCKER_CERT_PATH or ~/.docker]
+    /// CA certificate to verify the engine with [default: ca.pem in $DOCKER_CERT_PATH or ~/.docker]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = any_path())]
     pub tlscacert: Option<PathBuf>,
-    /// Show the engine this certificate [default: cert.pem there]
+    /// Client certificate to present to the engine [default: cert.pem in the same directory]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = any_path())]
     pub tlscert: Option<PathBuf>,
-    /// Its key [default: key.pem there]
+    /// Key of the client certificate [default: key.pem in the same directory]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = any_path())]
     pub tlskey: Option<PathBuf>,
-    /// Speak TLS, and verify the engine [default: $DOCKER_TLS_VERIFY]
+    /// Use TLS and verify the engine's certificate [default: $DOCKER_TLS_VERIFY]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL")]
     pub tlsverify: Option<bool>,
 }
@@ -101,64 +101,64 @@ impl DockerOptions {
 /// What a push takes. Each long option is a variable too, see [`with_variables`].
 #[derive(Args, Clone, Debug)]
 pub struct PushOptions {
-    /// The images: [HOST[:PORT]/]PATH[:TAG], with --to also an ID
+    /// Images to push: [HOST[:PORT]/]PATH[:TAG]; with --to also an image ID
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
-    /// Push every tag that each repository has in the engine
+    /// Push all local tags of each repository
     #[arg(short, long)]
     pub all_tags: bool,
-    /// Write the digest to a file (one image only)
+    /// Write the digest to a file (single image only)
     #[arg(long, value_name = "string", value_hint = ValueHint::FilePath)]
     pub digest_file: Option<PathBuf>,
-    /// Push nothing; tell what a push would find, and end with its status
+    /// Check everything and report what would be pushed, without pushing
     #[arg(long)]
     pub dry_run: bool,
-    /// The result on stdout: "ref" (NAME@DIGEST), "json" (default "ref")
+    /// Result format on stdout: "ref" (NAME@DIGEST), "json" (default "ref")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub format: Format,
-    /// Set the outputs of a GitHub Actions step: digest, reference
+    /// Set GitHub Actions step outputs: digest, reference
     #[arg(long)]
     pub github_output: bool,
     /// If the tag exists: "overwrite", "update", "skip", "fail" (default "overwrite")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub if_exists: IfExists,
-    /// Keep the local tags that --to needs
+    /// Keep the local tags that --to adds
     #[arg(long)]
     pub keep_tag: bool,
-    /// Write digests and names to a file, with the keys of buildx
+    /// Write digests and names to a file, in the format of buildx
     #[arg(long, value_name = "string", value_hint = ValueHint::FilePath)]
     pub metadata_file: Option<PathBuf>,
-    /// Never ask for a login
+    /// Never prompt for credentials
     #[arg(long)]
     pub no_prompt: bool,
-    /// Images pushed at once (default 3)
+    /// Number of concurrent pushes (default 3)
     #[arg(long, value_name = "int", default_value = "3")]
     pub parallel: NonZeroUsize,
-    /// Push one platform, os[/arch[/variant]]; "all": not less than all
+    /// Push one platform, os[/arch[/variant]], or require "all"
     #[arg(long, value_name = "string")]
     pub platform: Option<PlatformSelection>,
-    /// Progress, on stderr: "auto", "tty", "plain", "json", "rawjson", "none" (default "auto")
+    /// Progress on stderr: "auto", "tty", "plain", "json", "rawjson", "none" (default "auto")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub progress: ProgressMode,
-    /// Only the result, warnings and errors: --progress none
+    /// Print only the result, warnings and errors: --progress none
     #[arg(short, long)]
     pub quiet: bool,
-    /// Tries after the first, where another can help (default 5)
+    /// Maximum retries after transient failures (default 5)
     #[arg(long, value_name = "int", default_value_t = 5)]
     pub retries: u32,
-    /// Keep a login that was typed or given, as docker login does
+    /// Save credentials from prompt or --username, as docker login does
     #[arg(long, conflicts_with = "anonymous")]
     pub save_credentials: bool,
-    /// End a try in which nothing moves; 0: never (default 60s)
+    /// Retry an upload without progress after this time; 0: never (default 60s)
     #[arg(long, value_name = "duration", default_value = "60s", value_parser = duration)]
     pub stall_timeout: Duration,
-    /// Give up an image after so long, all of its tries together
+    /// Time limit per image, including retries
     #[arg(long, value_name = "duration", value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// Push there: a reference, or HOST/ for the same path and tag
+    /// Destination: a reference, or HOST/ to keep path and tag
     #[arg(long, value_name = "list")]
     pub to: Vec<String>,
-    /// Ask the registry what it serves: "auto", "always", "never" (default "auto")
+    /// Verify the result in the registry: "auto", "always", "never" (default "auto")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub verify: Verify,
     #[command(flatten)]
@@ -171,13 +171,13 @@ pub struct PushOptions {
 /// A login for one call, before all that Docker holds.
 #[derive(Args, Clone, Debug, Default)]
 pub struct CredentialArgs {
-    /// Log in as this user, for this call alone
+    /// Username for the registry, for this call only
     #[arg(short, long, value_name = "string", requires = "password_stdin", value_parser = username)]
     pub username: Option<String>,
     /// Read the password for --username from stdin
     #[arg(long, requires = "username")]
     pub password_stdin: bool,
-    /// Use no credentials, whatever Docker holds
+    /// Push without credentials, even if Docker has some
     #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
     pub anonymous: bool,
 }
@@ -185,18 +185,18 @@ pub struct CredentialArgs {
 /// What `auth` takes.
 #[derive(Args, Clone, Debug)]
 pub struct AuthOptions {
-    /// The registry, HOST[:PORT]; without it, all that Docker holds a login for
+    /// The registry, HOST[:PORT]; without it, list all stored credentials
     pub registry: Option<String>,
-    /// Ask for a login, have the registry check it, and keep it as `docker login` does
+    /// Prompt for credentials, check them, and save them as docker login does
     #[arg(long, requires = "registry")]
     pub login: bool,
-    /// The account to log in with
+    /// Username for the registry
     #[arg(short, long, value_name = "string", requires = "registry", value_parser = username)]
     pub username: Option<String>,
     /// Read the password for --username from stdin
     #[arg(long, requires = "username")]
     pub password_stdin: bool,
-    /// "table", or "json": an object a line (default "table")
+    /// Output format: "table", "json" (one object per line) (default "table")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub format: ListFormat,
 }
@@ -204,12 +204,12 @@ pub struct AuthOptions {
 /// What `ls` takes.
 #[derive(Args, Clone, Debug)]
 pub struct LsOptions {
-    /// A registry, or a repository in it; without it, the engine's images that name a registry
+    /// A registry or a repository; without it, list local images tagged for a registry
     #[arg(value_name = "REGISTRY[/REPOSITORY]")]
     pub registry: Option<String>,
     #[command(flatten)]
     pub given: CredentialArgs,
-    /// "table", or "json": an object a line (default "table")
+    /// Output format: "table", "json" (one object per line) (default "table")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub format: ListFormat,
 }
@@ -222,7 +222,7 @@ pub fn go_bool(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("neither true nor false"),
+        _ => Err("expected true or false"),
     }
 }
 
@@ -240,8 +240,8 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
 /// Rejects a colon, because it ends the user name in basic authentication (RFC 7617, 2).
 fn username(typed: &str) -> Result<String, &'static str> {
     match typed {
-        "" => Err("a user name is needed"),
-        typed if typed.contains(':') => Err("a user name cannot have a colon"),
+        "" => Err("a user name is required"),
+        typed if typed.contains(':') => Err("a user name cannot contain a colon"),
         typed => Ok(typed.to_owned()),
     }
 }
@@ -249,13 +249,13 @@ fn username(typed: &str) -> Result<String, &'static str> {
 /// Words that are no image; one of that name is written `hook:latest`.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Subcommand {
-    /// Which login Docker holds for a registry, and whether the registry takes it
+    /// Show stored credentials for a registry and check that they work
     #[command(help_template = HELP_OF_A_COMMAND, after_help = AUTH_AFTER_HELP, next_display_order = None)]
     Auth(AuthOptions),
-    /// Images that name a registry; a registry's repositories; a repository's tags
+    /// List local images, the repositories of a registry, or the tags of a repository
     #[command(help_template = HELP_OF_A_COMMAND, after_help = LS_AFTER_HELP, next_display_order = None)]
     Ls(LsOptions),
-    /// A hint after a failed `docker push`, shown by docker
+    /// Manage the hint that docker shows after a failed docker push
     #[command(help_template = HELP_OF_COMMANDS)]
     Hook {
         #[command(subcommand)]
@@ -265,11 +265,11 @@ pub enum Subcommand {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum HookAction {
-    /// Have docker ask regpush after each `docker push`
+    /// Enable the hint after a failed docker push
     Install,
-    /// Take that back
+    /// Disable the hint
     Remove,
-    /// Whether docker asks, and whether it shows hints at all
+    /// Show whether the hint is enabled, and whether docker shows hints
     Status,
 }
 
@@ -367,7 +367,7 @@ pub struct StandaloneCommand {
     pub subcommand: Option<Subcommand>,
 }
 
-const ABOUT: &str = "Push local images to their registries, and see that they are there";
+const ABOUT: &str = "Push local images and verify the result";
 
 /// The order of docker's help. Parts that docker's help does not have, such as a list of arguments, are left out.
 const HELP: &str = "\
@@ -413,7 +413,7 @@ Options:
 
 const AUTH_AFTER_HELP: &str = "\
 Exit status:
-  0 the registry takes the login · 3 there is none, or it is refused · else as for a push
+  0 credentials accepted · 3 missing or refused · others as for a push
 
 Examples:
   docker regpush auth
@@ -428,12 +428,12 @@ Examples:
   docker regpush ls --format json registry.example.com/team/app";
 
 const AFTER_HELP: &str = "\
-Each option is also a variable: REGPUSH_PROGRESS=plain, REGPUSH_DRY_RUN=1.
+Each option can be set by a variable: REGPUSH_PROGRESS=plain, REGPUSH_DRY_RUN=1.
 
 Exit status:
-  0 in the registry · 1 refused by the registry · 3 credentials missing or refused
-  4 no engine · 5 no such image · 6 network, TLS or registry trouble, after every try
-  7 stalled or timed out · 8 exists (--if-exists fail) · 9 not what the registry serves
+  0 pushed · 1 refused by the registry · 3 credentials missing or refused
+  4 engine error · 5 no such image · 6 network, TLS or registry error after all retries
+  7 stalled or timed out · 8 tag exists (--if-exists fail) · 9 verification failed
   125 usage · 130 interrupted · 143 terminated · 129 hung up · 131 quit
 
 Examples:

@@ -263,7 +263,7 @@ mod tests {
         for option in ["--all-tags", "--format", "--no-prompt", "--progress"] {
             assert!(values(&options).contains(&option), "{option}: {options}");
         }
-        assert!(options.contains("--quiet\tOnly the result"), "{options}");
+        assert!(options.contains("--quiet\tPrint only the result"), "{options}");
         assert!(!options.contains("--disable-content-trust") && !options.contains("--host"), "{options}");
         assert!(options.ends_with("\n:4\n"));
 

@@ -61,17 +61,19 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
             let (told, status) = match is_installed(text.unwrap_or_default()) {
                 Ok(true) => ("installed".to_owned(), 0),
                 Ok(false) => ("not installed".to_owned(), 1),
-                Err(EntryError::Foreign(value)) => (format!("`{}`, by another hand,", sanitize(&value)), 0),
+                Err(EntryError::Foreign(value)) => {
+                    (format!("set to `{}` by another program", sanitize(&value)), 0)
+                }
                 Err(error) => return Err(refused(error)),
             };
             Ok((format!("hook: {told} in {shown}\n{}", hints_told(text)), status))
         }
         HookAction::Install => {
-            let done = if change(install)? { "installed" } else { "is installed" };
+            let done = if change(install)? { "installed" } else { "already installed" };
             Ok((format!("hook: {done} in {shown}\n{}", hints_told(text)), 0))
         }
         HookAction::Remove => {
-            let done = if change(remove)? { "removed from" } else { "is not installed in" };
+            let done = if change(remove)? { "removed from" } else { "not installed in" };
             Ok((format!("hook: {done} {shown}\n"), 0))
         }
     }
@@ -87,7 +89,7 @@ fn hints_told(text: Option<&str>) -> String {
         .or_else(|| variable("DOCKER_CLI_HINTS").map(|value| ("DOCKER_CLI_HINTS", value)))
         .or_else(|| feature.map(|value| ("features.hooks", value.to_owned())));
     match told {
-        Some((place, value)) if go_bool(&value) == Ok(true) => format!("hints: on, by {place}; docker shows them on a terminal\n"),
-        _ => "hints: off; docker shows them on a terminal with DOCKER_CLI_HINTS=true, or `\"features\": {\"hooks\": \"true\"}` in config.json\n".to_owned(),
+        Some((place, value)) if go_bool(&value) == Ok(true) => format!("hints: on ({place}); docker shows them on a terminal\n"),
+        _ => "hints: off; to show them on a terminal, set DOCKER_CLI_HINTS=true, or `\"features\": {\"hooks\": \"true\"}` in config.json\n".to_owned(),
     }
 }

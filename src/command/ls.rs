@@ -91,7 +91,7 @@ async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Res
         // A registry can be listed without an engine, but a wrong choice of engine is an error.
         Err(Error::Engine(EngineError::Transport(error @ TransportError::Unreachable { .. }))) => {
             let error = Error::Engine(EngineError::Transport(error));
-            warn(&format!("{}; going on with docker's own settings for registries", error.message()));
+            warn(&format!("{}; continuing with docker's default registry settings", error.message()));
             None
         }
         Err(error) => return Err(error),

@@ -18,7 +18,7 @@ use crate::text::sanitize;
 /// Decodes an entry; `Ok(None)` if it has no credentials.
 pub fn decode(entry: &AuthEntry) -> Result<Option<Credentials>, &'static str> {
     if entry.is_malformed {
-        return Err("is not what docker expects there");
+        return Err("does not have the form that docker expects");
     }
     let (username, password) = match &entry.auth {
         Some(auth) => decode_auth(auth).map(|(username, password)| (Some(username), Some(password)))?,
@@ -55,10 +55,10 @@ pub fn read_variable(text: &Secret) -> Result<BTreeMap<String, Secret>, Credenti
     let variable: Value = serde_json::from_str(text.expose())
         .map_err(|error| broken(format!("line {}, column {}", error.line(), error.column())))?;
     let auths = only_field(&variable, "auths").map_err(broken)?;
-    let entries = auths.as_object().ok_or_else(|| broken("`auths` is no object".to_owned()))?;
+    let entries = auths.as_object().ok_or_else(|| broken("`auths` is not an object".to_owned()))?;
     let auth = |(registry, entry): (&String, &Value)| {
-        let auth =
-            only_field(entry, "auth").and_then(|auth| auth.as_str().ok_or("`auth` is no text".to_owned()));
+        let auth = only_field(entry, "auth")
+            .and_then(|auth| auth.as_str().ok_or("`auth` is not a string".to_owned()));
         let auth =
             auth.map_err(|reason| broken(format!("in the entry for {}, {reason}", sanitize(registry))))?;
         Ok((registry.clone(), Secret::new(auth.to_owned())))
@@ -68,7 +68,7 @@ pub fn read_variable(text: &Secret) -> Result<BTreeMap<String, Secret>, Credenti
 
 /// Returns the value of the only field that an object may have.
 fn only_field<'a>(object: &'a Value, key: &str) -> Result<&'a Value, String> {
-    let fields = object.as_object().ok_or("something else than an object is there")?;
+    let fields = object.as_object().ok_or("it is not an object")?;
     match fields.iter().find(|(name, _)| !name.eq_ignore_ascii_case(key)) {
         Some((other, _)) => Err(format!("`{}` is not known", sanitize(other))),
         None => field(object, key).ok_or_else(|| format!("`{key}` is missing")),
@@ -137,7 +137,10 @@ mod tests {
             ["", "{}x", r#"{"auths":{},"more":1}"#, r#"{"auths":{"h":{}}}"#, r#"{"auths":{"h":"s3cret"}}"#]
         {
             let error = read(text).unwrap_err();
-            assert!(error.starts_with("DOCKER_AUTH_CONFIG is not") && !error.contains("s3cret"), "{error}");
+            assert!(
+                error.starts_with("cannot parse DOCKER_AUTH_CONFIG: ") && !error.contains("s3cret"),
+                "{error}"
+            );
         }
     }
 }

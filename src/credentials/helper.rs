@@ -66,13 +66,18 @@ pub async fn get(
     helper_timeout: Option<Duration>,
     tell: impl FnMut(&str),
 ) -> Result<Option<Credentials>, CredentialsError> {
-    let call = Call { helper, action: "get", task: format!("for {}", sanitize(key)), helper_timeout };
+    let call = Call {
+        helper,
+        action: "get",
+        task: format!("to return credentials for {}", sanitize(key)),
+        helper_timeout,
+    };
     let answer = call.run(&Secret::new(key.to_owned()), tell).await?;
     if !answer.status.success() && answer.stdout.expose().trim() == NOT_FOUND {
         return Ok(None);
     }
     read_login(call.checked(answer)?.stdout.expose())
-        .ok_or_else(|| call.failed("its answer is not the JSON of a credential helper".to_owned()))
+        .ok_or_else(|| call.failed("its output is not the JSON of a credential helper".to_owned()))
 }
 
 /// Stores credentials in a helper. As docker does, marks an identity token with the user `<token>`.
@@ -93,7 +98,7 @@ pub async fn store(
         }
     };
     let login = Secret::new(json!({"ServerURL": key, "Username": username, "Secret": secret}).to_string());
-    let task = format!("to store the login for {}", sanitize(key));
+    let task = format!("to store credentials for {}", sanitize(key));
     let call = Call { helper, action: "store", task, helper_timeout };
     let line = Secret::new(format!("{}\n", login.expose()));
     let mut answer = call.run(&line, tell).await?;
@@ -110,13 +115,13 @@ pub async fn list(
     helper_timeout: Option<Duration>,
     tell: impl FnMut(&str),
 ) -> Result<BTreeMap<String, String>, CredentialsError> {
-    let call = Call { helper, action: "list", task: "to list its logins".to_owned(), helper_timeout };
+    let call = Call { helper, action: "list", task: "to list its credentials".to_owned(), helper_timeout };
     // docker sends this too; `list` needs no input.
     let answer = call.checked(call.run(&Secret::new("unused".to_owned()), tell).await?)?;
     let mut values = serde_json::Deserializer::from_str(answer.stdout.expose()).into_iter();
     match values.next() {
         Some(Ok(kept)) => Ok(kept),
-        _ => Err(call.failed("its answer is not the list of a credential helper".to_owned())),
+        _ => Err(call.failed("its output is not the list of a credential helper".to_owned())),
     }
 }
 
@@ -161,8 +166,7 @@ impl Call<'_> {
         let said = RefCell::default();
         let told = async {
             tokio::time::sleep(SLOW).await;
-            let asked = if self.action == "get" { "asked" } else { "wanted" };
-            tell(&format!("waiting for {PREFIX}{}, {asked} {} …", sanitize(self.helper), self.task));
+            tell(&format!("waiting for {PREFIX}{} {} …", sanitize(self.helper), self.task));
             match self.helper_timeout {
                 Some(helper_timeout) => tokio::time::sleep(helper_timeout.saturating_sub(SLOW)).await,
                 None => pass_on(&said, &mut tell).await,
@@ -180,7 +184,7 @@ impl Call<'_> {
             }
             () = told => {
                 let seconds = self.helper_timeout.unwrap_or_default().as_secs();
-                Err(self.failed(format!("it did not answer within {seconds} s")))
+                Err(self.failed(format!("it did not answer within {seconds}s")))
             }
         }
     }
@@ -345,7 +349,7 @@ fn is_zombie(process: Pid) -> bool {
 async fn read_up_to(mut from: impl AsyncRead + Unpin, limit: usize, into: &mut Vec<u8>) -> io::Result<()> {
     while from.read_buf(into).await? > 0 {
         if into.len() > limit {
-            return Err(io::Error::other(format!("its answer is longer than {} kB", limit / 1024)));
+            return Err(io::Error::other(format!("its output is longer than {} kB", limit / 1024)));
         }
     }
     Ok(())
@@ -393,7 +397,7 @@ async fn pass_on(said: &RefCell<Vec<u8>>, tell: &mut impl FnMut(&str)) {
 /// has no label and that the helper was not given.
 fn quotable(text: &str, redactor: &Redactor) -> Option<String> {
     if text.trim_start().starts_with('<') {
-        return Some("it printed a page of HTML".to_owned());
+        return Some("it printed an HTML page".to_owned());
     }
     let text = redactor.redact(text.to_owned());
     // A shell with `set -x` prints commands with their arguments.
@@ -489,7 +493,7 @@ fn what_is_wrong(path: &Path) -> Result<(), Option<&'static str>> {
     let may_run = |_: &Metadata| true;
     match path.metadata() {
         Ok(metadata) if metadata.is_dir() => Err(Some("is a directory")),
-        Ok(metadata) if !metadata.is_file() => Err(Some("is no file")),
+        Ok(metadata) if !metadata.is_file() => Err(Some("is not a regular file")),
         Ok(metadata) if !may_run(&metadata) => Err(Some("is not executable")),
         Ok(_) => Ok(()),
         Err(_) => Err(None),
@@ -543,7 +547,7 @@ mod tests {
             ("your secret is geheim", Some("your secret is ***")),
             ("the token has expired: log in", Some("the token has expired: log in")),
             (r#"{"Secret":"geheim"}"#, None),
-            (" <!DOCTYPE html><p>geheim", Some("it printed a page of HTML")),
+            (" <!DOCTYPE html><p>geheim", Some("it printed an HTML page")),
             (" \n", None),
         ];
         for (text, want) in table {

@@ -69,7 +69,7 @@ impl Keyring {
         let (credentials, source) = found.unwrap_or((Credentials::anonymous(), Source::Nothing));
         let shadowed = if source == Source::Variable { self.stored(key) } else { None };
         let shadow = shadowed
-            .map(|stored| format!("DOCKER_AUTH_CONFIG goes before the login for {registry} in {stored}"));
+            .map(|stored| format!("DOCKER_AUTH_CONFIG overrides the credentials for {registry} in {stored}"));
         let broken = self.config_problem.as_ref().map(|_| Broken::Config);
         let broken = broken.or_else(|| problems.first().map(CredentialsError::broken));
         let warnings: Vec<String> = problems.iter().map(|problem| sanitize(&problem.to_string())).collect();
@@ -83,7 +83,7 @@ impl Keyring {
         let variable = self.variable.as_ref()?;
         from_variable(variable, credentials_key(registry)).ok()??;
         Some(format!(
-            "DOCKER_AUTH_CONFIG goes before it: unset that, or change it, to use the login for {registry} that was kept"
+            "DOCKER_AUTH_CONFIG overrides the saved credentials for {registry}: change or unset it to use them"
         ))
     }
 
@@ -105,7 +105,7 @@ impl Keyring {
             return Some((credentials, Source::Variable));
         }
         if let Some(None) = self.config.credential_helpers.get(key) {
-            keep(Err(self.bad_entry(key, "is, in `credHelpers`, not the name of a helper")));
+            keep(Err(self.bad_entry(key, "is not the name of a credential helper (`credHelpers`)")));
         }
         let entry = entry_for(&self.config.auths, key);
         for name in helpers(&self.config, key) {

@@ -54,13 +54,13 @@ impl fmt::Display for Source {
 /// A broken source of credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    #[error("DOCKER_AUTH_CONFIG is not what docker expects: {reason}")]
+    #[error("cannot parse DOCKER_AUTH_CONFIG: {reason}")]
     Variable { reason: String },
     #[error("the entry for {registry} in `{}` {problem}", path.display())]
     Entry { registry: String, path: PathBuf, problem: &'static str },
     /// `task`: `for R`, `to store the login for R`. `found`: the file of that name, if any, and why it cannot
     /// be run.
-    #[error("credential helper `docker-credential-{helper}`, wanted {task}, is no program in PATH{}", found.as_ref().map_or(String::new(), |found| format!(": {found}")))]
+    #[error("credential helper `docker-credential-{helper}`, needed {task}, is not in PATH{}", found.as_ref().map_or(String::new(), |found| format!(": {found}")))]
     HelperMissing { helper: String, task: String, found: Option<String> },
     #[error("credential helper `docker-credential-{helper}` failed {task}: {reason}")]
     HelperFailed { helper: String, task: String, reason: String },
@@ -109,7 +109,6 @@ impl Login {
     /// Returns the user and the source, and the errors of the broken sources.
     pub fn describe(&self) -> String {
         let login = match (&self.username, &self.source) {
-            (Some(username), Source::Prompt) => format!("user `{username}`, as typed"),
             (Some(username), source) => format!("user `{username}` from {source}"),
             (None, source) => format!("the token from {source}"),
         };
@@ -119,8 +118,8 @@ impl Login {
     /// Explains why there were no credentials.
     pub fn describe_nothing(&self) -> String {
         match (&self.source, self.problems.is_empty()) {
-            (Source::CommandLine, _) => "--anonymous was given: no credentials were sent".to_owned(),
-            (_, true) => "there are no credentials for it".to_owned(),
+            (Source::CommandLine, _) => "--anonymous was given".to_owned(),
+            (_, true) => "no credentials are stored for it".to_owned(),
             (_, false) => format!("no credentials were found for it ({})", self.problems.join("; ")),
         }
     }
@@ -129,13 +128,13 @@ impl Login {
     pub fn broken_hint(&self) -> Option<&'static str> {
         Some(match self.broken? {
             Broken::Config => {
-                "mend config.json first: `docker login` would write it anew, and lose what it cannot read; for one call there is `--username NAME --password-stdin`"
+                "fix config.json first: `docker login` would overwrite what it cannot parse; for this call, pass `--username NAME --password-stdin`"
             }
             Broken::Variable => {
-                "mend or unset DOCKER_AUTH_CONFIG; for one call there is `--username NAME --password-stdin`"
+                "fix or unset DOCKER_AUTH_CONFIG; for this call, pass `--username NAME --password-stdin`"
             }
             Broken::Helper => {
-                "see to the credential helper first, which `docker login` uses too; for one call there is `--username NAME --password-stdin`"
+                "fix the credential helper first, `docker login` uses it too; for this call, pass `--username NAME --password-stdin`"
             }
             Broken::Entry => return None,
         })
@@ -143,7 +142,7 @@ impl Login {
 }
 
 /// The hint if credentials from the variable are refused: the user may have forgotten the variable.
-pub const SHADOWS: &str = "DOCKER_AUTH_CONFIG goes before every `docker login`: change or unset it";
+pub const SHADOWS: &str = "DOCKER_AUTH_CONFIG overrides `docker login`; change or unset it";
 
 /// Returns the command to type. Without a name, docker logs in to the Hub, through the browser.
 pub fn docker_login(registry: &str) -> String {

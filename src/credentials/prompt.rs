@@ -89,7 +89,7 @@ pub enum PromptError {
     /// Ctrl-D, or the terminal was closed.
     #[error("no answer was given")]
     NoAnswer,
-    #[error("cannot ask at the terminal")]
+    #[error("cannot use the terminal")]
     Terminal(#[source] io::Error),
 }
 

@@ -32,7 +32,7 @@ pub enum SaveError {
     /// A config.json that cannot be read is not written either.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("`{}` is left as it is: {reason}", path.display())]
+    #[error("cannot change `{}`: {reason}", path.display())]
     NotEditable { path: PathBuf, reason: &'static str },
     #[error("cannot write `{}`", path.display())]
     Unwritable {
@@ -48,13 +48,19 @@ impl SaveError {
         let hint = match self {
             Self::Helper(CredentialsError::HelperMissing { helper, .. }) => {
                 return Some(format!(
-                    "install `docker-credential-{helper}`, or take it out of `credsStore` and `credHelpers`"
+                    "install `docker-credential-{helper}`, or remove it from `credsStore` and `credHelpers` in config.json"
                 ));
             }
-            Self::Helper(_) => "see what the helper needs; the login is kept nowhere else",
-            Self::Config(ConfigError::Unreadable { .. }) => "see who may read that file; nothing was kept",
-            Self::Config(_) | Self::NotEditable { .. } => "mend that file first; nothing was kept",
-            Self::Unwritable { .. } => "see why that cannot be written; nothing was kept",
+            Self::Helper(_) => "fix the credential helper; the credentials were not saved",
+            Self::Config(ConfigError::Unreadable { .. }) => {
+                "check the permissions of that file; the credentials were not saved"
+            }
+            Self::Config(_) | Self::NotEditable { .. } => {
+                "fix that file first; the credentials were not saved"
+            }
+            Self::Unwritable { .. } => {
+                "check the permissions and free space of its directory; the credentials were not saved"
+            }
         };
         Some(hint.to_owned())
     }
@@ -101,9 +107,13 @@ impl Keyring {
             (Ok(is_written), _) => (is_written, None),
             // The helper has the credentials. docker finds them without the mark, but guesses a helper only
             // while config.json has no entry.
-            (Err(error), Some(_)) => {
-                (false, Some(format!("config.json does not say so: {}", with_causes(&error))))
-            }
+            (Err(error), Some(_)) => (
+                false,
+                Some(format!(
+                    "the credential helper has the credentials, but config.json has no entry for them: {}",
+                    with_causes(&error)
+                )),
+            ),
             (Err(error), None) => return Err(error),
         };
         Ok(Kept {
@@ -155,8 +165,7 @@ pub struct Kept {
 
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let preposition = if matches!(self.place, Source::Helper(_)) { "by" } else { "in" };
-        write!(f, "the login for {} is kept {preposition} {}", self.registry, self.place)
+        write!(f, "saved the credentials for {} in {}", self.registry, self.place)
     }
 }
 
@@ -208,13 +217,13 @@ pub fn edited(
         with_entry(&text[..length], key, entry, store).map(|edited| edited + &text[length..])
     };
     let not_editable = |reason| SaveError::NotEditable { path: path.to_owned(), reason };
-    let after = Secret::new(after.ok_or_else(|| not_editable("its form is too unusual to be edited"))?);
+    let after = Secret::new(after.ok_or_else(|| not_editable("its layout cannot be edited safely"))?);
     // Writes nothing that cannot be read back, as when a key occurs twice.
     let mut config = Config { path: path.to_owned(), ..Config::default() };
     config.read_text(after.expose())?;
     if !is_kept(&config) {
         return Err(not_editable(
-            "the registry stands in it more than once, and a login that is put into it would not be found",
+            "it has several entries for the registry, and docker would not find a new one",
         ));
     }
     Ok(Some(after))
@@ -350,9 +359,9 @@ mod tests {
             ("{", "`c` is not valid JSON"),
             ("\u{feff}{}", "`c` is not valid JSON"),
             ("[]", "`c` is not a JSON object"),
-            (r#"{"auths":[]}"#, "`auths` in `c` is not what docker expects there"),
-            (r#"{"auths":{"h":"x"}}"#, "its form is too unusual to be edited"),
-            (r#"{"auths":{"h":null,"h":null}}"#, "a login that is put into it would not be found"),
+            (r#"{"auths":[]}"#, "`auths` in `c` does not have the form that docker expects"),
+            (r#"{"auths":{"h":"x"}}"#, "its layout cannot be edited safely"),
+            (r#"{"auths":{"h":null,"h":null}}"#, "it has several entries for the registry"),
         ];
         for (text, want) in table {
             let error = edit(text, &bob(), None).unwrap_err();

@@ -61,7 +61,7 @@ pub enum ConfigError {
     },
     #[error("`{}` is not a JSON object", path.display())]
     NotAnObject { path: PathBuf },
-    #[error("`{key}` in `{}` is not what docker expects there", path.display())]
+    #[error("`{key}` in `{}` does not have the form that docker expects", path.display())]
     WrongType { path: PathBuf, key: &'static str },
     #[error("no home directory: set DOCKER_CONFIG or HOME")]
     NoHome,

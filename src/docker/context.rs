@@ -163,7 +163,7 @@ impl fmt::Display for Origin {
             Self::Variable => f.write_str("from DOCKER_HOST"),
             Self::Context { name, named_by } => write!(f, "from context `{name}`, {named_by}"),
             Self::Default => f.write_str("the default"),
-            Self::Docker => f.write_str("asked for by DOCKER_CLI_PLUGIN_USE_DIAL_STDIO"),
+            Self::Docker => f.write_str("required by DOCKER_CLI_PLUGIN_USE_DIAL_STDIO"),
         }
     }
 }
@@ -173,7 +173,7 @@ impl fmt::Display for NamedBy {
         f.write_str(match self {
             Self::Flag => "named by --context",
             Self::Variable => "named by DOCKER_CONTEXT",
-            Self::Current => "the current one",
+            Self::Current => "the current context",
         })
     }
 }
@@ -208,7 +208,7 @@ pub enum ContextError {
     /// crashes.
     #[error("`{host}` ({origin}) is not an address that a client can connect to")]
     NoAddress { host: String, origin: Origin },
-    #[error("cannot read `{}`, which TLS to the engine needs ({origin})", path.display())]
+    #[error("cannot read `{}`, needed for TLS to the engine ({origin})", path.display())]
     TlsFile {
         path: PathBuf,
         origin: Origin,
@@ -224,30 +224,30 @@ impl ContextError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotFound { named_by: NamedBy::Variable, .. } => {
-                "see `docker context ls`, and change or unset DOCKER_CONTEXT"
+                "run `docker context ls`, then change or unset DOCKER_CONTEXT"
             }
-            Self::NotFound { named_by: NamedBy::Flag, .. } => "see `docker context ls`",
+            Self::NotFound { named_by: NamedBy::Flag, .. } => "run `docker context ls` to list contexts",
             Self::NotFound { named_by: NamedBy::Current, .. } => {
-                "see `docker context ls`, and choose another with `docker context use`"
+                "run `docker context ls`, then choose another with `docker context use`"
             }
             Self::Unreadable { name, .. } | Self::NoEndpoint { name, .. } => {
                 return Some(format!(
-                    "make it anew: `docker context rm {name}`, then `docker context create`"
+                    "recreate it: `docker context rm {name}`, then `docker context create`"
                 ));
             }
             Self::Format { .. } | Self::NoAddress { .. } => {
-                "an engine is at unix://PATH, tcp://HOST:PORT or ssh://USER@HOST"
+                "write it as unix://PATH, tcp://HOST:PORT or ssh://USER@HOST"
             }
-            Self::Ssh { .. } => "it is ssh://[USER@]HOST[:PORT][/SOCKET]",
+            Self::Ssh { .. } => "write it as ssh://[USER@]HOST[:PORT][/SOCKET]",
             Self::TlsFile { origin: Origin::Context { name, .. }, .. } => {
                 return Some(format!(
-                    "give the context its certificates anew: `docker context update {name} --docker …`"
+                    "update the context's certificates: `docker context update {name} --docker …`"
                 ));
             }
             Self::TlsFile { .. } => {
-                "name it with --tlscacert, --tlscert and --tlskey, or its folder with DOCKER_CERT_PATH; for an engine without TLS unset DOCKER_TLS and DOCKER_TLS_VERIFY"
+                "pass --tlscacert, --tlscert and --tlskey, or set DOCKER_CERT_PATH; for an engine without TLS, unset DOCKER_TLS and DOCKER_TLS_VERIFY"
             }
-            Self::Conflict => "leave out one of them",
+            Self::Conflict => "remove one of them",
             Self::Config(_) => return None,
         };
         Some(hint.to_owned())
@@ -533,7 +533,7 @@ impl SshHost {
         if user.contains(':') {
             return Err("plain-text password is not supported".to_owned());
         }
-        let (host, port) = split_port(host).ok_or("the host cannot be read")?;
+        let (host, port) = split_port(host).ok_or("cannot parse the host")?;
         if host.is_empty() {
             return Err("hostname is empty".to_owned());
         }
@@ -592,8 +592,10 @@ impl StoredContext {
             || skip_verify.is_some_and(|skip| !skip.is_boolean())
             || !docker.is_object();
         if is_wrong {
-            let source =
-                io::Error::new(io::ErrorKind::InvalidData, "its docker endpoint is not what docker writes");
+            let source = io::Error::new(
+                io::ErrorKind::InvalidData,
+                "its docker endpoint does not have the form that docker writes",
+            );
             return Err(ContextError::Unreadable { name, named_by, path, source });
         }
         Ok(Self {
@@ -814,7 +816,7 @@ mod tests {
             Endpoint::resolve(&Choice { tls, ..Choice::default() }, &Config::default())
         };
         let missing = resolve(TlsChoice::default()).unwrap_err().to_string();
-        assert!(missing.contains("ca.pem`, which TLS to the engine needs"), "{missing}");
+        assert!(missing.contains("ca.pem`, needed for TLS to the engine"), "{missing}");
         fs::write(directory.path().join("ca.pem"), "x").unwrap();
         assert!(resolve(TlsChoice::default()).unwrap().tls.unwrap().identity.is_none());
         let named =

@@ -26,7 +26,7 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     {
         let kind = fs::metadata(path)?.file_type();
         if kind.is_fifo() || kind.is_socket() {
-            return Err(io::Error::other("it is no file"));
+            return Err(io::Error::other("it is not a regular file"));
         }
     }
     let mut bytes = Vec::new();
@@ -75,7 +75,7 @@ impl LockedFile {
         };
         // Users link config.json to `/dev/null` to have no config. It must not be replaced.
         if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(io::Error::other("it is no file"));
+            return Err(io::Error::other("it is not a regular file"));
         }
         make_private_directory(directory_of(&target))?;
         let lock_path = beside(&target, ".lock");
@@ -96,7 +96,7 @@ impl LockedFile {
                 }
                 Err(TryLockError::WouldBlock) => {
                     let shown = lock_path.as_ref().unwrap_or(&target).display();
-                    return Err(io::Error::other(format!("another process holds `{shown}`")));
+                    return Err(io::Error::other(format!("another process has locked `{shown}`")));
                 }
                 // Some network file systems have no locks. Go on without one, as docker does.
                 Err(TryLockError::Error(error)) if has_no_locks(&error) => false,
@@ -134,7 +134,7 @@ impl LockedFile {
     /// An I/O error, or another program has changed the file.
     pub fn write(&self, before: Option<&[u8]>, after: Option<&str>, mode: Mode) -> io::Result<()> {
         if self.read()?.as_deref() != before {
-            return Err(io::Error::other("it was changed meanwhile; try again"));
+            return Err(io::Error::other("another process changed it; try again"));
         }
         let target = &self.target;
         let Some(text) = after else { return fs::remove_file(target) };
@@ -321,7 +321,7 @@ mod tests {
         let (path, fifo) = (directory.path().join("config.json"), directory.path().join("fifo"));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         std::os::unix::fs::symlink(&fifo, &path).unwrap();
-        assert_eq!(LockedFile::take(&path).unwrap_err().to_string(), "it is no file");
+        assert_eq!(LockedFile::take(&path).unwrap_err().to_string(), "it is not a regular file");
         assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no lock was made");
     }
@@ -356,7 +356,7 @@ mod tests {
         fs::write(&path, "theirs").unwrap();
         for before in [None, Some(&b"read"[..])] {
             let error = write_file(&path, before, Some("ours")).unwrap_err();
-            assert_eq!(error.to_string(), "it was changed meanwhile; try again");
+            assert_eq!(error.to_string(), "another process changed it; try again");
             assert!(write_file(&path, before, None).is_err());
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");

@@ -19,7 +19,7 @@ const OURS: [&str; 6] =
 pub enum HeadersError {
     #[error("failed to set custom headers from {VARIABLE} environment variable: {reason}")]
     Variable { reason: String },
-    #[error("`{name}…` in {place} is no header that HTTP can carry")]
+    #[error("`{name}…` in {place} is not a valid HTTP header")]
     Header { name: String, place: String },
 }
 
@@ -30,7 +30,7 @@ impl HeadersError {
 
     /// Returns what to change.
     pub fn hint(&self) -> &'static str {
-        "mend or remove that header"
+        "fix or remove that header"
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
         assert!(reason("s3cret").ends_with("missing \"=\" in a key=value pair"), "{}", reason("s3cret"));
         assert!(reason("=s3cret").ends_with("an empty key"));
         let basic = reason("Authorization: Basic bWU6czNjcmV0eA==");
-        assert_eq!(basic, format!("`Authorization…` in {VARIABLE} is no header that HTTP can carry"));
+        assert_eq!(basic, format!("`Authorization…` in {VARIABLE} is not a valid HTTP header"));
         assert!(!reason("\"a=s3\ncret\"").contains("s3"));
     }
 }

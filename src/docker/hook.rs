@@ -55,22 +55,28 @@ fn reason(error: &str) -> Option<&'static str> {
         return None;
     }
     Some(match classify(&Evidence::of_text(error, false)).class {
-        Class::Auth => "The registry wants a login. This asks for one, has it checked, and pushes:",
+        Class::Auth => {
+            "The registry requires authentication. This command prompts for credentials, checks them and pushes:"
+        }
         Class::Denied => {
-            "The registry does not allow it. This says whose login it refused, and asks for another:"
+            "The registry denied access. This command shows which credentials it refused, and prompts for others:"
         }
-        Class::Rejected => "The registry does not take this image. This says why, and what can be done:",
+        Class::Rejected => "The registry rejected the image. This command shows the reason and what to do:",
         Class::Network | Class::Server => {
-            "The way to the registry broke, or it is in trouble. This tries again, and says which:"
+            "The connection to the registry or the registry itself failed. This command retries and shows each error:"
         }
-        Class::RateLimited => "The registry is asked too often. In a minute:",
-        Class::Tls => "Engine and registry do not agree on TLS. This says what to set where:",
-        Class::NotFound => "No such image in the engine. This names those that may be meant:",
-        Class::ContentMissing => "Not all of the image is in the engine. This says what is missing:",
+        Class::RateLimited => "The registry limits requests. Wait a minute, then run:",
+        Class::Tls => {
+            "The engine cannot establish TLS with the registry. This command shows which setting to change:"
+        }
+        Class::NotFound => "The engine has no such image. This command suggests similar names:",
+        Class::ContentMissing => {
+            "The engine does not have all of the image. This command shows what is missing:"
+        }
         Class::Engine => {
-            "The engine cannot be reached, or could not push. This says why (options of docker go before `regpush`):"
+            "The engine cannot be reached, or could not push. This command shows the reason (docker's options go before `regpush`):"
         }
-        Class::Other => "This says more, and what can be done:",
+        Class::Other => "This command shows more details, and what to do:",
         // docker's message is enough, or only this plugin reports such an error.
         Class::Reference | Class::Cancelled | Class::Stalled | Class::Exists | Class::Unverified => {
             return None;
@@ -89,9 +95,9 @@ pub enum HookError {
         #[source]
         source: io::Error,
     },
-    #[error("`{}` is left as it is: {reason}", path.display())]
+    #[error("cannot change `{}`: {reason}", path.display())]
     Malformed { path: PathBuf, reason: String },
-    #[error("`plugins.regpush.hooks` in `{}` is `{value}`, which regpush did not write", path.display())]
+    #[error("`plugins.regpush.hooks` in `{}` is `{value}`, which `docker regpush` did not set", path.display())]
     Foreign { path: PathBuf, value: String },
 }
 
@@ -103,8 +109,8 @@ impl HookError {
     /// What to change, if that is known.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Malformed { .. } => "mend that file first; docker cannot read it either",
-            Self::Foreign { .. } => "take `plugins.regpush.hooks` out of that file",
+            Self::Malformed { .. } => "fix that file first; docker cannot read it either",
+            Self::Foreign { .. } => "remove `plugins.regpush.hooks` from that file",
             Self::Config(_) | Self::Unwritable { .. } => return None,
         };
         Some(hint.to_owned())
@@ -200,7 +206,7 @@ pub fn is_installed(text: &str) -> Result<bool, EntryError> {
     match hooks.value().and_then(|value| value.as_string_lit()?.decoded_value().ok()) {
         Some(value) if value == COMMANDS => Ok(true),
         Some(value) => Err(EntryError::Foreign(value)),
-        None => Err(EntryError::Malformed("`plugins.regpush.hooks` is no string".to_owned())),
+        None => Err(EntryError::Malformed("`plugins.regpush.hooks` is not a string".to_owned())),
     }
 }
 
@@ -209,7 +215,7 @@ fn parse(text: &str) -> Result<(CstRootNode, CstObject), EntryError> {
     // Accepts only strict JSON, as docker does.
     serde_json::from_str::<serde_json::Value>(text)
         .map_err(|error| EntryError::Malformed(error.to_string()))?;
-    edit::parse(text).ok_or_else(|| EntryError::Malformed("it is no object".to_owned()))
+    edit::parse(text).ok_or_else(|| EntryError::Malformed("it is not an object".to_owned()))
 }
 
 /// Returns the object at a path of keys. As docker does, matches the first key in any case and the others
@@ -221,7 +227,7 @@ fn nested(root: &CstObject, path: &[&str]) -> Result<Option<CstObject>, EntryErr
             return Ok(None);
         };
         let Some(next) = property.object_value() else {
-            return Err(EntryError::Malformed(format!("`{key}` is no object")));
+            return Err(EntryError::Malformed(format!("`{key}` is not an object")));
         };
         object = next;
     }
@@ -246,11 +252,11 @@ mod tests {
     fn the_hint_says_why_and_what_helps() {
         let command = "docker regpush --all-tags {{arg . 0}}";
         let table = [
-            ("no basic auth credentials", "wants a login"),
-            ("denied: requested access to the resource is denied", "wants a login"),
-            ("tag does not exist: localhost:5000/x:1", "No such image"),
-            ("toomanyrequests: slow down", "asked too often"),
-            ("something new", "says more"),
+            ("no basic auth credentials", "requires authentication"),
+            ("denied: requested access to the resource is denied", "requires authentication"),
+            ("tag does not exist: localhost:5000/x:1", "no such image"),
+            ("toomanyrequests: slow down", "limits requests"),
+            ("something new", "shows more"),
         ];
         for (error, words) in table {
             let hint = asked(error);

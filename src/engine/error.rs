@@ -28,13 +28,13 @@ pub enum EngineError {
     Decode(#[from] DecodeError),
     #[error("the engine at {endpoint} does not answer")]
     Silent { endpoint: Arc<Endpoint> },
-    #[error("the engine at {endpoint} speaks API {}.{}, and {}.{} is the oldest that can be used", version.0, version.1, oldest.0, oldest.1)]
+    #[error("the engine at {endpoint} has API version {}.{}; docker-regpush requires {}.{} or later", version.0, version.1, oldest.0, oldest.1)]
     TooOld { endpoint: Arc<Endpoint>, version: (u32, u32), oldest: (u32, u32) },
     #[error("the engine's answer is longer than {} MB", .0 >> 20)]
     TooLong(usize),
     #[error("invalid API version (`{0}`) in DOCKER_API_VERSION")]
     ApiVersion(String),
-    #[error("the engine's answer to {0} cannot be read")]
+    #[error("cannot parse the engine's answer to {0}")]
     Unreadable(&'static str, #[source] serde_json::Error),
 }
 
@@ -44,21 +44,25 @@ impl EngineError {
         let hint = match self {
             Self::Transport(error) => return Some(error.hint()),
             Self::Decode(DecodeError::Truncated { .. }) => {
-                "the engine may have stopped: look into its log, and push again"
+                "check the engine's log (`journalctl -u docker`), then push again"
             }
             Self::ApiVersion(_) => "set it to a version like 1.41, or unset it",
             Self::TooOld { .. } => "update docker on the engine's machine",
             Self::Redirected { .. } => {
-                "something stands before the engine and wants its users elsewhere: check --host, --context and DOCKER_HOST"
+                "check --host, --context and DOCKER_HOST: a proxy in front of the engine redirects requests"
             }
             Self::Answered { status, message } => {
                 let verdict = classify(&Evidence {
                     http_status: Some(status.as_u16()),
                     ..Evidence::of_text(message, false)
                 });
-                if verdict.class == Class::Engine { verdict.hint } else { "look into the engine's log" }
+                if verdict.class == Class::Engine {
+                    verdict.hint
+                } else {
+                    "check the engine's log (`journalctl -u docker`)"
+                }
             }
-            _ => "check that an engine listens at this endpoint: `docker version`",
+            _ => "run `docker version` to check that an engine listens at this endpoint",
         };
         Some(hint.to_owned())
     }

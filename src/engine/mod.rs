@@ -176,10 +176,10 @@ impl Engine {
         }
         Ok(match self.version {
             _ if self.is_podman == Some(true) => {
-                Some("podman pushes what it has, and not one platform of an image".to_owned())
+                Some("podman cannot push a single platform of an image".to_owned())
             }
             Some((major, minor)) if !self.speaks((1, 46)) => Some(format!(
-                "the engine speaks API {major}.{minor}, and --platform needs 1.46 (docker 27 or later)"
+                "the engine has API version {major}.{minor}; --platform requires 1.46 (docker 27) or later"
             )),
             _ => None,
         })

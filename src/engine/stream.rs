@@ -161,9 +161,9 @@ fn pushed(tag: &str, digest: &str, size: u64) -> Option<Event> {
 /// Why some bytes are not the stream of an engine.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    #[error("the engine's answer is no JSON: `{start}`")]
+    #[error("the engine's answer is not JSON: `{start}`")]
     NotJson { start: String },
-    #[error("the engine sent an object that cannot be read ({reason}): `{start}`")]
+    #[error("cannot parse an object from the engine ({reason}): `{start}`")]
     Malformed { start: String, reason: String },
     #[error("the engine sent an object of more than {} MB", MAX_OBJECT / 1_000_000)]
     TooLong,

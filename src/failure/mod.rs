@@ -193,75 +193,76 @@ macro_rules! rules {
 }
 
 const LOG_IN: Advice = Advice::new(
-    "log in with `docker login {registry}`, pass `--username NAME --password-stdin`, or set DOCKER_AUTH_CONFIG",
+    "run `docker login {registry}`, pass `--username NAME --password-stdin`, or set DOCKER_AUTH_CONFIG",
 );
 const MAY_NOT_WRITE: Advice = Advice::about_account(
-    "this account may not write to {repository}: check the name, or log in with another account (`docker login {registry}`)",
+    "check the name {repository}, or use an account that can write to it (`docker login {registry}`)",
 );
 const TOKEN_RIGHTS: Advice =
-    Advice::new("give the token the right to write packages, or log in with one that has it");
+    Advice::new("give the token permission to write packages, or use a token that has it");
 const EXPIRED: Advice = Advice::new(
-    "log in again right before the push: `docker login {registry}`; on ECR `aws ecr get-login-password | docker login --username AWS --password-stdin {registry}`",
+    "run `docker login {registry}` right before the push; on ECR `aws ecr get-login-password | docker login --username AWS --password-stdin {registry}`",
 );
 const NO_LOGIN_CAME: Advice =
-    Advice::new("log in: `docker login {registry}`; on Google `gcloud auth configure-docker {registry}`");
+    Advice::new("run `docker login {registry}`; on Google `gcloud auth configure-docker {registry}`");
 const NO_REASON: Advice = Advice::about_account(
-    "{registry} gave no reason: this account may not write to {repository}, its login has expired, or a firewall or proxy refuses the engine's address",
+    "check that this account can write to {repository}, that its credentials have not expired, and that no firewall or proxy blocks the engine: {registry} gave no reason",
 );
-const NEW_TAG: Advice = Advice::new("this tag exists and may not be changed: push another tag");
-const QUOTA: Advice = Advice::new("the registry's quota is used up: delete images there, or have it raised");
-const TOO_LARGE: Advice =
-    Advice::new("a proxy before {registry} limits the size of a request (nginx: `client_max_body_size 0`)");
+const NEW_TAG: Advice = Advice::new("push another tag: this one exists and cannot be changed");
+const QUOTA: Advice = Advice::new("delete images in {registry}, or raise its quota");
+const TOO_LARGE: Advice = Advice::new(
+    "raise the request size limit of the proxy in front of {registry} (nginx: `client_max_body_size 0`)",
+);
 const TRY_AGAIN: Advice =
-    Advice::new("the connection between engine and {registry} broke: check that it is up, and push again");
-const WAIT: Advice = Advice::new("wait a minute and try again; logging in often raises the limit");
+    Advice::new("check that {registry} is up, then push again: its connection to the engine broke");
+const WAIT: Advice =
+    Advice::new("wait a minute, then try again; authenticated users often have a higher limit");
 const TRUST: Advice = Advice::new(
-    "the engine does not trust {registry}: put its CA into /etc/docker/certs.d/{registry}/ca.crt on the engine's machine",
+    "put the CA of {registry} into /etc/docker/certs.d/{registry}/ca.crt on the engine's machine",
 );
 const PLAIN_HTTP: Advice = Advice::new(
-    "{registry} speaks plain HTTP: give it TLS, or add it to `insecure-registries` in the engine's daemon.json",
+    "add {registry} to `insecure-registries` in the engine's daemon.json, or enable TLS on it: it speaks plain HTTP",
 );
 const PROXY_SCHEME: Advice = Advice::new(
-    "the proxy before {registry} sends plain HTTP addresses: let it pass on `X-Forwarded-Proto: https`",
+    "set `X-Forwarded-Proto: https` in the proxy in front of {registry}: the registry returns plain HTTP addresses",
 );
 const MAY_BE_CUT: Advice = Advice::new(
-    "the connection to {registry} was cut: check that it is up; if that happens each time, a proxy before it may limit requests, or this account may not write there",
+    "check that {registry} is up; if the connection breaks each time, a proxy may limit requests, or this account cannot write there",
 );
-const STALLED: Advice = Advice::new(
-    "{registry}, or a proxy before it, takes nothing more: look there; `--stall-timeout 5m` waits longer",
+const STALLED: Advice =
+    Advice::new("{registry} or its proxy stopped accepting data: check its log, or raise --stall-timeout");
+const PROXY_LOGIN: Advice = Advice::retried(
+    0,
+    "add credentials to the engine's HTTP_PROXY and HTTPS_PROXY settings: its proxy requires authentication",
 );
-const PROXY_LOGIN: Advice =
-    Advice::retried(0, "the proxy of the engine's machine wants a login: see its HTTP_PROXY settings");
-const LOST_UPLOAD: Advice = Advice::retried(
-    2,
-    "the registry lost the upload: push once more; if it stays so, look into the log of {registry}",
-);
+const LOST_UPLOAD: Advice =
+    Advice::retried(2, "push again; if it fails again, check the log of {registry}, which lost the upload");
 const LOST_PART: Advice = Advice::retried(
     2,
-    "the registry lost part of the upload: push once more; if it stays so, look into the log of {registry}",
+    "push again; if it fails again, check the log of {registry}, which lost part of the upload",
 );
 const CHECK_NAME: Advice =
     Advice::retried(1, "check the name {registry}, and that the engine's machine can resolve it");
 const CHECK_LISTENS: Advice =
     Advice::new("check that {registry} is up, and that the engine's machine can reach it");
-const NOT_A_REGISTRY: Advice =
-    Advice::new("what answers at {registry} is not a registry: check host and port");
+const NOT_A_REGISTRY: Advice = Advice::new("check host and port: {registry} is not a registry");
 const BUILD_FIRST: Advice =
-    Advice::new("see what is here with `docker images`, then tag it: `docker tag IMAGE {repository}:{tag}`");
+    Advice::new("run `docker images` to list local images, then `docker tag IMAGE {repository}:{tag}`");
 const PULL_AGAIN: Advice =
     Advice::new("pull or build the image again, for this platform (`docker pull --platform`)");
-const SERVER_TROUBLE: Advice = Advice::new("{registry} is in trouble: try again, then ask its administrator");
-const SEE_REGISTRY: Advice = Advice::new("look into the log of {registry}");
+const SERVER_TROUBLE: Advice = Advice::new("try again later, or check the log of {registry}");
+const SEE_REGISTRY: Advice = Advice::new("check the log of {registry}");
 const FORMAT: Advice = Advice::new(
-    "the registry does not take this kind of manifest: build without attestations (`--provenance=false`), or change its settings",
+    "build without attestations (`docker build --provenance=false`): the registry does not accept this kind of manifest",
 );
 const CREATE_REPOSITORY: Advice =
     Advice::new("create the repository in {registry} first, and check the name");
 const UPDATE_ENGINE: Advice =
     Advice::new("update docker on the engine's machine, or unset DOCKER_API_VERSION");
 const UPDATE_PLUGIN: Advice = Advice::new("unset DOCKER_API_VERSION, or update docker-regpush");
-const ENGINE_WENT: Advice = Advice::new("the builder or engine went away: look into its log");
-const ENGINE_DISK: Advice = Advice::new("the engine's disk is full: `docker system prune`");
+const ENGINE_WENT: Advice =
+    Advice::new("check the engine's log (`journalctl -u docker`): the engine or its builder stopped");
+const ENGINE_DISK: Advice = Advice::new("run `docker system prune`: the engine's disk is full");
 
 /// What TLS servers answer to plain HTTP, in lower case.
 const WANTS_TLS: [&str; 3] = [
@@ -284,14 +285,14 @@ const RULES: &[Rule] = rules![
         Advice::new("start the engine (`systemctl start docker`), or choose another with `--context` or DOCKER_HOST");
     Is(Engine), ["client version * is too old"], [], UPDATE_PLUGIN;
     Is(Engine), ["client version * is too", "requires api version", "client is newer than server"], [], UPDATE_ENGINE;
-    Is(Engine), ["authorization denied by plugin"], [], Advice::new("the engine's own authorisation plugin forbids this call: ask who runs the engine");
+    Is(Engine), ["authorization denied by plugin"], [], Advice::new("ask the engine's administrator: its authorization plugin denies this call");
     Is(Other), ["errno 28"], [], SEE_REGISTRY;
     Is(Engine), ["no space left on device"], [], ENGINE_DISK;
     Is(Engine), ["file integrity checksum failed", "layer does not exist", "input/output error", "error creating overlay mount",
         "error reading tar", "failed to get layer", "layer not known", "/containers/storage/overlay", "no such file or directory"], [],
-        Advice::new("the engine's copy of the image is damaged: remove the image, and pull or build it again");
+        Advice::new("remove the image, then pull or build it again: the engine's copy is damaged");
     Is(Engine), ["failed to receive status"], [], ENGINE_WENT;
-    Is(Engine), ["already in progress"], [], Advice::new("the engine is pushing this already: wait until that is done");
+    Is(Engine), ["already in progress"], [], Advice::new("wait for the engine's earlier push of this image to end");
     Is(Auth), ["x-registry-auth"], [], LOG_IN;
 
     // 3 · no such image in the engine; engines use these texts only for the local store
@@ -306,7 +307,7 @@ const RULES: &[Rule] = rules![
         "couldn't parse reference", "failed to parse platform", "both os and architecture must be provided",
         "is not a valid repository", "is not a valid image", "invalid image reference", "repository name component",
         "repository can only contain", "no host in request url", "tag can only contain", "not a valid tag", "refusing to create an ambiguous tag"], [],
-        Advice::new("a reference is `registry.example.com/team/app:tag`, in lower case, without a scheme");
+        Advice::new("write the reference as `registry.example.com/team/app:tag`, in lower case, without a scheme");
 
     // 5 · the engine has the image, but not all of its content
     Is(ContentMissing), ["content digest * not found", "does not provide the specified platform", "does not provide any platform",
@@ -318,8 +319,8 @@ const RULES: &[Rule] = rules![
     Is(Tls), ["server gave http response to https client", "first record does not look like a tls"], [], PLAIN_HTTP;
     Is(Tls), WANTS_TLS, [], PROXY_SCHEME;
     Is(Tls), ["missing key client.key", "missing client certificate", "certificate required", "bad certificate"], [],
-        Advice::new("{registry} wants a client certificate: put client.cert and client.key into /etc/docker/certs.d/{registry}/ on the engine's machine");
-    Is(Tls), ["certificate has expired"], [], Advice::new("the certificate of {registry} has expired, or the clock of the engine's machine is wrong");
+        Advice::new("put client.cert and client.key into /etc/docker/certs.d/{registry}/ on the engine's machine: {registry} requires a client certificate");
+    Is(Tls), ["certificate has expired"], [], Advice::new("renew the certificate of {registry}, or correct the clock of the engine's machine");
     Is(Tls), ["x509:", "tls: ", "unable to ping registry endpoint", "certificate verify failed",
         "certificate signed by unknown", "self-signed certificate", "self signed certificate"], [], TRUST;
 
@@ -335,7 +336,7 @@ const RULES: &[Rule] = rules![
     Is(Auth), ["unauthenticated request", "may have invalid credentials", "missing authentication token"], [], NO_LOGIN_CAME;
     Is(Denied), ["is not authorized to perform", "artifactregistry.repositories.* denied", "storage.buckets.",
         "does not have permission", "requires * permission", "lacks * permission"], [],
-        Advice::new("give this account the right to push to {repository} (IAM policy or role)");
+        Advice::new("give this account permission to push to {repository} (IAM policy or role)");
     Is(Denied), ["unauthorized to access repository", "no-repo-write-permission", "you do not have permission", "insufficient permission",
         "insufficient privileges", "does not have sufficient", "insufficient rights", "not have access", "write access"], [], MAY_NOT_WRITE;
     Is(Denied), ["permission_denied", "installation not allowed", "reqpackageaccess", "insufficient scopes", "write_package"], [], TOKEN_RIGHTS;
@@ -355,7 +356,7 @@ const RULES: &[Rule] = rules![
     Is(Rejected), ["quota", "upper limit", "hard limit", "limit is ", "storage limit", "size limit", "limit exceeded", "limit reached",
         "exceeds the limit", "maximum allowed", "maximum number", "exceeded the maximum", "insufficient storage"], [507], QUOTA;
     Is(Rejected), ["aka.ms/acr/firewall", "is not allowed access", "ip address is not allowed"], [],
-        Advice::new("the firewall of {registry} refuses the engine's address: allow it there, or push from inside");
+        Advice::new("allow the engine's address in the firewall of {registry}, or push from inside its network");
     Is(Rejected), ["does not exist in the registry with id", "name unknown", "name_unknown", "name not known", "no default local repository",
         "repository \"*\" not found", "repository '*' not found", "repository not found", "project * not found", "namespace * not found", "namespace unknown",
         "project not found"], [], CREATE_REPOSITORY;
@@ -364,7 +365,7 @@ const RULES: &[Rule] = rules![
     Is(Rejected), ["deploying to groups", "is disallowed", "read-only", "read only mode", "readonly", "is blocked",
         "been blocked", "blocked by", "method not allowed", "policy violation", "violates", "vulnerabilit", "not signed", "unsupported: ", "is unsupported", "unsupported\n",
         "policy_violation", "legal reasons", "payment required", "billing", "subscription", "pricing plan"], [402, 405, 409, 412, 451],
-        Advice::new("the registry does not take this image there: see its rules for {repository}");
+        Advice::new("check the rules that {registry} has for {repository}");
 
     // 10 · the same text for missing credentials and for missing rights
     AuthUnlessSent, ["insufficient_scope", "requested access to the resource", "access to the requested resource",
@@ -381,7 +382,7 @@ const RULES: &[Rule] = rules![
     // 13 · refused without a reason
     Is(Network), ["connect: permission denied"], [], CHECK_LISTENS;
     Is(Denied), ["<html*denied", "<html*forbidden", "denied*<html", "cloudflare"], [],
-        Advice::new("a proxy before {registry} answered, not the registry: ask who runs it; another login may not help");
+        Advice::new("ask the administrator of the proxy in front of {registry}: the proxy answered, not the registry");
     Is(Denied), [], [403], NO_REASON;
     Is(Denied), ["denied", "forbidden", "permission", "not authorized", "not authorised", "not allowed to"], [], MAY_NOT_WRITE;
 
@@ -433,7 +434,7 @@ pub fn classify(evidence: &Evidence<'_>) -> Verdict {
         Some(301) => Verdict::new(Class::Reference, Advice::new("check the name of the image")),
         Some(401) => Verdict::new(Auth, LOG_IN),
         Some(403) => Verdict::new(Denied, MAY_NOT_WRITE),
-        Some(_) => Verdict::new(Engine, Advice::new("look into the engine's log")),
+        Some(_) => Verdict::new(Engine, Advice::new("check the engine's log (`journalctl -u docker`)")),
         None => Verdict::new(Other, SEE_REGISTRY),
     }
 }
@@ -470,11 +471,11 @@ pub fn tunnel_hint(said: &str) -> &'static str {
     const RULES: [(&[&str], &str); 7] = [
         (
             &["remote host identification has changed", "host key for * has changed"],
-            "the machine shows another host key than before: find out why; if it was set up anew, `ssh-keygen -R {host}`, then `ssh {login}`",
+            "find out why the machine's host key changed; if it was reinstalled, run `ssh-keygen -R {host}`, then `ssh {login}`",
         ),
         (
             &["host key verification failed", "host key is known for"],
-            "its host key is not known here: connect once with `ssh {login}`, and compare the key",
+            "connect once with `ssh {login}` and check the machine's host key, which is not known here",
         ),
         (
             &[
@@ -482,11 +483,11 @@ pub fn tunnel_hint(said: &str) -> &'static str {
                 "permission denied: unix",
                 "dial unix * permission denied",
             ],
-            "that user may not open the engine's socket there: add it to the group `docker`",
+            "add that user to the group `docker` on the engine's machine",
         ),
         (
             &["permission denied", "too many authentication failures"],
-            "`ssh {login}` has to work without a question: check the user's name, and load the key (`ssh-add`)",
+            "check the user name and load the key (`ssh-add`): `ssh {login}` must work without a prompt",
         ),
         (
             // The messages of bash; dash; zsh (the default on macOS); fish.
@@ -496,11 +497,11 @@ pub fn tunnel_hint(said: &str) -> &'static str {
                 "command not found: docker",
                 "unknown command: docker",
             ],
-            "docker is not on that machine, or not in the PATH of its ssh logins: `ssh {login} {docker} version`",
+            "install docker on that machine, or add it to the PATH of ssh sessions; check with `ssh {login} {docker} version`",
         ),
         (
             &["cannot connect to the docker daemon", "failed to connect to the docker api", "dial unix"],
-            "the engine on that machine does not run: `ssh {login} {docker} version`",
+            "start the engine on that machine; check with `ssh {login} {docker} version`",
         ),
         (
             &[
@@ -510,12 +511,12 @@ pub fn tunnel_hint(said: &str) -> &'static str {
                 "no route to host",
                 "network is unreachable",
             ],
-            "the machine cannot be reached: try `ssh {login}`",
+            "run `ssh {login}` to check that the machine can be reached",
         ),
     ];
     let text = said.to_lowercase();
     let rule = RULES.iter().find(|(words, _)| words.iter().any(|words| contains(&text, words)));
-    rule.map_or("try it by hand: `ssh {login} {docker} system dial-stdio`", |(_, hint)| hint)
+    rule.map_or("run `ssh {login} {docker} system dial-stdio` to see the error", |(_, hint)| hint)
 }
 
 /// Returns the text in lower case and on one line. URLs and names are replaced, since they can contain any word.

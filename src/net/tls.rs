@@ -55,25 +55,27 @@ impl fmt::Debug for Pem {
 /// Why TLS failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsProblem {
-    #[error("`{}` holds no CA certificate", path.display())]
+    #[error("`{}` contains no CA certificate", path.display())]
     Authorities { path: PathBuf },
-    #[error("the client certificate `{}` with the key `{}` cannot be used: {reason}", certificate.display(), key.display())]
+    #[error("the client certificate `{}` with the key `{}` is not usable: {reason}", certificate.display(), key.display())]
     Identity { certificate: PathBuf, key: PathBuf, reason: String },
-    #[error("what answers there does not speak TLS")]
+    #[error("the server does not speak TLS")]
     PlainText,
-    #[error("its certificate is not signed by {}", authorities.as_ref().map_or("an authority that this system trusts".to_owned(), |path| format!("the CA in `{}`", path.display())))]
+    #[error("its certificate is not signed by {}", authorities.as_ref().map_or("a CA that this system trusts".to_owned(), |path| format!("the CA in `{}`", path.display())))]
     UnknownAuthority { authorities: Option<PathBuf> },
     #[error("its certificate has expired")]
     Expired,
-    #[error("its certificate is not valid yet: is the clock right?")]
+    #[error("its certificate is not valid yet; check the clock")]
     NotYetValid,
     #[error("its certificate is not for `{host}`{}", if names.is_empty() { String::new() } else { format!(", but for {}", names.join(", ")) })]
     WrongName { host: String, names: Vec<String> },
-    #[error("it wants a client certificate, and there is none")]
+    #[error("it requires a client certificate, and none is configured")]
     IdentityMissing,
     #[error("it does not accept the client certificate `{}`: {reason}", certificate.display())]
     IdentityRefused { certificate: PathBuf, reason: &'static str },
-    #[error("it refuses the handshake: it speaks another version or cipher, or misses a client certificate")]
+    #[error(
+        "it refused the handshake: there is no common TLS version or cipher, or it requires a client certificate"
+    )]
     Refused,
     #[error("{0}")]
     Other(String),
@@ -111,14 +113,14 @@ impl TlsProblem {
         use AlertDescription as Alert;
         let reason = match alert {
             Alert::CertificateExpired => "it has expired",
-            Alert::UnknownCA => "it is not signed by a CA that counts there",
+            Alert::UnknownCA => "the server does not trust its CA",
             Alert::BadCertificate
             | Alert::CertificateRequired
             | Alert::CertificateUnknown
             | Alert::UnsupportedCertificate
-            | Alert::AccessDenied => "it is not good for a client there",
+            | Alert::AccessDenied => "the server does not accept it for clients",
             Alert::HandshakeFailure | Alert::ProtocolVersion => return Self::Refused,
-            alert => return Self::Other(format!("the other side broke it off: {alert:?}")),
+            alert => return Self::Other(format!("the server ended the handshake: {alert:?}")),
         };
         match &tls.identity {
             Some(identity) => {

@@ -157,7 +157,7 @@ impl Board {
         }
         let counts = row.progress.counts();
         match counts.total {
-            0 => format!("under way for {}", span(self.since(row))),
+            0 => format!("in progress for {}", span(self.since(row))),
             total => {
                 let done = counts.pushed + counts.exists + counts.mounted;
                 format!("{done} of {total} layer{}", if total == 1 { "" } else { "s" })
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(board.under_way().count(), 0);
         board.show(0, &Update::Start { is_dry_run: false });
         board.measure(start + Duration::from_secs(20));
-        assert!(standing(&board).starts_with("under way for "), "{}", standing(&board));
+        assert!(standing(&board).starts_with("in progress for "), "{}", standing(&board));
         for (id, state) in [("a", LayerState::AlreadyExists), ("b", LayerState::Waiting)] {
             board.show(0, &Update::Event(&layer(id, state)));
         }
@@ -280,14 +280,14 @@ mod tests {
             board.show(0, &Update::Event(&pushing));
             board.measure(start + Duration::from_secs(seconds));
         }
-        assert_eq!(standing(&board), "41 %  310 of 740 MB  12 MB/s  35 s left  1 of 2 layers");
+        assert_eq!(standing(&board), "41 %  310 of 740 MB  12 MB/s  35s left  1 of 2 layers");
 
         let next = NextAttempt { number: 2, of: 6, wait: Duration::from_secs(4) };
         board.show(0, &Update::Wait(&next, "reset"));
         board.measure(Instant::now());
-        assert_eq!(standing(&board), "attempt 2 of 6 in 4 s");
+        assert_eq!(standing(&board), "attempt 2 of 6 in 4s");
         board.show(0, &Update::Push);
-        assert!(standing(&board).starts_with("under way for "), "what was sent counts no more");
+        assert!(standing(&board).starts_with("in progress for "), "what was sent counts no more");
     }
 
     #[test]
@@ -310,8 +310,8 @@ mod tests {
             "who knows how large the third is"
         );
         board.show(2, &Update::Push);
-        assert_eq!(totals(&board), "0 of 3 images  10 %  20 of 200 MB  20 MB/s  9 s left");
+        assert_eq!(totals(&board), "0 of 3 images  10 %  20 of 200 MB  20 MB/s  9s left");
         board.show(1, &Update::Finished(Ending { is_failure: true, text: "", json: "" }));
-        assert_eq!(totals(&board), "1 of 3 images  10 %  20 of 200 MB  10 MB/s  9 s left");
+        assert_eq!(totals(&board), "1 of 3 images  10 %  20 of 200 MB  10 MB/s  9s left");
     }
 }

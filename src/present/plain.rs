@@ -43,7 +43,7 @@ impl<W: Write> Plain<W> {
                 match self.layer_lines {
                     ..=MAX_LAYER_LINES => self.line(at, &format!("{id}: {state}")),
                     lines if lines == MAX_LAYER_LINES + 1 => {
-                        self.lines.line("from here on layers are only counted");
+                        self.lines.line("too many layers to list; only counts are shown from here on");
                     }
                     _ => {}
                 }
@@ -200,7 +200,7 @@ mod tests {
         insta::assert_snapshot!(shown(plain), @r"
         looking at web:2
         web:2: aaa: Pushed
-        web:2: attempt 2 of 6 in 1 s: broken pipe
+        web:2: attempt 2 of 6 in 1s: broken pipe
         web:2: a note
         warning: web:2: something about it
         warning: something else
@@ -231,6 +231,6 @@ mod tests {
         }
         let shown = shown(plain);
         assert_eq!(shown.lines().count(), MAX_LAYER_LINES + 1);
-        assert_eq!(shown.lines().last(), Some("from here on layers are only counted"));
+        assert_eq!(shown.lines().last(), Some("too many layers to list; only counts are shown from here on"));
     }
 }

@@ -389,14 +389,14 @@ mod tests {
           91efb8fa70ba  [####                               ]  2.75 of 21 MB  2.75 MB/s
           b1efb8fa70bd  Retrying in 4 seconds
           c2efb8fa70be  [###################################]  10 of 10 B
-        42 %  2.75 of 21 MB so far  2.75 MB/s  1 s
+        42 %  2.75 of 21 MB so far  2.75 MB/s  1s
         ");
         insta::assert_snapshot!(render(&board(), (200, 24)).join("\n"), @r"
         registry.example.com/team/app:1  1 of 5 layers
           91efb8fa70ba  [#####                                   ]  2.75 of 21 MB  2.75 MB/s
           b1efb8fa70bd  Retrying in 4 seconds
           c2efb8fa70be  [########################################]  10 of 10 B
-        42 %  2.75 of 21 MB so far  2.75 MB/s  1 s
+        42 %  2.75 of 21 MB so far  2.75 MB/s  1s
         ");
     }
 
@@ -429,7 +429,7 @@ mod tests {
           000000000000  [#################                  ]  1 of 2 B
           000000000001  [#################                  ]  1 of 2 B
           … and 98 more layers
-        50 %  100 of 200 B  0 s
+        50 %  100 of 200 B  0s
         ");
         insta::assert_snapshot!(render(&many(3, 7), (80, 12)).join("\n"), @r"
         registry.example.com/team/app:1  0 of 7 layers
@@ -462,7 +462,7 @@ mod tests {
         board.show(0, &Update::Wait(&next, "reset"));
         board.measure(Instant::now());
         let lines = render(&board, (80, 24));
-        assert_eq!(lines[0], "registry.example.com/team/app:1  attempt 2 of 6 in 60 s");
+        assert_eq!(lines[0], "registry.example.com/team/app:1  attempt 2 of 6 in 60s");
         assert_eq!(lines.len(), 2, "the layers of a push that is over are gone: {lines:?}");
     }
 

@@ -105,12 +105,12 @@ impl<'a> Announcer<'a> {
 
     /// Records that the engine sent one platform instead of all, and returns the warning about that.
     pub fn narrow(&self, Narrowed { platform, digest, index }: Narrowed) -> String {
-        let what = platform.clone().unwrap_or_else(|| "the platform that is".to_owned());
+        let what = platform.clone().unwrap_or_else(|| "one platform".to_owned());
         let mut platforms = self.platforms().unwrap_or_default();
         (platforms.sent, platforms.others) = (platform.into_iter().collect(), 0);
         *self.state.borrow_mut() = State::Done(Some(platforms));
         format!(
-            "not every platform of the image is here; only {what} was pushed under this tag: {digest} in place of the index {index}"
+            "only {what} was pushed, as {digest}: the engine does not have all platforms of the index {index}"
         )
     }
 

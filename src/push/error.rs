@@ -27,41 +27,43 @@ pub enum PushError {
     },
     /// The stream ended properly, but without a digest.
     #[error(
-        "the engine ended the push of {reference} without confirming it: no digest for tag `{tag}`, and asking the registry did not confirm it"
+        "the engine ended the push of {reference} without a digest for tag `{tag}`, and the registry did not confirm it"
     )]
     Unconfirmed { reference: String, tag: String },
     /// The tag names another image in the registry, and `--if-exists fail` forbids replacing it.
     #[error(
-        "{reference} is in the registry already, and names another image: {found}; the image here is {id}"
+        "{reference} exists in the registry and points to another image, {found}; the local image is {id}"
     )]
     Exists { reference: String, found: String, id: String },
-    #[error("{reference} was pushed as {expected}, and {found}")]
+    #[error("{reference} was pushed as {expected}, but {found}")]
     Unverified { reference: String, expected: String, found: Found },
     /// The registry did not answer, and `--verify always` requires an answer.
-    #[error("{reference} was pushed, and what the registry serves could not be asked: {}", cause.reason())]
+    #[error("cannot verify {reference} after the push: {}", cause.reason())]
     Unverifiable { reference: String, cause: Cause },
     /// `--timeout`
-    #[error("{reference} was {} within {}{}", match pushed {
-        Some(digest) => format!("pushed as {digest}, and not verified"),
-        None => "not pushed".to_owned(),
+    #[error("{} within {}{}", match pushed {
+        Some(digest) => format!("{reference} was pushed as {digest}, but not verified"),
+        None => format!("cannot push {reference}"),
     }, format_duration(*after), last_failure(failures))]
     /// `pushed`: the digest, if the engine reported one.
     TimedOut { reference: String, after: Duration, pushed: Option<String>, failures: Vec<String> },
     /// In the engine, another image has the name that `--to` needs.
-    #[error("{reference} names another image here ({found}), and is not moved; the image to push is {id}")]
+    #[error(
+        "cannot tag {reference}: it already names another local image ({found}); the image to push is {id}"
+    )]
     Taken { reference: String, found: String, id: String },
     /// The destination needs a path and tag from the image's name, but an ID was typed.
-    #[error("`{typed}` is the ID of an image here, and names no path and tag for {reference}")]
+    #[error("`{typed}` is an image ID, and has no path and tag for {reference}")]
     Nameless { reference: String, typed: String },
     /// The engine cannot push one platform of an image.
     #[error("cannot push {reference} for one platform: {reason}")]
     NoPlatforms { reference: String, reason: String },
     /// `--platform all`, but the engine does not have all platforms.
-    #[error("not all of {reference} is in the engine: {} missing", platforms.join(", "))]
+    #[error("the engine does not have all platforms of {reference}: {} missing", platforms.join(", "))]
     Incomplete { reference: String, platforms: Vec<String> },
     /// The same as `Incomplete`, but found only after the push.
     #[error(
-        "{reference} was pushed as {digest}, one platform in place of the index, of which not all is in the engine"
+        "{reference} was pushed as {digest}, one platform only: the engine does not have all platforms of the index"
     )]
     Narrowed { reference: String, digest: String },
     #[error(transparent)]
@@ -90,34 +92,32 @@ impl PushError {
         let hint = match self {
             Self::Taken { reference, .. } => {
                 return Some(format!(
-                    "if that name is not needed any more, `docker rmi {reference}`; else push under another"
+                    "run `docker rmi {reference}` if that name is no longer needed, or push under another name"
                 ));
             }
             Self::Nameless { typed, .. } => {
                 return Some(format!(
-                    "name the destination in full: `docker regpush {typed} --to HOST/PATH:TAG`"
+                    "give the full destination: `docker regpush {typed} --to HOST/PATH:TAG`"
                 ));
             }
             Self::NoPlatforms { .. } => {
-                "leave out --platform, or use another engine (`docker -c CONTEXT regpush …`)"
+                "remove --platform, or use another engine (`docker -c CONTEXT regpush …`)"
             }
             Self::Incomplete { .. } | Self::Narrowed { .. } => {
-                "get the rest of it with `docker pull --platform`, or push what is here without `--platform all`"
+                "pull the missing platforms (`docker pull --platform`), or push without `--platform all`"
             }
             Self::Engine { source, .. } => return source.hint(),
             Self::Refused(refusal) => return refusal.hint(),
-            Self::Unconfirmed { .. } => "look into the engine's log, and push again",
-            Self::Exists { .. } => "push another tag; or replace it with `--if-exists update`",
+            Self::Unconfirmed { .. } => "check the engine's log (`journalctl -u docker`), then push again",
+            Self::Exists { .. } => "push another tag, or replace it with `--if-exists update`",
             Self::Unverified { found, .. } => match found {
-                Found::Another(_) => {
-                    "somebody may have pushed to this tag at the same time: see who, and push again"
-                }
+                Found::Another(_) => "push again, unless another user pushed to this tag at the same time",
                 Found::Nothing | Found::Incomplete(_) => {
-                    "the registry has lost it: look into its log and storage, and push again"
+                    "check the registry's log and storage, then push again"
                 }
             },
             Self::Unverifiable { cause, .. } => return cause.hint(),
-            Self::TimedOut { .. } => "look into the log of the registry; `--timeout` sets another limit",
+            Self::TimedOut { .. } => "check the registry's log, or raise --timeout",
             Self::Login(error) => return error.hint(),
         };
         Some(hint.to_owned())
@@ -137,16 +137,12 @@ pub enum Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nothing => f.write_str("the registry has nothing under this tag"),
-            Self::Another(digest) => write!(f, "the tag names {digest} in the registry"),
+            Self::Nothing => f.write_str("the registry does not have this tag"),
+            Self::Another(digest) => write!(f, "the tag in the registry points to {digest}"),
             Self::Incomplete(missing) => {
                 let more = missing.len().saturating_sub(1);
-                let more = if more > 0 { format!(" and {more} more are") } else { " is".to_owned() };
-                write!(
-                    f,
-                    "the registry does not have all of it: {}{more} missing",
-                    missing.first().map_or("", String::as_str)
-                )
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                write!(f, "the registry lacks {}{more}", missing.first().map_or("", String::as_str))
             }
         }
     }
@@ -185,18 +181,18 @@ impl Refusal {
         }
         if self.login.source == Source::CommandLine && self.cause.class() == Class::Auth {
             let hint = if self.login.anonymous {
-                "leave out --anonymous"
+                "remove --anonymous"
             } else {
-                "check --username, and the password given on stdin"
+                "check --username and the password on stdin"
             };
             return Some(hint.to_owned());
         }
         if self.cause.class() == Class::NotFound && self.is_renamed {
-            return Some("see what is here with `docker images`".to_owned());
+            return Some("run `docker images` to list local images".to_owned());
         }
         if self.cause.class() == Class::NotFound && looks_like_id(reference) {
             return Some(format!(
-                "that looks like an image ID; name it first: `docker tag {} HOST/PATH:TAG`",
+                "tag the image first: `docker tag {} HOST/PATH:TAG` (this looks like an image ID)",
                 reference.tag().map_or_else(|| reference.familiar_repository(), |_| reference.familiar())
             ));
         }
@@ -216,17 +212,17 @@ impl fmt::Display for Refusal {
         let Cause::Engine { verdict, reason } = cause else { return f.write_str(&cause.reason()) };
         match verdict.class {
             Class::Auth if login.anonymous => {
-                write!(f, "{registry} wants a login, and {}: {reason}", login.describe_nothing())
+                write!(f, "{registry} requires authentication, and {}: {reason}", login.describe_nothing())
             }
             Class::Denied if login.anonymous => {
                 write!(
                     f,
-                    "{registry} does not allow it without a login, and {}: {reason}",
+                    "{registry} denies access without credentials, and {}: {reason}",
                     login.describe_nothing()
                 )
             }
             Class::Auth => write!(f, "{registry} does not accept {}: {reason}", login.describe()),
-            Class::Denied => write!(f, "{registry} does not allow it to {}: {reason}", login.describe()),
+            Class::Denied => write!(f, "{registry} denies access for {}: {reason}", login.describe()),
             Class::NotFound => write!(f, "no such image in the engine: {reason}"),
             _ => f.write_str(reason),
         }
@@ -235,7 +231,7 @@ impl fmt::Display for Refusal {
 
 /// Returns `; the last try ended with: …` if an attempt has failed.
 fn last_failure(failures: &[String]) -> String {
-    failures.last().map(|reason| format!("; the last try ended with: {reason}")).unwrap_or_default()
+    failures.last().map(|reason| format!("; the last attempt failed: {reason}")).unwrap_or_default()
 }
 
 /// Returns ` after 6 tries (1: …; 2 to 6: …)` if there was more than one attempt.
@@ -243,7 +239,7 @@ fn attempts(failures: &[String]) -> String {
     match failures {
         [] | [_] => return String::new(),
         [first, rest @ ..] if rest.iter().all(|other| other == first) => {
-            return format!(" after {} tries, each time the same", failures.len());
+            return format!(" after {} attempts, each with the same error", failures.len());
         }
         _ => {}
     }
@@ -255,7 +251,7 @@ fn attempts(failures: &[String]) -> String {
         format!("{which}: {}", same[0])
     });
     let same: Vec<String> = same.collect();
-    format!(" after {} tries ({})", failures.len(), same.join("; "))
+    format!(" after {} attempts ({})", failures.len(), same.join("; "))
 }
 
 /// Why a registry refused a request, or did not answer.

@@ -67,7 +67,7 @@ pub async fn outcome_before_upload(
         Ok(None) => return Ok(None),
         // Credentials may allow pushing but not reading. Pushing an image that the registry has is harmless.
         Err(QueryError::Cause(cause)) if if_exists == IfExists::Update && cause.class() != Class::Auth => {
-            log.warn(format!("what the tag names could not be asked: {}", cause.reason()));
+            log.warn(format!("cannot look up the tag in the registry: {}", cause.reason()));
             return Ok(None);
         }
         Err(error) => return Err(subject.attempt_error(error)),

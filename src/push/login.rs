@@ -13,11 +13,11 @@ use crate::text::sanitize;
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     /// The user typed no complete credentials, so that none were checked.
-    #[error("no login was typed for {registry}")]
+    #[error("no credentials were entered for {registry}")]
     NothingTyped { registry: String },
-    #[error("{registry} accepted none of the {refused} logins typed")]
+    #[error("{registry} refused the credentials entered ({refused} attempt{})", if *refused == 1 { "" } else { "s" })]
     GivenUp { registry: String, refused: usize },
-    #[error("no login for {registry}")]
+    #[error("cannot prompt for credentials for {registry}")]
     Prompt {
         registry: String,
         #[source]
@@ -36,7 +36,7 @@ impl LoginError {
             | Self::GivenUp { registry, .. }
             | Self::Prompt { registry, .. } => registry,
         };
-        Some(format!("check the account, or log in with `{}`", docker_login(registry)))
+        Some(format!("check the user name and password, or run `{}`", docker_login(registry)))
     }
 
     pub fn class(&self) -> Class {
@@ -88,12 +88,12 @@ impl Question<'_> {
                 asked.map_err(|source| LoginError::Prompt { registry: registry.clone(), source })?;
             username = typed_name;
             let (Some(name), Some(password)) = (&username, password) else {
-                tell("a user name and a password are needed");
+                tell("a user name and a password are required");
                 continue;
             };
             if name.contains(':') {
                 // In basic authentication, a colon ends the user name (RFC 7617, 2).
-                tell("a user name cannot have a colon");
+                tell("a user name cannot contain a colon");
                 username = None;
                 continue;
             }

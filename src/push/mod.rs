@@ -218,13 +218,15 @@ impl<'a> Push<'a> {
             if step == Step::CheckExisting {
                 let subject = self.subject(&active);
                 if let Some(named) = existing::find_same(self.session, self.engine, &subject).await {
-                    self.log.note("the registry refuses the tag, which names this image already");
+                    self.log
+                        .note("the registry refuses to change the tag, which already points to this image");
                     return Ok(Outcome::new(Status::Unchanged, named));
                 }
                 step = conversation.next(conversation::Event::NotInRegistry);
             }
             if step == Step::Repeat {
-                self.log.note("the login expired on the way; pushing on with the same");
+                self.log
+                    .note("the registry refused the credentials during the upload; trying them once more");
                 continue;
             }
             self.log.record.failures.push(root_cause(&cause.reason(), class));
@@ -459,7 +461,7 @@ impl<'a> Push<'a> {
             }
             Err(error) => {
                 let registry = self.registry();
-                self.log.warn(format!("the login for {registry} is not kept: {}", with_causes(&error)));
+                self.log.warn(format!("cannot save the credentials for {registry}: {}", with_causes(&error)));
             }
         }
     }

@@ -78,7 +78,7 @@ pub async fn ensure_tag(
         |name: &String| name.parse::<Reference>().is_ok_and(|name| added.contains(&name.canonical()));
     if image.names.iter().all(is_added) {
         let name = reference.familiar();
-        log.warn(format!("the tag {name} stays: the image has no other name here, and would go with it"));
+        log.warn(format!("tag {name} will not be removed: it is the only name of the image, and the engine would remove the image with it"));
         tag.keep();
         return Ok(None);
     }
@@ -93,11 +93,13 @@ pub async fn untag(session: &Session<'_>, engine: &mut Engine, tag: TemporaryTag
     drop(naming);
     let reason = match removed {
         Ok(Removed::IsGone | Removed::WasNotThere) => return,
-        Ok(Removed::WasMoved) => "somebody has given it to another image".to_owned(),
-        Ok(Removed::IsTheLast) => "the image has no other name any more, and would go with it".to_owned(),
-        Err(error) => format!("it could not be removed ({}): `docker rmi {name}`", with_causes(&error)),
+        Ok(Removed::WasMoved) => "it names another image now".to_owned(),
+        Ok(Removed::IsTheLast) => {
+            "it is the only name of the image, and the engine would remove the image with it".to_owned()
+        }
+        Err(error) => format!("{}; remove it with `docker rmi {name}`", with_causes(&error)),
     };
-    log.warn(format!("the tag {name} stays: {reason}"));
+    log.warn(format!("tag {name} was not removed: {reason}"));
 }
 
 fn is_called(image: &ImageInspect, name: &Reference) -> bool {

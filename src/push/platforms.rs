@@ -53,11 +53,11 @@ impl Platforms {
         let sent = self.sent.join(", ");
         match (wanted, self.missing.as_slice()) {
             (Some(wanted), _) => {
-                format!("of an image for {} platforms only {wanted} is sent, without attestations", self.all)
+                format!("pushing only {wanted}, one of {} platforms, without attestations", self.all)
             }
-            (None, []) => format!("an image for {sent}{others}: all of it is sent"),
+            (None, []) => format!("pushing all platforms: {sent}{others}"),
             (None, missing) => format!(
-                "an image for several platforms: {sent} here, {} missing; unless the registry has that already, one platform is sent in place of all, without attestations",
+                "the engine has {sent} of a multi-platform image, but not {}; unless the registry has the rest, the engine pushes one platform only, without attestations",
                 missing.join(", ")
             ),
         }

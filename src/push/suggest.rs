@@ -20,7 +20,7 @@ impl Suggestion {
     pub fn hint(&self, wanted: &str) -> String {
         match self {
             Self::Near(names) => format!("did you mean {}?", names.join(" or ")),
-            Self::Tag(name) => format!("name it for the registry first: `docker tag {name} {wanted}`"),
+            Self::Tag(name) => format!("tag the image first: `docker tag {name} {wanted}`"),
         }
     }
 }

@@ -52,14 +52,14 @@ pub enum TargetError {
     #[error("--to {typed}: {reason}")]
     Destination { typed: String, reason: ReferenceError },
     /// A registry without a slash at the end. docker would read it as a path on Docker Hub.
-    #[error("--to {typed}: that would be a repository of Docker Hub")]
+    #[error("--to {typed} means a repository on Docker Hub")]
     Registry { typed: String },
     #[error("tag can't be used with --all-tags/-a")]
     TagWithAllTags { typed: String },
     /// A digest or an ID does not name a repository.
-    #[error("--all-tags wants the name of a repository, and `{typed}` is none")]
+    #[error("--all-tags requires a repository name, and `{typed}` is not one")]
     IdWithAllTags { typed: String },
-    #[error("`{typed}` names no path and tag that could stand behind --to {destination}")]
+    #[error("`{typed}` has no path and tag to append to --to {destination}")]
     Nameless { typed: String, destination: String },
     #[error("{first} and {second} would both be pushed as {reference}")]
     Collision { first: String, second: String, reference: String },
@@ -83,20 +83,20 @@ impl TargetError {
     pub fn hint(&self) -> String {
         match self {
             Self::Image { reason: ReferenceError::Digest, .. } => {
-                "push it by a tag; the digest comes out the same".to_owned()
+                "push one of its tags; the digest will be the same".to_owned()
             }
             Self::Image { reason: ReferenceError::Identifier { .. }, .. } => {
-                "an image without a name is pushed with --to registry.example.com/PATH:TAG".to_owned()
+                "pass `--to registry.example.com/PATH:TAG` for an image without a name".to_owned()
             }
             Self::Image { typed, reason } | Self::Destination { typed, reason } => reason.hint(typed),
-            Self::Registry { typed } => format!("for that registry write `--to {typed}/`"),
-            Self::TagWithAllTags { typed } => format!("leave out the tag of `{typed}`, or --all-tags"),
-            Self::IdWithAllTags { .. } => "name the repository, or leave out --all-tags".to_owned(),
+            Self::Registry { typed } => format!("write `--to {typed}/` for that registry"),
+            Self::TagWithAllTags { typed } => format!("remove the tag of `{typed}`, or --all-tags"),
+            Self::IdWithAllTags { .. } => "pass a repository name, or remove --all-tags".to_owned(),
             Self::Nameless { destination, .. } => {
-                format!("name it in full: `--to {destination}PATH:TAG`")
+                format!("give the full destination: `--to {destination}PATH:TAG`")
             }
             Self::Collision { .. } => {
-                "give each its own destination, or one that ends with a slash".to_owned()
+                "give each image its own destination, or use one that ends with a slash".to_owned()
             }
         }
     }
@@ -361,13 +361,13 @@ mod tests {
             (&["APP"], &[], false, "must be lowercase"),
             (&["ok", "http://x/y"], &[], false, "invalid reference format"),
             (&[ID], &[], false, "cannot specify 64-byte hexadecimal strings"),
-            (&[ID], &["r.io/"], false, "names no path and tag that could stand behind --to r.io/"),
+            (&[ID], &["r.io/"], false, "has no path and tag to append to --to r.io/"),
             (&["a:1", "b:2"], &["r.io/x:1"], false, "a:1 and b:2 would both be pushed as r.io/x:1"),
             (&["a:1", "r.io/a:1"], &["r.io/"], false, "would both be pushed as r.io/a:1"),
             (&["a:1"], &["http://r.io/"], false, "--to http://r.io/: invalid reference format"),
             (&["a:1"], &["/"], false, "invalid reference format"),
-            (&["a:1"], &["localhost:5000"], false, "that would be a repository of Docker Hub"),
-            (&["a:1"], &["registry.example.com"], false, "that would be a repository of Docker Hub"),
+            (&["a:1"], &["localhost:5000"], false, "means a repository on Docker Hub"),
+            (&["a:1"], &["registry.example.com"], false, "means a repository on Docker Hub"),
             (&["a:1"], &[], true, "tag can't be used with --all-tags/-a"),
             (&["a"], &["r.io/a:1"], true, "tag can't be used with --all-tags/-a"),
         ];

@@ -62,7 +62,7 @@ pub async fn verify(
                     QueryError::Engine(error) => with_causes(&error),
                     QueryError::Cause(cause) => cause.reason(),
                 };
-                log.warn(format!("what the registry serves could not be asked: {reason}"));
+                log.warn(format!("cannot verify the push: {reason}"));
                 return Ok(());
             }
         }

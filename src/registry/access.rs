@@ -83,8 +83,7 @@ pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Resu
     let broken = |reason: String| RegistryError::Certificates { registry: registry.to_owned(), reason };
     let unreadable = |path: &Path, error: io::Error| broken(format!("`{}`: {error}", path.display()));
     // A file that only root can read is for the engine; the plugin may not need it.
-    let mut skip =
-        |path: &Path| warn(&format!("`{}` is not used: only the engine may read it", path.display()));
+    let mut skip = |path: &Path| warn(&format!("skipping `{}`: this user cannot read it", path.display()));
     let mut files = match fs::read_dir(directory) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

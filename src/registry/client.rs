@@ -181,7 +181,7 @@ impl Registry {
         let url = request.url().clone();
         // A request must not bypass a configured proxy.
         if let Some(Err(variable)) = url.as_str().parse().ok().map(|url| proxy::setting(&url)) {
-            let reason = format!("what {variable} says is no proxy");
+            let reason = format!("{variable} is not a valid proxy URL");
             return Err(RegistryError::Unreachable { server: self.server(&url), reason });
         }
         if let Some(trace) = self.access.trace {
@@ -212,7 +212,7 @@ impl Registry {
     pub(super) async fn body(&self, response: Response, limit: usize) -> Result<Vec<u8>, RegistryError> {
         let body = self.start_of(response, limit + 1).await?;
         if body.len() > limit {
-            return Err(self.not_a_registry(&format!("it sends more than {} MB at once", limit >> 20)));
+            return Err(self.not_a_registry(&format!("it sent more than {} MB", limit >> 20)));
         }
         Ok(body)
     }
@@ -238,7 +238,7 @@ impl Registry {
         let body = self.start_of(response, MAX_REASON).await?;
         let reason = target
             .filter(|_| status.is_redirection())
-            .map(|target| format!("its place is `{target}`"))
+            .map(|target| format!("it redirects to `{target}`"))
             .unwrap_or_else(|| reason(&body, status));
         Ok(Refusal { status, reason: sanitize(&self.redact(reason)), server })
     }
@@ -307,7 +307,7 @@ pub fn url(registry: &str, text: &str) -> Result<Url, RegistryError> {
     let url = Url::parse(text).map_err(|error| not_a_registry(format!("`{}`: {error}", sanitize(text))))?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),
-        _ => Err(not_a_registry(format!("`{}` is no address of a server", sanitize(text)))),
+        _ => Err(not_a_registry(format!("`{}` is not a server address", sanitize(text)))),
     }
 }
 

@@ -19,7 +19,7 @@ pub enum RegistryError {
     /// `server`: the registry, or its token server.
     #[error("cannot reach {server}: {reason}")]
     Unreachable { server: String, reason: String },
-    #[error("no TLS with {server}: {problem}")]
+    #[error("cannot establish TLS with {server}: {problem}")]
     Tls {
         server: String,
         registry: String,
@@ -27,30 +27,30 @@ pub enum RegistryError {
         directory: PathBuf,
         problem: Box<TlsProblem>,
     },
-    #[error("the certificates for {registry} cannot be used: {reason}")]
+    #[error("cannot use the certificates for {registry}: {reason}")]
     Certificates { registry: String, reason: String },
     #[error("{}", refused(registry, login, reason))]
     Unauthorized { registry: String, login: Box<Login>, reason: String },
-    #[error("{registry} does not allow it{}: {reason}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
+    #[error("{registry} denies access{}: {reason}", if login.anonymous { " without credentials".to_owned() } else { format!(" for {}", login.describe()) })]
     Denied { registry: String, login: Box<Login>, reason: String },
-    #[error("{registry} does not allow writing to {repository}{}: {reason}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
+    #[error("{registry} denies write access to {repository}{}: {reason}", if login.anonymous { " without credentials".to_owned() } else { format!(" for {}", login.describe()) })]
     MayNotWrite { registry: String, repository: String, login: Box<Login>, reason: String },
-    #[error("{registry} shows no catalog of its repositories")]
+    #[error("{registry} does not list its repositories")]
     NoCatalog { registry: String },
-    #[error("{registry} has no repository `{repository}`, or does not show it{}", if login.anonymous { " without a login".to_owned() } else { format!(" to {}", login.describe()) })]
+    #[error("{registry} has no repository `{repository}`, or does not show it{}", if login.anonymous { " without credentials".to_owned() } else { format!(" to {}", login.describe()) })]
     NoRepository { registry: String, repository: String, login: Box<Login> },
     #[error("{server} answered {status}: {reason}")]
     Answered { server: String, status: StatusCode, reason: String },
     /// The registry is on `localhost` of the engine's machine, which is not this machine.
-    #[error("{registry} is on the machine of the engine at {endpoint}, and cannot be asked from here")]
+    #[error("{registry} is on the engine's machine ({endpoint}) and cannot be reached from here")]
     Elsewhere { registry: String, endpoint: Arc<Endpoint> },
-    #[error("what answers at {registry} is no registry: {reason}")]
+    #[error("{registry} is not a registry: {reason}")]
     NotARegistry { registry: String, reason: String },
 }
 
 fn refused(registry: &str, login: &Login, reason: &str) -> String {
     if login.anonymous {
-        format!("{registry} wants a login, and {}: {reason}", login.describe_nothing())
+        format!("{registry} requires authentication, and {}: {reason}", login.describe_nothing())
     } else {
         format!("{registry} does not accept {}: {reason}", login.describe())
     }
@@ -97,39 +97,38 @@ impl RegistryError {
                     | TlsProblem::IdentityRefused { .. }
                     | TlsProblem::Refused => {
                         format!(
-                            "if it wants a client certificate, put client.cert and client.key into `{directory}/`"
+                            "put client.cert and client.key into `{directory}/` if the registry requires a client certificate"
                         )
                     }
                     TlsProblem::PlainText => format!(
-                        "it may speak plain HTTP: then name `{registry}` in `insecure-registries` of the engine's daemon.json"
+                        "add `{registry}` to `insecure-registries` in the engine's daemon.json if it speaks plain HTTP"
                     ),
                     TlsProblem::Expired | TlsProblem::NotYetValid => {
-                        "have its certificate renewed, and check the clocks of both machines".to_owned()
+                        "renew its certificate, and check the clocks of both machines".to_owned()
                     }
                     TlsProblem::WrongName { .. } => {
-                        "name the registry as its certificate does, or have that renewed for this name"
-                            .to_owned()
+                        "use the name in its certificate, or reissue the certificate for this name".to_owned()
                     }
                     TlsProblem::Other(_) => {
                         let port = if host.contains(':') { "" } else { ":443" };
-                        format!("see what it says: `openssl s_client -connect {host}{port}`")
+                        format!("run `openssl s_client -connect {host}{port}` to see its certificate")
                     }
                 });
             }
-            Self::Certificates { .. } => "mend or remove that file; docker cannot use it either",
+            Self::Certificates { .. } => "fix or remove that file; docker cannot use it either",
             Self::Unauthorized { login, .. } if login.source == Source::Variable => SHADOWS,
             Self::Unauthorized { login, .. } if login.source == Source::CommandLine && login.anonymous => {
-                "leave out --anonymous"
+                "remove --anonymous"
             }
             Self::Unauthorized { login, .. } if login.source == Source::CommandLine => {
-                "check --username, and the password given on stdin"
+                "check --username and the password on stdin"
             }
             Self::Unauthorized { login, .. } if login.anonymous && login.broken_hint().is_some() => {
                 return login.broken_hint().map(str::to_owned);
             }
             Self::Unauthorized { registry, .. } => {
                 return Some(format!(
-                    "log in with `{}`, or pass `--username NAME --password-stdin`",
+                    "run `{}`, or pass `--username NAME --password-stdin`",
                     docker_login(registry)
                 ));
             }
@@ -137,44 +136,44 @@ impl RegistryError {
                 if login.anonymous =>
             {
                 return Some(format!(
-                    "log in with `{}`, or pass `--username NAME --password-stdin`",
+                    "run `{}`, or pass `--username NAME --password-stdin`",
                     docker_login(registry)
                 ));
             }
             Self::Denied { registry, .. } => {
                 return Some(format!(
-                    "this account may not look there: ask for the right, or use another; it may be shown the tags of one repository: `docker regpush ls {registry}/REPOSITORY`"
+                    "use an account with access, or list the tags of one repository: `docker regpush ls {registry}/REPOSITORY`"
                 ));
             }
             Self::MayNotWrite { registry, repository, .. } => {
                 return Some(format!(
-                    "this account may not write to {registry}/{repository}: check the name, or log in with another account (`{}`)",
+                    "check the name {registry}/{repository}, or use an account that can write to it (`{}`)",
                     docker_login(registry)
                 ));
             }
             Self::NoRepository { registry, .. } => {
-                return Some(format!("see what is there with `docker regpush ls {registry}`"))
+                return Some(format!("run `docker regpush ls {registry}` to list its repositories"))
                     .filter(|_| !is_without_catalog(registry));
             }
             Self::NoCatalog { registry } => {
                 let place = match registry.as_str() {
-                    HUB => "; its repositories are listed at https://hub.docker.com/repositories",
-                    "ghcr.io" => "; its packages are listed at https://github.com/OWNER?tab=packages",
+                    HUB => "; repositories are listed at https://hub.docker.com/repositories",
+                    "ghcr.io" => "; packages are listed at https://github.com/OWNER?tab=packages",
                     _ if is_without_catalog(registry) => {
-                        "; its repositories are listed by `aws ecr describe-repositories`"
+                        "; list the repositories with `aws ecr describe-repositories`"
                     }
                     _ => "",
                 };
                 return Some(format!(
-                    "list the tags of one: `docker regpush ls {registry}/REPOSITORY`{place}"
+                    "list the tags of one repository: `docker regpush ls {registry}/REPOSITORY`{place}"
                 ));
             }
             Self::Answered { status, .. } => match status.as_u16() {
-                429 => "wait a minute, and ask again",
-                500.. => "the registry is in trouble: try again later, or look into its log",
+                429 => "wait a minute, then try again",
+                500.. => "try again later, or check the registry's log",
                 _ => return None,
             },
-            Self::Elsewhere { .. } => "ask from that machine",
+            Self::Elsewhere { .. } => "run this command on that machine",
             Self::NotARegistry { .. } => "check its name and port",
         };
         Some(hint.to_owned())

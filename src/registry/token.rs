@@ -89,7 +89,7 @@ impl Registry {
                 if let Some(token) = &credentials.registry_token {
                     return Ok(Secret::new(format!("Bearer {}", token.expose())));
                 }
-                let realm = realm.ok_or_else(|| self.not_a_registry("it names no token server"))?;
+                let realm = realm.ok_or_else(|| self.not_a_registry("it does not name a token server"))?;
                 let token = self.token(&realm, service, asked.as_deref().unwrap_or(scope)).await?;
                 Ok(Secret::new(format!("Bearer {}", token.expose())))
             }
@@ -99,11 +99,11 @@ impl Registry {
             }
             (Challenge::Basic, None) => Err(unauthorized()),
             (Challenge::Basic, _) => {
-                Err(self.unauthorized("it wants a password, and there is none but a token".to_owned()))
+                Err(self.unauthorized("it requires a password, and only a token is stored".to_owned()))
             }
             (Challenge::Unknown { schemes }, _) => {
                 let reason =
-                    format!("it wants a login of a kind that is not known here ({schemes}): {reason}");
+                    format!("it requires an unsupported authentication scheme ({schemes}): {reason}");
                 Err(RegistryError::Answered {
                     server: self.server(&self.api),
                     status: StatusCode::UNAUTHORIZED,
@@ -131,8 +131,10 @@ impl Registry {
         let is_own = place(&url) == place(&self.api);
         let is_as_registry = is_own || self.access.lends_insecurity(&self.domain);
         if url.scheme() != "https" && !credentials.is_anonymous() && !is_as_registry && !is_loopback(&host) {
-            let reason =
-                format!("its token server `{}` has no TLS, and no login is sent there", sanitize(&host));
+            let reason = format!(
+                "its token server `{}` does not use TLS, so credentials are not sent there",
+                sanitize(&host)
+            );
             return Err(self.not_a_registry(&reason));
         }
         let tls_config = if url.scheme() == "https" && self.access.tls.skip_verify && !is_as_registry {
@@ -177,7 +179,7 @@ impl Registry {
         let answer: Option<Answer> = serde_json::from_str(body.expose()).ok();
         let token = answer.and_then(|answer| answer.token.or(answer.access_token));
         let token = token.filter(|token| !token.expose().is_empty());
-        let token = token.ok_or_else(|| self.not_a_registry("its token server gives no token"))?;
+        let token = token.ok_or_else(|| self.not_a_registry("its token server returned no token"))?;
         self.redactor.lock().unwrap_or_else(PoisonError::into_inner).add(&token);
         Ok(token)
     }

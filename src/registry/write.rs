@@ -34,7 +34,7 @@ impl Registry {
         }
         let place = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let upload = place.and_then(|place| url.join(place).ok());
-        let upload = upload.ok_or_else(|| self.not_a_registry("it does not say where an upload goes"))?;
+        let upload = upload.ok_or_else(|| self.not_a_registry("it returned no upload location"))?;
         // Uses only path and query of the URL: behind a proxy, the registry may not know its own name.
         let mut own = self.api.clone();
         own.set_path(upload.path());

@@ -180,11 +180,11 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
         (
             with(&host, &misled),
             format!("its certificate is not signed by the CA in `{}`", file(&misled, "ca.pem")),
-            "hint: name the CA that signed it with --tlscacert",
+            "hint: pass its CA with --tlscacert",
         ),
         (
             with(&host, &nobody),
-            "it wants a client certificate, and there is none".to_owned(),
+            "it requires a client certificate, and none is configured".to_owned(),
             "hint: name one that the engine's CA signed",
         ),
         (
@@ -204,12 +204,12 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
         ),
         (
             push(&docker, &home, &[("DOCKER_HOST", &host)], &[], &name),
-            format!("the engine at {host} (from DOCKER_HOST) wants TLS"),
+            format!("the engine at {host} (from DOCKER_HOST) requires TLS"),
             "hint: pass --tlsverify",
         ),
         (
             push(&docker, &home, &[("DOCKER_CERT_PATH", "/nothing")], &["--tls", "-H", &host], &name),
-            "cannot read `/nothing/ca.pem`, which TLS to the engine needs (from --host)".to_owned(),
+            "cannot read `/nothing/ca.pem`, needed for TLS to the engine (from --host)".to_owned(),
             "hint: name it with --tlscacert",
         ),
     ];
@@ -255,7 +255,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     ok(docker.docker(&home).args(["context", "create", "public", "--docker", &endpoint]));
     let unknown = push(&docker, &home, &[], &["-c", "public"], &name);
     assert_eq!(unknown.status, 4, "{unknown:?}");
-    assert!(unknown.stderr.contains("not signed by an authority that this system trusts"), "{unknown:?}");
+    assert!(unknown.stderr.contains("not signed by a CA that this system trusts"), "{unknown:?}");
     let system = [("SSL_CERT_FILE", &*authority.path("ca.pem").display().to_string())];
     let known = push(&docker, &home, &system, &["-c", "public"], &name);
     assert_eq!(known.status, 0, "{known:?}");

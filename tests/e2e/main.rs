@@ -147,7 +147,7 @@ fn one_wrong_password_at_the_terminal_is_one_failed_login() {
         let mut command = engine.docker_at_terminal(&home);
         command.args(["regpush", &image.name]);
         let mut terminal = Terminal::start(command, 120, 30);
-        terminal.wait_for("wants a login, and there are no credentials for it");
+        terminal.wait_for("requires authentication, and no credentials are stored for it");
         terminal.wait_for("Username: ");
         terminal.type_in("alice\r");
         terminal.wait_for("Password: ");

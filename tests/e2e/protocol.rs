@@ -95,7 +95,7 @@ fn failed_docker_push_prints_our_hint() {
         fs::write(&config, before).unwrap();
         let installed = run(engine.docker(&home).args(["regpush", "hook", "install"]));
         assert_eq!(installed.status, 0, "{installed:?}");
-        assert!(installed.stdout.contains("hints: on, by features.hooks"), "{installed:?}");
+        assert!(installed.stdout.contains("hints: on (features.hooks)"), "{installed:?}");
 
         let push = |words: &[&str]| {
             let mut command = engine.docker_at_terminal(&home);
@@ -106,7 +106,7 @@ fn failed_docker_push_prints_our_hint() {
         assert_ne!(refused.status, 0);
         let next =
             refused.text.split("What's next:").nth(1).unwrap_or_else(|| panic!("{name}: {}", refused.text));
-        assert!(next.contains("The registry wants a login."), "{name}: {next}");
+        assert!(next.contains("The registry requires authentication."), "{name}: {next}");
         assert!(next.contains(&format!("docker regpush {}", image.name)), "{name}: {next}");
         let long = push(&["image", "push", "--quiet", &image.name]);
         assert!(long.text.contains(&format!("docker regpush {}", image.name)), "{name}: {}", long.text);

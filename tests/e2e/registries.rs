@@ -233,8 +233,8 @@ fn token_registry_decides_who_may_push() {
             (3, Some("denied")),
             "{denied:?}"
         );
-        assert!(denied.stderr.contains(&format!("{host} does not allow it to user `bob`")), "{denied:?}");
-        assert!(denied.stderr.contains("this account may not write to"), "{denied:?}");
+        assert!(denied.stderr.contains(&format!("{host} denies access for user `bob`")), "{denied:?}");
+        assert!(denied.stderr.contains("use an account that can write to it"), "{denied:?}");
 
         home.config(&json!({}));
         let nobody = push(&engine, &home, &image.name);
@@ -243,7 +243,7 @@ fn token_registry_decides_who_may_push() {
             (3, Some("auth")),
             "{nobody:?}"
         );
-        assert!(nobody.stderr.contains(&format!("{host} wants a login")), "{nobody:?}");
+        assert!(nobody.stderr.contains(&format!("{host} requires authentication")), "{nobody:?}");
     }
 }
 
@@ -374,9 +374,9 @@ fn certs_d_makes_a_registry_ca_trusted() {
         let unlisted = run(engine.docker(&home).args(["regpush", "ls", &repository]));
         assert_eq!(unlisted.status, 6, "{unlisted:?}");
         assert!(
-            unlisted
-                .stderr
-                .contains(&format!("no TLS with the registry {host}: its certificate is not signed by")),
+            unlisted.stderr.contains(&format!(
+                "cannot establish TLS with the registry {host}: its certificate is not signed by"
+            )),
             "{unlisted:?}"
         );
         assert!(unlisted.stderr.contains(&file), "{unlisted:?}");

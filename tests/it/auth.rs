@@ -65,7 +65,7 @@ fn reports_source_user_kind_and_acceptance_of_credentials() {
             6,
             "localhost:5000   config    bob        password   unknown",
             json!({"accepted": null}),
-            "the login for localhost:5000 could not be checked: Get",
+            "cannot check the credentials for localhost:5000: Get",
         ),
     ];
     for (config, reply, status, row, json, told) in table {
@@ -95,17 +95,17 @@ fn reports_source_user_kind_and_acceptance_of_credentials() {
 #[test]
 fn exits_3_without_credentials_and_without_an_engine() {
     let table = [
-        ("{}", "no login for localhost:5000: there are no credentials for it", "docker login localhost:5000"),
+        (
+            "{}",
+            "cannot check credentials for localhost:5000: no credentials are stored for it",
+            "docker login localhost:5000",
+        ),
         (
             r#"{"credsStore":"gone"}"#,
             "no credentials were found for it (credential helper `docker-credential-gone`",
-            "see to the credential helper first, which `docker login` uses too",
+            "fix the credential helper first, `docker login` uses it too",
         ),
-        (
-            "{",
-            "no credentials were found for it (`",
-            "mend config.json first: `docker login` would write it anew",
-        ),
+        ("{", "no credentials were found for it (`", "fix config.json first: `docker login` would overwrite"),
     ];
     for (config, told, hint) in table {
         let env = TestEnv::new().with_config(config);
@@ -145,7 +145,7 @@ fn saves_typed_credentials_after_checking_them() {
     terminal.type_in("\r");
     terminal.wait_for("Password: ");
     terminal.type_in("s3cret\r");
-    terminal.wait_for("the login for localhost:5000 is kept in `");
+    terminal.wait_for("saved the credentials for localhost:5000 in `");
     let ended = terminal.finish();
     assert_eq!((ended.status, ended.restored), (0, true), "{}", ended.text);
     assert!(ended.text.contains("yes"), "{}", ended.text);
@@ -183,23 +183,23 @@ fn saves_typed_credentials_after_checking_them() {
 fn explains_why_auth_cannot_check() {
     let env = TestEnv::new();
     let table: [(&[&str], i32, &str, &str); 7] = [
-        (&["localhost:99999"], 125, "`localhost:99999` is no registry", ""),
-        (&["https://me:hunter2@localhost:5000"], 125, "`https://…@localhost:5000` is no registry", ""),
-        (&["team"], 125, "`team` is no registry", "named like `registry.example.com`"),
+        (&["localhost:99999"], 125, "`localhost:99999` is not a registry", ""),
+        (&["https://me:hunter2@localhost:5000"], 125, "`https://…@localhost:5000` is not a registry", ""),
+        (&["team"], 125, "`team` is not a registry", "write the registry as `registry.example.com`"),
         (
             &["--login", "docker.io"],
             3,
-            "Docker Hub's login in the browser is docker's own",
+            "cannot log in to Docker Hub through the browser: only `docker login` can",
             "run `docker login`",
         ),
         (
             &["--login", "localhost:5000"],
             3,
-            "cannot ask for a login to localhost:5000",
+            "cannot prompt for credentials for localhost:5000",
             "`--login -u NAME --password-stdin localhost:5000`",
         ),
-        (&["docker.io"], 3, "no login for docker.io", "log in with `docker login`, or"),
-        (&["-u", "me", "localhost:5000"], 125, "--username goes with --login", ""),
+        (&["docker.io"], 3, "cannot check credentials for docker.io", "run `docker login` or"),
+        (&["-u", "me", "localhost:5000"], 125, "--username requires --login", ""),
     ];
     for (arguments, status, told, hint) in table {
         let run = run(env.without_engine().args(["regpush", "auth"]).args(arguments));
@@ -281,7 +281,7 @@ fn lists_stored_credentials_without_an_engine() {
         token.example.com      helper:x             -          identity-token\n";
     assert_eq!(table.stdout, want, "{table}");
     for warning in [
-        "warning: credential helper `docker-credential-y` failed to list its logins: not implemented",
+        "warning: credential helper `docker-credential-y` failed to list its credentials: not implemented",
         "warning: the entry for bad.example.com in `",
     ] {
         assert!(table.stderr.contains(warning), "{table}");

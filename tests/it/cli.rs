@@ -34,9 +34,9 @@ fn usage_errors_exit_125_with_dockers_reason_on_stderr() {
         ),
         (&["regpush", "http://x/y"], "error: invalid reference format\n"),
         (&["regpush", &digest], "error: cannot push a digest reference\n"),
-        (&["regpush", "-u", "me", "--password-stdin", "app"], "no password on stdin"),
-        (&["regpush", "-u", "", "--password-stdin", "app"], "a user name is needed"),
-        (&["regpush", "-u", "a:b", "--password-stdin", "app"], "a user name cannot have a colon"),
+        (&["regpush", "-u", "me", "--password-stdin", "app"], "cannot read the password: stdin is empty"),
+        (&["regpush", "-u", "", "--password-stdin", "app"], "a user name is required"),
+        (&["regpush", "-u", "a:b", "--password-stdin", "app"], "a user name cannot contain a colon"),
     ];
     let env = TestEnv::new();
     for (arguments, reason) in table {
@@ -78,7 +78,7 @@ fn unreachable_engine_error_names_socket_and_origin() {
     let flag = run(&mut words(&env, &["-H", &url, "regpush", "app"]));
     assert_eq!(flag.status, 4, "{flag}");
     assert!(flag.stderr.contains(&format!("cannot connect to the engine at {url} (from --host)")), "{flag}");
-    assert!(flag.stderr.contains("hint: nothing is at "), "{flag}");
+    assert!(flag.stderr.contains("hint: start the engine "), "{flag}");
 
     let variable = run(words(&env, &["regpush", "--format", "json", "app"]).env("DOCKER_HOST", &url));
     assert_eq!(variable.status, 4, "{variable}");
@@ -90,7 +90,7 @@ fn unreachable_engine_error_names_socket_and_origin() {
     // A socket file without a listener.
     drop(std::os::unix::net::UnixListener::bind(&nowhere).unwrap());
     let refused = run(&mut words(&env, &["-H", &url, "regpush", "app"]));
-    assert!(refused.stderr.contains("hint: no engine listens at "), "{refused}");
+    assert!(refused.stderr.contains("because nothing listens at "), "{refused}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn typed_credentials_restart_the_attempt_count() {
     terminal.wait_for("attempt 2 of 2 in ");
     let ended = terminal.finish();
     assert_eq!(ended.status, 6, "{}", ended.text);
-    assert!(ended.text.contains("after 2 tries, each time the same"), "{}", ended.text);
+    assert!(ended.text.contains("after 2 attempts, each with the same error"), "{}", ended.text);
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn prompts_checks_and_pushes_again() {
         .on(AUTH, Reply::json(200, LOGIN_GOOD))
         .on(PUSH, accepted());
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
-    terminal.wait_for("localhost:0 wants a login, and there are no credentials for it");
+    terminal.wait_for("localhost:0 requires authentication, and no credentials are stored for it");
     terminal.wait_for("Username: ");
     terminal.type_in("alice\r");
     terminal.wait_for("Password: ");
@@ -128,13 +128,17 @@ fn gives_up_after_three_wrong_answers() {
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
     // An empty password is not sent to the registry.
     log_in(&mut terminal, "alice", "");
-    terminal.wait_for("a user name and a password are needed");
+    terminal.wait_for("a user name and a password are required");
     for _ in 0..2 {
         log_in(&mut terminal, "bob", "pw");
     }
     let ended = terminal.finish();
     assert_eq!(ended.status, 3, "{}", ended.text);
-    assert!(ended.text.contains("error: localhost:0 accepted none of the 2 logins typed"), "{}", ended.text);
+    assert!(
+        ended.text.contains("error: localhost:0 refused the credentials entered (2 attempts)"),
+        "{}",
+        ended.text
+    );
     assert_eq!(engine.pushes().len(), 1);
 }
 
@@ -207,8 +211,8 @@ fn does_not_prompt_again_after_denied() {
     log_in(&mut terminal, "alice", "pw");
     let ended = terminal.finish();
     assert_eq!(ended.status, 3, "{}", ended.text);
-    assert!(ended.text.contains("does not allow it to user `alice`, as typed"), "{}", ended.text);
-    assert!(ended.text.contains("may not write to localhost:0/app"), "{}", ended.text);
+    assert!(ended.text.contains("denies access for user `alice` from the prompt"), "{}", ended.text);
+    assert!(ended.text.contains("use an account that can write to it"), "{}", ended.text);
 }
 
 #[test]

@@ -132,24 +132,33 @@ fn warns_about_each_broken_credential_source() {
     let table = [
         (
             r#"{"credsStore":"gone"}"#,
-            "credential helper `docker-credential-gone`, wanted for localhost:0, is no program in PATH",
+            "credential helper `docker-credential-gone`, needed to return credentials for localhost:0, is not in PATH",
         ),
         (
             r#"{"credsStore":"x"}"#,
-            "credential helper `docker-credential-x` failed for localhost:0: boom: on stderr",
+            "credential helper `docker-credential-x` failed to return credentials for localhost:0: boom: on stderr",
         ),
         (
             r#"{"credsStore":"junk"}"#,
-            "`docker-credential-junk` failed for localhost:0: its answer is not the JSON",
+            "`docker-credential-junk` failed to return credentials for localhost:0: its output is not the JSON",
         ),
-        (r#"{"credsStore":"leaky"}"#, "`docker-credential-leaky` failed for localhost:0: exit status: 1"),
+        (
+            r#"{"credsStore":"leaky"}"#,
+            "`docker-credential-leaky` failed to return credentials for localhost:0: exit status: 1",
+        ),
         (r#"{"auths":{"localhost:0":{"auth":"%%%"}}}"#, "the entry for localhost:0 in `"),
         (r#"{"auths":"#, "config.json` is not valid JSON"),
-        (r#"{"auths":{"localhost:0":{"auth":5}}}"#, "config.json` is not what docker expects there"),
-        (r#"{"auths":{"localhost:0":"Ym9iOmZpbGVwdw=="}}"#, "config.json` is not what docker expects there"),
+        (
+            r#"{"auths":{"localhost:0":{"auth":5}}}"#,
+            "config.json` does not have the form that docker expects",
+        ),
+        (
+            r#"{"auths":{"localhost:0":"Ym9iOmZpbGVwdw=="}}"#,
+            "config.json` does not have the form that docker expects",
+        ),
         (
             r#"{"credHelpers":{"localhost:0":5}}"#,
-            "config.json` is, in `credHelpers`, not the name of a helper",
+            "config.json` is not the name of a credential helper (`credHelpers`)",
         ),
     ];
     for (config, warning) in table {
@@ -166,13 +175,13 @@ fn warns_about_each_broken_credential_source() {
     }
     let variable = r#"{"auths":{},"surprise":"hunter2"}"#;
     let (_, run) = push(&TestEnv::new(), &[], IMAGE, Some(variable));
-    assert!(run.stderr.contains("warning: DOCKER_AUTH_CONFIG is not what docker expects"), "{run}");
+    assert!(run.stderr.contains("warning: cannot parse DOCKER_AUTH_CONFIG"), "{run}");
     assert!(!run.to_string().contains("hunter2"), "{run}");
 }
 
 #[test]
 fn reports_helpers_that_are_not_executable() {
-    let missing = "`docker-credential-x`, wanted for localhost:0, is no program in PATH";
+    let missing = "`docker-credential-x`, needed to return credentials for localhost:0, is not in PATH";
     for is_directory in [false, true] {
         let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#);
         let path = env.path("bin/docker-credential-x");
@@ -222,7 +231,7 @@ fn names_a_slow_helper_and_ends_it_on_sigterm() {
     let mut child = env.command(&engine).args(["regpush", IMAGE]).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
     let lines: Vec<String> = stderr.by_ref().take(2).map(Result::unwrap).collect();
-    let waiting = "waiting for docker-credential-x, asked for localhost:0 …".to_owned();
+    let waiting = "waiting for docker-credential-x to return credentials for localhost:0 …".to_owned();
     assert_eq!(lines, [format!("pushing {IMAGE}"), waiting]);
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
@@ -237,7 +246,7 @@ fn sigterm_at_a_terminal_ends_a_helper_and_its_children() {
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
     let engine = FakeEngine::start();
     let terminal = env.at_terminal(&engine, "xterm", &["regpush", IMAGE]);
-    terminal.wait_for("waiting for docker-credential-x, asked for localhost:0 …");
+    terminal.wait_for("waiting for docker-credential-x to return credentials for localhost:0 …");
     kill(Pid::from_raw(terminal.process()), Signal::SIGTERM).unwrap();
     assert_eq!(terminal.finish().status, 143);
     wait_until_ended(&env);
@@ -250,7 +259,7 @@ fn ctrl_c_ends_a_helper_and_its_children() {
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
     let engine = FakeEngine::start();
     let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", IMAGE]);
-    terminal.wait_for("waiting for docker-credential-x, asked for localhost:0 …");
+    terminal.wait_for("waiting for docker-credential-x to return credentials for localhost:0 …");
     terminal.type_in("\x03");
     let ended = terminal.finish();
     assert_eq!(ended.status, 130, "{}", ended.text);
@@ -265,7 +274,8 @@ fn gives_up_a_hanging_helper_after_30_s_without_a_terminal() {
     let (sent, run) = push(&env, &[], IMAGE, None);
     assert!(started.elapsed() > Duration::from_secs(29), "it may be slow: {:?}", started.elapsed());
     assert_eq!((sent, run.status), (json!({}), 0), "{run}");
-    let told = "`docker-credential-x` failed for localhost:0: it did not answer within 30 s";
+    let told =
+        "`docker-credential-x` failed to return credentials for localhost:0: it did not answer within 30s";
     assert!(run.stderr.contains(told), "{run}");
     wait_until_ended(&env);
 }
@@ -276,10 +286,10 @@ fn names_a_misbehaving_helper_without_leaking_its_secret() {
     let html = "<!DOCTYPE html><p>502";
     let table = [
         // script, reason in the warning
-        ("head -c 100000000 /dev/zero; exit 0", "its answer is longer than 1024 kB"),
+        ("head -c 100000000 /dev/zero; exit 0", "its output is longer than 1024 kB"),
         ("head -c 100000000 /dev/zero >&2; exit 1", "exit status: 1"),
-        (&format!("echo '{html}'"), "its answer is not the JSON of a credential helper"),
-        (&format!("echo '{html}'; exit 1"), "it printed a page of HTML"),
+        (&format!("echo '{html}'"), "its output is not the JSON of a credential helper"),
+        (&format!("echo '{html}'; exit 1"), "it printed an HTML page"),
         (&format!("echo '{json}'; echo my hunter2 >&2; exit 1"), "my ***"),
         ("echo 'login failed, password: hunter2' >&2; exit 1", "login failed, password: ***"),
         (&format!("echo '{json}' >&2; exit 1"), "exit status: 1"),
@@ -289,7 +299,9 @@ fn names_a_misbehaving_helper_without_leaking_its_secret() {
         let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
         let (sent, run) = push(&env, &[], IMAGE, None);
         assert_eq!((sent, run.status), (json!({}), 0), "{script}: {run}");
-        let told = format!("warning: credential helper `docker-credential-x` failed for localhost:0: {told}");
+        let told = format!(
+            "warning: credential helper `docker-credential-x` failed to return credentials for localhost:0: {told}"
+        );
         assert!(run.stderr.contains(&told), "{script}: {run}");
         assert!(!run.to_string().contains("hunter2"), "{run}");
     }
@@ -328,14 +340,19 @@ fn refusal_names_registry_user_source_and_remedy() {
             None,
             "no basic auth credentials",
             vec![
-                "localhost:0 wants a login",
+                "localhost:0 requires authentication",
                 "no credentials",
                 "docker login localhost:0",
                 "--password-stdin",
                 "DOCKER_AUTH_CONFIG",
             ],
         ),
-        ("{}", None, denied, vec!["localhost:0 wants a login", "no credentials", "docker login localhost:0"]),
+        (
+            "{}",
+            None,
+            denied,
+            vec!["localhost:0 requires authentication", "no credentials", "docker login localhost:0"],
+        ),
         (
             file.as_str(),
             None,
@@ -347,13 +364,13 @@ fn refusal_names_registry_user_source_and_remedy() {
             &file,
             None,
             denied,
-            vec!["localhost:0 does not allow it to user `bob`", "may not write to localhost:0/app"],
+            vec!["localhost:0 denies access for user `bob`", "use an account that can write to it"],
         ),
         (
             "{}",
             Some(variable.as_str()),
             wrong,
-            vec!["user `bob` from DOCKER_AUTH_CONFIG", "goes before every `docker login`"],
+            vec!["user `bob` from DOCKER_AUTH_CONFIG", "overrides `docker login`"],
         ),
         (
             r#"{"credsStore":"gone","auths":{"localhost:0":{"auth":"Ym9iOmZpbGVwdw=="}}}"#,
@@ -370,20 +387,20 @@ fn refusal_names_registry_user_source_and_remedy() {
             "no basic auth credentials",
             vec![
                 "no credentials were found for it (credential helper `docker-credential-gone`",
-                "hint: see to the credential helper first",
+                "hint: fix the credential helper first",
             ],
         ),
         (
             r#"{"auths":{},}"#,
             None,
             "no basic auth credentials",
-            vec!["no credentials were found for it (`", "hint: mend config.json first"],
+            vec!["no credentials were found for it (`", "hint: fix config.json first"],
         ),
         (
             "{}",
             Some("{"),
             "no basic auth credentials",
-            vec!["DOCKER_AUTH_CONFIG is not what docker expects", "hint: mend or unset DOCKER_AUTH_CONFIG"],
+            vec!["cannot parse DOCKER_AUTH_CONFIG", "hint: fix or unset DOCKER_AUTH_CONFIG"],
         ),
     ];
     for (config, variable, message, words) in table {
@@ -459,7 +476,7 @@ fn given_credentials_are_not_written_to_config() {
 #[test]
 fn warns_that_docker_auth_config_overrides_stored_credentials() {
     let variable = format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#);
-    let hidden = "DOCKER_AUTH_CONFIG goes before the login for localhost:0 in ";
+    let hidden = "DOCKER_AUTH_CONFIG overrides the credentials for localhost:0 in ";
     let table = [
         (format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#), Some("`")),
         // docker marks an entry like this if a helper stores its credentials.

@@ -24,20 +24,21 @@ fn installs_and_removes_the_hook_without_a_trace() {
         installed.stdout.contains(&format!("hook: installed in {}", env.config_file().display())),
         "{installed}"
     );
-    assert!(
-        installed.stdout.contains("hints: off; docker shows them on a terminal with DOCKER_CLI_HINTS=true")
-    );
+    assert!(installed.stdout.contains("hints: off; to show them on a terminal, set DOCKER_CLI_HINTS=true"));
     let config: Value = serde_json::from_str(&fs::read_to_string(env.config_file()).unwrap()).unwrap();
     assert_eq!(config["plugins"]["regpush"]["hooks"], "push,image push");
     assert_eq!(config["currentContext"], "far");
     assert_eq!(fs::metadata(env.config_file()).unwrap().mode() & 0o777, 0o640);
     let status = hook(&env, "status");
     assert_eq!(status.status, 0, "{status}");
-    assert!(hook(&env, "install").stdout.contains("is installed in"), "a second install changes nothing");
+    assert!(
+        hook(&env, "install").stdout.contains("already installed in"),
+        "a second install changes nothing"
+    );
 
     assert_eq!(hook(&env, "remove").status, 0);
     assert_eq!(fs::read_to_string(env.config_file()).unwrap(), CONFIG);
-    assert!(hook(&env, "remove").stdout.contains("is not installed"));
+    assert!(hook(&env, "remove").stdout.contains("not installed"));
     let left: Vec<_> = fs::read_dir(env.config_directory()).unwrap().flatten().collect();
     assert_eq!(left.len(), 1, "no temporary file is left: {left:?}");
 }
@@ -81,9 +82,12 @@ fn keeps_a_dangling_symlink_and_creates_its_target() {
 #[test]
 fn leaves_an_unexpected_config_unchanged() {
     let table = [
-        ("{\"auths\":", "is left as it is: EOF while parsing"),
-        ("[]", "is left as it is: it is no object"),
-        ("{\"plugins\":{\"regpush\":{\"hooks\":\"build\"}}}", "is `build`, which regpush did not write"),
+        ("{\"auths\":", "EOF while parsing"),
+        ("[]", ": it is not an object"),
+        (
+            "{\"plugins\":{\"regpush\":{\"hooks\":\"build\"}}}",
+            "is `build`, which `docker regpush` did not set",
+        ),
     ];
     for (text, reason) in table {
         let env = TestEnv::new().with_config(text);
@@ -99,11 +103,11 @@ fn leaves_an_unexpected_config_unchanged() {
 #[test]
 fn status_reports_whether_hints_are_on() {
     let env = TestEnv::new().with_config(r#"{"features":{"hooks":"true"}}"#);
-    assert!(hook(&env, "status").stdout.contains("hints: on, by features.hooks"));
+    assert!(hook(&env, "status").stdout.contains("hints: on (features.hooks)"));
     let off = run(env.without_engine().env("DOCKER_CLI_HINTS", "0").args(["regpush", "hook", "status"]));
     assert!(off.stdout.contains("hints: off"), "{off}");
     let on = run(env.without_engine().env("DOCKER_CLI_HOOKS", "1").args(["regpush", "hook", "status"]));
-    assert!(on.stdout.contains("hints: on, by DOCKER_CLI_HOOKS"), "{on}");
+    assert!(on.stdout.contains("hints: on (DOCKER_CLI_HOOKS)"), "{on}");
 }
 
 #[test]
@@ -115,7 +119,7 @@ fn answers_dockers_hook_request_with_a_template() {
     assert_eq!((answer.status, answer.stderr.as_str()), (0, ""));
     let template = answer.json()["Template"].as_str().unwrap().to_owned();
     assert!(
-        template.contains("wants a login") && template.ends_with("docker regpush {{arg . 0}}"),
+        template.contains("requires authentication") && template.ends_with("docker regpush {{arg . 0}}"),
         "{template}"
     );
     assert_eq!(answer.json()["Type"], 0);

@@ -218,8 +218,8 @@ fn explains_each_refusal_of_a_registry() {
             None,
             vec![("GET /v2/_catalog", basic())],
             3,
-            "wants a login, and there are no credentials for it: unauthorized: authentication required",
-            "log in with `docker login 127.0.0.1",
+            "requires authentication, and no credentials are stored for it: unauthorized: authentication required",
+            "run `docker login 127.0.0.1",
         ),
         (
             "",
@@ -227,7 +227,7 @@ fn explains_each_refusal_of_a_registry() {
             vec![("GET /v2/_catalog", basic()), ("GET /v2/_catalog", Reply::json(401, unauthorized))],
             3,
             "does not accept user `alice` from `",
-            "log in with `docker login 127.0.0.1",
+            "run `docker login 127.0.0.1",
         ),
         (
             "",
@@ -240,24 +240,31 @@ fn explains_each_refusal_of_a_registry() {
                 ),
             ],
             3,
-            "does not allow it to user `alice` from `",
-            "this account may not look there",
+            "denies access for user `alice` from `",
+            "use an account with access",
         ),
         (
             "",
             None,
             vec![("GET /v2/_catalog", Reply::json(404, "404 page not found"))],
             1,
-            "shows no catalog of its repositories",
+            "does not list its repositories",
             "docker regpush ls 127.0.0.1",
         ),
-        ("", None, vec![("GET /v2/_catalog", Reply::json(405, ""))], 1, "shows no catalog", "REPOSITORY`"),
+        (
+            "",
+            None,
+            vec![("GET /v2/_catalog", Reply::json(405, ""))],
+            1,
+            "does not list its repositories",
+            "REPOSITORY`",
+        ),
         (
             "/nope",
             None,
             vec![("GET /v2/nope/tags/list", Reply::json(404, r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#))],
             5,
-            "has no repository `nope`, or does not show it without a login",
+            "has no repository `nope`, or does not show it without credentials",
             "docker regpush ls 127.0.0.1",
         ),
         (
@@ -274,14 +281,14 @@ fn explains_each_refusal_of_a_registry() {
             vec![("GET /v2/_catalog", Reply::json(503, "<html>x</html>"))],
             6,
             "answered 503 Service Unavailable: service unavailable",
-            "in trouble",
+            "try again later",
         ),
         (
             "",
             None,
             vec![("GET /v2/_catalog", Reply::json(200, "<html>welcome</html>"))],
             1,
-            "is no registry: its list is no JSON",
+            "is not a registry: its list is not JSON",
             "check its name and port",
         ),
         (
@@ -300,7 +307,7 @@ fn explains_each_refusal_of_a_registry() {
             Some(alice),
             vec![("GET /v2/_catalog", challenge("Bearer realm=\"http://192.0.2.1:1/token\""))],
             1,
-            "its token server `192.0.2.1` has no TLS, and no login is sent there",
+            "its token server `192.0.2.1` does not use TLS, so credentials are not sent there",
             "",
         ),
         (
@@ -308,7 +315,7 @@ fn explains_each_refusal_of_a_registry() {
             Some(alice),
             vec![("GET /v2/_catalog", challenge("Digest realm=\"x\""))],
             1,
-            "a kind that is not known here (Digest): unauthorized: authentication required",
+            "unsupported authentication scheme (Digest): unauthorized: authentication required",
             "",
         ),
         (
@@ -316,7 +323,7 @@ fn explains_each_refusal_of_a_registry() {
             Some(alice),
             vec![("GET /v2/_catalog", challenge("Bearer service=\"x\""))],
             1,
-            "it names no token server",
+            "it does not name a token server",
             "",
         ),
         (
@@ -324,7 +331,7 @@ fn explains_each_refusal_of_a_registry() {
             Some(alice),
             vec![("GET /v2/_catalog", challenge("Bearer realm=\"file:///etc/passwd\""))],
             1,
-            "is no address of a server",
+            "is not a server address",
             "",
         ),
         (
@@ -335,7 +342,7 @@ fn explains_each_refusal_of_a_registry() {
                 with_header("Link", "</v2/_catalog?n=1000>; rel=\"next\"", Reply::json(200, "{}")),
             )],
             1,
-            "its list has no end",
+            "its list does not end",
             "",
         ),
         (
@@ -343,7 +350,7 @@ fn explains_each_refusal_of_a_registry() {
             None,
             vec![("GET /v2/_catalog", with_header("Link", "nonsense", Reply::json(200, "{}")))],
             1,
-            "does not say readably where its list goes on",
+            "link to the next page of the list cannot be parsed",
             "",
         ),
         (
@@ -354,7 +361,7 @@ fn explains_each_refusal_of_a_registry() {
                 Reply { pieces: vec![vec![b' '; 1 << 20]; 17], ..Reply::json(200, "") },
             )],
             1,
-            "it sends more than 16 MB at once",
+            "it sent more than 16 MB",
             "",
         ),
     ];
@@ -398,7 +405,7 @@ fn does_not_request_the_catalog_of_registries_without_one() {
     ] {
         let run = run(TestEnv::new().without_engine().args(["regpush", "ls", registry]));
         assert_eq!(run.status, 1, "{run}");
-        assert!(run.stderr.contains(&format!("{registry} shows no catalog of its repositories")), "{run}");
+        assert!(run.stderr.contains(&format!("{registry} does not list its repositories")), "{run}");
         assert!(run.stderr.contains(hint), "{run}");
     }
 }
@@ -443,7 +450,7 @@ fn engine_settings_decide_about_tls() {
 fn ls_of_an_invalid_reference_is_a_usage_error() {
     let env = TestEnv::new();
     for (typed, told) in [
-        ("localhost:0/app:1", "`ls` lists all tags of a repository"),
+        ("localhost:0/app:1", "cannot list one tag: `ls` lists all tags of a repository"),
         ("localhost:0/UPPER", "must be lowercase"),
         ("", "invalid reference format"),
     ] {
@@ -468,8 +475,7 @@ fn missing_permission_is_not_reported_as_a_wrong_password() {
     let run = ls(&env, &engine(), &[&host]);
     assert_eq!(run.status, 3, "{run}");
     assert!(
-        run.stderr.contains("does not allow it to user `alice`")
-            && run.stderr.contains("not with Bearer ***"),
+        run.stderr.contains("denies access for user `alice`") && run.stderr.contains("not with Bearer ***"),
         "{run}"
     );
     assert!(!run.to_string().contains("T1-long-token"), "{run}");

@@ -41,7 +41,7 @@ fn json_failure_has_class_message_and_hint() {
     assert_eq!(run.status, 1, "{run}");
     let result = run.json();
     assert_eq!(result["status"], "failed");
-    insta::assert_snapshot!(result["error"].to_string(), @r#"{"class":"rejected","hint":"the registry's quota is used up: delete images there, or have it raised","message":"cannot push localhost:0/app:1: denied: quota exceeded"}"#);
+    insta::assert_snapshot!(result["error"].to_string(), @r#"{"class":"rejected","hint":"delete images in localhost:0, or raise its quota","message":"cannot push localhost:0/app:1: denied: quota exceeded"}"#);
     assert!(result["digest"].is_null() && result["size"].is_null());
 }
 
@@ -67,7 +67,7 @@ fn prints_plain_lines_without_a_terminal() {
     1: digest: sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef size: 528
     ");
     assert!(
-        summary.starts_with("pushed localhost:0/app:1: 1 of 2 layers sent, 1 there already, 1 MB in "),
+        summary.starts_with("pushed localhost:0/app:1: 1 of 2 layers sent, 1 already present, 1 MB in "),
         "{summary}"
     );
 }
@@ -161,7 +161,7 @@ fn draws_progress_on_a_terminal_and_clears_it_at_the_end() {
     let contents = screen.screen().contents();
     let rows: Vec<&str> = contents.lines().collect();
     assert!(
-        rows[0].starts_with("pushed localhost:0/app:1: 1 of 2 layers sent, 1 there already, 1 MB in "),
+        rows[0].starts_with("pushed localhost:0/app:1: 1 of 2 layers sent, 1 already present, 1 MB in "),
         "{rows:?}"
     );
     assert!(rows[1].starts_with("localhost:0/app@sha256:"), "{rows:?}");

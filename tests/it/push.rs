@@ -137,22 +137,27 @@ fn stream_without_a_digest_fails_with_its_reason() {
     let line = |text: &str| vec![text.as_bytes().to_vec()];
     let lost = "lost the connection to the engine";
     let table = [
-        ("an empty answer", vec![], End::Proper, "without confirming it: no digest for tag `1`"),
-        ("the first line alone", line(REFERS), End::Proper, "without confirming it"),
-        ("the first line alone, closed", line(REFERS), End::Close, "without confirming it"),
-        ("another tag's digest", line(&digest_line("2")), End::Proper, "no digest for tag `1`"),
+        ("an empty answer", vec![], End::Proper, "without a digest for tag `1`"),
+        ("the first line alone", line(REFERS), End::Proper, "without a digest"),
+        ("the first line alone, closed", line(REFERS), End::Close, "without a digest"),
+        ("another tag's digest", line(&digest_line("2")), End::Proper, "without a digest for tag `1`"),
         ("cut between objects", line(REFERS), End::Cut, lost),
         ("cut after the digest", line(&digest_line("1")), End::Cut, lost),
         ("cut in an object", line(r#"{"status":"Pus"#), End::Cut, lost),
         ("an object without end", line(r#"{"status":"Pus"#), End::Close, "ends in the middle of an object"),
-        ("HTML", line("<html><h1>502"), End::Proper, "is no JSON: `<html><h1>502`"),
-        ("HTML after a line", line(&format!("{REFERS}\r\n<html>")), End::Close, "is no JSON: `<html>`"),
-        ("an object that is not a message", line(r#"{"status":7}"#), End::Proper, "cannot be read"),
+        ("HTML", line("<html><h1>502"), End::Proper, "is not JSON: `<html><h1>502`"),
+        ("HTML after a line", line(&format!("{REFERS}\r\n<html>")), End::Close, "is not JSON: `<html>`"),
+        (
+            "an object that is not a message",
+            line(r#"{"status":7}"#),
+            End::Proper,
+            "cannot parse an object from the engine",
+        ),
     ];
     for (name, pieces, end, message) in table {
         let reply = Reply { pieces, end, ..Reply::json(200, "") };
         let mut engine = FakeEngine::start().on_every_push(reply);
-        if message.contains("digest") || message.contains("confirming") {
+        if message.contains("digest") || message.contains("confirm") {
             engine = engine.on("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(404, "{}"));
         }
         let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:0/app:1"]));
@@ -186,7 +191,7 @@ fn html_page_of_a_proxy_is_an_engine_error() {
     let engine = FakeEngine::start().on_every_push(page);
     let run = run(TestEnv::new().command(&engine).args(["regpush", "localhost:0/app:1"]));
     assert_eq!(run.status, 4, "{run}");
-    assert!(run.stderr.contains("the engine's answer is no JSON: `<html><title>502 Bad Gateway"), "{run}");
+    assert!(run.stderr.contains("the engine's answer is not JSON: `<html><title>502 Bad Gateway"), "{run}");
 }
 
 #[test]
@@ -230,9 +235,9 @@ fn missing_image_error_suggests_local_names() {
     let images =
         r#"[{"RepoTags":["app:1","localhost:0/other:1"]},{"RepoTags":null},{"RepoTags":["<none>:<none>"]}]"#;
     let table = [
-        ("localhost:0/app:1", "hint: name it for the registry first: `docker tag app:1 localhost:0/app:1`"),
+        ("localhost:0/app:1", "hint: tag the image first: `docker tag app:1 localhost:0/app:1`"),
         ("localhost:0/othr:1", "hint: did you mean localhost:0/other:1?"),
-        ("localhost:0/nothing-like-that:7", "hint: see what is here with `docker images`"),
+        ("localhost:0/nothing-like-that:7", "hint: run `docker images` to list local images"),
     ];
     for (image, hint) in table {
         let engine = FakeEngine::start()

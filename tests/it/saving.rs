@@ -82,7 +82,7 @@ fn saves_typed_credentials_as_docker_does() {
         text.contains(WARNING) && text.contains("https://docs.docker.com/go/credential-store/"),
         "{text}"
     );
-    assert!(text.contains("the login for localhost:5000 is kept in `"), "{text}");
+    assert!(text.contains("saved the credentials for localhost:5000 in `"), "{text}");
     assert_only_config(&env);
 
     // The next push uses the saved credentials.
@@ -118,7 +118,11 @@ fn stores_credentials_in_the_helper_and_marks_config() {
             json!({"ServerURL": HOST, "Username": "alice", "Secret": "s3cret"})
         );
         assert!(stored.ends_with("}\n"), "{stored:?}");
-        assert!(run.stderr.contains("is kept by the credential helper `docker-credential-x`"), "{run}");
+        assert!(
+            run.stderr
+                .contains("credentials for localhost:5000 in the credential helper `docker-credential-x`"),
+            "{run}"
+        );
         assert!(!run.stderr.contains("WARNING"), "{run}");
     }
 }
@@ -232,15 +236,18 @@ fn saves_given_credentials_only_with_save_credentials() {
 fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
     let table = [
         // config.json, message
-        (r#"{"credsStore":"x"}"#, "failed to store the login for localhost:5000: locked"),
+        (r#"{"credsStore":"x"}"#, "failed to store credentials for localhost:5000: locked"),
         (
             r#"{"credsStore":"gone"}"#,
-            "`docker-credential-gone`, wanted to store the login for localhost:5000, is no program in PATH",
+            "`docker-credential-gone`, needed to store credentials for localhost:5000, is not in PATH",
         ),
         ("{ half", "config.json` is not valid JSON"),
         ("\u{feff}{}", "config.json` is not valid JSON"),
         (r#"{"auths":[]}"#, "`auths` in `"),
-        (r#"{"auths":{"localhost:5000":null,"localhost:5000":null}}"#, "is left as it is: "),
+        (
+            r#"{"auths":{"localhost:5000":null,"localhost:5000":null}}"#,
+            "it has several entries for the registry",
+        ),
     ];
     for (text, told) in table {
         let env = TestEnv::new().with_config(text).with_helper("x", "echo locked; exit 1");
@@ -260,7 +267,7 @@ fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
         ]);
         let pushed = run_with_stdin(&mut command, b"s3cret\n");
         assert_eq!(pushed.status, 0, "{pushed}");
-        let warned = "the login for localhost:5000 is not kept: ";
+        let warned = "cannot save the credentials for localhost:5000: ";
         let warnings = pushed.json()["warnings"].as_array().unwrap().clone();
         let warnings: Vec<&str> = warnings.iter().filter_map(Value::as_str).collect();
         assert!(
@@ -269,7 +276,7 @@ fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
         );
         assert!(pushed.stderr.contains(&format!("warning: {warned}")), "{pushed}");
 
-        let kept = if told.contains("is left as it is") || told.contains("to store") {
+        let kept = if told.contains("several entries") || told.contains("to store") {
             log_in(&env, &accepting(), HOST)
         } else {
             // `auth` reports it before it prompts or calls an engine.
@@ -334,15 +341,18 @@ fn failed_mark_in_config_is_a_warning() {
     let engine = accepting();
     let kept = log_in(&env, &engine, HOST);
     assert_eq!(kept.status, 0, "{kept}");
-    assert!(kept.stderr.contains("is kept by the credential helper `docker-credential-x`"), "{kept}");
-    assert!(kept.stderr.contains("warning: config.json does not say so: `"), "{kept}");
+    assert!(
+        kept.stderr.contains("credentials for localhost:5000 in the credential helper `docker-credential-x`"),
+        "{kept}"
+    );
+    assert!(kept.stderr.contains("warning: the credential helper has the credentials, but config.json has no entry for them: cannot change `"), "{kept}");
     assert!(exists(&env.path("home/stored")) && config(&env) == *text);
 }
 
 #[test]
 fn warns_if_docker_auth_config_overrides_saved_credentials() {
     let variable = json!({"auths": {HOST: {"auth": "ZXZlOng="}}}).to_string();
-    let hidden = "warning: DOCKER_AUTH_CONFIG goes before it";
+    let hidden = "warning: DOCKER_AUTH_CONFIG overrides the saved credentials";
     let env = TestEnv::new();
     let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
     let mut command = env.command(&engine);

@@ -157,11 +157,11 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
     assert_eq!(run.status, 0, "{run}");
     let platforms = json!({"sent": ["linux/amd64"], "missing": ["linux/arm64/v8"], "others": 0, "all": 2});
     assert_eq!(results[0]["platforms"], platforms, "{run}");
-    let warning = "not every platform of the image is here; only linux/amd64 was pushed under this tag: sha256:aa in place of the index sha256:index";
+    let warning = "only linux/amd64 was pushed, as sha256:aa: the engine does not have all platforms of the index sha256:index";
     assert_eq!(results[0]["warnings"], json!([warning]), "{run}");
     let notes: Vec<&Value> = of_kind(&events, "note").into_iter().map(|note| &note["message"]).collect();
     assert!(notes.contains(&&json!(warning)), "{run}");
-    let announced = "an image for several platforms: linux/amd64 here, linux/arm64/v8 missing; unless the registry has that already, one platform is sent in place of all, without attestations";
+    let announced = "the engine has linux/amd64 of a multi-platform image, but not linux/arm64/v8; unless the registry has the rest, the engine pushes one platform only, without attestations";
     assert!(notes.contains(&&json!(announced)), "{run}");
 
     // The announcement is printed once, even if the prefetch is answered only during verification.
@@ -194,10 +194,10 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
         .on("GET /v1.51/images/localhost:0/app:1/json?manifests=true", Reply::json(200, &image.to_string()));
     let unknown = FakeEngine::start().with_ping(Ping::Version("1.47")).on_every_push(stream());
     let afterwards = format!(
-        "localhost:0/app:1 was pushed as {DIGEST}, one platform in place of the index, of which not all is in the engine"
+        "localhost:0/app:1 was pushed as {DIGEST}, one platform only: the engine does not have all platforms of the index"
     );
     for (engine, told) in [
-        (&known, "not all of localhost:0/app:1 is in the engine: linux/arm64/v8 missing"),
+        (&known, "the engine does not have all platforms of localhost:0/app:1: linux/arm64/v8 missing"),
         (&unknown, &afterwards),
     ] {
         let run = push(engine, &["--platform", "all", IMAGE]);

@@ -75,7 +75,7 @@ impl Drop for Tmux {
 
 /// Removes the elapsed time at the end of the totals.
 fn without_time(row: &str) -> String {
-    let is_time = |text: &str| text.strip_suffix(" s").is_some_and(|n| n.parse::<u32>().is_ok());
+    let is_time = |text: &str| text.strip_suffix("s").is_some_and(|n| n.parse::<u32>().is_ok());
     match row.rsplit_once("  ") {
         Some((before, last)) if is_time(last) => before.to_owned(),
         _ => row.to_owned(),

@@ -294,7 +294,7 @@ fn does_not_move_a_tag_of_another_image() {
     assert_eq!(run.status, 1, "{run}");
     assert_eq!(lines(&run), ["127.0.0.1:0/app"], "the other destination is pushed: {run}");
     let told = format!(
-        "error: localhost:0/app:1 names another image here ({OTHER}), and is not moved; the image to push is {ID}"
+        "error: cannot tag localhost:0/app:1: it already names another local image ({OTHER}); the image to push is {ID}"
     );
     assert!(run.stderr.contains(&told), "{run}");
     assert_eq!(engine.names(), ["docker.io/library/app:1", "localhost:0/app:1"]);
@@ -319,8 +319,9 @@ fn keeps_the_only_tags_of_an_unnamed_image() {
         let run = push(&engine, &[&[ID, "--parallel", parallel], to.as_slice()].concat());
         assert_eq!(run.status, 0, "{run}");
         for name in ["localhost:0/app:1", "127.0.0.1:0/app:1"] {
-            let stays =
-                format!("the tag {name} stays: the image has no other name here, and would go with it");
+            let stays = format!(
+                "tag {name} will not be removed: it is the only name of the image, and the engine would remove the image with it"
+            );
             assert!(run.stderr.contains(&stays), "{run}");
         }
         assert!(engine.request("DELETE ").is_none(), "{run}");
@@ -334,7 +335,7 @@ fn refuses_to_derive_a_path_from_an_image_id() {
     let engine = FakeEngine::start().has("app:1", "deadbeefcafe");
     let run = push(&engine, &["deadbeefcafe", "--to", "localhost:0/"]);
     assert_eq!(run.status, 125, "{run}");
-    assert!(run.stderr.contains("`deadbeefcafe` is the ID of an image here"), "{run}");
+    assert!(run.stderr.contains("`deadbeefcafe` is an image ID, and has no path and tag"), "{run}");
     assert!(engine.pushes().is_empty() && engine.names() == ["app:1"]);
 }
 
@@ -427,7 +428,7 @@ fn does_not_remove_a_tag_that_was_moved_meanwhile() {
     let engine = engine.on(inspect, Reply::json(404, "{}")).on(inspect, Reply::json(200, &moved));
     let run = push(&engine, &["app:1", "--to", "localhost:0/"]);
     assert_eq!(run.status, 0, "{run}");
-    let stays = "warning: the tag localhost:0/app:1 stays: somebody has given it to another image";
+    let stays = "warning: tag localhost:0/app:1 was not removed: it names another image now";
     assert!(run.stderr.contains(stays), "{run}");
     assert!(engine.request("DELETE ").is_none());
 }
@@ -464,7 +465,7 @@ fn checks_all_arguments_before_pushing() {
     let table: [(&[&str], i32, &str); 4] = [
         (&["app:1", "APP:2"], 125, "must be lowercase"),
         (&["a:1", "b:1", "--to", "localhost:0/x:1"], 125, "would both be pushed as localhost:0/x:1"),
-        (&["a:1", "b:1", "--digest-file", "d"], 125, "--digest-file is for one image"),
+        (&["a:1", "b:1", "--digest-file", "d"], 125, "--digest-file works with a single image"),
         (&["a:1", "--metadata-file", "/no/such/folder/m"], 1, "cannot write `/no/such/folder/m`"),
     ];
     for (arguments, status, told) in table {
@@ -716,7 +717,7 @@ fn timeout_includes_waits_between_attempts() {
     // The first wait lasts one to two seconds, the next one two to four.
     let took = started.elapsed();
     assert!(run.status == 7 && took < Duration::from_secs(4), "{took:?}: {run}");
-    assert!(run.stderr.contains("localhost:0/app:1 was not pushed within 3s"), "{run}");
+    assert!(run.stderr.contains("cannot push localhost:0/app:1 within 3s"), "{run}");
 }
 
 /// Neither the time at the prompt nor the push of an earlier image counts.

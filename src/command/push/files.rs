@@ -61,7 +61,7 @@ impl Files {
     /// One of the files cannot be written.
     pub fn write(self, pushed: &[(&Reference, &str)], mut warn: impl FnMut(&str)) -> Result<(), Error> {
         if self.github == Some(None) {
-            warn("--github-output: GITHUB_OUTPUT is not set, so this is no step of GitHub Actions");
+            warn("--github-output works only in GitHub Actions: GITHUB_OUTPUT is not set");
         }
         if pushed.is_empty() {
             return Ok(());

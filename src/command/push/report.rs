@@ -108,22 +108,22 @@ impl Report<'_> {
             Some(login) if !login.anonymous => login.describe(),
             _ => "none".to_owned(),
         };
-        line("Credentials:", format!("{who}; may write to {}", reference.familiar_repository()))?;
+        line("Credentials:", format!("{who}; can write to {}", reference.familiar_repository()))?;
         let tag = match &findings.tag_names {
-            None => "names nothing yet".to_owned(),
-            Some(digest) if findings.is_same => format!("names this image, {digest}"),
-            Some(digest) => format!("names another image, {digest}"),
+            None => "does not exist".to_owned(),
+            Some(digest) if findings.is_same => format!("points to this image, {digest}"),
+            Some(digest) => format!("points to another image, {digest}"),
         };
         line("Tag:", format!("{} {tag}", reference.tag_or_latest()))?;
         let missing: Vec<String> = findings.missing_layers.iter().map(short).collect();
         let missing = match missing.len() {
-            0 => "all are there".to_owned(),
+            0 => "all exist".to_owned(),
             number => format!("{number} of {count} missing: {}", missing.join(", ")),
         };
         line("Layers:", missing)?;
         let end = match status {
             Status::Unchanged => "unchanged, nothing to push",
-            Status::Skipped => "skipped, since the tag is there",
+            Status::Skipped => "skipped, the tag exists",
             Status::Pushed | Status::WouldPush => "would be pushed",
         };
         line("Result:", format!("{end}; nothing was sent"))

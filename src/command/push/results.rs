@@ -170,8 +170,8 @@ pub fn text(reference: Option<&Reference>, record: &Record, result: &Result<Outc
     let name = reference.map(Reference::familiar).unwrap_or_default();
     match result.as_ref().map(|outcome| outcome.status) {
         Err(error) => worded(error),
-        Ok(Status::Unchanged) => format!("unchanged {name}: the registry has this image under this tag"),
-        Ok(Status::Skipped) => format!("skipped {name}: the tag is in the registry already"),
+        Ok(Status::Unchanged) => format!("unchanged {name}: the tag already points to this image"),
+        Ok(Status::Skipped) => format!("skipped {name}: the tag exists in the registry"),
         Ok(Status::Pushed | Status::WouldPush) => summary(&name, record),
     }
 }
@@ -183,23 +183,25 @@ fn summary(name: &str, record: &Record) -> String {
     let counts = progress.counts();
     let verified = if record.verified == Some(true) { ", verified" } else { "" };
     if counts.total > 0 && counts.exists == counts.total {
-        return format!("pushed {name}: every layer was there already{verified}");
+        return format!("pushed {name}: all layers already present{verified}");
     }
     let mut parts = Vec::new();
     if counts.total > 0 {
-        parts.push(format!("{} of {} layers sent", counts.pushed, counts.total));
+        let of = if counts.pushed == counts.total { String::new() } else { format!(" of {}", counts.total) };
+        let s = if counts.total == 1 { "" } else { "s" };
+        parts.push(format!("{}{of} layer{s} sent", counts.pushed));
     }
     if counts.mounted > 0 {
         parts.push(format!("{} mounted", counts.mounted));
     }
     if counts.exists > 0 {
-        parts.push(format!("{} there already", counts.exists));
+        parts.push(format!("{} already present", counts.exists));
     }
     if progress.bytes().0 > 0 {
         parts.push(amount(progress.bytes().0));
     }
     let told = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
-    format!("pushed {name}{told} in {:.1} s{verified}", progress.elapsed().as_secs_f64())
+    format!("pushed {name}{told} in {:.1}s{verified}", progress.elapsed().as_secs_f64())
 }
 
 #[cfg(test)]
@@ -212,14 +214,14 @@ mod tests {
         let mounted = || LayerState::MountedFrom("x".to_owned());
         let pushing = LayerState::Pushing { current: 5, total: 10 };
         let table = [
-            (vec![], "pushed app:1 in 0.0 s"),
-            (vec![LayerState::AlreadyExists], "pushed app:1: every layer was there already"),
+            (vec![], "pushed app:1 in 0.0s"),
+            (vec![LayerState::AlreadyExists], "pushed app:1: all layers already present"),
             (
                 vec![LayerState::Pushed, LayerState::AlreadyExists],
-                "pushed app:1: 1 of 2 layers sent, 1 there already in 0.0 s",
+                "pushed app:1: 1 of 2 layers sent, 1 already present in 0.0s",
             ),
-            (vec![mounted()], "pushed app:1: 0 of 1 layers sent, 1 mounted in 0.0 s"),
-            (vec![mounted(), pushing], "pushed app:1: 0 of 2 layers sent, 1 mounted, 5 B in 0.0 s"),
+            (vec![mounted()], "pushed app:1: 0 of 1 layer sent, 1 mounted in 0.0s"),
+            (vec![mounted(), pushing], "pushed app:1: 0 of 2 layers sent, 1 mounted, 5 B in 0.0s"),
         ];
         for (states, want) in table {
             let mut record = Record::default();

@@ -76,7 +76,10 @@ pub async fn dial(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
             Tunnel::docker(arguments).map(Dialed::carried).map_err(unreachable)
         }
         #[allow(unreachable_patterns, reason = "the endpoints of another system")]
-        _ => Err(unreachable(io::Error::new(io::ErrorKind::Unsupported, "it is not for this system"))),
+        _ => Err(unreachable(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this system does not support this kind of endpoint",
+        ))),
     }
 }
 
@@ -86,7 +89,7 @@ async fn connect_socket(path: &std::path::Path) -> io::Result<impl Stream + use<
     // hyperlocal panics on a far longer path.
     const MAX_PATH: usize = 107;
     if path.as_os_str().len() > MAX_PATH {
-        let reason = format!("the path of a socket has at most {MAX_PATH} bytes");
+        let reason = format!("a socket path can have at most {MAX_PATH} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     }
     // The connector does not use the path of the request.
@@ -96,7 +99,10 @@ async fn connect_socket(path: &std::path::Path) -> io::Result<impl Stream + use<
 async fn dial_tcp(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
     let unreachable = |source| TransportError::Unreachable { endpoint: Arc::clone(endpoint), source };
     let Some((host, url)) = url(endpoint) else {
-        return Err(unreachable(io::Error::new(io::ErrorKind::InvalidInput, "the host makes no URL")));
+        return Err(unreachable(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the host is not valid in a URL",
+        )));
     };
     let refused = |proxy, source| TransportError::Proxy { endpoint: Arc::clone(endpoint), proxy, source };
     let mut dialed = match proxy::of(&url) {
@@ -117,7 +123,7 @@ async fn dial_tcp(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
             return Err(TransportError::Tls { endpoint: Arc::clone(endpoint), problem });
         }
         Ok(Err(WrapError::Io(source))) => return Err(unreachable(source)),
-        Err(_) => return Err(unreachable(too_late("no greeting of TLS"))),
+        Err(_) => return Err(unreachable(too_late("no TLS handshake"))),
     };
     Ok(dialed)
 }
@@ -130,7 +136,7 @@ fn url(endpoint: &Endpoint) -> Option<(&str, Uri)> {
 }
 
 fn too_late(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("{what} within {} s", CONNECT_TIMEOUT.as_secs()))
+    io::Error::new(io::ErrorKind::TimedOut, format!("{what} within {}s", CONNECT_TIMEOUT.as_secs()))
 }
 
 /// Returns a connector that tries all addresses of a name, and starts with IPv4 soon after IPv6 (RFC 8305).
@@ -230,8 +236,9 @@ pub enum WrapError {
 /// * `host`: the name that must be in the engine's certificate.
 pub async fn wrap(stream: Box<dyn Stream>, tls: &Tls, host: &str) -> Result<Box<dyn Stream>, WrapError> {
     let config = tls::config(tls).map_err(WrapError::Problem)?;
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| WrapError::Problem(TlsProblem::Other(format!("`{host}` can be in no certificate"))))?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+        WrapError::Problem(TlsProblem::Other(format!("`{host}` is not a valid name for a certificate")))
+    })?;
     match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
         Ok(stream) => Ok(Box::new(stream)),
         Err(error) => Err(match tls::find(&error) {

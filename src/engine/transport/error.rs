@@ -27,10 +27,10 @@ pub enum TransportError {
         source: io::Error,
     },
     /// The TLS handshake failed, or one side does not accept the other's certificate.
-    #[error("no TLS with the engine at {endpoint}: {problem}")]
+    #[error("cannot establish TLS with the engine at {endpoint}: {problem}")]
     Tls { endpoint: Arc<Endpoint>, problem: TlsProblem },
     /// The engine, or a proxy in front of it, expects TLS, and the plugin connected without TLS.
-    #[error("the engine at {endpoint} wants TLS")]
+    #[error("the engine at {endpoint} requires TLS")]
     WantsTls { endpoint: Arc<Endpoint> },
     /// The program that carries the connection failed. `said`: the end of its stderr, raw.
     #[error("cannot reach the engine at {endpoint}: `{command}` {end}{}", last_words(said))]
@@ -81,7 +81,7 @@ impl TransportError {
                     Address::Tcp { host, .. } => host,
                     _ => "HOST",
                 };
-                format!("check HTTP_PROXY and HTTPS_PROXY, or go there directly with NO_PROXY={host}")
+                format!("check HTTP_PROXY and HTTPS_PROXY, or bypass the proxy with NO_PROXY={host}")
             }
             Self::WantsTls { endpoint } => with_tls_options(
                 endpoint,
@@ -90,29 +90,29 @@ impl TransportError {
             Self::Tls { endpoint, problem } => match problem {
                 TlsProblem::PlainText => with_tls_options(
                     endpoint,
-                    "leave out --tls and --tlsverify, and unset DOCKER_TLS and DOCKER_TLS_VERIFY",
+                    "remove --tls and --tlsverify, and unset DOCKER_TLS and DOCKER_TLS_VERIFY",
                 ),
                 TlsProblem::UnknownAuthority { .. } | TlsProblem::Authorities { .. } => with_tls_options(
                     endpoint,
-                    "name the CA that signed it with --tlscacert, or as ca.pem in DOCKER_CERT_PATH",
+                    "pass its CA with --tlscacert, or as ca.pem in DOCKER_CERT_PATH",
                 ),
                 TlsProblem::IdentityMissing | TlsProblem::Identity { .. } | TlsProblem::IdentityRefused { .. } => {
                     with_tls_options(
                         endpoint,
-                        "name one that the engine's CA signed with --tlscert and --tlskey, or as cert.pem and key.pem in DOCKER_CERT_PATH",
+                        "pass a client certificate signed by the engine's CA with --tlscert and --tlskey, or as cert.pem and key.pem in DOCKER_CERT_PATH",
                     )
                 }
                 TlsProblem::Refused => with_tls_options(
                     endpoint,
-                    "if it wants a client certificate, name that with --tlscert and --tlskey, or put it into DOCKER_CERT_PATH; else see what the engine speaks",
+                    "pass --tlscert and --tlskey, or set DOCKER_CERT_PATH, if the engine requires a client certificate; otherwise check its TLS settings",
                 ),
                 TlsProblem::Expired | TlsProblem::NotYetValid => {
-                    "have the engine's certificate renewed, and check the clocks of both machines".to_owned()
+                    "renew the engine's certificate, and check the clocks of both machines".to_owned()
                 }
                 TlsProblem::WrongName { .. } => {
-                    "name the engine as its certificate does, or have that renewed for this name".to_owned()
+                    "use the name in the engine's certificate, or reissue the certificate for this name".to_owned()
                 }
-                TlsProblem::Other(_) => "see what it says: `openssl s_client -connect HOST:PORT`".to_owned(),
+                TlsProblem::Other(_) => "run `openssl s_client -connect HOST:PORT` to see its certificate".to_owned(),
             },
             Self::Tunnel { endpoint, said, .. } => match &endpoint.address {
                 Address::Ssh(ssh) => {
@@ -124,22 +124,22 @@ impl TransportError {
                     let hint = tunnel_hint(said).replace("{login}", &login(ssh)).replace("{host}", &known);
                     hint.replace("{docker}", &remote_docker(ssh))
                 }
-                _ => "see what `docker version` says with the same options".to_owned(),
+                _ => "run `docker version` with the same options".to_owned(),
             },
             Self::Lost { endpoint, source, .. } if source.is_parse() => match &endpoint.address {
                 Address::Tcp { .. } if endpoint.tls.is_none() => {
-                    "what answers there is no engine, or one that wants TLS (--tlsverify, DOCKER_TLS_VERIFY): check --host, --context and DOCKER_HOST".to_owned()
+                    "check --host, --context and DOCKER_HOST: the server is not an engine, or requires TLS (--tlsverify, DOCKER_TLS_VERIFY)".to_owned()
                 }
-                _ => "what answers there is no engine: check --host, --context and DOCKER_HOST".to_owned(),
+                _ => "check --host, --context and DOCKER_HOST: the server is not an engine".to_owned(),
             },
             Self::Lost { was_heard: true, .. } => {
-                "the engine may have stopped: look into its log, and push again".to_owned()
+                "check the engine's log (`journalctl -u docker`), then push again".to_owned()
             }
             Self::Lost { endpoint, .. } => match &endpoint.address {
                 Address::Tcp { .. } if endpoint.tls.is_none() => {
-                    "what is there hangs up without a word: it may want TLS (--tlsverify, DOCKER_TLS_VERIFY), or is no engine".to_owned()
+                    "check --host, --context and DOCKER_HOST: the server closes the connection; it may require TLS (--tlsverify, DOCKER_TLS_VERIFY), or not be an engine".to_owned()
                 }
-                _ => "what is there hangs up without a word: is it an engine? See `docker version`".to_owned(),
+                _ => "run `docker version`: the server closes the connection, and may not be an engine".to_owned(),
             },
         }
     }
@@ -150,7 +150,7 @@ impl TransportError {
 fn with_tls_options(endpoint: &Endpoint, options: &str) -> String {
     match &endpoint.origin {
         Origin::Context { name, .. } => format!(
-            "the context keeps its own: `docker context update {name} --docker host={},ca=FILE,cert=FILE,key=FILE`, without the files for no TLS",
+            "update the context: `docker context update {name} --docker host={},ca=FILE,cert=FILE,key=FILE` (without the files: no TLS)",
             endpoint.address
         ),
         _ => options.to_owned(),
@@ -158,31 +158,34 @@ fn with_tls_options(endpoint: &Endpoint, options: &str) -> String {
 }
 
 fn unreachable_hint(endpoint: &Endpoint, source: &io::Error) -> String {
-    const ANOTHER: &str = "or name another with --context or DOCKER_HOST";
+    const ANOTHER: &str = "or choose another with --context or DOCKER_HOST";
     match (&endpoint.address, source.kind()) {
         (Address::Unix(path), io::ErrorKind::PermissionDenied) => {
             let path = path.display();
-            format!("you may not open {path}: join its group (often `docker`) and log in again, or use sudo")
+            format!("join the group of {path} (often `docker`) and log in again, or use sudo")
         }
         (Address::Unix(_), io::ErrorKind::InvalidInput) => "link the socket to a shorter path".to_owned(),
         (Address::Unix(path), io::ErrorKind::NotFound) => {
             format!(
-                "nothing is at {}: start the engine (`systemctl start docker`), {ANOTHER}",
+                "start the engine (`systemctl start docker`), because {} does not exist, {ANOTHER}",
                 path.display()
             )
         }
         (Address::Unix(path), _) => {
-            format!("no engine listens at {}: start it (`systemctl start docker`), {ANOTHER}", path.display())
+            format!(
+                "start the engine (`systemctl start docker`), because nothing listens at {}, {ANOTHER}",
+                path.display()
+            )
         }
         (Address::Tcp { base, .. }, _) if base.ends_with(".sock") => {
-            format!("for a socket write unix://{base}")
+            format!("write unix://{base} for a socket")
         }
         (Address::Tcp { .. }, io::ErrorKind::ConnectionRefused) => {
-            format!("no engine listens there: start it with this address (dockerd `-H`), {ANOTHER}")
+            format!("start the engine with this address (`dockerd -H`), {ANOTHER}")
         }
         (Address::Tcp { .. }, _) => format!("check host name, network and firewall, {ANOTHER}"),
-        (Address::Ssh(_), io::ErrorKind::NotFound) => "install ssh, of OpenSSH".to_owned(),
+        (Address::Ssh(_), io::ErrorKind::NotFound) => "install ssh (OpenSSH)".to_owned(),
         (Address::ThroughDocker { .. }, io::ErrorKind::NotFound) => "install the docker CLI".to_owned(),
-        _ => format!("see `docker version`, {ANOTHER}"),
+        _ => format!("run `docker version`, {ANOTHER}"),
     }
 }

@@ -112,7 +112,7 @@ impl EngineUpload {
             if detour.is_some() && is_about_name && !progress.has_moved() {
                 session.detours.borrow_mut().close(reference);
                 let reason = format!(
-                    "an upload hangs in the engine, and under the registry's other name: {}",
+                    "an upload hangs in the engine, and a push under the registry's alternative name failed: {}",
                     cause.reason()
                 );
                 return Err(retryable(Cause::Engine { verdict: stalled(), reason }));
@@ -125,7 +125,7 @@ impl EngineUpload {
                 if facts.is_classic {
                     session.detours.borrow_mut().hangs(reference, blocked_before);
                 }
-                let reason = format!("nothing moved for {}", format_duration(session.options.stall_timeout));
+                let reason = format!("no progress for {}", format_duration(session.options.stall_timeout));
                 return Err(retryable(Cause::Engine { verdict: stalled(), reason }));
             }
             Err(EngineError::Answered { status, message }) => {
@@ -175,7 +175,7 @@ impl EngineUpload {
         };
         if !is_free {
             let name = name.familiar();
-            log.note(&format!("not pushing under the name {name}: an image has it"));
+            log.note(&format!("not pushing under the alternative name {name}: a local image has that name"));
             return Ok(());
         }
         let own = reference.canonical();
@@ -189,7 +189,7 @@ impl EngineUpload {
             Ok(tag) => {
                 let names = (reference.familiar_repository(), name.familiar_repository());
                 log.note(&format!(
-                    "the engine hangs in an upload to {}: pushing under the registry's other name, {}",
+                    "an earlier upload to {} hangs in the engine; pushing under the registry's alternative name, {}",
                     names.0, names.1
                 ));
                 self.detour = Some(tag);
@@ -246,7 +246,7 @@ impl EngineUpload {
                 }) => more?,
                 () = until(stalls) => {
                     if !engine.stop(stream).await {
-                        log.note("the engine did not say that it gave up the push");
+                        log.note("the engine did not confirm that it stopped the push");
                     }
                     return Ok(StreamEnd::Stalled);
                 }
@@ -294,7 +294,7 @@ async fn confirm(
     };
     let named = tokio::time::timeout(CONFIRMATION, asked).await.ok()??;
     log.record.verified = Some(true);
-    log.note("the engine named no digest; the registry was asked, and has the image");
+    log.note("the engine reported no digest; the registry confirmed the image");
     Some(named)
 }
 
