@@ -14,6 +14,7 @@ pub mod event;
 pub mod failure;
 pub mod net;
 pub mod oci;
+pub mod palette;
 pub mod platform;
 pub mod plugin;
 pub mod present;

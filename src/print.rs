@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use crate::error::Error;
+use crate::palette::Palette;
 use crate::text::sanitize;
 
 /// Prints a line on stderr. Ignores errors, since there is no other place to report them.
@@ -11,7 +12,7 @@ pub fn tell(line: &str) {
 }
 
 pub fn warn(warning: &str) {
-    tell(&format!("warning: {warning}"));
+    tell(&Palette::of(&io::stderr()).warning(&format!("warning: {warning}")));
 }
 
 pub fn print(text: &str) -> Result<(), Error> {
@@ -29,7 +30,7 @@ pub fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
 
 /// Prints an error and its hint.
 pub fn tell_error(error: &Error) {
-    tell(&worded(error));
+    tell(&Palette::of(&io::stderr()).error(&worded(error)));
 }
 
 /// Formats an error, with its hint on a second line.

@@ -68,7 +68,7 @@ complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l no-prompt
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s q -l quiet -d 'Print only the result, warnings and errors: --progress none'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l save-credentials -d 'Save credentials from prompt or --username, as docker login does'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l password-stdin -d 'Read the password for --username from stdin'
-complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l anonymous -d 'Push without credentials, even if Docker has some'
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l anonymous -d 'Use no credentials, even if Docker has some'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s V -l version -d 'Print version'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -a "auth" -d 'Show stored credentials for a registry and check that they work'
@@ -84,7 +84,7 @@ complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -s u -
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l format -d 'Output format: "table", "json" (one object per line) (default "table")' -r -f -a "table\t''
 json\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l password-stdin -d 'Read the password for --username from stdin'
-complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l anonymous -d 'Push without credentials, even if Docker has some'
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l anonymous -d 'Use no credentials, even if Docker has some'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -s h -l help -d 'Print help'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand hook; and not __fish_seen_subcommand_from install remove status" -s h -l help -d 'Print help'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand hook; and not __fish_seen_subcommand_from install remove status" -f -a "install" -d 'Enable the hint after a failed docker push'

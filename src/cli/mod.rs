@@ -177,7 +177,7 @@ pub struct CredentialArgs {
     /// Read the password for --username from stdin
     #[arg(long, requires = "username")]
     pub password_stdin: bool,
-    /// Push without credentials, even if Docker has some
+    /// Use no credentials, even if Docker has some
     #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
     pub anonymous: bool,
 }

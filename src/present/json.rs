@@ -8,6 +8,7 @@ use humantime::format_rfc3339_millis;
 use serde::Serialize;
 
 use crate::event::{Event, LayerState};
+use crate::palette::Palette;
 use crate::present::board::is_said_again;
 use crate::present::lines::Lines;
 use crate::present::presenter::{Level, Presenter, Update};
@@ -58,7 +59,7 @@ impl<W: Write> Json<W> {
     /// * `names`: canonical.
     pub fn new(out: W, names: Vec<String>) -> Self {
         let images = names.into_iter().map(|name| (name, Progress::default())).collect();
-        Self { lines: Lines::new(out), images }
+        Self { lines: Lines::new(out, Palette::default()), images }
     }
 
     /// Returns the writer.

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use crate::present::presenter::Level;
+use crate::palette::Palette;
+use crate::present::presenter::{Ending, Level};
 
 /// Number of lines kept while a prompt waits for an answer; later lines are dropped.
 pub const MAX_HELD: usize = 1000;
@@ -10,12 +11,13 @@ pub const MAX_HELD: usize = 1000;
 /// Writes lines; keeps them back while a prompt waits for an answer.
 pub struct Lines<W> {
     pub out: W,
+    pub palette: Palette,
     held: Option<Vec<String>>,
 }
 
 impl<W: Write> Lines<W> {
-    pub(super) fn new(out: W) -> Self {
-        Self { out, held: None }
+    pub(super) fn new(out: W, palette: Palette) -> Self {
+        Self { out, palette, held: None }
     }
 
     pub(super) fn line(&mut self, line: &str) {
@@ -40,11 +42,16 @@ impl<W: Write> Lines<W> {
 }
 
 /// Formats a line for people. With several images, it names the image that the line is about.
-pub fn worded(name: Option<&str>, level: Level, line: &str) -> String {
+pub fn worded(palette: Palette, name: Option<&str>, level: Level, line: &str) -> String {
     let about = name.map(|name| format!("{name}: ")).unwrap_or_default();
     match level {
-        Level::Warning => format!("warning: {about}{line}"),
+        Level::Warning => palette.warning(&format!("warning: {about}{line}")),
         Level::Note => format!("{about}{line}"),
         Level::Notice | Level::Asking => line.to_owned(),
     }
+}
+
+/// Returns the text about the end of an image, in colour.
+pub fn worded_ending(palette: Palette, ending: &Ending<'_>) -> String {
+    if ending.is_failure { palette.error(ending.text) } else { palette.done(ending.text) }
 }

@@ -15,6 +15,7 @@ pub mod tty;
 use std::io;
 
 use crate::cli::ProgressMode;
+use crate::palette::Palette;
 use crate::present::json::Json;
 use crate::present::plain::Plain;
 use crate::present::presenter::Presenter;
@@ -36,11 +37,12 @@ pub struct ImageName {
 pub fn for_mode(mode: ProgressMode, names: Vec<ImageName>) -> Box<dyn Presenter> {
     let (familiar, canonical) = names.into_iter().map(|name| (name.familiar, name.canonical)).unzip();
     let out = io::stderr();
+    let palette = Palette::of(&out);
     match mode {
-        ProgressMode::None => Box::new(Silent::new(out, familiar)),
-        ProgressMode::Tty => Box::new(Tty::new(out, familiar, terminal_size)),
+        ProgressMode::None => Box::new(Silent::new(out, palette, familiar)),
+        ProgressMode::Tty => Box::new(Tty::new(out, palette, familiar, terminal_size)),
         ProgressMode::Json => Box::new(Json::new(out, canonical)),
-        ProgressMode::Rawjson => Box::new(Raw::new(out, familiar)),
-        ProgressMode::Auto | ProgressMode::Plain => Box::new(Plain::new(out, familiar)),
+        ProgressMode::Rawjson => Box::new(Raw::new(out, palette, familiar)),
+        ProgressMode::Auto | ProgressMode::Plain => Box::new(Plain::new(out, palette, familiar)),
     }
 }

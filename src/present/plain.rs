@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::event::{Event, LayerState};
 use crate::failure::is_opening;
+use crate::palette::Palette;
 use crate::present::board::{Board, is_said_again};
-use crate::present::lines::{Lines, worded};
+use crate::present::lines::{Lines, worded, worded_ending};
 use crate::present::presenter::{Level, Presenter, Update};
 
 /// Maximum number of lines about single layers in a call. An image has seven layers or so; more lines only make the
@@ -20,8 +21,8 @@ pub struct Plain<W> {
 }
 
 impl<W: Write> Plain<W> {
-    pub fn new(out: W, names: Vec<String>) -> Self {
-        Self { lines: Lines::new(out), board: Board::new(names, Instant::now()), layer_lines: 0 }
+    pub fn new(out: W, palette: Palette, names: Vec<String>) -> Self {
+        Self { lines: Lines::new(out, palette), board: Board::new(names, Instant::now()), layer_lines: 0 }
     }
 
     /// Returns the writer.
@@ -31,7 +32,7 @@ impl<W: Write> Plain<W> {
 
     /// Prints a line, preceded by the name of the image if there are several.
     fn line(&mut self, at: usize, line: &str) {
-        let line = worded(self.board.name_among_others(at), Level::Note, line);
+        let line = worded(self.lines.palette, self.board.name_among_others(at), Level::Note, line);
         self.lines.line(&line);
     }
 
@@ -54,7 +55,8 @@ impl<W: Write> Plain<W> {
             // The classic store repeats it in `aux`.
             Event::Pushed { .. } if is_said_again(&row.progress, event) => {}
             Event::Pushed { tag, digest, size } => {
-                self.line(at, &format!("{tag}: digest: {digest} size: {size}"));
+                let line = format!("{tag}: digest: {digest} size: {size}");
+                self.line(at, &self.lines.palette.dim(&line));
             }
             // Reported with the result, or not important.
             Event::Refused { .. }
@@ -77,16 +79,20 @@ impl<W: Write> Presenter for Plain<W> {
             }
             Update::Event(event) => self.event(at, event),
             Update::Wait(next, reason) => {
+                let next = self.lines.palette.warning(&next.to_string());
                 self.line(at, &format!("{next}: {reason}"));
             }
-            Update::Finished(ending) if !ending.text.is_empty() => self.lines.line(ending.text),
+            Update::Finished(ending) if !ending.text.is_empty() => {
+                self.lines.line(&worded_ending(self.lines.palette, ending));
+            }
             Update::Push | Update::Finished(_) => {}
         }
         self.board.show(at, update);
     }
 
     fn say(&mut self, at: Option<usize>, level: Level, line: &str) {
-        let line = worded(at.and_then(|at| self.board.name_among_others(at)), level, line);
+        let name = at.and_then(|at| self.board.name_among_others(at));
+        let line = worded(self.lines.palette, name, level, line);
         match level {
             Level::Asking => self.lines.line_now(&line),
             _ => self.lines.line(&line),
@@ -136,7 +142,7 @@ mod tests {
     }
 
     fn plain(names: &[&str]) -> Plain<Vec<u8>> {
-        Plain::new(Vec::new(), names.iter().map(|name| (*name).to_owned()).collect())
+        Plain::new(Vec::new(), Palette::default(), names.iter().map(|name| (*name).to_owned()).collect())
     }
 
     fn shown(plain: Plain<Vec<u8>>) -> String {

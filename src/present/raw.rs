@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use crate::event::Event;
-use crate::present::lines::{Lines, worded};
+use crate::palette::Palette;
+use crate::present::lines::{Lines, worded, worded_ending};
 use crate::present::presenter::{Level, Presenter, Update};
 
 /// Shows only warnings, prompts and failures, as for `--quiet`.
@@ -16,14 +17,14 @@ pub struct Silent<W> {
 pub struct Raw<W>(Silent<W>);
 
 impl<W: Write> Silent<W> {
-    pub fn new(out: W, names: Vec<String>) -> Self {
-        Self { lines: Lines::new(out), names }
+    pub fn new(out: W, palette: Palette, names: Vec<String>) -> Self {
+        Self { lines: Lines::new(out, palette), names }
     }
 }
 
 impl<W: Write> Raw<W> {
-    pub fn new(out: W, names: Vec<String>) -> Self {
-        Self(Silent::new(out, names))
+    pub fn new(out: W, palette: Palette, names: Vec<String>) -> Self {
+        Self(Silent::new(out, palette, names))
     }
 }
 
@@ -33,7 +34,7 @@ impl<W: Write> Presenter for Silent<W> {
             && ending.is_failure
             && !ending.text.is_empty()
         {
-            self.lines.line(ending.text);
+            self.lines.line(&worded_ending(self.lines.palette, ending));
         }
     }
 
@@ -42,7 +43,7 @@ impl<W: Write> Presenter for Silent<W> {
         match level {
             Level::Note => {}
             Level::Notice | Level::Warning => {
-                self.lines.line(&worded(name.map(String::as_str), level, line));
+                self.lines.line(&worded(self.lines.palette, name.map(String::as_str), level, line));
             }
             Level::Asking => self.lines.line_now(line),
         }

@@ -11,8 +11,9 @@ use unicode_width::UnicodeWidthChar;
 
 use crate::event::{Event, LayerState};
 use crate::failure::is_opening;
+use crate::palette::Palette;
 use crate::present::board::{Board, Row};
-use crate::present::lines::{MAX_HELD, worded};
+use crate::present::lines::{MAX_HELD, worded, worded_ending};
 use crate::present::presenter::{Level, Presenter, Update};
 use crate::present::rate::Rate;
 use crate::progress::Layer;
@@ -39,6 +40,7 @@ pub fn terminal_size() -> Size {
 
 pub struct Tty<W: Write> {
     out: W,
+    palette: Palette,
     size: fn() -> Size,
     board: Board,
     /// Permanent lines that the next frame writes above the redrawn lines.
@@ -54,9 +56,10 @@ pub struct Tty<W: Write> {
 }
 
 impl<W: Write> Tty<W> {
-    pub fn new(out: W, names: Vec<String>, size: fn() -> Size) -> Self {
+    pub fn new(out: W, palette: Palette, names: Vec<String>, size: fn() -> Size) -> Self {
         Self {
             out,
+            palette,
             size,
             board: Board::new(names, Instant::now()),
             above: Vec::new(),
@@ -143,7 +146,7 @@ impl<W: Write> Tty<W> {
     fn keep(&mut self, at: Option<usize>, level: Level, line: &str) {
         if self.above.len() < MAX_HELD {
             let name = at.and_then(|at| self.board.name_among_others(at));
-            self.above.push(worded(name, level, line));
+            self.above.push(worded(self.palette, name, level, line));
         }
     }
 }
@@ -156,9 +159,12 @@ impl<W: Write> Presenter for Tty<W> {
             Update::Event(Event::Note { text }) if is_opening(text) => {}
             Update::Event(Event::Note { text }) => self.keep(Some(at), Level::Note, text),
             Update::Wait(next, reason) => {
+                let next = self.palette.warning(&next.to_string());
                 self.keep(Some(at), Level::Note, &format!("{next}: {reason}"));
             }
-            Update::Finished(ending) if !ending.text.is_empty() => self.above.push(ending.text.to_owned()),
+            Update::Finished(ending) if !ending.text.is_empty() => {
+                self.above.push(worded_ending(self.palette, ending));
+            }
             _ => {}
         }
     }
@@ -480,7 +486,7 @@ mod tests {
 
     #[test]
     fn the_screen_shows_the_last_frame_and_the_lines_above_it() {
-        let mut tty = Tty::new(Vec::new(), names(&["app:1"]), || (80, 24));
+        let mut tty = Tty::new(Vec::new(), Palette::default(), names(&["app:1"]), || (80, 24));
         let start = Instant::now();
         some_layers(&mut tty.board, start);
         tty.tick(start);
@@ -504,7 +510,7 @@ mod tests {
 
     #[test]
     fn a_frame_writes_only_the_rows_that_changed() {
-        let mut tty = Tty::new(Vec::new(), names(&["app:1"]), || (80, 24));
+        let mut tty = Tty::new(Vec::new(), Palette::default(), names(&["app:1"]), || (80, 24));
         let start = Instant::now();
         some_layers(&mut tty.board, start);
         tty.tick(start);
@@ -520,7 +526,7 @@ mod tests {
 
     #[test]
     fn while_somebody_is_asked_the_screen_is_theirs() {
-        let mut tty = Tty::new(Vec::new(), names(&["app:1"]), || (80, 24));
+        let mut tty = Tty::new(Vec::new(), Palette::default(), names(&["app:1"]), || (80, 24));
         let start = Instant::now();
         some_layers(&mut tty.board, start);
         tty.tick(start);
@@ -545,7 +551,7 @@ mod tests {
         let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let kept = std::sync::Arc::clone(&out);
         let panicked = std::panic::catch_unwind(move || {
-            let mut tty = Tty::new(Shared(kept), names(&["app:1"]), || (80, 24));
+            let mut tty = Tty::new(Shared(kept), Palette::default(), names(&["app:1"]), || (80, 24));
             let start = Instant::now();
             some_layers(&mut tty.board, start);
             tty.tick(start);

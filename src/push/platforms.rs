@@ -53,11 +53,11 @@ impl Platforms {
         let sent = self.sent.join(", ");
         match (wanted, self.missing.as_slice()) {
             (Some(wanted), _) => {
-                format!("pushing only {wanted}, one of {} platforms, without attestations", self.all)
+                format!("platforms: only {wanted}, one of {}, without attestations", self.all)
             }
-            (None, []) => format!("pushing all platforms: {sent}{others}"),
+            (None, []) => format!("platforms: {sent}{others}, all in the engine"),
             (None, missing) => format!(
-                "the engine has {sent} of a multi-platform image, but not {}; unless the registry has the rest, the engine pushes one platform only, without attestations",
+                "platforms: the engine has {sent}, but not {}; unless the registry has the rest, the engine pushes one platform only, without attestations",
                 missing.join(", ")
             ),
         }

@@ -58,7 +58,7 @@ fn bash_completes_images_and_options() {
     bash.wait_for("1: digest: sha256:");
     // Several candidates are listed with descriptions.
     bash.type_in("docker regpush --no\t\x15docker regpush hook \t");
-    bash.wait_for("Have docker ask regpush");
+    bash.wait_for("Enable the hint after a failed docker push");
     bash.type_in("\x15docker regpush --tls\t\x15exit\r");
     let ended = bash.finish();
     assert!(!ended.text.contains("--tlsverify"), "docker's options come before the name: {}", ended.text);

@@ -297,7 +297,7 @@ fn registry_holds_the_announced_platforms() {
     load(&engine, &home, &whole);
     let pushed = push(&["--platform", "all"], &whole);
     assert_eq!(pushed.status, 0, "{pushed:?}");
-    let announced = "pushing all platforms: linux/amd64, linux/arm64 and 1 attestation\n";
+    let announced = "platforms: linux/amd64, linux/arm64 and 1 attestation, all in the engine\n";
     assert!(pushed.stderr.contains(announced), "{pushed:?}");
     assert_eq!(architectures(&registry, "multi/whole"), ["amd64", "arm64", "unknown"]);
     let platforms = json!({"sent": ["linux/amd64", "linux/arm64"], "missing": [], "others": 1, "all": 2});
@@ -307,7 +307,7 @@ fn registry_holds_the_announced_platforms() {
     for (status, option) in [("pushed", "overwrite"), ("unchanged", "update")] {
         let one = push(&["--platform", "aarch64", "--if-exists", option], &whole);
         assert_eq!((one.status, &one.json()["status"]), (0, &json!(status)), "{one:?}");
-        let announced = "of an image for 2 platforms only linux/arm64 is sent, without attestations\n";
+        let announced = "platforms: only linux/arm64, one of 2, without attestations\n";
         assert!(one.stderr.contains(announced), "{one:?}");
         let digest = one.json()["digest"].as_str().unwrap().to_owned();
         assert_eq!(registry.digest("multi/whole", "1", None), digest);
@@ -325,7 +325,7 @@ fn registry_holds_the_announced_platforms() {
     registry.assert_no_manifest("multi/part");
     let narrowed = push(&[], &part);
     assert_eq!(narrowed.status, 0, "{narrowed:?}");
-    assert!(narrowed.stderr.contains("linux/amd64 here, linux/arm64 missing"), "{narrowed:?}");
+    assert!(narrowed.stderr.contains("the engine has linux/amd64, but not linux/arm64"), "{narrowed:?}");
     let warning =
         "warning: not every platform of the image is here; only linux/amd64 was pushed under this tag";
     assert!(narrowed.stderr.contains(warning), "{narrowed:?}");
@@ -343,7 +343,7 @@ fn explains_engines_without_platform_support() {
         let image = engine.image(&home, &registry.name("one/app:1"), SMALL);
         let pushed = run(engine.docker(&home).args(["regpush", "--platform", "linux/amd64", &image.name]));
         let why = match engine.name {
-            "docker-20.10" => "the engine speaks API 1.41, and --platform needs 1.46",
+            "docker-20.10" => "the engine has API version 1.41; --platform requires 1.46",
             "docker-26" => "the engine speaks API 1.45, and --platform needs 1.46",
             "podman" => "podman cannot push a single platform of an image",
             _ => {

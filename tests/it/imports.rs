@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "engine",
             "error",
             "failure",
+            "palette",
             "plugin",
             "present",
             "print",
@@ -52,8 +53,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("error", &["credentials", "docker", "engine", "failure", "push", "reference", "registry", "text"]),
     ("net", &["secret"]),
     ("oci", &["platform"]),
-    ("present", &["cli", "event", "failure", "progress", "retry", "text"]),
-    ("print", &["error", "text"]),
+    ("present", &["cli", "event", "failure", "palette", "progress", "retry", "text"]),
+    ("print", &["error", "palette", "text"]),
     ("progress", &["event", "failure"]),
     (
         "push",

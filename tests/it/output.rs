@@ -174,3 +174,33 @@ fn prints_plain_lines_on_a_dumb_terminal() {
     let ended = TestEnv::new().at_terminal(&engine, "dumb", &["regpush", IMAGE]).finish();
     assert!(!ended.text.contains('\x1b') && ended.text.contains("aa: Pushed"), "{:?}", ended.text);
 }
+
+#[test]
+fn colours_messages_on_a_terminal_unless_they_are_turned_off() {
+    let stream = || vec![digest_line("1")];
+    let engine = || FakeEngine::start().serving_pushed().on_every_push(Reply::stream(stream()));
+    let env = TestEnv::new();
+    let pushed = |variables: &[(&str, &str)]| {
+        let engine = engine();
+        env.at_terminal_with(&engine, variables, &["regpush", "--progress", "plain", IMAGE]).finish().text
+    };
+    let coloured = pushed(&[("TERM", "xterm")]);
+    for part in [
+        format!("\x1b[2m1: digest: {DIGEST} size: 528\x1b[0m"),
+        "\x1b[32mpushed localhost:0/app:1 in 0.0s, verified\x1b[0m".to_owned(),
+        format!("localhost:0/app\x1b[2m@{DIGEST}\x1b[0m"),
+    ] {
+        assert!(coloured.contains(&part), "no {part:?}: {coloured:?}");
+    }
+    for off in [("NO_COLOR", "1"), ("CLICOLOR", "0"), ("TERM", "dumb")] {
+        let text = pushed(&[("TERM", "xterm"), off]);
+        assert!(!text.contains('\x1b') && text.contains("pushed localhost:0/app:1"), "{off:?}: {text:?}");
+    }
+    let refused = FakeEngine::start().on_every_push(Reply::stream([refusal("toomanyrequests: slow down")]));
+    let text = env.at_terminal(&refused, "xterm", &["regpush", "-q", "--retries", "0", IMAGE]).finish().text;
+    let error = "\x1b[31merror: cannot push localhost:0/app:1: toomanyrequests: slow down\x1b[0m\r\nhint: ";
+    assert!(text.contains(error), "{text:?}");
+    let warned =
+        env.with_config("{").at_terminal(&engine(), "xterm", &["regpush", "-q", IMAGE]).finish().text;
+    assert!(warned.contains("\x1b[33mwarning: "), "{warned:?}");
+}

@@ -22,6 +22,7 @@ use crate::credentials::Credentials;
 use crate::credentials::keyring::Keyring;
 use crate::credentials::prompt::Terminal;
 use crate::error::Error;
+use crate::palette::Palette;
 use crate::present::presenter::{Ending, ImageReporter, Level, Reporter, Update};
 use crate::present::{ImageName, for_mode};
 use crate::push::outcome::Record;
@@ -203,7 +204,9 @@ impl<'a> Run<'a> {
             reporter.clear();
             if at >= results.told {
                 // A write error is ignored, since the call already reports another one.
-                let _ = report.write(self.options.format, &mut io::stdout().lock());
+                let mut out = io::stdout().lock();
+                let palette = Palette::of(&out);
+                let _ = report.write(self.options.format, palette, &mut out);
             }
         }
         if is_cancelled || results.status == 0 {

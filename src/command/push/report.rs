@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::cli::Format;
 use crate::error::{Error, ErrorReport};
+use crate::palette::Palette;
 use crate::progress::LayerCounts;
 use crate::push::dry_run::Findings;
 use crate::push::outcome::{Outcome, Record, Status};
@@ -64,13 +65,16 @@ impl Report<'_> {
     ///
     /// # Errors
     /// stdout is closed or full.
-    pub fn write(&self, format: Format, out: &mut impl Write) -> io::Result<()> {
+    pub fn write(&self, format: Format, palette: Palette, out: &mut impl Write) -> io::Result<()> {
         match (format, self.result, self.reference) {
             (Format::Ref, Ok(outcome), Some(reference)) => match (&self.record.findings, &outcome.named) {
                 (Some(findings), _) => {
                     self.write_findings(findings, reference, outcome.status, out)?;
                 }
-                (None, Some(named)) => writeln!(out, "{}@{}", reference.repository(), named.digest)?,
+                (None, Some(named)) => {
+                    let digest = palette.dim(&format!("@{}", named.digest));
+                    writeln!(out, "{}{digest}", reference.repository())?;
+                }
                 (None, None) => {}
             },
             (Format::Ref, ..) => {}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::cli::PushOptions;
 use crate::command::push::report::Report;
 use crate::error::Error;
+use crate::palette::Palette;
 use crate::present::presenter::{Ending, ImageReporter, Level, Reporter, Update};
 use crate::print::{unless_closed, worded};
 use crate::push::outcome::{Outcome, Record, Status};
@@ -99,7 +100,9 @@ impl Results<'_> {
         reporter.clear();
         while let Some(Some(Finished { result, record, elapsed })) = self.ended.get(self.told) {
             let report = self.report(self.told, record, *elapsed, result);
-            let written = unless_closed(report.write(self.options.format, &mut io::stdout().lock()));
+            let mut out = io::stdout().lock();
+            let palette = Palette::of(&out);
+            let written = unless_closed(report.write(self.options.format, palette, &mut out));
             let failed = result.as_ref().err().map(Error::exit_status);
             self.told += 1;
             if self.status == 0 {

@@ -84,13 +84,24 @@ impl TestEnv {
     ///
     /// * `kind`: the value of `TERM`.
     pub fn at_terminal(&self, engine: &FakeEngine, kind: &str, arguments: &[&str]) -> Terminal {
+        self.at_terminal_with(engine, &[("TERM", kind)], arguments)
+    }
+
+    pub fn at_terminal_with(
+        &self,
+        engine: &FakeEngine,
+        variables: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Terminal {
         let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_docker-regpush"));
         command.env_clear();
         for (name, value) in self.variables() {
             command.env(name, value);
         }
         command.env("DOCKER_HOST", &engine.host);
-        command.env("TERM", kind);
+        for (name, value) in variables {
+            command.env(name, value);
+        }
         command.args(arguments);
         Terminal::start(command, 100, 30)
     }
