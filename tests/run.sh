@@ -35,6 +35,7 @@ need c++ g++
 need tmux tmux
 if [ "$engines" ]; then
     need_engines
+    need jq jq
     need htpasswd apache2-utils
     need docker-credential-pass golang-docker-credential-helpers
     need pass pass

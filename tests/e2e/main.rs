@@ -12,6 +12,7 @@ mod fake_engine;
 mod faults;
 mod protocol;
 mod proxy;
+mod readme;
 mod registries;
 mod saving;
 mod several;

@@ -110,28 +110,45 @@ fn help_follows_dockers_layout_and_lists_every_option() {
     assert!(help.contains("REGPUSH_PROGRESS=plain"), "{help}");
 }
 
+/// Returns what `docker regpush WORDS --help` prints.
+fn help(words: &[&str]) -> String {
+    run(TestEnv::new().without_engine().arg("regpush").args(words).arg("--help")).stdout
+}
+
 #[test]
-fn readme_contains_the_help_and_only_known_options() {
-    let path = docs().with_file_name("README.md");
-    let readme = fs::read_to_string(&path).unwrap();
-    let help = run(TestEnv::new().without_engine().args(["regpush", "--help"])).stdout;
-    let (before, rest) = readme.split_once("```text\n").expect("README.md contains the help");
-    let (_, after) = rest.split_once("```\n").unwrap();
-    assert_current(&path, format!("{before}```text\n{help}```\n{after}").as_bytes());
-    // Every option after `docker regpush` in an example must exist.
+fn options_page_is_current() {
+    let mut page = "# Options\n\nYou look for an option, or want to know what it does. This page has the output of \
+                    `--help` for each command.\n\
+                    Each long option of a push can be set by a variable too; see [CI and scripts](ci.md#variables).\n"
+        .to_owned();
+    for words in [&[][..], &["auth"], &["ls"], &["hook"]] {
+        let command = [&["docker", "regpush"], words].concat().join(" ");
+        page += &format!("\n## {command}\n\n```text\n{}```\n", help(words));
+    }
+    assert_current(&docs().join("options.md"), page.as_bytes());
+}
+
+#[test]
+fn documents_use_only_known_options() {
     let standalone = StandaloneCommand::command();
-    let words =
+    let options =
         standalone.get_subcommands().flat_map(Command::get_arguments).chain(standalone.get_arguments());
     let known: BTreeSet<String> =
-        words.filter_map(|option| Some(format!("--{}", option.get_long()?))).collect();
-    let examples = readme.lines().filter(|line| line.contains("docker regpush "));
-    for example in examples {
-        let ours = example.split("docker regpush ").nth(1).unwrap_or_default();
-        let ours = ours.split(['|', '`', ')', '\'']).next().unwrap_or_default();
-        for option in ours.split([' ', '=']).filter(|word| word.starts_with("--") && *word != "--help") {
-            assert!(known.contains(option), "{option}: {example}");
+        options.filter_map(|option| Some(format!("--{}", option.get_long()?))).collect();
+    let pages = fs::read_dir(docs()).unwrap().map(|entry| entry.unwrap().path());
+    let pages = pages.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let mut examples = 0;
+    for path in pages.chain([docs().with_file_name("README.md")]) {
+        let page = fs::read_to_string(&path).unwrap();
+        for example in page.lines().filter_map(|line| line.split_once("docker regpush ")) {
+            let ours = example.1.split(['|', '`', ')', '\'']).next().unwrap_or_default();
+            for option in ours.split([' ', '=']).filter(|word| word.starts_with("--") && *word != "--help") {
+                assert!(known.contains(option), "{option}: {}: {}", path.display(), example.1);
+                examples += 1;
+            }
         }
     }
+    assert!(examples > 0);
 }
 
 /// Except for `--help` and `--version`, and hidden options.
