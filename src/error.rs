@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn every_class_has_the_status_of_the_readme() {
+    fn each_class_has_its_documented_exit_status() {
         let table = [
             (Class::Auth, 3),
             (Class::Denied, 3),
@@ -299,7 +299,7 @@ mod tests {
             let error = refused(Verdict::without_hint(class));
             assert_eq!((error.class(), error.exit_status()), (class, status));
         }
-        assert_eq!(Error::Cancelled(143).exit_status(), 143, "a signal has its own");
+        assert_eq!(Error::Cancelled(143).exit_status(), 143, "a signal sets its own status");
         let usage = [
             Error::PasswordMissing,
             Error::Context(ContextError::Conflict),
@@ -317,8 +317,8 @@ mod tests {
     }
 
     #[test]
-    fn what_engines_report_comes_with_a_hint() {
-        // text of an engine, its class if credentials were sent
+    fn engine_errors_have_a_hint() {
+        // error text of an engine, class if credentials were sent
         let table = [
             ("no basic auth credentials", Class::Auth),
             ("denied: requested access to the resource is denied", Class::Denied),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_push_ends_with_comes_with_a_hint() {
+    fn push_errors_have_a_hint() {
         let reference = || IMAGE.to_owned();
         let digest = || format!("sha256:{}", "0".repeat(64));
         let ends = [
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_registry_reports_comes_with_a_hint() {
+    fn registry_errors_have_a_hint() {
         let registry = || "registry.example.com".to_owned();
         let login = || Box::new(login());
         let reason = String::new;
@@ -402,6 +402,6 @@ mod tests {
         for error in errors {
             assert_hint(&Error::from(error));
         }
-        assert_eq!(Error::from(answered(418)).hint(), None, "nothing is known of it");
+        assert_eq!(Error::from(answered(418)).hint(), None, "unknown statuses have no hint");
     }
 }

@@ -113,16 +113,20 @@ mod tests {
     }
 
     #[test]
-    fn a_document_is_a_manifest_or_an_index() {
+    fn tells_manifests_from_indexes() {
         let manifest = r#"{"config":{"digest":"c","size":-1},"layers":[{"digest":"a"},{"digest":"b","urls":["u"],"new":1}]}"#;
         let Document::Manifest(manifest) = serde_json::from_str(manifest).unwrap() else {
-            panic!("a manifest")
+            panic!("not a manifest")
         };
-        assert_eq!(manifest.config, Some(Descriptor::new("c".to_owned(), 0)), "wrong sizes are clamped");
+        assert_eq!(
+            manifest.config,
+            Some(Descriptor::new("c".to_owned(), 0)),
+            "negative sizes are clamped to 0"
+        );
         assert_eq!(digests(&manifest.layers), ["a", "b"]);
         assert_eq!(manifest.layers[1].urls, ["u"]);
         let index = r#"{"mediaType":"x","manifests":[{"digest":"a","size":7,"platform":{"os":"linux","architecture":"arm","variant":"v6"}}]}"#;
-        let Document::Index(index) = serde_json::from_str(index).unwrap() else { panic!("an index") };
+        let Document::Index(index) = serde_json::from_str(index).unwrap() else { panic!("not an index") };
         assert_eq!((digests(&index.manifests), index.manifests[0].size), (vec!["a"], 7));
         let platform = index.manifests[0].platform.as_ref().map(ToString::to_string);
         assert_eq!(platform.as_deref(), Some("linux/arm/v6"));
@@ -136,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_an_algorithm_and_hexadecimal_digits() {
+    fn accepts_only_digests_with_algorithm_and_hexadecimal_digits() {
         let hex = "0123456789abcdef".repeat(4);
         assert!(is_digest(&format!("sha256:{hex}")) && is_digest(&format!("sha512:{hex}{hex}")));
         for odd in

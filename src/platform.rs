@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_containerd_reads() {
+    fn parses_platforms_as_containerd_does() {
         let here = |os: &str| format!("{os}/{}", architecture(consts::ARCH, "").0);
         let table = [
             ("linux/amd64", Ok("linux/amd64".to_owned())),
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn as_engines_take_it() {
+    fn serializes_to_the_json_that_engines_expect() {
         let json = |typed: &str| serde_json::to_string(&typed.parse::<Platform>().unwrap()).unwrap();
         assert_eq!(json("linux/arm64/v8"), r#"{"os":"linux","architecture":"arm64","variant":"v8"}"#);
         assert_eq!(
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_variant_goes_without_saying() {
+    fn missing_variant_equals_the_usual_one() {
         let table = [
             ("linux/arm64", "linux/arm64/v8", true),
             ("linux/arm", "linux/arm/v7", true),

@@ -83,8 +83,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metadata_is_one_object_that_every_docker_takes() {
-        let metadata: Value = serde_json::from_str(METADATA).expect("one object, and nothing behind it");
+    fn metadata_is_one_object_that_docker_accepts() {
+        let metadata: Value = serde_json::from_str(METADATA).expect("metadata is one JSON object");
         // docker before 28.5 accepts no other version.
         assert_eq!(metadata["SchemaVersion"], "0.1.0");
         assert_eq!(metadata["Version"], env!("CARGO_PKG_VERSION"));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_asked_for_by_one_word_alone() {
+    fn accepts_the_metadata_argument_only_alone() {
         let args = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
         assert!(wants_metadata(&args(&["x", "docker-cli-plugin-metadata"])));
         assert!(!wants_metadata(&args(&["x", "docker-cli-plugin-metadata", "more"])));

@@ -214,17 +214,17 @@ mod tests {
             ("e", pushing(3, 0)),
         ]);
         assert_eq!(progress.counts(), LayerCounts { total: 5, pushed: 1, exists: 1, mounted: 1 });
-        assert_eq!(progress.bytes(), (23, 23), "more than all is all");
+        assert_eq!(progress.bytes(), (23, 23), "the sent bytes of a layer do not exceed its size");
     }
 
     #[test]
-    fn wild_sizes_do_not_overflow() {
+    fn huge_sizes_do_not_overflow() {
         let progress = fold(&[("a", pushing(u64::MAX, u64::MAX)), ("b", pushing(u64::MAX, u64::MAX))]);
         assert_eq!(progress.bytes(), (u64::MAX, u64::MAX));
     }
 
     #[test]
-    fn ids_without_end_are_not_kept() {
+    fn limits_the_number_of_layers() {
         let mut progress = Progress::default();
         for number in 0..2 * MAX_LAYERS {
             progress.apply(&Event::Layer { id: number.to_string(), state: LayerState::Waiting });
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_the_phase_and_whether_anything_moved() {
+    fn reports_the_phase_and_whether_bytes_moved() {
         let table = [
             (vec![], Phase::Start, false),
             (vec![("a", LayerState::Preparing)], Phase::Layers, false),

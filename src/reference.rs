@@ -359,7 +359,7 @@ mod tests {
     const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     #[test]
-    fn a_registry_has_other_names() {
+    fn finds_other_names_of_a_registry() {
         let table = [
             // reference, nth, the other name
             ("localhost:5000/app:1", 1, Some("Localhost:5000/app:1")),
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_registry_that_is_typed() {
+    fn parses_typed_registries() {
         let table = [
             ("localhost:5000", Some("localhost:5000")),
             ("registry.example.com", Some("registry.example.com")),
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_domain_path_and_tag() {
+    fn splits_domain_path_and_tag() {
         let table = [
             // input, domain, path, tag, familiar
             ("app", "docker.io", "library/app", None, "app:latest"),
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_in_dockers_words() {
+    fn refuses_invalid_references_with_dockers_messages() {
         let format = "invalid reference format";
         let digest = "cannot push a digest reference";
         let hex64 = &DIGEST[7..];
@@ -508,15 +508,15 @@ mod tests {
     }
 
     #[test]
-    fn length_counts_the_path_without_the_domain() {
+    fn length_limit_excludes_the_domain() {
         let path = "a".repeat(255);
         assert!(format!("registry.example.com:5000/{path}").parse::<Reference>().is_ok());
-        assert!("a".repeat(247).parse::<Reference>().is_ok(), "library/ counts");
+        assert!("a".repeat(247).parse::<Reference>().is_ok(), "the limit includes library/");
         assert!(format!("app:{}", "t".repeat(128)).parse::<Reference>().is_ok());
     }
 
     #[test]
-    fn the_hub_has_a_key_of_its_own() {
+    fn docker_hub_has_its_own_credentials_key() {
         let key = |input: &str| input.parse::<Reference>().unwrap().credentials_key().to_owned();
         assert_eq!(key("bob/x"), "https://index.docker.io/v1/");
         assert_eq!(key("index.docker.io/bob/x"), "https://index.docker.io/v1/");
@@ -526,7 +526,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn canonical_and_familiar_forms_mean_the_same(
+        fn canonical_and_familiar_forms_name_the_same_repository(
             domain in prop_oneof![
                 "[a-z0-9]{1,8}(-[a-z0-9]{1,3})?\\.[a-z]{2,3}(:[0-9]{1,5})?",
                 "\\[[0-9a-f]{0,4}:[0-9a-f:]{1,12}\\](:[0-9]{1,5})?",
@@ -546,7 +546,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_parsed_or_refused(input in "\\PC{0,80}") {
+        fn parses_its_own_output(input in "\\PC{0,80}") {
             if let Ok(reference) = input.parse::<Reference>() {
                 let again: Reference = reference.to_string().parse().unwrap();
                 prop_assert_eq!(again, reference);
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_in_the_order_of_versions() {
+    fn sorts_tags_by_version() {
         let sorted = [
             "1-alpine",
             "1.2.0-beta.2",

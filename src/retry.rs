@@ -138,10 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn only_transient_failures_are_retried() {
+    fn retries_only_transient_failures() {
         let reset = "write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer";
         let table = [
-            // retries, message, attempts in all
+            // retries, message, total attempts
             (5, reset, 6),
             (0, reset, 1),
             (5, "received unexpected HTTP status: 500 Internal Server Error", 6),
@@ -163,13 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn what_the_engine_has_tried_itself_is_tried_once_more() {
+    fn retries_once_if_the_engine_already_retried() {
         let retried = AttemptFailure { max_retries: 1, ..failure("connection refused") };
         assert_eq!(attempts(5, &retried), [(1, "2 of 2".to_owned())]);
     }
 
     #[test]
-    fn the_root_cause_is_the_last_of_a_chain() {
+    fn root_cause_is_the_last_of_a_chain() {
         let table = [
             (
                 "failed to copy: failed to do request: Put \"http://h/v2/x\": write tcp 1->2: write: broken pipe",
@@ -189,19 +189,25 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_and_start_again_after_a_layer_was_pushed() {
+    fn backoff_grows_and_restarts_after_a_pushed_layer() {
         let mut budget = RetryBudget::new(u32::MAX - 10);
         let broken = failure("connection reset by peer");
         let mut wait = |failure: &AttemptFailure| budget.after(failure).unwrap().wait.as_secs();
         for shortest in [1, 2, 4, 8, 16, 30, 30] {
             let wait = wait(&broken);
-            assert!((shortest..=2 * shortest).contains(&wait), "{wait} is not about {shortest}");
+            assert!(
+                (shortest..=2 * shortest).contains(&wait),
+                "{wait} is not between {shortest} and twice as much"
+            );
         }
         assert!(wait(&AttemptFailure { has_pushed_layer: true, ..broken }) <= 2);
         let limited = failure("toomanyrequests: slow down");
         for shortest in [5, 10, 20, 40, 60, 60] {
             let wait = wait(&limited);
-            assert!((shortest..=2 * shortest).contains(&wait), "{wait} is not about {shortest}");
+            assert!(
+                (shortest..=2 * shortest).contains(&wait),
+                "{wait} is not between {shortest} and twice as much"
+            );
         }
     }
 }

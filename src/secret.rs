@@ -113,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_nothing_of_it() {
+    fn debug_output_hides_the_secret() {
         let secret = secret("hunter2");
         assert_eq!(format!("{:?}", Some(&secret)), "Some(Secret(..))");
         assert_eq!(secret.expose(), "hunter2");
     }
 
     #[test]
-    fn what_was_sent_is_hidden_in_what_comes_back() {
+    fn redacts_secrets_in_each_encoding() {
         let redactor = Redactor::new(
             ["hunter2", "aHVudGVyMg==", "hunter2 and more", "my-pass!", "Hünter😀", "qu\"ote", "abc"]
                 .map(secret),

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_share_the_unit_of_the_whole() {
+    fn amounts_share_the_unit_of_the_total() {
         let table = [
             (310_000_000, 740_000_000, "310 of 740 MB"),
             (2_753_536, 20_971_520, "2.75 of 21 MB"),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_told_in_one_unit() {
+    fn formats_durations_in_one_unit() {
         let table = [(0, "0s"), (99, "99s"), (100, "1m"), (5999, "99m"), (7300, "2h")];
         for (seconds, want) in table {
             assert_eq!(span(Duration::from_secs(seconds)), want);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_nothing_that_moves_a_terminal() {
+    fn strips_control_characters() {
         let table = [
             ("plain text", "plain text"),
             ("denied: \x1b[2J\x1b[31mred\x1b[0m\r\nlatest: digest", "denied: [2J[31mred[0m latest: digest"),
@@ -163,14 +163,14 @@ mod tests {
     }
 
     #[test]
-    fn cuts_a_page_of_html() {
+    fn truncates_long_texts() {
         let line = sanitize(&"x".repeat(200_000));
         assert_eq!(line.chars().count(), MAX_CHARS + 1);
         assert!(line.ends_with('…'));
     }
 
     #[test]
-    fn sizes_read_as_docker_prints_them() {
+    fn formats_sizes_as_docker_does() {
         let table = [
             (0, "0B"),
             (512, "512B"),

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn dockers_options_come_before_the_name() {
+    fn reads_dockers_options_before_the_plugin_name() {
         let call = parse_words("x --config=C -H U -D --log-level debug regpush -q app:1").unwrap();
         assert_eq!(call.docker.config.as_deref(), Some("C".as_ref()));
         assert_eq!(call.docker.hosts, ["U"]);
@@ -191,7 +191,7 @@ mod tests {
         assert!(parse_words("x --tls=yes regpush app").is_err());
         let call = parse_words("x --tlscert= --config= regpush app").unwrap();
         assert_eq!((call.docker.tlscert, call.docker.config), (Some("".into()), Some("".into())));
-        // As in docker, the last one counts.
+        // As in docker, the last value of a repeated option wins.
         let call = parse_words("x -c one -c two regpush -q -q --format json --format ref app").unwrap();
         assert_eq!(call.docker.context.as_deref(), Some("two"));
 
@@ -203,11 +203,11 @@ mod tests {
         }
 
         let call = parse_words("x regpush -- -a").unwrap();
-        assert_eq!(image(&call), "-a", "refused later, as a reference");
+        assert_eq!(image(&call), "-a", "the reference parser refuses it later");
     }
 
     #[test]
-    fn without_docker_all_options_stand_anywhere() {
+    fn standalone_calls_accept_options_in_any_order() {
         for line in ["x -H U -q app:1", "x -q app:1 -H U", "x -H U regpush -q app:1"] {
             let call = parse_words(line).unwrap();
             assert_eq!(
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_ours_are_no_images() {
+    fn tells_subcommands_from_images() {
         for line in ["x regpush hook install", "x hook install", "x -D --config C hook install"] {
             let call = parse_words(line).unwrap();
             assert!(matches!(call.command, Command::Hook(HookAction::Install)), "{line}: {call:?}");
@@ -229,7 +229,7 @@ mod tests {
         let behind = parse_words("x regpush -c far app").unwrap_err().to_string();
         assert!(behind.contains("`docker -c … regpush …`") && !behind.contains("tip:"), "{behind}");
         let many = parse_words("x regpush -q app ls").unwrap();
-        assert_eq!(push(&many).images, ["app", "ls"], "behind an image nothing is a word of ours");
+        assert_eq!(push(&many).images, ["app", "ls"], "after an image, `ls` is an image too");
         assert!(matches!(parse_words("x regpush ls").unwrap().command, Command::Ls(_)));
         assert!(matches!(parse_words("x -D auth --login h:1").unwrap().command, Command::Auth(_)));
         assert_eq!(image(&parse_words("x regpush ls:latest").unwrap()), "ls:latest");
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn docker_is_called_again_with_the_same_engine() {
+    fn passes_engine_options_on_to_docker() {
         let line = "x --config=C -D -H U --tlsverify --tlscacert F regpush app";
         let arguments = parse_words(line).unwrap().docker.arguments();
         assert_eq!(arguments, ["--config", "C", "--tlscacert", "F", "--host", "U", "--tlsverify=true"]);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn help_and_version_are_asked_for_in_many_ways() {
+    fn accepts_each_way_to_request_help_and_version() {
         for line in [
             "x regpush --help",
             "x regpush -h",
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_words_are_usage_errors() {
+    fn rejects_invalid_arguments_as_usage_errors() {
         let lines = [
             "x regpush",
             "x regpush --parallel 0 a",

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn options_and_their_values_are_offered() {
+    fn completes_options_values_and_commands() {
         let options = answer(&["regpush", "--"]);
         for option in ["--all-tags", "--format", "--no-prompt", "--progress"] {
             assert!(values(&options).contains(&option), "{option}: {options}");
@@ -291,7 +291,7 @@ mod tests {
     /// Found by fuzzing.
     #[cfg(unix)]
     #[test]
-    fn words_that_are_no_text_are_no_trouble() {
+    fn accepts_words_that_are_not_utf8() {
         use std::os::unix::ffi::OsStringExt as _;
         let words = ["docker-regpush", "__complete", "regpush"].map(OsString::from).into_iter();
         let args: Vec<OsString> =
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_two_words_ask_for_completion() {
+    fn only_two_commands_request_completion() {
         let read = |words: &[&str]| Request::read(&words.iter().map(OsString::from).collect::<Vec<_>>());
         assert!(read(&["x", "regpush", "app"]).is_none());
         assert!(read(&["x"]).is_none());

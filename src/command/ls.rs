@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_what_is_to_be_listed() {
+    fn tells_registries_from_repositories() {
         let registry = |domain: &str| Some(Place::Registry(domain.to_owned()));
         let repository = |name: &str| Some(Place::Repository(name.parse().unwrap()));
         let table = [
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_in_the_order_of_repositories_and_versions() {
+    fn sorts_images_by_repository_and_version() {
         let sorted = ["team/app:1.9", "team/app:1.10-rc1", "team/app:1.10", "team/app-base:1", "team/app2:1"];
         let mut names = sorted;
         names.reverse();

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up() {
+    fn aligns_columns() {
         let rows = [["a", "1", "x"], ["a long one", "", "ü"], ["您没有", "1234567", "z"]];
         let shown = table(["NAME", "SIZE", "LAST"], rows.map(|row| row.map(str::to_owned)));
         let want = "\

@@ -93,7 +93,7 @@ mod tests {
     use crate::credentials::tests::{basic, entry, shown};
 
     #[test]
-    fn entries_are_decoded_as_docker_does() {
+    fn decodes_entries_as_docker_does() {
         // base64 of: bob:a:b · bob:pw\0\0 · :pw · bob
         let table = [
             (entry(Some("Ym9iOmE6Yg==")), Ok(Some(shown(&basic("bob", "a:b"))))),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_is_read_strictly() {
+    fn rejects_malformed_docker_auth_config() {
         let read = |text: &str| {
             from_variable(&Secret::new(text.to_owned()), "h")
                 .map(|found| found.as_ref().map(shown))

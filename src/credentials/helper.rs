@@ -505,7 +505,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read_as_docker_reads_them() {
+    fn reads_answers_as_docker_does() {
         let shown = |text: &str| {
             let answer = read_login(text);
             answer.map(|found| found.map(|credentials| credentials.auth_config("h").expose().to_owned()))
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_helper_says_is_shown_without_what_it_calls_a_secret() {
+    fn redacts_secrets_in_helper_messages() {
         let redactor = Redactor::new([Secret::new("hunter2".to_owned())]);
         let table = [
             ("boom", Some("boom")),
@@ -555,10 +555,10 @@ mod tests {
         }
     }
 
-    /// Happened when Ctrl-C ended a helper just before its child processes were listed: they went on running.
+    /// Regression: if Ctrl-C ended a helper just before its child processes were listed, they kept running.
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_helper_that_has_just_ended_keeps_its_children() {
+    async fn keeps_the_children_of_an_exited_helper() {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 1000 & echo started; wait"]).stdout(Stdio::piped()).kill_on_drop(true);
         let mut started = Started::new(command.spawn().unwrap(), false);
@@ -568,7 +568,7 @@ mod tests {
         let before = started.children.clone();
         assert_eq!(before.len(), 1);
         kill_process(started.id.unwrap(), Signal::KILL).unwrap();
-        // It was not waited for yet.
+        // The helper has exited, but was not waited for yet.
         while !is_zombie(started.id.unwrap()) {
             std::thread::yield_now();
         }

@@ -284,7 +284,7 @@ mod tests {
     use crate::credentials::tests::{basic, entry};
 
     #[test]
-    fn keys_of_older_logins_are_found() {
+    fn finds_keys_of_older_logins() {
         let hub = "https://index.docker.io/v1/";
         let keys = ["https://h.example.com/v1/", "http://other.example.com", "path.example.com/v2/", hub];
         let mut auths: BTreeMap<_, _> = keys.iter().map(|key| ((*key).to_owned(), entry(None))).collect();
@@ -303,12 +303,12 @@ mod tests {
         auths.remove(hub);
         assert!(
             entry_for(&auths, "index.docker.io").is_none(),
-            "the tokens of the web login are no password"
+            "the tokens of the web login are not a password"
         );
     }
 
     #[test]
-    fn debug_and_errors_show_no_secret() {
+    fn debug_output_shows_no_secret() {
         let credentials = basic("alice", "hunter2");
         let login = Login::new(&credentials, Source::Prompt, Vec::new());
         let found = LookedUp { credentials, login, shadow: None, warnings: Vec::new() };

@@ -137,7 +137,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_header_is_what_docker_sends() {
+    fn header_matches_the_one_docker_sends() {
         let table = [
             (
                 basic("alice", "s3cret"),
@@ -149,7 +149,7 @@ pub(crate) mod tests {
         for (credentials, server, want) in table {
             assert_eq!(credentials.header(server).expose(), want);
         }
-        // In the standard alphabet this value has `+` and `/`, and engines would silently drop it.
+        // In the standard alphabet this value has `+` and `/`, and engines would silently ignore it.
         let header = basic("a", "~~~???>>>").header("h");
         assert!(
             header.expose().contains(['-', '_']) && !header.expose().contains(['+', '/']),
@@ -159,7 +159,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_body_is_what_docker_sends() {
+    fn body_matches_the_one_docker_sends() {
         let token = |text: &str| Some(Secret::new(text.to_owned()));
         let identity = || Credentials { identity_token: token("ID"), ..Credentials::default() };
         let table = [

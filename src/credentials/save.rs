@@ -303,14 +303,14 @@ mod tests {
     }
 
     #[test]
-    fn what_else_is_there_stays_as_it_is() {
-        let (bob, token, nobody) = (bob(), token(), Credentials::anonymous());
+    fn keeps_everything_else_in_the_file() {
+        let (bob, token, anonymous) = (bob(), token(), Credentials::anonymous());
         let table = [
             // before, entry, credsStore, after
             ("", &bob, None, "{\n\t\"auths\": {\n\t\t\"h\": {\n\t\t\t\"auth\": \"Ym9iOnB3\"\n\t\t}\n\t}\n}"),
             (
                 "",
-                &nobody,
+                &anonymous,
                 Some("pass"),
                 "{\n\t\"auths\": {\n\t\t\"h\": {}\n\t},\n\t\"credsStore\": \"pass\"\n}",
             ),
@@ -328,7 +328,7 @@ mod tests {
             ),
             (
                 r#"{"auths":{"h":{"auth":"eDp5","email":"e"}}}"#,
-                &nobody,
+                &anonymous,
                 None,
                 r#"{"auths":{"h":{"email":"e"}}}"#,
             ),
@@ -341,20 +341,20 @@ mod tests {
         ];
         for (text, entry, store, want) in table {
             assert_eq!(edit(text, entry, store).as_ref().map(Option::as_deref), Ok(Some(want)), "{text}");
-            assert_eq!(edit(want, entry, store), Ok(None), "nothing is left to do: {want}");
+            assert_eq!(edit(want, entry, store), Ok(None), "a second edit changes nothing: {want}");
         }
     }
 
     #[test]
-    fn what_docker_could_not_read_is_written_anew() {
-        // Without its padding.
+    fn replaces_an_entry_that_docker_cannot_read() {
+        // Base64 without its padding.
         let text = r#"{"auths":{"h":{"auth":"Ym9iOnB3ZA"}}}"#;
         let bob = Credentials::basic("bob".to_owned(), Secret::new("pwd".to_owned()));
         assert_eq!(edit(text, &bob, None), Ok(Some(text.replace("ZA", "ZA=="))));
     }
 
     #[test]
-    fn what_cannot_be_read_back_is_not_written() {
+    fn refuses_to_write_an_entry_that_docker_would_not_find() {
         let table = [
             ("{", "`c` is not valid JSON"),
             ("\u{feff}{}", "`c` is not valid JSON"),

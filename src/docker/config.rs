@@ -248,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_docker_reads() {
+    fn reads_config_files_as_docker_does() {
         let text = r#"{"AUTHS":{"localhost:1":{"Auth":"Ym9iOng=","identityToken":""},"h":null},
             "credsstore":"pass","credHelpers":{"ghcr.io":"gh","plain.example.com":""},
             "currentContext":"far","plugins":{"x":{"y":"z"}}} trailing"#;
         let config = load(text).unwrap();
         assert_eq!(config.auths["localhost:1"].auth.as_ref().unwrap().expose(), "Ym9iOng=");
-        assert!(config.auths["localhost:1"].identity_token.is_none(), "empty means none");
+        assert!(config.auths["localhost:1"].identity_token.is_none(), "an empty token counts as none");
         assert!(config.auths["h"].auth.is_none());
         assert_eq!(config.credentials_store.as_deref(), Some("pass"));
         assert_eq!(config.credential_helpers["ghcr.io"].as_deref(), Some("gh"));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_byte_costs_the_value_it_stands_in() {
+    fn invalid_utf8_does_not_affect_other_values() {
         let directory = tempfile::tempdir().unwrap();
         let text = b"{\"auths\":{\"h\":{\"auth\":\"Ym9iOng=\",\"x\":\"\xff\"}}}";
         fs::write(directory.path().join("config.json"), text).unwrap();
@@ -273,7 +273,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_is_no_file_is_not_waited_for() {
+    fn does_not_wait_for_a_fifo() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.json");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -282,18 +282,18 @@ mod tests {
 
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-        assert!(Config::load(directory.path()).unwrap().auths.is_empty(), "a way to say: no config");
+        assert!(Config::load(directory.path()).unwrap().auths.is_empty(), "`/dev/null` is an empty config");
     }
 
     #[test]
-    fn a_key_may_be_there_twice() {
+    fn merges_duplicate_keys() {
         let config = load(r#"{"auths":{"a":{"auth":"eDp5"},"b":{}},"AUTHS":{"b":{"auth":"eDp6"}}}"#).unwrap();
         assert_eq!(config.auths["a"].auth.as_ref().unwrap().expose(), "eDp5");
         assert_eq!(config.auths["b"].auth.as_ref().unwrap().expose(), "eDp6");
     }
 
     #[test]
-    fn what_is_not_read_may_be_anything() {
+    fn ignores_invalid_values_of_unused_keys() {
         let deep = format!("{}{}", "[".repeat(400), "]".repeat(400));
         for value in ["1e400", r#""\ud83d""#, &deep] {
             let config = load(&format!(r#"{{"x":{value},"auths":{{"a":{{"auth":"eDp5"}}}}}}"#)).unwrap();
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_there_is_an_empty_config() {
+    fn missing_or_empty_file_is_an_empty_config() {
         for text in ["", " \n", "{}", "null"] {
             let config = load(text).unwrap();
             assert!(config.auths.is_empty() && config.credentials_store.is_none(), "{text:?}");
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error_that_names_the_file() {
+    fn parse_errors_name_the_file() {
         for text in ["{", "\u{feff}{}", "[]", r#"{"auths":[]}"#, r#"{"credsStore":5}"#] {
             let error = load(text).unwrap_err();
             assert!(error.to_string().contains("config.json`"), "{text:?}: {error}");
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_secret() {
+    fn debug_output_shows_no_secret() {
         let config = load(r#"{"auths":{"h":{"auth":"c2VjcmV0","password":"geheim"}}}"#).unwrap();
         let shown = format!("{config:?}");
         assert!(!shown.contains("c2VjcmV0") && !shown.contains("geheim"), "{shown}");

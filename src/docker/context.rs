@@ -665,7 +665,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_is_found_by_the_hash_of_its_name() {
+    fn hashes_the_context_name_as_docker_does() {
         // The folder in which docker stores the context "fk".
         let id = sha256(b"fk");
         assert_eq!(id, "5bddbdea794b5ac1ebd76c5987e666ec03cc3f70f07276253550ba7bb8876cc0");
@@ -673,7 +673,7 @@ mod tests {
 
     /// tests/e2e compares the order with the real CLI.
     #[test]
-    fn the_choice_is_dockers() {
+    fn chooses_the_endpoint_as_docker_does() {
         let directory = tempfile::tempdir().unwrap();
         store(directory.path(), "fk", r#"{"host":"unix:///fk","SkipTLSVerify":false}"#, &[]);
         let context = |named_by| Origin::Context { name: "fk".to_owned(), named_by };
@@ -706,9 +706,9 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_as_docker_reads_them() {
+    fn reads_addresses_as_docker_does() {
         let table = [
-            // --host, what docker connects to
+            // --host, address that docker connects to
             ("tcp://", "tcp://localhost:2375"),
             (":9", "tcp://localhost:9"),
             ("127.0.0.1", "tcp://127.0.0.1:2375"),
@@ -733,7 +733,7 @@ mod tests {
     }
 
     #[test]
-    fn contexts_have_their_own_tls_and_addresses() {
+    fn reads_address_and_tls_files_from_the_context() {
         let directory = tempfile::tempdir().unwrap();
         let all = ["ca.pem", "cert.pem", "key.pem"];
         let table: [(&str, &[&str], &str, &str); 9] = [
@@ -770,9 +770,9 @@ mod tests {
         }
     }
 
-    /// As observed with docker 28.5, case by case.
+    /// Each case was observed with docker 28.5.
     #[test]
-    fn tls_has_odd_rules() {
+    fn enables_and_verifies_tls_as_docker_does() {
         let directory = tempfile::tempdir().unwrap();
         for name in ["ca.pem", "cert.pem", "key.pem"] {
             fs::write(directory.path().join(name), name).unwrap();
@@ -809,7 +809,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_nobody_named_may_be_missing() {
+    fn only_default_client_certificates_may_be_missing() {
         let directory = tempfile::tempdir().unwrap();
         let resolve = |tls: TlsChoice| {
             let tls = TlsChoice { on: Some(true), directory: Some(directory.path().to_owned()), ..tls };
@@ -826,7 +826,7 @@ mod tests {
     }
 
     #[test]
-    fn says_why_there_is_no_endpoint() {
+    fn reports_why_an_endpoint_is_invalid() {
         let directory = tempfile::tempdir().unwrap();
         store(directory.path(), "broken", "{}}", &[]);
         store(directory.path(), "bare", r#"{"Host":"h:1"}"#, &[]);

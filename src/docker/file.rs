@@ -316,19 +316,19 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_is_no_file_is_not_replaced() {
+    fn refuses_to_replace_a_fifo() {
         let directory = tempfile::tempdir().unwrap();
         let (path, fifo) = (directory.path().join("config.json"), directory.path().join("fifo"));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         std::os::unix::fs::symlink(&fifo, &path).unwrap();
         assert_eq!(LockedFile::take(&path).unwrap_err().to_string(), "it is not a regular file");
         assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no lock was made");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no lock file was created");
     }
 
     /// Regression: another process may remove a lock file between our opening and locking it.
     #[test]
-    fn one_alone_holds_a_file_however_many_want_it() {
+    fn only_one_thread_holds_the_lock() {
         const ROUNDS: usize = 3000;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.json");
@@ -338,7 +338,7 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..ROUNDS {
                         let held = LockedFile::take(&path).unwrap();
-                        assert!(!is_held.swap(true, Ordering::SeqCst), "two hold it");
+                        assert!(!is_held.swap(true, Ordering::SeqCst), "two threads hold the lock");
                         thread::yield_now();
                         is_held.store(false, Ordering::SeqCst);
                         drop(held);
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_has_written_meanwhile_stays() {
+    fn keeps_changes_that_another_process_wrote() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.json");
         fs::write(&path, "theirs").unwrap();
@@ -363,6 +363,6 @@ mod tests {
         write_file(&path, Some(b"theirs"), Some("ours")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "ours");
         write_file(&path, Some(b"ours"), None).unwrap();
-        assert!(write_file(&path, Some(b"ours"), Some("again")).is_err(), "it is gone");
+        assert!(write_file(&path, Some(b"ours"), Some("again")).is_err(), "the file was removed");
     }
 }

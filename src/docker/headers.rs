@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_variable_is_one_record_of_csv() {
+    fn reads_the_variable_as_one_csv_record() {
         let table = [
             ("one=1", "one=1"),
             ("one=1,\"two=a,b\",three=", "one=1 two=a,b three="),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_named_and_not_quoted() {
+    fn errors_name_the_header_without_its_value() {
         let reason = |text: &str| {
             let read = from_variable(text).and_then(|pairs| header_map(pairs, VARIABLE));
             read.unwrap_err().to_string()

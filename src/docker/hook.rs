@@ -240,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(error: &str) -> String {
+    fn hint_for(error: &str) -> String {
         let question =
             json!({"RootCmd": "push", "Flags": {"all-tags": "true"}, "CommandError": error}).to_string();
         let mut out = Vec::new();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_says_why_and_what_helps() {
+    fn hint_has_the_reason_and_a_command() {
         let command = "docker regpush --all-tags {{arg . 0}}";
         let table = [
             ("no basic auth credentials", "requires authentication"),
@@ -259,19 +259,23 @@ mod tests {
             ("something new", "shows more"),
         ];
         for (error, words) in table {
-            let hint = asked(error);
+            let hint = hint_for(error);
             assert!(hint.contains(words) && hint.contains(command), "{error}: {hint}");
             assert!(hint.lines().count() <= 10, "docker shows no more lines");
         }
         let usage = ["'docker push' requires 1 argument", "unknown flag: --nope"];
         for error in ["", "context canceled", "invalid reference format"].into_iter().chain(usage) {
-            assert_eq!(asked(error), "", "{error}");
+            assert_eq!(hint_for(error), "", "{error}");
         }
         let platform = r#"{"Flags":{"platform":""},"CommandError":"denied"}"#;
         let mut out = Vec::new();
         answer(OsStr::new(platform), &mut out).unwrap();
-        assert_eq!(out, b"{\"Template\":\"\",\"Type\":0}\n", "that push would be another");
-        assert_eq!(asked("{{ .Evil }} denied").matches("{{").count(), 1, "only ours");
+        assert_eq!(out, b"{\"Template\":\"\",\"Type\":0}\n", "the command would push something else");
+        assert_eq!(
+            hint_for("{{ .Evil }} denied").matches("{{").count(),
+            1,
+            "braces of the error are not template actions"
+        );
         let mut out = Vec::new();
         answer(OsStr::new("no JSON"), &mut out).unwrap();
         assert_eq!(out, b"{\"Template\":\"\",\"Type\":0}\n");
@@ -313,7 +317,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_is_installed_can_be_removed_to_the_byte() {
+    fn remove_restores_the_file_byte_for_byte() {
         for text in FILES {
             let installed = installed(Some(text));
             assert_eq!(is_installed(&installed), Ok(true), "{text:?}");
@@ -331,7 +335,7 @@ mod tests {
 
     /// docker rewrites the file at each login, with its own layout and order of keys.
     #[test]
-    fn it_is_found_in_dockers_layout_too() {
+    fn removes_the_entry_from_files_that_docker_rewrote() {
         let table = [
             ("{\"plugins\":{\"regpush\":{\"hooks\":\"push,image push\"}}}", "{}"),
             ("{\n\t\"plugins\": {\"regpush\": {\"hooks\": \"push,image push\"}}}", "{}"),
@@ -363,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_or_not_understood_is_left_alone() {
+    fn refuses_malformed_files_and_foreign_entries() {
         for text in ["{", "[]", "{} trailing", "{'a':1}", "{\"a\":1,}", "// x\n{}", "{\"plugins\":[]}"] {
             assert!(matches!(seen(install(Some(text))), Err(EntryError::Malformed(_))), "{text}");
         }
@@ -383,7 +387,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_config_comes_back_as_it_was(value in any_json(), pretty in any::<bool>()) {
+        fn remove_restores_any_config(value in any_json(), pretty in any::<bool>()) {
             let text = if pretty { serde_json::to_string_pretty(&value).unwrap() } else { value.to_string() };
             if let Ok(Some(Some(installed))) = seen(install(Some(&text))) {
                 prop_assert_eq!(seen(remove(Some(&installed))), Ok(Some(Some(text))));

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_text_in_every_kind_of_error_body() {
+    fn finds_the_message_in_each_error_format() {
         let table = [
             (r#"{"message":"invalid tag format"}"#, "invalid tag format"),
             (r#"{"cause":"x","message":"y","response":404}"#, "y"),

@@ -405,7 +405,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_two_numbers() {
+    fn parses_versions_as_two_numbers() {
         let table = [
             ("1.41", Some((1, 41))),
             ("v1.9", Some((1, 9))),
@@ -417,6 +417,6 @@ mod tests {
         for (text, want) in table {
             assert_eq!(parse_version(text), want, "{text}");
         }
-        assert!((1, 9) < (1, 41), "compared as numbers");
+        assert!((1, 9) < (1, 41), "versions are compared as numbers");
     }
 }

@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_engines_send() {
+    fn decodes_each_kind_of_message() {
         let pushed = Event::Pushed { tag: "1".to_owned(), digest: DIGEST.to_owned(), size: 528 };
         let digest_line = format!(r#"{{"status":"1: digest: {DIGEST} size: 528"}}"#);
         let aux = format!(r#"{{"progressDetail":{{}},"aux":{{"Tag":"1","Digest":"{DIGEST}","Size":528}}}}"#);
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_counts_only_in_a_status_of_its_own() {
+    fn accepts_a_digest_only_in_its_own_status() {
         let faked = [
             format!(r#"{{"errorDetail":{{"message":"1: digest: {DIGEST} size: 528"}}}}"#),
             format!(r#"{{"status":"1: digest: {DIGEST} size: 528","id":"a"}}"#),
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn one_object_of_podman_is_two_events() {
+    fn decodes_one_podman_object_as_two_events() {
         let line = format!(
             r#"{{"status":"1: digest: {DIGEST} size: 5","aux":{{"Tag":"1","Digest":"{DIGEST}","Size":5}}}}"#
         );
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn wild_numbers_are_clamped() {
+    fn clamps_numbers_out_of_range() {
         let table = [("-5", 0), ("9223372036854775808", 1 << 63), ("1e300", u64::MAX), ("null", 0)];
         for (number, want) in table {
             let line = format!(r#"{{"status":"Pushing","progressDetail":{{"current":{number}}},"id":"a"}}"#);
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_no_stream() {
+    fn reports_malformed_and_truncated_streams() {
         let excerpt = |text: &str| text.to_owned();
         let table = [
             ("<html>\r\n<b>no", DecodeError::NotJson { start: excerpt("<html> <b>no") }),
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_object_is_given_up() {
+    fn gives_up_on_an_endless_object() {
         let mut decoder = Decoder::default();
         let piece = vec![b'x'; 1 << 20];
         decoder.decode(br#"{"status":""#, |_| {}).unwrap();
@@ -479,7 +479,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn where_the_stream_is_cut_does_not_matter(
+        fn decodes_the_same_events_from_any_chunks(
             texts in proptest::collection::vec("[a-z{}\\\\\"\u{e4} \n]{0,12}", 1..8),
             joint in prop_oneof![Just(""), Just("\n"), Just("\r\n")],
             size in 1_usize..9,

@@ -658,7 +658,7 @@ mod tests {
     }
 
     fn lines<T: for<'a> Deserialize<'a>>(text: &str) -> Vec<T> {
-        text.lines().map(|line| serde_json::from_str(line).expect("a row of JSON")).collect()
+        text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
     }
 
     /// Returns the class of a recording, found by the same steps as in a push.
@@ -702,7 +702,7 @@ mod tests {
     }
 
     #[test]
-    fn recordings_come_out_as_labelled() {
+    fn classifies_recordings_as_labelled() {
         let recorded: Vec<Recorded> = lines(include_str!("../../tests/failures/recorded.jsonl"));
         let mut by_engine: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         let mut wrong = Vec::new();
@@ -713,16 +713,18 @@ mod tests {
             if got == recording.class {
                 *right += 1;
             } else {
-                wrong
-                    .push(format!("{} {}: {} is not {got}", recording.engine, recording.id, recording.class));
+                wrong.push(format!(
+                    "{} {}: expected {}, got {got}",
+                    recording.engine, recording.id, recording.class
+                ));
             }
         }
-        println!("right of all, by engine: {by_engine:?}");
+        println!("classified correctly and in total, by engine: {by_engine:?}");
         assert_eq!(wrong, Vec::<String>::new());
     }
 
     #[test]
-    fn rights_are_rights_whatever_stands_before_them() {
+    fn missing_permission_is_denied_whatever_the_prefix() {
         let table = [
             ("unauthorized: The client does not have permission for manifest: demo/app/1", Denied),
             ("denied: The client does not have permission for manifest", Denied),
@@ -735,7 +737,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sent_no_credentials_is_told_to_log_in() {
+    fn suggests_logging_in_if_no_credentials_were_sent() {
         for message in ["denied: requested access to the resource is denied", "denied", "403 (Forbidden)"] {
             assert_eq!(classify(&Evidence::of_text(message, false)).hint, LOG_IN.hint, "{message}");
             assert_ne!(classify(&Evidence::of_text(message, true)).hint, LOG_IN.hint, "{message}");
@@ -748,14 +750,14 @@ mod tests {
     /// the first run, the rules classified 138 of 149 texts as labelled, and then 84 of 100 of a mixture with more
     /// texts from builders and old clients. Two rows were left out, since an engine's push cannot produce them.
     #[test]
-    fn texts_from_the_wild_come_out_as_labelled() {
+    fn classifies_texts_from_issues_as_labelled() {
         for (name, text) in [
             ("wild", include_str!("../../tests/failures/wild.jsonl")),
             ("found", include_str!("../../tests/failures/found.jsonl")),
         ] {
             let wild: Vec<Wild> = lines(text);
             let wrong: Vec<String> = wild.iter().filter_map(Wild::complaint).collect();
-            println!("{name}: {} of {} right", wild.len() - wrong.len(), wild.len());
+            println!("{name}: {} of {} classified correctly", wild.len() - wrong.len(), wild.len());
             assert_eq!(wrong, Vec::<String>::new());
         }
     }
@@ -776,7 +778,7 @@ mod tests {
                 [with, without].iter().all(|class| self.acceptable.iter().any(|other| other == class))
             };
             let Self { source, class, message, .. } = self;
-            (!right).then(|| format!("{source}: {class} is not {with}/{without}: {message}"))
+            (!right).then(|| format!("{source}: expected {class}, got {with}/{without}: {message}"))
         }
     }
 }

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_proxy_is_read_as_go_reads_it() {
+    fn reads_no_proxy_as_go_does() {
         let table = [
             // NO_PROXY, host, port → excluded
             ("", "box.example.com", 2375, false),

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stands_as_far_as_is_known() {
+    fn reports_the_progress_that_is_known() {
         let start = Instant::now();
         let mut board = Board::new(vec!["app:1".to_owned()], start);
         assert_eq!(board.under_way().count(), 0);
@@ -287,11 +287,14 @@ mod tests {
         board.measure(Instant::now());
         assert_eq!(standing(&board), "attempt 2 of 6 in 4s");
         board.show(0, &Update::Push);
-        assert!(standing(&board).starts_with("in progress for "), "what was sent counts no more");
+        assert!(
+            standing(&board).starts_with("in progress for "),
+            "a new attempt does not count bytes sent before"
+        );
     }
 
     #[test]
-    fn the_totals_are_of_all_images() {
+    fn totals_cover_all_images() {
         let start = Instant::now();
         let mut board = Board::new(["a:1", "b:1", "c:1"].map(str::to_owned).into(), start);
         let totals = |board: &Board| board.totals().join("  ");
@@ -307,7 +310,7 @@ mod tests {
         assert_eq!(
             totals(&board),
             "0 of 3 images  6 %  20 of 200 MB so far  20 MB/s",
-            "who knows how large the third is"
+            "the size of the third image is unknown"
         );
         board.show(2, &Update::Push);
         assert_eq!(totals(&board), "0 of 3 images  10 %  20 of 200 MB  20 MB/s  9s left");

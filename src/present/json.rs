@@ -181,7 +181,7 @@ mod tests {
     use crate::retry::NextAttempt;
 
     #[test]
-    fn each_thing_that_happens_is_an_object() {
+    fn prints_each_event_as_one_object() {
         let layer = |state| Event::Layer { id: "aaa".to_owned(), state };
         let mut json = Json::new(Vec::new(), vec!["docker.io/library/app:1".to_owned()]);
         let next = NextAttempt { number: 2, of: 6, wait: Duration::from_millis(1400) };

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_matters_and_nothing_twice() {
+    fn prints_important_events_once() {
         let mut plain = plain(&["app:1"]);
         plain.show(0, &Update::Start { is_dry_run: false });
         for event in events() {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_images_each_line_names_its_own() {
+    fn prefixes_lines_with_the_image_if_several() {
         let mut plain = plain(&["app:1", "web:2"]);
         plain.show(1, &Update::Start { is_dry_run: true });
         plain.show(1, &Update::Event(&layer("aaa", LayerState::Pushed)));
@@ -215,7 +215,7 @@ mod tests {
 
     /// Other lines must not mix with a prompt.
     #[test]
-    fn while_somebody_is_asked_the_rest_waits() {
+    fn holds_other_lines_back_during_a_prompt() {
         let mut plain = plain(&["app:1", "web:2"]);
         plain.hold(true);
         plain.show(1, &Update::Event(&layer("aaa", LayerState::Pushed)));
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_without_end_make_no_log_without_end() {
+    fn limits_the_number_of_layer_lines() {
         let mut plain = plain(&["app:1"]);
         for number in 0..1000 {
             plain.show(0, &Update::Event(&layer(&number.to_string(), LayerState::Pushed)));

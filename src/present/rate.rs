@@ -51,16 +51,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_follows_what_moves() {
+    fn follows_the_current_speed() {
         let start = Instant::now();
         let mut rate = Rate::default();
         let mut at = |tenths: u64, bytes: u64| {
             rate.update(start + Duration::from_millis(100 * tenths), bytes);
             rate
         };
-        assert_eq!(at(0, 5_000_000).per_second(), 0, "where it begins nothing has moved");
+        assert_eq!(at(0, 5_000_000).per_second(), 0, "bytes before the first update do not count");
         assert_eq!(at(1, 6_000_000).per_second(), 10_000_000);
-        assert_eq!(at(10, 6_000_000).per_second(), 1_000_000, "a burst counts for what it is");
+        assert_eq!(at(10, 6_000_000).per_second(), 1_000_000, "a burst is averaged over the whole time");
         for tenths in 11..100 {
             at(tenths, 5_000_000 + tenths * 200_000);
         }
@@ -70,8 +70,8 @@ mod tests {
         for tenths in 101..150 {
             at(tenths, 25_000_000 + (tenths - 100) * 1_000_000);
         }
-        assert!(at(150, 75_000_000).per_second() > 8_000_000, "what is long ago counts for little");
-        assert_eq!(at(151, 0).per_second(), 0, "sent again");
+        assert!(at(150, 75_000_000).per_second() > 8_000_000, "recent speed outweighs earlier speed");
+        assert_eq!(at(151, 0).per_second(), 0, "the bytes start again from zero");
         assert_eq!(at(152, 0).time_for(1), None);
     }
 }

@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_its_layers_and_the_totals() {
+    fn shows_an_image_its_layers_and_the_totals() {
         insta::assert_snapshot!(render(&board(), (80, 24)).join("\n"), @r"
         registry.example.com/team/app:1  1 of 5 layers
           91efb8fa70ba  [####                               ]  2.75 of 21 MB  2.75 MB/s
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_gets_no_bar_and_no_wrapped_line() {
+    fn omits_bars_and_wraps_nothing_on_narrow_terminals() {
         insta::assert_snapshot!(render(&board(), (40, 24)).join("\n"), @r"
         ….example.com/team/app:1  1 of 5 layers
           91efb8fa70ba  2.75 of 21 MB
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn never_more_lines_than_the_terminal_has_and_none_as_wide() {
+    fn fits_the_width_and_height_of_the_terminal() {
         for (images, layers) in [(1, 3), (1, 40), (1, 120), (4, 7), (20, 5), (20, 0)] {
             let board = many(images, layers);
             for height in 0..60 {
@@ -462,21 +462,21 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_seen() {
+    fn shows_the_wait_before_the_next_attempt() {
         let mut board = board();
         let next = NextAttempt { number: 2, of: 6, wait: Duration::from_secs(60) };
         board.show(0, &Update::Wait(&next, "reset"));
         board.measure(Instant::now());
         let lines = render(&board, (80, 24));
         assert_eq!(lines[0], "registry.example.com/team/app:1  attempt 2 of 6 in 60s");
-        assert_eq!(lines.len(), 2, "the layers of a push that is over are gone: {lines:?}");
+        assert_eq!(lines.len(), 2, "hides the layers of a failed attempt: {lines:?}");
     }
 
     #[test]
-    fn wide_characters_count_as_wide() {
+    fn counts_wide_characters_as_two_columns() {
         assert_eq!(cut("您没有权限", 5), "您没");
         assert_eq!(cut("abc", 5), "abc");
-        assert_eq!(cut("e\u{301}e\u{301}e", 2), "e\u{301}e\u{301}", "a mark takes no column of its own");
+        assert_eq!(cut("e\u{301}e\u{301}e", 2), "e\u{301}e\u{301}", "a combining mark takes no column");
         assert_eq!(header("localhost:5000/app:1", "1 of 2 layers", 24), "…00/app:1  1 of 2 layers");
     }
 
@@ -485,13 +485,16 @@ mod tests {
     }
 
     #[test]
-    fn the_screen_shows_the_last_frame_and_the_lines_above_it() {
+    fn shows_the_last_frame_below_permanent_lines() {
         let mut tty = Tty::new(Vec::new(), Palette::default(), names(&["app:1"]), || (80, 24));
         let start = Instant::now();
         some_layers(&mut tty.board, start);
         tty.tick(start);
         tty.say(Some(0), Level::Note, "a line that stays");
-        assert!(!String::from_utf8_lossy(&tty.out).contains("stays"), "it comes with the next frame");
+        assert!(
+            !String::from_utf8_lossy(&tty.out).contains("stays"),
+            "the line is printed with the next frame"
+        );
         tty.show(0, &Update::Event(&layer("91efb8fa70ba", LayerState::Pushed)));
         tty.tick(start);
         let mut screen = screen(80, 24);
@@ -500,7 +503,7 @@ mod tests {
         let rows: Vec<&str> = shown.lines().collect();
         assert_eq!(rows[..2], ["a line that stays", "app:1  2 of 5 layers"]);
         assert_eq!(rows[2], "  b1efb8fa70bd  Retrying in 4 seconds");
-        assert_eq!(screen.screen().cursor_position(), (5, 0), "the cursor waits below");
+        assert_eq!(screen.screen().cursor_position(), (5, 0), "the cursor is below the frame");
 
         tty.show(0, &Update::Finished(Ending { is_failure: true, text: "error: no\nhint: try", json: "" }));
         tty.clear();
@@ -509,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_writes_only_the_rows_that_changed() {
+    fn writes_only_the_rows_that_changed() {
         let mut tty = Tty::new(Vec::new(), Palette::default(), names(&["app:1"]), || (80, 24));
         let start = Instant::now();
         some_layers(&mut tty.board, start);
@@ -521,11 +524,11 @@ mod tests {
         assert!(frame.contains("Retrying in 3") && !frame.contains("c2efb8fa70be"), "{frame:?}");
         tty.out.clear();
         tty.tick(start);
-        assert!(tty.out.is_empty(), "nothing changed, nothing is written");
+        assert!(tty.out.is_empty(), "an unchanged frame is not written");
     }
 
     #[test]
-    fn while_somebody_is_asked_the_screen_is_theirs() {
+    fn draws_nothing_during_a_prompt() {
         let mut tty = Tty::new(Vec::new(), Palette::default(), names(&["app:1"]), || (80, 24));
         let start = Instant::now();
         some_layers(&mut tty.board, start);
@@ -547,7 +550,7 @@ mod tests {
 
     /// The cursor must be where the frame began, so that the panic message is readable.
     #[test]
-    fn a_panic_leaves_a_clean_screen() {
+    fn clears_the_frame_on_a_panic() {
         let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let kept = std::sync::Arc::clone(&out);
         let panicked = std::panic::catch_unwind(move || {

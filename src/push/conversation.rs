@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn events_lead_from_step_to_step() {
+    fn events_lead_to_the_expected_steps() {
         let none = || Event::NoNewerCredentials { has_prompt_failed: false };
         let typed = |are_accepted| Event::Typed { are_accepted };
         let network = || failed(Class::Network, helper(), true);
@@ -259,7 +259,7 @@ mod tests {
         let expired = || failed(Class::Auth, helper(), true);
         let table: [(&str, Vec<(Event, &str)>); 11] = [
             (
-                "retries are counted",
+                "retries are limited",
                 vec![(network(), "Wait 2 of 3"), (network(), "Wait 3 of 3"), (network(), "Fail")],
             ),
             (
@@ -267,7 +267,7 @@ mod tests {
                 vec![(failed(Class::Tls, helper(), false), "Fail")],
             ),
             (
-                "a rejected tag may name the image",
+                "a rejected tag may already name the same image",
                 vec![(rejected(), "CheckExisting"), (Event::NotInRegistry, "Fail")],
             ),
             (
@@ -283,7 +283,7 @@ mod tests {
                 vec![(failed(Class::Auth, Source::Nothing, true), "FindNewerCredentials")],
             ),
             (
-                "other credentials have all attempts again",
+                "other credentials restart the attempt count",
                 vec![
                     (network(), "Wait 2 of 3"),
                     (auth(helper()), "FindNewerCredentials"),
@@ -292,7 +292,7 @@ mod tests {
                 ],
             ),
             (
-                "typed credentials may be refused, and are asked for again",
+                "refused typed credentials lead to another prompt",
                 vec![
                     (auth(Source::Nothing), "FindNewerCredentials"),
                     (none(), "Prompt"),
@@ -302,7 +302,7 @@ mod tests {
                 ],
             ),
             (
-                "typed credentials that may not push end it",
+                "accepted typed credentials without push access end the push",
                 vec![
                     (denied(helper()), "FindNewerCredentials"),
                     (none(), "Prompt"),
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_is_asked_only_where_it_can_help() {
+    fn prompts_only_if_other_credentials_can_help() {
         let request = |class, source| PromptRequest {
             class,
             source,

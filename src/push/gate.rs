@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_credentials_for_a_repository_are_used() {
+    fn uses_the_newest_credentials_for_a_repository() {
         let mut logins = Logins::default();
         assert!(logins.is_empty() && logins.of("r/a").is_none());
         assert_eq!(
@@ -184,16 +184,16 @@ mod tests {
         assert_eq!(number(&logins, "r/b"), Some(3));
         assert_eq!(number(&logins, "r/c"), Some(1), "credentials of other repositories are not used");
         assert_eq!(add(&mut logins, None), 4);
-        assert_eq!(number(&logins, "r/a"), Some(4), "those for all repositories replace the earlier ones");
+        assert_eq!(number(&logins, "r/a"), Some(4), "credentials for all repositories replace earlier ones");
         let newer = |number| logins.newer_than(number).map(|active| active.number);
         assert_eq!([newer(0), newer(1), newer(4)], [Some(1), Some(2), None]);
     }
 
     #[test]
-    fn one_push_goes_through_the_gate_until_the_registry_lets_it_in() {
+    fn admits_one_push_until_the_gate_opens() {
         let gate = Gate::new(false);
         let mut pass = now(gate.enter());
-        assert!(pass.is_some() && now(gate.enter()).is_none(), "the second waits");
+        assert!(pass.is_some() && now(gate.enter()).is_none(), "the second push waits");
         gate.open(&mut pass);
         assert!(gate.is_open() && pass.is_none() && now(gate.enter()).is_some());
         gate.close();
@@ -202,14 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn pushes_follow_the_first_into_a_repository_once_it_is_through() {
+    fn first_push_to_a_repository_delays_the_others() {
         let lead = Lead::default();
-        let first = now(lead.follow()).expect("nothing to wait for");
-        assert!(first.is_some() && now(lead.follow()).is_none(), "the second waits");
+        let first = now(lead.follow()).expect("the first push does not wait");
+        assert!(first.is_some() && now(lead.follow()).is_none(), "the second push waits");
         drop(first);
-        let second = now(lead.follow()).expect("the first has failed");
-        assert!(second.is_some(), "so the second goes alone");
+        let second = now(lead.follow()).expect("the first push has failed");
+        assert!(second.is_some(), "the second push runs alone");
         lead.open();
-        assert!(now(lead.follow()).expect("open").is_none());
+        assert!(now(lead.follow()).expect("the repository is open to all pushes").is_none());
     }
 }

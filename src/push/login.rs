@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_a_wrong_password_from_a_registry_that_cannot_be_asked() {
+    fn tells_a_refused_login_from_an_unreachable_registry() {
         let table = [
             ("login attempt to http://localhost:5001/v2/ failed with status: 401 Unauthorized", true),
             (r#"Get "https://h/v2/": unauthorized: incorrect username or password"#, true),

@@ -72,12 +72,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_names_that_may_be_meant() {
+    fn suggests_similar_names() {
         let near =
             |names: &[&str]| Some(Suggestion::Near(names.iter().map(|name| (*name).to_owned()).collect()));
         let tag = |name: &str| Some(Suggestion::Tag(name.to_owned()));
         let table: [(&str, &[&str], Option<Suggestion>); 8] = [
-            // wanted, here
+            // requested reference, images of the engine, suggestion
             (
                 "localhost:5000/app:3",
                 &["localhost:5000/app:1", "localhost:5000/app:2", "app:1"],

@@ -306,15 +306,15 @@ mod tests {
     /// Formats each target as `local -> reference`, or returns the error.
     fn read(images: &[&str], to: &[&str], all_tags: bool) -> Result<Vec<String>, String> {
         let targets = targets(&texts(images), &texts(to), all_tags).map_err(|error| error.to_string())?;
-        let tell = |(_, target): &(String, Target)| match target.is_renamed() {
+        let format_target = |(_, target): &(String, Target)| match target.is_renamed() {
             false => target.reference.familiar(),
             true => format!("{} -> {}", target.local_name, target.reference.familiar()),
         };
-        Ok(targets.iter().map(tell).collect())
+        Ok(targets.iter().map(format_target).collect())
     }
 
     #[test]
-    fn each_image_goes_to_each_destination() {
+    fn combines_each_image_with_each_destination() {
         const ID: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
         let id = format!("{ID} -> r.example.com/app:1");
         let digest = format!("app@{ID}");
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_go_together_is_refused_at_once() {
+    fn refuses_invalid_and_conflicting_arguments() {
         const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
         let table: [(&[&str], &[&str], bool, &str); 12] = [
             (&["APP"], &[], false, "must be lowercase"),
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_stands_for_its_tags() {
+    fn expands_a_repository_to_its_tags() {
         let list = targets(&texts(&["a"]), &texts(&["r.io/team/"]), true).unwrap();
         let expanded = expand(&list[0].1, &texts(&["1", "2"]));
         let names: Vec<_> =

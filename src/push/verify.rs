@@ -132,7 +132,7 @@ mod tests {
     use crate::push::error::Cause;
 
     #[test]
-    fn answers_lead_to_the_next_step() {
+    fn answers_lead_to_the_expected_steps() {
         let served = || Ok(None);
         let nothing = || Ok(Some(Found::Nothing));
         let failed = |class| {
@@ -141,7 +141,7 @@ mod tests {
         };
         let wait = Some(Duration::from_secs(1));
         let table = [
-            // answer, wait before the next question, required, next step
+            // answer, wait before the next request, required, next step
             (served(), wait, false, "Served"),
             (served(), None, true, "Served"),
             (nothing(), wait, false, "AskAgain(1s)"),

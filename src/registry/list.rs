@@ -165,10 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn a_list_goes_on_at_its_own_registry() {
+    fn follows_next_links_on_the_same_registry() {
         type Row<'a> = (&'a [&'a str], Result<Option<&'a str>, Unreadable>);
         let table: [Row<'_>; 8] = [
-            // Link, the next page
+            // values of Link, next page
             (&[], Ok(None)),
             (
                 &[r#"</v2/_catalog?last=b&n=2>; rel="next""#],
@@ -194,14 +194,14 @@ mod tests {
     }
 
     #[test]
-    fn pages_end_or_are_given_up() {
+    fn gives_up_on_endless_lists() {
         let name = |name: &str| [name.to_owned()].into_iter();
         let mut pages = Pages::default();
         let (first, second) = (url("https://r/v2/1"), url("https://r/v2/2"));
         assert_eq!(pages.add(first.clone(), name("a"), Some(second.clone())), Ok(Some(second.clone())));
         assert_eq!(pages.add(second.clone(), name("b"), None), Ok(None));
         assert_eq!(pages.names, ["a", "b"]);
-        assert_eq!(pages.add(second, name("c"), Some(first)), Err(Endless), "a circle");
+        assert_eq!(pages.add(second, name("c"), Some(first)), Err(Endless), "the pages form a cycle");
 
         let mut pages = Pages::default();
         let page = |number: usize| url(&format!("https://r/v2/{number}"));

@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_chosen_before_a_password() {
+    fn prefers_bearer_to_basic_challenges() {
         let bearer = |realm: Option<&str>, service: Option<&str>, scope: Option<&str>| Challenge::Bearer {
             realm: realm.map(str::to_owned),
             service: service.map(str::to_owned),
@@ -198,7 +198,7 @@ mod tests {
         };
         let unknown = |schemes: &str| Challenge::Unknown { schemes: schemes.to_owned() };
         let table: [(&[&str], Challenge); 9] = [
-            // values of WWW-Authenticate, what is chosen
+            // values of WWW-Authenticate, chosen challenge
             (&[r#"Basic realm="x""#], Challenge::Basic),
             (
                 &[r#"Bearer realm="https://t/token",service="the registry",scope="repository:a:pull""#],
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_names_one_repository() {
+    fn scopes_name_one_repository() {
         assert_eq!(scope("team/app"), "repository:team/app:pull");
         assert_eq!(write_scope("team/app"), "repository:team/app:pull,push");
     }

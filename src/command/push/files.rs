@@ -166,11 +166,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn several_images_have_an_entry_each() {
+    fn writes_one_entry_per_image_if_several() {
         let [a, b] = ["app:1", "r.io/web:2"].map(|name| name.parse::<Reference>().unwrap());
         let own = json!({"containerimage.digest": "sha256:aa", "image.name": "docker.io/library/app:1"});
         assert_eq!(metadata(&[(&a, "sha256:aa")], false), own);
-        // With several images requested, also if only one was pushed.
+        // Several images were requested, and only one was pushed.
         assert_eq!(metadata(&[(&a, "sha256:aa")], true), json!({"docker.io/library/app:1": own}));
         let both = [(&a, "sha256:aa"), (&b, "sha256:bb")];
         assert_eq!(metadata(&both, true)["r.io/web:2"]["containerimage.digest"], "sha256:bb");

@@ -213,7 +213,7 @@ mod tests {
     use crate::event::{Event, LayerState};
 
     #[test]
-    fn the_summary_says_what_the_engine_told() {
+    fn summarizes_the_layers_that_the_engine_reported() {
         let mounted = || LayerState::MountedFrom("x".to_owned());
         let pushing = LayerState::Pushing { current: 5, total: 10 };
         let table = [

@@ -153,9 +153,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_into_each_repository_are_pushed_first() {
+    fn first_push_to_each_repository_comes_first() {
         let table: [(&[&str], usize, &[usize]); 5] = [
-            // destinations (empty: already failed), at once, order
+            // destinations (empty: already failed), number of parallel pushes, order
             (&["r/a:1", "r/a:2", "r/b:1"], 3, &[0, 2, 1]),
             (&["r/a:1", "r/a:2", "r/b:1"], 1, &[0, 1, 2]),
             (&["r/a:1", "", "r/a:2"], 2, &[0, 2]),

@@ -63,10 +63,10 @@ mod tests {
 
     /// Recorded with docker 28.5.2 and a fake ssh.
     #[test]
-    fn the_argv_is_dockers() {
+    fn calls_ssh_with_the_same_arguments_as_docker() {
         let plain = "docker system dial-stdio";
         let table: [(&str, &[&str], &str, &str); 14] = [
-            // URL, before the fixed words, host, remote command
+            // URL, arguments before the fixed ones, host, remote command
             ("ssh://h", &[], "h", plain),
             ("ssh://me@h:22", &["-l", "me", "-p", "22"], "h", plain),
             ("ssh://us%20er@h", &["-l", "'us er'"], "h", plain),

@@ -72,7 +72,7 @@ mod tests {
         start: Instant,
         watchdog: Watchdog,
         progress: Progress,
-        /// When the push first counted as stalled, in seconds.
+        /// The second at which the push first counted as stalled.
         stalled: Option<u64>,
     }
 
@@ -109,30 +109,30 @@ mod tests {
     }
 
     #[test]
-    fn twenty_slow_minutes_are_no_stall() {
-        let mut told = Scenario::new();
-        told.at(0, "a", LayerState::Preparing);
+    fn slow_push_is_not_stalled() {
+        let mut scenario = Scenario::new();
+        scenario.at(0, "a", LayerState::Preparing);
         for step in 1..=24 {
             // One new value in 50 s, and repetitions each second.
-            told.at(50 * step, "a", pushing(step, 1000));
+            scenario.at(50 * step, "a", pushing(step, 1000));
             for second in 1..50 {
-                told.at(50 * step + second, "a", pushing(step, 1000));
-                told.at(50 * step + second, "b", LayerState::Waiting);
+                scenario.at(50 * step + second, "a", pushing(step, 1000));
+                scenario.at(50 * step + second, "b", LayerState::Waiting);
             }
         }
-        assert_eq!(told.stalled, None);
+        assert_eq!(scenario.stalled, None);
         // The last new value came after 1200 s.
-        told.pass(10_000);
-        assert_eq!(told.stalled, Some(1260), "what is repeated is no movement");
+        scenario.pass(10_000);
+        assert_eq!(scenario.stalled, Some(1260), "repeated values are not progress");
     }
 
     #[test]
-    fn waits_for_the_registry_as_long_as_it_took_to_send() {
+    fn waits_for_the_registry_as_long_as_sending_took() {
         let cases: [(&[(u64, LayerState)], u64); 6] = [
-            // events of layer "a", and when the push counts as stalled
+            // events of layer "a", second at which the push counts as stalled
             (&[], 60),
             (&[(1, LayerState::Waiting), (30, LayerState::Waiting)], 61),
-            // Partly sent: the time that it took does not matter.
+            // Partly sent: the time that sending took does not matter.
             (&[(0, pushing(1, 9)), (50, pushing(2, 9)), (100, pushing(3, 9))], 160),
             // All sent, in 1 s and in 100 s.
             (&[(0, pushing(1, 9)), (1, pushing(9, 9))], 61),
@@ -144,23 +144,23 @@ mod tests {
             ),
         ];
         for (states, want) in cases {
-            let mut told = Scenario::new();
+            let mut scenario = Scenario::new();
             for (second, state) in states {
-                told.at(*second, "a", state.clone());
+                scenario.at(*second, "a", state.clone());
             }
-            told.pass(10_000);
-            assert_eq!(told.stalled, Some(want), "{states:?}");
+            scenario.pass(10_000);
+            assert_eq!(scenario.stalled, Some(want), "{states:?}");
         }
     }
 
     #[test]
-    fn an_engine_that_tries_again_moves() {
-        let mut told = Scenario::new();
-        told.at(0, "a", pushing(9, 9));
+    fn retries_of_the_engine_count_as_progress() {
+        let mut scenario = Scenario::new();
+        scenario.at(0, "a", pushing(9, 9));
         for second in 1..100 {
-            told.at(second, "a", LayerState::Retrying { seconds: 100 - second });
+            scenario.at(second, "a", LayerState::Retrying { seconds: 100 - second });
         }
-        told.at(100, "a", pushing(1, 9));
-        assert_eq!(told.stalled, None);
+        scenario.at(100, "a", pushing(1, 9));
+        assert_eq!(scenario.stalled, None);
     }
 }
