@@ -33,12 +33,12 @@ skip\t''
 fail\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l metadata-file -d 'Write digests and names to a file, in the format of buildx' -r -F
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l parallel -d 'Number of concurrent pushes (default 3)' -r
-complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l platform -d 'Push one platform, os[/arch[/variant]], or require "all"' -r
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l platform -d 'Push one platform, os[/arch[/variant]]; "all": fail if the engine lacks one' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l progress -d 'Progress on stderr: "auto", "tty", "plain", "json", "rawjson", "none" (default "auto")' -r -f -a "auto\t''
 tty\t''
 plain\t''
-json\t'Our events, a line each'
-rawjson\t'The engine\'s own objects, a line each'
+json\t'The plugin\'s events, one per line'
+rawjson\t'The engine\'s own objects, one per line'
 none\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l retries -d 'Maximum retries after transient failures (default 5)' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l stall-timeout -d 'Retry an upload without progress after this time; 0: never (default 60s)' -r

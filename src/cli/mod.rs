@@ -14,7 +14,7 @@ use clap::{ArgAction, Args, Parser, ValueEnum, ValueHint};
 
 use crate::platform::PlatformSelection;
 
-/// Docker's own options. They come before the plugin's name, and mean what they mean to docker.
+/// Docker's own options. They go before the plugin's name, and have the same meaning as in docker.
 ///
 /// Source: docker/cli `cli/flags/options.go`.
 #[derive(Args, Clone, Debug, Default)]
@@ -98,7 +98,7 @@ impl DockerOptions {
     }
 }
 
-/// What a push takes. Each long option is a variable too, see [`with_variables`].
+/// Options of a push. Each long option can be set by a variable too, see [`with_variables`].
 #[derive(Args, Clone, Debug)]
 pub struct PushOptions {
     /// Images to push: [HOST[:PORT]/]PATH[:TAG]; with --to also an image ID
@@ -134,7 +134,7 @@ pub struct PushOptions {
     /// Number of concurrent pushes (default 3)
     #[arg(long, value_name = "int", default_value = "3")]
     pub parallel: NonZeroUsize,
-    /// Push one platform, os[/arch[/variant]], or require "all"
+    /// Push one platform, os[/arch[/variant]]; "all": fail if the engine lacks one
     #[arg(long, value_name = "string")]
     pub platform: Option<PlatformSelection>,
     /// Progress on stderr: "auto", "tty", "plain", "json", "rawjson", "none" (default "auto")
@@ -168,7 +168,7 @@ pub struct PushOptions {
     pub disable_content_trust: bool,
 }
 
-/// A login for one call, before all that Docker holds.
+/// Credentials for one call. They override all credentials that Docker has stored.
 #[derive(Args, Clone, Debug, Default)]
 pub struct CredentialArgs {
     /// Username for the registry, for this call only
@@ -182,7 +182,7 @@ pub struct CredentialArgs {
     pub anonymous: bool,
 }
 
-/// What `auth` takes.
+/// Options of `auth`.
 #[derive(Args, Clone, Debug)]
 pub struct AuthOptions {
     /// The registry, HOST[:PORT]; without it, list all stored credentials
@@ -201,7 +201,7 @@ pub struct AuthOptions {
     pub format: ListFormat,
 }
 
-/// What `ls` takes.
+/// Options of `ls`.
 #[derive(Args, Clone, Debug)]
 pub struct LsOptions {
     /// A registry or a repository; without it, list local images tagged for a registry
@@ -246,7 +246,7 @@ fn username(typed: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Words that are no image; one of that name is written `hook:latest`.
+/// Words that name a command instead of an image. An image with such a name is written `hook:latest`.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Subcommand {
     /// Show stored credentials for a registry and check that they work
@@ -279,9 +279,9 @@ pub enum ProgressMode {
     Auto,
     Tty,
     Plain,
-    /// Our events, a line each.
+    /// The plugin's events, one per line.
     Json,
-    /// The engine's own objects, a line each.
+    /// The engine's own objects, one per line.
     Rawjson,
     None,
 }
@@ -293,7 +293,7 @@ pub enum Format {
     Json,
 }
 
-/// What to do about a tag that is in the registry already.
+/// What happens if the tag exists in the registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum IfExists {
     #[default]
@@ -303,7 +303,7 @@ pub enum IfExists {
     Fail,
 }
 
-/// Whether the registry is asked what it serves.
+/// Whether the plugin asks the registry after a push what it serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Verify {
     #[default]
@@ -312,7 +312,7 @@ pub enum Verify {
     Never,
 }
 
-/// How a list is printed.
+/// Output format of a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ListFormat {
     #[default]
@@ -320,7 +320,7 @@ pub enum ListFormat {
     Json,
 }
 
-/// What follows the plugin's name.
+/// The command line after the plugin's name, when docker runs the plugin.
 #[derive(Debug, Parser)]
 #[command(
     name = "docker-regpush",
@@ -343,7 +343,7 @@ pub struct PluginCommand {
     pub subcommand: Option<Subcommand>,
 }
 
-/// The same without docker, its options among ours.
+/// The command line without docker. It has docker's options too.
 #[derive(Debug, Parser)]
 #[command(
     name = "docker-regpush",
