@@ -153,7 +153,7 @@ fn stall_once() {
         } else {
             // The classic store never closes it, so the plugin retries under another name.
             let other = stage.proxy.name("stall/once").replacen('l', "L", 1);
-            assert!(printed.contains(&format!("the registry's other name, {other}")), "{printed}");
+            assert!(printed.contains(&format!("the registry's alternative name, {other}")), "{printed}");
         }
         let mut images = stage.engine.docker(&stage.home);
         images.args(["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=*/stall/once"]);
@@ -353,7 +353,9 @@ fn tag_swapped_after_the_push() {
             let swap = |registry: u16| swap(registry, "lost/tag");
             stage.proxy.fails(usize::MAX, ask::manifest, Fault::Then(Arc::new(swap)));
         },
-        |stage| format!("the tag names {} in", stage.registry.digest("lost/tag", "other", None)),
+        |stage| {
+            format!("the tag in the registry points to {}", stage.registry.digest("lost/tag", "other", None))
+        },
     );
 }
 

@@ -268,7 +268,11 @@ fn renews_a_token_that_expires_in_mid_push_without_prompting() {
         // The containerd store renews the token itself.
         let expected = if engine.name.ends_with("containerd") { 1 } else { 2 };
         assert_eq!(attempts, expected, "{pushed:?}");
-        assert_eq!(pushed.stderr.contains("the login expired on the way"), attempts == 2, "{pushed:?}");
+        assert_eq!(
+            pushed.stderr.contains("the registry refused the credentials during the upload"),
+            attempts == 2,
+            "{pushed:?}"
+        );
     }
 }
 
@@ -417,7 +421,7 @@ fn certs_d_needs_no_system_ca_and_a_wrong_host_name_is_reported() {
     assert_eq!(wrong.status, 6, "{wrong:?}");
     let told = format!("its certificate is not for `{STRICT_HOST}`, but for other.example.com");
     assert!(
-        wrong.stderr.contains(&told) && wrong.stderr.contains("name the registry as its certificate does"),
+        wrong.stderr.contains(&told) && wrong.stderr.contains("use the name in its certificate"),
         "{wrong:?}"
     );
 }

@@ -61,7 +61,11 @@ fn pushes_two_images_to_two_registries_with_one_prompt() {
         for (number, name) in [first, second].into_iter().enumerate() {
             let (name, tag) = name.split_once(':').unwrap();
             let there = open.digest(name, tag, None);
-            assert!(ended.text.contains(&format!("{}@{there}", open.name(name))), "{number}: {}", ended.text);
+            assert!(
+                ended.text.contains(&format!("{}\u{1b}[2m@{there}", open.name(name))),
+                "{number}: {}",
+                ended.text
+            );
             assert_eq!(locked.digest(&format!("team/{name}"), tag, login), there, "{number}");
         }
         for registry in [&open, &locked] {
@@ -326,8 +330,7 @@ fn registry_holds_the_announced_platforms() {
     let narrowed = push(&[], &part);
     assert_eq!(narrowed.status, 0, "{narrowed:?}");
     assert!(narrowed.stderr.contains("the engine has linux/amd64, but not linux/arm64"), "{narrowed:?}");
-    let warning =
-        "warning: not every platform of the image is here; only linux/amd64 was pushed under this tag";
+    let warning = "warning: only linux/amd64 was pushed, as sha256:";
     assert!(narrowed.stderr.contains(warning), "{narrowed:?}");
     let platforms = json!({"sent": ["linux/amd64"], "missing": ["linux/arm64"], "others": 0, "all": 2});
     assert_eq!(narrowed.json()["platforms"], platforms, "{narrowed:?}");
@@ -344,7 +347,7 @@ fn explains_engines_without_platform_support() {
         let pushed = run(engine.docker(&home).args(["regpush", "--platform", "linux/amd64", &image.name]));
         let why = match engine.name {
             "docker-20.10" => "the engine has API version 1.41; --platform requires 1.46",
-            "docker-26" => "the engine speaks API 1.45, and --platform needs 1.46",
+            "docker-26" => "the engine has API version 1.45; --platform requires 1.46",
             "podman" => "podman cannot push a single platform of an image",
             _ => {
                 assert_eq!(pushed.status, 0, "{pushed:?}");
