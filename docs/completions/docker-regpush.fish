@@ -27,7 +27,7 @@ end
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l digest-file -d 'Write the digest to a file (single image only)' -r -F
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l format -d 'Result format on stdout: "ref" (NAME@DIGEST), "json" (default "ref")' -r -f -a "ref\t''
 json\t''"
-complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l if-exists -d 'If the tag exists: "overwrite", "update", "skip", "fail" (default "overwrite")' -r -f -a "overwrite\t''
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l if-exists -d 'If the tag exists: "overwrite", "update" or "fail" if it differs, "skip" (default "overwrite")' -r -f -a "overwrite\t''
 update\t''
 skip\t''
 fail\t''"
@@ -57,8 +57,8 @@ complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s H -l host
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s l -l log-level -d 'Log level: debug, info, warn, error or fatal; debug is the same as -D' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l tls -d 'Use TLS; implied by --tlsverify [default: $DOCKER_TLS]' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l tlscacert -d 'CA certificate to verify the engine with [default: ca.pem in $DOCKER_CERT_PATH or ~/.docker]' -r -F
-complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l tlscert -d 'Client certificate to present to the engine [default: cert.pem in the same directory]' -r -F
-complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l tlskey -d 'Key of the client certificate [default: key.pem in the same directory]' -r -F
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l tlscert -d 'Client certificate to present to the engine [default: cert.pem in $DOCKER_CERT_PATH or ~/.docker]' -r -F
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l tlskey -d 'Key of the client certificate [default: key.pem in $DOCKER_CERT_PATH or ~/.docker]' -r -F
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l tlsverify -d 'Use TLS and verify the engine\'s certificate [default: $DOCKER_TLS_VERIFY]' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s a -l all-tags -d 'Push all local tags of each repository'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l dry-run -d 'Check everything and report what would be pushed, without pushing'
@@ -88,7 +88,7 @@ complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l ano
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -s h -l help -d 'Print help'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand hook; and not __fish_seen_subcommand_from install remove status" -s h -l help -d 'Print help'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand hook; and not __fish_seen_subcommand_from install remove status" -f -a "install" -d 'Enable the hint after a failed docker push'
-complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand hook; and not __fish_seen_subcommand_from install remove status" -f -a "remove" -d 'Disable the hint'
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand hook; and not __fish_seen_subcommand_from install remove status" -f -a "remove" -d 'Disable the hint after a failed docker push'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand hook; and not __fish_seen_subcommand_from install remove status" -f -a "status" -d 'Show whether the hint is enabled, and whether docker shows hints'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand hook; and __fish_seen_subcommand_from install" -s h -l help -d 'Print help'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand hook; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help'

@@ -41,10 +41,10 @@ pub struct DockerOptions {
     /// CA certificate to verify the engine with [default: ca.pem in $DOCKER_CERT_PATH or ~/.docker]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = any_path())]
     pub tlscacert: Option<PathBuf>,
-    /// Client certificate to present to the engine [default: cert.pem in the same directory]
+    /// Client certificate to present to the engine [default: cert.pem in $DOCKER_CERT_PATH or ~/.docker]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = any_path())]
     pub tlscert: Option<PathBuf>,
-    /// Key of the client certificate [default: key.pem in the same directory]
+    /// Key of the client certificate [default: key.pem in $DOCKER_CERT_PATH or ~/.docker]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = any_path())]
     pub tlskey: Option<PathBuf>,
     /// Use TLS and verify the engine's certificate [default: $DOCKER_TLS_VERIFY]
@@ -119,7 +119,7 @@ pub struct PushOptions {
     /// Set GitHub Actions step outputs: digest, reference
     #[arg(long)]
     pub github_output: bool,
-    /// If the tag exists: "overwrite", "update", "skip", "fail" (default "overwrite")
+    /// If the tag exists: "overwrite", "update" or "fail" if it differs, "skip" (default "overwrite")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub if_exists: IfExists,
     /// Keep the local tags that --to adds
@@ -267,7 +267,7 @@ pub enum Subcommand {
 pub enum HookAction {
     /// Enable the hint after a failed docker push
     Install,
-    /// Disable the hint
+    /// Disable the hint after a failed docker push
     Remove,
     /// Show whether the hint is enabled, and whether docker shows hints
     Status,

@@ -19,7 +19,7 @@ const OURS: [&str; 6] =
 pub enum HeadersError {
     #[error("failed to set custom headers from {VARIABLE} environment variable: {reason}")]
     Variable { reason: String },
-    #[error("`{name}…` in {place} is not a valid HTTP header")]
+    #[error("the HTTP header that starts with `{name}` in {place} is not valid")]
     Header { name: String, place: String },
 }
 

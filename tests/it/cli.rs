@@ -90,7 +90,7 @@ fn unreachable_engine_error_names_socket_and_origin() {
     // A socket file without a listener.
     drop(std::os::unix::net::UnixListener::bind(&nowhere).unwrap());
     let refused = run(&mut words(&env, &["-H", &url, "regpush", "app"]));
-    assert!(refused.stderr.contains("because nothing listens at "), "{refused}");
+    assert!(refused.stderr.contains(": nothing listens at "), "{refused}");
 }
 
 #[test]

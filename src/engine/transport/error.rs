@@ -167,13 +167,13 @@ fn unreachable_hint(endpoint: &Endpoint, source: &io::Error) -> String {
         (Address::Unix(_), io::ErrorKind::InvalidInput) => "link the socket to a shorter path".to_owned(),
         (Address::Unix(path), io::ErrorKind::NotFound) => {
             format!(
-                "start the engine (`systemctl start docker`), because {} does not exist, {ANOTHER}",
+                "start the engine (`systemctl start docker`), {ANOTHER}: {} does not exist",
                 path.display()
             )
         }
         (Address::Unix(path), _) => {
             format!(
-                "start the engine (`systemctl start docker`), because nothing listens at {}, {ANOTHER}",
+                "start the engine (`systemctl start docker`), {ANOTHER}: nothing listens at {}",
                 path.display()
             )
         }
