@@ -116,7 +116,10 @@ mod tests {
         assert!(reason("s3cret").ends_with("missing \"=\" in a key=value pair"), "{}", reason("s3cret"));
         assert!(reason("=s3cret").ends_with("an empty key"));
         let basic = reason("Authorization: Basic bWU6czNjcmV0eA==");
-        assert_eq!(basic, format!("the HTTP header that starts with `Authorization` in {VARIABLE} is not valid"));
+        assert_eq!(
+            basic,
+            format!("the HTTP header that starts with `Authorization` in {VARIABLE} is not valid")
+        );
         assert!(!reason("\"a=s3\ncret\"").contains("s3"));
     }
 }

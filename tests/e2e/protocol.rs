@@ -72,9 +72,12 @@ fn docker_forwards_completion_requests() {
         let image = engine.image(&home, &registry.name("protocol/app:1"), SMALL);
         let complete =
             |word: &str, words: &[&str]| ok(engine.docker(&home).args([word, "regpush"]).args(words));
-        let images = engine.while_images_stay(|| complete("__complete", &[&registry.name("pro")]));
-        let line = images.lines().next().unwrap();
-        assert!(line.starts_with(&format!("{}\t", image.name)) && images.ends_with(":4\n"), "{images}");
+        // On a busy machine, the engine may not list its images within the time limit of a completion.
+        wait_for("the image is completed", || {
+            let images = engine.while_images_stay(|| complete("__complete", &[&registry.name("pro")]));
+            let line = images.lines().next().unwrap();
+            (line.starts_with(&format!("{}\t", image.name)) && images.ends_with(":4\n")).then_some(())
+        });
         let options = complete("__complete", &["--pa"]);
         assert!(options.contains("--password-stdin\tRead the password"), "{options}");
         let mut command = engine.docker(&home);
