@@ -104,7 +104,7 @@ install_plugin() {
             mv -f "$plugin.new" "$plugin"; } || fail "cannot write $plugin"
     ) || exit 1
     say "installed $("$plugin" --version) into $plugins"
-    has docker || say "docker itself is not here yet; until it is, call $plugin directly"
+    has docker || say "docker is not installed; until it is, run $plugin directly"
 }
 
 # ---------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ until_true() { # until_true SECONDS WHAT COMMAND...
     shift 2
     until "$@" >/dev/null 2>&1; do
         tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || fail "waited in vain for $what"
+        [ "$tries" -gt 0 ] || fail "timed out waiting for $what"
         sleep 0.1
     done
 }
@@ -153,7 +153,7 @@ start_engine() {
     endpoint=${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null)} || :
     case $endpoint in
         unix://* | npipe://*) ;;
-        *) fail "the engine at $endpoint is not on this machine, and the demo's registry will be: unset DOCKER_HOST or choose a local context" ;;
+        *) fail "the demo starts a registry on this machine, but the engine at $endpoint is on another: unset DOCKER_HOST or choose a local context" ;;
     esac
     if docker version >/dev/null 2>&1; then
         say "using the engine that answers: docker $(docker version --format '{{.Server.Version}}')"
@@ -199,7 +199,7 @@ YAML
     else
         docker image inspect registry:2 >/dev/null 2>&1 || pulled=yes
         container=$(docker create -p 127.0.0.1::5000 -e REGISTRY_AUTH=htpasswd -e REGISTRY_AUTH_HTPASSWD_REALM=demo \
-            -e REGISTRY_AUTH_HTPASSWD_PATH=/htpasswd registry:2) || fail "cannot make a container of registry:2"
+            -e REGISTRY_AUTH_HTPASSWD_PATH=/htpasswd registry:2) || fail "cannot create a container from registry:2"
         docker cp "$work/htpasswd" "$container:/htpasswd" >/dev/null
         docker start "$container" >/dev/null
         port=$(docker port "$container" 5000/tcp | sed -n 's/.*://p' | head -n 1)
@@ -234,16 +234,16 @@ demo() {
     docker import "$work/image.tar" "$image" >/dev/null
 
     say ""
-    say "1. Nobody is logged in, and without a terminal nobody can be asked:"
+    say "1. No credentials are stored, and without a terminal the plugin cannot prompt:"
     show "docker regpush $image </dev/null"
     status=0
     docker regpush "$image" </dev/null || status=$?
     say "(exit status $status)"
-    [ "$status" = 3 ] || fail "the registry should have refused that"
+    [ "$status" = 3 ] || fail "the push should have failed with exit status 3"
 
     say ""
     if script --version 2>/dev/null | grep -q util-linux; then
-        say "2. At a terminal it asks; \`demo\` and the password are typed here:"
+        say "2. On a terminal the plugin prompts; the demo types the user \`demo\` and the password:"
         show "docker regpush $image"
         push_at_terminal || fail "the push failed"
     else
@@ -266,10 +266,10 @@ demo() {
         >"$work/config/config.json"
     show "docker pull $image"
     docker --config "$work/config" pull "$image" | tee "$work/pulled"
-    grep -q "^Digest: ${reference##*@}\$" "$work/pulled" || fail "the registry serves another digest than was pushed"
+    grep -q "^Digest: ${reference##*@}\$" "$work/pulled" || fail "the registry serves a different digest"
     clean_up
     say ""
-    say "Done; what the demo started is stopped and removed. Now: docker regpush --help"
+    say "Done. Everything that the demo started is stopped and removed. Next: docker regpush --help"
 }
 
 if [ "$uninstall" ]; then

@@ -44,7 +44,7 @@ root=$PWD
 PATH=$PATH:/usr/sbin
 
 # ---------------------------------------------------------------------------------------------
-step "what is compared, and with what"
+step "programs and packages"
 has cargo || fail "cargo is missing: install Rust 1.89 or later (https://rustup.rs)"
 need cc "gcc libc6-dev"
 need hyperfine hyperfine

@@ -54,7 +54,7 @@ choose_suites() {
     case $ID in
         debian) suites='bookworm trixie sid' ;;
         ubuntu) suites='jammy noble-updates devel' ;;
-        *) fail "engines are taken from Debian's or Ubuntu's packages, and this is $ID" ;;
+        *) fail "cannot install engines on $ID: they come from packages of Debian or Ubuntu" ;;
     esac
 }
 engine_pids=''
@@ -142,7 +142,7 @@ await_engine() {
         sleep 0.1
     done
     version=$("$work/$1/docker" -H "unix://$work/$1/docker.sock" version --format '{{.Server.Version}}')
-    printf '%s\n' "$version" | grep -Eq "^($2)\." || fail "$1 is $version, and the tests of it are for $2"
+    printf '%s\n' "$version" | grep -Eq "^($2)\." || fail "$1 has version $version; the tests expect $2"
     echo "$1 is up: $version"
 }
 

@@ -21,10 +21,10 @@ tools=$root/target/tools
 PATH=$tools/bin:$PATH:/usr/sbin
 
 # ---------------------------------------------------------------------------------------------
-step "what the tests need"
+step "packages and tools"
 
 if [ "$engines" ] && ! { has apt-get && [ "$(id -u)" = 0 ]; }; then
-    fail "engines and registries can be installed on Debian or Ubuntu as root only; to leave their tests out: tests/run.sh --without-engine"
+    fail "cannot install engines and registries: this needs root on Debian or Ubuntu; to skip their tests, run tests/run.sh --without-engine"
 fi
 has cargo || fail "cargo is missing: install Rust 1.89 or later (https://rustup.rs)"
 
@@ -127,7 +127,7 @@ run_tests() {
     # Times are an unstable feature of Rust's test harness.
     { RUSTC_BOOTSTRAP=1 INSTA_UPDATE=no "$program" -Z unstable-options --report-time --test-threads "$threads" 2>&1 ||
         echo "failed" >"$logs/failed"; } | tee "$log"
-    [ ! -e "$logs/failed" ] || fail "tests have failed: $*"
+    [ ! -e "$logs/failed" ] || fail "tests failed: $*"
 }
 # Most tests wait for something, so more of them run at once than there are processors.
 waiting=$((4 * $(nproc)))
@@ -153,7 +153,7 @@ run_tests "$waiting" --test it
 wait "$fuzz_build" || { tail -n 30 "$logs/fuzz.log" && fail "the fuzz targets do not build"; }
 
 # ---------------------------------------------------------------------------------------------
-step "fuzz targets, each for a moment"
+step "fuzz targets, 5 s each"
 # fuzz_target TARGET: fuzzes with a fixed seed, so that each run finds the same. To look for more, start cargo fuzz
 # without a seed and for longer.
 fuzz_target() {
@@ -161,7 +161,7 @@ fuzz_target() {
     mkdir -p "target/fuzz/corpus/$1"
     fuzz run "$1" "target/fuzz/corpus/$1" "tests/fuzz/corpus/$1" \
         -- -seed=1 -max_total_time=5 -timeout=10 -rss_limit_mb=1024 \
-        >"$logs/fuzz-$1.log" 2>&1 || { tail -n 40 "$logs/fuzz-$1.log" && fail "fuzzing $1 has found something"; }
+        >"$logs/fuzz-$1.log" 2>&1 || { tail -n 40 "$logs/fuzz-$1.log" && fail "fuzzing $1 found a failure"; }
     echo "$1: $(tail -n 1 "$logs/fuzz-$1.log")"
 }
 beside=''
@@ -190,7 +190,7 @@ if [ "$engines" ]; then
     export REGPUSH_E2E
     run_tests "$waiting" --test e2e
 else
-    step "left out, as told by --without-engine: tests/e2e (real engines and registries)"
+    step "skipped because of --without-engine: tests/e2e (real engines and registries)"
 fi
 
 # ---------------------------------------------------------------------------------------------

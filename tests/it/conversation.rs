@@ -78,7 +78,7 @@ fn prompts_checks_and_pushes_again() {
     terminal.type_in("right\r");
     let ended = terminal.finish();
     assert_eq!(ended.status, 0, "{}", ended.text);
-    assert!(ended.text.contains(&format!("localhost:0/app@{DIGEST}")), "{}", ended.text);
+    assert!(ended.text.contains(&format!("localhost:0/app\x1b[2m@{DIGEST}")), "{}", ended.text);
     assert!(!ended.text.contains("wrong") && !ended.text.contains("right"), "{}", ended.text);
     assert!(ended.restored);
 

@@ -603,7 +603,7 @@ fn prints_nothing_during_a_prompt() {
         let (_, after) = ended.text.split_once("Username: ").unwrap();
         assert!(after.starts_with("alice\r\nPassword: \r\n"), "{mode}: {}", ended.text);
         let at = |text: &str| after.find(text).unwrap_or_else(|| panic!("no {text}: {}", ended.text));
-        assert!(at("127.0.0.1:0/open@") < at("localhost:0/locked@"), "{mode}: {}", ended.text);
+        assert!(at("127.0.0.1:0/open\x1b[2m@") < at("localhost:0/locked\x1b[2m@"), "{mode}: {}", ended.text);
     }
 }
 
