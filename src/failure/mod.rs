@@ -365,7 +365,7 @@ const RULES: &[Rule] = rules![
     Is(Rejected), ["deploying to groups", "is disallowed", "read-only", "read only mode", "readonly", "is blocked",
         "been blocked", "blocked by", "method not allowed", "policy violation", "violates", "vulnerabilit", "not signed", "unsupported: ", "is unsupported", "unsupported\n",
         "policy_violation", "legal reasons", "payment required", "billing", "subscription", "pricing plan"], [402, 405, 409, 412, 451],
-        Advice::new("check the rules that {registry} has for {repository}");
+        Advice::new("check the settings of {registry} for {repository}: read-only mode, policies, subscription");
 
     // 10 · the same text for missing credentials and for missing rights
     AuthUnlessSent, ["insufficient_scope", "requested access to the resource", "access to the requested resource",
