@@ -1,4 +1,4 @@
-//! Why a call to an engine failed.
+//! Errors of requests to an engine.
 
 use std::sync::Arc;
 
@@ -15,10 +15,11 @@ use crate::text::sanitize;
 pub enum EngineError {
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// An HTTP error of the engine itself. `message`: its text, raw.
+    /// The engine returned an HTTP error status. `message`: the engine's error message, not sanitized.
     #[error("the engine answered {status}: {}", sanitize(message))]
     Answered { status: StatusCode, message: String },
-    /// A redirect, which is never followed: the credentials would be sent to the target too.
+    /// The response is a redirect. The plugin does not follow redirects, because the target would receive the
+    /// credentials.
     #[error(
         "unexpected redirect in response: the engine at {endpoint} answered {status}, to `{}`",
         sanitize(target)
@@ -39,7 +40,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Returns a command to run or a setting to change next.
+    /// Returns a hint for this error: a command to run, or a setting to change.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Transport(error) => return Some(error.hint()),
@@ -72,8 +73,10 @@ impl EngineError {
     }
 }
 
-/// Returns the text of an error body: docker's `message`, podman's `cause` or its error in the form of a stream
-/// object (4.6 and later), or else the body itself.
+/// Returns the error message in the body of an error response, or the whole body if no field contains a
+/// message.
+///
+/// docker sends `message`. podman sends `cause` or, since 4.6, an object in the format of the push stream.
 pub fn error_message(body: &[u8]) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);

@@ -13,37 +13,38 @@ use crate::oci::is_digest;
 use crate::platform::Platform;
 use crate::text::sanitize;
 
-/// How long an engine may take to list its images.
+/// How long the plugin waits for an engine's list of images.
 pub const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One name of an image in the engine.
+/// A name of an image in the engine, with the size and digest of this image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageSummary {
-    /// `repository:tag`, as the engine shows it.
+    /// The name in the form `repository:tag`, as reported by the engine.
     pub name: String,
-    /// Bytes, as the engine counts them.
+    /// The size of the image in bytes, as reported by the engine.
     pub size: u64,
-    /// The manifest digest that the image has, or would get with a push, in this name's repository; `None` if
-    /// it is not known yet.
+    /// The digest that the image's manifest has, or would get by a push, in the repository of `name`. `None`
+    /// if this digest is unknown.
     pub digest: Option<String>,
-    /// Whether the image was pushed to that repository (or pulled from it). `None` if this is not known:
-    /// docker's containerd store and podman name a digest for every repository.
+    /// Whether the image was pushed to, or pulled from, the repository of `name`. `None` if unknown: docker's
+    /// containerd store and podman report a digest for every repository.
     pub is_pushed: Option<bool>,
 }
 
-/// An image in the engine's store.
+/// An image in the engine's store, as returned by an image inspect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageInspect {
     pub id: String,
-    /// Bytes, as the engine counts them.
+    /// The size of the image in bytes, as reported by the engine.
     pub size: u64,
-    /// Its digests in registries (`RepoDigests`). An image with one of these digests has the same content.
+    /// The image's digests in registries (`RepoDigests`). Two images with a common digest have the same
+    /// content.
     pub digests: Vec<String>,
-    /// The digests of its uncompressed layers.
+    /// The digests of the image's uncompressed layers.
     pub layers: Vec<String>,
-    /// Its names in the engine (`RepoTags`).
+    /// The image's names in the engine (`RepoTags`).
     pub names: Vec<String>,
-    /// Its manifests if the engine lists them (containerd store, API 1.48), else empty.
+    /// The image's manifests. Empty unless the engine lists manifests (containerd store, API 1.48).
     pub manifests: Vec<LocalManifest>,
 }
 
@@ -51,40 +52,43 @@ pub struct ImageInspect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalManifest {
     pub digest: String,
-    /// The platform; `None` for an attestation, which is about another manifest, and for unknown kinds.
+    /// The platform of the image. `None` for a manifest of unknown kind, and for an attestation, which
+    /// describes another manifest.
     pub platform: Option<Platform>,
-    /// Whether all of its content is in the engine.
+    /// Whether the engine has all content of this manifest.
     pub is_here: bool,
 }
 
 impl ImageInspect {
-    /// Whether the image has this manifest digest. In the containerd store the ID is the manifest digest too.
+    /// Returns whether the image has this manifest digest. In the containerd store, the image's ID is a
+    /// manifest digest too.
     pub fn has_digest(&self, digest: &str) -> bool {
         self.id == digest || self.digests.iter().any(|own| own == digest)
     }
 }
 
 impl Engine {
-    /// Sends an image inspect.
+    /// Returns the engine's details of an image (image inspect).
     ///
-    /// * `name`: a reference or an ID.
+    /// * `name`: a reference or an ID of the image.
     ///
     /// # Errors
     /// The image does not exist ([`EngineError::Answered`]), or the engine cannot be reached.
     ///
-    /// Source: Docker Engine API 1.24, `GET /images/{name}/json`; 1.48 for `manifests`.
+    /// Source: Docker Engine API 1.24, `GET /images/{name}/json`. The parameter `manifests` requires API
+    /// 1.48.
     pub async fn inspect(&mut self, name: &str) -> Result<ImageInspect, EngineError> {
         let query = if self.tells_platforms() { "?manifests=true" } else { "" };
         self.inspect_with(name, query).await
     }
 
-    /// Sends an image inspect for one platform, which returns the layers of that platform; `None` if the engine
-    /// does not support it.
+    /// Returns the engine's details of one platform of an image, including the layers of this platform.
+    /// Returns `None` if the engine's API is older than 1.49.
     ///
     /// # Errors
-    /// Those of [`inspect`](Self::inspect), or the image does not have the platform.
+    /// The errors of [`inspect`](Self::inspect). Also fails if the image does not have the platform.
     ///
-    /// Source: Docker Engine API 1.49, `platform`.
+    /// Source: Docker Engine API 1.49, parameter `platform` of `GET /images/{name}/json`.
     pub async fn inspect_platform(
         &mut self,
         name: &str,
@@ -133,14 +137,14 @@ impl Engine {
         })
     }
 
-    /// Lists all local images that have a name.
+    /// Lists the images in the engine, once per name. Images without a name are left out.
     ///
     /// # Errors
-    /// The engine cannot be reached, does not answer within `limit`, or does not answer with a list of images.
+    /// The engine cannot be reached, does not respond within `limit`, or does not return a list of images.
     pub async fn local_images(&mut self, limit: Duration) -> Result<Vec<ImageSummary>, EngineError> {
         #[derive(Deserialize)]
         struct Image {
-            /// `null` on engines before 1.43 for an image without a name.
+            /// The names of the image. Engines before API 1.43 send `null` for an image without a name.
             #[serde(rename = "RepoTags", default)]
             names: Option<Vec<String>>,
             #[serde(rename = "Id", default)]
@@ -156,7 +160,7 @@ impl Engine {
             if response.status() != StatusCode::OK {
                 return Err(self.refusal(response).await);
             }
-            // podman's digests are not used, since they change with a push.
+            // The digests that podman reports are not used, because a push changes these digests.
             let is_podman = is_podman(response.headers());
             Ok((self.whole(response).await?, is_podman))
         };
@@ -192,7 +196,7 @@ impl Engine {
     }
 }
 
-/// A manifest as the engine lists it.
+/// A manifest of an image, in the engine's response to an image inspect.
 ///
 /// Source: Docker Engine API 1.47, `ImageManifestSummary`.
 #[derive(Deserialize)]

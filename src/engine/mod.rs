@@ -1,6 +1,6 @@
-//! Client for an engine's HTTP API: connects, agrees on an API version, and sends calls.
+//! Client for an engine's HTTP API: connects to the engine, agrees on an API version, and sends requests.
 //!
-//! Source: Docker Engine API 1.24 to 1.51; podman's Docker API answers the same calls.
+//! Source: Docker Engine API 1.24 to 1.51. podman's Docker API accepts the same requests.
 
 pub mod error;
 pub mod images;
@@ -33,20 +33,23 @@ use crate::net::{Trace, USER_AGENT_VALUE};
 use crate::secret::{Redactor, Secret};
 use crate::text::sanitize;
 
-/// The newest API version that this client knows; with an older engine, that engine's version is used.
+/// The newest API version that this client supports. For an older engine, the client uses the engine's
+/// version.
 const API_VERSION: (u32, u32) = (1, 51);
-/// Maximum bytes of a successful answer that is not a stream: `/auth`, lists of images.
+/// Maximum size in bytes of a successful response that is not a stream, such as a list of images.
 const MAX_BODY: usize = 16 << 20;
-/// Maximum bytes of an error answer, which is an HTML page at most.
+/// Maximum size in bytes of an error response, which is an HTML page at most.
 const MAX_REFUSAL: usize = 1 << 20;
-/// The oldest supported API version, whose push this client knows; every engine in use speaks it or a later one.
+/// The oldest API version that this client supports. Every engine in use supports this version or a later
+/// one.
 const MIN_API_VERSION: (u32, u32) = (1, 24);
-/// A working engine answers a ping at once.
+/// Maximum time for the engine's response to a ping. A working engine responds at once.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// The ping timeout if ssh must log in first; docker tells ssh to give up a connection after 30 s.
+/// Maximum time for the response to a ping if ssh must log in first. docker limits the connection attempt of
+/// ssh to 30 s.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Characters to percent-encode in a path. Like docker, keeps `/` and `:` and encodes `[` and `]`.
+/// Characters to percent-encode in a path. As in docker, `/` and `:` are not encoded, and `[` and `]` are.
 const PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -61,53 +64,57 @@ const PATH: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'}');
 
-/// An engine, with the API version agreed on.
+/// A client of one engine. Client and engine have agreed on an API version.
 #[derive(Debug)]
 pub struct Engine {
     transport: Transport,
-    /// The API version agreed on; `None` if the engine reported none, so that it uses its own.
+    /// The API version of requests. `None` if the engine reported no version; the engine then uses its
+    /// default version.
     version: Option<(u32, u32)>,
     /// Whether the engine is podman; `None` before the first successful ping.
     is_podman: Option<bool>,
-    /// Path prefix with the API version, such as `/v1.41`; empty without a version.
+    /// The start of each request's path, such as `/v1.41`. Empty if `version` is `None`.
     prefix: String,
-    /// The user's own headers, and `Host` (docker's placeholder if the endpoint has no host).
+    /// The headers that the user configured, and `Host`. If the endpoint is not TCP, `Host` is docker's
+    /// placeholder.
     headers: HeaderMap,
     trace: Option<Trace>,
-    /// Redacts the most recently sent secrets in messages.
+    /// Redacts the secrets that this client last sent to the engine, in the engine's messages.
     redactor: Redactor,
     removals: Arc<Removals>,
 }
 
-/// The threads that remove the temporary tags of dropped pushes.
+/// The threads that each remove the temporary tag of a dropped push.
 ///
-/// They run in parallel, so that a user who ends the program waits only once. The last engine to be dropped
-/// waits for them.
+/// The threads run in parallel, so that a user who interrupts the program waits only once. Dropping the last
+/// `Engine` waits for all threads.
 #[derive(Debug, Default)]
 struct Removals {
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held during a removal from podman: podman 4.3 loses names if two are removed at once.
+    /// Locked while podman removes a tag: podman 4.3 loses image names if two removals run at once.
     turn: Arc<Mutex<()>>,
 }
 
 impl Drop for Removals {
     fn drop(&mut self) {
         for removal in self.threads.get_mut().map(take).unwrap_or_default() {
-            // Drop cannot report that a thread panicked.
+            // The result is ignored, because `drop` cannot report that a thread panicked.
             let _ = removal.join();
         }
     }
 }
 
 impl Engine {
-    /// Connects, and agrees on an API version: the lower of the engine's and ours. If `DOCKER_API_VERSION` is
-    /// set, uses that version without contacting the engine.
+    /// Connects to an engine. Client and engine agree on the newest API version that both support.
     ///
-    /// * `headers`: the user's headers, sent with every call; headers that this client sets override them.
+    /// If `DOCKER_API_VERSION` is set, uses this version without contacting the engine.
+    ///
+    /// * `headers`: headers that the user configured, for every request. Headers that the client sets
+    ///   override the user's headers.
     ///
     /// # Errors
-    /// Nothing listens at the endpoint, the engine does not answer a ping within 20 s (60 s over ssh), the
-    /// engine is too old, or the variable is not a version.
+    /// Nothing listens at the endpoint, the engine does not answer a ping within 20 s (60 s over ssh), or the
+    /// engine is too old. Also fails if `DOCKER_API_VERSION` is not a version.
     pub async fn connect(
         endpoint: Endpoint,
         headers: HeaderMap,
@@ -157,18 +164,19 @@ impl Engine {
         self.version.is_some_and(|own| own >= version)
     }
 
-    /// Whether the engine lists the manifests of a multi-platform image.
+    /// Returns whether the engine lists the manifests of a multi-platform image.
     pub fn tells_platforms(&self) -> bool {
         self.speaks((1, 48))
     }
 
-    /// Returns why the engine cannot push a single platform of an image, or `None` if it can.
+    /// Returns the reason why the engine cannot push a single platform of an image. Returns `None` if the
+    /// engine can.
     ///
     /// # Errors
     /// The engine cannot be reached.
     ///
-    /// Source: Docker Engine API 1.46 added the parameter; older engines and podman (4.3, measured) ignore it
-    /// silently, and push all that they have.
+    /// Source: Docker Engine API 1.46 added the parameter `platform` for a push. Older engines and podman
+    /// (4.3, measured) silently ignore this parameter and push all platforms in their store.
     pub async fn lacks_platforms(&mut self) -> Result<Option<String>, EngineError> {
         if self.is_podman.is_none() {
             let asked = tokio::time::timeout(PING_TIMEOUT, self.ping()).await;
@@ -190,7 +198,8 @@ impl Engine {
         Arc::clone(self.transport.endpoint())
     }
 
-    /// Whether each new connection starts ssh or docker, and may log in again. Callers then use only one.
+    /// Returns whether each new connection starts ssh or docker, and may log in again. If so, callers use a
+    /// single connection.
     pub fn is_connect_expensive(&self) -> bool {
         self.transport.endpoint().is_connect_expensive()
     }
@@ -199,12 +208,12 @@ impl Engine {
         EngineError::Silent { endpoint: self.endpoint() }
     }
 
-    /// Returns the engine's API version, from `HEAD /_ping`, or from `GET` if `HEAD` fails.
+    /// Pings the engine and returns the engine's API version. Sends `GET /_ping` if `HEAD /_ping` fails.
     async fn ping(&mut self) -> Result<Option<(u32, u32)>, EngineError> {
         for method in [Method::HEAD, Method::GET] {
             let is_last = method == Method::GET;
             let response = match self.call(method, "/_ping", None, Bytes::new()).await {
-                // A proxy in front of the engine may not know HEAD, and may close the connection.
+                // A proxy in front of the engine may close the connection because it does not support HEAD.
                 Err(EngineError::Transport(TransportError::Lost { .. }))
                     if !is_last && !self.is_connect_expensive() =>
                 {
@@ -220,7 +229,7 @@ impl Engine {
                 self.whole(response).await?;
                 return Ok(version);
             }
-            // Other errors are ignored: the first real call reports them.
+            // Other errors of a ping are ignored, because the next request to the engine reports them.
             if let error @ EngineError::Transport(TransportError::WantsTls { .. }) =
                 self.refusal(response).await
             {
@@ -230,12 +239,12 @@ impl Engine {
         Ok(None)
     }
 
-    /// Closes the connection, so that the engine stops the call that runs on it.
+    /// Closes the connection to the engine, so that the engine stops the running request.
     pub fn hang_up(&mut self) {
         self.transport.hang_up();
     }
 
-    /// Returns a client of the same engine that uses its own connection.
+    /// Returns another client of the same engine, with a connection of its own.
     #[must_use]
     pub fn fork(&self) -> Self {
         let (prefix, headers) = (self.prefix.clone(), self.headers.clone());
@@ -251,8 +260,8 @@ impl Engine {
         }
     }
 
-    /// Replaces the error of a lost connection with the failure of the program that carried it (ssh), if that
-    /// program failed.
+    /// Replaces the error of a lost connection with the failure of the program (such as ssh) that carried the
+    /// connection. Keeps the error if no program failed.
     pub async fn explain(&mut self, error: EngineError) -> EngineError {
         match error {
             EngineError::Transport(error @ TransportError::Lost { .. }) => {
@@ -262,10 +271,10 @@ impl Engine {
         }
     }
 
-    /// Sends a `GET` and parses the JSON answer; `None` if the answer has another form.
+    /// Sends a `GET` request and parses the JSON response. Returns `None` if the response has another format.
     ///
     /// # Errors
-    /// Those of [`answer`](Self::answer).
+    /// The errors of [`answer`](Self::answer).
     async fn ask<T: DeserializeOwned>(
         &mut self,
         path: &str,
@@ -274,10 +283,10 @@ impl Engine {
         Ok(serde_json::from_slice(&self.answer(path, registry_auth).await?).ok())
     }
 
-    /// Sends a `GET` and returns the body of the answer.
+    /// Sends a `GET` request and returns the body of the response.
     ///
     /// # Errors
-    /// Among others, [`EngineError::Answered`] if the status is not 200.
+    /// The engine cannot be reached, or the status is not 200 (usually [`EngineError::Answered`]).
     async fn answer(&mut self, path: &str, registry_auth: Option<&Secret>) -> Result<Bytes, EngineError> {
         let response = self.call(Method::GET, path, registry_auth, Bytes::new()).await?;
         match response.status() {
@@ -295,7 +304,7 @@ impl Engine {
     ) -> Result<Response<Incoming>, EngineError> {
         let mut request = Request::new(Full::new(body.clone()));
         let headers = request.headers_mut();
-        // The user's headers come first, so that ours override them.
+        // Start with the user's headers, so that the headers of this client override them.
         headers.clone_from(&self.headers);
         headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
         if !body.is_empty() {
@@ -310,7 +319,7 @@ impl Engine {
             let names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
             trace(&format!("{method} {path} ({})", names.join(", ")));
         }
-        // A wrong password must reach the registry only once.
+        // Requests to `/auth` are never repeated: a wrong password must reach the registry only once.
         let repeatable = !path.ends_with("/auth");
         *request.method_mut() = method;
         let base = match &self.transport.endpoint().address {
@@ -344,7 +353,7 @@ impl Engine {
             .headers()
             .get(LOCATION)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        // If the name in a path is empty, the engine's router redirects to another path of its own.
+        // For an empty image name, the engine's router redirects to another path of the engine.
         let is_own =
             target.as_ref().is_none_or(|target| target.starts_with('/') && target.contains("/images/"));
         if status.is_redirection() && !(status == StatusCode::MOVED_PERMANENTLY && is_own) {
@@ -352,7 +361,8 @@ impl Engine {
             let target = self.redactor.redact(target.unwrap_or_default());
             return EngineError::Redirected { endpoint, status, target };
         }
-        // Over TLS or a socket, a complaint about missing TLS is a registry's error that the engine passed on.
+        // Only a TCP endpoint without TLS can require TLS. Over other endpoints, an error about missing TLS
+        // comes from a registry.
         let endpoint = self.transport.endpoint();
         let is_plain_tcp = endpoint.tls.is_none() && matches!(endpoint.address, Address::Tcp { .. });
         let may_want_tls = is_plain_tcp && status == StatusCode::BAD_REQUEST;
@@ -360,7 +370,7 @@ impl Engine {
             Ok(body) if may_want_tls && wants_tls(&String::from_utf8_lossy(&body)) => {
                 TransportError::WantsTls { endpoint: self.endpoint() }.into()
             }
-            // HTML is from a proxy; engines send JSON or a line of text.
+            // An HTML page comes from a proxy. Engines send JSON or a line of text.
             Ok(body) if body.trim_ascii_start().starts_with(b"<") => {
                 DecodeError::not_json(&body, &self.redactor).into()
             }
@@ -374,12 +384,13 @@ fn is_podman(headers: &HeaderMap) -> bool {
     headers.get(SERVER).is_some_and(|server| server.as_bytes().starts_with(b"Libpod"))
 }
 
-/// Percent-encodes a reference or an ID for a path.
+/// Percent-encodes an image's reference or ID for the path of a request.
 fn in_path(name: &str) -> String {
     utf8_percent_encode(name, PATH).to_string()
 }
 
-/// Returns the `Host` header; for an endpoint without a host, the placeholder that docker sends.
+/// Returns the `Host` header for an endpoint. For an endpoint other than TCP, returns the placeholder that
+/// docker sends.
 fn host_header(address: &Address) -> HeaderValue {
     match address {
         Address::Tcp { .. } => {
@@ -391,12 +402,12 @@ fn host_header(address: &Address) -> HeaderValue {
     }
 }
 
-/// Parses `1.41` or `v1.41`.
+/// Parses an API version in the form `1.41` or `v1.41`.
 fn parse_version(text: &str) -> Option<(u32, u32)> {
     let mut numbers =
         text.strip_prefix('v').unwrap_or(text).split('.').map(|number| number.parse::<u32>().ok());
     let (major, minor) = (numbers.next()??, numbers.next()??);
-    // docker accepts a third number, and engines tolerate it.
+    // docker and engines accept an API version with a third number.
     numbers.all(|number| number.is_some()).then_some((major, minor))
 }
 

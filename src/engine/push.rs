@@ -1,4 +1,4 @@
-//! Pushes with the engine's own push call.
+//! Pushes images through the engine's own push request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,14 +21,15 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::secret::{Redactor, Secret};
 
-/// One `POST /images/{name}/push`.
+/// The parameters of one push request, `POST /images/{name}/push`.
 #[derive(Debug)]
 pub struct PushRequest<'a> {
     pub reference: &'a Reference,
     pub credentials: &'a Credentials,
-    /// Pushes only this platform of a multi-platform image. Needs API 1.46; older engines ignore it.
+    /// The only platform of a multi-platform image to push; `None` for all. Engines before API 1.46 ignore
+    /// this parameter.
     pub platform: Option<&'a Platform>,
-    /// Whether to report each JSON object of the stream too ([`Event::Object`]).
+    /// Whether to report each JSON object of the engine's response too ([`Event::Object`]).
     pub wants_objects: bool,
 }
 
@@ -39,21 +40,24 @@ impl<'a> PushRequest<'a> {
 }
 
 impl Engine {
-    /// Asks the engine to push one tag. A refusal by the registry is nearly always an [`Event::Refused`] in the
-    /// stream: engines answer 200 before they contact the registry.
+    /// Asks the engine to push one tag, and returns the engine's response as a stream.
+    ///
+    /// Engines answer 200 before they contact the registry. A refusal by the registry is therefore nearly
+    /// always an [`Event::Refused`] in the stream.
     ///
     /// # Errors
-    /// The engine cannot be reached, or refuses the call ([`EngineError::Answered`]). This error may also carry
-    /// a refusal by the registry (podman, proxies between the plugin and the engine).
+    /// The engine cannot be reached, or refuses the request ([`EngineError::Answered`]). With podman, or a
+    /// proxy in front of the engine, `Answered` may also carry a refusal by the registry.
     ///
-    /// Source: Docker Engine API 1.24, `POST /images/{name}/push`. Without `tag` an engine would push every
-    /// tag; without the header, 20.10 answers 400.
+    /// Source: Docker Engine API 1.24, `POST /images/{name}/push`. Without the parameter `tag`, an engine
+    /// pushes every tag. Without the header `X-Registry-Auth`, docker 20.10 answers 400.
     pub async fn push(&mut self, request: &PushRequest<'_>) -> Result<PushStream, EngineError> {
         let reference = request.reference;
         let name = utf8_percent_encode(&reference.repository(), PATH).to_string();
         let mut path = format!("{}/images/{name}/push?tag={}", self.prefix, reference.tag_or_latest());
         if is_on_loopback(reference.domain()) {
-            // docker always allows plain HTTP to a registry on its own machine; podman needs this parameter.
+            // docker always allows plain HTTP to a registry on the engine's machine. podman allows plain HTTP
+            // only with this parameter.
             path += "&tlsVerify=false";
         }
         if let Some(platform) = request.platform {
@@ -70,13 +74,14 @@ impl Engine {
         Ok(PushStream { body: response.into_body(), decoder, endpoint, is_silent })
     }
 
-    /// Stops a push, and waits until the engine has stopped; `false` if it did not stop in time.
+    /// Stops a push and waits until the engine has stopped. Returns `false` if the engine does not stop
+    /// within 5 s.
     ///
-    /// An engine stops a push if the client closes the connection, but then the client cannot see when. So this
-    /// closes only the sending side: engines also stop, end the answer, and close the connection (docker 20.10
-    /// and 28, podman 4.3: measured within 0.1 s).
+    /// Closes only the sending side of the connection. Engines then stop the push and end the response, so
+    /// that the client sees when the push has stopped (docker 20.10 and 28, podman 4.3: measured within 0.1
+    /// s).
     pub async fn stop(&mut self, mut stream: PushStream) -> bool {
-        /// How long to wait for the engine to end the uploads that it has started.
+        /// Maximum time for the engine to stop its running uploads.
         const TIMEOUT: Duration = Duration::from_secs(5);
         self.transport.close_writing();
         let rest = async { while let Ok(true) = stream.next(|_| {}).await {} };
@@ -85,33 +90,34 @@ impl Engine {
         has_ended
     }
 
-    /// Returns the value of `X-Registry-Auth`, and redacts it from now on in the engine's messages.
+    /// Returns the value of `X-Registry-Auth` for a request, and starts to redact this value in the engine's
+    /// messages.
     pub(super) fn sending(&mut self, request: &PushRequest<'_>) -> Secret {
         let header = request.credentials.header(request.reference.credentials_key());
         let secrets = request.credentials.secrets().into_iter();
-        // The header of anonymous credentials holds no secret.
+        // The header for anonymous credentials contains no secret to redact.
         let sent = Some(header.clone()).filter(|_| !request.credentials.is_anonymous());
         self.redactor = Redactor::new(secrets.chain(sent));
         header
     }
 }
 
-/// The engine's answer to a push, as a stream of events.
+/// The engine's response to a push, as a stream of events.
 #[derive(Debug)]
 pub struct PushStream {
     body: Incoming,
     decoder: Decoder,
     endpoint: Arc<Endpoint>,
-    /// Whether the engine is podman, which sends nothing until the push has ended.
+    /// Whether the engine is podman, which sends nothing until the push has finished.
     pub is_silent: bool,
 }
 
 impl PushStream {
-    /// Waits for the next bytes of the stream, and reports the events in them; `false` at the end of a complete
-    /// stream. Cancel-safe.
+    /// Waits for the next bytes of the response, and reports the events in these bytes. Returns `false` at
+    /// the end of a complete response. Cancel-safe.
     ///
     /// # Errors
-    /// The connection broke, or the bytes are not the stream of an engine.
+    /// The connection broke, or the response is not a valid push stream.
     pub async fn next(&mut self, on_event: impl FnMut(Event)) -> Result<bool, EngineError> {
         match self.body.frame().await {
             Some(Ok(frame)) => {

@@ -1,4 +1,4 @@
-//! Calls for which an engine contacts a registry, and the engine's settings for registries.
+//! Requests that make an engine contact a registry, and the engine's settings for registries.
 
 use std::collections::BTreeMap;
 
@@ -15,34 +15,36 @@ use crate::net::RegistrySettings;
 use crate::oci::{Descriptor, is_digest};
 use crate::secret::{Redactor, Secret};
 
-/// The result of a distribution inspect.
+/// The result of a distribution inspect: the manifest that a tag names in a registry, if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DistributionAnswer {
     Names(Descriptor),
     NamesNothing,
-    /// The engine did not get an answer from the registry, or lacks the call. `message`: the reason, raw.
+    /// The engine got no response from the registry, or does not support the request. `message`: the engine's
+    /// reason, not sanitized.
     NotAsked {
         message: Option<String>,
     },
 }
 
-/// The result of `POST /auth`.
+/// The result of checking credentials with `POST /auth`.
 #[derive(Debug)]
 pub enum AuthAnswer {
-    /// The registry accepted the credentials. Some registries return an identity token to use instead of the
-    /// password.
+    /// The registry accepted the credentials. `identity_token`: a token from the registry, to use instead of
+    /// the password.
     Accepted { identity_token: Option<Secret> },
-    /// The registry refused the credentials, or the engine could not check them. `message`: the reason, raw.
+    /// The registry refused the credentials, or the engine could not check them. `message`: the engine's
+    /// reason, not sanitized.
     Refused { message: String },
 }
 
 impl Engine {
-    /// Sends a distribution inspect: the engine asks the registry which manifest the tag names.
+    /// Makes the engine ask the registry which manifest a tag names (distribution inspect).
     ///
     /// # Errors
     /// The engine cannot be reached.
     ///
-    /// Source: Docker Engine API 1.30, `GET /distribution/{name}/json`; podman does not have it.
+    /// Source: Docker Engine API 1.30, `GET /distribution/{name}/json`; podman does not support this request.
     pub async fn distribution_inspect(
         &mut self,
         request: &PushRequest<'_>,
@@ -75,18 +77,19 @@ impl Engine {
                 Ok(DistributionAnswer::NotAsked { message: Some(message) })
             }
             Err(error @ (EngineError::Transport(_) | EngineError::Silent { .. })) => Err(error),
-            // A proxy in front of the engine may block this call with a page of its own.
+            // A proxy in front of the engine may block this request and return an HTML page.
             Err(_) => Ok(DistributionAnswer::NotAsked { message: None }),
         }
     }
 
-    /// Has the engine check credentials at the registry, once, without a push.
+    /// Makes the engine check credentials at a registry, without a push. The engine receives the request only
+    /// once.
     ///
     /// # Errors
-    /// The engine cannot be reached. A refusal by the registry is an answer, not an error.
+    /// The engine cannot be reached. A refusal by the registry is not an error, but [`AuthAnswer::Refused`].
     ///
     /// Source: Docker Engine API 1.24, `POST /auth`. For a wrong password, the engine answers 500 if the
-    /// registry uses Basic, and 401 if it uses tokens.
+    /// registry uses Basic authentication, and 401 if the registry uses tokens.
     pub async fn registry_login(
         &mut self,
         credentials: &Credentials,
@@ -108,13 +111,13 @@ impl Engine {
             };
         }
         let body = self.whole(response).await?;
-        // podman answers 204, or 200 with a body in its own format.
+        // podman answers 204 without a body, or 200 with a body in podman's own format.
         let token =
             serde_json::from_slice::<Answer>(&body).map(|answer| answer.identity_token).unwrap_or_default();
         Ok(AuthAnswer::Accepted { identity_token: Some(token).filter(|t| !t.is_empty()).map(Secret::new) })
     }
 
-    /// Returns the engine's settings for registries, or the defaults if it does not report them.
+    /// Returns the engine's settings for registries, or the defaults if the engine reports no settings.
     ///
     /// # Errors
     /// The engine cannot be reached.
@@ -143,7 +146,7 @@ impl Engine {
         let info: Info = match self.ask(&format!("{}/info", self.prefix), None).await {
             Ok(info) => info.unwrap_or_default(),
             Err(error @ (EngineError::Transport(_) | EngineError::Silent { .. })) => return Err(error),
-            // The engine does not have the call, or does not allow it.
+            // The engine does not support this request, or does not allow it.
             Err(_) => Info::default(),
         };
         let config = info.registry_config.unwrap_or_default();

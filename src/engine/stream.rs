@@ -1,7 +1,7 @@
-//! Decodes the engine's answer to a push.
+//! Decodes the stream that an engine sends in response to a push.
 //!
-//! The answer is a sequence of JSON objects, and a read may end anywhere in it: engines end each object with
-//! CRLF or LF, and proxies split the stream at any byte.
+//! The stream is a sequence of JSON objects. Engines end each object with CRLF or LF, but proxies split the
+//! stream at any byte, so a read may end inside an object.
 //!
 //! Source: moby `api/types/jsonstream` and `auxprogress`, and `daemon/containerd/progress.go`.
 
@@ -15,7 +15,7 @@ use crate::platform::Platform;
 use crate::secret::Redactor;
 use crate::text::{is_harmless, sanitize};
 
-/// One object of the stream. Unknown fields are ignored, and numbers out of range are clamped.
+/// One JSON object of the stream. Unknown fields are ignored, and numbers out of range are clamped.
 #[derive(Deserialize)]
 struct Message {
     status: Option<String>,
@@ -24,13 +24,14 @@ struct Message {
     progress: Option<Progress>,
     #[serde(rename = "errorDetail")]
     error_detail: Option<ErrorDetail>,
-    /// The older copy of `errorDetail.message`; some engines send only this one.
+    /// The older form of `errorDetail.message`; some engines send only this field.
     error: Option<String>,
-    /// Kept unparsed, since its form differs between engines: one that [`from_aux`] cannot parse is ignored.
+    /// Not parsed yet, because the format differs between engines. [`from_aux`] ignores a value that it
+    /// cannot parse.
     aux: Option<Box<RawValue>>,
 }
 
-/// The fields of `aux` that are used.
+/// The fields of `aux` that the plugin uses.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Aux {
@@ -50,7 +51,7 @@ struct Aux {
     size: Option<f64>,
 }
 
-/// `f64` accepts any JSON number, and `as` clamps negative numbers and those above 2^64.
+/// The progress of a layer in bytes. `f64` accepts any JSON number, and `as u64` clamps numbers out of range.
 #[derive(Clone, Copy, Default, Deserialize)]
 struct Progress {
     current: Option<f64>,
@@ -74,7 +75,8 @@ struct ErrorDetail {
 }
 
 impl Message {
-    /// Reports the events of one object. There can be two, since podman puts `aux` and `status` in one object.
+    /// Reports the events of this object. One object can contain two events, because podman sends `aux` and
+    /// `status` together.
     fn report(self, on_event: &mut impl FnMut(Event)) {
         if let Some(event) = self.aux.as_deref().and_then(from_aux) {
             on_event(event);
@@ -94,7 +96,7 @@ impl Message {
     }
 }
 
-/// Parses the status of a layer.
+/// Converts the status of a layer in the stream to a [`LayerState`].
 fn layer_state(status: &str, progress: Progress) -> LayerState {
     if let Some(from) = status.strip_prefix("Mounted from ") {
         return LayerState::MountedFrom(short(from, MAX_STATE));
@@ -108,13 +110,13 @@ fn layer_state(status: &str, progress: Progress) -> LayerState {
         "Waiting" => LayerState::Waiting,
         "Pushing" => LayerState::Pushing { current: progress.current(), total: progress.total() },
         "Pushed" => LayerState::Pushed,
-        // The text of the classic store, then that of the containerd store.
+        // docker's classic store sends the first message, and the containerd store sends the second.
         "Layer already exists" | "Already exists" => LayerState::AlreadyExists,
         other => LayerState::Other(short(other, MAX_STATE)),
     }
 }
 
-/// Sanitizes a text, and cuts it to `most` bytes.
+/// Sanitizes a string and cuts the result to `most` bytes.
 fn short(text: &str, most: usize) -> String {
     let mut text = sanitize(text);
     while text.len() > most {
@@ -124,7 +126,8 @@ fn short(text: &str, most: usize) -> String {
     text
 }
 
-/// Parses `1: digest: sha256:… size: 528`. Used for `status` only, because error texts may contain a fake line.
+/// Parses a status such as `1: digest: sha256:… size: 528`. Error messages are not parsed, because an error
+/// message may imitate this format.
 fn from_digest_line(status: &str) -> Option<Event> {
     let (tag, rest) = status.split_once(": digest: ")?;
     let (digest, size) = rest.split_once(" size: ")?;
@@ -149,7 +152,8 @@ fn from_aux(aux: &RawValue) -> Option<Event> {
     pushed(&aux.tag?, &aux.digest?, aux.size.unwrap_or_default() as u64)
 }
 
-/// Parses a descriptor that only adds details to a message, so an unreadable one becomes an empty one.
+/// Parses a descriptor. Returns an empty descriptor if parsing fails, because the descriptor only adds
+/// details to a message.
 fn descriptor(json: Option<Box<RawValue>>) -> Descriptor {
     json.and_then(|json| serde_json::from_slice(json.get().as_bytes()).ok()).unwrap_or_default()
 }
@@ -158,7 +162,7 @@ fn pushed(tag: &str, digest: &str, size: u64) -> Option<Event> {
     is_digest(digest).then(|| Event::Pushed { tag: sanitize(tag), digest: digest.to_owned(), size })
 }
 
-/// Why some bytes are not the stream of an engine.
+/// The reason why bytes cannot be decoded as a push stream.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     #[error("the engine's answer is not JSON: `{start}`")]
@@ -172,33 +176,34 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// Returns the error for bytes that are not JSON, with the first of them.
+    /// Returns the error for bytes that are not JSON. The error quotes the first bytes.
     pub fn not_json(bytes: &[u8], redactor: &Redactor) -> Self {
         Self::NotJson { start: excerpt(bytes, redactor) }
     }
 }
 
-/// Maximum bytes of one object. An error may contain a proxy's page of 200 kB twice, with each `<` as six bytes.
-/// A larger object is broken or malicious, and parsing it would need a multiple of its size in memory.
+/// Maximum size in bytes of one JSON object in the stream. An error may contain a proxy's page of 200 kB
+/// twice, with each `<` escaped as six bytes. Parsing an object takes a multiple of its size in memory.
 const MAX_OBJECT: usize = 4_000_000;
 
-/// Maximum bytes kept of a layer's ID, which normally has 12; there may be many layers.
+/// Maximum length in bytes of a layer's ID; longer IDs are cut. Normal IDs have 12 bytes.
 const MAX_ID: usize = 64;
 
-/// Maximum bytes kept of a layer's state, of which "Mounted from" and a name is the longest.
+/// Maximum length in bytes of a layer's state; longer states are cut. The longest normal state is `Mounted
+/// from` with a repository.
 const MAX_STATE: usize = 300;
 
-/// Splits the bytes of a stream into objects, and converts each object to events.
+/// Splits the bytes of a stream into JSON objects, and converts each object to events.
 ///
-/// Holds at most one unfinished object, so memory use does not grow with the stream.
+/// The decoder buffers at most one unfinished object, so memory use does not grow with the stream.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The start of an object whose end has not arrived yet.
+    /// The first bytes of an object whose last byte has not arrived yet.
     unfinished: Vec<u8>,
     depth: usize,
     in_string: bool,
     escaped: bool,
-    /// Redacts secrets in the text of events.
+    /// Redacts secrets in the events that the decoder reports.
     redactor: Redactor,
     wants_objects: bool,
 }
@@ -208,16 +213,16 @@ impl Decoder {
         Self { redactor, ..Self::default() }
     }
 
-    /// Reports each object itself too, before its events.
+    /// Sets whether the decoder also reports each JSON object itself, before the events in the object.
     #[must_use]
     pub fn with_objects(self, wants_objects: bool) -> Self {
         Self { wants_objects, ..self }
     }
 
-    /// Decodes the next bytes, and reports the events of each object that they complete.
+    /// Decodes the next bytes of the stream. Reports the events of each object that these bytes complete.
     ///
     /// # Errors
-    /// The bytes are not the stream of an engine. After an error, the rest of the stream cannot be decoded.
+    /// The bytes are not a valid push stream. After an error, the rest of the stream cannot be decoded.
     pub fn decode(&mut self, bytes: &[u8], mut on_event: impl FnMut(Event)) -> Result<(), DecodeError> {
         let (mut start, mut at) = (0, 0);
         while at < bytes.len() {
@@ -251,10 +256,10 @@ impl Decoder {
         Ok(())
     }
 
-    /// Checks that the stream has ended between two objects.
+    /// Checks that the stream does not end inside an object.
     ///
     /// # Errors
-    /// [`DecodeError::Truncated`] if it has ended inside an object.
+    /// [`DecodeError::Truncated`] if the stream ends inside an object.
     pub fn finish(&self) -> Result<(), DecodeError> {
         if self.depth == 0 {
             Ok(())
@@ -274,15 +279,15 @@ impl Decoder {
                 Ok(())
             }
             Err(error) => {
-                // The error quotes values of the object, which may be secret.
+                // The error message of serde quotes values of the object, which may be secret.
                 let reason = sanitize(&self.redactor.redact(error.to_string()));
                 Err(DecodeError::Malformed { start: excerpt(object, &self.redactor), reason })
             }
         }
     }
 
-    /// Moves past the next byte that may change the decoder's state, and returns the number of bytes passed. Only
-    /// braces and strings are tracked; nothing else can end an object.
+    /// Moves past the next quote, backslash or brace, and returns the number of bytes passed. Only a brace
+    /// outside strings can end an object.
     fn skip(&mut self, bytes: &[u8]) -> usize {
         if self.escaped {
             self.escaped = false;
@@ -301,8 +306,8 @@ impl Decoder {
     }
 }
 
-/// Returns the same JSON on one line: line ends and tabs, which can only be between tokens, become spaces. Characters
-/// that a terminal would act on become `\u` escapes, which strings may contain (RFC 8259, 7).
+/// Returns a JSON object on one line: line ends and tabs between tokens become spaces. Characters that can
+/// control a terminal become `\u` escapes, which JSON allows in strings (RFC 8259, 7).
 fn in_one_line(object: &[u8]) -> String {
     let mut line = String::with_capacity(object.len());
     for c in String::from_utf8_lossy(object).chars() {
@@ -315,10 +320,10 @@ fn in_one_line(object: &[u8]) -> String {
     line
 }
 
-/// Returns the start of unexpected bytes in printable form.
+/// Returns the first 80 characters of unexpected bytes for an error message, redacted and sanitized.
 fn excerpt(bytes: &[u8], redactor: &Redactor) -> String {
     const MAX: usize = 80;
-    // Redact more than is shown, because the redactor does not find a secret that is cut.
+    // Redact more bytes than the excerpt shows, because the redactor cannot find a secret that is cut off.
     let start = &bytes[..bytes.len().min(100 * MAX)];
     let text = sanitize(&redactor.redact(String::from_utf8_lossy(start).into_owned()));
     if text.chars().count() <= MAX { text } else { text.chars().take(MAX).chain(['…']).collect() }

@@ -1,4 +1,4 @@
-//! Adds temporary tags to images for a push, and removes them.
+//! Adds temporary tags to images for a push, and removes these tags.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -17,31 +17,32 @@ use crate::reference::Reference;
 pub enum Removed {
     IsGone,
     WasNotThere,
-    /// Another program has moved the tag to another image, so it was not removed.
+    /// Another program has moved the tag to another image, so the plugin did not remove the tag.
     WasMoved,
-    /// The tag is the image's only name. It was not removed, since the engine would remove the image too.
+    /// The tag is the image's only name. The plugin did not remove the tag, because the engine would also
+    /// remove the image.
     IsTheLast,
 }
 
-/// A tag that the plugin added to an image in the engine. Dropping this removes the tag, even after an error,
-/// Ctrl-C or a panic.
+/// A tag that the plugin added to an image in the engine. Dropping this value removes the tag, even after an
+/// error, Ctrl-C or a panic.
 #[derive(Debug)]
 pub struct TemporaryTag {
-    /// The engine that removes the tag on drop; `None` if the tag is already removed or must be kept.
+    /// The client that removes the tag on drop. `None` if the tag is already removed or must be kept.
     engine: Option<Engine>,
-    /// The ID of the image.
+    /// The ID of the image to which the tag was added.
     id: String,
     pub name: Reference,
 }
 
 impl Engine {
-    /// Adds a tag to an image, until the returned value is dropped. The tag must not exist yet.
+    /// Adds a tag to an image. Dropping the returned value removes the tag. The tag must not exist yet.
     ///
-    /// * `image`: a reference or an ID.
-    /// * `id`: the ID of the image. The tag is removed only if it still names this image.
+    /// * `image`: a reference or an ID of the image.
+    /// * `id`: the ID of the image. The tag is removed only if the tag still names this image.
     ///
     /// # Errors
-    /// The engine cannot be reached, or refuses.
+    /// The engine cannot be reached, or refuses to add the tag.
     ///
     /// Source: Docker Engine API 1.24, `POST /images/{name}/tag`.
     pub async fn tag(
@@ -53,7 +54,7 @@ impl Engine {
         let repository = utf8_percent_encode(&name.repository(), PATH).to_string();
         let tag = name.tag_or_latest();
         let path = format!("{}/images/{}/tag?repo={repository}&tag={tag}", self.prefix, in_path(image));
-        // Created before the call, so that the tag is removed however the call ends.
+        // Created before the request, so that dropping this value removes the tag even if the request fails.
         let made = TemporaryTag { engine: Some(self.fork()), id: id.to_owned(), name: name.clone() };
         let response = self.call(Method::POST, &path, None, Bytes::new()).await?;
         if !response.status().is_success() {
@@ -63,21 +64,21 @@ impl Engine {
         Ok(made)
     }
 
-    /// Removes the tag.
+    /// Removes a temporary tag from an image in the engine.
     ///
     /// # Errors
-    /// The engine cannot be reached, or refuses; the tag was not removed.
+    /// The engine cannot be reached, or refuses to remove the tag.
     pub async fn remove(&mut self, mut tag: TemporaryTag) -> Result<Removed, EngineError> {
         const TIMEOUT: Duration = Duration::from_secs(10);
         let removed = tokio::time::timeout(TIMEOUT, self.untag(&tag.name, &tag.id)).await;
         let removed = removed.unwrap_or_else(|_| Err(self.silent()));
-        // Drop must not retry a removal that the engine refused.
+        // `drop` must not retry a removal that the engine refused.
         tag.engine = None;
         removed
     }
 
-    /// Removes a name from an image, but not its last one: with the last name, engines remove the image itself
-    /// (docker 20.10 and 28, podman: measured).
+    /// Removes a name from an image, unless the image has no other name. With the last name, engines would
+    /// remove the image too (docker 20.10 and 28, podman: measured).
     ///
     /// Source: Docker Engine API 1.24, `DELETE /images/{name}`.
     async fn untag(&mut self, name: &Reference, id: &str) -> Result<Removed, EngineError> {
@@ -100,7 +101,7 @@ impl Engine {
 }
 
 impl TemporaryTag {
-    /// Keeps the tag: it is not removed on drop.
+    /// Keeps the tag when this value is dropped.
     pub fn keep(mut self) {
         self.engine = None;
     }
@@ -108,15 +109,17 @@ impl TemporaryTag {
 
 impl Drop for TemporaryTag {
     fn drop(&mut self) {
-        /// Shorter than the time that `main` gives the program to end after a signal.
+        /// Maximum time for the removal; shorter than the time that `main` allows the program to exit after a
+        /// signal.
         const TIMEOUT: Duration = Duration::from_millis(1500);
-        /// Delay before the second attempt: the engine may still carry out a tag request whose connection broke.
+        /// Delay before the second attempt: the engine may add the tag after the connection of the tag
+        /// request broke.
         const AGAIN: Duration = Duration::from_millis(300);
         let Some(mut engine) = self.engine.take() else { return };
         let removals = take(&mut engine.removals);
         let (name, id) = (self.name.clone(), self.id.clone());
         let turn = Arc::clone(&removals.turn);
-        // `drop` cannot await, and the current runtime may be shutting down.
+        // Use a new thread, because `drop` cannot await, and the current runtime may be shutting down.
         let removal = std::thread::spawn(move || {
             let _turn = turn.lock().ok().filter(|_| engine.is_podman == Some(true));
             let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
@@ -128,7 +131,7 @@ impl Drop for TemporaryTag {
                     let _ = engine.untag(&name, &id).await;
                 }
             };
-            // Drop cannot report an error.
+            // The result is ignored, because `drop` cannot report an error.
             let _ = runtime.block_on(async { tokio::time::timeout(TIMEOUT, removed).await });
             runtime.shutdown_background();
         });
