@@ -1,4 +1,4 @@
-//! Parts that connections to engines and connections to registries share.
+//! Code for connections to engines and to registries: TLS, proxies and loopback addresses.
 
 pub mod proxy;
 pub mod tls;
@@ -9,10 +9,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// The plugin's `User-Agent`.
+/// The value of the header `User-Agent` in the plugin's requests.
 pub const USER_AGENT_VALUE: &str = concat!("docker-regpush/", env!("CARGO_PKG_VERSION"));
 
-/// Whether a host is this machine. `host`: without brackets.
+/// Returns whether a host is `localhost` or a loopback address. An IPv6 address must have no brackets.
 pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
@@ -20,20 +20,21 @@ pub fn is_loopback(host: &str) -> bool {
 /// The engine's settings for connections to registries.
 #[derive(Debug, Default)]
 pub struct RegistrySettings {
-    /// By `host[:port]`, whether the registry must have TLS with a valid certificate.
+    /// For each registry (`host[:port]`), whether the engine requires TLS with a valid certificate.
     pub secure: BTreeMap<String, bool>,
     pub insecure_networks: Vec<IpNet>,
-    /// Whether the engine runs without root, so that its files are the user's and not the system's.
+    /// Whether the engine runs without root. A rootless engine reads files of the user instead of files of
+    /// the system.
     pub is_rootless: bool,
 }
 
 impl RegistrySettings {
-    /// Whether plain HTTP, or TLS with any certificate, is allowed for this registry.
+    /// Returns whether the engine allows plain HTTP, or TLS with any certificate, for this registry.
     ///
-    /// * `addresses`: the addresses of its host.
+    /// * `addresses`: the addresses of the registry's host.
     ///
-    /// Source: moby `registry/config.go` (`isSecureIndex`). podman reports no settings; the engine's push passes
-    /// `tlsVerify=false` to it for its own machine.
+    /// Source: moby `registry/config.go` (`isSecureIndex`). podman reports no such settings. For a registry
+    /// on podman's machine, a push has the parameter `tlsVerify=false`.
     pub fn is_insecure(&self, domain: &str, addresses: &[IpAddr]) -> bool {
         let in_network = || {
             addresses
@@ -44,10 +45,12 @@ impl RegistrySettings {
     }
 }
 
-/// Called with a line about each call, for `--debug`. The line contains only the names of headers.
+/// Prints a line about an HTTP request or response, for `--debug`. The line contains the names of headers,
+/// but not their values.
 pub type Trace = fn(&str);
 
-/// Whether a registry is on the engine's own machine, where docker requires no TLS (moby `registry/config.go`).
+/// Returns whether a registry's domain is `localhost` or a loopback address, for which docker requires no TLS
+/// (moby `registry/config.go`).
 pub fn is_on_loopback(domain: &str) -> bool {
     let host = match domain.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => host,

@@ -1,8 +1,8 @@
-//! Finds the proxy for an engine at a TCP port or for a registry, by the rules of Go's HTTP client, which docker
-//! uses.
+//! Finds the proxy for a connection to an engine over TCP or to a registry. The rules are those of Go's HTTP
+//! client, which docker uses.
 //!
-//! Source: golang.org/x/net `http/httpproxy`. hyper-util parses a proxy's address; its own `NO_PROXY` follows
-//! curl, whose rules match other hosts than Go's.
+//! Source: golang.org/x/net `http/httpproxy`. hyper-util parses the address of a proxy. The `NO_PROXY` rules
+//! of hyper-util are not used, because they follow curl and match other hosts than Go.
 
 use std::env;
 use std::net::IpAddr;
@@ -13,19 +13,23 @@ use ipnet::IpNet;
 
 use crate::net::is_loopback;
 
-/// Returns the proxy for a URL: `HTTPS_PROXY` for TLS, else `HTTP_PROXY`, each in lower case too. Returns none
-/// for this machine, and none if `NO_PROXY` names the host. Like Go, ignores `ALL_PROXY`.
+/// Returns the proxy for a URL: `HTTPS_PROXY` or `https_proxy` for an `https` URL, `HTTP_PROXY` or
+/// `http_proxy` for other URLs. Like Go, ignores `ALL_PROXY`.
+///
+/// Returns `None` for a loopback address, or if `NO_PROXY` or `no_proxy` names the host.
 ///
 /// # Errors
-/// The variable whose value is not a proxy. The request must not bypass a proxy that the user wanted.
+/// Returns the name of the variable if its value is not a proxy. The request must not bypass a proxy that the
+/// user configured.
 pub fn of(url: &Uri) -> Result<Option<Intercept>, &'static str> {
     Ok(chosen(url)?.map(|(_, proxy)| proxy))
 }
 
-/// Returns the proxy as a URL, with user and password if it has them.
+/// Returns the proxy for a request to `url`. The result is the URL of the proxy, including any user and
+/// password.
 ///
 /// # Errors
-/// Those of [`of`].
+/// The errors of [`of`].
 pub fn setting(url: &Uri) -> Result<Option<String>, &'static str> {
     let with_scheme = |proxy: String| if proxy.contains("://") { proxy } else { format!("http://{proxy}") };
     Ok(chosen(url)?.map(|(proxy, _)| with_scheme(proxy)))
@@ -56,8 +60,9 @@ fn chosen(url: &Uri) -> Result<Option<(String, Intercept)>, &'static str> {
     Ok(Some((proxy, intercept)))
 }
 
-/// Whether a `NO_PROXY` list names this host: by a name (which includes subdomains), by `.domain` or `*.domain`
-/// (subdomains only), or by an address, each optionally with a port; by a network; or by `*`.
+/// Returns whether a `NO_PROXY` list names this host. An entry is a domain (including its subdomains),
+/// `.domain` or `*.domain` (only subdomains) or an address, each with an optional port. An entry can also be
+/// a network, or `*` for all hosts.
 fn is_excluded(list: &str, host: &str, port: u16) -> bool {
     let host = host.to_lowercase();
     let address = host.parse::<IpAddr>().ok();
@@ -69,7 +74,7 @@ fn is_excluded(list: &str, host: &str, port: u16) -> bool {
             return address.is_some_and(|address| network.contains(&address));
         }
         let (name, entry_port) = match entry.rsplit_once(':') {
-            // An IPv6 address without brackets has no port.
+            // In an IPv6 address without brackets, the last colon does not begin a port.
             Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
             _ => (entry.as_str(), None),
         };
@@ -96,7 +101,7 @@ mod tests {
     #[test]
     fn reads_no_proxy_as_go_does() {
         let table = [
-            // NO_PROXY, host, port → excluded
+            // NO_PROXY, host, port, whether the list names the host
             ("", "box.example.com", 2375, false),
             ("*", "box.example.com", 2375, true),
             ("other.com,box.example.com", "box.example.com", 2375, true),

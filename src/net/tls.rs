@@ -1,7 +1,8 @@
-//! TLS to an engine or a registry: which CAs to trust, which client certificate to send, and errors as text.
+//! Configures TLS for engines and registries: trusted CAs and client certificates. Also describes TLS errors.
 //!
-//! Source: docker/cli `cli/context/docker/load.go`: TLS 1.2 or later, and a given CA replaces those of the
-//! system. moby `registry/registry.go`: for registries, a given CA is trusted in addition to those of the system.
+//! Source: docker/cli `cli/context/docker/load.go` for engines: TLS 1.2 or later, and a configured CA
+//! replaces the CAs of the system. moby `registry/registry.go` for registries: a configured CA is trusted in
+//! addition to the CAs of the system.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
@@ -23,12 +24,12 @@ use crate::secret::Secret;
 /// The TLS settings for an engine or a registry.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// The trusted CAs, in PEM; `None` for those of the system.
+    /// The configured CAs, in PEM; `None` to trust the CAs of the system.
     pub authorities: Option<Pem>,
-    /// Whether the CAs of the system are trusted in addition, as for registries.
+    /// Whether to trust the CAs of the system in addition to `authorities`, as for registries.
     pub with_system: bool,
     pub identity: Option<Identity>,
-    /// Whether any server certificate is accepted.
+    /// Whether to accept any server certificate.
     pub skip_verify: bool,
 }
 
@@ -52,7 +53,7 @@ impl fmt::Debug for Pem {
     }
 }
 
-/// Why TLS failed.
+/// The reason why a TLS connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsProblem {
     #[error("`{}` contains no CA certificate", path.display())]
@@ -81,7 +82,7 @@ pub enum TlsProblem {
     Other(String),
 }
 
-/// Returns the TLS error among the causes of an error, if there is one.
+/// Returns the TLS error of rustls among the causes of `error`, if there is one.
 pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
     cause(error)
 }
@@ -107,8 +108,8 @@ impl TlsProblem {
         }
     }
 
-    /// Converts an alert from the server (RFC 8446, 6.2). Most alerts are about our client certificate, or the
-    /// lack of one.
+    /// Converts a TLS alert from the server (RFC 8446, 6.2). Most alerts are about a rejected or missing
+    /// client certificate.
     fn of_alert(alert: AlertDescription, tls: &Tls) -> Self {
         use AlertDescription as Alert;
         let reason = match alert {
@@ -131,7 +132,8 @@ impl TlsProblem {
     }
 }
 
-/// Extracts the plain names: rustls writes `DnsName("x")` and `IpAddress(127.0.0.1)`.
+/// Extracts the host names from the form that rustls reports, such as `DnsName("x")` and
+/// `IpAddress(127.0.0.1)`.
 fn names(presented: &[String]) -> Vec<String> {
     let inner = |name: &String| {
         let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
@@ -140,7 +142,7 @@ fn names(presented: &[String]) -> Vec<String> {
     presented.iter().map(inner).collect()
 }
 
-/// Returns the rustls configuration for these settings.
+/// Returns the rustls configuration for TLS settings.
 ///
 /// # Errors
 /// A certificate or key cannot be used.
@@ -150,14 +152,14 @@ pub fn config(tls: &Tls) -> Result<ClientConfig, TlsProblem> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(other)?;
-    // docker rejects a broken CA even if it is not used.
+    // Like docker, reject a CA file without certificates even if `skip_verify` is set.
     let named = tls.authorities.as_ref().map(|pem| Named::new(pem, &provider)).transpose()?;
     let trust = match named {
         _ if tls.skip_verify => Trust::All,
         Some(named) if !tls.with_system => Trust::Named(named),
         named => match (rustls_platform_verifier::Verifier::new(Arc::clone(&provider)), named) {
             (Ok(system), named) => Trust::System(named, system),
-            // If the system has no CAs, the given ones are still trusted.
+            // If the system has no CAs, trust only the configured CAs.
             (Err(_), Some(named)) => Trust::Named(named),
             (Err(error), None) => return Err(other(error)),
         },
@@ -182,7 +184,7 @@ fn read_identity(
     identity: &Identity,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
     let text = identity.key.text.expose();
-    // docker's own message; docker removed support for encrypted keys in 23.0.
+    // docker prints the same message. docker 23.0 removed support for encrypted keys.
     if text.contains("Proc-Type: 4,ENCRYPTED") || text.contains("BEGIN ENCRYPTED PRIVATE KEY") {
         return Err(
             "private key is encrypted - support for encrypted private keys has been removed".to_owned()
@@ -202,14 +204,14 @@ struct Verifier {
     provider: Arc<CryptoProvider>,
 }
 
-/// The CAs whose signatures are trusted.
+/// The CAs that may sign a server's certificate.
 #[derive(Debug)]
 enum Trust {
-    /// Only the CAs of one file.
+    /// Only the CAs in the configured file.
     Named(Named),
-    /// The CAs of the system, and those of a file if one is given.
+    /// The CAs of the system, and the CAs in the configured file if there is one.
     System(Option<Named>, rustls_platform_verifier::Verifier),
-    /// Any certificate is accepted: `SkipTLSVerify`, or an insecure registry.
+    /// Accepts any certificate, for a context with `SkipTLSVerify` or an insecure registry.
     All,
 }
 
@@ -241,8 +243,8 @@ impl Named {
     ) -> Result<ServerCertVerified, Error> {
         let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
         match verified {
-            // A self-signed server certificate that is also our CA: Go accepts it, rustls does not
-            // (rustls/webpki#205).
+            // Accept a self-signed server certificate that is also a configured CA, as Go does. rustls
+            // rejects this certificate (rustls/webpki#205).
             Err(Error::InvalidCertificate(CertificateError::Other(OtherError(reason))))
                 if is_ca_as_end_entity(&*reason)
                     && self.certificates.iter().any(|known| known == end_entity) =>
@@ -272,7 +274,8 @@ impl ServerCertVerifier for Verifier {
         };
         let by_named = named.map(|named| named.verify(end_entity, intermediates, server_name, ocsp, now));
         match (by_named, system) {
-            // A given CA signed the certificate, but it is invalid: the system's CAs are not tried.
+            // A configured CA signed the certificate, but the certificate is invalid. The CAs of the system
+            // are not tried.
             (Some(Err(error)), Some(_)) if !is_of_another(&error) => Err(error),
             (Some(Ok(verified)), _) => Ok(verified),
             (_, Some(system)) => system.verify_server_cert(end_entity, intermediates, server_name, ocsp, now),
@@ -304,12 +307,12 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether a certificate is not signed by any of the CAs that were checked.
+/// Returns whether the error means that none of the checked CAs signed the certificate.
 fn is_of_another(error: &Error) -> bool {
     use CertificateError::{BadSignature, UnknownIssuer};
     match error {
         Error::InvalidCertificate(UnknownIssuer | BadSignature) => true,
-        // A self-signed certificate that is not one of the given CAs.
+        // The server's certificate is self-signed, and is not one of the configured CAs.
         Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => {
             is_ca_as_end_entity(&**reason)
         }
@@ -317,13 +320,14 @@ fn is_of_another(error: &Error) -> bool {
     }
 }
 
-/// Recognizes webpki's error inside the `OtherError` of rustls by its text, since rustls does not export its type.
+/// Returns whether the error is webpki's `CaUsedAsEndEntity`. Compares the message, because rustls does not
+/// export the type of this error.
 fn is_ca_as_end_entity(reason: &(dyn StdError + Send + Sync + 'static)) -> bool {
     reason.to_string().contains("CaUsedAsEndEntity")
 }
 
-/// Returns the first cause of this type, or the error itself. Looks inside `io::Error` too, since its `source`
-/// skips the error that it wraps.
+/// Returns the first error of type `T` among `error` and its causes. Also checks the error inside an
+/// `io::Error`, because `io::Error::source` skips this inner error.
 pub fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -1,4 +1,5 @@
-//! Connects to any kind of endpoint: a socket, a pipe, TCP (with TLS or a proxy), or a program such as ssh.
+//! Connects to any kind of engine endpoint: a socket, a pipe, TCP (with TLS or a proxy), or a program such as
+//! ssh.
 
 use std::io;
 use std::sync::Arc;
@@ -23,25 +24,25 @@ use crate::engine::transport::tunnel::Tunnel;
 use crate::net::proxy;
 use crate::net::tls::{self, Tls, TlsProblem, cause};
 
-/// docker's own limit (moby `client/client.go`), here also for the TLS handshake.
+/// Maximum time to connect, as in docker (moby `client/client.go`). The TLS handshake has the same limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence before the first TCP keepalive probe. After nine unanswered probes, 15 s apart, the connection is
-/// lost. These are Go's values.
+/// lost. Go uses the same values.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 9;
 
-/// A proxy that needs the whole URL in each request.
+/// An HTTP proxy that requires the whole URL in each request.
 #[derive(Debug)]
 pub struct Forward {
-    /// The proxy's own URL, without a password.
+    /// The URL of the proxy, without a password.
     pub proxy: String,
-    /// The engine's URL: `http://host:port`
+    /// The URL of the engine, `http://host:port`.
     pub origin: String,
     pub authorization: Option<HeaderValue>,
 }
 
-/// A new connection, with the proxy or the program that carries it.
+/// A new connection to an engine, with the proxy or the program that carries the connection.
 pub struct Dialed {
     pub stream: Box<dyn Stream>,
     pub forward: Option<Forward>,
@@ -58,11 +59,11 @@ impl Dialed {
     }
 }
 
-/// Connects to an endpoint, with TLS if the endpoint has TLS settings.
+/// Connects to the endpoint of an engine, with TLS if the endpoint has TLS settings.
 ///
 /// # Errors
-/// [`TransportError::Unreachable`], [`TransportError::Proxy`], [`TransportError::Tls`]. A failure of ssh shows
-/// only in the first exchange.
+/// [`TransportError::Unreachable`], [`TransportError::Proxy`], [`TransportError::Tls`]. A failure of ssh is
+/// not reported until the first request.
 pub async fn dial(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
     let unreachable = |source| TransportError::Unreachable { endpoint: Arc::clone(endpoint), source };
     match &endpoint.address {
@@ -85,14 +86,14 @@ pub async fn dial(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
 
 #[cfg(unix)]
 async fn connect_socket(path: &std::path::Path) -> io::Result<impl Stream + use<>> {
-    // The longest path in a socket address on Linux (`sun_path`, unix(7)); other systems allow less.
+    // The longest path of a Unix socket on Linux (`sun_path`, unix(7)); other systems allow fewer bytes.
     // hyperlocal panics on a far longer path.
     const MAX_PATH: usize = 107;
     if path.as_os_str().len() > MAX_PATH {
         let reason = format!("a socket path can have at most {MAX_PATH} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     }
-    // The connector does not use the path of the request.
+    // The connector ignores the second argument, the path of a request.
     hyperlocal::UnixConnector.call(hyperlocal::Uri::new(path, "/").into()).await
 }
 
@@ -128,7 +129,7 @@ async fn dial_tcp(endpoint: &Arc<Endpoint>) -> Result<Dialed, TransportError> {
     Ok(dialed)
 }
 
-/// Returns the engine's host, and its URL without a path.
+/// Returns the host of the engine, and the URL of the engine without a path.
 fn url(endpoint: &Endpoint) -> Option<(&str, Uri)> {
     let Address::Tcp { host, .. } = &endpoint.address else { return None };
     let scheme = if endpoint.tls.is_some() { "https" } else { "http" };
@@ -139,7 +140,7 @@ fn too_late(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("{what} within {}s", CONNECT_TIMEOUT.as_secs()))
 }
 
-/// Returns a connector that tries all addresses of a name, and starts with IPv4 soon after IPv6 (RFC 8305).
+/// Returns a connector that tries all addresses of a host, and tries IPv4 soon after IPv6 (RFC 8305).
 fn connector() -> HttpConnector {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -152,7 +153,7 @@ fn connector() -> HttpConnector {
 }
 
 async fn connect_tcp(url: Uri) -> io::Result<TcpStream> {
-    // The timeout includes the name lookup.
+    // The timeout includes the DNS lookup.
     match timeout(CONNECT_TIMEOUT, connector().call(url)).await {
         Ok(Ok(stream)) => Ok(stream.into_inner()),
         Ok(Err(error)) => Err(match cause::<io::Error>(&error) {
@@ -163,7 +164,7 @@ async fn connect_tcp(url: Uri) -> io::Result<TcpStream> {
     }
 }
 
-/// Connects to the engine through a proxy. `url`: the engine's.
+/// Connects to the engine through a proxy. `url`: the URL of the engine.
 async fn through(proxy: &Intercept, url: Uri) -> io::Result<Dialed> {
     let stream: TokioIo<TcpStream> = match proxy.uri().scheme_str() {
         Some("http") if url.scheme_str() == Some("https") => {
@@ -205,11 +206,12 @@ async fn in_time<T, E: std::error::Error>(connecting: impl Future<Output = Resul
     timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| too_late("no answer"))?.map_err(reasons)
 }
 
-/// Opens an engine's pipe. If all of its few instances are busy, waits for one, as docker does.
+/// Opens an engine's named pipe. If all instances of the pipe are busy, waits for a free instance, as docker
+/// does.
 #[cfg(windows)]
 async fn open_pipe(path: &str) -> io::Result<tokio::net::windows::named_pipe::NamedPipeClient> {
     use tokio::net::windows::named_pipe::ClientOptions;
-    /// `ERROR_PIPE_BUSY`
+    /// The Windows error code `ERROR_PIPE_BUSY`.
     const BUSY: i32 = 231;
     let path = path.replace('/', "\\");
     in_time(async {
@@ -227,13 +229,13 @@ async fn open_pipe(path: &str) -> io::Result<tokio::net::windows::named_pipe::Na
 
 pub enum WrapError {
     Problem(TlsProblem),
-    /// The connection itself broke.
+    /// The connection broke during the TLS handshake.
     Io(io::Error),
 }
 
-/// Starts TLS on a connection.
+/// Starts TLS on a connection to an engine.
 ///
-/// * `host`: the name that must be in the engine's certificate.
+/// * `host`: the host name that the engine's certificate must contain.
 pub async fn wrap(stream: Box<dyn Stream>, tls: &Tls, host: &str) -> Result<Box<dyn Stream>, WrapError> {
     let config = tls::config(tls).map_err(WrapError::Problem)?;
     let name = ServerName::try_from(host.to_owned()).map_err(|_| {

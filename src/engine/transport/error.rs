@@ -1,4 +1,4 @@
-//! Why an engine cannot be reached.
+//! Errors of connections to an engine.
 
 use std::io;
 use std::sync::Arc;
@@ -10,42 +10,44 @@ use crate::net::tls::{self, TlsProblem};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// Nothing answers at the endpoint, or the user may not open it.
+    /// Nothing listens at the endpoint, or the user may not open the endpoint.
     #[error("cannot connect to the engine at {endpoint}")]
     Unreachable {
         endpoint: Arc<Endpoint>,
         #[source]
         source: io::Error,
     },
-    /// The proxy in front of the endpoint does not forward the connection, or its setting is not a proxy.
+    /// The proxy does not forward the connection to the endpoint, or the proxy setting is not valid.
     #[error("cannot connect to the engine at {endpoint} through the proxy {proxy}")]
     Proxy {
         endpoint: Arc<Endpoint>,
-        /// The URL of the proxy without a password, or the variable whose value is not a proxy.
+        /// The URL of the proxy without a password, or the environment variable whose value is not a proxy.
         proxy: String,
         #[source]
         source: io::Error,
     },
-    /// The TLS handshake failed, or one side does not accept the other's certificate.
+    /// The TLS handshake failed, or the plugin or the engine rejected a certificate.
     #[error("cannot establish TLS with the engine at {endpoint}: {problem}")]
     Tls { endpoint: Arc<Endpoint>, problem: TlsProblem },
-    /// The engine, or a proxy in front of it, expects TLS, and the plugin connected without TLS.
+    /// The engine, or a proxy in front of the engine, requires TLS, but the plugin connected without TLS.
     #[error("the engine at {endpoint} requires TLS")]
     WantsTls { endpoint: Arc<Endpoint> },
-    /// The program that carries the connection failed. `said`: the end of its stderr, raw.
+    /// The program that carries the connection failed. `said`: the end of the program's stderr, not
+    /// sanitized.
     #[error("cannot reach the engine at {endpoint}: `{command}` {end}{}", last_words(said))]
     Tunnel { endpoint: Arc<Endpoint>, command: String, end: String, said: String },
     #[error("lost the connection to the engine at {endpoint}")]
     Lost {
         endpoint: Arc<Endpoint>,
-        /// Whether the endpoint had answered before.
+        /// Whether the endpoint had responded before the connection was lost.
         was_heard: bool,
         #[source]
         source: hyper::Error,
     },
 }
 
-/// Returns the end of the program's stderr, because the reason comes after a banner.
+/// Returns the end of a program's stderr, because a program may print a banner before the reason of a
+/// failure.
 fn last_words(said: &str) -> String {
     const MAX_CHARS: usize = 500;
     let said = said.trim();
@@ -59,11 +61,11 @@ fn last_words(said: &str) -> String {
 }
 
 impl TransportError {
-    /// Returns the error for an HTTP exchange that broke off.
+    /// Returns the error for an HTTP request whose connection broke.
     pub fn lost(endpoint: &Arc<Endpoint>, was_heard: bool, source: hyper::Error) -> Self {
         let endpoint = Arc::clone(endpoint);
         match (&endpoint.tls, tls::find(&source)) {
-            // With TLS 1.3 an engine refuses a client's certificate only after the handshake.
+            // With TLS 1.3, an engine rejects a client certificate only after the handshake.
             (Some(tls), Some(error)) => {
                 let problem = TlsProblem::of(error, tls);
                 Self::Tls { endpoint, problem }
@@ -72,7 +74,7 @@ impl TransportError {
         }
     }
 
-    /// Returns a command to run or a setting to change next.
+    /// Returns a hint for this error: a command to run, or a setting to change.
     pub fn hint(&self) -> String {
         match self {
             Self::Unreachable { endpoint, source } => unreachable_hint(endpoint, source),
@@ -116,7 +118,7 @@ impl TransportError {
             },
             Self::Tunnel { endpoint, said, .. } => match &endpoint.address {
                 Address::Ssh(ssh) => {
-                    // The form that ssh-keygen needs.
+                    // The form of host and port that `ssh-keygen -R` requires.
                     let known = match &ssh.port {
                         Some(port) => format!("'[{}]:{port}'", ssh.host),
                         None => ssh.host.clone(),
@@ -145,8 +147,8 @@ impl TransportError {
     }
 }
 
-/// Returns `options` as the hint. A stored context has its own TLS files and ignores the options, so for a
-/// context returns how to update it.
+/// Returns `options` as the hint. For a stored context, returns the command that updates the context instead:
+/// a context has its own TLS files and ignores the TLS options.
 fn with_tls_options(endpoint: &Endpoint, options: &str) -> String {
     match &endpoint.origin {
         Origin::Context { name, .. } => format!(

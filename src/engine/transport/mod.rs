@@ -1,7 +1,8 @@
-//! Sends HTTP requests to the engine, one at a time, over a connection that is kept.
+//! Sends HTTP requests to the engine, one at a time, over a connection that is reused.
 //!
 //! [`dial`] connects to any kind of endpoint, and hyper speaks HTTP/1.1 on the connection. hyperlocal's own
-//! client is not used: it sends `Host: <hex of the socket's path>`, and panics on a space in a request's path.
+//! HTTP client is not used: it sends `Host: <hex of the socket's path>`, and panics on a space in a request's
+//! path.
 
 pub mod dial;
 pub mod error;
@@ -28,26 +29,26 @@ use crate::engine::transport::tunnel::Tunnel;
 
 pub type Body = Full<Bytes>;
 
-/// An engine's endpoint, with the connection to it once there is one.
+/// An engine's endpoint, with the open connection to this endpoint, if there is one.
 ///
-/// Dropping it and the body that is being read closes the connection. The engine then stops a running push
-/// (docker 20.10 and 28, podman 4.3: measured within 2.5 s).
+/// Dropping the `Transport` and the body of the current response closes the connection. The engine then stops
+/// a running push (docker 20.10 and 28, podman 4.3: measured within 2.5 s).
 #[derive(Debug)]
 pub struct Transport {
     endpoint: Arc<Endpoint>,
     link: Option<Link>,
-    /// Whether the endpoint has answered at least once.
+    /// Whether the endpoint has responded at least once.
     was_heard: bool,
 }
 
-/// A connection that speaks HTTP.
+/// An open connection to an engine that carries HTTP requests.
 #[derive(Debug)]
 struct Link {
     sender: SendRequest<Body>,
-    /// Closes the sending side of the connection.
+    /// Closes the sending side of the connection when a message is sent on this channel.
     close: oneshot::Sender<()>,
     forward: Option<Forward>,
-    /// The program that carries the bytes; dropping the link ends it.
+    /// The program that carries the connection. Dropping the `Link` kills this program.
     tunnel: Option<Tunnel>,
 }
 
@@ -60,17 +61,18 @@ impl Transport {
         &self.endpoint
     }
 
-    /// Sends a request, and returns when the engine has answered with a status. Reuses the connection if the
-    /// previous answer was read to its end. If that connection turns out to be dead, sends the request once more
-    /// on a new one.
+    /// Sends a request, and returns the response as soon as the status has arrived.
     ///
-    /// * `repeatable`: whether the request may arrive twice. If not, it uses a new connection, since an old one
-    ///   may break after the engine has received the request. If connections are expensive, it uses the old
-    ///   one, and is not sent again.
+    /// Reuses the connection if the previous response was read to its end. If the reused connection is
+    /// broken, sends the request again on a new connection.
+    ///
+    /// * `repeatable`: whether the engine may receive the request twice. A request that is not repeatable is
+    ///   sent only once, over a new connection: a reused connection may break after the engine has received
+    ///   the request. If connecting is expensive, the existing connection is used nevertheless.
     ///
     /// # Errors
-    /// [`TransportError::Lost`] if the connection breaks before the answer and the reason is not known; the
-    /// other variants if no connection can be made, or if TLS or the program that carries it failed.
+    /// [`TransportError::Lost`] if the connection breaks before the response, for an unknown reason. The
+    /// other variants if connecting fails, or if TLS or the program that carries the connection fails.
     pub async fn send(
         &mut self,
         request: Request<Body>,
@@ -93,7 +95,8 @@ impl Transport {
         }
     }
 
-    /// Keeps the connection for the next request. Returns an error if the answer is the proxy's own.
+    /// Stores the connection for the next request. Returns an error if the response comes from a proxy
+    /// instead of the engine.
     fn answered(
         &mut self,
         link: Link,
@@ -114,16 +117,16 @@ impl Transport {
         Ok(response)
     }
 
-    /// Closes the sending side of the connection; the answer can still be read.
+    /// Closes the sending side of the connection. The response can still be read.
     pub fn close_writing(&mut self) {
         if let Some(link) = &mut self.link {
-            // `send` consumes the sender, so replace it with a disconnected one.
+            // `send` consumes the channel's sender, so replace the sender with a disconnected one.
             let close = std::mem::replace(&mut link.close, oneshot::channel().0);
             let _ = close.send(());
         }
     }
 
-    /// Closes the connection, and ends the program that carries it.
+    /// Closes the connection, and kills the program that carries the connection.
     pub fn hang_up(&mut self) {
         self.link = None;
     }
@@ -133,12 +136,14 @@ impl Transport {
         let (stream, close) = Closable::new(dialed.stream);
         let handshake = handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|source| self.lost(source))?;
-        // This task moves the bytes. If the connection breaks, the running request reports the error.
+        // The task sends and receives the connection's bytes. If the connection breaks, the running request
+        // reports the error.
         tokio::spawn(async { drop(connection.await) });
         Ok(Link { sender, close, forward: dialed.forward, tunnel: dialed.tunnel })
     }
 
-    /// Returns why a connection broke, from the best source: the program that carried it, TLS, or hyper.
+    /// Returns why a connection broke, from the most precise source: the program that carried the connection,
+    /// TLS, or hyper.
     async fn explain(&self, error: hyper::Error, tunnel: Option<Tunnel>) -> TransportError {
         match tunnel {
             Some(tunnel) => tunnel.explain(self.lost(error), &self.endpoint).await,
@@ -150,8 +155,8 @@ impl Transport {
         TransportError::lost(&self.endpoint, self.was_heard, source)
     }
 
-    /// Returns why a connection broke while an answer was read: the failure of the program that carried it, if
-    /// there is one, or else `error`.
+    /// Returns why a connection broke while a response was read: the failure of the program that carried the
+    /// connection, or `error` if no program failed.
     pub async fn explain_loss(&mut self, error: TransportError) -> TransportError {
         match self.link.take().and_then(|link| link.tunnel) {
             Some(tunnel) => tunnel.explain(error, &self.endpoint).await,

@@ -1,13 +1,13 @@
-//! Builds the command lines for ssh and for the shell on the engine's machine.
+//! Builds the command line of ssh, and the docker command that ssh runs on the engine's machine.
 //!
-//! Source: docker/cli `cli/connhelper` (28.5; its argv was recorded with a fake ssh).
+//! Source: docker/cli 28.5, `cli/connhelper`, whose arguments were recorded with a fake ssh.
 
 use std::ffi::OsString;
 
 use crate::docker::context::SshHost;
 
-/// Returns the arguments that a user types after `ssh`, such as `-p 2222 me@box`. They are quoted for a shell,
-/// since names in a URL may contain any character.
+/// Returns the arguments that a user types after `ssh`, such as `-p 2222 me@box`. The arguments are quoted
+/// for a shell, because a user or host in a URL may contain any character.
 pub fn login(SshHost { user, host, port, .. }: &SshHost) -> String {
     let port = port.as_ref().map(|port| format!("-p {} ", quoted(port))).unwrap_or_default();
     let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
@@ -16,7 +16,8 @@ pub fn login(SshHost { user, host, port, .. }: &SshHost) -> String {
     format!("{port}{end_of_options}{}", quoted(&place))
 }
 
-/// Returns the docker command to run on the engine's machine.
+/// Returns the start of the docker command line for the engine's machine: `docker`, with `--host` if the URL
+/// names a socket.
 pub fn remote_docker(host: &SshHost) -> String {
     match &host.socket {
         Some(path) => format!("docker {}", quoted(&format!("--host=unix://{path}"))),
@@ -24,8 +25,8 @@ pub fn remote_docker(host: &SshHost) -> String {
     }
 }
 
-/// Returns exactly docker's own arguments: `-o ConnectTimeout=30` is one word, and user and port are quoted
-/// although no shell reads them.
+/// Returns the same arguments that docker passes to ssh. As in docker, `-o ConnectTimeout=30` is one
+/// argument, and user and port are quoted although no shell parses them.
 pub fn ssh_arguments(ssh: &SshHost) -> Vec<OsString> {
     let SshHost { user, host, port, .. } = ssh;
     let mut arguments = Vec::new();
@@ -61,12 +62,12 @@ mod tests {
     use crate::docker::config::Config;
     use crate::docker::context::{Address, Choice, Endpoint};
 
-    /// Recorded with docker 28.5.2 and a fake ssh.
+    /// The expected arguments were recorded with docker 28.5.2 and a fake ssh.
     #[test]
     fn calls_ssh_with_the_same_arguments_as_docker() {
         let plain = "docker system dial-stdio";
         let table: [(&str, &[&str], &str, &str); 14] = [
-            // URL, arguments before the fixed ones, host, remote command
+            // URL, expected arguments before `-o`, expected host, expected remote command
             ("ssh://h", &[], "h", plain),
             ("ssh://me@h:22", &["-l", "me", "-p", "22"], "h", plain),
             ("ssh://us%20er@h", &["-l", "'us er'"], "h", plain),

@@ -7,20 +7,21 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-/// A byte stream in both directions, over any kind of connection.
+/// A byte stream to and from an engine, over any kind of connection.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A stream whose sending side can be closed through a channel, while its receiving side remains open.
 pub struct Closable {
     stream: Box<dyn Stream>,
-    /// Receives the request to close; `None` after the request, or if none can come any more.
+    /// Receives the command to close the sending side. `None` after this command, or after the sender was
+    /// dropped.
     closed: Option<oneshot::Receiver<()>>,
     is_closing: bool,
 }
 
 impl Closable {
-    /// Returns the stream, and the channel that closes its sending side.
+    /// Wraps a stream, and returns the channel that closes the sending side of the stream.
     pub fn new(stream: Box<dyn Stream>) -> (Self, oneshot::Sender<()>) {
         let (close, closed) = oneshot::channel();
         (Self { stream, closed: Some(closed), is_closing: false }, close)
@@ -28,7 +29,8 @@ impl Closable {
 }
 
 impl AsyncRead for Closable {
-    /// Handles the request to close too, because hyper polls this while it waits for the answer.
+    /// Reads bytes, and closes the sending side if the channel requests it. hyper polls this method while it
+    /// waits for the response.
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,8 +1,9 @@
-//! Connects over the stdin and stdout of a program: `ssh … docker system dial-stdio` for an engine on another
-//! machine, `docker … system dial-stdio` for an endpoint that only docker can reach.
+//! Connects to an engine over the stdin and stdout of a program.
 //!
-//! Source: docker/cli `cli/connhelper` (28.5; its argv was recorded with a fake ssh), and
-//! `cli-plugins/plugin`.
+//! `ssh … docker system dial-stdio` reaches an engine on another machine. `docker … system dial-stdio`
+//! reaches an endpoint that only docker can open.
+//!
+//! Source: docker/cli `cli/connhelper` (28.5; arguments recorded with a fake ssh), and `cli-plugins/plugin`.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -21,17 +22,17 @@ use crate::engine::transport::error::TransportError;
 use crate::engine::transport::ssh::ssh_arguments;
 use crate::engine::transport::stream::Stream;
 
-/// Maximum bytes kept of the program's stderr, from its end.
+/// How many of the last bytes of a program's stderr to keep.
 const MAX_SAID: usize = 4096;
-/// How long a program may take to exit after its stdout has ended.
+/// Maximum time for a program to exit after the program has closed its stdout.
 const END: Duration = Duration::from_secs(3);
 
-/// The program that carries a connection. Dropping this kills the program, which has nothing to save: its other
-/// end sees the connection close. (docker asks the program to end first, and kills it after 3 s.)
+/// The program that carries a connection to an engine. Dropping this value kills the program at once, because
+/// the program has no data to save. (docker asks the program to exit, and kills it after 3 s.)
 #[derive(Debug)]
 pub struct Tunnel {
     child: Child,
-    /// The command line, for messages.
+    /// The command line of the program, for error messages.
     command: String,
     said: Arc<Mutex<VecDeque<u8>>>,
     listener: JoinHandle<()>,
@@ -42,9 +43,11 @@ impl Tunnel {
         Self::start(OsStr::new("ssh"), &ssh_arguments(host))
     }
 
-    /// * `arguments`: docker's own options, which choose the engine.
+    /// Starts docker as the program that carries the connection.
+    ///
+    /// * `arguments`: the options of `docker` that select the engine.
     pub fn docker(arguments: &[OsString]) -> io::Result<(Self, Box<dyn Stream>)> {
-        // docker's argv[0], so that the same docker runs.
+        // Run the docker executable that started the plugin: this variable contains docker's `argv[0]`.
         let docker = env::var_os("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND").filter(|name| !name.is_empty());
         let docker = docker.unwrap_or_else(|| OsString::from("docker"));
         let words = ["system", "dial-stdio"].map(OsString::from);
@@ -55,7 +58,7 @@ impl Tunnel {
         let mut command = Command::new(program);
         command.args(arguments).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // docker set these for its plugin, not for other programs.
+        // docker set these two variables for the plugin, not for programs that the plugin starts.
         command.env_remove("DOCKER_CLI_PLUGIN_SOCKET");
         if let Ok(attributes) = env::var("OTEL_RESOURCE_ATTRIBUTES") {
             let others = attributes.split(',').filter(|pair| !pair.starts_with("docker.cli."));
@@ -74,15 +77,16 @@ impl Tunnel {
         Ok((Self { child, command: shown, said, listener }, Box::new(stream)))
     }
 
-    /// Replaces an error with the program's failure that caused it. Keeps the error if the program exited with
-    /// success (the plugin closed the connection), or if it still runs and has printed nothing.
+    /// Replaces the error of a broken connection with the failure of the program. Keeps the error if the
+    /// program exited with success, or if the program still runs and has printed nothing.
     pub async fn explain(mut self, error: TransportError, endpoint: &Arc<Endpoint>) -> TransportError {
         let end = match timeout(END, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => return error,
             Ok(Ok(status)) => format!("ended with {status}"),
             _ => "hung up".to_owned(),
         };
-        // A process that the program left running may keep stderr open.
+        // A process that the program left running may keep stderr open, so the wait for the end of stderr is
+        // limited.
         let _ = timeout(END, &mut self.listener).await;
         let said: Vec<u8> =
             self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
@@ -101,7 +105,7 @@ impl Tunnel {
 impl Drop for Tunnel {
     fn drop(&mut self) {
         self.listener.abort();
-        // Kills its children too: the program leads its own process group.
+        // Kills the program's child processes too: the program leads its own process group.
         #[cfg(unix)]
         if let Some(group) = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
@@ -109,20 +113,20 @@ impl Drop for Tunnel {
     }
 }
 
-/// Starts the program in its own session, as docker does: Ctrl-C in the terminal then reaches only the plugin,
-/// which ends the program. If the plugin is killed, Linux ends the program.
+/// Makes the program start in its own session, as docker does. Ctrl-C in the terminal then reaches only the
+/// plugin, which kills the program. If the plugin is killed, Linux kills the program.
 #[cfg(unix)]
 fn detach(command: &mut Command) {
     let prepare = || {
         rustix::process::setsid()?;
-        // Linux sends the signal when the thread that starts the program ends: the runtime's only thread, which
-        // lives as long as the plugin.
+        // Linux kills the program when the thread that started the program exits. This is the only thread of
+        // the runtime, which lives as long as the plugin.
         #[cfg(target_os = "linux")]
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         Ok(())
     };
     #[expect(unsafe_code, reason = "there is no safe way to prepare a child")]
-    // SAFETY: two system calls, which neither allocate nor lock.
+    // SAFETY: `prepare` makes two system calls, and neither allocates nor locks.
     unsafe {
         command.pre_exec(prepare);
     }
