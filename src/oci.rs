@@ -1,7 +1,7 @@
-//! Digests, descriptors, manifests and indexes.
+//! Types for digests, descriptors, manifests and indexes.
 //!
-//! Parsed with serde instead of the crate `oci-spec`: registries and engines also send Docker's own media types,
-//! leave out fields that the specification requires, and add fields of their own.
+//! The crate `oci-spec` is not used: registries and engines also send Docker's own media types, leave out
+//! fields that the specification requires, and add other fields.
 //!
 //! Source: OCI image specification 1.1; Docker's schema 2 has the same fields.
 
@@ -11,19 +11,19 @@ use serde_json::Value;
 
 use crate::platform::Platform;
 
-/// Names a blob or a manifest by its digest.
+/// Identifies a blob or a manifest by digest.
 ///
 /// Source: OCI image specification 1.1, `descriptor.md`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Descriptor {
     pub digest: String,
-    /// Bytes; 0 if no size was given.
+    /// The size of the blob or manifest in bytes; 0 if the size is missing.
     #[serde(default, deserialize_with = "size")]
     pub size: u64,
-    /// Where to download a foreign layer, which need not be in the registry.
+    /// The download URLs of a foreign layer, which need not be in the registry.
     #[serde(default)]
     pub urls: Vec<String>,
-    /// The platform of a manifest in an index. Raw text.
+    /// The platform of a manifest in an index, as received: neither normalized nor sanitized.
     #[serde(default)]
     pub platform: Option<Box<Platform>>,
 }
@@ -34,23 +34,25 @@ impl Descriptor {
     }
 }
 
-/// Reads a size. `f64` holds any JSON number, and `as` clamps those that cannot be a size; other values become 0.
+/// Parses a size. `f64` accepts any JSON number, and `as u64` clamps numbers out of range. A value that is
+/// not a number becomes 0.
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Ok(Value::deserialize(deserializer)?.as_f64().unwrap_or_default() as u64)
 }
 
-/// One image.
+/// The manifest of one image.
 ///
 /// Source: OCI image specification 1.1, `manifest.md`.
 #[derive(Clone, Debug, Default)]
 pub struct Manifest {
-    /// The configuration; its digest is the image's ID in docker's classic store.
+    /// The configuration of the image. docker's classic store uses the digest of the configuration as the
+    /// image's ID.
     pub config: Option<Descriptor>,
-    /// The layers, the lowest first.
+    /// The layers of the image, starting with the lowest.
     pub layers: Vec<Descriptor>,
 }
 
-/// The manifests of several platforms, and their attestations.
+/// The index of a multi-platform image: a manifest for each platform, and attestations about these manifests.
 ///
 /// Source: OCI image specification 1.1, `image-index.md`.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +60,7 @@ pub struct Index {
     pub manifests: Vec<Descriptor>,
 }
 
-/// The document that a tag or a digest names in a registry.
+/// The document that a tag or a digest names in a registry: a manifest or an index.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Fields")]
 pub enum Document {
@@ -66,7 +68,8 @@ pub enum Document {
     Index(Index),
 }
 
-/// The fields of both kinds. They decide the kind, because `mediaType` may be missing.
+/// The fields of a manifest and of an index. The fields that are present decide the kind, because `mediaType`
+/// may be missing.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Fields {
@@ -78,8 +81,8 @@ struct Fields {
 impl TryFrom<Fields> for Document {
     type Error = &'static str;
 
-    /// Rejects a document that is both a manifest and an index, since two readers could see two different images
-    /// in it (CVE-2021-41190).
+    /// Rejects a document that is both a manifest and an index, because two programs could read two different
+    /// images from the document (CVE-2021-41190).
     fn try_from(Fields { config, layers, manifests }: Fields) -> Result<Self, Self::Error> {
         let is_manifest = config.is_some() || !layers.is_empty();
         match manifests {
@@ -90,7 +93,8 @@ impl TryFrom<Fields> for Document {
     }
 }
 
-/// Whether a text is `algorithm:hex`, without any character that a terminal would act on.
+/// Returns whether a string is a digest, `algorithm:hex`. A digest contains no character that can control a
+/// terminal.
 pub fn is_digest(text: &str) -> bool {
     text.split_once(':').is_some_and(|(algorithm, hex)| {
         algorithm.bytes().all(|b| b.is_ascii_alphanumeric())
@@ -99,7 +103,7 @@ pub fn is_digest(text: &str) -> bool {
     })
 }
 
-/// Returns the SHA-256 of these bytes in lower-case hexadecimal (FIPS 180-4).
+/// Returns the SHA-256 hash of `bytes` in lower-case hexadecimal (FIPS 180-4).
 pub fn sha256(bytes: &[u8]) -> String {
     digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -9,7 +9,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-/// One platform, normalised: `linux/arm64`, `linux/arm/v6`. Its JSON is the form that engines accept for `platform`.
+/// A platform, such as `linux/arm64` or `linux/arm/v6`. Serializes to the JSON that engines accept for the
+/// parameter `platform`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Platform {
     pub os: String,
@@ -21,8 +22,8 @@ pub struct Platform {
 }
 
 impl<'de> Deserialize<'de> for Platform {
-    /// Reads the values that engines and registries send, without normalising them. A value that is not a string
-    /// counts as missing.
+    /// Reads a platform that an engine or a registry sent, without normalizing its values. A value that is
+    /// not a string counts as missing.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
         let text = |key: &str| value[key].as_str().map(str::to_owned);
@@ -35,11 +36,11 @@ impl<'de> Deserialize<'de> for Platform {
     }
 }
 
-/// The value of `--platform`.
+/// The value of the option `--platform`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlatformSelection {
     One(Platform),
-    /// All platforms of the image; the push fails if the engine does not have all.
+    /// All platforms of the image. The push fails if the engine lacks one of these platforms.
     All,
 }
 
@@ -98,7 +99,7 @@ const ARCHITECTURES: [&str; 24] = [
 ];
 
 impl PlatformSelection {
-    /// Returns the selected platform; `None`: all platforms.
+    /// Returns the selected platform, or `None` if all platforms are selected.
     pub fn one(&self) -> Option<&Platform> {
         match self {
             Self::One(platform) => Some(platform),
@@ -123,7 +124,7 @@ impl FromStr for Platform {
             !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
         };
         let parts: Vec<&str> = typed.split('/').collect();
-        // `windows(10.0.17763)/amd64`
+        // Split off the OS version, as in `windows(10.0.17763)/amd64`.
         let (first, version) = match parts[0].strip_suffix(')').and_then(|rest| rest.split_once('(')) {
             Some((os, version)) => (os, Some(version)),
             None => (parts[0], None),
@@ -172,7 +173,7 @@ fn system(word: &str) -> String {
     }
 }
 
-/// Returns the normalised names of architecture and variant.
+/// Returns the normalized names of an architecture and a variant; `aarch64` becomes `arm64`.
 fn architecture(word: &str, variant: &str) -> (String, Option<String>) {
     let (word, variant) = (word.to_lowercase(), variant.to_lowercase());
     let (word, variant) = match (word.as_str(), variant.as_str()) {
@@ -190,15 +191,15 @@ fn architecture(word: &str, variant: &str) -> (String, Option<String>) {
     (word.to_owned(), Some(variant.to_owned()).filter(|variant| !variant.is_empty()))
 }
 
-/// Drops the default variant of `arm`, `v7`. Used if no variant was typed.
+/// Removes the variant `v7` of `arm`, which is the default. Used if the user typed no variant.
 fn without_default((architecture, variant): (String, Option<String>)) -> (String, Option<String>) {
     let is_usual = architecture == "arm" && variant.as_deref() == Some("v7");
     (architecture, variant.filter(|_| !is_usual))
 }
 
 impl Platform {
-    /// Returns whether both are the same platform: `linux/arm64` is `linux/arm64/v8`. OS versions are compared only if
-    /// both have one.
+    /// Returns whether two platforms are the same: `linux/arm64` is `linux/arm64/v8`. OS versions are
+    /// compared only if both platforms have one.
     pub fn is(&self, other: &Self) -> bool {
         let usual = |platform: &Self| match (platform.architecture.as_str(), platform.variant.as_deref()) {
             ("arm64", None) => Some("v8".to_owned()),

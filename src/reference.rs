@@ -1,28 +1,30 @@
 //! Parses and normalizes image references as docker does.
 //!
-//! Source: the grammar of `distribution/reference` (`regexp.go`, `normalize.go`), compared with the docker CLI. No
-//! maintained crate follows it exactly: `oci-spec` 0.10 differs in 11 of 100 inputs (`Foo/bar`, IPv6 domains, 64-digit
-//! names, the tag `ü`).
+//! Source: the grammar of `distribution/reference` (`regexp.go`, `normalize.go`), compared with the docker
+//! CLI. No maintained crate follows this grammar exactly: `oci-spec` 0.10 differs in 11 of 100 inputs
+//! (`Foo/bar`, IPv6 domains, 64-digit names, the tag `ü`).
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-/// The domain of a name that has none.
+/// The domain of a reference that names no domain: Docker Hub.
 pub const HUB: &str = "docker.io";
 const LEGACY_HUB: &str = "index.docker.io";
-/// The key under which docker stores the credentials for [`HUB`]. docker compares it exactly.
+/// The key under which docker stores the credentials for [`HUB`]. docker looks for exactly this string.
 pub const HUB_CREDENTIALS_KEY: &str = "https://index.docker.io/v1/";
-/// Docker Hub's namespace for paths of a single component.
+/// The namespace that docker adds to a Docker Hub path of one component.
 const OFFICIAL: &str = "library/";
-/// The maximum length in DNS plus a port. docker has no limit, but requests do.
+/// Maximum length of a domain: the maximum in DNS plus a port. docker has no limit, but HTTP requests have
+/// one.
 const MAX_DOMAIN: usize = 261;
 const MAX_PATH: usize = 255;
 const MAX_TAG: usize = 128;
 
-/// A reference that can be pushed: `domain/path` with an optional tag, never with a digest.
+/// A reference that can be pushed: `domain/path` with an optional tag, without a digest.
 ///
-/// `Display` writes the domain in full, and the tag only if there is one: `docker.io/library/app:1`.
+/// `Display` always writes the domain, and writes the tag only if the reference has one:
+/// `docker.io/library/app:1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     domain: String,
@@ -30,7 +32,7 @@ pub struct Reference {
     tag: Option<String>,
 }
 
-/// Why a text is not a reference that can be pushed. The messages are docker's own.
+/// The reason why a string is not a reference that can be pushed. The messages are the same as docker's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     #[error("invalid reference format")]
@@ -52,9 +54,9 @@ pub enum ReferenceError {
 }
 
 impl ReferenceError {
-    /// Returns how to write the reference.
+    /// Returns a hint that shows how to write the reference.
     ///
-    /// * `typed`: the text that the user typed.
+    /// * `typed`: the string that the user typed as a reference.
     pub fn hint(&self, typed: &str) -> String {
         match self {
             Self::Uppercase { .. } => "write the repository in lower case".to_owned(),
@@ -69,7 +71,7 @@ impl Reference {
         &self.domain
     }
 
-    /// Returns the path, with `library/` if Docker Hub adds it.
+    /// Returns the path, including the `library/` that docker adds for Docker Hub.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -78,18 +80,19 @@ impl Reference {
         self.tag.as_deref()
     }
 
-    /// Returns the tag that a push uses: `latest` if none was given.
+    /// Returns the tag that a push uses: the tag of this reference, or `latest` if the reference has none.
     pub fn tag_or_latest(&self) -> &str {
         self.tag.as_deref().unwrap_or("latest")
     }
 
-    /// Returns the same repository and tag under another name of the registry. Host names are not case-sensitive, so
+    /// Returns this reference with another name of the same registry. Host names are not case-sensitive, so
     /// each change of letter case gives another name.
     ///
-    /// * `nth`: the number of the other name, from 1. `None` is returned if there are fewer.
+    /// * `nth`: which of the other names to use, counted from 1. Returns `None` if the registry has fewer
+    ///   names.
     pub fn under_another_name(&self, nth: u32) -> Option<Self> {
         let domain = match self.domain.as_str() {
-            // The host of Docker Hub's API. docker treats the Hub's other names as the same.
+            // Use the host of Docker Hub's API, because docker replaces `index.docker.io` with `docker.io`.
             HUB => "registry-1.docker.io".to_owned(),
             domain => match domain.split_once(':') {
                 Some(("127.0.0.1", port)) => format!("localhost:{port}"),
@@ -98,7 +101,8 @@ impl Reference {
             },
         };
         let is_new = domain != self.domain;
-        // Each bit of this number changes the case of one letter. A new domain is already a new name as it is.
+        // Each bit of `letters` changes the case of one letter. If `domain` is new, the first name needs no
+        // change of case.
         let mut letters = nth - u32::from(is_new);
         let domain: String = domain
             .chars()
@@ -115,13 +119,13 @@ impl Reference {
         (domain != self.domain && letters == 0).then(|| Self { domain, ..self.clone() })
     }
 
-    /// Returns the same repository with this tag.
+    /// Returns a reference to the same repository with another tag.
     #[must_use]
     pub fn with_tag(&self, tag: &str) -> Self {
         Self { tag: Some(tag.to_owned()), ..self.clone() }
     }
 
-    /// Returns the canonical name without tag: `docker.io/library/app`.
+    /// Returns the canonical reference without the tag: `docker.io/library/app`.
     pub fn repository(&self) -> String {
         format!("{}/{}", self.domain, self.path)
     }
@@ -134,13 +138,13 @@ impl Reference {
         }
     }
 
-    /// Returns the canonical name with its tag: `docker.io/library/app:latest`.
+    /// Returns the canonical reference with the tag: `docker.io/library/app:latest`.
     pub fn canonical(&self) -> String {
         format!("{}:{}", self.repository(), self.tag_or_latest())
     }
 
-    /// Returns the familiar repository: `app` for `docker.io/library/app`. Unlike docker's own familiar form, it keeps
-    /// the domain if the path alone would be read as another registry: `docker.io/a.b/app`.
+    /// Returns the familiar repository: `app` for `docker.io/library/app`. Unlike docker, keeps `docker.io`
+    /// if the path begins like a domain: `docker.io/a.b/app`.
     pub fn familiar_repository(&self) -> String {
         if self.domain != HUB || has_registry(&self.path) {
             return self.repository();
@@ -148,30 +152,30 @@ impl Reference {
         self.familiar_path().to_owned()
     }
 
-    /// Returns the familiar reference with its tag: `app:latest`.
+    /// Returns the familiar reference with the tag: `app:latest`.
     pub fn familiar(&self) -> String {
         format!("{}:{}", self.familiar_repository(), self.tag_or_latest())
     }
 
-    /// Returns the key under which docker stores credentials for this registry: the domain, or Docker Hub's historical
-    /// URL. Engines need the same value as `serveraddress`.
+    /// Returns the key under which docker stores credentials for the registry: the domain, or a historical
+    /// URL for Docker Hub. Engines require the same value in the field `serveraddress`.
     pub fn credentials_key(&self) -> &str {
         credentials_key(&self.domain)
     }
 }
 
-/// Returns the [`Reference::credentials_key`] of a domain.
+/// Returns the key under which docker stores credentials for the registry at a domain.
 pub fn credentials_key(domain: &str) -> &str {
     if domain == HUB { HUB_CREDENTIALS_KEY } else { domain }
 }
 
-/// Returns the domain of a typed registry: `host[:port]` or a URL, as `docker login` accepts it. `None`: a reference
-/// cannot have this domain.
+/// Returns the domain of a registry that the user typed as `host[:port]` or as a URL, as for `docker login`.
+/// Returns `None` if no reference can have this domain.
 pub fn registry_domain(typed: &str) -> Option<String> {
     let rest = ["https://", "http://"].iter().find_map(|scheme| typed.strip_prefix(scheme)).unwrap_or(typed);
     let host = rest.split('/').next().unwrap_or_default();
     let reference: Reference = format!("{host}/x").parse().ok()?;
-    // Otherwise the text was read as a path on Docker Hub.
+    // If the two differ, the parser read `host` as a path on Docker Hub.
     let is_host = reference.domain == host || [HUB, LEGACY_HUB].contains(&host);
     let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.contains(']'));
     let is_reachable = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
@@ -196,7 +200,8 @@ impl FromStr for Reference {
             return Err(ReferenceError::Identifier { name: input.to_owned() });
         }
         let (domain, rest) = split_domain(input);
-        // docker checks for upper case first, in the part before the first colon, even if that is not a path.
+        // Like docker, check for upper case first, in everything before the first colon, even if this is not
+        // a path.
         let before_colon = rest.split(':').next().unwrap_or_default();
         if before_colon.to_lowercase() != before_colon {
             return Err(ReferenceError::Uppercase { repository: before_colon.to_owned() });
@@ -209,9 +214,9 @@ impl FromStr for Reference {
             Some((path, tag)) => (path, Some(tag)),
             None => (name, None),
         };
-        // docker reads `exa_mple.com/app` as a path without domain, since a domain cannot have an underscore. Engines
-        // with the containerd store push it to the host of that name nevertheless (28.5, measured). Here it is
-        // a domain, so that its credentials are found.
+        // A domain cannot have an underscore, so docker parses `exa_mple.com/app` as a path without a domain.
+        // Engines with the containerd store push the image to the host `exa_mple.com` nevertheless (28.5,
+        // measured). This parser accepts the domain, so that the plugin finds the credentials for this host.
         let domain_fits = domain.len() <= MAX_DOMAIN && (is_domain(domain) || is_path_component(domain));
         let valid = domain_fits && is_path(path) && tag.is_none_or(is_tag);
         if !valid || digest.is_some_and(|digest| !has_digest_shape(digest)) {
@@ -228,9 +233,11 @@ impl FromStr for Reference {
     }
 }
 
-/// Splits a text into the domain and the rest, and adds docker's defaults for a missing domain or `library/`.
+/// Splits a reference into the domain and the rest. Adds docker's defaults, `docker.io` and `library/`, if
+/// they are missing.
 ///
-/// A text without a slash has no domain: `localhost:5000` is Docker Hub's `localhost` with a tag.
+/// A reference without a slash has no domain: `localhost:5000` is the repository `localhost` on Docker Hub,
+/// with the tag `5000`.
 fn split_domain(input: &str) -> (&str, String) {
     let (domain, rest) = match input.split_once('/') {
         Some((LEGACY_HUB, rest)) => (HUB, rest),
@@ -242,20 +249,20 @@ fn split_domain(input: &str) -> (&str, String) {
     (domain, rest)
 }
 
-/// Returns whether a name contains a domain. `team/app` does not; it implies Docker Hub.
+/// Returns whether a reference contains a domain. `team/app` contains no domain, and implies Docker Hub.
 pub fn has_registry(name: &str) -> bool {
     name.split_once('/').is_some_and(|(first, _)| looks_like_domain(first))
 }
 
-/// Returns whether the first component of a name is a domain: `localhost`, or a text with a dot, colon or capital
-/// letter, which a namespace on Docker Hub cannot have.
+/// Returns whether the first component of a reference is a domain: `localhost`, or a string with a dot, colon
+/// or capital letter. A namespace on Docker Hub cannot have these characters.
 fn looks_like_domain(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':']) || first.to_lowercase() != first
 }
 
 fn is_domain(domain: &str) -> bool {
     let (host, port) = match domain.rfind(':') {
-        // The last colon of `[::1]` belongs to the address.
+        // The last colon of `[::1]` belongs to the address, and does not begin a port.
         Some(at) if !domain.ends_with(']') => (&domain[..at], Some(&domain[at + 1..])),
         _ => (domain, None),
     };
@@ -271,12 +278,13 @@ fn is_domain(domain: &str) -> bool {
     host_fits && port.is_none_or(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Returns whether a text is a valid path of a repository.
+/// Returns whether a string is a valid path of a repository.
 pub fn is_path(path: &str) -> bool {
     path.split('/').all(is_path_component)
 }
 
-/// Matches `[a-z0-9]+`, joined by `.`, `_`, `__` or any number of `-`.
+/// Returns whether a string is a valid component of a path: `[a-z0-9]+`, joined by `.`, `_`, `__` or any
+/// number of `-`.
 fn is_path_component(component: &str) -> bool {
     let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = component.as_bytes();
@@ -287,7 +295,7 @@ fn is_path_component(component: &str) -> bool {
             .all(|joint| matches!(joint, "" | "." | "_" | "__") || joint.bytes().all(|b| b == b'-'))
 }
 
-/// Returns whether a text is a valid tag: `[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}`.
+/// Returns whether a string is a valid tag: `[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}`.
 pub fn is_tag(tag: &str) -> bool {
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     tag.len() <= MAX_TAG
@@ -295,8 +303,8 @@ pub fn is_tag(tag: &str) -> bool {
         && tag.bytes().all(|b| is_word(b) || b == b'.' || b == b'-')
 }
 
-/// Matches `algorithm:hex`. The algorithm has parts of letters and digits, joined by `+ . _ -`; `hex` has 32 digits or
-/// more.
+/// Returns whether a string has the form `algorithm:hex`. The algorithm consists of words of letters and
+/// digits, joined by `+ . _ -`; `hex` has at least 32 digits.
 fn has_digest_shape(digest: &str) -> bool {
     let Some((algorithm, hex)) = digest.split_once(':') else {
         return false;
@@ -328,15 +336,15 @@ fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// Compares tags as versions: numbers by value, and a pre-release before its release (`1.2.0-rc1` before `1.2.0`).
-/// Other suffixes, such as `-alpine`, follow the release.
+/// Compares two tags as versions: numbers by value, and a pre-release before its release (`1.2.0-rc1` before
+/// `1.2.0`). A tag with another suffix, such as `-alpine`, comes after the release.
 ///
-/// Source: Semantic Versioning 2.0, 11, except that `-alpine` is a pre-release there too.
+/// Source: Semantic Versioning 2.0, section 11, which however counts `-alpine` as a pre-release.
 pub fn compare_tags(a: &str, b: &str) -> Ordering {
-    /// Common words for pre-releases.
+    /// Words at the start of a suffix that mark a pre-release.
     const PRE_RELEASES: [&str; 10] =
         ["alpha", "beta", "canary", "dev", "nightly", "pre", "preview", "rc", "snapshot", "test"];
-    /// Returns the release, and whether the tag is a pre-release of it.
+    /// Returns the tag without its suffix, and whether the tag is a pre-release.
     fn release(tag: &str) -> (&str, bool) {
         let (release, suffix) = tag.split_once('-').unwrap_or((tag, ""));
         let word = suffix.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
@@ -361,7 +369,7 @@ mod tests {
     #[test]
     fn finds_other_names_of_a_registry() {
         let table = [
-            // reference, nth, the other name
+            // reference, nth, expected reference
             ("localhost:5000/app:1", 1, Some("Localhost:5000/app:1")),
             ("localhost:5000/app:1", 3, Some("LOcalhost:5000/app:1")),
             ("Registry.example.com/a/b", 1, Some("registry.example.com/a/b:latest")),
@@ -407,7 +415,7 @@ mod tests {
     #[test]
     fn splits_domain_path_and_tag() {
         let table = [
-            // input, domain, path, tag, familiar
+            // input, expected domain, expected path, expected tag, expected familiar reference
             ("app", "docker.io", "library/app", None, "app:latest"),
             ("app:1", "docker.io", "library/app", Some("1"), "app:1"),
             ("docker.io/app", "docker.io", "library/app", None, "app:latest"),

@@ -1,4 +1,4 @@
-//! Finds how to connect to a registry: TLS, certificates, credentials.
+//! Determines how to connect to a registry: TLS settings, certificates and credentials.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,25 +12,26 @@ use crate::net::{RegistrySettings, Trace, is_on_loopback};
 use crate::registry::error::RegistryError;
 use crate::secret::Secret;
 
-/// How to connect to a registry.
+/// The settings and credentials for connections to a registry.
 #[derive(Debug)]
 pub struct Access {
-    /// The directory `/etc/docker/certs.d/HOST:PORT` with `*.crt`, and pairs of `*.cert` and `*.key`.
+    /// The directory `/etc/docker/certs.d/HOST:PORT`, with CAs (`*.crt`), client certificates (`*.cert`) and
+    /// keys (`*.key`).
     pub certificates: PathBuf,
     pub credentials: Credentials,
-    /// The user and the source of the credentials, for messages.
+    /// The user and the source of the credentials, for error messages.
     pub login: Login,
     pub trace: Option<Trace>,
-    /// With `skip_verify` the registry is insecure, and plain HTTP is allowed too.
+    /// The TLS settings. If `skip_verify` is set, plain HTTP to the registry is allowed too.
     pub(super) tls: Tls,
-    /// The addresses of its host, looked up once for all connections; empty if not known.
+    /// The addresses of the registry's host, looked up once for all connections. Empty if the lookup failed.
     pub(super) addresses: Vec<SocketAddr>,
 }
 
 impl Access {
-    /// Finds how to connect to a registry in the same way as the engine, from the engine's settings.
+    /// Determines how to connect to a registry, by the same rules and settings as the engine.
     ///
-    /// * `warn`: called with a line about each certificate that only the engine may read.
+    /// * `warn`: called with a message about each certificate file that this user cannot read.
     ///
     /// # Errors
     /// [`RegistryError::Certificates`] if a certificate file cannot be used.
@@ -50,22 +51,22 @@ impl Access {
         Ok(Self { certificates, credentials, login, trace, tls, addresses })
     }
 
-    /// Whether the token server may be as insecure as the registry itself. Not so for a registry on this
-    /// machine: it is always insecure, which says nothing about its token server.
+    /// Returns whether the token server may be insecure because the registry is insecure. Returns `false` for
+    /// a registry on a loopback address, which is insecure without any setting.
     pub(super) fn lends_insecurity(&self, domain: &str) -> bool {
         self.tls.skip_verify && !is_on_loopback(domain)
     }
 }
 
-/// Whether the engine's settings for this registry may differ from the defaults. A registry on the engine's
-/// machine is always insecure, so there only the certificates of a rootless engine can differ.
+/// Returns whether the engine's settings for a registry may differ from the defaults. A registry on a
+/// loopback address is always insecure, so only the certificates of a rootless engine can differ.
 ///
 /// Source: moby `registry/config.go` (`loadInsecureRegistries`): loopback addresses are always insecure.
 pub fn is_special(domain: &str) -> bool {
     !is_on_loopback(domain) || certificates_directory(true).join(domain).exists()
 }
 
-/// Returns the directory where the engine looks for certificates of registries.
+/// Returns the directory in which the engine looks for certificates of registries.
 ///
 /// Source: moby `registry/config_unix.go` (`CertsDir`).
 fn certificates_directory(is_rootless: bool) -> PathBuf {
@@ -77,12 +78,12 @@ fn certificates_directory(is_rootless: bool) -> PathBuf {
     }
 }
 
-/// Reads the CA and client certificates for a registry, like moby's `ReadCertsDirectory`. The returned settings
-/// require a valid certificate from the registry.
+/// Reads the CAs and the client certificate for a registry, like moby's `ReadCertsDirectory`. The returned
+/// settings require a valid certificate from the registry.
 pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Result<Tls, RegistryError> {
     let broken = |reason: String| RegistryError::Certificates { registry: registry.to_owned(), reason };
     let unreadable = |path: &Path, error: io::Error| broken(format!("`{}`: {error}", path.display()));
-    // A file that only root can read is for the engine; the plugin may not need it.
+    // Skip a file that only root can read: the engine uses this file, but the plugin may not need it.
     let mut skip = |path: &Path| warn(&format!("skipping `{}`: this user cannot read it", path.display()));
     let mut files = match fs::read_dir(directory) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>(),
@@ -117,7 +118,7 @@ pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Resu
             Some("cert") => {
                 let key = path.with_extension("key");
                 if !key.exists() {
-                    // docker's own message.
+                    // docker's message for a missing key.
                     return Err(broken(format!(
                         "missing key `{}` for client certificate `{}`; CA certificates must use the extension .crt",
                         key.display(),
@@ -140,7 +141,7 @@ pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Resu
     Ok(Tls { authorities, with_system: true, identity, skip_verify: false })
 }
 
-/// Looks up the addresses of a registry's host; empty if they cannot be found in time.
+/// Looks up the addresses of a registry's host. Returns none if the lookup fails or takes more than 5 s.
 async fn addresses(domain: &str) -> Vec<SocketAddr> {
     const TIMEOUT: Duration = Duration::from_secs(5);
     let has_port =

@@ -1,4 +1,4 @@
-//! Sends HTTP requests to a registry, and reads its answers.
+//! Sends HTTP requests to a registry, and reads the responses.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -23,26 +23,27 @@ use crate::text::{sanitize, with_causes};
 /// The host of Docker Hub's API.
 const HUB_API: &str = "registry-1.docker.io";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// The longest silence within an answer.
+/// Maximum time without new bytes while a response arrives.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest time for a whole answer.
+/// Maximum time for a whole request and its response.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Maximum redirects to follow for one request.
 const MAX_REDIRECTS: usize = 5;
-/// Maximum bytes of one answer: the limit for manifests in the OCI distribution specification.
+/// Maximum size in bytes of one response: the limit for manifests in the OCI distribution specification.
 pub const MAX_BODY: usize = 4 << 20;
-/// Maximum bytes read of an error; the rest of an HTML page adds nothing.
+/// Maximum number of bytes to read from an error response, which may be a long HTML page.
 const MAX_REASON: usize = 256 << 10;
-/// `Accept` with all media types of manifests and indexes, so that the registry does not convert.
+/// The value of `Accept` with all media types of manifests and indexes, so that the registry does not convert
+/// a manifest.
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
 impl Registry {
-    /// Connects with TLS, or with plain HTTP if the registry is insecure and has no TLS.
+    /// Connects to a registry with TLS, or with plain HTTP if the registry is insecure and has no TLS.
     ///
-    /// * `domain`: [`crate::reference::Reference::domain`]
+    /// * `domain`: the `host[:port]` of the registry, from [`crate::reference::Reference::domain`].
     ///
     /// # Errors
-    /// The registry cannot be reached, its certificate is not valid, or it is not a registry.
+    /// The registry cannot be reached, has an invalid certificate, or does not respond like a registry.
     pub async fn connect(domain: &str, access: Access) -> Result<Self, RegistryError> {
         let host = if domain == HUB { HUB_API } else { domain };
         let redactor = Redactor::new(access.credentials.secrets());
@@ -66,7 +67,8 @@ impl Registry {
                 if registry.access.tls.skip_verify =>
             {
                 registry.api = url(domain, &format!("http://{host}/"))?;
-                // If both fail, report the TLS error, unless it only says that the server does not speak TLS.
+                // If HTTPS and HTTP both fail, report the TLS error, unless this error only says that the
+                // server does not speak TLS.
                 registry.ping().await.map_err(|plain| match error {
                     RegistryError::Tls { problem, .. } if matches!(*problem, TlsProblem::PlainText) => plain,
                     error @ RegistryError::Tls { .. } => error,
@@ -89,20 +91,20 @@ impl Registry {
     /// Checks that the registry accepts the credentials.
     ///
     /// # Errors
-    /// The registry refuses them, or the check fails.
+    /// The registry refuses the credentials, or the request fails.
     pub async fn accepts(&self) -> Result<(), RegistryError> {
         let response = self.ask(Method::GET, self.path("v2/")?, "").await?;
         if response.status().is_success() { Ok(()) } else { Err(self.unexpected(response).await) }
     }
 
-    /// Sends a request, and sends it again with credentials if the registry asks for them.
+    /// Sends a request. If the registry asks for credentials, sends the request again with credentials.
     pub(super) async fn ask(&self, method: Method, url: Url, scope: &str) -> Result<Response, RegistryError> {
         let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned();
         let response = self.ask_with(method.clone(), url.clone(), known.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        // No authorization was sent, or its token has expired.
+        // The request had no `Authorization` header, or the token in this header has expired.
         let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
         let challenges: Vec<String> =
             challenges.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
@@ -111,7 +113,7 @@ impl Registry {
         let response = self.ask_with(method, url, Some(&authorization)).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let refusal = self.read_refusal(response).await?;
-            // The token server accepted the credentials, but they do not include this right.
+            // The token server accepted the credentials, but the user has no permission for this request.
             let kind = self.access.credentials.kind();
             let was_taken = authorization.expose().starts_with("Bearer ")
                 && matches!(kind, Some(Kind::Password | Kind::IdentityToken));
@@ -147,7 +149,8 @@ impl Registry {
         self.redactor.lock().unwrap_or_else(PoisonError::into_inner).redact(text)
     }
 
-    /// Describes the server of a URL for messages: the registry, or another server that it uses.
+    /// Describes the server of a URL for error messages: the registry, or another server that the registry
+    /// uses.
     pub(super) fn server(&self, url: &Url) -> String {
         if place(url) == place(&self.api) {
             return format!("the registry {}", self.domain);
@@ -156,10 +159,10 @@ impl Registry {
         format!("{} for the registry {}", sanitize(&format!("{host}:{port}")), self.domain)
     }
 
-    /// Returns a header value that is marked as sensitive.
+    /// Returns a secret as a header value that is marked as sensitive.
     ///
     /// # Errors
-    /// The secret contains characters that cannot be sent, such as a line end.
+    /// The secret contains characters that a header cannot contain, such as a line end.
     pub(super) fn sensitive(&self, secret: &Secret) -> Result<HeaderValue, RegistryError> {
         let value = HeaderValue::from_str(secret.expose());
         let mut value =
@@ -179,19 +182,20 @@ impl Registry {
     ) -> Result<Response, RegistryError> {
         let request = request.build().map_err(|error| self.unreachable(&self.api, &error.without_url()))?;
         let url = request.url().clone();
-        // A request must not bypass a configured proxy.
+        // Fail if the proxy setting is not valid, because a request must not bypass a configured proxy.
         if let Some(Err(variable)) = url.as_str().parse().ok().map(|url| proxy::setting(&url)) {
             let reason = format!("{variable} is not a valid proxy URL");
             return Err(RegistryError::Unreachable { server: self.server(&url), reason });
         }
         if let Some(trace) = self.access.trace {
-            // The headers that reqwest adds are not among them.
+            // These names do not include the headers that reqwest adds.
             let names: Vec<&str> = request.headers().keys().map(|name| name.as_str()).collect();
             let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
             trace(&sanitize(&self.redact(format!("{} {url}{names}", request.method()))));
         }
         let response = client.execute(request).await.map_err(|error| {
-            // `url` may be wrong after a redirect: reqwest does not report which server failed.
+            // After a redirect, `url` may be the wrong URL, because reqwest does not report which server
+            // failed.
             let error = error.without_url();
             match tls::find(&error) {
                 Some(problem) => RegistryError::Tls {
@@ -217,7 +221,7 @@ impl Registry {
         Ok(body)
     }
 
-    /// Returns the first bytes of a body, at most `limit`.
+    /// Returns the first bytes of a response's body, at most `limit`.
     async fn start_of(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, RegistryError> {
         let mut body = Vec::new();
         let url = response.url().clone();
@@ -230,7 +234,7 @@ impl Registry {
         Ok(body)
     }
 
-    /// Reads the reason for an HTTP error: the body, or the target of a redirect.
+    /// Reads the reason from an error response: the message in the body, or the target of a redirect.
     pub(super) async fn read_refusal(&self, response: Response) -> Result<Refusal, RegistryError> {
         let (status, server) = (response.status(), self.server(response.url()));
         let target =
@@ -279,12 +283,12 @@ impl Registry {
     }
 }
 
-/// An HTTP error with its reason.
+/// An error response of a server, with the reason of the error.
 pub struct Refusal {
     pub(super) status: StatusCode,
-    /// Redacted and sanitized.
+    /// The reason in the response, redacted and sanitized.
     pub(super) reason: String,
-    /// The server that answered: the registry, or its token server.
+    /// The server that sent the response: the registry, or its token server.
     pub(super) server: String,
 }
 
@@ -293,7 +297,7 @@ pub fn place(url: &Url) -> (&str, u16) {
     (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
-/// Follows redirects, which some registries use, but never from HTTPS to HTTP. reqwest does not send the
+/// Follows a redirect from a registry, unless it leads from HTTPS to HTTP. reqwest does not send the
 /// credentials to another host or port.
 pub fn follow(attempt: Attempt<'_>) -> Action {
     let is_downgrade = attempt.url().scheme() != "https"
@@ -311,7 +315,9 @@ pub fn url(registry: &str, text: &str) -> Result<Url, RegistryError> {
     }
 }
 
-/// * `directory`: where the certificates are, for messages.
+/// Returns the TLS configuration for connections to a registry.
+///
+/// * `directory`: the directory of the certificates, for error messages.
 pub fn tls_config_for(registry: &str, tls: &Tls, directory: &Path) -> Result<ClientConfig, RegistryError> {
     tls::config(tls).map_err(|problem| RegistryError::Tls {
         server: format!("the registry {registry}"),
@@ -331,7 +337,7 @@ pub fn builder(tls_config: ClientConfig, redirects: Policy) -> ClientBuilder {
         .redirect(redirects)
         .no_proxy()
         .proxy(Proxy::custom(|url| {
-            // `send` has rejected a setting that is not a proxy.
+            // `send` has already rejected a setting that is not a proxy.
             let proxy = proxy::setting(&url.as_str().parse().ok()?).ok()??;
             Url::parse(&proxy).ok()
         }))

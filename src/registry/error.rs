@@ -16,14 +16,14 @@ use crate::text::sanitize;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// `server`: the registry, or its token server.
+    /// `server`: the registry, or the token server of the registry.
     #[error("cannot reach {server}: {reason}")]
     Unreachable { server: String, reason: String },
     #[error("cannot establish TLS with {server}: {problem}")]
     Tls {
         server: String,
         registry: String,
-        /// The directory of its CA and client certificates.
+        /// The directory of the CAs and client certificates for the registry.
         directory: PathBuf,
         problem: Box<TlsProblem>,
     },
@@ -41,7 +41,7 @@ pub enum RegistryError {
     NoRepository { registry: String, repository: String, login: Box<Login> },
     #[error("{server} answered {status}: {reason}")]
     Answered { server: String, status: StatusCode, reason: String },
-    /// The registry is on `localhost` of the engine's machine, which is not this machine.
+    /// The registry is on `localhost` of the engine's machine, and the plugin runs on another machine.
     #[error("{registry} is on the engine's machine ({endpoint}) and cannot be reached from here")]
     Elsewhere { registry: String, endpoint: Arc<Endpoint> },
     #[error("{registry} is not a registry: {reason}")]
@@ -73,7 +73,7 @@ impl RegistryError {
         }
     }
 
-    /// Whether the connection from this machine failed; the engine may have another way to the registry.
+    /// Returns whether the plugin failed to connect to the registry. The engine may still be able to connect.
     pub fn is_about_the_way(&self) -> bool {
         matches!(
             self,
@@ -81,7 +81,7 @@ impl RegistryError {
         )
     }
 
-    /// Returns a command to run or a setting to change next.
+    /// Returns a hint for this error: a command to run, or a setting to change.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Unreachable { .. } => "check its name and port, the network, HTTPS_PROXY and NO_PROXY",
@@ -180,8 +180,9 @@ impl RegistryError {
     }
 }
 
-/// Returns the reason in the body of an error: `errors[].code: message` (OCI distribution), `details` or `message`
-/// of token servers, or the body itself if it is plain text; else the name of the status.
+/// Returns the reason in the body of an error response: `errors[].code: message` of a registry (OCI
+/// distribution), or `details` or `message` of a token server. Without these fields, returns a plain-text
+/// body, or else the name of the status.
 pub fn reason(body: &[u8], status: StatusCode) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
@@ -202,13 +203,13 @@ pub fn reason(body: &[u8], status: StatusCode) -> String {
     of_list.or_else(other).or_else(plain).unwrap_or_else(status)
 }
 
-/// Returns the innermost cause, because the errors of reqwest around it add nothing.
+/// Returns the message of the innermost cause, because the outer errors of reqwest add no information.
 pub fn root_cause(error: &reqwest::Error) -> String {
     let causes = std::iter::successors(Some(error as &(dyn StdError + 'static)), |error| (*error).source());
     causes.last().map(|cause| sanitize(&cause.to_string())).unwrap_or_default()
 }
 
-/// Whether a registry is known to have no catalog, so that no request is needed.
+/// Returns whether a registry with this domain is known to have no catalog of repositories.
 pub fn is_without_catalog(domain: &str) -> bool {
     let is_ecr = domain.contains(".dkr.ecr") && domain.contains(".amazonaws.com");
     is_ecr || [HUB, "ghcr.io", "public.ecr.aws"].contains(&domain)

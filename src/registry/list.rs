@@ -17,19 +17,20 @@ use crate::registry::error::RegistryError;
 use crate::registry::token::scope;
 use crate::text::sanitize;
 
-/// Names to request per page; a registry may return fewer.
+/// Number of names to request per page; a registry may return fewer names.
 const PAGE: usize = 1000;
-/// Maximum names in all pages. A user cannot read more, and a registry may never stop.
+/// Maximum number of names in all pages, because the list of a faulty registry may never end.
 const MAX_NAMES: usize = 1_000_000;
 const MAX_PAGES: usize = 1000;
-/// Maximum bytes of one page; some registries send the whole list as one page.
+/// Maximum size in bytes of one page. Some registries send the whole list as one page.
 const MAX_LIST: usize = 16 << 20;
 
 impl Registry {
-    /// Returns the names of all repositories, in the order of the registry.
+    /// Returns the names of all repositories, in the order in which the registry lists them.
     ///
     /// # Errors
-    /// The registry has no catalog ([`RegistryError::NoCatalog`]) or does not show it, or the request fails.
+    /// The registry has no catalog ([`RegistryError::NoCatalog`]), denies access to the catalog, or the
+    /// request fails.
     pub async fn repositories(&self) -> Result<Vec<String>, RegistryError> {
         #[derive(Deserialize)]
         struct Page {
@@ -43,12 +44,12 @@ impl Registry {
         })
     }
 
-    /// Returns the tags of a repository, in the order of versions.
+    /// Returns the tags of a repository, sorted by version.
     ///
-    /// * `repository`: [`crate::reference::Reference::path`]
+    /// * `repository`: the path of the repository, from [`crate::reference::Reference::path`].
     ///
     /// # Errors
-    /// The repository does not exist ([`RegistryError::NoRepository`]) or is not shown, or the request fails.
+    /// The repository does not exist or is hidden ([`RegistryError::NoRepository`]), or the request fails.
     pub async fn tags(&self, repository: &str) -> Result<Vec<String>, RegistryError> {
         #[derive(Deserialize)]
         struct Page {
@@ -69,7 +70,7 @@ impl Registry {
         Ok(tags)
     }
 
-    /// Reads all pages of a list. The inner error is a refusal by the registry.
+    /// Returns the names in all pages of a list. The inner error is a refusal by the registry.
     async fn pages<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -80,7 +81,7 @@ impl Registry {
         let mut url = self.path(path)?;
         url.set_query(Some(&format!("n={PAGE}")));
         let mut pages = Pages::default();
-        // A name that is not valid is shown too, so it must be sanitized.
+        // The result includes names that are not valid, so these names must be sanitized.
         let shown = |name: String| if is_name(&name) { name } else { sanitize(&self.redact(name)) };
         loop {
             let response = self.ask(Method::GET, url.clone(), scope).await?;
@@ -104,14 +105,14 @@ impl Registry {
     }
 }
 
-/// The pages of a list that were read so far.
+/// The pages of a list that have been read so far.
 #[derive(Default)]
 struct Pages {
     names: Vec<String>,
     seen: HashSet<Url>,
 }
 
-/// The list repeats a page, or exceeds a limit.
+/// The error for a list that repeats a page or exceeds a limit.
 #[derive(Debug, PartialEq, Eq)]
 struct Endless;
 
@@ -132,15 +133,15 @@ impl Pages {
     }
 }
 
-/// A `Link` header that cannot be parsed.
+/// The error for a `Link` header that cannot be parsed.
 #[derive(Debug, PartialEq, Eq)]
 struct Unreadable;
 
-/// Returns the URL of the next page, always on this registry even if the link names another host: behind a proxy
-/// the registry may not know its own name, and the credentials must not be sent to another host.
+/// Returns the URL of the next page from the header `Link`. The URL always has the host of `api`: a registry
+/// behind a proxy may not know its own name, and no other host may receive the credentials.
 ///
 /// * `api`: the URL of the registry.
-/// * `url`: the URL of the page that came with these headers.
+/// * `url`: the URL of the current page, to which `headers` belong.
 ///
 /// Source: RFC 8288.
 fn next_page(api: &Url, url: &Url, headers: &HeaderMap) -> Result<Option<Url>, Unreadable> {
@@ -168,7 +169,7 @@ mod tests {
     fn follows_next_links_on_the_same_registry() {
         type Row<'a> = (&'a [&'a str], Result<Option<&'a str>, Unreadable>);
         let table: [Row<'_>; 8] = [
-            // values of Link, next page
+            // values of `Link`, expected URL of the next page
             (&[], Ok(None)),
             (
                 &[r#"</v2/_catalog?last=b&n=2>; rel="next""#],

@@ -2,16 +2,16 @@
 
 use crate::oci::{Descriptor, Document, is_digest, sha256};
 
-/// A manifest or an index as the registry serves it.
+/// A manifest or an index that a registry sent.
 #[derive(Clone, Debug)]
 pub struct ServedManifest {
-    /// Digest and size, computed from the bytes that the registry sent.
+    /// The digest and size of the manifest, computed from the bytes that the registry sent.
     pub descriptor: Descriptor,
     content: Document,
 }
 
 impl ServedManifest {
-    /// Parses the bytes that a registry sent.
+    /// Parses the bytes of a manifest or an index that a registry sent.
     ///
     /// # Errors
     /// The bytes are not the JSON of a manifest or an index.
@@ -21,18 +21,19 @@ impl ServedManifest {
         Ok(Self { descriptor: Descriptor::new(digest, body.len() as u64), content })
     }
 
-    /// Whether this digest is the manifest's. Only SHA-256 is checked; any other digest is accepted.
+    /// Returns whether the manifest has this digest. Only a SHA-256 digest is compared; a digest of another
+    /// algorithm is accepted.
     pub(super) fn is_called(&self, digest: &str) -> bool {
         self.descriptor.digest == digest || !digest.starts_with("sha256:")
     }
 
-    /// Returns the digest of the image's configuration; an index has none.
+    /// Returns the digest of the image's configuration, or `None` for an index.
     pub fn config(&self) -> Option<&str> {
         let Document::Manifest(manifest) = &self.content else { return None };
         manifest.config.as_ref().map(|config| config.digest.as_str())
     }
 
-    /// Returns the digests of the image's layers, the lowest first; an index has none.
+    /// Returns the digests of the image's layers, starting with the lowest, or no digests for an index.
     pub fn layers(&self) -> impl Iterator<Item = &str> {
         let layers = match &self.content {
             Document::Manifest(manifest) => manifest.layers.as_slice(),
@@ -41,7 +42,7 @@ impl ServedManifest {
         layers.iter().map(|layer| layer.digest.as_str())
     }
 
-    /// Returns the digests of the manifests in an index.
+    /// Returns the digests of the manifests in an index, or no digests for the manifest of one image.
     pub fn manifests(&self) -> Vec<String> {
         match &self.content {
             Document::Manifest(_) => Vec::new(),
@@ -49,7 +50,8 @@ impl ServedManifest {
         }
     }
 
-    /// Returns the digests of the image's blobs that must be in the registry: all except foreign layers.
+    /// Returns the digests of the image's blobs that must be in the registry: all blobs except foreign
+    /// layers.
     pub(super) fn blobs(&self) -> Vec<String> {
         let Document::Manifest(manifest) = &self.content else { return Vec::new() };
         let blobs = manifest.config.iter().chain(&manifest.layers);

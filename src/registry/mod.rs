@@ -1,4 +1,4 @@
-//! Client for the registry's own HTTP API.
+//! Client for the HTTP API of a registry.
 //!
 //! Source: OCI distribution specification 1.1 (`/v2/`), distribution's `docs/spec/auth/token.md`, and moby
 //! `registry/registry.go` for certificates, TLS and plain HTTP.
@@ -21,18 +21,19 @@ use rustls::ClientConfig;
 use crate::registry::access::Access;
 use crate::secret::{Redactor, Secret};
 
-/// A registry that has answered.
+/// A client of a registry that has responded to a ping.
 #[derive(Debug)]
 pub struct Registry {
     domain: String,
-    /// `https://HOST/`
+    /// The base URL of the registry's API, such as `https://HOST/`.
     api: Url,
     client: Client,
-    /// The TLS configuration of its clients, kept because reading the system's CA certificates takes time.
+    /// The TLS configuration for all connections, built once because reading the system's CA certificates
+    /// takes time.
     tls_config: ClientConfig,
     access: Access,
-    /// Redacts the credentials, and each token obtained with them.
+    /// Redacts the credentials, and each token obtained with these credentials, in messages.
     redactor: Mutex<Redactor>,
-    /// The value of `Authorization` by scope, kept for later requests.
+    /// For each scope, the value of `Authorization` to send in later requests.
     authorization: Mutex<BTreeMap<String, Secret>>,
 }

@@ -26,7 +26,7 @@ impl Registry {
     /// exist.
     ///
     /// # Errors
-    /// The registry cannot be reached, or refuses.
+    /// The registry cannot be reached, or refuses the request.
     pub async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Descriptor>, RegistryError> {
         if !is_tag(tag) {
             return Ok(None);
@@ -43,16 +43,17 @@ impl Registry {
         let digest = header("docker-content-digest").filter(|digest| is_digest(digest));
         match (digest, header("content-length").and_then(|length| length.parse().ok())) {
             (Some(digest), Some(size)) => Ok(Some(Descriptor::new(digest.to_owned(), size))),
-            // Both headers may be missing (OCI distribution specification, "Checking if content exists").
+            // A registry may omit both headers (OCI distribution specification, "Checking if content
+            // exists").
             _ => Ok(self.manifest(repository, tag).await?.map(|manifest| manifest.descriptor)),
         }
     }
 
-    /// Returns the manifest that a tag or digest names, with its digest computed from its bytes; `None` if there
-    /// is none.
+    /// Returns the manifest that a tag or digest names in a registry; `None` if this manifest does not exist.
+    /// The returned digest is computed from the bytes of the manifest.
     ///
     /// # Errors
-    /// The registry cannot be reached, refuses, or sends a document that is not a manifest.
+    /// The registry cannot be reached, refuses the request, or sends a document that is not a manifest.
     pub async fn manifest(
         &self,
         repository: &str,
@@ -65,11 +66,12 @@ impl Registry {
         manifest.map(Some).map_err(|_| self.not_a_registry("its manifest is not JSON"))
     }
 
-    /// Returns the digests of the uncompressed layers, in the order of the image's configuration; `None` if the
-    /// registry does not have the configuration, or it has another format.
+    /// Returns the digests of an image's uncompressed layers, in the order of the image's configuration.
+    /// Returns `None` if the registry does not have the configuration, or if the configuration has another
+    /// format.
     ///
     /// # Errors
-    /// The registry cannot be reached, or refuses.
+    /// The registry cannot be reached, or refuses the request.
     ///
     /// Source: OCI image specification 1.1, `config.md` (`rootfs.diff_ids`).
     pub async fn diff_ids(
@@ -90,10 +92,10 @@ impl Registry {
         Ok(serde_json::from_slice::<Config>(&body).ok().map(|config| config.rootfs.diff_ids))
     }
 
-    /// Returns the digests of the blobs and manifests of an image that the registry does not have.
+    /// Returns the digests of an image's blobs and manifests that are missing in the registry.
     ///
     /// # Errors
-    /// The registry cannot be reached, or refuses.
+    /// The registry cannot be reached, or refuses the request.
     pub async fn missing_blobs(
         self: &Arc<Self>,
         repository: &str,
@@ -105,10 +107,11 @@ impl Registry {
         }
     }
 
-    /// Does the same as [`missing_blobs`](Self::missing_blobs) if the caller already has the manifest.
+    /// Returns the digests of an image's blobs and manifests that are missing in the registry. Unlike
+    /// [`missing_blobs`](Self::missing_blobs), takes a manifest that the caller already has.
     ///
     /// # Errors
-    /// The registry cannot be reached, or refuses.
+    /// The registry cannot be reached, or refuses the request.
     pub async fn missing_blobs_of(
         self: &Arc<Self>,
         repository: &str,
@@ -146,17 +149,18 @@ impl Registry {
         Ok(missing)
     }
 
-    /// Whether the registry has a blob.
+    /// Returns whether the registry has a blob.
     ///
     /// # Errors
-    /// The registry cannot be reached, or refuses.
+    /// The registry cannot be reached, or refuses the request.
     pub async fn has_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
         let url = self.blob(repository, digest)?;
         let response = self.ask(Method::HEAD, url.clone(), &scope(repository)).await?;
         match response.status() {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
-            // The registry redirected to its blob store, whose signed URL accepts GET only.
+            // A redirect to a blob store shows that the blob exists. Its signed URL accepts only GET, so this
+            // HEAD request fails.
             _ if place(response.url()) != place(&url) => Ok(true),
             _ => Err(self.unexpected(response).await),
         }
@@ -166,7 +170,7 @@ impl Registry {
         self.path(&format!("v2/{repository}/blobs/{digest}"))
     }
 
-    /// Returns the body of a successful answer; `None` for 404.
+    /// Returns the body of a successful response, or `None` if the status is 404.
     async fn found(&self, response: Response) -> Result<Option<Vec<u8>>, RegistryError> {
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
@@ -176,8 +180,8 @@ impl Registry {
     }
 }
 
-/// Sends one query for each of `things`, a few at a time. Returns the answers in the order of `things`, and how
-/// many are missing, with the first error.
+/// Sends one query for each of `things`, at most 8 at once. Returns the results in the order of `things`. If
+/// queries fail, also returns the number of missing results and the first error.
 async fn at_once<T: Send + 'static, F>(
     things: &[String],
     ask: impl Fn(String) -> F,
@@ -201,7 +205,7 @@ where
             None => return (found, trouble),
             Some(Ok((at, Ok(answer)))) => found[at] = Some(answer),
             Some(Ok((_, Err(error)))) => {
-                // More queries would fail too, or make it worse.
+                // After this error, more queries would fail too, or prolong a rate limit.
                 let is_over = matches!(error.class(), Class::Network | Class::RateLimited | Class::Auth);
                 let missing = &mut trouble.get_or_insert((0, error)).0;
                 *missing += 1;
@@ -209,13 +213,14 @@ where
                     *missing += waiting.by_ref().count();
                 }
             }
-            // The task cannot panic, and only this function cancels it.
+            // Cannot happen: a query does not panic, and no query is cancelled while this loop runs.
             Some(Err(_)) => {}
         }
     }
 }
 
-/// Returns the digests of these tags in the order of `tags`, and how many could not be read, with the first error.
+/// Returns the digest of each of `tags`, in the same order. If queries fail, also returns the number of
+/// missing digests and the first error.
 pub async fn digests(
     registry: &Arc<Registry>,
     repository: &str,

@@ -1,4 +1,4 @@
-//! Answers the challenges of a registry, and obtains tokens from its token server.
+//! Answers the authentication challenges of a registry, and obtains tokens from the registry's token server.
 //!
 //! Source: distribution `docs/spec/auth/token.md`; RFC 7235 for challenges.
 
@@ -18,7 +18,7 @@ use crate::registry::error::RegistryError;
 use crate::secret::Secret;
 use crate::text::sanitize;
 
-/// docker's client ID, because the identity tokens were issued to docker.
+/// The client ID that docker sends to token servers. Identity tokens were issued to this ID.
 const CLIENT_ID: &str = "docker";
 
 /// Returns the scope of a token that may pull from a repository.
@@ -31,26 +31,27 @@ pub fn write_scope(repository: &str) -> String {
     format!("repository:{repository}:pull,push")
 }
 
-/// How a registry asks for credentials.
+/// The authentication scheme that a registry requires, from the header `WWW-Authenticate`.
 #[derive(Debug, PartialEq, Eq)]
 enum Challenge {
-    /// A token from a token server.
+    /// The registry requires a token from a token server.
     Bearer {
         /// The URL of the token server.
         realm: Option<String>,
         service: Option<String>,
-        /// The scope that the registry asks for; `None` if the caller must choose it.
+        /// The scope that the registry requires; `None` if the caller must choose a scope.
         scope: Option<String>,
     },
-    /// Username and password.
+    /// The registry requires a username and a password.
     Basic,
-    /// An unsupported scheme. `schemes`: sanitized, for a message.
+    /// The registry requires an unsupported scheme. `schemes`: the names of the schemes, sanitized for a
+    /// message.
     Unknown { schemes: String },
 }
 
 impl Challenge {
-    /// Chooses among the values of `WWW-Authenticate`, and prefers a token to a password. Ignores values that
-    /// cannot be parsed.
+    /// Chooses a challenge from the values of `WWW-Authenticate`. Prefers a token (Bearer) to a password
+    /// (Basic), and ignores values that cannot be parsed.
     fn choose(headers: &[String]) -> Self {
         let parsed = headers.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten();
         let parsed: Vec<_> = parsed.collect();
@@ -75,7 +76,7 @@ impl Challenge {
 }
 
 impl Registry {
-    /// Returns the value of `Authorization` that these challenges ask for.
+    /// Returns the value of `Authorization` that satisfies one of the challenges.
     pub(super) async fn authorize(
         &self,
         challenges: &[String],
@@ -113,7 +114,7 @@ impl Registry {
         }
     }
 
-    /// Obtains a token for this scope from the token server that the registry names.
+    /// Obtains a token for a scope from the token server that the registry names.
     async fn token(
         &self,
         realm: &str,
@@ -143,7 +144,7 @@ impl Registry {
         } else {
             self.tls_config.clone()
         };
-        // Credentials must not follow a redirect to another server.
+        // The client does not follow redirects, because another server must not receive the credentials.
         let client = build(&self.domain, builder(tls_config, Policy::none()))?;
         let fields = service.map(|service| ("service", service)).into_iter();
         // A challenge may contain several scopes, separated by spaces.
@@ -198,7 +199,7 @@ mod tests {
         };
         let unknown = |schemes: &str| Challenge::Unknown { schemes: schemes.to_owned() };
         let table: [(&[&str], Challenge); 9] = [
-            // values of WWW-Authenticate, chosen challenge
+            // values of `WWW-Authenticate`, expected challenge
             (&[r#"Basic realm="x""#], Challenge::Basic),
             (
                 &[r#"Bearer realm="https://t/token",service="the registry",scope="repository:a:pull""#],

@@ -9,13 +9,15 @@ use crate::registry::error::RegistryError;
 use crate::registry::token::write_scope;
 
 impl Registry {
-    /// Checks whether the credentials may write to a repository: starts an upload, and cancels it.
+    /// Checks whether the credentials permit a push to a repository: starts an upload, and cancels this
+    /// upload.
     ///
     /// # Errors
-    /// [`RegistryError::MayNotWrite`] if they may not; others if the check fails.
+    /// [`RegistryError::MayNotWrite`] if the credentials do not permit a push; other variants if the check
+    /// itself fails.
     ///
-    /// Source: OCI distribution specification 1.1, "Pushing a blob in chunks"; distribution's `DELETE` of an
-    /// upload.
+    /// Source: OCI distribution specification 1.1, "Pushing a blob in chunks". The `DELETE` request for an
+    /// upload is documented by distribution.
     pub async fn can_push(&self, repository: &str) -> Result<(), RegistryError> {
         self.begin_and_cancel(repository).await.map_err(|error| match error {
             RegistryError::Denied { registry, login, reason } => {
@@ -35,12 +37,13 @@ impl Registry {
         let place = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let upload = place.and_then(|place| url.join(place).ok());
         let upload = upload.ok_or_else(|| self.not_a_registry("it returned no upload location"))?;
-        // Uses only path and query of the URL: behind a proxy, the registry may not know its own name.
+        // Use only the path and query of the upload's URL: a registry behind a proxy may not know its own
+        // host name.
         let mut own = self.api.clone();
         own.set_path(upload.path());
         own.set_query(upload.query());
-        // A failure is ignored: a registry without this call drops the upload later, and credentials that may
-        // write need not have the right to delete.
+        // A failure to cancel the upload is ignored. A registry drops an unfinished upload later, and the
+        // credentials may lack the right to delete.
         let _ = self.ask(Method::DELETE, own, &scope).await;
         Ok(())
     }
