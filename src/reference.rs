@@ -175,7 +175,7 @@ pub fn registry_domain(typed: &str) -> Option<String> {
     let rest = ["https://", "http://"].iter().find_map(|scheme| typed.strip_prefix(scheme)).unwrap_or(typed);
     let host = rest.split('/').next().unwrap_or_default();
     let reference: Reference = format!("{host}/x").parse().ok()?;
-    // If the two differ, the parser read `host` as a path on Docker Hub.
+    // If the parsed domain differs from `host`, the parser read `host` as a path on Docker Hub.
     let is_host = reference.domain == host || [HUB, LEGACY_HUB].contains(&host);
     let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.contains(']'));
     let is_reachable = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));

@@ -75,8 +75,7 @@ impl Engine {
     /// # Errors
     /// The image does not exist ([`EngineError::Answered`]), or the engine cannot be reached.
     ///
-    /// Source: Docker Engine API 1.24, `GET /images/{name}/json`. The parameter `manifests` requires API
-    /// 1.48.
+    /// Source: Docker Engine API 1.24, `GET /images/{name}/json`. `manifests` requires API 1.48.
     pub async fn inspect(&mut self, name: &str) -> Result<ImageInspect, EngineError> {
         let query = if self.tells_platforms() { "?manifests=true" } else { "" };
         self.inspect_with(name, query).await

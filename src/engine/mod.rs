@@ -49,7 +49,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// ssh to 30 s.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Characters to percent-encode in a path. As in docker, `/` and `:` are not encoded, and `[` and `]` are.
+/// Characters to percent-encode in a path. Like docker, encodes `[` and `]`, but not `/` and `:`.
 const PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')

@@ -77,9 +77,8 @@ impl Engine {
     /// Stops a push and waits until the engine has stopped. Returns `false` if the engine does not stop
     /// within 5 s.
     ///
-    /// Closes only the sending side of the connection. Engines then stop the push and end the response, so
-    /// that the client sees when the push has stopped (docker 20.10 and 28, podman 4.3: measured within 0.1
-    /// s).
+    /// Closes only the sending side of the connection. Engines then stop the push and end the response, which
+    /// tells the client that the push has stopped (docker 20.10 and 28, podman 4.3: measured within 0.1 s).
     pub async fn stop(&mut self, mut stream: PushStream) -> bool {
         /// Maximum time for the engine to stop its running uploads.
         const TIMEOUT: Duration = Duration::from_secs(5);

@@ -189,8 +189,8 @@ const MAX_OBJECT: usize = 4_000_000;
 /// Maximum length in bytes of a layer's ID; longer IDs are cut. Normal IDs have 12 bytes.
 const MAX_ID: usize = 64;
 
-/// Maximum length in bytes of a layer's state; longer states are cut. The longest normal state is `Mounted
-/// from` with a repository.
+/// Maximum length in bytes of a layer's state; longer states are cut. The longest normal state is
+/// `Mounted from` with a repository.
 const MAX_STATE: usize = 300;
 
 /// Splits the bytes of a stream into JSON objects, and converts each object to events.

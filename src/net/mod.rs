@@ -33,8 +33,8 @@ impl RegistrySettings {
     ///
     /// * `addresses`: the addresses of the registry's host.
     ///
-    /// Source: moby `registry/config.go` (`isSecureIndex`). podman reports no such settings. For a registry
-    /// on podman's machine, a push has the parameter `tlsVerify=false`.
+    /// Source: moby `registry/config.go` (`isSecureIndex`). podman does not report these settings. For a
+    /// registry on podman's machine, a push request has the parameter `tlsVerify=false`.
     pub fn is_insecure(&self, domain: &str, addresses: &[IpAddr]) -> bool {
         let in_network = || {
             addresses

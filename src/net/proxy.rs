@@ -2,7 +2,7 @@
 //! client, which docker uses.
 //!
 //! Source: golang.org/x/net `http/httpproxy`. hyper-util parses the address of a proxy. The `NO_PROXY` rules
-//! of hyper-util are not used, because they follow curl and match other hosts than Go.
+//! of hyper-util are not used, because these rules follow curl and match other hosts than Go.
 
 use std::env;
 use std::net::IpAddr;

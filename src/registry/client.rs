@@ -297,7 +297,7 @@ pub fn place(url: &Url) -> (&str, u16) {
     (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
-/// Follows a redirect from a registry, unless it leads from HTTPS to HTTP. reqwest does not send the
+/// Follows a redirect from a registry, unless the target changes HTTPS to HTTP. reqwest does not send the
 /// credentials to another host or port.
 pub fn follow(attempt: Attempt<'_>) -> Action {
     let is_downgrade = attempt.url().scheme() != "https"

@@ -28,8 +28,8 @@ pub struct Registry {
     /// The base URL of the registry's API, such as `https://HOST/`.
     api: Url,
     client: Client,
-    /// The TLS configuration for all connections, built once because reading the system's CA certificates
-    /// takes time.
+    /// The TLS configuration for connections to the registry, built once because reading the system's CA
+    /// certificates takes time.
     tls_config: ClientConfig,
     access: Access,
     /// Redacts the credentials, and each token obtained with these credentials, in messages.

@@ -159,8 +159,8 @@ impl Registry {
         match response.status() {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
-            // A redirect to a blob store shows that the blob exists. Its signed URL accepts only GET, so this
-            // HEAD request fails.
+            // A redirect to a blob store shows that the blob exists. The signed URL of the store accepts only
+            // GET, so this HEAD request fails.
             _ if place(response.url()) != place(&url) => Ok(true),
             _ => Err(self.unexpected(response).await),
         }

@@ -17,7 +17,7 @@ impl Registry {
     /// itself fails.
     ///
     /// Source: OCI distribution specification 1.1, "Pushing a blob in chunks". The `DELETE` request for an
-    /// upload is documented by distribution.
+    /// upload is from distribution's own API.
     pub async fn can_push(&self, repository: &str) -> Result<(), RegistryError> {
         self.begin_and_cancel(repository).await.map_err(|error| match error {
             RegistryError::Denied { registry, login, reason } => {
