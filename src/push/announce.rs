@@ -1,4 +1,4 @@
-//! Announces which platforms of an image are sent.
+//! Tells the user which platforms of an image a push sends.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -13,10 +13,11 @@ use crate::push::platforms::Platforms;
 use crate::push::subject::Subject;
 use crate::reference::Reference;
 
-/// Timeout of an image inspect after the upload.
+/// The timeout of the request that inspects the image after the upload.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Announces the platforms once in a push. Several parts of a push inspect the image; the first one announces.
+/// Announces the platforms of an image at most once in a push. Several steps of a push inspect the image; the first of
+/// these steps announces the platforms.
 pub struct Announcer<'a> {
     reference: &'a Reference,
     selection: Option<&'a PlatformSelection>,
@@ -27,9 +28,9 @@ pub struct Announcer<'a> {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// The push itself inspects the image, so a background task must not announce it.
+    /// The push itself is inspecting the image, so a background task must not announce the platforms.
     Claimed,
-    /// `None`: the image is for one platform, or the engine does not list platforms.
+    /// The announcement is finished. `None`: the image has one platform, or the engine does not list platforms.
     Done(Option<Platforms>),
 }
 
@@ -46,14 +47,14 @@ impl<'a> Announcer<'a> {
         matches!(*self.state.borrow(), State::Done(_))
     }
 
-    /// Marks the image as having nothing to announce.
+    /// Marks the announcement as finished, with no platforms to announce.
     pub fn skip(&self) {
         if !self.is_done() {
             *self.state.borrow_mut() = State::Done(None);
         }
     }
 
-    /// Returns the announced platforms.
+    /// Returns the announced platforms, or `None` if no platforms were announced.
     pub fn platforms(&self) -> Option<Platforms> {
         match &*self.state.borrow() {
             State::Done(platforms) => platforms.clone(),
@@ -61,10 +62,10 @@ impl<'a> Announcer<'a> {
         }
     }
 
-    /// Announces which platforms are sent, unless that is done already.
+    /// Announces which platforms of the image a push sends, unless the announcement is finished.
     ///
     /// # Errors
-    /// [`PushError::Incomplete`] for `--platform all`, if platforms are missing in the engine.
+    /// [`PushError::Incomplete`] for `--platform all`, if the engine does not have all platforms of the image.
     pub fn announce(&self, image: &ImageInspect) -> Result<(), PushError> {
         if self.is_done() {
             return Ok(());
@@ -81,17 +82,18 @@ impl<'a> Announcer<'a> {
         Ok(())
     }
 
-    /// Does the same as [`announce`](Self::announce) for a background task, which cannot fail the push.
+    /// Announces the platforms from a background task, which cannot make the push fail.
     pub fn announce_in_background(&self, image: &ImageInspect) {
         if *self.state.borrow() == State::Open {
             self.finish(Platforms::of(&image.manifests, self.platform()));
         }
     }
 
-    /// Inspects and announces the image after its upload, unless it is announced already.
+    /// Inspects the image after the upload and announces the platforms, unless the announcement is finished.
     ///
     /// # Errors
-    /// Those of [`announce`](Self::announce). If the engine does not answer within 2 s, nothing is announced.
+    /// The errors of [`announce`](Self::announce). If the engine does not respond within 2 s, no platforms are
+    /// announced.
     pub async fn announce_late(&self, engine: &mut Engine, subject: &Subject<'_>) -> Result<(), PushError> {
         if self.is_done() {
             return Ok(());
@@ -103,7 +105,7 @@ impl<'a> Announcer<'a> {
         }
     }
 
-    /// Records that the engine sent one platform instead of all, and returns the warning about that.
+    /// Records that the engine pushed one platform instead of all platforms, and returns a warning for the user.
     pub fn narrow(&self, Narrowed { platform, digest, index }: Narrowed) -> String {
         let what = platform.clone().unwrap_or_else(|| "one platform".to_owned());
         let mut platforms = self.platforms().unwrap_or_default();

@@ -1,23 +1,23 @@
-//! Decides what follows a failed attempt: a retry, other credentials, a prompt, or failure.
+//! Decides which step follows a failed attempt to push: a retry, other credentials, a prompt, or an error.
 //!
-//! [`Conversation`] is a state machine. It does not upload or prompt: it returns a [`Step`], the caller executes it and
-//! reports the result as the next [`Event`].
+//! [`Conversation`] is a state machine that neither uploads nor prompts. The state machine returns a [`Step`]; the
+//! caller executes the step and reports the result as an [`Event`].
 
 use crate::credentials::login::Source;
 use crate::failure::Class;
 use crate::retry::{AttemptFailure, NextAttempt, RetryBudget};
 
-/// The maximum number of prompts in one push, or in one login with `auth`.
+/// The maximum number of prompts for credentials in one push, or in one run of `auth --login`.
 pub const MAX_PROMPTS: usize = 3;
 
-/// The facts about a failed attempt on which the next step depends.
+/// The facts about a failed attempt that determine the next step.
 #[derive(Clone, Debug)]
 pub struct FailedAttempt {
     pub failure: AttemptFailure,
-    /// Where the credentials of the attempt came from.
+    /// The source of the credentials that the attempt used.
     pub source: Source,
     pub is_anonymous: bool,
-    /// Some layer data was sent, so the registry had accepted the credentials.
+    /// The attempt sent layer data, so the registry had accepted the credentials.
     pub has_moved: bool,
 }
 
@@ -27,40 +27,41 @@ impl FailedAttempt {
     }
 }
 
-/// The result of a [`Step`].
+/// The result of a [`Step`], which the caller reports.
 #[derive(Debug)]
 pub enum Event {
     Failed(FailedAttempt),
-    /// The tag does not name this image in the registry, or the registry did not answer.
+    /// The check did not find the local image under the tag in the registry.
     NotInRegistry,
-    /// Another push of the call has newer credentials for this registry.
+    /// Another push in this run of the plugin has added newer credentials for the registry.
     NewerCredentials,
-    /// `has_prompt_failed`: an earlier prompt for this registry gave no usable credentials.
+    /// No other push has added newer credentials. `has_prompt_failed`: an earlier prompt for the registry gave no
+    /// usable credentials.
     NoNewerCredentials {
         has_prompt_failed: bool,
     },
-    /// The user has typed credentials. `are_accepted`: the registry confirmed them.
+    /// The user has typed credentials. `are_accepted`: the registry accepted the typed credentials.
     Typed {
         are_accepted: bool,
     },
 }
 
-/// The next action of the caller.
+/// The next action that the caller must take.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Attempt the push with the newest credentials.
+    /// Attempt the push with the newest credentials for the registry.
     Attempt,
-    /// Attempt it with the same credentials, since the registry may issue a new token for them.
+    /// Attempt the push again with the current credentials. The registry may issue a new token for these credentials.
     Repeat,
-    /// Check whether the tag names this image in the registry already.
+    /// Check whether the tag in the registry already names the local image.
     CheckExisting,
-    /// Retry after a wait.
+    /// Wait, then retry the push.
     Wait(NextAttempt),
-    /// Check whether another push of the call has newer credentials.
+    /// Check whether another push in this run of the plugin has added newer credentials for the registry.
     FindNewerCredentials,
     /// Prompt the user for credentials.
     Prompt,
-    /// Fail with the error of the last attempt.
+    /// Fail the push with the error of the last attempt.
     Fail,
 }
 
@@ -72,24 +73,24 @@ enum State {
     Prompting,
 }
 
-/// The state machine of one push.
+/// The state machine that decides the steps of one push.
 #[derive(Debug)]
 pub struct Conversation {
     state: State,
     retries: u32,
     budget: RetryBudget,
-    /// [`Step::Repeat`] is allowed once, for an expired token.
+    /// [`Step::Repeat`], which renews an expired token, is still allowed. One push may repeat once.
     can_repeat: bool,
     are_accepted: bool,
     has_terminal: bool,
     no_prompt: bool,
-    /// Remaining prompts.
+    /// The number of prompts that the push may still use.
     pub prompts_left: usize,
 }
 
 impl Conversation {
-    /// * `retries`: `--retries`, for each set of credentials.
-    /// * `has_terminal`, `no_prompt`: see [`PromptRequest`].
+    /// * `retries`: the value of `--retries`, which applies to each set of credentials.
+    /// * `has_terminal`, `no_prompt`: as in [`PromptRequest`].
     pub fn new(retries: u32, has_terminal: bool, no_prompt: bool) -> Self {
         Self {
             state: State::Attempting,
@@ -103,15 +104,15 @@ impl Conversation {
         }
     }
 
-    /// Returns whether the current credentials were typed, and confirmed by the registry at the prompt.
+    /// Returns whether the user typed the current credentials at a prompt and the registry accepted these credentials.
     pub fn are_accepted(&self) -> bool {
         self.are_accepted
     }
 
-    /// Returns the step that follows an event.
+    /// Returns the next step after an event.
     ///
     /// # Panics
-    /// The event is not a result of the last step.
+    /// If the event cannot result from the last step.
     pub fn next(&mut self, event: Event) -> Step {
         match (std::mem::replace(&mut self.state, State::Attempting), event) {
             (State::Attempting, Event::Failed(failed)) if failed.class() == Class::Rejected => {
@@ -167,36 +168,36 @@ impl Conversation {
         }
     }
 
-    /// Starts with the full number of attempts, since the credentials are new.
+    /// Restarts the count of attempts, since the push has new credentials.
     fn restart(&mut self) -> Step {
         self.budget = RetryBudget::new(self.retries);
         Step::Attempt
     }
 }
 
-/// Returns whether other credentials may fix a failure of this class.
+/// Returns whether other credentials may fix a failure of the given class.
 pub fn is_about_credentials(class: Class) -> bool {
     matches!(class, Class::Auth | Class::Denied)
 }
 
-/// The facts that decide whether the user is prompted for credentials.
+/// The facts that decide whether the plugin prompts the user for credentials.
 #[derive(Debug)]
 pub struct PromptRequest<'a> {
-    /// The class of the refusal; [`Class::Auth`] if the user asked to log in.
+    /// The class of the failed push, or [`Class::Auth`] for `auth --login`.
     pub class: Class,
-    /// The source of the credentials that were refused.
+    /// The source of the credentials that the registry refused.
     pub source: &'a Source,
     pub prompts_left: usize,
-    /// stdin and stderr are a terminal, and the process is in its foreground.
+    /// stdin and stderr are a terminal, and the plugin runs in the foreground of that terminal.
     pub has_terminal: bool,
-    /// `--no-prompt`
+    /// The user passed `--no-prompt`.
     pub no_prompt: bool,
-    /// An earlier prompt for this registry in this call gave no usable credentials.
+    /// An earlier prompt for the registry in this run of the plugin gave no usable credentials.
     pub has_prompt_failed: bool,
 }
 
 impl PromptRequest<'_> {
-    /// Returns the request for a user who asked to log in.
+    /// Returns the facts for a prompt by `auth --login`.
     pub fn to_log_in(has_terminal: bool) -> Self {
         Self {
             class: Class::Auth,
@@ -208,8 +209,10 @@ impl PromptRequest<'_> {
         }
     }
 
-    /// Returns whether the user may be prompted. Credentials from the command line are never replaced by a prompt, and
-    /// a user whose typed credentials are valid but may not push is not prompted again.
+    /// Returns whether the plugin may prompt the user for credentials.
+    ///
+    /// A prompt never replaces credentials from the command line. A user who typed valid credentials without push
+    /// access is not prompted again.
     pub fn is_allowed(&self) -> bool {
         let can_help = match self.class {
             Class::Auth => true,
@@ -240,7 +243,7 @@ mod tests {
         Source::Helper("pass".to_owned())
     }
 
-    /// Formats a step without its random wait.
+    /// Formats a step, without the random duration of a wait.
     fn name(step: &Step) -> String {
         match step {
             Step::Wait(next) => format!("Wait {} of {}", next.number, next.of),

@@ -1,4 +1,4 @@
-//! `--dry-run`: queries engine and registry for what a push would find, and uploads nothing.
+//! Implements `--dry-run`: queries the engine and the registry about an image, and uploads nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,37 +15,39 @@ use crate::reference::Reference;
 use crate::registry::Registry;
 use crate::registry::error::RegistryError;
 
-/// How many other tags of the repository are searched for the image's layers.
+/// The maximum number of other tags in the repository whose images are searched for the local image's layers.
 const MAX_OTHER_TAGS: usize = 5;
-/// How many manifests of an index are searched.
+/// The maximum number of manifests in an index that are searched for the local image's layers.
 const MAX_PLATFORMS: usize = 10;
 
-/// The findings of a dry run. Their JSON is part of a public format: fields may be added, never renamed.
+/// The findings of a dry run. The JSON output is a public format: fields may be added, never renamed.
 #[derive(Debug, Serialize)]
 pub struct Findings {
     /// The ID of the image in the engine.
     pub id: String,
-    /// The image size in bytes, as the engine counts it.
+    /// The size of the image in bytes, as reported by the engine.
     pub size: u64,
-    /// The digests of the uncompressed layers (diff IDs).
+    /// The digests of the image's uncompressed layers (diff IDs).
     pub layers: Vec<String>,
-    /// The `layers` that no searched image in the repository has. An engine may find them in another repository.
+    /// The `layers` that were not found in the repository. The engine may still mount these layers from another
+    /// repository.
     pub missing_layers: Vec<String>,
-    /// The registry has accepted the start of an upload.
+    /// The registry allowed the plugin to start an upload to the repository.
     #[serde(rename = "may_write")]
     pub can_push: bool,
-    /// The digest that the tag names now.
+    /// The digest that the tag names in the registry. `None`: the tag does not exist.
     pub tag_names: Option<String>,
-    /// The tag names this image.
+    /// The tag in the registry names the local image.
     pub is_same: bool,
     #[serde(skip)]
     pub named: Option<Descriptor>,
 }
 
-/// Queries engine and registry in the order of a push, so that the first error is the one a push would report.
+/// Queries the engine and the registry in the same order as a push, so that a dry run fails with the same error as a
+/// push.
 ///
 /// # Errors
-/// The error that a push would report.
+/// The first error that a push would report before the upload.
 pub async fn run(
     pool: &RegistryPool,
     engine: &mut Engine,
@@ -73,9 +75,10 @@ pub async fn run(
     })
 }
 
-/// Returns the layers of an image that are in its repository. Engines do not report the digests of compressed layers,
-/// so this searches images in the repository for the same diff IDs: the one that the tag names, those with the image's
-/// digests, and the newest other tags.
+/// Returns the diff IDs of the local image's layers that the repository in the registry has.
+///
+/// Engines do not report the digests of compressed layers. So this function compares the diff IDs with other images in
+/// the repository: the images of the tag, of the local image's digests, and of the highest other tags.
 async fn layers_there(
     registry: &Arc<Registry>,
     reference: &Reference,
@@ -83,7 +86,7 @@ async fn layers_there(
 ) -> BTreeSet<String> {
     let repository = reference.path();
     let tag = reference.tag_or_latest();
-    // Without the list of tags, fewer images are searched.
+    // If the registry cannot list its tags, search fewer images.
     let tags = registry.tags(repository).await.unwrap_or_default();
     let others = tags.into_iter().rev().filter(|other| other != tag).take(MAX_OTHER_TAGS);
     let images = [tag.to_owned()].into_iter().chain(image.digests.iter().cloned()).chain(others);
@@ -92,13 +95,14 @@ async fn layers_there(
         if image.layers.iter().all(|layer| there.contains(layer)) {
             break;
         }
-        // An image that cannot be read is skipped.
+        // Skip an image whose manifest or configuration cannot be read.
         there.extend(layers_of(registry, repository, &named, image).await.unwrap_or_default());
     }
     there
 }
 
-/// Returns the layers that an image shares with another image in the registry, if the registry has their blobs.
+/// Returns the diff IDs of the layers that the local image shares with an image in the registry. Omits layers whose
+/// blobs the registry lacks.
 async fn layers_of(
     registry: &Registry,
     repository: &str,

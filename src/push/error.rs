@@ -1,4 +1,4 @@
-//! The errors of a push, of one attempt, and of a query about its image.
+//! The errors of a push, of one attempt to push, and of a query about an image.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,50 +18,50 @@ use crate::text::sanitize;
 pub enum PushError {
     #[error("{0}")]
     Refused(Box<Refusal>),
-    /// The connection to the engine broke, or the peer does not speak the engine's protocol.
+    /// The connection to the engine broke, or the program at the endpoint does not speak the engine's protocol.
     #[error("cannot push {reference}")]
     Engine {
         reference: String,
         #[source]
         source: EngineError,
     },
-    /// The stream ended properly, but without a digest.
+    /// The engine's stream closed without an error and without a digest, and the registry did not confirm the push.
     #[error(
         "the engine ended the push of {reference} without a digest for tag `{tag}`, and the registry did not confirm it"
     )]
     Unconfirmed { reference: String, tag: String },
-    /// The tag names another image in the registry, and `--if-exists fail` forbids replacing it.
+    /// The tag in the registry names another image, and `--if-exists fail` forbids replacing that image.
     #[error(
         "{reference} exists in the registry and points to another image, {found}; the local image is {id}"
     )]
     Exists { reference: String, found: String, id: String },
     #[error("{reference} was pushed as {expected}, but {found}")]
     Unverified { reference: String, expected: String, found: Found },
-    /// The registry did not answer, and `--verify always` requires an answer.
+    /// The query of the registry after the push failed, which is an error only with `--verify always`.
     #[error("cannot verify {reference} after the push: {}", cause.reason())]
     Unverifiable { reference: String, cause: Cause },
-    /// `--timeout`
+    /// The push exceeded `--timeout`.
     #[error("{} within {}{}", match pushed {
         Some(digest) => format!("{reference} was pushed as {digest}, but not verified"),
         None => format!("cannot push {reference}"),
     }, format_duration(*after), last_failure(failures))]
-    /// `pushed`: the digest, if the engine reported one.
+    /// `pushed`: the digest of the pushed manifest, if the engine reported a digest before the timeout.
     TimedOut { reference: String, after: Duration, pushed: Option<String>, failures: Vec<String> },
-    /// In the engine, another image has the name that `--to` needs.
+    /// In the engine, another image has the name that `--to` requires for the image to push.
     #[error(
         "cannot tag {reference}: it already names another local image ({found}); the image to push is {id}"
     )]
     Taken { reference: String, found: String, id: String },
-    /// The destination needs a path and tag from the image's name, but an ID was typed.
+    /// The value of `--to` needs the path and tag of a name, but the user typed an image ID.
     #[error("`{typed}` is an image ID, and has no path and tag for {reference}")]
     Nameless { reference: String, typed: String },
     /// The engine cannot push one platform of an image.
     #[error("cannot push {reference} for one platform: {reason}")]
     NoPlatforms { reference: String, reason: String },
-    /// `--platform all`, but the engine does not have all platforms.
+    /// The user passed `--platform all`, but the engine does not have all platforms of the image.
     #[error("the engine does not have all platforms of {reference}: {} missing", platforms.join(", "))]
     Incomplete { reference: String, platforms: Vec<String> },
-    /// The same as `Incomplete`, but found only after the push.
+    /// The user passed `--platform all`, but the engine pushed only one platform of the image.
     #[error(
         "{reference} was pushed as {digest}, one platform only: the engine does not have all platforms of the index"
     )]
@@ -87,7 +87,7 @@ impl PushError {
         }
     }
 
-    /// Returns the next command or setting to try.
+    /// Returns a hint for the user: a command to run or a setting to change.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Taken { reference, .. } => {
@@ -124,13 +124,13 @@ impl PushError {
     }
 }
 
-/// How the registry's content differs from the pushed image.
+/// The difference between the registry's content and the pushed image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     Nothing,
-    /// The tag names this digest.
+    /// The tag in the registry names another manifest, with this digest.
     Another(String),
-    /// The digests of missing blobs or manifests.
+    /// The registry lacks the blobs or manifests with these digests.
     Incomplete(Vec<String>),
 }
 
@@ -148,22 +148,22 @@ impl fmt::Display for Found {
     }
 }
 
-/// A push that the engine or the registry refused, with the facts for its message and hint.
+/// A push that the engine or the registry refused. The fields are the facts for the error message and the hint.
 #[derive(Debug)]
 pub struct Refusal {
     pub cause: Cause,
     pub reference: Reference,
     pub login: Login,
-    /// An image that the user may have meant, if the engine does not have this one.
+    /// A local image that the user may have meant, if the engine does not have the requested image.
     pub suggestion: Option<Suggestion>,
-    /// Why each attempt failed, including the last.
+    /// The reasons why the attempts failed, one reason for each attempt.
     pub failures: Vec<String>,
-    /// The image has another name in the engine, so the push needs a new tag with this reference.
+    /// The image has another name in the engine than `reference`, so the push needs a new tag.
     pub is_renamed: bool,
 }
 
 impl Refusal {
-    /// Returns the next command or setting to try.
+    /// Returns a hint for the user: a command to run or a setting to change.
     pub fn hint(&self) -> Option<String> {
         let reference = &self.reference;
         if let Cause::Registry(error) = &self.cause {
@@ -229,12 +229,12 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Returns `; the last try ended with: …` if an attempt has failed.
+/// Returns `; the last attempt failed: …`, or an empty string if no attempt has failed.
 fn last_failure(failures: &[String]) -> String {
     failures.last().map(|reason| format!("; the last attempt failed: {reason}")).unwrap_or_default()
 }
 
-/// Returns ` after 6 tries (1: …; 2 to 6: …)` if there was more than one attempt.
+/// Returns ` after 6 attempts (1: …; 2 to 6: …)`, or an empty string if at most one attempt has failed.
 fn attempts(failures: &[String]) -> String {
     match failures {
         [] | [_] => return String::new(),
@@ -254,12 +254,12 @@ fn attempts(failures: &[String]) -> String {
     format!(" after {} attempts ({})", failures.len(), same.join("; "))
 }
 
-/// Why a registry refused a request, or did not answer.
+/// The reason why a registry refused a request or did not respond.
 #[derive(Debug)]
 pub enum Cause {
-    /// The engine reported it. `reason`: the engine's text, sanitized.
+    /// The engine reported the failure. `reason`: the engine's error message, sanitized.
     Engine { verdict: Verdict, reason: String },
-    /// The registry's answer to the plugin, or the failure to reach it.
+    /// A direct request from the plugin to the registry failed.
     Registry(Box<RegistryError>),
 }
 
@@ -270,7 +270,8 @@ impl Cause {
             Self::Registry(error) => {
                 let verdict = Verdict::without_hint(error.class());
                 match &**error {
-                    // As in an engine's text, a host name that cannot be resolved limits the retries.
+                    // Classify the reason too, because its verdict limits the retries for a host name that cannot be
+                    // resolved.
                     RegistryError::Unreachable { reason, .. } => {
                         Some(classify(&Evidence::of_text(reason, true)))
                             .filter(|read| read.class == verdict.class)
@@ -293,7 +294,7 @@ impl Cause {
         }
     }
 
-    /// Returns the hint for a query without an answer. An engine's text has none.
+    /// Returns a hint for the user if a direct request from the plugin to the registry failed.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Registry(error) => error.hint(),
@@ -302,7 +303,7 @@ impl Cause {
     }
 }
 
-/// Why a query about an image got no answer.
+/// The reason why a query about an image failed.
 #[derive(Debug)]
 pub enum QueryError {
     Cause(Cause),
@@ -322,13 +323,13 @@ impl From<RegistryError> for QueryError {
     }
 }
 
-/// Why an attempt failed.
+/// The reason why an attempt to push failed.
 #[derive(Debug)]
 pub enum AttemptError {
-    /// Another attempt or other credentials may succeed.
+    /// Another attempt, or an attempt with other credentials, may succeed.
     Retryable {
         cause: Cause,
-        /// How many more attempts can help, as far as the uploader knows.
+        /// The maximum number of further attempts that can help; `u32::MAX`: no limit.
         max_retries: u32,
     },
     Fatal(PushError),

@@ -1,4 +1,4 @@
-//! `--if-exists`: decides about a push whose tag is in the registry already.
+//! Implements `--if-exists`: decides whether to push an image if the registry already has the tag.
 
 use futures_util::future::join;
 
@@ -13,14 +13,14 @@ use crate::push::session::Session;
 use crate::push::subject::{Subject, inspect};
 use crate::reference::Reference;
 
-/// Returns the outcome of a push that needs no upload; `None`: the image must be uploaded.
+/// Returns the outcome of a push that needs no upload, or `None` if the image must be uploaded.
 ///
 /// * `named`: the manifest that the tag names in the registry.
-/// * `is_same`: that manifest is the image to push.
-/// * `id`: the ID of the image to push, for the error.
+/// * `is_same`: `named` is the image to push.
+/// * `id`: the ID of the image to push, for the error message.
 ///
 /// # Errors
-/// [`PushError::Exists`]
+/// [`PushError::Exists`] if `--if-exists fail` forbids replacing the image in the registry.
 pub fn if_exists_outcome(
     if_exists: IfExists,
     reference: &Reference,
@@ -37,11 +37,12 @@ pub fn if_exists_outcome(
     }
 }
 
-/// Queries engine and registry if `--if-exists` needs it. Returns the outcome of a push that needs no upload; `None`:
-/// the image must be uploaded.
+/// Queries the engine and the registry about the tag, unless `--if-exists` is `overwrite`.
+///
+/// Returns the outcome of a push that needs no upload, or `None` if the image must be uploaded.
 ///
 /// # Errors
-/// The image is not in the engine, the registry does not answer, or [`PushError::Exists`].
+/// The engine does not have the image, the registry does not respond, or [`PushError::Exists`].
 pub async fn outcome_before_upload(
     session: &Session<'_>,
     engine: &mut Engine,
@@ -65,7 +66,7 @@ pub async fn outcome_before_upload(
     let named = match named {
         Ok(Some(named)) => named,
         Ok(None) => return Ok(None),
-        // Credentials may allow pushing but not reading. Pushing an image that the registry has is harmless.
+        // Continue, since the credentials may allow pushing but not reading. Pushing an unchanged image is harmless.
         Err(QueryError::Cause(cause)) if if_exists == IfExists::Update && cause.class() != Class::Auth => {
             log.warn(format!("cannot look up the tag in the registry: {}", cause.reason()));
             return Ok(None);
@@ -73,15 +74,18 @@ pub async fn outcome_before_upload(
         Err(error) => return Err(subject.attempt_error(error)),
     };
     let is_same = match pool.is_same(engine, subject, &image, &named).await {
-        // Only `fail` depends on the answer. Without it, `skip` skips and `update` uploads.
+        // Only `--if-exists fail` must know whether the images are the same. After an error, `skip` skips the push,
+        // and `update` uploads the image.
         Err(QueryError::Cause(_)) if if_exists != IfExists::Fail => false,
         is_same => is_same.map_err(|error| subject.attempt_error(error))?,
     };
     Ok(if_exists_outcome(if_exists, subject.reference, Some(named), is_same, image.id)?)
 }
 
-/// Returns the manifest that the tag names in the registry, if it is the image to push. Called after a refusal: a
-/// registry may refuse an immutable tag only at the end of a push, and if the image is the same, that is not an error.
+/// Returns the manifest that the tag names in the registry, if that manifest is the image to push.
+///
+/// The caller uses this function after the registry refused a push. Refusing to change an immutable tag is not an
+/// error if the tag already names the image.
 pub async fn find_same(
     session: &Session<'_>,
     engine: &mut Engine,

@@ -1,11 +1,12 @@
-//! Synchronizes the pushes of a call: one push goes first, and the others wait for it.
+//! Synchronizes the pushes in one run of the plugin: one push runs first, and the other pushes wait.
 //!
-//! Each registry has a [`Gate`]. Its credentials are looked up once, tried by one push, and prompted for once. Parallel
-//! pushes with a wrong password would cause as many failed logins, and registries may lock the account.
+//! Each registry has a [`Gate`]. Only one push at a time looks up credentials, tries new credentials, or prompts the
+//! user. Parallel pushes with a wrong password would cause several failed logins, and the registry may lock the
+//! account.
 //!
-//! Each repository has a [`Lead`]. The tags of a repository mostly share layers, but an engine sends a layer again for
-//! each push that begins before the registry has it (docker 28's containerd store sent the 5 blobs of 6 tags 22 times;
-//! measured).
+//! Each repository has a [`Lead`]. The tags of a repository mostly share layers. An engine sends a shared layer
+//! several times if several pushes begin before the registry has the layer. (Measured: for 6 tags with 5 blobs in
+//! total, the containerd store of docker 28 sent 22 blobs.)
 
 use std::cell::Cell;
 
@@ -15,19 +16,20 @@ use crate::credentials::Credentials;
 use crate::credentials::keyring::LookedUp;
 use crate::credentials::login::{Login, Source};
 
-/// Credentials that the pushes to a registry use.
+/// One set of credentials for a registry, used by the pushes in this run of the plugin.
 #[derive(Clone, Debug)]
 pub struct ActiveCredentials {
-    /// The number of these credentials among those for this registry, from 1. 0: [`anonymous`](Self::anonymous).
+    /// The position of these credentials in [`Logins`], counted from 1; 0 for [`anonymous`](Self::anonymous).
     pub number: u32,
     pub credentials: Credentials,
     pub login: Login,
-    /// The repository that these were typed for, because the earlier credentials may not push to it. `None`: all.
+    /// The only repository that uses these credentials, typed because the earlier credentials have no push access.
+    /// `None`: all repositories of the registry.
     only_for: Option<String>,
 }
 
 impl ActiveCredentials {
-    /// Returns empty credentials, for steps that do not contact the registry.
+    /// Returns empty credentials, for steps of a push that do not contact the registry.
     pub fn anonymous() -> Self {
         let credentials = Credentials::anonymous();
         let login = Login::new(&credentials, Source::Nothing, Vec::new());
@@ -35,35 +37,38 @@ impl ActiveCredentials {
     }
 }
 
-/// All credentials of the call for one registry, in the order in which they were found or typed.
+/// All credentials for one registry in this run of the plugin, in the order in which the credentials were found or
+/// typed.
 #[derive(Debug, Default)]
 pub struct Logins {
     active: Vec<ActiveCredentials>,
-    /// The first credentials, looked up before a push needs them. The first push uses them and shows their warnings.
+    /// The credentials that were looked up before any push needed credentials. The first push takes these credentials
+    /// and shows the warnings of the lookup.
     pub prefetched: Option<LookedUp>,
 }
 
 impl Logins {
-    /// Returns whether no credentials were looked up so far.
+    /// Returns whether no credentials for the registry were looked up or typed so far.
     pub fn is_empty(&self) -> bool {
         self.active.is_empty() && self.prefetched.is_none()
     }
 
-    /// Returns the newest credentials for this repository or for all repositories.
+    /// Returns the newest credentials that apply to the given repository.
     pub fn of(&self, repository: &str) -> Option<&ActiveCredentials> {
         let is_for_it =
             |active: &&ActiveCredentials| active.only_for.as_deref().is_none_or(|only| only == repository);
         self.active.iter().rfind(is_for_it)
     }
 
-    /// Returns the first credentials with a higher number.
+    /// Returns the first credentials whose number is higher than the given number.
     pub fn newer_than(&self, number: u32) -> Option<&ActiveCredentials> {
         self.active.iter().find(|active| active.number > number)
     }
 
     /// Adds credentials, and returns them with their number.
     ///
-    /// * `only_for`: the one repository that uses them; `None`: they replace all earlier credentials.
+    /// * `only_for`: the only repository that uses the credentials; `None`: all repositories, instead of all earlier
+    ///   credentials.
     pub fn add(
         &mut self,
         credentials: Credentials,
@@ -77,22 +82,23 @@ impl Logins {
     }
 }
 
-/// Held by the push that looks up credentials, uses them first, or prompts for others.
+/// Held by a push while the push looks up credentials, tries new credentials, or prompts the user.
 pub type Pass<'a> = MutexGuard<'a, Logins>;
 
 #[derive(Debug)]
 pub struct Gate {
     logins: Mutex<Logins>,
-    /// The registry has accepted a push with the newest credentials for all repositories.
+    /// The registry has accepted a push with the newest credentials, so pushes may run in parallel.
     is_open: Cell<bool>,
-    /// A prompt for this registry gave no usable credentials. The user is not prompted again in this call.
+    /// A prompt for the registry gave no usable credentials. The plugin does not prompt again for this registry in
+    /// this run.
     pub has_prompt_failed: Cell<bool>,
-    /// Credentials that were typed or given in this call must still be saved.
+    /// Credentials that the user typed or passed as options must still be saved.
     pub must_be_saved: Cell<bool>,
 }
 
 impl Gate {
-    /// * `must_be_saved`: credentials that are typed or given in this call must be saved (`--save-credentials`).
+    /// * `must_be_saved`: the user passed `--save-credentials`.
     pub fn new(must_be_saved: bool) -> Self {
         Self {
             logins: Mutex::default(),
@@ -102,31 +108,32 @@ impl Gate {
         }
     }
 
-    /// Waits until no other push holds the pass.
+    /// Waits until no other push holds the pass, and returns the pass.
     pub async fn enter(&self) -> Pass<'_> {
         self.logins.lock().await
     }
 
-    /// Returns whether several pushes may use the credentials at once.
+    /// Returns whether several pushes may use the registry's newest credentials at the same time.
     pub fn is_open(&self) -> bool {
         self.is_open.get()
     }
 
-    /// Releases the pass and opens the gate for all pushes, because the registry has accepted the push with the pass.
-    /// Does nothing without a pass.
+    /// Releases the pass and lets all pushes run, because the registry has accepted the push that held the pass. Does
+    /// nothing if `pass` is `None`.
     pub fn open(&self, pass: &mut Option<Pass<'_>>) {
         if pass.take().is_some() {
             self.is_open.set(true);
         }
     }
 
-    /// Closes the gate, because one push must try new credentials alone.
+    /// Closes the gate, so that only one push tries the new credentials.
     pub fn close(&self) {
         self.is_open.set(false);
     }
 }
 
-/// Lets one push into a repository go first. The others follow when a push has succeeded.
+/// Lets one push to a repository run alone. After a push has succeeded, the other pushes to the repository run in
+/// parallel.
 #[derive(Debug, Default)]
 pub struct Lead {
     turn: Mutex<()>,
@@ -134,8 +141,8 @@ pub struct Lead {
 }
 
 impl Lead {
-    /// Waits for the push that runs alone. Returns a guard if no push has succeeded so far; the caller runs alone
-    /// while it holds the guard.
+    /// Waits while another push to the repository runs alone. Returns a guard if no push has succeeded so far. While
+    /// the caller holds the guard, no other push to the repository runs.
     pub async fn follow(&self) -> Option<MutexGuard<'_, ()>> {
         if self.is_open.get() {
             return None;
@@ -144,7 +151,7 @@ impl Lead {
         Some(turn).filter(|_| !self.is_open.get())
     }
 
-    /// Records that a push has succeeded, so that the others no longer wait for each other.
+    /// Records that a push to the repository has succeeded, so that other pushes no longer wait.
     pub fn open(&self) {
         self.is_open.set(true);
     }
@@ -158,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// Polls a future once; `None`: it is pending.
+    /// Polls a future once. Returns `None` if the future is pending.
     fn now<T>(future: impl Future<Output = T>) -> Option<T> {
         match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(value) => Some(value),

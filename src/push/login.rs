@@ -1,4 +1,4 @@
-//! Prompts the user for credentials, and lets the engine check them with the registry before a push uses them.
+//! Prompts the user for credentials. The engine checks the credentials with the registry before a push uses them.
 
 use crate::credentials::Credentials;
 use crate::credentials::login::docker_login;
@@ -12,7 +12,7 @@ use crate::text::sanitize;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// The user typed no complete credentials, so that none were checked.
+    /// The user typed no complete pair of user name and password.
     #[error("no credentials were entered for {registry}")]
     NothingTyped { registry: String },
     #[error("{registry} refused the credentials entered ({refused} attempt{})", if *refused == 1 { "" } else { "s" })]
@@ -28,7 +28,7 @@ pub enum LoginError {
 }
 
 impl LoginError {
-    /// Returns the next command or setting to try.
+    /// Returns a hint for the user: a command to run or a setting to change.
     pub fn hint(&self) -> Option<String> {
         let registry = match self {
             Self::Engine(error) => return error.hint(),
@@ -46,9 +46,9 @@ impl LoginError {
 
 /// A prompt for the credentials of one registry.
 pub struct Question<'a> {
-    /// The domain, for messages.
+    /// The domain of the registry, for messages.
     pub registry: &'a str,
-    /// See [`crate::reference::Reference::credentials_key`].
+    /// The key under which docker stores the credentials: see [`crate::reference::Reference::credentials_key`].
     pub key: &'a str,
     pub terminal: &'a Terminal,
     pub engine: &'a mut Engine,
@@ -58,20 +58,23 @@ pub struct Question<'a> {
 #[derive(Debug)]
 pub struct Checked {
     pub credentials: Credentials,
-    /// The engine's raw message if it could not check the credentials; `None`: the registry accepts them.
+    /// The engine's raw error message, if the engine could not check the credentials. `None`: the registry accepts the
+    /// credentials.
     pub unchecked: Option<String>,
 }
 
 impl Question<'_> {
-    /// Prompts until the registry accepts the credentials. The engine's `/auth` checks them, so that a wrong password
-    /// causes one failed login instead of one for each layer.
+    /// Prompts until the registry accepts the typed credentials or no prompt is left.
     ///
-    /// * `username`: the default if the user presses only Enter.
-    /// * `prompts_left`: decremented with each prompt.
-    /// * `tell`: called with the reason why the input was not accepted.
+    /// The engine checks the credentials with the `/auth` request. Without this check, a wrong password would cause
+    /// one failed login for each layer.
+    ///
+    /// * `username`: the default user name in the prompt.
+    /// * `prompts_left`: the number of remaining prompts, decremented by each prompt.
+    /// * `tell`: shows the user why the typed credentials were not accepted.
     ///
     /// # Errors
-    /// The user typed no credentials that are accepted, or the engine cannot be reached.
+    /// The registry accepts none of the typed credentials, the prompt fails, or the engine cannot be reached.
     pub async fn ask(
         &mut self,
         username: Option<&str>,
@@ -118,7 +121,8 @@ impl Question<'_> {
     }
 }
 
-/// Lets the engine check credentials with the registry. The inner error is the registry's raw refusal.
+/// Lets the engine check credentials with the registry. The inner `Err` is the raw error message if the registry
+/// refuses the credentials.
 ///
 /// # Errors
 /// The engine cannot be reached.
@@ -137,13 +141,15 @@ pub async fn check(
     })
 }
 
-/// Replaces the password with the identity token.
+/// Replaces the password in the credentials with an identity token.
 fn with_token(credentials: Credentials, token: Secret) -> Credentials {
     Credentials { password: None, identity_token: Some(token), ..credentials }
 }
 
-/// Returns whether the registry refused the credentials. If the registry uses basic authentication, the engine answers
-/// HTTP 500 with the registry's 401 in the text, so only the text distinguishes the cases.
+/// Returns whether an error message of the engine means that the registry refused the credentials.
+///
+/// For a registry with basic authentication, the engine responds with HTTP 500 and mentions the registry's 401 only in
+/// the message.
 fn is_about_login(message: &str) -> bool {
     matches!(classify(&Evidence::of_text(message, true)).class, Class::Auth | Class::Denied)
 }

@@ -1,6 +1,7 @@
-//! Pushes one image to its registry: adds a tag, checks what exists, uploads, verifies, removes the tag.
+//! Pushes one image to a registry: adds a local tag, checks the tag in the registry, uploads, verifies, and removes
+//! the local tag.
 //!
-//! `Push` runs these steps. [`conversation`] decides what follows a failed attempt.
+//! `Push` runs these steps, and [`conversation`] decides the next step after a failed attempt.
 
 mod announce;
 pub mod conversation;
@@ -53,26 +54,26 @@ use crate::push::upload::Route;
 use crate::retry::{AttemptFailure, NextAttempt, root_cause};
 use crate::text::with_causes;
 
-/// How long the engine may take to list its images for a hint.
+/// The timeout for listing the engine's images, which serve only to suggest an image in a hint.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
-/// The delay before the image is inspected in parallel with its push. Docker's containerd store needs about half of
-/// that for an inspection, and after a short push the registry's answer may make the inspection unnecessary.
+/// The delay before a background task inspects the image during the upload. Docker's containerd store needs about half
+/// of the delay for an inspection. If the upload is shorter, the verification may make the inspection unnecessary.
 const SHORT_PUSH: Duration = Duration::from_millis(100);
 
-/// One local image and the destinations that it is pushed to.
+/// One local image, and all destinations of that image.
 pub struct Batch<'a> {
     pub destinations: Vec<Destination<'a>>,
 }
 
-/// A destination of an image, and where its push reports.
+/// One destination of a local image, with the reporter and the record of the push.
 pub struct Destination<'a> {
     pub target: &'a Target,
     pub reporter: ImageReporter<'a>,
     pub record: &'a mut Record,
 }
 
-/// Pushes an image to its destinations, one after another. Returns the result and duration of each push, in the same
-/// order.
+/// Pushes an image to its destinations, one after another. Returns the result and the duration of each push, in the
+/// order of the destinations.
 pub async fn push_batch(
     session: &Session<'_>,
     engine: &mut Engine,
@@ -96,11 +97,12 @@ struct Push<'a> {
     options: &'a PushOptions,
     engine: &'a mut Engine,
     gate: &'a Gate,
-    /// While this push holds the pass, no other push may use these credentials or prompt for others.
+    /// The pass of the gate. While this push holds the pass, no other push tries credentials for the registry or
+    /// prompts the user.
     pass: Option<Pass<'a>>,
     route: Route,
     announcer: &'a Announcer<'a>,
-    /// The remaining part of `--timeout`. Time spent at prompts or waiting for other images does not count.
+    /// The remaining time of `--timeout`. Time at prompts, or while the push waits for other pushes, does not count.
     time_left: Option<Duration>,
     log: ImageLog<'a>,
 }
@@ -128,10 +130,10 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// Pushes the image. Removes the tag that it added for the push, also after a failure.
+    /// Pushes the image. Removes the local tag that was added for the push, even if the push fails.
     ///
     /// # Errors
-    /// [`PushError`]; the record contains the progress up to the error.
+    /// [`PushError`]. The record contains the progress of the push up to the error.
     async fn run(mut self) -> Result<Outcome, PushError> {
         self.log.reporter.show(&Update::Start { is_dry_run: self.options.dry_run });
         self.check_platforms().await?;
@@ -163,7 +165,8 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// Adds the tag that the push needs, and announces the image's platforms if they must be known before the upload.
+    /// Adds the local tag that the push needs. Announces the image's platforms if the push needs the platforms before
+    /// the upload.
     async fn prepare(&mut self) -> Result<Option<TemporaryTag>, AttemptError> {
         let anonymous = ActiveCredentials::anonymous();
         let subject = self.subject(&anonymous);
@@ -177,8 +180,8 @@ impl<'a> Push<'a> {
             self.announcer.skip();
             return Ok(None);
         }
-        // Unless needed now, the image is inspected during the upload, over another connection. Errors are ignored:
-        // if the engine does not have the image, the upload reports that.
+        // If the platforms are not needed now, a background task inspects the image during the upload. Errors are
+        // ignored, since the upload reports a missing image.
         let is_needed_now = self.options.platform.is_some() || self.options.dry_run;
         if (is_needed_now || self.engine.is_connect_expensive())
             && let Ok(image) = self.engine.inspect(subject.local_name).await
@@ -188,7 +191,7 @@ impl<'a> Push<'a> {
         Ok(None)
     }
 
-    /// Attempts the push, first with the credentials that Docker has for the registry. After a failure, the
+    /// Attempts the push, first with the credentials that were found for the registry. After a failed attempt, the
     /// [`Conversation`] decides the next step.
     async fn push_with_auth(&mut self) -> Result<Outcome, PushError> {
         let has_terminal = self.session.terminal.is_some();
@@ -196,7 +199,7 @@ impl<'a> Push<'a> {
         let mut active = self.enter().await;
         loop {
             if self.pass.is_none() && !self.gate.is_open() {
-                // The registry has accepted no push so far, so this push must run alone again.
+                // The registry has accepted no push with the newest credentials so far, so this push must run alone.
                 active = self.enter().await;
             }
             self.log.record.login = Some(active.login.clone());
@@ -231,7 +234,7 @@ impl<'a> Push<'a> {
             }
             self.log.record.failures.push(root_cause(&cause.reason(), class));
             if !is_about_credentials(class) {
-                // The credentials are not the cause, so other pushes may use them.
+                // The credentials did not cause the failure, so other pushes may use the credentials.
                 self.pass = None;
             }
             if let Step::Wait(next) = step {
@@ -239,7 +242,8 @@ impl<'a> Push<'a> {
                 continue;
             }
             if conversation.are_accepted() && class != Class::Auth {
-                // The registry has accepted the credentials, so they are worth saving although the push failed.
+                // Save the credentials although the push failed, because the registry accepted the credentials at the
+                // prompt.
                 self.save(&active.credentials).await;
             }
             active = self.fail_or_change_credentials(&mut conversation, step, cause, active).await?;
@@ -247,12 +251,12 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// Returns other credentials, from another push or a prompt, or fails with the last error.
+    /// Returns newer credentials, from another push or from a prompt.
     ///
-    /// * `step`: what the conversation decided after `cause`.
+    /// * `step`: the step that the conversation returned after `cause`.
     ///
     /// # Errors
-    /// The last failure, or the error of the prompt.
+    /// The error of the last attempt, or the error of the prompt.
     async fn fail_or_change_credentials(
         &mut self,
         conversation: &mut Conversation,
@@ -292,7 +296,7 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// Makes one attempt: checks what exists, uploads, verifies.
+    /// Makes one attempt: checks the tag in the registry, uploads the image, and verifies the push.
     async fn attempt(&mut self, active: &ActiveCredentials) -> Result<Outcome, AttemptError> {
         let subject = self.subject(active);
         self.log.record.progress = Progress::default();
@@ -332,7 +336,8 @@ impl<'a> Push<'a> {
             announcer.announce_late(self.engine, subject).await?;
             self.log.warn(announcer.narrow(narrowed));
         }
-        // The upload shows that the registry accepts the credentials, even if the verification fails.
+        // Open the gate before the verification, since the upload already shows that the registry accepts the
+        // credentials.
         self.gate.open(&mut self.pass);
         self.save(&subject.active.credentials).await;
         verify::verify(session, self.engine, subject, &pushed, announcer, &mut self.log).await?;
@@ -340,7 +345,7 @@ impl<'a> Push<'a> {
         Ok(Outcome::new(Status::Pushed, pushed))
     }
 
-    /// `--dry-run`
+    /// Makes a dry run (`--dry-run`) instead of a push.
     async fn dry_run(&mut self, subject: &Subject<'_>) -> Result<Outcome, AttemptError> {
         let found = dry_run::run(&self.session.pool, self.engine, subject).await;
         let findings = found.map_err(|error| subject.attempt_error(error))?;
@@ -355,8 +360,8 @@ impl<'a> Push<'a> {
         Ok(outcome.unwrap_or(Outcome::new(Status::WouldPush, None)))
     }
 
-    /// Returns the credentials for the registry. Keeps the pass of the registry's gate, so that this push runs alone,
-    /// if the registry has accepted no push with them so far.
+    /// Returns the credentials for the registry. Keeps the pass of the registry's gate until the registry has accepted
+    /// a push with these credentials.
     async fn enter(&mut self) -> ActiveCredentials {
         let mut pass = self.gate.enter().await;
         let active = match pass.of(&self.target.reference.repository()) {
@@ -379,8 +384,8 @@ impl<'a> Push<'a> {
         active
     }
 
-    /// Returns the credentials after this number, which another push has prompted for. `None`: there are none; this
-    /// push holds the pass and may prompt.
+    /// Returns the next credentials after the given number, added by another push. If this method returns `None`, no
+    /// newer credentials exist, and this push holds the pass.
     async fn newer_than(&mut self, number: u32) -> Option<ActiveCredentials> {
         let pass = match self.pass.take() {
             Some(pass) => pass,
@@ -391,7 +396,8 @@ impl<'a> Push<'a> {
         newer
     }
 
-    /// Prompts for credentials. Returns them, and whether the registry has accepted them.
+    /// Prompts the user for credentials. Returns the credentials, and whether the registry has accepted the
+    /// credentials.
     async fn prompt(
         &mut self,
         refusal: &Refusal,
@@ -408,25 +414,25 @@ impl<'a> Push<'a> {
         let held = reporter.reporter.hold();
         let tell = |line: &str| reporter.say(Level::Asking, line);
         tell(&refusal.to_string());
-        // If the prompt is interrupted, the flag remains set, so that the user is not asked again.
+        // If the prompt is interrupted, the flag remains set, so that no other push prompts the user again.
         self.gate.has_prompt_failed.set(true);
         let asked = question.ask(refusal.login.username.as_deref(), prompts_left, tell).await;
         self.gate.has_prompt_failed.set(asked.is_err());
         drop((held, dialogue));
         match asked {
-            // If the engine could not check them with the registry, the upload shows whether they are accepted.
+            // If the engine could not check the credentials with the registry, the next upload does.
             Ok(login) => Ok((login.credentials, login.unchecked.is_none())),
             Err(LoginError::Engine(error)) => Err(self.engine_error(error)),
             Err(error) => Err(PushError::Login(error)),
         }
     }
 
-    /// Adds typed credentials to the gate, and returns them as the active ones.
+    /// Adds the credentials that the user typed to the registry's gate. Returns the new active credentials.
     ///
     /// * `refused`: the class of the refusal that led to the prompt.
     fn use_typed(&mut self, typed: Credentials, refused: Class) -> ActiveCredentials {
         let login = Login::new(&typed, Source::Prompt, Vec::new());
-        // The refused user may push to other repositories, so those keep their credentials.
+        // A denied account may still push to other repositories, so only this repository uses the typed credentials.
         let only_for = (refused == Class::Denied).then(|| self.target.reference.repository());
         if only_for.is_none() {
             self.gate.close();
@@ -435,7 +441,8 @@ impl<'a> Push<'a> {
         pass.add(typed, login, only_for)
     }
 
-    /// For `--save-credentials`: saves credentials that were typed or given for this call. A failure is a warning.
+    /// Saves credentials that the user typed or passed as options, for `--save-credentials`. Logs a warning if saving
+    /// fails.
     async fn save(&mut self, credentials: &Credentials) {
         let source = self.log.record.login.as_ref().map(|login| &login.source);
         let is_new = matches!(source, Some(Source::Prompt | Source::CommandLine));
@@ -472,14 +479,14 @@ impl<'a> Push<'a> {
         tokio::time::sleep(next.wait).await;
     }
 
-    /// Does the work within the rest of `--timeout`.
+    /// Runs a step of the push, limited to the remaining time of `--timeout`.
     async fn in_time<T>(&mut self, work: impl AsyncFnOnce(&mut Self) -> T) -> Result<T, PushError> {
         let Some(left) = self.time_left else { return Ok(work(self).await) };
         let started = Instant::now();
         let done = tokio::time::timeout(left, work(self)).await;
         self.time_left = Some(left.saturating_sub(started.elapsed()));
         done.map_err(|_| {
-            // The engine cancels a push when its connection is closed.
+            // Close the connection, since the engine then cancels the push.
             self.engine.hang_up();
             let record = &self.log.record;
             PushError::TimedOut {
@@ -507,7 +514,7 @@ impl<'a> Push<'a> {
         let suggestion = match cause.class() {
             Class::NotFound => {
                 let wanted = self.target.local_name.parse().unwrap_or_else(|_| reference.clone());
-                // Without an answer the message has no suggestion.
+                // If the engine does not list its images, the error has no suggestion.
                 self.engine.local_images(LIST_TIMEOUT).await.ok().and_then(|images| suggest(&wanted, &images))
             }
             _ => None,
@@ -533,7 +540,7 @@ impl<'a> Push<'a> {
         PushError::Engine { reference: self.name(), source }
     }
 
-    /// Returns the familiar name.
+    /// Returns the familiar form of the reference to push to.
     fn name(&self) -> String {
         self.target.reference.familiar()
     }
@@ -544,15 +551,15 @@ impl<'a> Push<'a> {
 }
 
 impl Drop for Push<'_> {
-    /// Records the announced platforms even if the push is interrupted.
+    /// Records the announced platforms, even if the push is interrupted.
     fn drop(&mut self) {
         self.log.record.platforms = self.announcer.platforms();
     }
 }
 
-/// Prefetches what is needed after the upload: connects to the registry and inspects the image.
+/// Prepares the steps after the upload: connects to the registry and inspects the image.
 ///
-/// Errors are ignored, since the push meets and reports them later if they matter.
+/// Errors are ignored, since a step after the upload repeats the failed request if necessary.
 async fn prefetch_image(
     session: &Session<'_>,
     mut engine: Engine,
@@ -582,7 +589,7 @@ async fn prefetch_image(
     join(connect, inspect).await;
 }
 
-/// Does the work and runs a task in the background, which is dropped when the work is done.
+/// Runs `work` and, at the same time, `task` in the background. Drops `task` when `work` has finished.
 pub async fn with_background<T>(task: impl Future<Output = ()>, work: impl Future<Output = T>) -> T {
     match select(pin!(work), pin!(task)).await {
         Either::Left((done, _)) => done,
@@ -590,7 +597,7 @@ pub async fn with_background<T>(task: impl Future<Output = ()>, work: impl Futur
     }
 }
 
-/// Returns whether the event proves that the registry allows this user to push.
+/// Returns whether an event proves that the registry allows the account to push.
 fn shows_access(event: &Event) -> bool {
     match event {
         Event::Layer { state: LayerState::Pushing { current, .. }, .. } => *current > 0,

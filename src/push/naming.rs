@@ -1,4 +1,4 @@
-//! Adds and removes the tag under which an image is pushed.
+//! Adds the local tag under which the engine pushes an image, and removes the tag after the push.
 
 use hyper::StatusCode;
 
@@ -17,8 +17,8 @@ use crate::text::with_causes;
 /// Inspects an image that the push must tag with another name.
 ///
 /// # Errors
-/// The engine does not have the image, or [`PushError::Nameless`]: an ID was typed, but the destination needs a path
-/// and tag from the image's name.
+/// The engine does not have the image. [`PushError::Nameless`] if the user typed an image ID, but the destination
+/// needs the path and tag of a name.
 pub async fn inspect_source(
     engine: &mut Engine,
     subject: &Subject<'_>,
@@ -32,12 +32,12 @@ pub async fn inspect_source(
     Ok(image)
 }
 
-/// Adds the tag that the push needs, unless the image has it already.
+/// Adds the local tag that the push needs, unless the image already has the tag.
 ///
-/// Returns the tag only if it must be removed after the push.
+/// Returns the tag if the caller must remove the tag after the push, and `None` if not.
 ///
 /// # Errors
-/// Another image has the tag, or the engine cannot add it.
+/// Another image has the tag, or the engine cannot add the tag.
 pub async fn ensure_tag(
     session: &Session<'_>,
     engine: &mut Engine,
@@ -54,7 +54,7 @@ pub async fn ensure_tag(
             let (found, id) = (other.id, image.id);
             return Err(PushError::Taken { reference: reference.familiar(), found, id });
         }
-        // Another program has added the tag since the inspection.
+        // Another program has added the tag since the image was inspected.
         Ok(_) => return Ok(None),
         Err(EngineError::Answered { status: StatusCode::NOT_FOUND, .. }) => {}
         Err(error) => return Err(subject.engine_error(error)),
@@ -70,8 +70,8 @@ pub async fn ensure_tag(
         tag.keep();
         return Ok(None);
     }
-    // Engines delete an image with its last name, so a name must remain. Tags that this call has added do not
-    // count: they are removed too.
+    // Engines delete an image with its last name, so one name must remain. Tags that this run of the plugin has added
+    // will be removed too, and do not count.
     let mut added = session.added_tags.borrow_mut();
     added.insert(reference.canonical());
     let is_added =
@@ -85,7 +85,7 @@ pub async fn ensure_tag(
     Ok(Some(tag))
 }
 
-/// Removes a tag that was added for the push. A failure is a warning.
+/// Removes a local tag that was added for the push. Logs a warning if the engine does not remove the tag.
 pub async fn untag(session: &Session<'_>, engine: &mut Engine, tag: TemporaryTag, log: &mut ImageLog<'_>) {
     let name = tag.name.familiar();
     let naming = session.naming.lock().await;

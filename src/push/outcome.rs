@@ -1,4 +1,4 @@
-//! The outcome of a push, and the record of its facts.
+//! The outcome of a push, and the record of facts about the push.
 
 use crate::credentials::login::Login;
 use crate::event::{Event, Narrowed};
@@ -8,15 +8,15 @@ use crate::progress::Progress;
 use crate::push::dry_run::Findings;
 use crate::push::platforms::Platforms;
 
-/// How a push succeeded.
+/// The kinds of success of a push or of a dry run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Pushed,
-    /// The tag named this image already.
+    /// The tag in the registry already named the image.
     Unchanged,
-    /// The tag was there, and was not replaced (`--if-exists skip`).
+    /// The tag existed in the registry, and was not replaced (`--if-exists skip`).
     Skipped,
-    /// A push would succeed (`--dry-run`).
+    /// The dry run found that a push would upload the image (`--dry-run`).
     WouldPush,
 }
 
@@ -24,7 +24,7 @@ pub enum Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub status: Status,
-    /// The manifest that the tag names. `None`: the image would be pushed (`--dry-run`).
+    /// The manifest that the tag names in the registry. `None` for [`Status::WouldPush`].
     pub named: Option<Descriptor>,
 }
 
@@ -37,24 +37,24 @@ impl Outcome {
 /// The result of an upload.
 pub struct Uploaded {
     pub descriptor: Descriptor,
-    /// Set if the engine sent one platform instead of the index.
+    /// Set if the engine pushed the manifest of one platform instead of the index.
     pub narrowed: Option<Narrowed>,
 }
 
-/// The facts about a push, collected whether it succeeds or fails.
+/// The facts about one push, for the report of a success or of a failure.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// How many uploads were started, with any credentials.
+    /// The number of uploads that were started, with any credentials.
     pub attempts: u32,
-    /// Why the attempts with the current credentials failed.
+    /// The reasons why the attempts with the current credentials failed.
     pub failures: Vec<String>,
     pub progress: Progress,
     pub login: Option<Login>,
-    /// The manifest that was pushed, as the engine reports it.
+    /// The manifest that the engine pushed, as reported by the engine.
     pub pushed: Option<Descriptor>,
-    /// The platforms, if the image is for several.
+    /// The platforms of the image, if the image has several platforms.
     pub platforms: Option<Platforms>,
-    /// Whether the registry serves the image, if it was asked.
+    /// Whether the registry serves the image. `None`: the push was not verified.
     pub verified: Option<bool>,
     pub findings: Option<Findings>,
     pub warnings: Vec<String>,
@@ -67,7 +67,7 @@ pub struct ImageLog<'a> {
 }
 
 impl ImageLog<'_> {
-    /// Shows an event of an upload and adds it to the progress. Returns whether the progress has changed.
+    /// Shows an event of an upload and updates the progress. Returns whether the progress has changed.
     pub fn record_event(&mut self, event: &Event) -> bool {
         self.reporter.show(&Update::Event(event));
         self.record.progress.apply(event)
@@ -77,7 +77,7 @@ impl ImageLog<'_> {
         self.reporter.note(line);
     }
 
-    /// Shows a warning and adds it to the record, unless an earlier attempt has done so.
+    /// Shows a warning and adds the warning to the record, unless the record already contains the warning.
     pub fn warn(&mut self, warning: String) {
         if self.record.warnings.contains(&warning) {
             return;

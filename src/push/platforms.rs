@@ -5,26 +5,28 @@ use serde::Serialize;
 use crate::engine::images::LocalManifest;
 use crate::platform::Platform;
 
-/// The platforms of an image, and which of them a push sends. Their JSON is part of a public format: fields may be
+/// The platforms of an image, and which platforms a push sends. The JSON output is a public format: fields may be
 /// added, never renamed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Platforms {
     /// The platforms that the push sends, according to the engine.
     pub sent: Vec<String>,
-    /// The platforms that are not in the engine.
+    /// The platforms of the image that the engine does not have.
     pub missing: Vec<String>,
-    /// How many attestations and other manifests the push sends with them.
+    /// The number of attestations and other manifests that the push sends in addition to the platforms.
     pub others: usize,
-    /// How many platforms the image is for.
+    /// The number of platforms of the image, including `missing` platforms.
     pub all: usize,
 }
 
 impl Platforms {
-    /// Returns the platforms that a push would send. `None`: the image is for one platform, the engine does not list
-    /// platforms, or it does not have the wanted one (then the push fails with the engine's error).
+    /// Returns the platforms that a push would send.
     ///
-    /// An engine that does not have all platforms pushes a single one instead of the index, if it can choose one
-    /// (moby `daemon/containerd/image_push.go`).
+    /// Returns `None` if the image has one platform, if the engine does not list platforms, or if the engine does not
+    /// have the wanted platform. A push of a missing platform fails with the engine's error.
+    ///
+    /// If the engine does not have all platforms, the engine may push the manifest of one platform instead of the
+    /// index (moby `daemon/containerd/image_push.go`).
     pub fn of(manifests: &[LocalManifest], wanted: Option<&Platform>) -> Option<Self> {
         let is_wanted = |platform: &Platform| wanted.is_none_or(|wanted| platform.is(wanted));
         let images =
@@ -43,7 +45,7 @@ impl Platforms {
         (all + others > 1 && !found.sent.is_empty()).then_some(found)
     }
 
-    /// Returns a sentence that announces the platforms.
+    /// Returns a message that tells the user which platforms the push sends.
     pub fn announce(&self, wanted: Option<&Platform>) -> String {
         let others = match self.others {
             0 => String::new(),

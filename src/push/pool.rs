@@ -1,5 +1,7 @@
-//! Queries registries about an image, through the engine or directly from the plugin. The engine may run on another
-//! machine, so one of them may reach a registry that the other cannot.
+//! Queries registries about an image, either through the engine or directly from the plugin.
+//!
+//! The engine may run on another machine. So the engine may reach a registry that the plugin cannot reach, or the
+//! reverse.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -24,17 +26,18 @@ use crate::registry::Registry;
 use crate::registry::access::{Access, is_special};
 use crate::registry::error::RegistryError;
 
-/// Timeout of a query. Engines themselves wait for a registry without limit.
+/// The timeout of a query to a registry. Engines themselves wait for a registry without a limit.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Timeout of a direct query that the engine can answer instead, or whose answer is optional.
+/// The timeout of an optional query, or of a direct query that the plugin can also make through the engine.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Direct connections to registries, one for each registry and set of credentials, shared by all pushes of a call.
+/// Direct connections from the plugin to registries, shared by all pushes. Each pair of registry and credentials has
+/// one connection.
 #[derive(Debug)]
 pub struct RegistryPool {
     /// The engine's settings for registries.
     settings: OnceCell<RegistrySettings>,
-    /// By domain and [number](ActiveCredentials::number) of the credentials.
+    /// The connections, by the domain of the registry and the [number](ActiveCredentials::number) of the credentials.
     connections: RefCell<HashMap<(String, u32), Rc<Connection>>>,
     trace: Option<Trace>,
 }
@@ -42,16 +45,17 @@ pub struct RegistryPool {
 #[derive(Debug, Default)]
 struct Connection {
     registry: OnceCell<Arc<Registry>>,
-    /// The registry did not answer in time or could not be reached. Queries with the short timeout are then skipped.
+    /// An earlier query timed out or could not reach the registry, so queries with the short timeout are skipped.
     is_out_of_reach: Cell<bool>,
 }
 
-/// The registry's answer to a direct query about an image.
+/// The result of a direct query about the tag of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// The tag names the image. `missing`: its blobs that are not in the registry; `is_index`: it is an index.
+    /// The tag names the image. `missing`: the image's blobs that the registry lacks; `is_index`: the tag names an
+    /// index.
     There { missing: Vec<String>, is_index: bool },
-    /// The tag names something else, or the plugin got no answer. The engine must be asked.
+    /// The tag does not name the image, or the query failed. The caller must query the registry through the engine.
     Unknown,
 }
 
@@ -65,10 +69,10 @@ impl RegistryPool {
         Rc::clone(self.connections.borrow_mut().entry(key).or_default())
     }
 
-    /// Returns the descriptor that the tag names; `None`: the tag does not exist.
+    /// Returns the descriptor that the tag names in the registry, or `None` if the tag does not exist.
     ///
     /// # Errors
-    /// Neither the engine nor the plugin can query the registry, or it does not answer within 30 s.
+    /// Neither the engine nor the plugin can query the registry, or the registry does not respond within 30 s.
     pub async fn resolve(
         &self,
         engine: &mut Engine,
@@ -90,7 +94,7 @@ impl RegistryPool {
         };
         if let Some(message) = &message {
             let refused = subject.refused(message, None);
-            // The plugin must not send a wrong password to the registry a second time.
+            // The engine has already sent the password: the plugin must not send a wrong password a second time.
             if matches!(&refused, QueryError::Cause(cause) if cause.class() == Class::Auth) {
                 return Err(refused);
             }
@@ -101,7 +105,7 @@ impl RegistryPool {
             Ok(registry.resolve(reference.path(), reference.tag_or_latest()).await?)
         };
         match (asked.await, message) {
-            // The plugin cannot reach the registry, so the engine's error says more.
+            // If the plugin cannot reach the registry, the engine's error message says more than the plugin's.
             (Err(QueryError::Cause(Cause::Registry(error))), Some(message)) if error.is_about_the_way() => {
                 Err(subject.refused(&message, None))
             }
@@ -109,8 +113,9 @@ impl RegistryPool {
         }
     }
 
-    /// Returns whether the tag names the engine's image: the image has the same digest, or its ID is the digest of the
-    /// configuration.
+    /// Returns whether the manifest in the registry is the image in the engine.
+    ///
+    /// Compares the digests first, and then the image ID with the digest of the manifest's configuration.
     ///
     /// # Errors
     /// The digests differ, and the plugin cannot query the registry.
@@ -129,10 +134,10 @@ impl RegistryPool {
         Ok(manifest.is_some_and(|manifest| manifest.config() == Some(&image.id)))
     }
 
-    /// Returns the digests of blobs and manifests that a manifest refers to and that the registry does not have.
+    /// Returns the digests of blobs and manifests that the given manifest refers to and that the registry lacks.
     ///
     /// # Errors
-    /// The plugin cannot query the registry, or it does not answer within 30 s.
+    /// The plugin cannot query the registry, or the registry does not respond within 30 s.
     pub async fn missing_blobs(
         &self,
         engine: &mut Engine,
@@ -146,8 +151,9 @@ impl RegistryPool {
         tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err(no_answer(subject)))
     }
 
-    /// Asks the registry directly, with the short timeout, whether the tag names the image. This needs fewer requests
-    /// than the engine does. A matching digest identifies the image, whichever server answers.
+    /// Queries the registry directly, with the short timeout, whether the tag names the image. A direct query needs
+    /// fewer requests than a query through the engine. A matching digest identifies the image, even if the plugin and
+    /// the engine reach different servers.
     ///
     /// # Errors
     /// The engine cannot be reached.
@@ -171,7 +177,8 @@ impl RegistryPool {
         Ok(seen.unwrap_or(Seen::Unknown))
     }
 
-    /// Returns the [missing blobs](Self::missing_blobs), or none if there is no answer within the short timeout.
+    /// Returns the [missing blobs](Self::missing_blobs), or an empty list if the query fails or exceeds the short
+    /// timeout.
     ///
     /// # Errors
     /// The engine cannot be reached.
@@ -185,7 +192,8 @@ impl RegistryPool {
         Ok(missing.unwrap_or_default())
     }
 
-    /// Limits a query to the short timeout. `None`: no answer, or an earlier query found the registry out of reach.
+    /// Runs a query with the short timeout. Returns `None` if the query fails, or if an earlier query could not reach
+    /// the registry.
     async fn within_short_time<T>(
         &self,
         subject: &Subject<'_>,
@@ -207,10 +215,10 @@ impl RegistryPool {
         Ok(None)
     }
 
-    /// Connects to the registry directly, with the engine's settings for it.
+    /// Returns a direct connection to the registry, with the engine's settings for that registry.
     ///
     /// # Errors
-    /// The plugin cannot reach the registry, or it is not a registry.
+    /// The plugin cannot reach the server, or the server is not a registry.
     pub async fn registry(
         &self,
         engine: &mut Engine,
@@ -230,8 +238,8 @@ impl RegistryPool {
                 &of_any
             };
             let ActiveCredentials { credentials, login, .. } = subject.active.clone();
-            // Warnings about certificates that only the engine can read are ignored: if one is needed, the
-            // connection fails.
+            // Ignore warnings about certificates that only the engine can read. If the connection needs such a
+            // certificate, the connection fails.
             let access = Access::new(domain, settings, credentials, login, self.trace, |_| {}).await?;
             Ok::<_, QueryError>(Arc::new(Registry::connect(domain, access).await?))
         };
