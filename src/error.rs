@@ -1,7 +1,7 @@
-//! The error of a call, with its hint and exit status.
+//! The error of one run of the plugin, with a hint and an exit status.
 //!
-//! [`Error`] wraps the errors of all modules and delegates to their `class()` and `hint()`. Only this module knows exit
-//! statuses.
+//! [`Error`] wraps the errors of all modules, and returns the `class()` and `hint()` of the wrapped error. Only this
+//! module defines exit statuses.
 
 use std::io;
 use std::path::PathBuf;
@@ -41,12 +41,12 @@ pub enum Error {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Push(PushError),
-    /// `--all-tags`, but the repository has no tags in the engine.
+    /// The user passed `--all-tags`, but the engine has no tags of the repository.
     #[error("no tag of {repository} is in the engine")]
     NoTags { repository: String, suggestion: Option<Suggestion> },
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// A password is valid for one registry only.
+    /// The user passed `--username` for images of several registries, but a password is valid for one registry only.
     #[error("--username works with one registry, and these images go to several: {registries}")]
     OneLogin { registries: String },
     #[error("--digest-file works with a single image")]
@@ -69,12 +69,13 @@ pub enum Error {
     RegistryName { typed: String },
     #[error("cannot check credentials for {registry}: {}", login.describe_nothing())]
     NoLogin { registry: String, login: Box<Login> },
-    /// The registry refused the credentials that `auth` checked. `message`: raw.
+    /// The registry refused the credentials that `auth` checked. `message`: the raw error message.
     #[error("{registry} does not accept {}: {}", login.describe(), sanitize(message))]
     LoginRefused { registry: String, login: Box<Login>, message: String },
     #[error("cannot check the credentials for {registry}: {}", sanitize(message))]
     Unchecked { registry: String, message: String },
-    /// `auth --login` for Docker Hub without `--username`: only docker can log in through the browser.
+    /// The user ran `auth --login` for Docker Hub without `--username`. Only `docker login` can log in through the
+    /// browser.
     #[error("cannot log in to Docker Hub through the browser: only `docker login` can")]
     WebLogin,
     #[error("cannot prompt for credentials for {registry}: stdin and stderr must be a terminal")]
@@ -111,7 +112,7 @@ impl From<RegistryError> for Error {
 impl From<LoginError> for Error {
     fn from(error: LoginError) -> Self {
         match error {
-            // Ctrl-C at a prompt, as rpassword reports it, has the exit status of the signal.
+            // rpassword reports Ctrl-C at a prompt as an error. Use the exit status of the signal SIGINT.
             LoginError::Prompt { source: PromptError::Interrupted, .. } => Self::Cancelled(130),
             LoginError::Engine(error) => Self::Engine(error),
             error => Self::Login(error),
@@ -159,7 +160,7 @@ impl Error {
         }
     }
 
-    /// Returns the exit status, from the table in `--help` and README. docker uses 125 for usage errors too.
+    /// Returns the exit status, as documented in `docs/exit-status.md`. docker also uses 125 for usage errors.
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Cancelled(status) => return *status,
@@ -171,7 +172,7 @@ impl Error {
         status_of(self.class())
     }
 
-    /// Returns the next command or setting to try.
+    /// Returns a hint for the user: a command to run or a setting to change.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Reference { typed, reason } => return Some(reason.hint(typed)),
@@ -230,13 +231,13 @@ impl Error {
         Some(hint.to_owned())
     }
 
-    /// Returns the message and its causes on one line.
+    /// Returns the error message and the messages of all causes, on one line.
     pub fn message(&self) -> String {
         with_causes(self)
     }
 }
 
-/// Returns the exit status of a class.
+/// Returns the exit status for an error class.
 fn status_of(class: Class) -> u8 {
     match class {
         Class::Rejected | Class::Other => 1,
@@ -310,7 +311,7 @@ mod tests {
         }
     }
 
-    /// Asserts that the error has a hint that is not empty and has no placeholders left.
+    /// Asserts that the error has a hint, and that the hint is not empty and contains no placeholder.
     fn assert_hint(error: &Error) {
         let hint = error.hint().unwrap_or_else(|| panic!("no hint: {error}"));
         assert!(!hint.is_empty() && !hint.contains(['{', '}']), "{error}: {hint}");
@@ -318,7 +319,7 @@ mod tests {
 
     #[test]
     fn engine_errors_have_a_hint() {
-        // error text of an engine, class if credentials were sent
+        // error message of an engine, expected class if credentials were sent
         let table = [
             ("no basic auth credentials", Class::Auth),
             ("denied: requested access to the resource is denied", Class::Denied),

@@ -1,40 +1,43 @@
-//! The events of a push.
+//! The events of a push, as reported by the engine.
 
 use std::fmt;
 
-/// An event from the engine's stream. All text is [sanitized](crate::text::sanitize), except in [`Event::Refused`].
+/// An event from the engine's stream. All strings are [sanitized](crate::text::sanitize), except in
+/// [`Event::Refused`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The state of a layer. `id`: 12 hex digits of its diff ID or digest.
+    /// The state of a layer. `id`: 12 hex digits of the layer's diff ID or digest.
     Layer { id: String, state: LayerState },
-    /// `TAG: digest: … size: …`: the registry accepted the manifest. `size`: of the manifest, in bytes.
+    /// The registry accepted the manifest (status line `TAG: digest: … size: …`). `size`: the size of the manifest in
+    /// bytes.
     Pushed { tag: String, digest: String, size: u64 },
-    /// The engine does not have all platforms, and pushed the manifest of one platform under the tag.
+    /// The engine does not have all platforms of the image, and pushed the manifest of one platform under the tag.
     PlatformInsteadOfIndex(Narrowed),
-    /// The engine's store lacks blobs of the image. An error line follows.
+    /// The engine's store lacks blobs of the image. The engine reports an error next.
     ContentMissing,
-    /// The push failed. `message`: the engine's raw text, which [`crate::failure`] classifies.
+    /// The push failed. `message`: the engine's raw error message, which [`crate::failure`] classifies.
     Refused { message: String },
-    /// Any other status line.
+    /// A status line of the engine that no other variant describes.
     Note { text: String },
-    /// The JSON object itself, before the events that it contains. Only sent if
-    /// [wanted](crate::engine::stream::Decoder::with_objects). One line, safe to print on a terminal.
+    /// A JSON object of the engine's stream, reported before the events of the object. Reported only if
+    /// [requested](crate::engine::stream::Decoder::with_objects). `line`: the object on one line, safe to print on a
+    /// terminal.
     Object { line: String },
 }
 
 /// The manifest of one platform that an engine pushed instead of the image's index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Narrowed {
-    /// For example `linux/amd64`; `None`: the engine did not report it.
+    /// The platform, for example `linux/amd64`. `None`: the engine did not report the platform.
     pub platform: Option<String>,
-    /// The digest of the manifest, which the tag now names.
+    /// The digest of the pushed manifest, which the tag in the registry now names.
     pub digest: String,
-    /// The digest of the index, which the tag does not name.
+    /// The digest of the image's index, which the tag in the registry does not name.
     pub index: String,
 }
 
 impl Event {
-    /// Applies a function to the texts that come from engine or registry.
+    /// Applies a function to the strings of an event, except to tags and digests.
     pub fn map_text(self, change: impl Fn(String) -> String) -> Self {
         match self {
             Self::Layer { id, state } => {
@@ -47,15 +50,15 @@ impl Event {
             }
             Self::Refused { message } => Self::Refused { message: change(message) },
             Self::Note { text } => Self::Note { text: change(text) },
-            // Unchanged, since these texts are compared: the tag with the requested one, and the digests.
+            // Tags and digests remain unchanged, since the plugin compares them with other tags and digests.
             event @ (Self::Pushed { .. } | Self::PlatformInsteadOfIndex(_) | Self::ContentMissing) => event,
             Self::Object { line } => Self::Object { line: change(line) },
         }
     }
 }
 
-/// The state of one layer. Sizes are in bytes: of the uncompressed layer in the classic store, of the blob in the
-/// containerd store. `current` may exceed `total`.
+/// The state of one layer. Sizes are in bytes. The classic store reports sizes of the uncompressed layer, and the
+/// containerd store reports sizes of the blob. `current` may exceed `total`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayerState {
     Preparing,
@@ -71,7 +74,7 @@ pub enum LayerState {
     Retrying {
         seconds: u64,
     },
-    /// A status that the plugin does not know. Kept and shown, since the engine's texts are not a documented API.
+    /// A status that the plugin does not recognize, shown unchanged. The engine's statuses are not a documented API.
     Other(String),
 }
 

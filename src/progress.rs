@@ -1,4 +1,4 @@
-//! Tracks the progress of a push by folding its events.
+//! Computes the progress of a push from the events of the push.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -6,25 +6,27 @@ use std::time::{Duration, Instant};
 use crate::event::{Event, LayerState};
 use crate::failure::Phase;
 
-/// The maximum number of tracked layers. The classic store allows 127, so more than this cannot be genuine.
+/// The maximum number of layers whose state is stored. Docker's classic store allows 127 layers, so a larger number
+/// cannot be genuine.
 const MAX_LAYERS: usize = 10_000;
-/// The maximum number of recorded tags. A push has one, but podman reports it twice, in different forms.
+/// The maximum number of tags that are stored. A push has one tag, but podman reports the tag twice, in different
+/// forms.
 const MAX_TAGS: usize = 100;
 
-/// The last reported state of a layer. Sizes are in bytes, as the engine counts them.
+/// The last reported state of a layer. Sizes are in bytes, as reported by the engine.
 #[derive(Clone, Debug)]
 pub struct Layer {
     pub id: String,
     pub state: LayerState,
     pub current: u64,
-    /// 0 if the engine never reported it.
+    /// The size of the layer; 0 if the engine never reported the size.
     pub total: u64,
     /// The engine itself has retried the layer.
     was_retried: bool,
 }
 
 impl Layer {
-    /// Returns whether the layer is in a visible, unfinished state.
+    /// Returns whether the engine has started to push the layer and has not finished.
     pub fn is_active(&self) -> bool {
         !self.state.is_final() && !matches!(self.state, LayerState::Waiting | LayerState::Preparing)
     }
@@ -39,7 +41,7 @@ pub struct PushedTag {
     pub size: u64,
 }
 
-/// How many layers ended in which state.
+/// The number of layers in total, and in each final state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct LayerCounts {
     pub total: usize,
@@ -64,19 +66,19 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Returns the time since the attempt began. Earlier prompts do not count.
+    /// Returns the time since the attempt began.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Applies an event. Returns whether it changed anything, since the containerd store repeats its lines ten times a
-    /// second.
+    /// Applies an event. Returns whether the event changed the progress, since the containerd store repeats each
+    /// status ten times a second.
     pub fn apply(&mut self, event: &Event) -> bool {
         match event {
             Event::Layer { id, state } => return self.apply_to_layer(id, state),
             Event::Pushed { tag, digest, size } => {
                 let pushed = PushedTag { tag: tag.clone(), digest: digest.clone(), size: *size };
-                // Some engines report it twice, in the status and in `aux`.
+                // Some engines report the pushed tag twice, in the status line and in `aux`.
                 if !self.pushed.contains(&pushed) && self.pushed.len() < MAX_TAGS {
                     self.pushed.push(pushed);
                     return true;
@@ -158,7 +160,7 @@ impl Progress {
         })
     }
 
-    /// Returns whether the engine sent layer data, so that the registry must have accepted the credentials.
+    /// Returns whether the engine sent layer data, which shows that the registry accepted the credentials.
     pub fn has_moved(&self) -> bool {
         self.layers.iter().any(|layer| layer.current > 0 || layer.state == LayerState::Pushed)
     }
@@ -168,7 +170,7 @@ impl Progress {
         self.layers.iter().any(|layer| layer.was_retried && !layer.state.is_final())
     }
 
-    /// Returns whether the engine has sent all layers that it started, so that it waits for the registry.
+    /// Returns whether the engine has sent all layers that were started, and now waits for the registry.
     pub fn is_sent(&self) -> bool {
         let is_sent = |layer: &Layer| match layer.state {
             LayerState::Pushing { current, .. } => layer.total > 0 && current >= layer.total,

@@ -1,39 +1,39 @@
-//! Decides whether a failed attempt is retried, and after what wait.
+//! Decides whether a failed attempt is retried, and how long to wait before the retry.
 //!
-//! Transient failures are retried: network errors, server errors, rate limits and stalls. Refusals are not: the
-//! registry would refuse again, and repeated failed logins may lock the user's account.
+//! Transient failures are retried: network errors, server errors, rate limits and stalls. Refusals are not retried:
+//! the registry would refuse again, and repeated failed logins may lock the user's account.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::failure::{Class, Verdict};
 
-/// The facts about a failed attempt on which a retry depends.
+/// The facts about a failed attempt that decide whether the attempt is retried.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptFailure {
     pub verdict: Verdict,
-    /// The attempt pushed a layer, which need not be sent again.
+    /// The attempt pushed a layer, so the next attempt need not send that layer again.
     pub has_pushed_layer: bool,
-    /// How many more attempts can help, as far as the uploader knows.
+    /// The maximum number of further attempts that can help; `u32::MAX`: no limit.
     pub max_retries: u32,
 }
 
-/// Counts the remaining attempts and the waits between them.
+/// Counts the remaining attempts of a push, and computes the waits between attempts.
 #[derive(Debug)]
 pub struct RetryBudget {
-    /// How many attempts have ended.
+    /// The number of failed attempts.
     ended: u32,
     left: u32,
     waits: Backoff,
     long_waits: Backoff,
 }
 
-/// The attempt that follows a failure.
+/// The next attempt after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextAttempt {
-    /// Counted from 1.
+    /// The number of the attempt, counted from 1.
     pub number: u32,
-    /// The maximum number of attempts, as known now.
+    /// The maximum number of attempts, which a later failure may reduce.
     pub of: u32,
     pub wait: Duration,
 }
@@ -45,12 +45,12 @@ impl fmt::Display for NextAttempt {
 }
 
 impl RetryBudget {
-    /// * `retries`: attempts after the first.
+    /// * `retries`: the maximum number of attempts after the first attempt.
     pub fn new(retries: u32) -> Self {
         Self { ended: 0, left: retries, waits: Backoff::short(), long_waits: Backoff::long() }
     }
 
-    /// Counts a failed attempt, and returns the next one. `None`: a retry cannot help, or no attempt is left.
+    /// Counts a failed attempt, and returns the next attempt. `None`: a retry cannot help, or no attempt is left.
     pub fn after(&mut self, failure: &AttemptFailure) -> Option<NextAttempt> {
         self.ended += 1;
         if !is_transient(failure.verdict.class) {
@@ -70,13 +70,13 @@ impl RetryBudget {
     }
 }
 
-/// Returns whether failures of this class are transient.
+/// Returns whether failures of the given class are transient.
 pub fn is_transient(class: Class) -> bool {
     matches!(class, Class::Network | Class::Server | Class::RateLimited | Class::Stalled)
 }
 
-/// Returns a short reason. For a network failure, this is the last error of the chain that Go writes (`dial tcp:
-/// lookup h: no such host`). Texts of a registry keep all parts. Every reason is cut after 200 characters.
+/// Shortens the reason of a failure to 200 characters. For a network failure, keeps only the last error of the chain
+/// that Go writes: `no such host` from `dial tcp: lookup h: no such host`.
 pub fn root_cause(reason: &str, class: Class) -> String {
     const MAX_CHARS: usize = 200;
     let cause = match class {
@@ -89,7 +89,7 @@ pub fn root_cause(reason: &str, class: Class) -> String {
     }
 }
 
-/// Waits that double up to a maximum.
+/// Computes the waits between attempts. Each wait is twice as long as the wait before, up to a maximum.
 #[derive(Debug)]
 struct Backoff {
     next: Duration,
@@ -97,18 +97,18 @@ struct Backoff {
 }
 
 impl Backoff {
-    /// Returns waits for an outage that may end soon: from 1 s to 30 s.
+    /// Returns short waits, for an outage that may pass soon: from 1 s to 30 s.
     fn short() -> Self {
         Self { next: Duration::from_secs(1), longest: Duration::from_secs(30) }
     }
 
-    /// Returns waits for a rate limit, which lasts longer: from 5 s to 60 s.
+    /// Returns long waits, for a rate limit, which lasts longer than an outage: from 5 s to 60 s.
     fn long() -> Self {
         Self { next: Duration::from_secs(5), longest: Duration::from_secs(60) }
     }
 
-    /// Returns the next wait, randomly lengthened to up to twice its value, so that clients that were cut off together
-    /// do not return together.
+    /// Returns the next wait, lengthened by a random factor between 1 and 2. So clients that failed at the same time
+    /// do not retry at the same time.
     fn wait(&mut self) -> Duration {
         let shortest = self.next;
         self.next = self.longest.min(2 * shortest);
@@ -126,7 +126,7 @@ mod tests {
         AttemptFailure { verdict, has_pushed_layer: false, max_retries: u32::MAX }
     }
 
-    /// Returns, for each attempt after the first, the shortest wait before it in seconds, and its number.
+    /// Returns one entry for each attempt after the first: the shortest wait in seconds, and `NUMBER of MAXIMUM`.
     fn attempts(retries: u32, failure: &AttemptFailure) -> Vec<(u64, String)> {
         let mut budget = RetryBudget::new(retries);
         std::iter::from_fn(|| budget.after(failure))
@@ -141,7 +141,7 @@ mod tests {
     fn retries_only_transient_failures() {
         let reset = "write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer";
         let table = [
-            // retries, message, total attempts
+            // --retries, error message, total attempts
             (5, reset, 6),
             (0, reset, 1),
             (5, "received unexpected HTTP status: 500 Internal Server Error", 6),

@@ -1,12 +1,12 @@
-//! Classifies failures by their text.
+//! Classifies failures by the error message.
 //!
-//! Engines report failures only as English text, and each engine words the same registry answer differently. This
-//! module is the only one that interprets such text. Pure.
+//! Engines report failures only as English messages, and each engine words the same response of a registry
+//! differently. Only this module interprets error messages. The module uses no network and no files.
 //!
-//! The first rule in the table that matches decides. The order matters: an IAM refusal contains the word "policy", and
-//! an exceeded quota is reported as "denied".
+//! The first rule in `RULES` that matches decides the class. The order of the rules matters: a refusal by IAM contains
+//! the word "policy", and registries report an exceeded quota as "denied".
 //!
-//! Tested with the texts in `tests/failures/`, which name their sources.
+//! The tests use the messages in `tests/failures/`, with the source of each message.
 
 use Class::{
     Auth, Cancelled, ContentMissing, Denied, Engine, Network, NotFound, Other, RateLimited, Rejected, Server,
@@ -15,7 +15,7 @@ use Class::{
 use Conclusion::{AuthUnlessSent, Is, NetworkUnlessManifest};
 use hyper::StatusCode;
 
-/// The class of a failure. [`crate::error`] maps it to an exit status.
+/// The class of a failure. [`crate::error`] maps each class to an exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Credentials are missing, wrong or expired.
@@ -29,7 +29,7 @@ pub enum Class {
     RateLimited,
     /// The registry has an internal error or is unavailable.
     Server,
-    /// The push made no progress for too long, or exceeded `--timeout`. Detected by the plugin, not by an engine.
+    /// The push made no progress for too long, or exceeded `--timeout`. The plugin detects this class, not the engine.
     Stalled,
     Tls,
     /// The engine does not have the image.
@@ -40,7 +40,7 @@ pub enum Class {
     /// The engine itself failed: unreachable, too old, out of disk space, or stopped during the push.
     Engine,
     Cancelled,
-    /// The tag names another image already, and `--if-exists fail` forbids replacing it.
+    /// The tag in the registry already names another image, and `--if-exists fail` forbids replacing that image.
     Exists,
     /// The registry does not serve the pushed image.
     Unverified,
@@ -48,7 +48,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// Returns the name of the class in JSON.
+    /// Returns the name of the class in the JSON output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auth => "auth",
@@ -71,35 +71,35 @@ impl Class {
     }
 }
 
-/// How far a push had come when it failed.
+/// The progress of a push at the time of the failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Before the engine reported any layer.
+    /// The engine had not reported any layer.
     Start,
-    /// Some layer was not yet in the registry.
+    /// At least one layer was not yet in the registry.
     Layers,
-    /// Every layer was in the registry, so the manifest was next.
+    /// Every layer was in the registry, so the engine sent the manifest next.
     Manifest,
 }
 
-/// The known facts about a failure.
+/// The facts about a failure that [`classify`] uses.
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence<'a> {
-    /// The engine's text, raw, with its line ends.
+    /// The engine's raw error message, including line ends.
     pub message: &'a str,
-    /// The HTTP status of the engine's answer, if it was an error.
+    /// The HTTP status of the engine's response, if the response was an error.
     pub http_status: Option<u16>,
     /// The engine reported in an `aux` object that its store lacks blobs of the image.
     pub content_missing: bool,
     pub phase: Phase,
     pub credentials_sent: bool,
-    /// `domain/path`. Removed from the text before the rules are tried, since a repository may be called
-    /// `team/forbidden`.
+    /// The repository as `domain/path`. Removed from the message before the rules are applied, since a repository may
+    /// have a name such as `team/forbidden`.
     pub repository: &'a str,
 }
 
 impl<'a> Evidence<'a> {
-    /// Returns the evidence of a failure of which only the text is known.
+    /// Returns the evidence of a failure for which only the error message is available.
     pub fn of_text(message: &'a str, credentials_sent: bool) -> Self {
         Self {
             message,
@@ -115,14 +115,15 @@ impl<'a> Evidence<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub class: Class,
-    /// The next command or setting to try, with the placeholders `{registry}`, `{repository}` and `{tag}`.
+    /// The hint for the user, with the placeholders `{registry}`, `{repository}` and `{tag}`.
     pub hint: &'static str,
     /// The maximum number of retries that can help; `u32::MAX`: no limit.
     pub retries: u32,
 }
 
 impl Verdict {
-    /// Adjusts the verdict on a push that the plugin did not cancel: the engine cancelled it, because it is stopping.
+    /// Replaces [`Class::Cancelled`] for a push that the plugin did not cancel: the engine cancelled the push because
+    /// the engine was stopping.
     pub fn uncancelled(self) -> Self {
         match self.class {
             Class::Cancelled => Self::new(Class::Engine, ENGINE_WENT),
@@ -140,12 +141,12 @@ impl Verdict {
     }
 }
 
-/// The hint for a failure, and how far retries can help.
+/// The hint for a failure, and the maximum number of retries that can help.
 #[derive(Clone, Copy)]
 struct Advice {
     hint: &'static str,
     retries: u32,
-    /// The hint is about the rights of an account, so it is wrong if no credentials were sent.
+    /// The hint is about the rights of an account, so the hint is wrong if no credentials were sent.
     is_about_account: bool,
 }
 
@@ -154,8 +155,8 @@ impl Advice {
         Self { hint, retries: u32::MAX, is_about_account: false }
     }
 
-    /// Limits the retries, for failures that are probably not transient. A host name that is not found is misspelt or
-    /// its resolver is down; a registry that loses uploads repeatedly has a fault.
+    /// Returns advice with a maximum number of retries, for a failure that is probably not transient. Examples are a
+    /// misspelt host name, and a registry that loses uploads repeatedly.
     const fn retried(retries: u32, hint: &'static str) -> Self {
         Self { retries, ..Self::new(hint) }
     }
@@ -165,27 +166,29 @@ impl Advice {
     }
 }
 
-/// What a rule of the table concludes.
+/// The class that a rule of the table assigns to a failure.
 #[derive(Clone, Copy)]
 enum Conclusion {
     Is(Class),
-    /// `Auth` without credentials, `Denied` with credentials: registries use the same text for both.
+    /// `Auth` if no credentials were sent, `Denied` if credentials were sent. Registries use the same message in both
+    /// cases.
     AuthUnlessSent,
-    /// `Rejected` after all layers, otherwise `Network`: registries use the same text for a refused manifest and for a
-    /// layer lost during the upload.
+    /// `Rejected` if every layer was in the registry, `Network` if a layer was missing. Registries use the same
+    /// message for a refused manifest and for a layer that was lost during the upload.
     NetworkUnlessManifest,
 }
 
 struct Rule {
     conclusion: Conclusion,
-    /// Matches if the lower-case text contains any of these. A `*` matches any text.
+    /// The rule matches if the message in lower case contains any of these phrases. `*` in a phrase matches any
+    /// characters.
     words: &'static [&'static str],
-    /// Matches if the registry, or a proxy in front of it, answered with any of these statuses.
+    /// The rule matches if the registry, or a proxy in front of the registry, responded with any of these statuses.
     statuses: &'static [u16],
     advice: Advice,
 }
 
-/// Writes the table of rules in a compact form.
+/// Builds the table of rules from a compact notation.
 macro_rules! rules {
     ($($conclusion:expr, $words:tt, [$($status:literal),*], $advice:expr;)*) => {
         &[$(Rule { conclusion: $conclusion, words: &$words, statuses: &[$($status),*], advice: $advice }),*]
@@ -264,14 +267,15 @@ const ENGINE_WENT: Advice =
     Advice::new("check the engine's log (`journalctl -u docker`): the engine or its builder stopped");
 const ENGINE_DISK: Advice = Advice::new("run `docker system prune`: the engine's disk is full");
 
-/// What TLS servers answer to plain HTTP, in lower case.
+/// Phrases in the response of TLS servers to plain HTTP, in lower case.
 const WANTS_TLS: [&str; 3] = [
     "plain http request was sent to https port",
     "client sent an http request to an https server",
     "speaking plain http to an ssl",
 ];
 
-/// The first rule that matches decides. The order of the numbered groups was measured with real texts.
+/// The rules for the classification of failures, of which the first rule that matches decides. The order of the
+/// numbered groups was measured with real messages.
 const RULES: &[Rule] = rules![
     // 1 · a stopping engine; a cancellation by the plugin, reported by the engine
     Is(Engine), ["grpc: the client connection"], [], ENGINE_WENT;
@@ -295,7 +299,7 @@ const RULES: &[Rule] = rules![
     Is(Engine), ["already in progress"], [], Advice::new("wait for the engine's earlier push of this image to end");
     Is(Auth), ["x-registry-auth"], [], LOG_IN;
 
-    // 3 · no such image in the engine; engines use these texts only for the local store
+    // 3 · no such image in the engine; engines use these messages only for the local store
     Is(NotFound), ["tag does not exist: ", "image not known", "no such image",
         "repository does not exist: ", "failed to find image", "does not resolve to an image id", "image not found locally",
         "unable to find image", "no such id", "image does not exist locally"], [], BUILD_FIRST;
@@ -324,7 +328,8 @@ const RULES: &[Rule] = rules![
     Is(Tls), ["x509:", "tls: ", "unable to ping registry endpoint", "certificate verify failed",
         "certificate signed by unknown", "self-signed certificate", "self signed certificate"], [], TRUST;
 
-    // 7 · proxy authentication, not a registry, rate limits (before credentials: "unauthenticated pull rate limit")
+    // 7 · proxy authentication, not a registry, rate limits (checked before credentials because of "unauthenticated
+    // pull rate limit")
     Is(Network), ["proxy authentication required"], [407], PROXY_LOGIN;
     Is(Other), ["malformed http response", "stopped after 10 redirects", "did not include a token", "invalid checksum digest",
         "invalid content digest in response", "got digest * expected", "unsupported protocol scheme", "not a valid registry"],
@@ -332,7 +337,7 @@ const RULES: &[Rule] = rules![
     Is(RateLimited), ["toomanyrequests", "too many requests", "rate exceeded", "rate limit", "ratelimit", "rate-limit", "hap429",
         "throttl", "request limit", "quota metric"], [429], WAIT;
 
-    // 8 · clear texts: first about rights (IAM says "policy", GAR "may not exist"), then about credentials
+    // 8 · clear messages: first about rights (IAM says "policy", GAR "may not exist"), then about credentials
     Is(Auth), ["unauthenticated request", "may have invalid credentials", "missing authentication token"], [], NO_LOGIN_CAME;
     Is(Denied), ["is not authorized to perform", "artifactregistry.repositories.* denied", "storage.buckets.",
         "does not have permission", "requires * permission", "lacks * permission"], [],
@@ -349,7 +354,8 @@ const RULES: &[Rule] = rules![
         "could not authenticate", "unable to authenticate", "not authenticated", "failed to authenticate",
         "authentication failed", "unable to retrieve auth token"], [], LOG_IN;
 
-    // 9 · refused content (before 10 to 13: these texts begin with "denied:", "unauthorized:", "unknown:")
+    // 9 · refused content (checked before groups 10 to 13: these messages begin with "denied:", "unauthorized:",
+    // "unknown:")
     Is(Rejected), ["immutable", "immutability", "cannot be overwritten", "cannot overwrite", "can't overwrite", "not allow overwrit",
         "does not allow updating", "cannot update tag", "tag invalid", "tag_invalid", "manifest tag did not match", "already exists in the"], [], NEW_TAG;
     Is(Rejected), ["entity too large", "payload too large", "content too large", "request body too large", "body is too large"], [413], TOO_LARGE;
@@ -367,26 +373,26 @@ const RULES: &[Rule] = rules![
         "policy_violation", "legal reasons", "payment required", "billing", "subscription", "pricing plan"], [402, 405, 409, 412, 451],
         Advice::new("check the settings of {registry} for {repository}: read-only mode, policies, subscription");
 
-    // 10 · the same text for missing credentials and for missing rights
+    // 10 · the same message for missing credentials and for missing rights
     AuthUnlessSent, ["insufficient_scope", "requested access to the resource", "access to the requested resource",
         "push access denied", "access to the resource is denied"], [], MAY_NOT_WRITE;
 
-    // 11 · less clear texts about credentials; "denied" before "unauthorized" means missing rights
+    // 11 · less clear messages about credentials; "denied" before "unauthorized" means missing rights
     Is(Auth), ["authentication required", "authentication is required"], [401], LOG_IN;
     Is(Denied), ["denied*unauthorized"], [], MAY_NOT_WRITE;
     Is(Auth), ["unauthorized", "unauthorised", "authenticat", "credential"], [], LOG_IN;
 
-    // 12 · server errors, by status
+    // 12 · server errors, by HTTP status
     Is(Server), [], [500, 501, 502, 503, 504, 505, 506, 508, 509, 510, 511, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530, 599], SERVER_TROUBLE;
 
-    // 13 · refused without a reason
+    // 13 · refusals without a reason
     Is(Network), ["connect: permission denied"], [], CHECK_LISTENS;
     Is(Denied), ["<html*denied", "<html*forbidden", "denied*<html", "cloudflare"], [],
         Advice::new("ask the administrator of the proxy in front of {registry}: the proxy answered, not the registry");
     Is(Denied), [], [403], NO_REASON;
     Is(Denied), ["denied", "forbidden", "permission", "not authorized", "not authorised", "not allowed to"], [], MAY_NOT_WRITE;
 
-    // 14 · server errors, by text
+    // 14 · server errors, by message
     Is(Server), ["internal server error", "internal error", "service unavailable", "bad gateway", "gateway timeout", "gateway time-out",
         "temporarily unavailable", "unavailable", "unknown error", "registry: unknown unknown", "circuit breaker"], [], SERVER_TROUBLE;
 
@@ -406,7 +412,7 @@ pub fn stalled() -> Verdict {
     Verdict::new(Class::Stalled, STALLED)
 }
 
-/// Classifies a failure.
+/// Classifies a failure by the first rule that matches.
 pub fn classify(evidence: &Evidence<'_>) -> Verdict {
     if evidence.content_missing {
         return Verdict::new(ContentMissing, PULL_AGAIN);
@@ -430,7 +436,7 @@ pub fn classify(evidence: &Evidence<'_>) -> Verdict {
         return Verdict::new(class, if nobody { LOG_IN } else { rule.advice });
     }
     match evidence.http_status {
-        // The engine's router redirects a path whose image name is empty.
+        // The engine's router redirects a request whose image name is empty.
         Some(301) => Verdict::new(Class::Reference, Advice::new("check the name of the image")),
         Some(401) => Verdict::new(Auth, LOG_IN),
         Some(403) => Verdict::new(Denied, MAY_NOT_WRITE),
@@ -439,29 +445,31 @@ pub fn classify(evidence: &Evidence<'_>) -> Verdict {
     }
 }
 
-/// Returns whether a 404 of `/distribution` contains the registry's answer (`manifest unknown`, `name unknown`).
-/// Engines without that call answer 404 too (podman: `Not Found`).
+/// Returns whether a 404 message of the engine's `/distribution` endpoint contains the registry's response (`manifest
+/// unknown`, `name unknown`). Engines without this endpoint respond with 404 too (podman: `Not Found`).
 pub fn is_unknown_to_registry(text: &str) -> bool {
     text.contains(" unknown")
 }
 
-/// Returns whether a line is the first one that nearly every engine sends. It only repeats the reference.
+/// Returns whether a status is the first status that nearly every engine sends. This first status only repeats the
+/// reference.
 pub fn is_opening(text: &str) -> bool {
     text.starts_with("The push refers to repository")
 }
 
-/// Returns whether the docker CLI rejected the command line (texts of spf13/cobra and spf13/pflag).
+/// Returns whether the docker CLI rejected its command line, according to its message (from spf13/cobra and
+/// spf13/pflag).
 pub fn is_usage(text: &str) -> bool {
     ["requires*argument", "unknown flag", "unknown shorthand flag"].iter().any(|words| contains(text, words))
 }
 
-/// Returns whether this answer to plain HTTP, with status 400, comes from a TLS server: Go (dockerd), nginx or Apache.
+/// Returns whether a response with status 400 to plain HTTP comes from a TLS server: Go (dockerd), nginx or Apache.
 pub fn wants_tls(text: &str) -> bool {
     let text = text.to_lowercase();
     WANTS_TLS.iter().any(|words| contains(&text, words))
 }
 
-/// Returns the hint for an SSH connection to an engine that failed, with the placeholders `{login}`, `{host}` and
+/// Returns the hint for a failed SSH connection to an engine, with the placeholders `{login}`, `{host}` and
 /// `{docker}`.
 ///
 /// * `said`: the stderr of ssh, and of docker on the remote machine.
@@ -490,7 +498,7 @@ pub fn tunnel_hint(said: &str) -> &'static str {
             "check the user name and load the key (`ssh-add`): `ssh {login}` must work without a prompt",
         ),
         (
-            // The messages of bash; dash; zsh (the default on macOS); fish.
+            // The messages of bash, dash, zsh (the default shell on macOS) and fish for a missing command.
             &[
                 "docker: command not found",
                 "docker: not found",
@@ -519,12 +527,13 @@ pub fn tunnel_hint(said: &str) -> &'static str {
     rule.map_or("run `ssh {login} {docker} system dial-stdio` to see the error", |(_, hint)| hint)
 }
 
-/// Returns the text in lower case and on one line. URLs and names are replaced, since they can contain any word.
+/// Returns a message in lower case and on one line. Replaces URLs and references, since URLs and references can
+/// contain any word.
 fn readable(message: &str, repository: &str) -> String {
     let lower = message
         .to_lowercase()
         .replace(&repository.to_lowercase(), "(name)")
-        // Some clients add these words to any error.
+        // Some clients add these phrases to any error message.
         .replace("(http code 500) server error", "")
         .replace("and that you are authenticated correctly", "")
         .replace("checking push permission", "");
@@ -534,7 +543,7 @@ fn readable(message: &str, repository: &str) -> String {
             text.push(' ');
         }
         match word.find("http://").or_else(|| word.find("https://")) {
-            // The URLs of pages that registries have about a refusal identify it.
+            // Keep the URLs of help pages about a refusal, since these URLs identify the refusal.
             Some(_) if word.contains("aka.ms/") || word.contains("docs.quay.io/issues/") => {
                 text.push_str(word)
             }
@@ -550,13 +559,13 @@ fn readable(message: &str, repository: &str) -> String {
     text
 }
 
-/// Returns whether a word is a reference, such as `ghcr.io/team/authentication:1`. `username/password` and a path are
-/// not.
+/// Returns whether a word is a reference with a domain, such as `ghcr.io/team/authentication:1`. A word such as
+/// `username/password`, or a file path, is not a reference.
 fn is_name(word: &str) -> bool {
     word.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':'])) && !word.contains("aka.ms/")
 }
 
-/// Returns whether a text contains the parts of `words`, which `*` separates, in this order.
+/// Returns whether a message contains all phrases of `words` in order. `*` separates the phrases.
 fn contains(text: &str, words: &str) -> bool {
     let mut rest = text;
     words.split('*').all(|part| match rest.find(part) {
@@ -568,9 +577,10 @@ fn contains(text: &str, words: &str) -> bool {
     })
 }
 
-/// Returns the HTTP status of the registry, token server or proxy. Accepts a number after a phrase that engines use, or
-/// a number before its standard reason phrase (`403 (Forbidden)`), but not any three digits: ports, sizes and digests
-/// contain those too.
+/// Returns the HTTP status that a message reports for the registry, a token server or a proxy.
+///
+/// Accepts a number after a phrase that engines use, or before the standard reason phrase of the status (`403
+/// (Forbidden)`). Ignores other numbers, which may be ports, sizes or digests.
 fn registry_status(text: &str) -> Option<u16> {
     const BEFORE: &[&str] = &[
         "(url) ",
@@ -616,7 +626,7 @@ fn registry_status(text: &str) -> Option<u16> {
     found.into_iter().min().map(|(_, status)| status)
 }
 
-/// Returns the number at this position, if it has exactly three digits and no letter or digit next to it.
+/// Returns the number at the given position, if the number has exactly three digits and no adjacent letter or digit.
 fn number_at(text: &str, at: usize) -> Option<u16> {
     let bytes = text.as_bytes();
     let alone = |byte: Option<&u8>| byte.is_none_or(|b| !b.is_ascii_alphanumeric());
@@ -661,7 +671,7 @@ mod tests {
         text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
     }
 
-    /// Returns the class of a recording, found by the same steps as in a push.
+    /// Returns the class of a recorded failure, found by the same steps as in a push.
     fn class_of(recorded: &Recorded) -> &'static str {
         let stream = recorded.stream.join("\r\n");
         let refused = |message: &str, content_missing, phase| {
@@ -696,7 +706,7 @@ mod tests {
         }
     }
 
-    /// Returns whether the recording ended before the engine answered. It has no text to classify.
+    /// Returns whether the recording ended before the engine responded, so that no message can be classified.
     fn hung(recorded: &Recorded) -> bool {
         recorded.ended != "complete"
     }
@@ -744,11 +754,12 @@ mod tests {
         }
     }
 
-    /// Checks texts from public issue threads.
+    /// Classifies messages from public issue threads.
     ///
-    /// `found.jsonl` was collected in two parts after the rules were written, by a person who had not read them. On
-    /// the first run, the rules classified 138 of 149 texts as labelled, and then 84 of 100 of a mixture with more
-    /// texts from builders and old clients. Two rows were left out, since an engine's push cannot produce them.
+    /// A person who had not read the rules collected `found.jsonl` in two batches. On the first run, the rules
+    /// classified 138 of 149 messages of the first batch as labelled, and 84 of 100 messages of the second batch. The
+    /// second batch contains more messages from builders and old clients. Two messages were left out, since an
+    /// engine's push cannot produce them.
     #[test]
     fn classifies_texts_from_issues_as_labelled() {
         for (name, text) in [
@@ -768,8 +779,10 @@ mod tests {
             classify(&evidence).class.name()
         }
 
-        /// Returns a complaint if the text is not classified as labelled. `class` is correct with credentials sent; if
-        /// `acceptable` is set, its classes are correct with or without credentials.
+        /// Returns an error message if the rules do not classify the message as labelled.
+        ///
+        /// `class` is the expected class if credentials were sent. If `acceptable` is not empty, each class in
+        /// `acceptable` is correct with or without credentials.
         fn complaint(&self) -> Option<String> {
             let (with, without) = (self.class(true), self.class(false));
             let right = if self.acceptable.is_empty() {

@@ -1,4 +1,4 @@
-//! The state that the pushes of a call share.
+//! The state that all pushes in one run of the plugin share.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -16,29 +16,30 @@ use crate::push::pool::RegistryPool;
 use crate::push::upload::detour::Detours;
 use crate::reference::Reference;
 
-/// The state that the pushes of a call share.
+/// The state that all pushes in one run of the plugin share.
 pub struct Session<'a> {
     pub options: &'a PushOptions,
     pub keyring: Keyring,
     /// The terminal for prompts; `None`: the user cannot be prompted.
     pub terminal: Option<Terminal>,
-    /// Held while a tag is added or removed. podman 4.3 loses tags if two are changed at once.
+    /// Locked while a local tag is added or removed. podman 4.3 loses tags if two tags are changed at the same time.
     pub naming: Mutex<()>,
-    /// Held while a prompt, or a credential helper that may prompt, uses the terminal.
+    /// Locked while a prompt, or a credential helper that may prompt, uses the terminal.
     dialogue: Mutex<()>,
-    /// By the domain of the registry.
+    /// The gates of the registries, by the domain of the registry.
     pub gates: HashMap<String, Gate>,
-    /// For queries that the engine cannot make, or makes more slowly.
+    /// Direct connections to registries, for queries that the engine cannot make or makes more slowly.
     pub pool: RegistryPool,
-    /// Shared, because an upload that hangs blocks later pushes too.
+    /// The repositories in which an upload hangs. Shared by all pushes, because an upload that hangs also blocks later
+    /// pushes.
     pub detours: RefCell<Detours>,
-    /// Canonical names of the tags that this call has added. An engine deletes an image with its last name, and these
-    /// names are removed later.
+    /// The canonical names of the local tags that this run of the plugin has added and removes later. An image must
+    /// keep another name, since engines delete an image with its last name.
     pub added_tags: RefCell<HashSet<String>>,
 }
 
 impl<'a> Session<'a> {
-    /// * `references`: the references that the call pushes to.
+    /// * `references`: the references that this run of the plugin pushes to.
     pub fn new<'r>(
         options: &'a PushOptions,
         keyring: Keyring,
@@ -61,12 +62,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Waits until no prompt and no credential helper uses the terminal.
+    /// Waits until no prompt and no credential helper uses the terminal, and locks the terminal.
     pub async fn lock_terminal(&self) -> MutexGuard<'_, ()> {
         self.dialogue.lock().await
     }
 
-    /// Waits for the terminal on behalf of a credential helper. `None`: helpers have a timeout and cannot prompt.
+    /// Locks the terminal for a credential helper. Returns `None` if helpers have a timeout and so cannot prompt.
     pub async fn lock_terminal_for_helper(&self) -> Option<MutexGuard<'_, ()>> {
         match self.keyring.helper_timeout {
             Some(_) => None,
@@ -83,13 +84,13 @@ impl<'a> Session<'a> {
         found
     }
 
-    /// Looks up credentials before the pushes need them, since credential helpers and the engine may be slow.
+    /// Looks up the credentials for all registries in advance, since credential helpers and the engine may be slow.
     ///
-    /// * `registries`: without duplicates, in the order in which their helpers may prompt.
+    /// * `registries`: the domains of the registries, without duplicates. Credential helpers prompt in this order.
     pub async fn prefetch_credentials(&self, registries: &[String], reporter: &Reporter) {
         let lookups = registries.iter().map(async |registry| {
             let mut pass = self.gates[registry].enter().await;
-            // A push may have looked them up first.
+            // A push may have looked up the credentials already.
             if pass.is_empty() {
                 pass.prefetched = Some(self.look_up(registry, reporter).await);
             }

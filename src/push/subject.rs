@@ -1,4 +1,4 @@
-//! The image of a push, and how the engine inspects it.
+//! The image to push, and functions that inspect the image in the engine.
 
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
@@ -17,7 +17,7 @@ pub struct Subject<'a> {
     pub reference: &'a Reference,
     /// The image's name in the engine: a reference or an ID.
     pub local_name: &'a str,
-    /// The one platform that `--platform` selects.
+    /// The single platform that `--platform` selects, if the user selected one.
     pub platform: Option<&'a Platform>,
     pub active: &'a ActiveCredentials,
 }
@@ -27,7 +27,8 @@ impl Subject<'_> {
         PushError::Engine { reference: self.reference.familiar(), source }
     }
 
-    /// Converts the error of a query: fatal if the engine cannot be reached, otherwise retryable.
+    /// Converts the error of a query about the image. The result is fatal if the engine cannot be reached, and
+    /// retryable in all other cases.
     pub fn attempt_error(&self, error: QueryError) -> AttemptError {
         match error {
             QueryError::Cause(cause) => cause.into(),
@@ -50,7 +51,7 @@ impl Subject<'_> {
     }
 }
 
-/// Inspects the image, or only its selected platform if the engine can inspect single platforms.
+/// Inspects the image, or only the selected platform of the image if the engine can inspect single platforms.
 ///
 /// # Errors
 /// The engine does not have the image, or cannot be reached.
@@ -60,7 +61,7 @@ pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<Image
         manifest.platform.as_ref().zip(subject.platform).is_some_and(|(own, wanted)| own.is(wanted))
     };
     if let Some(digest) = image.manifests.iter().find(is_wanted).map(|manifest| manifest.digest.clone()) {
-        // The registry gets the manifest of the platform, not the index.
+        // The engine pushes the manifest of the selected platform, not the index.
         (image.id, image.digests) = (digest.clone(), vec![digest]);
     }
     if let Some(platform) = subject.platform
@@ -71,7 +72,7 @@ pub async fn inspect(engine: &mut Engine, subject: &Subject<'_>) -> Result<Image
     Ok(image)
 }
 
-/// Inspects the whole image.
+/// Inspects the image with all its platforms.
 ///
 /// # Errors
 /// The engine does not have the image, or cannot be reached.

@@ -3,20 +3,20 @@
 use crate::engine::images::ImageSummary;
 use crate::reference::Reference;
 
-/// The maximum number of names in a hint.
+/// The maximum number of images that a hint suggests.
 const MAX_SIMILAR: usize = 3;
 
-/// A suggestion for a name that the engine does not have.
+/// A suggestion for the user if the engine does not have the requested image.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Suggestion {
-    /// Local images with a similar name, the most similar first.
+    /// Local images with a reference similar to the requested reference, the most similar first.
     Near(Vec<String>),
-    /// A local image in another repository, with the same last path component and tag.
+    /// A local image in another repository, with the last path component and tag of the requested reference.
     Tag(String),
 }
 
 impl Suggestion {
-    /// Returns the hint for a name that the engine does not have.
+    /// Returns a hint for the user. `wanted`: the requested reference.
     pub fn hint(&self, wanted: &str) -> String {
         match self {
             Self::Near(names) => format!("did you mean {}?", names.join(" or ")),
@@ -25,8 +25,8 @@ impl Suggestion {
     }
 }
 
-/// Suggests names that differ from the wanted one in a few letters or only in the tag. If there are none, suggests an
-/// image with the same last path component and tag.
+/// Suggests images whose references differ from the wanted reference in a few letters or only in the tag. If no such
+/// image exists, suggests an image with the same last path component and tag.
 pub fn suggest(wanted: &Reference, images: &[ImageSummary]) -> Option<Suggestion> {
     let wanted_name = wanted.familiar();
     let limit = 2.max(wanted.path().len() / 4);
@@ -59,8 +59,8 @@ pub fn suggest(wanted: &Reference, images: &[ImageSummary]) -> Option<Suggestion
     namesakes.find(|(_, reference)| same_tag(reference)).map(|(name, _)| Suggestion::Tag(name.clone()))
 }
 
-/// Returns whether the name looks like an image ID (`0bc980ece940`, `sha256:…`), which docker reads as a name on
-/// Docker Hub.
+/// Returns whether a reference looks like an image ID (`0bc980ece940`, `sha256:…`). docker reads an image ID as a
+/// repository on Docker Hub.
 pub fn looks_like_id(reference: &Reference) -> bool {
     let name = reference.familiar_repository();
     let is_hex = |text: &str| text.len() >= 12 && text.bytes().all(|b| b.is_ascii_hexdigit());

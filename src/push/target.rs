@@ -1,15 +1,15 @@
-//! Combines the typed images and destinations into targets. Pure.
+//! Combines the images and destinations that the user typed into targets, without contacting the engine.
 
 use std::collections::BTreeMap;
 
 use crate::failure::Class;
 use crate::reference::{HUB, Reference, ReferenceError};
 
-/// An image as it was typed.
+/// An image that the user typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Image {
     Named(Reference),
-    /// An ID or a digest. It names an image in the engine, but no repository to push to.
+    /// An ID or a digest, which identifies an image in the engine, but no repository to push to.
     Id(String),
 }
 
@@ -17,19 +17,20 @@ pub enum Image {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     Reference(Reference),
-    /// A prefix, such as `registry.example.com/` or `registry.example.com/team/`, for the path and tag of the image.
+    /// A prefix, such as `registry.example.com/` or `registry.example.com/team/`, before the path and tag of the
+    /// image.
     Under(String),
 }
 
-/// One image and one destination.
+/// One image to push, and the reference to push the image to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The reference to push to.
     pub reference: Reference,
-    /// The image in the engine: a canonical name or an ID.
+    /// The canonical reference of the image in the engine, or the ID that the user typed.
     pub local_name: String,
-    /// The name from which path and tag of the destination come, if the typed text could also be an ID. If the image
-    /// does not have this name in the engine, the user typed an ID, which has no path and tag.
+    /// The name that supplies the path and tag of the destination, if the name could also be an image ID. If the image
+    /// in the engine does not have this name, the user typed an ID, which has no path and tag.
     pub stands_for: Option<Reference>,
 }
 
@@ -38,25 +39,26 @@ impl Target {
         Self { local_name: reference.canonical(), reference, stands_for: None }
     }
 
-    /// Returns whether the image has another name in the engine than the reference to push to.
+    /// Returns whether the name of the image in the engine differs from the reference to push to.
     pub fn is_renamed(&self) -> bool {
         self.local_name != self.reference.canonical()
     }
 }
 
-/// Why images and destinations cannot be combined.
+/// The reason why images and destinations cannot be combined into targets.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     #[error("{reason}")]
     Image { typed: String, reason: ReferenceError },
     #[error("--to {typed}: {reason}")]
     Destination { typed: String, reason: ReferenceError },
-    /// A registry without a slash at the end. docker would read it as a path on Docker Hub.
+    /// The value of `--to` is a registry without a slash at the end. docker would read the value as a repository on
+    /// Docker Hub.
     #[error("--to {typed} means a repository on Docker Hub")]
     Registry { typed: String },
     #[error("tag can't be used with --all-tags/-a")]
     TagWithAllTags { typed: String },
-    /// A digest or an ID does not name a repository.
+    /// The user passed `--all-tags` with a digest or an ID, which does not name a repository.
     #[error("--all-tags requires a repository name, and `{typed}` is not one")]
     IdWithAllTags { typed: String },
     #[error("`{typed}` has no path and tag to append to --to {destination}")]
@@ -66,7 +68,7 @@ pub enum TargetError {
 }
 
 impl TargetError {
-    /// Returns the typed text that caused the error.
+    /// Returns the image or destination that caused the error, as the user typed it.
     pub fn typed(&self) -> &str {
         match self {
             Self::Image { typed, .. }
@@ -79,7 +81,7 @@ impl TargetError {
         }
     }
 
-    /// Returns the next command or setting to try.
+    /// Returns a hint for the user: a command to run or a setting to change.
     pub fn hint(&self) -> String {
         match self {
             Self::Image { reason: ReferenceError::Digest, .. } => {
@@ -106,8 +108,9 @@ impl TargetError {
     }
 }
 
-/// Returns whether a text may be an ID, or the beginning of one: 4 to 64 hex digits. Engines accept fewer digits, but a
-/// shorter text is more likely a name. A text of hex digits may be a name too, and engines look for the name first.
+/// Returns whether an argument may be an image ID or the beginning of an ID: 4 to 64 hex digits. Engines accept fewer
+/// digits too, but a shorter argument is more likely a name. Hex digits may also be a name, which engines look for
+/// first.
 fn is_id(text: &str) -> bool {
     let is_hex = |digits: &str| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     match text.strip_prefix("sha256:") {
@@ -119,7 +122,7 @@ fn is_id(text: &str) -> bool {
 impl Image {
     fn read(typed: &str) -> Result<Self, TargetError> {
         match typed.parse::<Reference>() {
-            // Up to 63 hex digits are a valid name, and may be an ID too: only the engine knows.
+            // Up to 63 hex digits may be a name or an ID. Only the engine can tell which.
             Ok(reference) if !typed.starts_with("sha256:") => Ok(Self::Named(reference)),
             Err(ReferenceError::Digest) => Ok(Self::Id(typed.to_owned())),
             _ if is_id(typed) => Ok(Self::Id(typed.to_owned())),
@@ -133,7 +136,7 @@ impl Destination {
     fn read(typed: &str) -> Result<Self, TargetError> {
         let problem = |reason| TargetError::Destination { typed: typed.to_owned(), reason };
         if let Some(prefix) = typed.strip_suffix('/') {
-            // Test with an example whether the prefix can be the beginning of a reference.
+            // Test with an example whether a reference can begin with the prefix.
             let example = format!("{typed}x").parse::<Reference>();
             let example = example.map_err(|reason| match reason {
                 ReferenceError::Uppercase { .. } => {
@@ -143,7 +146,7 @@ impl Destination {
             })?;
             let is_registry = !prefix.contains('/') && example.domain() == HUB && prefix != HUB;
             return match is_registry && prefix != "index.docker.io" {
-                // A plain `team/` is a namespace on Docker Hub, as in every reference.
+                // A prefix without a dot or colon, such as `team/`, is a namespace on Docker Hub.
                 true if prefix.contains(['.', ':']) => Err(problem(ReferenceError::Format)),
                 _ => Ok(Self::Under(prefix.to_owned())),
             };
@@ -157,20 +160,20 @@ impl Destination {
     }
 }
 
-/// Returns whether a text is `host:port` and not `name:tag`: the host is `localhost` or has a dot, and the port
-/// consists of digits.
+/// Returns whether an argument is `host:port` instead of `name:tag`. A host is `localhost` or contains a dot, and a
+/// port consists of digits.
 fn is_port(text: &str) -> bool {
     text.split_once(':').is_some_and(|(host, port)| {
         (host == "localhost" || host.contains('.')) && port.bytes().all(|b| b.is_ascii_digit())
     })
 }
 
-/// Combines each image with each destination, in the order typed. Duplicates are dropped.
+/// Combines each image with each destination, in the order in which the user typed them. Drops duplicate targets.
 ///
-/// * `all_tags`: the images are repositories; [`expand`] adds their tags later.
+/// * `all_tags`: the images are repositories; [`expand`] adds the tags of the repositories later.
 ///
 /// # Errors
-/// A text is not a valid reference, or two images would be pushed to the same reference.
+/// An image or destination is not a valid reference, or two images would be pushed to the same reference.
 pub fn targets(
     images: &[String],
     to: &[String],
@@ -225,11 +228,11 @@ pub fn targets(
     collision.map_or(Ok(targets), Err)
 }
 
-/// Returns the reference of an image that is pushed without `--to`, under its own name.
+/// Returns the reference to push to if the user passed no `--to`: the name of the image.
 fn alone(typed: &str, image: &Image) -> Result<Reference, TargetError> {
     match image {
         Image::Named(reference) => Ok(reference.clone()),
-        // The engine would read an ID as a name on Docker Hub.
+        // The engine would read an ID as a repository on Docker Hub.
         Image::Id(_) => {
             let reason = match typed.parse::<Reference>() {
                 Err(reason) => reason,
@@ -247,7 +250,7 @@ fn sent_to(
     destination: &Destination,
 ) -> Result<Target, TargetError> {
     let local_name = match image {
-        // Hex digits may be an ID or a name. Only the engine knows which, and it accepts both as typed.
+        // Hex digits may be an ID or a name. The engine accepts the digits as typed in both cases.
         Image::Named(_) if is_id(typed) => typed.to_owned(),
         Image::Named(reference) => reference.canonical(),
         Image::Id(id) => id.clone(),
@@ -259,7 +262,7 @@ fn sent_to(
             let problem = |reason| TargetError::Destination { typed: written.to_owned(), reason };
             tagged.parse().map_err(problem)?
         }
-        // `app:1@sha256:…`
+        // An image such as `app:1@sha256:…`, whose name has a tag.
         (Destination::Under(prefix), Image::Id(id)) if name_beside_digest(id).is_some() => {
             let name = name_beside_digest(id).expect("just seen");
             let tagged = format!("{prefix}/{}:{}", name.familiar_path(), name.tag_or_latest());
@@ -284,7 +287,7 @@ fn name_beside_digest(id: &str) -> Option<Reference> {
     name.parse::<Reference>().ok().filter(|name| name.tag().is_some())
 }
 
-/// Returns a target for each tag of a target that names a repository.
+/// Returns one target for each tag of the repository that the given target names.
 pub fn expand(target: &Target, tags: &[String]) -> Vec<Target> {
     let repository = target.local_name.rsplit_once(':').map_or(target.local_name.as_str(), |(name, _)| name);
     let with = |tag: &String| Target {
@@ -303,7 +306,7 @@ mod tests {
         texts.iter().map(|text| (*text).to_owned()).collect()
     }
 
-    /// Formats each target as `local -> reference`, or returns the error.
+    /// Formats each target as `local name -> reference`, or returns the error message.
     fn read(images: &[&str], to: &[&str], all_tags: bool) -> Result<Vec<String>, String> {
         let targets = targets(&texts(images), &texts(to), all_tags).map_err(|error| error.to_string())?;
         let format_target = |(_, target): &(String, Target)| match target.is_renamed() {

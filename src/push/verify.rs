@@ -14,15 +14,15 @@ use crate::push::subject::Subject;
 use crate::retry::is_transient;
 use crate::text::with_causes;
 
-/// The waits before the registry is asked again. A registry on several machines may need a moment until all of them
-/// serve the image that was pushed to one.
+/// The waits before the plugin queries the registry again. A registry on several machines may need a moment until
+/// every machine serves the pushed image.
 const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
-/// Checks that the tag names the pushed manifest, and that the registry has all its blobs.
+/// Checks that the tag in the registry names the pushed manifest, and that the registry has all blobs of the manifest.
 ///
 /// # Errors
-/// [`PushError::Unverified`]. With `--verify always` also if the registry does not answer; otherwise that is a
-/// warning.
+/// [`PushError::Unverified`] if the registry does not serve the pushed image. A failed query is an error with
+/// `--verify always`, and a warning without.
 pub async fn verify(
     session: &Session<'_>,
     engine: &mut Engine,
@@ -69,7 +69,7 @@ pub async fn verify(
     }
 }
 
-/// The next step after an answer of the registry.
+/// The next step after a query to the registry.
 #[derive(Debug)]
 enum Step {
     Served,
@@ -79,8 +79,8 @@ enum Step {
 }
 
 impl Step {
-    /// * `wait`: the wait before the next query; `None`: this was the last.
-    /// * `is_required`: an answer is required (`--verify always`).
+    /// * `wait`: the wait before the next query; `None`: no query is left.
+    /// * `is_required`: the user passed `--verify always`, so a failed query is an error.
     fn after(answer: Result<Option<Found>, QueryError>, wait: Option<Duration>, is_required: bool) -> Self {
         match (answer, wait) {
             (Ok(None), _) => Self::Served,
@@ -94,7 +94,8 @@ impl Step {
     }
 }
 
-/// Compares the registry's content with the pushed image. Returns `None` if they match.
+/// Compares the registry's content with the pushed image. Returns the difference, or `None` if the registry serves the
+/// pushed image.
 async fn find_mismatch(
     session: &Session<'_>,
     engine: &mut Engine,
@@ -117,7 +118,8 @@ async fn find_mismatch(
             }
             Some(_) => match session.options.verify {
                 Verify::Always => pool.missing_blobs(engine, subject, &pushed.digest).await?,
-                // The tag names the pushed manifest. The plugin may not reach the registry, so blobs are optional.
+                // The tag names the pushed manifest. The check of the blobs is optional, since the plugin may not
+                // reach the registry.
                 _ => pool.blobs_known_missing(engine, subject, &pushed.digest).await?,
             },
         },
@@ -141,7 +143,7 @@ mod tests {
         };
         let wait = Some(Duration::from_secs(1));
         let table = [
-            // answer, wait before the next request, required, next step
+            // result of the query, wait before the next query, --verify always, next step
             (served(), wait, false, "Served"),
             (served(), None, true, "Served"),
             (nothing(), wait, false, "AskAgain(1s)"),

@@ -1,4 +1,5 @@
-//! Chooses another name of the registry for a push that would otherwise wait for an upload that hangs in the engine.
+//! Chooses an alternative name of the registry if an upload that hangs in the engine blocks pushes under the usual
+//! name.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,29 +7,30 @@ use crate::reference::Reference;
 
 /// The repositories in which an upload hangs, after a stall in docker's classic store.
 ///
-/// For each layer and repository, that store runs one upload, shared by all pushes that need it. It never cancels an
-/// upload whose connection hangs (docker 20.10 and 28: measured), so each further push to this repository waits
-/// forever. Under another name of the registry, the engine starts a new upload.
+/// The classic store runs one upload for each layer and repository, shared by all pushes. The store never cancels an
+/// upload whose connection hangs (measured: docker 20.10 and 28), so later pushes to the repository wait forever.
+/// Under an alternative name of the registry, the engine starts a new upload.
 #[derive(Debug, Default)]
 pub struct Detours {
-    /// By repository: how many of the registry's names are blocked. The first is the name in the reference.
+    /// The number of blocked names of the registry, by repository. The first name is the name in the reference.
     blocked: HashMap<String, u32>,
-    /// How many uploads of this call hang.
+    /// The number of uploads in this run of the plugin that hang.
     hanging: u32,
-    /// Registries that the engine cannot reach under another name.
+    /// Registries that the engine cannot reach under an alternative name.
     closed: HashSet<String>,
 }
 
 impl Detours {
-    /// The maximum number of detours. An upload that hangs occupies one of the engine's five upload slots (dockerd's
-    /// `--max-concurrent-uploads`) while its connection exists. Two detours leave two slots for other pushes.
+    /// The maximum number of pushes under an alternative name. An upload that hangs occupies one of the engine's five
+    /// upload slots (dockerd's `--max-concurrent-uploads`) while its connection exists. Two detours leave two slots
+    /// for other pushes.
     const MOST: u32 = 2;
 
     pub fn blocked(&self, reference: &Reference) -> u32 {
         self.blocked.get(&reference.repository()).copied().unwrap_or_default()
     }
 
-    /// Records that an upload hangs. Pushes that began together wait for the same upload, which counts once.
+    /// Records that an upload to the repository hangs. An upload that blocks several pushes counts once.
     ///
     /// * `blocked_before`: the value of [`blocked`](Self::blocked) when the push began.
     pub fn hangs(&mut self, reference: &Reference, blocked_before: u32) {
@@ -39,19 +41,20 @@ impl Detours {
         }
     }
 
-    /// Records that the engine cannot reach the registry under another name.
+    /// Records that the engine cannot reach the registry under an alternative name.
     pub fn close(&mut self, reference: &Reference) {
         self.closed.insert(reference.domain().to_owned());
     }
 
-    /// Returns the number of the registry's other name to use next. `None`: use the name in the reference, since it
-    /// is not blocked or no other name can help.
+    /// Returns the number of the alternative name to use next. `None`: use the name in the reference, because that
+    /// name is not blocked or no alternative name can help.
     pub fn next(&self, reference: &Reference) -> Option<u32> {
         let is_possible = self.hanging <= Self::MOST && !self.closed.contains(reference.domain());
         Some(self.blocked(reference)).filter(|blocked| is_possible && *blocked > 0)
     }
 
-    /// Returns how many more attempts can help after a stall. `None`: no limit, since no upload to it hangs.
+    /// Returns how many more attempts can help after a stall. `None`: no limit, since no upload to the repository
+    /// hangs.
     pub fn left(&self, reference: &Reference) -> Option<u32> {
         self.blocked.get(&reference.repository())?;
         let is_closed = self.closed.contains(reference.domain());

@@ -1,4 +1,4 @@
-//! Uploads with the engine's own push, and detects stalls.
+//! Uploads an image with the engine's push request, and detects stalls.
 
 use std::time::Duration;
 
@@ -23,28 +23,28 @@ use crate::push::subject::{Subject, inspect};
 use crate::push::upload::watchdog::Watchdog;
 use crate::text::sanitize;
 
-/// How long the stream is read after a refusal. Later lines only repeat or explain it.
+/// How long the plugin reads the engine's stream after a refusal. Later messages only repeat or explain the refusal.
 const AFTER_REFUSAL: Duration = Duration::from_secs(2);
-/// How long the registry may take to confirm a push for which the engine reported no digest.
+/// The timeout for the registry to confirm a push for which the engine reported no digest.
 const CONFIRMATION: Duration = Duration::from_secs(30);
 
-/// The upload route through the engine.
+/// The route that uploads an image through the engine.
 #[derive(Default)]
 pub struct EngineUpload {
-    /// The tag of the running attempt under another name of the registry, if an upload hangs under its own.
+    /// The local tag under an alternative name of the registry, if an upload under the usual name hangs.
     detour: Option<TemporaryTag>,
 }
 
-/// Facts about one push, gathered from its stream.
+/// Facts about one push, collected from the engine's stream.
 #[derive(Debug, Default)]
 struct StreamFacts {
-    /// The first refusal, raw. Later ones only repeat or explain it.
+    /// The raw message of the first refusal. Later refusals only repeat or explain the first.
     refusal: Option<String>,
     content_missing: bool,
     narrowed: Option<Narrowed>,
-    /// The engine uses Docker's classic store, the only one that reports `Preparing`.
+    /// The engine uses Docker's classic store, the only store that reports `Preparing`.
     is_classic: bool,
-    /// The engine reports nothing until the end (podman).
+    /// The engine reports nothing until the push has finished (podman).
     is_silent: bool,
 }
 
@@ -60,7 +60,7 @@ impl StreamFacts {
     }
 }
 
-/// The end of a stream that did not break.
+/// The reason why the plugin stopped reading the engine's stream, unless the connection broke.
 enum StreamEnd {
     Properly,
     /// The plugin stopped the push after a stall.
@@ -68,7 +68,7 @@ enum StreamEnd {
 }
 
 impl EngineUpload {
-    /// Makes one attempt. See `Route::upload`.
+    /// Makes one attempt to upload the image. See `Route::upload`.
     pub async fn upload(
         &mut self,
         session: &Session<'_>,
@@ -102,11 +102,11 @@ impl EngineUpload {
             let max_retries = max_retries(session, subject, cause.class(), progress, facts.is_silent);
             AttemptError::Retryable { cause, max_retries }
         };
-        // A refusal decides even if the stream broke after it.
+        // A refusal is the cause of the failure, even if the stream breaks after the refusal.
         if let Some(message) = &facts.refusal {
             let cause = refused(message, None);
-            // Certificates and proxy rules apply to the registry's own name, so a failure of these classes may be
-            // caused by the other name.
+            // Certificates and proxy rules apply to the registry's usual name, so the alternative name may cause a
+            // failure of these classes.
             let is_about_name =
                 matches!(cause.class(), Class::Tls | Class::Auth | Class::Denied | Class::Other);
             if detour.is_some() && is_about_name && !progress.has_moved() {
@@ -149,15 +149,14 @@ impl EngineUpload {
         Ok(Uploaded { descriptor, narrowed: facts.narrowed })
     }
 
-    /// Removes the tag of the detour, if there is one.
+    /// Removes the local tag under the alternative name, if the attempt added one.
     pub async fn clean_up(&mut self, session: &Session<'_>, engine: &mut Engine, log: &mut ImageLog<'_>) {
         if let Some(tag) = self.detour.take() {
             untag(session, engine, tag, log).await;
         }
     }
 
-    /// Adds a tag under another name of the registry, if a push under its own name would wait for an upload that
-    /// hangs.
+    /// Adds a local tag under an alternative name of the registry, if an upload that hangs blocks the usual name.
     async fn take_a_detour(
         &mut self,
         session: &Session<'_>,
@@ -196,12 +195,12 @@ impl EngineUpload {
                 Ok(())
             }
             Err(error @ EngineError::Transport(_)) => Err(subject.engine_error(error)),
-            // Without the tag, the attempt uses the registry's own name.
+            // If the engine cannot add the tag, the attempt uses the registry's usual name.
             Err(_) => Ok(()),
         }
     }
 
-    /// Reads the stream to its end.
+    /// Sends the push request, and reads the engine's stream until the push finishes or stalls.
     async fn follow(
         &self,
         session: &Session<'_>,
@@ -220,7 +219,7 @@ impl EngineUpload {
         let limit = session.options.stall_timeout;
         let mut watchdog = Watchdog::new(limit, Instant::now());
         let mut deadline: Option<Instant> = None;
-        // The engine may be slow to answer, since it resolves the registry's name first.
+        // The engine may be slow to respond, since the engine resolves the registry's name first.
         let answered = async { Some(engine.push(&request).await) };
         let Some(stream) = (tokio::select! {
             stream = answered => stream,
@@ -234,8 +233,8 @@ impl EngineUpload {
         loop {
             let stalls = Some(watchdog.deadline(&log.record.progress)).filter(|_| is_watched);
             let goes_on = tokio::select! {
-                // Poll the stream before the stall timeout: after a suspension of this process, data may have arrived
-                // although the timeout has passed.
+                // Poll the stream before the stall timeout. After a suspension of the plugin's process, data may have
+                // arrived although the timeout has passed.
                 biased;
                 () = until(deadline) => false,
                 more = stream.next(|event| {
@@ -261,7 +260,7 @@ impl EngineUpload {
     }
 }
 
-/// Returns how many more attempts can help after a failure.
+/// Returns how many more attempts can help after a failure of the given class.
 fn max_retries(
     session: &Session<'_>,
     subject: &Subject<'_>,
@@ -271,16 +270,17 @@ fn max_retries(
 ) -> u32 {
     match class {
         Class::Stalled => session.detours.borrow().left(subject.reference).unwrap_or(u32::MAX),
-        // The engine itself has retried for nearly a minute. podman retries for up to two minutes and does not
-        // report it.
+        // The engine itself has retried for nearly a minute. podman retries for up to two minutes, and reports no
+        // retries.
         _ if progress.was_retried_in_vain() || (is_silent && class == Class::RateLimited) => 1,
         _ => u32::MAX,
     }
 }
 
-/// Confirms the push with the registry if the engine reported no digest. Docker 24 with the containerd store ends
-/// without a digest, podman before 3 without any line. Returns the descriptor that the tag names, if its digest is one
-/// of the engine's image.
+/// Confirms a push with the registry if the engine reported no digest. Returns the descriptor that the tag names in
+/// the registry, if the engine's image has the same digest.
+///
+/// Docker 24 with the containerd store reports no digest. podman before version 3 reports nothing at all.
 async fn confirm(
     session: &Session<'_>,
     engine: &mut Engine,

@@ -1,4 +1,4 @@
-//! Routes by which an image is uploaded. An attempt reports events, and ends with a descriptor or a cause.
+//! The routes by which an image is uploaded. An attempt reports events, and returns a descriptor or an error.
 
 pub mod detour;
 mod engine;
@@ -12,7 +12,7 @@ use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::upload::engine::EngineUpload;
 
-/// A way to upload.
+/// A route by which an image is uploaded.
 pub enum Route {
     Engine(EngineUpload),
 }
@@ -26,10 +26,10 @@ impl Default for Route {
 impl Route {
     /// Makes one attempt to upload the image.
     ///
-    /// * `on_event`: called with each event, after it is shown and recorded.
+    /// * `on_event`: called with each event, after the event was shown and recorded.
     ///
     /// # Errors
-    /// [`AttemptError`]
+    /// [`AttemptError`] if the upload fails.
     pub async fn upload(
         &mut self,
         session: &Session<'_>,
@@ -43,7 +43,7 @@ impl Route {
         }
     }
 
-    /// Removes the tag of an attempt that was stopped by `--timeout`.
+    /// Removes the local tag that an attempt left because `--timeout` stopped the attempt.
     pub async fn clean_up(&mut self, session: &Session<'_>, engine: &mut Engine, log: &mut ImageLog<'_>) {
         match self {
             Self::Engine(upload) => upload.clean_up(session, engine, log).await,

@@ -1,9 +1,11 @@
 //! Distinguishes a stalled push from a slow one.
 //!
-//! Output from the engine does not prove progress: the containerd store repeats its lines every 100 ms. Only a
-//! changed value proves it. Silence does not prove a stall: after a layer is sent, engines report nothing until the
-//! registry has stored it. That can take long for a large layer, since registries read it again for its digest, and
-//! often copy it.
+//! Output from the engine does not prove progress, because the containerd store repeats each status every 100 ms. Only
+//! a changed value proves progress.
+//!
+//! Silence does not prove a stall. After a layer is sent, engines report nothing until the registry has stored the
+//! layer. Storing a large layer can take long, since registries read the layer again for the digest, and often copy
+//! the layer.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,22 +15,22 @@ use tokio::time::Instant;
 use crate::event::{Event, LayerState};
 use crate::progress::Progress;
 
-/// Computes when a push must count as stalled.
+/// Computes the time at which a push counts as stalled.
 #[derive(Debug)]
 pub struct Watchdog {
     limit: Duration,
     moved: Instant,
-    /// By layer ID: when its first and its latest bytes were reported.
+    /// The times at which the engine reported the first and the latest bytes of a layer, by layer ID.
     sending: HashMap<String, (Instant, Instant)>,
 }
 
 impl Watchdog {
-    /// * `limit`: how long a push may report no change (`--stall-timeout`).
+    /// * `limit`: the longest time for which a push may report no change (`--stall-timeout`).
     pub fn new(limit: Duration, now: Instant) -> Self {
         Self { limit, moved: now, sending: HashMap::new() }
     }
 
-    /// Takes an event into account. `has_changed`: the event is not a repetition.
+    /// Records the time of an event. `has_changed`: the event is not a repetition of an earlier event.
     pub fn saw(&mut self, event: &Event, has_changed: bool, now: Instant) {
         if !has_changed {
             return;
@@ -45,8 +47,10 @@ impl Watchdog {
         }
     }
 
-    /// Returns the time at which the push counts as stalled if nothing changes before. To store the sent layers, the
-    /// registry gets as long as the slowest of them took to send, but at least the limit.
+    /// Returns the time at which the push counts as stalled if the engine reports no change before.
+    ///
+    /// After all layers are sent, the registry gets as much time to store the layers as the slowest layer took to
+    /// send, but at least the limit.
     pub fn deadline(&self, progress: &Progress) -> Instant {
         self.moved + self.timeout(progress)
     }
@@ -67,7 +71,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(60);
 
-    /// A push that is fed with events at given times.
+    /// A simulated push, with events at given times.
     struct Scenario {
         start: Instant,
         watchdog: Watchdog,
@@ -95,7 +99,7 @@ mod tests {
             self.watchdog.saw(&event, has_changed, now);
         }
 
-        /// Lets time pass up to this second.
+        /// Lets time pass up to the given second, and records a stall.
         fn pass(&mut self, second: u64) {
             let deadline = self.watchdog.deadline(&self.progress).duration_since(self.start).as_secs();
             if deadline <= second && self.stalled.is_none() {
@@ -113,7 +117,7 @@ mod tests {
         let mut scenario = Scenario::new();
         scenario.at(0, "a", LayerState::Preparing);
         for step in 1..=24 {
-            // One new value in 50 s, and repetitions each second.
+            // The engine reports one new value every 50 s, and repeats the value each second.
             scenario.at(50 * step, "a", pushing(step, 1000));
             for second in 1..50 {
                 scenario.at(50 * step + second, "a", pushing(step, 1000));
@@ -121,7 +125,7 @@ mod tests {
             }
         }
         assert_eq!(scenario.stalled, None);
-        // The last new value came after 1200 s.
+        // The engine reported the last new value after 1200 s.
         scenario.pass(10_000);
         assert_eq!(scenario.stalled, Some(1260), "repeated values are not progress");
     }
@@ -132,12 +136,12 @@ mod tests {
             // events of layer "a", second at which the push counts as stalled
             (&[], 60),
             (&[(1, LayerState::Waiting), (30, LayerState::Waiting)], 61),
-            // Partly sent: the time that sending took does not matter.
+            // The layer is partly sent, so the limit of 60 s applies.
             (&[(0, pushing(1, 9)), (50, pushing(2, 9)), (100, pushing(3, 9))], 160),
-            // All sent, in 1 s and in 100 s.
+            // The layer is completely sent, in 1 s and in 100 s.
             (&[(0, pushing(1, 9)), (1, pushing(9, 9))], 61),
             (&[(0, pushing(1, 9)), (50, pushing(2, 9)), (100, pushing(10, 9))], 200),
-            // Pushed: the manifest gets no extra time.
+            // The layer is pushed, so the limit of 60 s applies to the manifest.
             (
                 &[(0, pushing(1, 9)), (50, pushing(2, 9)), (100, pushing(9, 9)), (110, LayerState::Pushed)],
                 170,
