@@ -274,8 +274,8 @@ const WANTS_TLS: [&str; 3] = [
     "speaking plain http to an ssl",
 ];
 
-/// The rules for the classification of failures, of which the first rule that matches decides. The order of the
-/// numbered groups was measured with real messages.
+/// The rules for the classification of failures. The first rule that matches decides. The order of the numbered
+/// groups was tested with real messages.
 const RULES: &[Rule] = rules![
     // 1 · a stopping engine; a cancellation by the plugin, reported by the engine
     Is(Engine), ["grpc: the client connection"], [], ENGINE_WENT;
@@ -451,13 +451,13 @@ pub fn is_unknown_to_registry(text: &str) -> bool {
     text.contains(" unknown")
 }
 
-/// Returns whether a status is the first status that nearly every engine sends. This first status only repeats the
+/// Returns whether a status line is the line with which nearly every engine begins a push. The line only repeats the
 /// reference.
 pub fn is_opening(text: &str) -> bool {
     text.starts_with("The push refers to repository")
 }
 
-/// Returns whether the docker CLI rejected its command line, according to its message (from spf13/cobra and
+/// Returns whether a message means that the docker CLI rejected the command line (messages of spf13/cobra and
 /// spf13/pflag).
 pub fn is_usage(text: &str) -> bool {
     ["requires*argument", "unknown flag", "unknown shorthand flag"].iter().any(|words| contains(text, words))

@@ -77,8 +77,9 @@ pub async fn run(
 
 /// Returns the diff IDs of the local image's layers that the repository in the registry has.
 ///
-/// Engines do not report the digests of compressed layers. So this function compares the diff IDs with other images in
-/// the repository: the images of the tag, of the local image's digests, and of the highest other tags.
+/// Engines do not report the digests of compressed layers. So this function compares the diff IDs with other images
+/// in the repository: the images of the tag, of the local image's digests, and of the other tags with the highest
+/// versions.
 async fn layers_there(
     registry: &Arc<Registry>,
     reference: &Reference,

@@ -37,7 +37,8 @@ pub enum PushError {
     Exists { reference: String, found: String, id: String },
     #[error("{reference} was pushed as {expected}, but {found}")]
     Unverified { reference: String, expected: String, found: Found },
-    /// The query of the registry after the push failed, which is an error only with `--verify always`.
+    /// The plugin could not query the registry after the push, and `--verify always` requires a response of the
+    /// registry.
     #[error("cannot verify {reference} after the push: {}", cause.reason())]
     Unverifiable { reference: String, cause: Cause },
     /// The push exceeded `--timeout`.
@@ -270,8 +271,7 @@ impl Cause {
             Self::Registry(error) => {
                 let verdict = Verdict::without_hint(error.class());
                 match &**error {
-                    // Classify the reason too, because its verdict limits the retries for a host name that cannot be
-                    // resolved.
+                    // Classify the reason too: the verdict on a host name that cannot be resolved limits the retries.
                     RegistryError::Unreachable { reason, .. } => {
                         Some(classify(&Evidence::of_text(reason, true)))
                             .filter(|read| read.class == verdict.class)

@@ -65,7 +65,7 @@ impl Logins {
         self.active.iter().find(|active| active.number > number)
     }
 
-    /// Adds credentials, and returns them with their number.
+    /// Adds credentials, and returns the credentials with their number.
     ///
     /// * `only_for`: the only repository that uses the credentials; `None`: all repositories, instead of all earlier
     ///   credentials.

@@ -168,7 +168,7 @@ fn is_port(text: &str) -> bool {
     })
 }
 
-/// Combines each image with each destination, in the order in which the user typed them. Drops duplicate targets.
+/// Combines each image with each destination, in the order of the command line. Drops duplicate targets.
 ///
 /// * `all_tags`: the images are repositories; [`expand`] adds the tags of the repositories later.
 ///

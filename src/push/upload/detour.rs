@@ -21,9 +21,9 @@ pub struct Detours {
 }
 
 impl Detours {
-    /// The maximum number of pushes under an alternative name. An upload that hangs occupies one of the engine's five
-    /// upload slots (dockerd's `--max-concurrent-uploads`) while its connection exists. Two detours leave two slots
-    /// for other pushes.
+    /// The maximum number of pushes under an alternative name. Each upload that hangs occupies one of the engine's
+    /// five upload slots (dockerd's `--max-concurrent-uploads`) while the connection of the upload exists. The
+    /// maximum leaves two slots for other pushes.
     const MOST: u32 = 2;
 
     pub fn blocked(&self, reference: &Reference) -> u32 {

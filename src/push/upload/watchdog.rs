@@ -138,7 +138,7 @@ mod tests {
             (&[(1, LayerState::Waiting), (30, LayerState::Waiting)], 61),
             // The layer is partly sent, so the limit of 60 s applies.
             (&[(0, pushing(1, 9)), (50, pushing(2, 9)), (100, pushing(3, 9))], 160),
-            // The layer is completely sent, in 1 s and in 100 s.
+            // The layer is completely sent: in 1 s in the first case, and in 100 s in the second case.
             (&[(0, pushing(1, 9)), (1, pushing(9, 9))], 61),
             (&[(0, pushing(1, 9)), (50, pushing(2, 9)), (100, pushing(10, 9))], 200),
             // The layer is pushed, so the limit of 60 s applies to the manifest.
