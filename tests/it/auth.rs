@@ -1,11 +1,12 @@
-//! `auth`: which credentials Docker stores, and whether the registry accepts them.
+//! Tests of `docker regpush auth`, which reports the stored credentials for a registry, and whether the registry
+//! accepts these credentials.
 
 use serde_json::{Value, json};
 
 use crate::support::engine::{End, FakeEngine, Reply};
 use crate::support::env::{Run, TestEnv, run, run_with_stdin};
 
-/// base64 of bob:filepw
+/// The base64 encoding of `bob:filepw`.
 const BOB: &str = "Ym9iOmZpbGVwdw==";
 const WRONG: &str =
     r#"{"message":"login attempt to http://localhost:5000/v2/ failed with status: 401 Unauthorized"}"#;
@@ -26,7 +27,7 @@ fn reports_source_user_kind_and_acceptance_of_credentials() {
     let refused = r#"{"message":"Get \"http://localhost:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"}"#;
     let alice = r#"echo '{"Username":"alice","Secret":"s3cret"}'"#;
     let table = [
-        // config.json, the engine's answer → status, row, JSON, in stderr
+        // config.json, the engine's response → exit status, row on stdout, JSON on stdout, text in stderr
         (
             file.as_str(),
             Reply::json(200, "{}"),
@@ -152,7 +153,7 @@ fn saves_typed_credentials_after_checking_them() {
     let config = std::fs::read_to_string(env.config_file()).unwrap();
     assert!(config.contains("YWxpY2U6czNjcmV0"), "{config}");
 
-    // Typed credentials are reported even if they cannot be saved.
+    // `auth --login` reports the typed credentials even if saving the credentials fails.
     let env = TestEnv::new().with_config(r#"{"credsStore":"gone"}"#);
     let engine = FakeEngine::start().on(AUTH, Reply::json(200, "{}"));
     let arguments = ["regpush", "auth", "--login", "--format", "json", "localhost:5000"];
@@ -169,7 +170,7 @@ fn saves_typed_credentials_after_checking_them() {
         ended.text
     );
 
-    // `--username` becomes the default of the prompt.
+    // The prompt for a username offers the value of `--username`.
     let engine = FakeEngine::start();
     let arguments = ["regpush", "auth", "--login", "-u", "carol", "localhost:5000"];
     let mut terminal = env.at_terminal(&engine, "xterm", &arguments);
@@ -206,7 +207,7 @@ fn explains_why_auth_cannot_check() {
         assert_eq!(run.status, status, "{run}");
         assert!(run.stderr.contains(told) && run.stderr.contains(hint), "{run}");
     }
-    // An unreachable engine does not mean that the registry refused.
+    // If the engine is unreachable, `auth` does not report that the registry refused the credentials.
     let env = TestEnv::new().with_config(&stored(&json!({"auth": BOB})));
     let mut command = env.without_engine();
     let run =
@@ -215,7 +216,7 @@ fn explains_why_auth_cannot_check() {
     assert!(run.stdout.contains("unknown"), "{run}");
 }
 
-/// Engines ignore a registry token in `/auth`, so the plugin asks the registry itself.
+/// Engines ignore a registry token in a request to `/auth`, so the plugin sends the token to the registry itself.
 #[test]
 fn checks_a_registry_token_at_the_registry_itself() {
     for (status, accepted) in [(200, 0), (401, 3)] {

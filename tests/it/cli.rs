@@ -1,4 +1,4 @@
-//! Metadata, help, usage errors and closed pipes, as docker and a shell see them.
+//! Tests of the plugin's metadata, help and usage errors, and of output to closed pipes.
 
 use std::process::Command;
 
@@ -87,7 +87,7 @@ fn unreachable_engine_error_names_socket_and_origin() {
     assert_eq!(result["error"]["class"], "engine");
     assert_eq!(result["reference"], "docker.io/library/app:latest");
 
-    // A socket file without a listener.
+    // Leaves a socket file on which no process listens.
     drop(std::os::unix::net::UnixListener::bind(&nowhere).unwrap());
     let refused = run(&mut words(&env, &["-H", &url, "regpush", "app"]));
     assert!(refused.stderr.contains(": nothing listens at "), "{refused}");

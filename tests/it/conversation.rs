@@ -1,4 +1,4 @@
-//! Prompts after a refusal, and signals that interrupt a prompt or a push.
+//! Tests of prompts after a registry refused a push, and of signals that interrupt a prompt or a push.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -32,7 +32,7 @@ fn at_terminal(env: &TestEnv, engine: &FakeEngine, options: &[&str]) -> Terminal
     env.at_terminal(engine, "xterm", &[&["regpush"], options, &[IMAGE]].concat())
 }
 
-/// Answers both prompts as soon as each appears.
+/// Types the username and the password when the plugin prompts for them.
 fn log_in(terminal: &mut Terminal, username: &str, password: &str) {
     terminal.wait_for("Username");
     terminal.type_in(&format!("{username}\r"));
@@ -126,7 +126,7 @@ fn gives_up_after_three_wrong_answers() {
             .on(AUTH, Reply::json(401, r#"{"message":"unauthorized: incorrect username or password"}"#));
     }
     let mut terminal = at_terminal(&TestEnv::new(), &engine, &[]);
-    // An empty password is not sent to the registry.
+    // The plugin does not send an empty password to the registry.
     log_in(&mut terminal, "alice", "");
     terminal.wait_for("a user name and a password are required");
     for _ in 0..2 {
@@ -282,13 +282,13 @@ fn signals_in_mid_push_close_the_connection() {
     }
 }
 
-/// Starts a push that blocks while it writes to stderr. Returns the unread pipe.
+/// Starts a push that blocks because its stderr is a full pipe. Returns the process and the read end of the pipe.
 fn hanging_push(engine: &FakeEngine) -> (std::process::Child, Pid, std::io::PipeReader) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = TestEnv::new().command(engine);
     let child = command.args(["regpush", IMAGE]).stderr(writer).spawn().expect("the executable runs");
     let process = Pid::from_raw(child.id().try_into().expect("a process number"));
-    // A pipe holds 64 KiB; it is full when its content stops growing.
+    // The pipe is full (64 KiB) when its content stops growing.
     let started = Instant::now();
     let mut held = 0;
     loop {
@@ -303,7 +303,7 @@ fn hanging_push(engine: &FakeEngine) -> (std::process::Child, Pid, std::io::Pipe
     (child, process, reader)
 }
 
-/// Starts an engine that sends more notes than a pipe holds.
+/// Starts an engine whose response to a push is longer than the 64 KiB that a pipe holds.
 fn chatty_engine() -> FakeEngine {
     let line = |n| format!(r#"{{"status":"a note, and another, and another: {n}"}}"#);
     FakeEngine::start().on_every_push(Reply::stream((0..20_000).map(line)).ending(End::Hang))
@@ -325,7 +325,7 @@ fn ignores_sighup_under_nohup_and_obeys_sigint() {
     let program = env.command(&engine).get_program().to_owned();
     let mut command = std::process::Command::new("sh");
     command.env_clear().envs(env.variables()).env("DOCKER_HOST", &engine.host);
-    // `nohup` ignores HUP, and a shell ignores INT for the background jobs of a script.
+    // Starts the plugin with SIGHUP and SIGINT ignored, as `nohup` or a background job of a script would.
     command.args(["-c", r#"trap '' HUP INT; exec "$0" regpush "$1""#]).arg(program).arg(IMAGE);
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -356,7 +356,8 @@ fn closed_control_socket_stops_the_push() {
     engine.wait_until_connection_is_over();
 }
 
-/// docker before 25 has no control socket; the plugin notices docker's end because it gets another parent process.
+/// docker before version 25 has no control socket. The plugin notices that docker has exited because the plugin's
+/// parent process changes.
 #[test]
 fn killing_docker_stops_the_push() {
     let engine = FakeEngine::start().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
@@ -377,7 +378,7 @@ fn killing_docker_stops_the_push() {
 fn third_signal_exits_at_once() {
     let engine = chatty_engine();
     let (mut child, process, _reader) = hanging_push(&engine);
-    // After the first signal alone, it would end after 2 s.
+    // After only one signal, the plugin would exit after 2 s.
     let stopped = Instant::now();
     while child.try_wait().unwrap().is_none() {
         let _ = kill(process, Signal::SIGINT);

@@ -1,4 +1,4 @@
-//! Which credentials a push sends, and that they are not leaked.
+//! Tests which credentials a push sends to the engine, and that the plugin does not leak credentials.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,15 +13,15 @@ use crate::support::engine::{FakeEngine, Reply, digest_line, refusal};
 use crate::support::env::{Run, TestEnv, exists, run, run_with_stdin};
 
 const IMAGE: &str = "localhost:0/app:1";
-/// base64 of bob:filepw
+/// The base64 encoding of `bob:filepw`.
 const BOB: &str = "Ym9iOmZpbGVwdw==";
 
-/// Pushes, and returns the credentials that the engine received and the outcome.
+/// Pushes an image. Returns the credentials that the engine received, and the exit status and output of the plugin.
 fn push(env: &TestEnv, arguments: &[&str], image: &str, variable: Option<&str>) -> (Value, Run) {
     let engine = FakeEngine::start()
         .serving_pushed()
         .on_every_push(Reply::stream([digest_line("1")]))
-        // Called only for a registry that is not on this machine.
+        // The plugin requests `/info` only for registries that are not on this machine.
         .allow("GET /v1.41/info", Reply::json(200, "{}"));
     let mut command = env.command(&engine);
     command.args(["regpush", "--format", "json"]).args(arguments).arg(image);
@@ -46,7 +46,8 @@ fn uses_credential_sources_in_order() {
     let bob = basic("bob", "filepw", server);
     let variable = format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#);
     let table = [
-        // config.json, script of the helper `x`, DOCKER_AUTH_CONFIG, options → credentials sent, source
+        // config.json, script of the helper `x`, DOCKER_AUTH_CONFIG, options → credentials in the push request, their
+        // source
         ("{}".to_owned(), helper, None, &[][..], json!({}), "none"),
         (format!("{{{file}}}"), helper, None, &[], bob.clone(), "config"),
         (format!(r#"{{{file},"credsStore":"x"}}"#), helper, None, &[], alice.clone(), "helper:x"),
@@ -205,14 +206,14 @@ fn accepts_the_answer_of_a_helper_that_closes_stdin() {
     }
 }
 
-/// A helper script that never answers, with a child process.
+/// The script of a credential helper that starts a child process, and then hangs.
 const HANGS: &str = r#"sleep 1000 & echo $$ $! >"$HOME/new"; mv "$HOME/new" "$HOME/processes"; wait"#;
 
-/// Waits until the processes that [`HANGS`] recorded have ended.
+/// Waits until the helper with the script [`HANGS`] and its child process have exited.
 fn wait_until_ended(env: &TestEnv) {
     let processes = fs::read_to_string(env.path("home/processes")).expect("the helper was started");
     assert_eq!(processes.split_whitespace().count(), 2, "{processes}");
-    // An ended process remains a zombie if no process reaps orphans.
+    // A zombie counts as exited, since orphans remain zombies if no process reaps them.
     let is_gone = |process: &str| match fs::read_to_string(format!("/proc/{process}/stat")) {
         Ok(stat) => stat.contains(") Z "),
         Err(_) => true,
@@ -238,10 +239,10 @@ fn names_a_slow_helper_and_ends_it_on_sigterm() {
     wait_until_ended(&env);
 }
 
-/// At a terminal a helper runs in our process group, since it may prompt there itself.
+/// At a terminal a credential helper runs in the plugin's process group, so that the helper can prompt at the terminal.
 #[test]
 fn sigterm_at_a_terminal_ends_a_helper_and_its_children() {
-    // Ignores HUP, which Linux sends when the plugin ends, since here the plugin leads the session.
+    // The helper ignores SIGHUP, which Linux sends when the plugin, as the leader of the terminal session, exits.
     let script = format!("trap '' HUP; {HANGS}");
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
     let engine = FakeEngine::start();
@@ -252,7 +253,7 @@ fn sigterm_at_a_terminal_ends_a_helper_and_its_children() {
     wait_until_ended(&env);
 }
 
-/// The terminal's SIGINT ends the helper, but not its background processes.
+/// The terminal's SIGINT kills the helper, but not the background processes that the helper started.
 #[test]
 fn ctrl_c_ends_a_helper_and_its_children() {
     let script = format!("trap '' HUP; {HANGS}");
@@ -285,7 +286,7 @@ fn names_a_misbehaving_helper_without_leaking_its_secret() {
     let json = r#"{"Username":"alice","Secret":"hunter2"}"#;
     let html = "<!DOCTYPE html><p>502";
     let table = [
-        // script, reason in the warning
+        // script of the helper, expected reason in the warning
         ("head -c 100000000 /dev/zero; exit 0", "its output is longer than 1024 kB"),
         ("head -c 100000000 /dev/zero >&2; exit 1", "exit status: 1"),
         (&format!("echo '{html}'"), "its output is not the JSON of a credential helper"),
@@ -305,7 +306,7 @@ fn names_a_misbehaving_helper_without_leaking_its_secret() {
         assert!(run.stderr.contains(&told), "{script}: {run}");
         assert!(!run.to_string().contains("hunter2"), "{run}");
     }
-    // The stderr of a successful helper is not shown.
+    // The plugin does not print the stderr of a helper that exits with status 0.
     let script = format!("echo '{json}'; echo the password is hunter2 >&2");
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", &script);
     let (sent, run) = push(&env, &[], IMAGE, None);
@@ -313,7 +314,7 @@ fn names_a_misbehaving_helper_without_leaking_its_secret() {
     assert!(!run.to_string().contains("hunter2"), "{run}");
 }
 
-/// A helper that starts an agent behaves like this.
+/// A helper may start an agent that inherits stdout and keeps running.
 #[test]
 fn accepts_the_answer_of_a_helper_whose_child_keeps_stdout_open() {
     let script = r#"sleep 1000 & echo $! >"$HOME/child"; echo '{"Username":"alice","Secret":"s3cret"}'"#;
@@ -323,7 +324,7 @@ fn accepts_the_answer_of_a_helper_whose_child_keeps_stdout_open() {
     assert_eq!(sent["username"], "alice");
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     let child = fs::read_to_string(env.path("home/child")).unwrap();
-    // The plugin does not end it.
+    // The plugin does not kill the child process of a successful helper, so the test does.
     kill(Pid::from_raw(child.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
 }
 
@@ -439,7 +440,8 @@ fn retries_once_if_credentials_expire_in_mid_push() {
     assert_eq!(refused.status, 3, "only one retry: {refused}");
 }
 
-/// The output, the helper's environment and our arguments contain neither the password nor its base64 forms.
+/// Neither the password nor its base64 encodings appear in the output, in the plugin's arguments or in the helper's
+/// environment.
 #[test]
 fn shows_no_secret_in_output_or_to_helpers() {
     let seen = r#"
@@ -479,7 +481,7 @@ fn warns_that_docker_auth_config_overrides_stored_credentials() {
     let hidden = "DOCKER_AUTH_CONFIG overrides the credentials for localhost:0 in ";
     let table = [
         (format!(r#"{{"auths":{{"localhost:0":{{"auth":"{BOB}"}}}}}}"#), Some("`")),
-        // docker marks an entry like this if a helper stores its credentials.
+        // docker writes an empty entry for a registry if a helper stores the credentials for this registry.
         (
             r#"{"auths":{"localhost:0":{}},"credsStore":"x"}"#.to_owned(),
             Some("the credential helper `docker-credential-x`"),
@@ -498,7 +500,7 @@ fn warns_that_docker_auth_config_overrides_stored_credentials() {
     }
 }
 
-/// Engines and registries may quote the credentials that they received.
+/// Engines and registries may quote received credentials in error messages.
 #[test]
 fn redacts_secrets_quoted_by_the_engine() {
     let login = ["-u", "bob", "--password-stdin", "--format", "json"];

@@ -1,4 +1,4 @@
-//! Checks help, man pages, completions and README against the clap definition.
+//! Checks help, man pages, completions and README against the clap definition of the command line.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use docker_regpush::cli::{PluginCommand, StandaloneCommand};
 
 use crate::support::env::{TestEnv, run};
 
-/// The variable that makes the tests update stale documents instead of failing.
+/// The environment variable that makes the tests update outdated documents instead of failing.
 const UPDATE: &str = "UPDATE_DOCS";
 
 fn docs() -> PathBuf {
@@ -29,7 +29,7 @@ fn assert_current(path: &Path, want: &[u8]) {
     assert!(there == want, "{} is not current: {UPDATE}=1 cargo test --test it documents", path.display());
 }
 
-/// Returns the visible options of a push.
+/// Returns the options that the help of a command lists.
 fn options(command: &Command) -> Vec<&Arg> {
     command.get_arguments().filter(|arg| arg.get_long().is_some() && !arg.is_hide_set()).collect()
 }
@@ -74,7 +74,7 @@ fn completions_are_current() {
     }
 }
 
-/// Each option is listed once, in docker's layout.
+/// The help lists each option once, in the layout of docker's own help.
 #[test]
 fn help_follows_dockers_layout_and_lists_every_option() {
     let help = run(TestEnv::new().without_engine().args(["regpush", "--help"])).stdout;
@@ -91,7 +91,8 @@ fn help_follows_dockers_layout_and_lists_every_option() {
             names.starts_with('-') && names.split(' ').any(|word| word == long)
         };
         assert_eq!(lines.into_iter().filter(is_own).count(), 1, "{long}");
-        // The help text itself has to name defaults and values, since clap does not add them here.
+        // clap does not append the default and the possible values to the help of an option, so the help text must name
+        // them.
         let text = option.get_help().unwrap().to_string();
         if let [default] = option.get_default_values()
             && option.get_action().takes_values()
@@ -110,7 +111,7 @@ fn help_follows_dockers_layout_and_lists_every_option() {
     assert!(help.contains("REGPUSH_PROGRESS=plain"), "{help}");
 }
 
-/// Returns what `docker regpush WORDS --help` prints.
+/// Returns the help that `docker regpush WORDS --help` prints.
 fn help(words: &[&str]) -> String {
     run(TestEnv::new().without_engine().arg("regpush").args(words).arg("--help")).stdout
 }
@@ -151,7 +152,7 @@ fn documents_use_only_known_options() {
     assert!(examples > 0);
 }
 
-/// Except for `--help` and `--version`, and hidden options.
+/// An environment variable can set each long option, except hidden options, `--help` and `--version`.
 #[test]
 fn every_long_option_has_a_variable() {
     let table = [

@@ -1,4 +1,5 @@
-//! Which engine the plugin calls, over which transport and with which headers, and how it reports failures.
+//! Tests which engine the plugin connects to, over which transport and with which headers, and how the plugin reports
+//! failures of engines.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,7 +21,7 @@ fn pushed() -> Reply {
     Reply::stream([digest_line("1")])
 }
 
-/// Pushes with this `DOCKER_HOST` and further variables.
+/// Pushes an image with `DOCKER_HOST` set to `host`, and with further environment variables.
 fn push_to(env: &TestEnv, host: &str, variables: &[(&str, &str)]) -> Run {
     let mut command = env.without_engine();
     command.env("DOCKER_HOST", host).envs(variables.iter().copied()).args(["regpush", "-q", IMAGE]);
@@ -53,7 +54,8 @@ fn uses_a_proxy_as_docker_does() {
     assert_eq!(request.header("proxy-authorization"), Some("Basic bWU6czNjcmV0"));
     assert_eq!(request.header("host"), Some("engine.example.com:2375"));
 
-    // With these variables the proxy is not used: the plugin looks up the engine's address itself, which fails.
+    // With each of these variables the plugin does not use the proxy, and fails to resolve the engine's host name
+    // itself.
     let engine = "tcp://engine.invalid:2375";
     for variables in [
         &[("HTTPS_PROXY", address.as_str())][..],
@@ -66,7 +68,7 @@ fn uses_a_proxy_as_docker_does() {
         assert!(away.stderr.contains("hint: check host name, network and firewall"), "{variables:?}: {away}");
     }
     assert_eq!(proxy.pushes().len(), 1);
-    // A proxy is never used for this machine.
+    // The plugin does not use a proxy for an engine on this machine.
     let local = FakeEngine::at_tcp().serving_pushed().on_every_push(pushed());
     assert_eq!(push_to(&env, &local.host, &[("HTTP_PROXY", "http://127.0.0.1:0")]).status, 0);
 
@@ -77,14 +79,14 @@ fn uses_a_proxy_as_docker_does() {
     assert!(run.stderr.contains("hint: check HTTP_PROXY and HTTPS_PROXY"), "{run}");
     assert!(!run.stderr.contains("s3cret"), "{run}");
 
-    // An error of the proxy itself is not reported as an answer of the engine or the registry.
+    // The plugin reports a response 407 as an error of the proxy, not of the engine or the registry.
     let strict = FakeEngine::at_tcp().on_every_push(Reply::json(407, "nope"));
     let variables = [("HTTP_PROXY", strict.host.replace("tcp://", "http://"))];
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
     let run = push_to(&env, "tcp://engine.example.com:2375", &variables);
     assert_eq!(run.status, 4, "{run}");
     assert!(run.stderr.contains("it answered 407 Proxy Authentication Required"), "{run}");
-    // The plugin does not ignore an invalid proxy: a direct connection may be unwanted.
+    // An invalid proxy setting is an error, since the user may not want a direct connection.
     for garbage in ["::garbage::", "ftp://me:s3cret@127.0.0.1:1"] {
         let run = push_to(&env, "tcp://engine.invalid:2375", &[("HTTP_PROXY", garbage)]);
         assert_eq!(run.status, 4, "{run}");
@@ -154,14 +156,14 @@ fn does_not_follow_redirects_of_the_engine() {
     let engine = FakeEngine::start().on_every_push(redirect);
     let run = run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
     assert_eq!(run.status, 4, "{run}");
-    // If the plugin followed it, it would send the credentials along.
+    // The plugin does not follow a redirect, which would send the credentials to another host.
     assert!(run.stderr.contains(&format!("answered 307 Temporary Redirect, to `{target}`")), "{run}");
     assert!(
         run.stderr.contains("hint: check --host, --context and DOCKER_HOST: a proxy in front of the engine"),
         "{run}"
     );
 
-    // A redirect to a login page is not an answer of the registry.
+    // The plugin does not report a redirect to a login page as a response of the registry.
     let login = Reply { headers: vec![("Location", "/authenticate?rd=/images/")], ..Reply::json(302, "") };
     let engine = FakeEngine::start().on_every_push(login);
     let run = self::run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
@@ -197,7 +199,7 @@ fn explains_incompatible_api_versions() {
     let refused = push_to(&TestEnv::new(), &pinned.host, &[("DOCKER_API_VERSION", "1.99")]);
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("hint: update docker on the engine's machine, or unset"), "{refused}");
-    // The same for a call other than a push.
+    // The plugin prints this hint also if the engine refuses the API version of a request that is not a push.
     let listing = FakeEngine::start().on("GET /v1.99/images/json", Reply::json(400, &text));
     let mut command = TestEnv::new().command(&listing);
     let refused = run(command.env("DOCKER_API_VERSION", "1.99").args(["regpush", "-a", "localhost:0/app"]));
@@ -215,18 +217,18 @@ fn reports_an_engine_that_requires_tls() {
     assert!(refused.stderr.contains(&want), "{refused}");
     assert!(refused.stderr.contains("hint: pass --tlsverify"), "{refused}");
 
-    // With `DOCKER_API_VERSION` there is no ping, so the push gets this answer.
+    // With `DOCKER_API_VERSION` the plugin sends no ping, so the engine answers the push request with status 400.
     let engine = FakeEngine::at_tcp().on_every_push(Reply { content_type: None, ..Reply::json(400, text) });
     let refused = push_to(&TestEnv::new(), &engine.host, &[("DOCKER_API_VERSION", "1.41")]);
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("(from DOCKER_HOST) requires TLS"), "{refused}");
 
-    // An engine's socket never uses TLS, so there the text comes from a registry.
+    // An engine does not use TLS on a Unix socket, so a message about HTTPS on a socket comes from a registry.
     let body = json!({"message": text}).to_string();
     let engine = FakeEngine::start().on_every_push(Reply::json(400, &body));
     assert_eq!(push_to(&TestEnv::new(), &engine.host, &[]).status, 6);
 
-    // Other TLS servers answer plain HTTP with a TLS alert.
+    // Some TLS servers answer a plain HTTP request with a TLS alert.
     let host = door_that_says(b"\x15\x03\x03\x00\x02\x02\x46");
     let refused = push_to(&TestEnv::new(), &host, &[]);
     assert_eq!(refused.status, 4, "{refused}");
@@ -234,7 +236,7 @@ fn reports_an_engine_that_requires_tls() {
     assert!(refused.stderr.contains("or requires TLS"), "{refused}");
 }
 
-/// Opens a port that reads a few bytes, sends this answer, and closes the connection.
+/// Starts a TCP server that reads a few bytes, sends `answer`, and closes the connection.
 fn door_that_says(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let host = format!("tcp://{}", listener.local_addr().expect("an address"));
@@ -247,7 +249,7 @@ fn door_that_says(answer: &'static [u8]) -> String {
     host
 }
 
-/// Only TCP keepalive detects a lost peer in the middle of a push (proc(5): timer 2).
+/// Only TCP keepalives detect that the engine's machine has become unreachable during a push.
 #[test]
 fn sends_keepalives_to_a_silent_tcp_engine() {
     let engine = FakeEngine::at_tcp().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
@@ -260,7 +262,8 @@ fn sends_keepalives_to_a_silent_tcp_engine() {
     let is_asked = || {
         let connections = fs::read_to_string("/proc/net/tcp").unwrap();
         let fields = connections.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        // `02:` and the hundredths of a second until the next keepalive; Linux's default is 2 hours.
+        // The field contains `02:` (proc(5): timer 2) and the hundredths of a second until the next keepalive. Linux's
+        // default is 2 hours.
         fields.into_iter().filter(|fields| fields[2] == remote).any(|fields| {
             let wait = fields[5].strip_prefix("02:").and_then(|wait| u64::from_str_radix(wait, 16).ok());
             wait.is_some_and(|wait| wait <= 3000)
@@ -274,7 +277,7 @@ fn sends_keepalives_to_a_silent_tcp_engine() {
     assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
-/// With `DOCKER_API_VERSION` there is no ping, whose timeout would otherwise apply.
+/// With `DOCKER_API_VERSION` the plugin sends no ping, so the timeout of pings does not apply.
 #[test]
 fn gives_up_a_port_that_never_answers_the_tls_handshake() {
     let env = TestEnv::new();
@@ -306,7 +309,7 @@ fn refused_handshake_does_not_blame_the_certificate() {
     fs::write(env.path("ca.pem"), CA).unwrap();
     let cert_path = env.path("").display().to_string();
     let variables = [("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", cert_path.as_str())];
-    // Alert 40, handshake_failure.
+    // The server answers with TLS alert 40, handshake_failure.
     let refused = push_to(&env, &door_that_says(b"\x15\x03\x03\x00\x02\x02\x28"), &variables);
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("it refused the handshake"), "{refused}");
@@ -318,7 +321,7 @@ fn reports_tls_to_a_port_without_tls() {
     fs::write(env.path("ca.pem"), CA).unwrap();
     let cert_path = env.path("").display().to_string();
     let variables = [("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", cert_path.as_str())];
-    // A real engine without TLS answers the TLS handshake with an HTTP error.
+    // An engine without TLS answers the TLS handshake with an HTTP error.
     let host = door_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n400 Bad Request");
     let refused = push_to(&env, &host, &variables);
     assert_eq!(refused.status, 4, "{refused}");
@@ -361,7 +364,7 @@ fn names_an_unusable_endpoint_and_its_origin() {
     );
 }
 
-/// `ssh` is a script here that prints an error and fails. The tests in tests/e2e use a real one.
+/// In this test `ssh` is a script that prints an error and fails. The tests in tests/e2e run a real ssh.
 #[test]
 fn runs_a_failing_ssh_once_and_reports_its_stderr() {
     let table = [
@@ -398,7 +401,7 @@ fn runs_a_failing_ssh_once_and_reports_its_stderr() {
         let want = "-l\nme\n-p\n2222\n-o ConnectTimeout=30\n-T\n--\nbox\ndocker system dial-stdio\n";
         assert_eq!(argv, want);
     }
-    // A hint can be pasted into a shell: host names in it are quoted.
+    // The command in the hint quotes host names, so that users can paste the command into a shell.
     let env = TestEnv::new().with_program("ssh", "exit 255");
     for (host, typed) in [
         ("ssh://a$(id)@box", "`ssh 'a$(id)@box' docker system dial-stdio`"),
@@ -408,12 +411,13 @@ fn runs_a_failing_ssh_once_and_reports_its_stderr() {
         let refused = push_to(&env, host, &[]);
         assert!(refused.stderr.contains(&format!("hint: run {typed} to see the error")), "{host}: {refused}");
     }
-    // ssh prints the reason after the banner.
+    // ssh prints the server's banner first, and the reason of the failure last.
     let script = r#"yes 'authorised users only' | head -n 100 >&2; echo 'Permission denied (publickey).' >&2; exit 255"#;
     let env = TestEnv::new().with_program("ssh", script);
     let refused = push_to(&env, "ssh://box", &[]);
     assert!(refused.stderr.contains("only Permission denied (publickey)."), "{refused}");
-    // Output before docker's answer is not reported as a failure of ssh, and ssh does not run again.
+    // If the remote shell prints text before docker's response, the plugin does not report a failure of ssh, and does
+    // not run ssh again.
     let script = r#"echo run >>"$HOME/runs"; echo Welcome; cat >/dev/null"#;
     let env = TestEnv::new().with_program("ssh", script);
     let refused = push_to(&env, "ssh://box", &[]);
@@ -451,7 +455,7 @@ fn ends_a_hanging_ssh_and_its_children() {
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
     let pids = fs::read_to_string(env.path("home/pids")).unwrap();
-    // An ended process remains a zombie if no process reaps orphans.
+    // A zombie counts as exited, since orphans remain zombies if no process reaps them.
     let has_ended = |pid: &str| {
         fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
     };
@@ -477,7 +481,7 @@ fn reports_why_ssh_broke_in_mid_push() {
     assert!(run.stderr.contains("exit status: 255: Connection to box closed by remote host."), "{run}");
 }
 
-/// docker itself connects to endpoints that the plugin does not support.
+/// For endpoint types that the plugin does not support, the plugin connects through `docker system dial-stdio`.
 #[test]
 fn reaches_unknown_endpoints_through_docker_dial_stdio() {
     let script = r#"printf '%s ' "$@" >"$HOME/argv"; echo 'no way' >&2
@@ -485,7 +489,7 @@ fn reaches_unknown_endpoints_through_docker_dial_stdio() {
     let env = TestEnv::new().with_program("docker", script);
     let name = "vm";
     let mut create = Command::new("sh");
-    // docker stores a context in a folder named after the SHA-256 of the context's name.
+    // docker stores a context in a folder whose name is the SHA-256 of the context's name.
     create.env("DIR", env.config_directory()).args([
         "-c",
         r#"d=$DIR/contexts/meta/$(printf %s "$0" | sha256sum | cut -d' ' -f1); mkdir -p "$d"; printf '%s' "$1" >"$d/meta.json""#,
@@ -515,7 +519,7 @@ fn reaches_unknown_endpoints_through_docker_dial_stdio() {
     assert_eq!(fs::read_to_string(env.path("home/argv")).unwrap(), "--host tcp://h:1 system dial-stdio ");
 }
 
-/// docker 24 with the containerd store and podman before 3 push without reporting a digest.
+/// docker 24 with the containerd store and podman before 3 do not report a digest after a push.
 #[test]
 fn confirms_a_push_without_a_digest_at_the_registry_or_fails() {
     let refers = r#"{"status":"The push refers to repository [localhost:0/app]"}"#;
@@ -533,7 +537,7 @@ fn confirms_a_push_without_a_digest_at_the_registry_or_fails() {
         let engine = FakeEngine::start()
             .on_every_push(Reply::stream(lines))
             .on("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(200, &descriptor))
-            // The plugin may call it again to verify the confirmed digest.
+            // The plugin may repeat the `/distribution` request to verify the digest.
             .allow("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(200, &descriptor))
             .on("GET /v1.41/images/localhost:0/app:1/json", Reply::json(200, &image));
         let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", IMAGE]));
@@ -654,7 +658,7 @@ fn all_tags_call_a_helper_once_and_prompt_once_after_denied() {
     assert_eq!(users, ["bob", "alice", "alice"]);
 }
 
-/// A silent or unreachable engine must not block TAB.
+/// Completion in a shell must not wait for a silent or unreachable engine.
 #[test]
 fn completes_images_within_a_short_time_limit() {
     let images = json!([
@@ -690,7 +694,7 @@ fn completes_images_within_a_short_time_limit() {
     let hanging = FakeEngine::start().on(line, Reply::json(200, "[").ending(End::Hang));
     let started = Instant::now();
     assert_eq!(offered(&hanging, &["__complete", "regpush", "lo"], true), ":4\n");
-    // The limit is 300 ms; the rest is for a busy machine.
+    // The plugin's time limit is 300 ms; the test allows 1 s for a busy machine.
     assert!(started.elapsed().as_millis() < 1000, "{:?}", started.elapsed());
 
     for host in ["unix:///nothing/here", "tcp://127.0.0.1:0", "ssh://box", "nonsense://"] {
@@ -724,5 +728,5 @@ fn completes_registries_and_contexts() {
     assert_eq!(offered(&["__completeNoDesc", "-c", "d"]), "default\n:4\n");
 }
 
-/// A certificate authority that signed no certificate here (made with `openssl req -x509`).
+/// The certificate of a CA that signed no certificate in these tests (made with `openssl req -x509`).
 const CA: &str = include_str!("support/ca.pem");

@@ -1,4 +1,4 @@
-//! Retries, stalls and timeouts, verification, `--if-exists` and `--dry-run`.
+//! Tests of retries, stalled pushes, timeouts, verification, `--if-exists` and `--dry-run`.
 
 use std::panic::AssertUnwindSafe;
 use std::process::{Command, Stdio};
@@ -74,12 +74,12 @@ fn does_not_retry_refusals() {
         ("tag invalid: The image tag '1' is immutable", 1),
         ("x509: certificate signed by unknown authority", 6),
         ("tag does not exist: localhost:0/app:1", 5),
-        // The plugin did not cancel, so the engine is stopping.
+        // The plugin did not cancel the push, so this message means that the engine is shutting down.
         ("failed to copy: context canceled", 4),
     ] {
         let mut engine = FakeEngine::start().on(PUSH, Reply::stream([refusal(message)]));
         if status == 1 {
-            // The plugin checks whether the tag names this image already.
+            // The plugin inspects the local image to find out whether the immutable tag already names this image.
             engine = engine.on(INSPECT, no_such_image());
         }
         if status == 5 {
@@ -90,7 +90,7 @@ fn does_not_retry_refusals() {
     }
 }
 
-/// Starts a command, and returns when its stderr contains this text.
+/// Starts a command, and returns when the command has printed `told` to stderr.
 fn start(command: &mut Command, told: &str) -> std::process::Child {
     use std::io::{BufRead as _, BufReader};
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
@@ -108,12 +108,12 @@ fn signals_end_a_retry_wait_at_once() {
         let told = Instant::now();
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(status));
-        // The wait lasts at least 5 s.
+        // Without the signal, the plugin would wait at least 5 s before attempt 2.
         assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
     }
 }
 
-/// The push lasts four times as long as the limit.
+/// The push takes four times as long as the stall timeout.
 #[test]
 fn slow_but_moving_push_is_not_stalled() {
     let steps = (1..=40).map(pushing).chain([digest_line("1")]);
@@ -135,7 +135,7 @@ fn stall_timeout_0_disables_the_limit() {
 
 #[test]
 fn ends_and_retries_a_stalled_push() {
-    // One engine sends nothing more, the other repeats the same line forever.
+    // The first engine stops sending, and the second engine repeats one progress line forever.
     let silent = Reply::stream([pushing(5)]).ending(End::Hang);
     let repeating = Reply::stream([pushing(5)]).times(usize::MAX).slowly(Duration::from_millis(100));
     for stalled in [silent, repeating] {
@@ -161,7 +161,7 @@ fn exits_7_if_every_attempt_stalls() {
     assert!(error["hint"].as_str().unwrap().contains("raise --stall-timeout"), "{error}");
 }
 
-/// podman sends nothing until the end, so a stall cannot be detected.
+/// podman sends no progress during a push, so the plugin cannot detect a stall.
 #[test]
 fn never_treats_podman_as_stalled() {
     let quiet = |podman: bool| {
@@ -258,12 +258,12 @@ fn verification_asks_a_slow_registry_again() {
 
 #[test]
 fn failed_verification_is_a_warning_or_with_always_an_error() {
-    // podman does not have this call, and nothing listens on the registry's port.
+    // podman does not support `/distribution`, and no registry listens on port 0.
     let engine = |image: &str| {
         let path = format!("POST /v1.41/images/{}/push?tag=1&tlsVerify=false", image.trim_end_matches(":1"));
         let asked = format!("GET /v1.41/distribution/{image}/json");
         let unknown = || Reply::json(404, "Not Found");
-        // `--verify always` repeats the call.
+        // With `--verify always` the plugin repeats the `/distribution` request.
         FakeEngine::start().on(&path, pushed()).on(&asked, unknown()).allow(&asked, unknown())
     };
     let image = "localhost:0/app:1";
@@ -292,7 +292,7 @@ fn verify_always_repeats_a_failed_distribution_request() {
     let env = TestEnv::new();
     let mut command = env.command(&engine);
     let asked = run(command.args(["regpush", "--format", "json", "--verify", "always", IMAGE]));
-    // The plugin cannot check the blobs, since nothing listens on the registry's port.
+    // No registry listens on port 0, so the plugin cannot check the blobs.
     assert_eq!(asked.status, 6, "{asked}");
     assert!(asked.stderr.contains("cannot reach the registry localhost:0"), "{asked}");
 }
@@ -305,7 +305,8 @@ fn pushes_through_an_engine_that_refuses_other_calls() {
         .on("POST /v1.41/images/0.0.0.0:0/app/push?tag=1", pushed())
         .on("GET /v1.41/distribution/0.0.0.0:0/app:1/json", page())
         .on("GET /v1.41/info", page());
-    // By its name this registry is not on this machine, so the plugin calls `/info` for the engine's settings.
+    // The plugin does not treat `0.0.0.0` as this machine, so it requests the engine's settings for registries with
+    // `/info`.
     let run = run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", "0.0.0.0:0/app:1"]));
     assert_eq!((run.status, &run.json()["verified"]), (0, &json!(null)), "{run}");
     assert!(run.stderr.contains("warning: cannot verify the push"), "{run}");
@@ -323,7 +324,7 @@ fn image(digests: &[&str]) -> Reply {
 
 #[test]
 fn if_exists_decides_about_an_existing_tag() {
-    // digest in the registry, digests of the local image, option → exit status, result
+    // digest in the registry, digests of the local image, value of `--if-exists` → exit status, result
     let (nothing, same, other): (&[&str], &[&str], &[&str]) = (&[], &[DIGEST], &[OTHER]);
     let table = [
         (None, nothing, "update", 0, "pushed"),
@@ -332,7 +333,7 @@ fn if_exists_decides_about_an_existing_tag() {
         (Some(DIGEST), same, "update", 0, "unchanged"),
         (Some(DIGEST), same, "skip", 0, "unchanged"),
         (Some(DIGEST), same, "fail", 0, "unchanged"),
-        // The containerd store uses the manifest's digest as the image ID.
+        // In the containerd store, the ID of an image is the digest of its manifest.
         (Some(ID), nothing, "fail", 0, "unchanged"),
         (Some(DIGEST), other, "update", 0, "pushed"),
         (Some(DIGEST), other, "skip", 0, "skipped"),
@@ -352,7 +353,7 @@ fn if_exists_decides_about_an_existing_tag() {
     }
 }
 
-/// If the manifest cannot be read, the plugin does not know whether it is another image.
+/// If the registry is unreachable, the plugin cannot tell whether the tag names another image.
 #[test]
 fn unreachable_registry_is_not_reported_as_another_image() {
     let engine = FakeEngine::start().on(INSPECT, image(&[])).on(DISTRIBUTION, names(DIGEST));
@@ -361,14 +362,14 @@ fn unreachable_registry_is_not_reported_as_another_image() {
     assert_eq!(unknown.json()["attempts"], 1);
 }
 
-/// Starts a fake registry, and returns it with its `host:port`.
+/// Starts a fake registry, and returns the registry and its `host:port`.
 fn registry() -> (FakeEngine, String) {
     let registry = FakeEngine::at_tcp().on("GET /v2/", Reply { pieces: vec![], ..Reply::json(200, "") });
     let host = registry.host.trim_start_matches("tcp://").to_owned();
     (registry, host)
 }
 
-/// docker's classic store has no digest for an image that it has not pushed, so the configuration is compared.
+/// docker's classic store has no digest for an unpushed image, so the plugin compares image configurations.
 #[test]
 fn same_configuration_means_same_image() {
     for (config, wish, status, end) in [
@@ -427,7 +428,7 @@ fn dry_run_prints_what_a_push_would_do() {
     let config = json!({"rootfs": {"diff_ids": ["sha256:aaaaaaaaaaaa0"]}}).to_string();
     let registry = registry
         .on(UPLOADS, begun())
-        // An account may have permission to write but not to delete.
+        // An account may have permission to upload layers but not to delete uploads.
         .on("DELETE /v2/app/blobs/uploads/1234?_state=x", Reply::json(403, "{}"))
         .on("GET /v2/app/tags/list?n=1000", Reply::json(200, r#"{"tags":["1","0.9"]}"#))
         .on("GET /v2/app/manifests/1", not_there())
@@ -498,7 +499,8 @@ const DETOUR: &str = "POST /v1.41/images/Localhost:0/app/push?tag=1";
 const TAG: &str = "POST /v1.41/images/localhost:0/app:1/tag?repo=Localhost:0/app&tag=1";
 const UNTAG: &str = "DELETE /v1.41/images/Localhost:0/app:1?noprune=true";
 
-/// Starts a classic store that stalls, and then gets a push under another name.
+/// Starts an engine with the classic store, whose first push stalls. The engine answers the push under the registry's
+/// alternative name with `detour`.
 fn stuck(detour: Reply) -> FakeEngine {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     FakeEngine::start()
@@ -511,12 +513,12 @@ fn stuck(detour: Reply) -> FakeEngine {
 
 #[test]
 fn retries_a_stalled_upload_under_another_name() {
-    // The plugin verifies under the name that the user typed.
+    // The plugin verifies the push under the reference that the user typed, not under the alternative name.
     let engine = stuck(pushed()).on(DISTRIBUTION, names(DIGEST));
     let healed = push(&engine, &["--stall-timeout", "1s"]);
     assert_eq!((healed.status, &healed.json()["attempts"]), (0, &json!(2)), "{healed}");
     assert_eq!(healed.json()["reference"], IMAGE);
-    // A certificate or the rules of a proxy may not match the other name.
+    // A TLS certificate or a proxy may not accept the registry's alternative name.
     for refused in ["x509: certificate is valid for localhost, not Localhost", "denied: no such host here"] {
         let engine = stuck(Reply::stream([refusal(refused)]));
         let closed = push(&engine, &["--stall-timeout", "1s"]);
@@ -547,7 +549,8 @@ fn tries_at_most_two_other_names() {
     assert!(stalled.stderr.contains("attempt 2 of 3 in "), "{stalled}");
 }
 
-/// The engine still holds the stalled uploads of the first tag, so the next tag must not add any.
+/// The stalled uploads of the first tag still occupy upload slots of the engine, so the next tag must not stall further
+/// uploads.
 #[test]
 fn next_tag_is_pushed_under_its_own_name_after_stalls() {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
@@ -598,7 +601,7 @@ fn keeps_a_taken_name_and_warns_about_one_it_cannot_remove() {
     assert!(healed.stderr.contains(told), "{healed}");
 }
 
-/// A signal in the middle of a push and a broken connection.
+/// The plugin removes the added tag after a signal during a push, and after a broken connection.
 #[test]
 fn removes_the_other_name_on_signals_and_failures() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -619,7 +622,7 @@ fn removes_the_other_name_on_signals_and_failures() {
     assert_eq!(push(&engine, &["--stall-timeout", "1s"]).status, 4, "the connection broke");
 }
 
-/// A panic unwinds, which drops the tag's guard.
+/// A panic drops the guard of the added tag, which removes the tag.
 #[test]
 fn removes_the_other_name_on_panic() {
     let engine = FakeEngine::start().has(IMAGE, ID);

@@ -1,4 +1,5 @@
-//! `hook install`, `remove` and `status`, and the answer to docker's hook request.
+//! Tests of `hook install`, `hook remove` and `hook status`, and of the hint that the plugin returns to docker's hook
+//! request.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

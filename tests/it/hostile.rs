@@ -1,4 +1,4 @@
-//! Hostile engines: whatever they send, memory remains bounded, and the error is clear.
+//! Tests with hostile engines: for each response, the plugin uses limited memory and reports a clear error.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -9,10 +9,10 @@ use crate::support::engine::{End, FakeEngine, Reply, digest_line};
 use crate::support::env::{Run, TestEnv, run};
 
 const IMAGE: &str = "localhost:0/app:1";
-/// The memory that a push may need in addition to an idle push, in kB.
+/// The memory in kB that a push may use in addition to the memory of an idle push.
 const ALLOWED: u64 = 32 << 10;
 
-/// Measures the data size of a push that waits for its engine, in kB (proc(5), `VmData`).
+/// Returns the data size in kB (proc(5), `VmData`) of a push that waits for the engine.
 fn idle() -> u64 {
     let engine = FakeEngine::start().on_every_push(Reply::stream(["{}"]).ending(End::Hang));
     let mut command = TestEnv::new().command(&engine);
@@ -24,7 +24,7 @@ fn idle() -> u64 {
     data.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Pushes with limited memory; a program that allocates more is aborted.
+/// Runs a push under a memory limit; the plugin aborts if it exceeds the limit.
 fn push(engine: &FakeEngine) -> Run {
     let env = TestEnv::new();
     let ours = env.command(engine);
@@ -36,7 +36,7 @@ fn push(engine: &FakeEngine) -> Run {
     run(shell.args(["regpush", "-q", "--retries", "0", "--format", "json", IMAGE]))
 }
 
-/// Pushes with limited memory to an engine that answers like this and expects no other call.
+/// Runs a push under a memory limit, with an engine that answers the push with `reply` and expects no other request.
 fn push_answered(reply: Reply) -> Run {
     push(&FakeEngine::start().on_next_push(reply))
 }

@@ -1,5 +1,5 @@
-//! Checks which module of `src` imports which. Arrows point one way, so that a module can be read, tested and
-//! changed without its users.
+//! Checks which modules of `src` each module imports. Imports go in one direction, so that a module can be read and
+//! tested without the modules that import it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{ItemMod, ItemUse, UseTree};
 
-/// Every arrow between top-level modules. Remove an arrow when no file uses it any more.
+/// The allowed imports between top-level modules. Remove an entry that no file uses any more.
 const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["platform", "plugin"]),
     (
@@ -85,8 +85,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Imports that are not allowed for files below `push`: modules that decide do not call engine or registry, and the
-/// upload routes do not know the rest of a push.
+/// Forbidden imports of files below `push`. Modules that only decide must not send requests to the engine or the
+/// registry, and upload modules must not import the rest of a push.
 const NO_ARROWS: &[(&str, &[&str])] = &[
     ("push::conversation", &["cli", "engine", "present", "registry", "push"]),
     ("push::gate", &["cli", "engine", "present", "registry", "push"]),
@@ -98,7 +98,7 @@ const NO_ARROWS: &[(&str, &[&str])] = &[
     ("push::verify", &["push::conversation", "push::existing", "push::upload"]),
 ];
 
-/// The maximum number of lines of a file without its unit tests.
+/// The maximum number of lines in a source file, excluding unit tests.
 const MAX_LINES: usize = 700;
 
 /// Returns the files of `src` by module path (`engine::stream`), without `main.rs` and `lib.rs`.
@@ -122,7 +122,7 @@ fn files() -> BTreeMap<String, PathBuf> {
     files
 }
 
-/// The paths in one file outside its unit tests; [`target`] finds those that lead into this crate.
+/// All Rust paths in a source file, except in unit tests. [`target`] finds the paths that refer to this crate.
 #[derive(Default)]
 struct Imports(Vec<Vec<String>>);
 
@@ -161,10 +161,10 @@ impl<'ast> Visit<'ast> for Imports {
         self.expand(&item.tree, Vec::new());
     }
 
-    /// `pub(super)` imports nothing.
+    /// Ignores visibilities such as `pub(super)`, which import nothing.
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
-    /// Finds paths inside macro calls, which syn leaves as tokens.
+    /// Finds paths inside macro calls, whose arguments syn does not parse.
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
         let tokens = call.tokens.to_string().replace(' ', "");
         for (at, _) in tokens.match_indices("crate::") {
@@ -179,7 +179,7 @@ impl<'ast> Visit<'ast> for Imports {
     }
 }
 
-/// Returns the module that a path refers to. `None`: it leads out of this crate, or to the file itself.
+/// Returns the module that a path refers to, or `None` for a path to another crate or to the file `from` itself.
 fn target(files: &BTreeMap<String, PathBuf>, from: &str, path: &[String]) -> Option<String> {
     let (first, rest) = path.split_first()?;
     let own = || from.split("::").collect::<Vec<&str>>();
@@ -187,7 +187,7 @@ fn target(files: &BTreeMap<String, PathBuf>, from: &str, path: &[String]) -> Opt
         "crate" => Vec::new(),
         "super" => own()[..from.matches("::").count()].to_vec(),
         "self" => own(),
-        // A child module by its name alone.
+        // The path begins with the name of a child module.
         child if files.contains_key(&format!("{from}::{child}")) => [own(), vec![child]].concat(),
         _ => return None,
     };
@@ -196,7 +196,7 @@ fn target(files: &BTreeMap<String, PathBuf>, from: &str, path: &[String]) -> Opt
     found.into_iter().find(|module| files.contains_key(module)).filter(|module| module != from)
 }
 
-/// Returns the imported files of each file.
+/// Returns, for each source file, the files that this file imports.
 fn arrows() -> BTreeMap<String, BTreeSet<String>> {
     let files = files();
     let of_file = |(module, path): (&String, &PathBuf)| {
@@ -252,7 +252,7 @@ fn push_modules_have_no_forbidden_imports() {
 
 #[test]
 fn imports_have_no_cycle() {
-    /// Follows the arrows of one file, and returns the first cycle.
+    /// Follows the imports of one file, and returns the first import cycle.
     fn circle(
         arrows: &BTreeMap<String, BTreeSet<String>>,
         file: &str,

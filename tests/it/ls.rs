@@ -1,5 +1,5 @@
-//! `ls`: local images that name a registry, and the repositories and tags of a registry, which a second fake
-//! engine plays.
+//! Tests of `ls`, which lists local images, or the repositories and tags of a registry. A second fake engine plays the
+//! registry.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ fn engine() -> FakeEngine {
     FakeEngine::start().on(INFO, Reply::json(200, "{}"))
 }
 
-/// Starts a registry without authentication, and returns it with its `host:port`.
+/// Starts a registry without authentication, and returns the registry and its `host:port`.
 fn registry() -> (FakeEngine, String) {
     let registry = FakeEngine::at_tcp().on("GET /v2/", Reply::json(200, "{}"));
     let host = registry.host.trim_start_matches("tcp://").to_owned();
@@ -20,7 +20,7 @@ fn registry() -> (FakeEngine, String) {
 }
 
 fn with_header(name: &'static str, value: &str, reply: Reply) -> Reply {
-    // Leaks memory, but the tests are few and short.
+    // The leak gives the header value the lifetime `'static`, and is small since the tests are few.
     Reply { headers: vec![(name, Box::leak(value.to_owned().into_boxed_str()))], ..reply }
 }
 
@@ -72,7 +72,7 @@ fn lists_local_images_that_name_a_registry() {
     );
     assert_eq!(lines[4]["pushed"], json!(null));
 
-    // podman reports digests that change with a push.
+    // podman changes the digest of an image during a push, so `ls` does not report digests of podman.
     let podman = with_header("Server", "Libpod/4.3.1 (linux)", Reply::json(200, &images));
     let engine = FakeEngine::start().on("GET /v1.41/images/json", podman);
     let run = ls(&TestEnv::new(), &engine, &["--format", "json"]);
@@ -94,7 +94,8 @@ fn reads_catalog_pages_from_this_registry_only() {
         )
         .on(
             "GET /v2/_catalog?last=b&n=2",
-            // A registry behind a proxy sends such a link, or one that wants the credentials to go elsewhere.
+            // A registry behind a proxy may send a link to another host. A hostile registry may do so to obtain
+            // credentials.
             with_header(
                 "Link",
                 r#"<https://elsewhere.example.com/v2/_catalog?last=c>; rel="next""#,
@@ -211,7 +212,7 @@ fn explains_each_refusal_of_a_registry() {
     let unauthorized = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
     let basic = || challenge("Basic realm=\"x\"");
     let alice = "YWxpY2U6czNjcmV0";
-    // path, stored credentials, answers after the first → status, error, hint
+    // path, stored credentials, expected requests with responses → exit status, error, hint
     let table = [
         (
             "",
@@ -410,7 +411,7 @@ fn does_not_request_the_catalog_of_registries_without_one() {
     }
 }
 
-/// The engine's settings for the registry decide; without an engine, docker's defaults do.
+/// The engine's settings for the registry decide whether `ls` uses TLS. Without an engine, docker's defaults decide.
 #[test]
 fn engine_settings_decide_about_tls() {
     let list = |info: &str| {
@@ -437,7 +438,7 @@ fn engine_settings_decide_about_tls() {
     assert_eq!(refused.status, 6, "{refused}");
     assert!(registry.requests().is_empty(), "no request without TLS");
 
-    // Without an engine: docker's default for a loopback registry is plain HTTP.
+    // Without an engine, `ls` uses docker's default for a loopback registry, which is plain HTTP.
     let env = TestEnv::new();
     let mut command = env.without_engine();
     let run = run(command.env("DOCKER_HOST", "unix:///nothing/here").args(["regpush", "ls", &host]));
@@ -460,7 +461,7 @@ fn ls_of_an_invalid_reference_is_a_usage_error() {
     }
 }
 
-/// The token is valid but lacks the permission, so the error must not blame the password.
+/// The token is valid but lacks a permission, so the error must not blame the password.
 #[test]
 fn missing_permission_is_not_reported_as_a_wrong_password() {
     let (registry, host) = registry();
@@ -482,7 +483,7 @@ fn missing_permission_is_not_reported_as_a_wrong_password() {
     drop(registry);
 }
 
-/// The password is an ordinary word that tags contain too.
+/// The password is an ordinary word, which also occurs in tags.
 #[test]
 fn prints_valid_tags_unredacted() {
     let (registry, host) = registry();
@@ -506,7 +507,7 @@ fn warns_about_missing_digests_and_stops_after_429() {
     let names: Vec<String> = (0..100).map(|number| format!("v{number}")).collect();
     let mut registry =
         registry.on("GET /v2/app/tags/list", Reply::json(200, &json!({"tags": names}).to_string()));
-    // As many requests as the plugin sends concurrently.
+    // The plugin sends eight requests concurrently, so eight requests get the response 429.
     for number in 0..8 {
         registry = registry.on(&format!("HEAD /v2/app/manifests/v{number}"), Reply::json(429, ""));
     }

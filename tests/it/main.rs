@@ -1,4 +1,4 @@
-//! Drives the executable, in a scrubbed environment, against a fake engine that replays recordings.
+//! Runs the executable in a clean environment, with a fake engine that replays recorded responses.
 
 mod auth;
 mod cli;

@@ -1,4 +1,4 @@
-//! The output on stdout, stderr and terminals in each mode.
+//! Tests of the output on stdout, on stderr and on terminals, for each `--progress` mode.
 
 use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, no_such_image, refusal};
 use crate::support::env::{TestEnv, run};
@@ -72,7 +72,8 @@ fn prints_plain_lines_without_a_terminal() {
     );
 }
 
-/// Replays pushes of an image with seven layers, recorded with both stores.
+/// Replays recorded pushes of an image with seven layers, one from docker's classic store and one from the containerd
+/// store.
 #[test]
 fn summarizes_recorded_streams_in_a_few_lines() {
     let table = [
@@ -95,7 +96,7 @@ fn summarizes_recorded_streams_in_a_few_lines() {
         assert_eq!(result["bytes"], bytes, "{name}");
         let digest = result["digest"].as_str().unwrap();
         assert!(stream.contains(&format!("1: digest: {digest} size: {}", result["size"])), "{name}: {run}");
-        // The image, each layer, the digest, the summary.
+        // One line for the image, seven lines for the layers, one line for the digest, and one line for the summary.
         assert!(run.stderr.lines().count() <= 1 + 7 + 2, "{name}: {run}");
         assert_eq!(run.stderr.matches(": Pushed").count(), 7, "{name}: {run}");
     }
@@ -121,7 +122,7 @@ fn strips_control_characters_sent_by_the_engine() {
             IMAGE,
         ]));
         let odd = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
-        // Escape sequences that the tty mode itself uses.
+        // The escape sequences that `--progress tty` itself prints.
         let own = [
             "\u{1b}[?2026h",
             "\u{1b}[?2026l",
@@ -144,7 +145,7 @@ fn strips_control_characters_sent_by_the_engine() {
 
 #[test]
 fn draws_progress_on_a_terminal_and_clears_it_at_the_end() {
-    // The fake engine sends without pauses, so the stream must be long enough for several frames.
+    // The fake engine sends without pauses, so only a long stream lasts for several frames of the progress display.
     let mut stream = lines();
     let last = stream.split_off(6);
     for step in 0..60_000 {

@@ -1,4 +1,4 @@
-//! The push request, and the exit status for each answer of the engine.
+//! Tests of the push request, and of the exit status for each response of the engine.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn sends_the_request_that_docker_sends() {
         let engine = FakeEngine::start()
             .serving_pushed()
             .on(&format!("POST {path}"), Reply::stream([digest_line(tag)]))
-            // Called only for a registry that is not on this machine.
+            // The plugin requests `/info` only for registries that are not on this machine.
             .allow("GET /v1.41/info", Reply::json(200, "{}"));
         let pushed = run(TestEnv::new().command(&engine).args(["regpush", "-q", image]));
         assert_eq!(pushed.status, 0, "{image}: {pushed}");
@@ -32,7 +32,7 @@ fn sends_the_request_that_docker_sends() {
         assert_eq!(request.header("x-registry-auth"), Some("e30="), "always sent: 20.10 answers 400 without");
         assert_eq!(request.body, b"{}", "engines before 28.4 read it");
         assert_eq!(request.header("host"), Some("api.moby.localhost"));
-        // podman needs this parameter; docker itself allows plain HTTP for registries on its machine.
+        // Without `tlsVerify=false`, podman does not use plain HTTP for a registry on its own machine.
         let on_loopback = ["localhost", "[::1]"].iter().any(|host| image.starts_with(host));
         assert_eq!(request.line.ends_with("&tlsVerify=false"), on_loopback, "{}", request.line);
     }
@@ -49,7 +49,7 @@ fn prints_repository_and_digest_on_stdout() {
     }
 }
 
-/// Replays every recording of every engine to the executable.
+/// Replays the recorded responses of all engines to the executable.
 #[test]
 fn recordings_end_with_their_labelled_class() {
     #[derive(Deserialize)]
@@ -68,7 +68,7 @@ fn recordings_end_with_their_labelled_class() {
     let recorded = text.lines().map(|line| serde_json::from_str::<Recorded>(line).unwrap());
     let env = TestEnv::new();
     let (mut count, mut wrong) = (0, Vec::new());
-    // The other recordings have no answer, since the client stopped waiting.
+    // Skips recordings without a complete response, in which the client stopped waiting.
     for recording in recorded.filter(|recording| recording.ended == "complete") {
         let tag = tag_pushed(&recording.stream).unwrap_or("1");
         let line_end = if recording.engine.starts_with("podman") { "\n" } else { "\r\n" };
@@ -80,7 +80,8 @@ fn recordings_end_with_their_labelled_class() {
         };
         let mut engine = FakeEngine::start()
             .on_every_push(reply)
-            // Called only if the refusal may mean that the tag exists already.
+            // The plugin inspects the local image only if the refusal may mean that the tag already exists in the
+            // registry.
             .allow(&format!("GET /v1.41/images/localhost:0/t/none:{tag}/json"), no_such_image());
         if recording.class == "success" {
             engine = engine.serving_pushed();
@@ -112,7 +113,7 @@ fn recordings_end_with_their_labelled_class() {
     assert!(wrong.is_empty(), "{} of {count} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Returns the documented exit status of a class.
+/// Returns the documented exit status for an error class or for `success`.
 fn status_of(class: &str) -> i32 {
     match class {
         "success" => 0,
@@ -126,7 +127,7 @@ fn status_of(class: &str) -> i32 {
     }
 }
 
-/// Returns the tag for which the stream reports a digest.
+/// Returns the tag for which the engine's stream reports a digest.
 fn tag_pushed(stream: &[String]) -> Option<&str> {
     let line = stream.iter().find(|line| line.contains(": digest: "))?;
     line.strip_prefix(r#"{"status":""#)?.split(": digest: ").next()
@@ -290,7 +291,7 @@ fn host_option_overrides_docker_host() {
     let chosen = run(command.args(["regpush", "localhost:0/app:1"]));
     assert_eq!(chosen.status, 0, "{chosen}");
 
-    // Like docker, the plugin treats an empty context as unset.
+    // Like docker, the plugin ignores an empty `--context`.
     let mut command = env.command(&engine);
     let unset = run(command.args(["-c", "", "regpush", "localhost:0/app:1"]));
     assert_eq!(unset.status, 0, "{unset}");

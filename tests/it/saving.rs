@@ -1,4 +1,5 @@
-//! Saving credentials: where, how, and that nothing else in config.json is lost.
+//! Tests that the plugin saves credentials in the configured store or in config.json, and keeps all other fields of
+//! config.json.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -13,26 +14,27 @@ use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, no_such_ima
 use crate::support::env::{Run, TestEnv, exists, run, run_with_stdin};
 
 const IMAGE: &str = "localhost:5000/app:1";
-/// The same image in a registry that cannot answer: no program can listen on port 0.
+/// An image in a registry that cannot answer, since no program can listen on port 0.
 const NOWHERE: &str = "localhost:0/app:1";
 const HOST: &str = "localhost:5000";
-/// base64 of alice:s3cret
+/// The base64 encoding of `alice:s3cret`.
 const ALICE: &str = "YWxpY2U6czNjcmV0";
-/// As docker writes it.
+/// The config.json that docker writes for the credentials [`ALICE`].
 const DOCKERS_FILE: &str =
     "{\n\t\"auths\": {\n\t\t\"localhost:5000\": {\n\t\t\t\"auth\": \"YWxpY2U6czNjcmV0\"\n\t\t}\n\t}\n}";
-/// A helper script that stores its input.
+/// The script of a credential helper that writes received credentials to `$HOME/stored`.
 const KEEPS: &str = r#"test "$1" = store && cat >"$HOME/stored""#;
 const WARNING: &str = "WARNING! Your credentials are stored unencrypted in '";
 
-/// Starts an engine that refuses the first push, accepts a login, and then answers these pushes.
+/// Starts an engine that refuses the first push, answers the login with `checked`, and answers further pushes with
+/// `pushes`.
 fn asked(pushes: &[Reply], checked: &str) -> FakeEngine {
     let engine = FakeEngine::start().on_next_push(Reply::stream([refusal("no basic auth credentials")]));
     let engine = engine.on("POST /v1.41/auth", Reply::json(200, checked));
     pushes.iter().fold(engine, |engine, push| engine.on_next_push(push.clone()))
 }
 
-/// Types `alice` and `s3cret` at the prompts; returns the exit status and the screen.
+/// Runs the plugin, and types `alice` and `s3cret` at the prompts. Returns the exit status and the terminal output.
 fn typed(env: &TestEnv, engine: &FakeEngine, arguments: &[&str]) -> (u32, String) {
     let mut terminal = env.at_terminal(engine, "xterm", arguments);
     terminal.wait_for("Username");
@@ -44,7 +46,7 @@ fn typed(env: &TestEnv, engine: &FakeEngine, arguments: &[&str]) -> (u32, String
     (ended.status, ended.text)
 }
 
-/// Runs `auth --login` as a script does.
+/// Runs `auth --login` with the password on stdin.
 fn log_in(env: &TestEnv, engine: &FakeEngine, registry: &str) -> Run {
     let mut command = env.command(engine);
     command.args(["regpush", "auth", "--login", "-u", "alice", "--password-stdin", registry]);
@@ -94,13 +96,13 @@ fn saves_typed_credentials_as_docker_does() {
 #[test]
 fn stores_credentials_in_the_helper_and_marks_config() {
     let table = [
-        // config.json before, and after
+        // config.json before saving, expected config.json after saving
         (r#"{"credsStore":"x"}"#, json!({"credsStore": "x", "auths": {HOST: {}}})),
         (
             r#"{"credHelpers":{"localhost:5000":"x"}}"#,
             json!({"credHelpers": {HOST: "x"}, "auths": {HOST: {}}}),
         ),
-        // Plain-text credentials in config.json are removed.
+        // When the plugin saves credentials to a helper, the plugin removes plain-text credentials from config.json.
         (
             r#"{"credsStore":"x","auths":{"localhost:5000":{"auth":"b2xkOm9sZA==","email":"e"}}}"#,
             json!({"credsStore": "x", "auths": {HOST: {"email": "e"}}}),
@@ -127,7 +129,8 @@ fn stores_credentials_in_the_helper_and_marks_config() {
     }
 }
 
-/// docker detects a store only while nothing is configured, so its name must be written to config.json.
+/// docker looks for an installed credential store only while config.json configures nothing, so the plugin must write
+/// the name of the store to config.json.
 #[test]
 fn writes_a_detected_store_to_config() {
     let env = TestEnv::new().with_program("pass", "").with_helper("pass", KEEPS);
@@ -186,7 +189,8 @@ fn saves_only_credentials_that_the_registry_accepted() {
     assert!(!exists(&env.config_file()));
 }
 
-/// An existing image can be seen without credentials, so finding it does not show that they are valid.
+/// `--if-exists` may find the image without credentials, so a match does not prove that the given credentials are
+/// valid.
 #[test]
 fn does_not_save_credentials_that_were_not_needed() {
     let image = json!({"Id": DIGEST}).to_string();
@@ -231,11 +235,11 @@ fn saves_given_credentials_only_with_save_credentials() {
     assert!(!exists(&push(&[]).0.config_file()));
 }
 
-/// After a successful push, a failed save is only a warning.
+/// After a successful push, a failure to save the credentials is only a warning.
 #[test]
 fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
     let table = [
-        // config.json, message
+        // config.json, expected message
         (r#"{"credsStore":"x"}"#, "failed to store credentials for localhost:5000: locked"),
         (
             r#"{"credsStore":"gone"}"#,
@@ -279,7 +283,7 @@ fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
         let kept = if told.contains("several entries") || told.contains("to store") {
             log_in(&env, &accepting(), HOST)
         } else {
-            // `auth` reports it before it prompts or calls an engine.
+            // `auth` reports the error in config.json before prompting or sending a request to the engine.
             let words = ["regpush", "auth", "--login", "-u", "alice", "--password-stdin", HOST];
             run_with_stdin(env.without_engine().args(words), b"s3cret\n")
         };
@@ -307,7 +311,7 @@ fn follows_symlinks_and_makes_config_private() {
     assert_only_config(&env);
     assert_eq!(fs::read_dir(env.path("dotfiles")).unwrap().count(), 1, "no lock or temporary file is left");
 
-    // A symlink into a directory that does not exist yet.
+    // config.json is a symlink to a file in a directory that does not exist yet.
     let env = TestEnv::new();
     symlink("elsewhere/docker.json", env.config_file()).unwrap();
     let engine = accepting();
@@ -332,7 +336,7 @@ fn does_not_rewrite_credentials_already_stored() {
     assert!(!kept.stderr.contains("WARNING"), "{kept}");
 }
 
-/// The helper has stored the credentials, although config.json cannot mark them.
+/// The helper has stored the credentials, so a failure to add the entry to config.json is only a warning.
 #[test]
 fn failed_mark_in_config_is_a_warning() {
     let old = r#"{"auth":"b2xkOm9sZA=="}"#;
@@ -377,10 +381,11 @@ fn warns_if_docker_auth_config_overrides_saved_credentials() {
     assert!(kept.status == 0 && kept.stderr.contains(hidden), "{kept}");
 }
 
-/// The number of registries for which each writer saves credentials.
+/// The number of registries for which each of two processes saves credentials.
 const LOGINS: usize = 200;
 
-/// While two processes write, the file is always complete, and in the end it contains all credentials.
+/// While two processes write config.json, the file is always complete. Finally the file contains the credentials of
+/// both processes.
 #[test]
 fn concurrent_writers_lose_no_credentials() {
     let env = TestEnv::new().with_config("{\n\t\"first\": 1,\n\t\"auths\": {},\n\t\"last\": [true]\n}");
@@ -425,7 +430,7 @@ fn concurrent_writers_lose_no_credentials() {
     assert_only_config(&env);
 }
 
-/// A process that is killed leaves either the old or the new file.
+/// A process that is killed while saving leaves either the old or the new config.json.
 #[test]
 fn killed_writer_leaves_a_complete_file() {
     let env = TestEnv::new().with_config(r#"{"auths":{"first.example.com":{"auth":"eDp5"}}}"#);
@@ -439,7 +444,7 @@ fn killed_writer_leaves_a_complete_file() {
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"s3cret\n").unwrap();
         engine.wait_for_request("POST /v1.41/auth");
-        // Kills each process at another moment between the engine's answer and the process's end.
+        // Kills each process at a different moment between the engine's response and the exit of the process.
         thread::sleep(Duration::from_micros(40 * number));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -452,7 +457,7 @@ fn killed_writer_leaves_a_complete_file() {
         kept = count;
     }
     assert!(kept > 0 && kept < 120, "some were saved, and some were not: {kept}");
-    // The next process removes the files that the killed ones left.
+    // The next login removes the temporary files that the killed processes left.
     let engine = accepting();
     assert_eq!(log_in(&env, &engine, HOST).status, 0);
     assert_only_config(&env);

@@ -1,4 +1,4 @@
-//! Checks the JSON output against the published schemas.
+//! Checks the plugin's JSON output against the schemas in `docs/`.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::support::schema::Printed;
 
 const IMAGE: &str = "localhost:0/app:1";
 
-/// Validates every line of stdout and stderr; returns the results and the events.
+/// Validates every line of stdout and stderr against the schemas. Returns the results and the events.
 fn checked(run: &Run) -> (Vec<Value>, Vec<Value>) {
     let printed = Printed::new();
     let results = run.stdout.lines().map(|line| printed.assert_result(line)).collect();
@@ -90,7 +90,7 @@ fn failures_match_the_schemas() {
         assert_eq!(results[0]["error"]["class"], class, "{run}");
         assert_eq!(of_kind(&events, "result").len(), arguments.len(), "{run}");
     }
-    // Without an engine every image fails.
+    // Without an engine, the push of every image fails.
     let env = TestEnv::new();
     let json = ["-H", "unix:///nowhere.sock", "regpush", "--format", "json", "--progress", "json"];
     let gone = run(env.without_engine().args(json).args(["a:1", "b:2"]));
@@ -99,7 +99,7 @@ fn failures_match_the_schemas() {
     assert_eq!(of_kind(&events, "result").len(), 2, "{gone}");
 }
 
-/// An image for two platforms, of which the engine has one.
+/// Returns an image with two platforms, of which the engine has only one.
 fn image_for_two_platforms() -> Value {
     let manifest = |id: &str, here: bool, platform: Value| json!({"ID": id, "Available": here, "ImageData": {"Platform": platform}});
     json!({
@@ -164,7 +164,8 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
     let announced = "platforms: the engine has linux/amd64, but not linux/arm64/v8; unless the registry has the rest, the engine pushes one platform only, without attestations";
     assert!(notes.contains(&&json!(announced)), "{run}");
 
-    // The announcement is printed once, even if the prefetch is answered only during verification.
+    // The plugin prints the note about platforms once, even if the engine answers the prefetch only during the
+    // verification.
     let text = image.to_string();
     let halves = text.split_at(1);
     let late = FakeEngine::start()
@@ -187,8 +188,8 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
     let notes = of_kind(&events, "note").into_iter().filter(|note| note["message"] == announced);
     assert_eq!(notes.count(), 1, "{run}");
 
-    // With `--platform all` this is an error: before the push if the engine can list platforms, otherwise after it,
-    // since such an engine reports it only then.
+    // With `--platform all` a missing platform is an error. If the engine cannot list platforms, the plugin reports
+    // this error only after the push.
     let known = FakeEngine::start()
         .with_ping(Ping::Version("1.51"))
         .on("GET /v1.51/images/localhost:0/app:1/json?manifests=true", Reply::json(200, &image.to_string()));
@@ -205,7 +206,7 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
         assert_eq!((run.status, &results[0]["error"]["message"]), (5, &json!(told)), "{run}");
     }
 
-    // The findings of a dry run.
+    // Checks the result of a dry run.
     let manifest = json!({"config": {"digest": "sha256:cc"}, "layers": []}).to_string();
     let registry = FakeEngine::at_tcp()
         .on("GET /v2/", Reply::json(200, "{}"))
@@ -231,7 +232,8 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
     assert_eq!(of_kind(&events, "result")[0]["dry_run"], findings, "{run}");
 }
 
-/// Prints one object per line as the engine sent it, but with control characters escaped and secrets redacted.
+/// `--progress rawjson` prints each JSON object of the engine on one line, with control characters escaped and secrets
+/// redacted.
 #[test]
 fn rawjson_prints_engine_objects_escaped_and_redacted() {
     let lines = [

@@ -1,5 +1,5 @@
-//! Compares the rows on a real terminal (tmux) with the expected ones, at several sizes and after resizes in the
-//! middle of a push.
+//! Compares the progress display in a real terminal (tmux) with the expected rows, in several terminal sizes and after
+//! resizes during a push.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,13 +9,13 @@ use serde_json::json;
 use crate::support::engine::{End, FakeEngine, Reply};
 use crate::support::env::TestEnv;
 
-/// A tmux session that runs the program.
+/// A tmux session in which the plugin runs.
 struct Tmux {
     env: TestEnv,
 }
 
 impl Tmux {
-    /// Runs the program with these arguments, and keeps the session open after its end.
+    /// Starts a session that runs the plugin with `arguments`, and stays open after the plugin has exited.
     fn start(engine: &FakeEngine, (columns, rows): (usize, usize), arguments: &str) -> Self {
         let tmux = Self { env: TestEnv::new() };
         let variables: Vec<String> =
@@ -48,8 +48,8 @@ impl Tmux {
         self.tell(&["resize-window", "-x", &columns.to_string(), "-y", &rows.to_string()]);
     }
 
-    /// Waits until the screen shows these rows with the cursor below them, and above them at most the engine's
-    /// note ([`SAID`]).
+    /// Waits until the screen shows the rows `want`, with the cursor below the last row. Only the engine's note
+    /// ([`SAID`]) may stand above these rows.
     fn wait_for(&self, want: &[String]) {
         const PATIENCE: Duration = Duration::from_secs(20);
         let started = Instant::now();
@@ -73,7 +73,7 @@ impl Drop for Tmux {
     }
 }
 
-/// Removes the elapsed time at the end of the totals.
+/// Removes the elapsed time at the end of a row of totals.
 fn without_time(row: &str) -> String {
     let is_time = |text: &str| text.strip_suffix("s").is_some_and(|n| n.parse::<u32>().is_ok());
     match row.rsplit_once("  ") {
@@ -84,7 +84,7 @@ fn without_time(row: &str) -> String {
 
 const SAID: &str = "said by the engine";
 
-/// Sends the progress of this many half-pushed layers, and then hangs.
+/// Returns a response that reports `layers` half-pushed layers, and then hangs.
 fn half_way(layers: usize) -> Reply {
     let line = |number: usize| {
         let progress = json!({"current": 5_000_000, "total": 10_000_000});
@@ -94,17 +94,18 @@ fn half_way(layers: usize) -> Reply {
     Reply::stream(std::iter::once(note).chain((0..layers).map(line))).ending(End::Hang)
 }
 
-/// Changes both dimensions at once, and then the height alone, where a terminal restores rows from its scrollback.
+/// The terminal sizes (columns, rows) of the test. If only the height grows, a terminal restores rows from its
+/// scrollback.
 const SIZES: [(usize, usize); 6] = [(80, 24), (40, 10), (200, 50), (80, 24), (80, 12), (80, 40)];
 
-/// Returns the expected rows of a frame.
+/// Returns the expected rows of the progress display.
 fn frame((columns, rows): (usize, usize), layers: usize) -> Vec<String> {
     let bar = match columns {
         40 => String::new(),
         80 => format!("[{}{}]  ", "#".repeat(17), " ".repeat(18)),
         _ => format!("[{}{}]  ", "#".repeat(20), " ".repeat(20)),
     };
-    // The image, the totals, and the row of the cursor.
+    // Three rows show no layer: the image, the totals, and the row of the cursor.
     let room = rows - 3;
     let shown = if layers <= room { layers } else { room - 1 };
     let more = (layers > shown).then(|| format!("  … and {} more layers", layers - shown));

@@ -1,4 +1,5 @@
-//! Several images and destinations in one call: requests and prompts, the order of results, and leftover tags.
+//! Tests of pushing several images or to several destinations: the requests, prompts, order of results, and leftover
+//! tags.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -55,7 +56,7 @@ fn prints_results_in_argument_order() {
     );
 }
 
-/// The first failure in the order of arguments counts, not the first in time. `-q` prints errors only.
+/// The exit status is that of the first failed image in argument order, not of the first failure in time.
 #[test]
 fn first_failure_in_argument_order_sets_the_status() {
     let engine = FakeEngine::start()
@@ -76,7 +77,7 @@ fn parallel_limits_concurrent_pushes() {
     let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:0/{name}:1"));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for (parallel, most) in [("1", 1), ("2", 2), ("9", 5)] {
-        // Each push lasts until all that may run at once have started.
+        // Each push is slow, so that all pushes that may run concurrently overlap.
         let exists = json!({"status": "Layer already exists", "progressDetail": {}, "id": "a"}).to_string();
         let reply = Reply::stream([exists, digest_line("1")]).slowly(Duration::from_millis(600));
         let engine = FakeEngine::start().serving_pushed().on_every_push(reply);
@@ -86,7 +87,7 @@ fn parallel_limits_concurrent_pushes() {
     }
 }
 
-/// Engines send a layer again for each push that starts before the registry has it.
+/// Engines upload a layer again for each push that starts before the registry has this layer.
 #[test]
 fn first_push_to_a_repository_runs_alone() {
     let exists = json!({"status": "Layer already exists", "progressDetail": {}, "id": "a"}).to_string();
@@ -104,7 +105,8 @@ fn first_push_to_a_repository_runs_alone() {
         assert_eq!((run.status, engine.most_at_once()), (0, most), "{run}");
     }
 
-    // If it fails, the second one runs alone too. Pushes to other repositories do not wait.
+    // If the first push to a repository fails, the second push also runs alone. Pushes to other repositories do not
+    // wait.
     let refused = Reply::stream([refusal("manifest invalid: no")]);
     let failing = FakeEngine::start()
         .serving_pushed()
@@ -120,13 +122,13 @@ fn first_push_to_a_repository_runs_alone() {
     assert_eq!((run.status, mixed.most_at_once()), (0, 2), "{run}");
 }
 
-/// Helper and engine may both be slow.
+/// A credential helper and an engine may both be slow, so the plugin calls the helper and the engine concurrently.
 #[test]
 fn looks_up_credentials_while_connecting_to_the_engine() {
     let script = r#"read registry; echo "$registry" >>"$HOME/asked"; echo '{"Username":"u","Secret":"s"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
     let directory = tempfile::tempdir().unwrap();
-    // Accepts connections, and never answers.
+    // The engine's socket accepts connections, but no process answers.
     let socket = directory.path().join("docker.sock");
     let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let mut command = env.without_engine();
@@ -143,7 +145,8 @@ fn looks_up_credentials_while_connecting_to_the_engine() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
-/// With `DOCKER_API_VERSION` there is no ping, so a push may need the credentials before the prefetch has them.
+/// With `DOCKER_API_VERSION` the plugin sends no ping, so a push may need the credentials before the prefetch has read
+/// them.
 #[test]
 fn prefetch_and_pushes_share_one_helper_call() {
     let script =
@@ -160,19 +163,19 @@ fn prefetch_and_pushes_share_one_helper_call() {
     }
 }
 
-/// The settings for registries are the same for all images.
+/// The engine's settings for registries do not depend on the image, so one request is enough.
 #[test]
 fn requests_the_engines_settings_once() {
     let engine = FakeEngine::start()
         .serving_pushed()
         .on_every_push(pushed("1"))
         .on("GET /v1.41/info", Reply::json(200, "{}"));
-    // By their names these registries are not on this machine. Nothing listens on their ports.
+    // The plugin does not treat `0.0.0.0` and `[::]` as this machine. No registry listens on port 0.
     let run = push(&engine, &["0.0.0.0:0/a:1", "[::]:0/b:1", "[::]:0/c:1"]);
     assert_eq!((run.status, engine.count("GET /v1.41/info")), (0, 1), "{run}");
 }
 
-/// Concurrent pushes with a wrong password would each cause a failed login.
+/// Concurrent pushes with a wrong password would cause several failed logins at the registry.
 #[test]
 fn tries_credentials_in_one_push_and_prompts_once() {
     let names = ["a", "b", "c", "d"].map(|name| format!("localhost:0/{name}:1"));
@@ -196,7 +199,7 @@ fn tries_credentials_in_one_push_and_prompts_once() {
     assert_eq!(logins, [Value::Null, json!("alice"), json!("alice"), json!("alice"), json!("alice")]);
 }
 
-/// A failure for another reason does not show that the registry accepts the credentials.
+/// A push that fails for a reason other than credentials does not prove that the registry accepts the credentials.
 #[test]
 fn tries_unaccepted_credentials_in_one_push_at_a_time() {
     let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:0/{name}:1"));
@@ -210,7 +213,8 @@ fn tries_unaccepted_credentials_in_one_push_at_a_time() {
     assert_eq!((run.status, engine.pushes().len(), engine.most_at_once()), (3, 6, 1), "{run}");
 }
 
-/// After Ctrl-D the plugin does not prompt for further images of this registry, but does for another registry.
+/// After Ctrl-D at a prompt, the plugin does not prompt again for the same registry, but still prompts for other
+/// registries.
 #[test]
 fn prompts_once_per_registry_if_there_is_no_answer() {
     let refused = Reply::stream([refusal("no basic auth credentials")]);
@@ -231,7 +235,7 @@ fn prompts_once_per_registry_if_there_is_no_answer() {
     assert!(ended.text.contains("3 images: 3 failed"), "{}", ended.text);
 }
 
-/// Credentials given on the command line are for one registry and must not reach another.
+/// Credentials on the command line are for one registry, so the plugin must not send them to another registry.
 #[test]
 fn refuses_given_credentials_for_several_registries() {
     let env = TestEnv::new();
@@ -266,7 +270,7 @@ fn calls_a_helper_once_per_registry() {
     assert_eq!(asked, ["127.0.0.1:0", "localhost:0"]);
 }
 
-/// Starts an engine that has the image `app:1` and accepts pushes of it.
+/// Starts an engine that has the image `app:1` and accepts all pushes.
 fn with_app() -> FakeEngine {
     FakeEngine::start().serving_pushed().has("docker.io/library/app:1", ID).on_every_push(pushed("1"))
 }
@@ -300,7 +304,7 @@ fn does_not_move_a_tag_of_another_image() {
     assert_eq!(engine.names(), ["docker.io/library/app:1", "localhost:0/app:1"]);
 }
 
-/// The tag was not added for this push, so it is not removed.
+/// The plugin removes only tags that the plugin itself added.
 #[test]
 fn keeps_a_tag_that_existed_before() {
     let engine = with_app().has("localhost:0/app:1", ID);
@@ -309,10 +313,11 @@ fn keeps_a_tag_that_existed_before() {
     assert!(engine.request("DELETE ").is_none() && engine.pushes().len() == 1);
 }
 
-/// Engines remove an image with its last tag.
+/// Engines remove an image when its last tag is removed.
 #[test]
 fn keeps_the_only_tags_of_an_unnamed_image() {
-    // Both at once, or one after the other, where the second push sees the tag of the first.
+    // The two pushes run concurrently, or one after the other. In sequence, the second push sees the tag of the first
+    // push.
     for parallel in ["2", "1"] {
         let engine = FakeEngine::start().serving_pushed().has(ID, ID).on_every_push(pushed("1"));
         let to = ["--to", "localhost:0/app:1", "--to", "127.0.0.1:0/app:1"];
@@ -329,7 +334,7 @@ fn keeps_the_only_tags_of_an_unnamed_image() {
     }
 }
 
-/// `deadbeefcafe` could be a name too; only the engine knows that it is an ID.
+/// `deadbeefcafe` may be a repository or an image ID; only the engine can tell.
 #[test]
 fn refuses_to_derive_a_path_from_an_image_id() {
     let engine = FakeEngine::start().has("app:1", "deadbeefcafe");
@@ -339,7 +344,8 @@ fn refuses_to_derive_a_path_from_an_image_id() {
     assert!(engine.pushes().is_empty() && engine.names() == ["app:1"]);
 }
 
-/// Results of finished pushes are written to stdout and to files, in the format for several images.
+/// After an interrupt, the plugin writes the results of finished pushes to stdout and to files, in the format for
+/// several images.
 #[test]
 fn interrupted_call_reports_finished_pushes() {
     let hanging = Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#]).ending(End::Hang);
@@ -406,7 +412,7 @@ fn removes_the_tag_on_signals_failure_and_timeout() {
         assert_eq!(results.len(), 2, "each has its result: {stdout}");
         assert!(results.iter().all(|result| result["error"]["class"] == "cancelled"), "{stdout}");
     }
-    // A push that fails, and one that times out.
+    // Checks a push that fails, and a push that times out.
     let refused = FakeEngine::start()
         .has("docker.io/library/app:1", ID)
         .allow("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(404, "manifest unknown"))
@@ -419,7 +425,7 @@ fn removes_the_tag_on_signals_failure_and_timeout() {
     assert_eq!(slow.names(), ["docker.io/library/app:1"]);
 }
 
-/// During the push the user may move the tag to another image.
+/// The user may move the added tag to another image during the push.
 #[test]
 fn does_not_remove_a_tag_that_was_moved_meanwhile() {
     let engine = with_app();
@@ -494,7 +500,8 @@ fn writes_digest_metadata_and_github_files() {
     let github = fs::read_to_string(file("github")).unwrap();
     assert_eq!(github, format!("before=1\ndigest={DIGEST}\nreference=localhost:0/app:1\n"));
 
-    // With several images the file contains the pushed ones. If the only image fails, the old file is kept.
+    // With several images, the metadata file contains the pushed images. If the only image fails, the plugin does not
+    // change the file.
     let half = FakeEngine::start()
         .serving_pushed()
         .on(&path("localhost:0/a", "1"), Reply::stream([refusal("denied: quota exceeded")]))
@@ -571,7 +578,7 @@ fn variables_set_options_that_the_command_line_leaves_out() {
     assert_eq!(lines(&run), ["localhost:0/app", "127.0.0.1:0/x"], "{run}");
 }
 
-/// The result of a push that ends during a prompt is printed after the answer.
+/// If a push finishes during a prompt, the plugin prints the result after the user has answered.
 #[test]
 fn prints_nothing_during_a_prompt() {
     for mode in ["tty", "plain"] {
@@ -591,8 +598,7 @@ fn prints_nothing_during_a_prompt() {
         let arguments = [&["regpush", "--progress", mode], images.as_slice()].concat();
         let mut terminal = TestEnv::new().at_terminal(&engine, "xterm", &arguments);
         terminal.wait_for("Username: ");
-        // The other push ends during the prompt, and this is its last request. The test cannot wait for missing
-        // output, so it sleeps.
+        // Waits for the last request of the other push. The test cannot wait for missing output, so the test sleeps.
         engine.wait_for_request("GET /v1.41/distribution/127.0.0.1:0/open:1/json");
         std::thread::sleep(Duration::from_millis(300));
         terminal.type_in("alice\r");
@@ -607,7 +613,7 @@ fn prints_nothing_during_a_prompt() {
     }
 }
 
-/// A helper may prompt too, and there is only one terminal.
+/// A credential helper may prompt at the same terminal as the plugin.
 #[test]
 fn does_not_prompt_while_a_helper_uses_the_terminal() {
     let script = r#"read registry
@@ -624,7 +630,7 @@ echo '{"Username":"u","Secret":"s"}'"#;
     let images = ["localhost:0/a:1", "127.0.0.1:0/b:1"];
     let mut terminal = env.at_terminal(&engine, "xterm", &[&["regpush"], images.as_slice()].concat());
     terminal.wait_for("PIN: ");
-    // The other registry has refused, and its prompt has to wait. The test cannot wait for missing output, so it
+    // The prompt for the second registry must wait for the helper. The test cannot wait for missing output, so the test
     // sleeps.
     engine.wait_for_pushes(1);
     std::thread::sleep(Duration::from_millis(300));
@@ -639,7 +645,7 @@ echo '{"Username":"u","Secret":"s"}'"#;
     assert!(ended.text.contains("PIN: 1234\r\n"), "nothing in between: {}", ended.text);
 }
 
-/// The plugin ends two seconds after an interrupt, too soon to remove the tags one after the other.
+/// The plugin exits two seconds after an interrupt, which is too short to remove the tags one after the other.
 #[test]
 fn removes_all_tags_concurrently() {
     let names = ["a", "b", "c", "d"];
@@ -663,7 +669,7 @@ fn removes_all_tags_concurrently() {
     assert_eq!(engine.names(), names.map(|name| format!("docker.io/library/{name}:1")));
 }
 
-/// The image keeps its own name, so the added tag is not its last one.
+/// The plugin can remove the added tag, since the image has another tag.
 #[test]
 fn removes_the_added_tag_if_the_image_keeps_its_own_name() {
     let engine = FakeEngine::start().serving_pushed().has("localhost:0/app:1", ID).on_every_push(pushed("1"));
@@ -672,7 +678,8 @@ fn removes_the_added_tag_if_the_image_keeps_its_own_name() {
     assert_eq!(engine.names(), ["localhost:0/app:1"], "{run}");
 }
 
-/// Tags of one repository that share a layer hang in the same upload, so together they need only one other name.
+/// Pushes of tags that share a layer wait for the same stalled upload, so one alternative name is enough for all these
+/// tags.
 #[test]
 fn pushes_that_stall_together_retry_under_another_name() {
     let stall = |tag: &str| {
@@ -682,7 +689,7 @@ fn pushes_that_stall_together_retry_under_another_name() {
         let lines = [line("Preparing", json!({})), line("Pushing", json!({"current": 5, "total": 10}))];
         (path("localhost:0/app", tag), Reply::stream(lines).ending(End::Hang))
     };
-    // The first push to a repository runs alone.
+    // The first push to a repository runs alone, so `app:0` is pushed before the other tags.
     let mut engine = FakeEngine::start()
         .serving_pushed()
         .has("localhost:0/app:0", "sha256:0")
@@ -693,7 +700,7 @@ fn pushes_that_stall_together_retry_under_another_name() {
         let name = format!("localhost:0/app:{tag}");
         engine = engine.has(&name, &format!("sha256:{tag}")).on(&line, reply);
         engine = engine.on(&format!("POST /v1.41/images/Localhost:0/app/push?tag={tag}"), pushed(tag));
-        // The plugin verifies under the name that the user typed.
+        // The plugin verifies the push under the reference that the user typed, not under the alternative name.
         let names = json!({"Descriptor": {"digest": DIGEST, "size": 528}}).to_string();
         engine = engine.on(&format!("GET /v1.41/distribution/{name}/json"), Reply::json(200, &names));
     }
@@ -706,7 +713,7 @@ fn pushes_that_stall_together_retry_under_another_name() {
     assert_eq!(engine.names(), images);
 }
 
-/// The limit is for all attempts together, and the waits between them.
+/// `--timeout` limits the total time of all attempts and of the waits between attempts.
 #[test]
 fn timeout_includes_waits_between_attempts() {
     let broken =
@@ -714,13 +721,13 @@ fn timeout_includes_waits_between_attempts() {
     let engine = FakeEngine::start().on_every_push(broken);
     let started = Instant::now();
     let run = push(&engine, &["--timeout", "3s", "localhost:0/app:1"]);
-    // The first wait lasts one to two seconds, the next one two to four.
+    // The wait before attempt 2 lasts one to two seconds, and the wait before attempt 3 lasts two to four seconds.
     let took = started.elapsed();
     assert!(run.status == 7 && took < Duration::from_secs(4), "{took:?}: {run}");
     assert!(run.stderr.contains("cannot push localhost:0/app:1 within 3s"), "{run}");
 }
 
-/// Neither the time at the prompt nor the push of an earlier image counts.
+/// `--timeout` includes neither the time at a prompt nor the push of an earlier image.
 #[test]
 fn timeout_excludes_time_at_the_prompt() {
     let engine = FakeEngine::start()

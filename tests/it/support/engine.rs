@@ -1,6 +1,6 @@
-//! A fake engine on a Unix socket or a TCP port, which also serves as a fake registry. It replays the answers of real
-//! engines, keeps the requests, and fails the test if it was never called, if a planned call never came, or if a
-//! call was not planned. Only pings are answered without a plan.
+//! A fake engine on a Unix socket or a TCP port, which also serves as a fake registry. The fake engine replays recorded
+//! responses and records requests. The fake engine fails the test if no request came, if a planned request never came,
+//! or if a request was not planned. Pings need no plan.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -14,10 +14,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use serde_json::Value;
 
-/// One received request.
+/// An HTTP request that the fake engine received.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// `POST /v1.41/images/x/push?tag=1`
+    /// Method and path, such as `POST /v1.41/images/x/push?tag=1`.
     pub line: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -28,7 +28,7 @@ impl Request {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// Decodes the credentials of the request as an engine does.
+    /// Decodes the credentials in the header `X-Registry-Auth` as an engine does.
     pub fn registry_auth(&self) -> Value {
         let header = self.header("x-registry-auth").expect("the header is always sent");
         let json = URL_SAFE.decode(header).expect("padded base64 of the URL alphabet");
@@ -36,36 +36,36 @@ impl Request {
     }
 }
 
-/// How an answer ends.
+/// How a response ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The last chunk was sent.
+    /// The fake engine sends the last chunk.
     Proper,
-    /// The connection breaks in the middle of the chunks.
+    /// The fake engine closes the connection before the last chunk.
     Cut,
-    /// Without chunks: the body lasts until the connection is closed.
+    /// The response has no chunks: the body lasts until the fake engine closes the connection.
     Close,
-    /// The answer never ends; the client must close the connection.
+    /// The response never ends, so the client must close the connection.
     Hang,
-    /// The last chunk was sent, and then the connection is closed without announcement.
+    /// The fake engine sends the last chunk, and then closes the connection without an announcing header.
     Rude,
-    /// The connection is closed without an answer.
+    /// The fake engine closes the connection without a response.
     Nothing,
 }
 
-/// How the engine answers a ping.
+/// How the fake engine answers a ping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ping {
-    /// As 20.10.
+    /// With API version 1.41, as docker 20.10 does.
     #[default]
     Version141,
-    /// Without a version header.
+    /// Without an API version in the headers.
     NoVersion,
-    /// As 20.10, but closes the connection at HEAD.
+    /// With API version 1.41, except that `HEAD` requests close the connection.
     GetOnly,
-    /// With this API version.
+    /// With the given API version.
     Version(&'static str),
-    /// With status 400 and this text.
+    /// With status 400 and the given error message.
     Refused(&'static str),
 }
 
@@ -74,17 +74,17 @@ pub struct Reply {
     pub status: u16,
     pub content_type: Option<&'static str>,
     pub headers: Vec<(&'static str, &'static str)>,
-    /// Parts of the body, each written separately.
+    /// The pieces of the body, which the fake engine writes separately.
     pub pieces: Vec<Vec<u8>>,
-    /// How often the last piece is sent.
+    /// How many times the fake engine sends the last piece of the body.
     pub times: usize,
-    /// The pause between two pieces.
+    /// The pause between two pieces of the body.
     pub pause: Duration,
     pub end: End,
 }
 
 impl Reply {
-    /// Streams these lines as the answer to an accepted push, with docker's line ends.
+    /// Returns the response to an accepted push, which streams `lines` with docker's line endings.
     pub fn stream<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) -> Self {
         let pieces = lines.into_iter().map(|line| format!("{}\r\n", line.as_ref()).into_bytes()).collect();
         Self {
@@ -107,13 +107,13 @@ impl Reply {
         self
     }
 
-    /// Pauses this long between two lines.
+    /// Sets the pause between two lines of the response.
     pub fn slowly(mut self, pause: Duration) -> Self {
         self.pause = pause;
         self
     }
 
-    /// Sends the last line this often.
+    /// Sets how many times the fake engine sends the last line of the response.
     pub fn times(mut self, times: usize) -> Self {
         self.times = times;
         self
@@ -130,34 +130,36 @@ struct State {
     ping: Ping,
     planned: VecDeque<(String, Reply)>,
     allowed: Vec<(String, Reply)>,
-    /// Answers any number of pushes. `true`: even if another answer is planned; `false`: only if none is.
+    /// The response to any number of pushes. `true` overrides planned responses; `false` applies only to pushes without
+    /// a planned response.
     always: Option<(Reply, bool)>,
-    /// The number of pushes in progress, and the maximum so far.
+    /// The number of pushes in progress, and the maximum of this number so far.
     at_work: usize,
     most_at_work: usize,
     requests: Vec<Request>,
     unplanned: Vec<String>,
-    /// Digests of pushes, by `REPOSITORY:TAG`.
+    /// The digests of pushed images, by `REPOSITORY:TAG`.
     pushed: BTreeMap<String, String>,
-    /// Whether `/distribution` is answered with the digests in `pushed`.
+    /// Whether the fake engine answers `/distribution` requests with the digests in `pushed`.
     serves_pushed: bool,
-    /// Whether images were added; inspections of all others are then answered with 404.
+    /// Whether the test added images. If so, the fake engine answers inspections of unknown images with 404.
     has_images: bool,
-    /// Image IDs by name; an image without a name has its ID as key.
+    /// Image IDs by image name. The key of an unnamed image is its ID.
     images: BTreeMap<String, String>,
-    /// Closed connections: by the client during [`End::Hang`], or by us after [`End::Rude`].
+    /// The number of connections that the client closed during [`End::Hang`] or the fake engine closed after
+    /// [`End::Rude`].
     gone: usize,
 }
 
 pub struct FakeEngine {
-    /// The address for docker's `--host`.
+    /// The address of the fake engine, in the format of docker's `--host`.
     pub host: String,
     shared: Arc<(Mutex<State>, Condvar)>,
     _directory: Option<tempfile::TempDir>,
 }
 
 impl FakeEngine {
-    /// Starts an engine on a Unix socket. It answers pings as 20.10 does, and otherwise only planned requests.
+    /// Starts a fake engine on a Unix socket, which answers pings as docker 20.10 does, and planned requests.
     pub fn start() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let socket = directory.path().join("docker.sock");
@@ -169,7 +171,7 @@ impl FakeEngine {
         })
     }
 
-    /// Starts an engine on a loopback port.
+    /// Starts a fake engine on a loopback port.
     pub fn at_tcp() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let host = format!("tcp://{}", listener.local_addr().expect("an address"));
@@ -204,35 +206,36 @@ impl FakeEngine {
         self
     }
 
-    /// Plans the answer to one request, and fails the test if it never comes.
+    /// Plans the response to one request, and fails the test if the request never comes.
     ///
-    /// * `line`: method and whole path; without a query it matches any query.
+    /// * `line`: method and whole path of the request; a path without a query matches any query.
     pub fn on(self, line: &str, reply: Reply) -> Self {
         self.state().planned.push_back((line.to_owned(), reply));
         self
     }
 
-    /// Plans the answer to one push of any image.
+    /// Plans the response to one push of any image.
     pub fn on_next_push(self, reply: Reply) -> Self {
         self.on(ANY_PUSH, reply)
     }
 
-    /// Plans the same answer to any number of requests, including none: for calls that depend on timing.
+    /// Plans a response to any number of requests, including none. Meant for requests that depend on timing.
     ///
-    /// * `line`: as for [`on`](Self::on)
+    /// * `line`: method and path of the request, as for [`on`](Self::on)
     pub fn allow(self, line: &str, reply: Reply) -> Self {
         self.state().allowed.push((line.to_owned(), reply));
         self
     }
 
-    /// Answers `/distribution` with the pushed digests. Fails the test if an image was pushed and no such call came.
+    /// Answers `/distribution` requests with the pushed digests. Fails the test if an image was pushed and no
+    /// `/distribution` request came.
     pub fn serving_pushed(self) -> Self {
         self.state().serves_pushed = true;
         self
     }
 
-    /// Adds an image, which can be inspected, tagged and untagged. `name` is the ID for an image without a name.
-    /// Inspections of images that were not added are answered with 404.
+    /// Adds an image, which requests can inspect, tag and untag. For an unnamed image, `name` is the ID. The fake
+    /// engine answers inspections of unknown images with 404.
     pub fn has(self, name: &str, id: &str) -> Self {
         let mut state = self.state();
         state.images.insert(name.to_owned(), id.to_owned());
@@ -241,39 +244,39 @@ impl FakeEngine {
         self
     }
 
-    /// Returns the current names of all images.
+    /// Returns the current names of all images in the fake engine.
     pub fn names(&self) -> Vec<String> {
         self.state().images.keys().cloned().collect()
     }
 
-    /// Answers every push like this, even if another answer is planned.
+    /// Answers every push with `reply`, even if another response is planned.
     pub fn on_every_push(self, reply: Reply) -> Self {
         self.state().always = Some((reply, true));
         self
     }
 
-    /// Answers every push like this for which no answer is planned.
+    /// Answers every push without a planned response with `reply`.
     pub fn on_every_push_else(self, reply: Reply) -> Self {
         self.state().always = Some((reply, false));
         self
     }
 
-    /// Returns the maximum number of concurrent pushes.
+    /// Returns the maximum number of pushes that were in progress at a time.
     pub fn most_at_once(&self) -> usize {
         self.state().most_at_work
     }
 
-    /// Returns the first request whose line starts with this text.
+    /// Returns the first request whose method and path start with `line`.
     pub fn request(&self, line: &str) -> Option<Request> {
         self.state().requests.iter().find(|request| request.line.starts_with(line)).cloned()
     }
 
-    /// Counts the requests with exactly this line.
+    /// Counts the requests whose method and path equal `line`.
     pub fn count(&self, line: &str) -> usize {
         self.state().requests.iter().filter(|request| request.line == line).count()
     }
 
-    /// Returns all requests except pings.
+    /// Returns all received requests except pings.
     pub fn requests(&self) -> Vec<Request> {
         self.state().requests.iter().filter(|request| !is_ping(&request.line)).cloned().collect()
     }
@@ -282,19 +285,20 @@ impl FakeEngine {
         self.requests().into_iter().filter(|request| request.line.contains("/push?")).collect()
     }
 
-    /// Waits until a connection is closed: by the client during [`End::Hang`], or by us after [`End::Rude`].
+    /// Waits until the client closes a connection during [`End::Hang`], or the fake engine closes a connection after
+    /// [`End::Rude`].
     pub fn wait_until_connection_is_over(&self) {
         self.wait("no connection was closed", |state| state.gone > 0);
     }
 
-    /// Waits until this many pushes were requested.
+    /// Waits until the fake engine has received `count` push requests.
     pub fn wait_for_pushes(&self, count: usize) {
         self.wait("too few pushes", |state| {
             state.requests.iter().filter(|request| request.line.contains("/push?")).count() >= count
         });
     }
 
-    /// Waits for a request with exactly this line.
+    /// Waits for a request whose method and path equal `line`.
     pub fn wait_for_request(&self, line: &str) {
         self.wait("the request did not come", |state| {
             state.requests.iter().any(|request| request.line == line)
@@ -349,7 +353,7 @@ fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State
         match answered {
             Ok(End::Proper) => {}
             Ok(End::Hang) => {
-                // Returns when the client closes.
+                // `read` returns when the client closes the connection.
                 let _ = reader.read(&mut [0]);
                 shared.0.lock().expect("no client panics").gone += 1;
                 shared.1.notify_all();
@@ -404,20 +408,21 @@ fn is_ping(line: &str) -> bool {
     line.ends_with("/_ping")
 }
 
-/// Returns whether a plan is for this request. Paths are compared as a whole, queries only if the plan has one.
+/// Returns whether the planned line `plan` matches the request line `line`. Queries are compared only if `plan` has a
+/// query.
 fn is_planned(plan: &str, line: &str) -> bool {
     plan == line
         || plan == ANY_PUSH && line.contains("/push?")
         || line.split_once('?').is_some_and(|(path, _)| path == plan)
 }
 
-/// Returns the image name in an image inspect path.
+/// Returns the image name in the path of an image inspect request.
 fn inspected(path: &str) -> Option<&str> {
     let (path, _) = path.split_once('?').unwrap_or((path, ""));
     path.split_once("/images/")?.1.strip_suffix("/json")
 }
 
-/// Returns the repository and the tag of a push.
+/// Returns the repository and the tag in the line of a push request.
 fn pushed(line: &str) -> Option<(&str, &str)> {
     let (path, query) = line.split_once("/push?tag=")?;
     let (_, repository) = path.split_once("/images/")?;
@@ -429,7 +434,8 @@ fn id_of<'a>(state: &'a State, name: &str) -> Option<&'a String> {
     state.images.get(name).or_else(|| state.images.values().find(|id| *id == name))
 }
 
-/// Tags or untags an image of this engine. `false`: the request does neither, or the image is not here.
+/// Tags or untags an image of the fake engine. Returns `false` if the request does neither, or if the image does not
+/// exist.
 fn change_names(state: &mut State, line: &str) -> bool {
     let Some((call, query)) = line.split_once('?') else { return false };
     let Some((method, name)) = call.split_once("/images/") else { return false };
@@ -444,7 +450,8 @@ fn change_names(state: &mut State, line: &str) -> bool {
     true
 }
 
-/// Answers from the images and the pushed digests of this engine. `None`: neither has an answer.
+/// Answers a request from the images and the pushed digests of the fake engine. Returns `None` if the request asks for
+/// neither.
 fn answer_from_state(state: &State, line: &str) -> Option<Reply> {
     let path = line.strip_prefix("GET ")?;
     if let Some(name) = inspected(path) {
@@ -464,20 +471,20 @@ fn answer_from_state(state: &State, line: &str) -> Option<Reply> {
     Some(Reply::json(200, &format!(r#"{{"Descriptor":{{"digest":"{pushed}","size":528}}}}"#)))
 }
 
-/// A planned line that matches any push.
+/// The line of a plan that matches any push request.
 pub const ANY_PUSH: &str = "POST a push";
 
-/// Returns the digest in the status line of a push.
+/// Returns the digest that the response to a push reports.
 fn digest_in(reply: &Reply) -> Option<String> {
     let text = String::from_utf8_lossy(&reply.pieces.concat()).into_owned();
     let rest = text.split(": digest: ").nth(1)?;
     Some(rest.split(' ').next()?.to_owned())
 }
 
-/// The first line of a request, and its headers.
+/// The first line and the headers of a request.
 pub type Head = (String, Vec<(String, String)>);
 
-/// Reads the head of the next request. `None`: the connection has ended.
+/// Reads the first line and the headers of the next request. Returns `None` if the client has closed the connection.
 pub fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     let mut head = Vec::new();
     loop {
@@ -550,14 +557,14 @@ fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool, ping: Ping) -
     Ok(reply.end)
 }
 
-/// Returns the status line that every engine sends after a successful push.
+/// Returns the status line that every engine sends after a successful push of a tag.
 pub fn digest_line(tag: &str) -> String {
     format!(r#"{{"status":"{tag}: digest: {DIGEST} size: 528"}}"#)
 }
 
 pub const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// Returns the answer to an image inspect of an image that is not here.
+/// Returns the response of an engine to the inspection of an image that does not exist.
 pub fn no_such_image() -> Reply {
     Reply::json(404, r#"{"message":"No such image"}"#)
 }

@@ -1,4 +1,4 @@
-//! Runs the executable in a scrubbed environment: empty HOME and DOCKER_CONFIG, and a PATH that only contains the
+//! Runs the executable in a clean environment: HOME and DOCKER_CONFIG are empty directories, and PATH contains only the
 //! programs of the test.
 
 use std::fs;
@@ -18,8 +18,8 @@ use serde_json::Value;
 use super::engine::FakeEngine;
 use super::terminal::Terminal;
 
-/// The programs that test scripts call. PATH has no other system programs, so that no installed credential helper
-/// is found.
+/// The system programs that test scripts call. PATH contains no other system programs, so that the plugin finds no
+/// installed credential helper.
 const TOOLS: [&str; 9] = ["cat", "head", "mv", "nohup", "rm", "sh", "sleep", "tr", "yes"];
 
 pub struct TestEnv {
@@ -62,25 +62,25 @@ impl TestEnv {
         self.with_program(&format!("docker-credential-{name}"), script)
     }
 
-    /// Adds a shell script to PATH.
+    /// Adds a shell script named `name` to PATH.
     pub fn with_program(self, name: &str, script: &str) -> Self {
         let path = self.path("bin").join(name);
-        // A separate process writes the file: if we opened it here, a child that another test starts meanwhile
-        // would inherit the handle, and a file that is open for writing cannot be executed.
+        // A separate process writes the file, because Linux cannot execute a file that is open for writing. A child
+        // process of another test could inherit a file handle of this process.
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"cat >"$0" && chmod 755 "$0""#]).arg(&path);
         assert_eq!(run_with_stdin(&mut shell, format!("#!/bin/sh\n{script}\n").as_bytes()).status, 0);
         self
     }
 
-    /// Returns a command that runs our executable with the fake engine as its endpoint.
+    /// Returns a command that runs the plugin with the fake engine as `DOCKER_HOST`.
     pub fn command(&self, engine: &FakeEngine) -> Command {
         let mut command = self.without_engine();
         command.env("DOCKER_HOST", &engine.host);
         command
     }
 
-    /// Runs our executable on a terminal.
+    /// Runs the plugin on a pseudo-terminal.
     ///
     /// * `kind`: the value of `TERM`.
     pub fn at_terminal(&self, engine: &FakeEngine, kind: &str, arguments: &[&str]) -> Terminal {
@@ -121,13 +121,13 @@ impl TestEnv {
             ("HOME", own(self.path("home"))),
             ("DOCKER_CONFIG", own(self.config_directory())),
             ("PATH", format!("{}:{}", own(self.path("bin")), own(self.path("tools")))),
-            // Makes invented registries unreachable, even if the machine has a network.
+            // An invalid proxy, so that tests cannot reach registries on a network.
             ("HTTPS_PROXY", "http://127.0.0.1:0".to_owned()),
         ]
     }
 }
 
-/// The exit status and output of a finished program.
+/// The exit status and the output of a finished program.
 pub struct Run {
     pub status: i32,
     pub stdout: String,
@@ -157,24 +157,24 @@ impl From<Output> for Run {
     }
 }
 
-/// Runs a command with the stdin that it has; for our executable this is empty.
+/// Runs a command without changing its stdin, which is empty for a command from [`TestEnv`].
 pub fn run(command: &mut Command) -> Run {
     finish(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the executable runs"))
 }
 
-/// Runs a command with this text on stdin.
+/// Runs a command with the bytes `stdin` as its input.
 pub fn run_with_stdin(command: &mut Command, stdin: &[u8]) -> Run {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("the executable runs");
     match child.stdin.take().expect("piped").write_all(stdin) {
-        // The program ended before it read all of its stdin.
+        // The program exited before it read all of its stdin.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         written => written.expect("a pipe"),
     }
     finish(child)
 }
 
-/// Waits for the program's end, and fails the test if that takes longer than 60 s.
+/// Waits until a program exits, and fails the test after 60 s.
 fn finish(child: Child) -> Run {
     let process = Pid::from_raw(child.id().try_into().expect("a process number"));
     let (ended, is_ended) = mpsc::channel();

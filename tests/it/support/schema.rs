@@ -1,4 +1,4 @@
-//! Validates printed JSON against the schemas in `docs/`.
+//! Validates the plugin's JSON output against the schemas in `docs/`.
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 const RESULT: &str = include_str!("../../../docs/result.schema.json");
 const EVENTS: &str = include_str!("../../../docs/events.schema.json");
 
-/// Both schemas, stricter than published: an unknown field is an error here.
+/// The schemas of results and of events, changed so that unknown fields are errors.
 pub struct Printed {
     schemas: Schemas,
     result: SchemaIndex,
@@ -29,18 +29,18 @@ impl Printed {
         Self { schemas, result, event }
     }
 
-    /// Validates a line of stdout with `--format json`.
+    /// Validates a line that `--format json` printed to stdout. Returns the parsed result.
     pub fn assert_result(&self, line: &str) -> Value {
         let result: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         self.check(&result, self.result);
         result
     }
 
-    /// Validates a line of stderr with `--progress json`.
+    /// Validates a line that `--progress json` printed to stderr. Returns the parsed event.
     pub fn assert_event(&self, line: &str) -> Value {
         let mut event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         if event["event"] == "result" {
-            // Apart from these two fields it must match the result schema.
+            // Without the fields `time` and `event`, a `result` event must match the schema of results.
             let rest = event.as_object_mut().expect("an object");
             rest.remove("time");
             rest.remove("event");
@@ -58,7 +58,7 @@ impl Printed {
     }
 }
 
-/// Forbids fields that are not named, except in schemas composed of others.
+/// Forbids unnamed fields in a schema, except if the schema is composed of other schemas.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {

@@ -22,7 +22,7 @@ pub struct Terminal {
 struct Screen {
     text: Vec<u8>,
     ended: bool,
-    /// The end of the text that was already waited for.
+    /// The offset in `text` after the last text that a test waited for.
     read: usize,
 }
 
@@ -38,7 +38,7 @@ impl Terminal {
         let for_reader = Arc::clone(&screen);
         thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // Linux returns EIO when the last process has closed the terminal.
+            // Linux returns EIO when the last process has closed the terminal, which ends the loop.
             while let Ok(read @ 1..) = output.read(&mut bytes) {
                 for_reader.0.lock().expect("no panic").text.extend_from_slice(&bytes[..read]);
                 for_reader.1.notify_all();
@@ -50,7 +50,7 @@ impl Terminal {
         Self { child, keyboard, master: pty.master, settings_before, screen }
     }
 
-    /// Waits until this text is on the screen, after the text that was waited for before.
+    /// Waits until `text` appears in the output, after the text of the previous wait.
     pub fn wait_for(&self, text: &str) {
         let find = |screen: &Screen| {
             screen.text[screen.read..].windows(text.len()).position(|part| part == text.as_bytes())
@@ -103,11 +103,11 @@ impl Terminal {
     }
 }
 
-/// The terminal after the program's end.
+/// The state of the terminal after the program has exited.
 pub struct Ended {
     pub status: u32,
-    /// All output, including escape sequences.
+    /// All output of the program, including escape sequences.
     pub text: String,
-    /// Whether the terminal has the same settings as before.
+    /// Whether the terminal has the same settings as before the program started.
     pub restored: bool,
 }
