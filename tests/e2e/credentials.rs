@@ -1,5 +1,5 @@
-//! Compares the credentials that the plugin and the real docker CLI send in each case of config.json, helpers and
-//! `DOCKER_AUTH_CONFIG`, with a fake engine that keeps `X-Registry-Auth`.
+//! Compares the credentials that the plugin and the real docker CLI send to a fake engine. The cases vary config.json,
+//! credential helpers and `DOCKER_AUTH_CONFIG`.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -16,10 +16,10 @@ const HUB: &str = "https://index.docker.io/v1/";
 const ALICE: &str = r#"echo '{"ServerURL":"other","Username":"alice","Secret":"s3cret"}'"#;
 const NOTHING: &str = "echo credentials not found in native keychain; exit 1";
 
-/// The credentials that docker and the plugin send.
+/// The expected credentials in the push requests of docker and of the plugin.
 enum Sent {
     Same(Value),
-    /// The plugin sends other credentials than docker, for this reason.
+    /// The plugin sends other credentials than docker; `why` gives the reason.
     Ours {
         docker: Docker,
         ours: Value,
@@ -29,24 +29,24 @@ enum Sent {
 
 enum Docker {
     Sends(Value),
-    /// Fails before it pushes.
+    /// docker fails before sending a push request.
     Fails,
-    /// Varies from run to run, since docker reads maps in random order.
+    /// docker's credentials vary from run to run, since docker reads maps in random order.
     Varies,
 }
 
 struct Case {
     name: &'static str,
-    /// `None`: there is no config.json.
+    /// The content of config.json; `None` if the file does not exist.
     config: Option<String>,
-    /// The only programs in PATH.
+    /// Name and script of each program in PATH.
     programs: Vec<(&'static str, &'static str)>,
     variable: Option<String>,
     image: &'static str,
     sent: Sent,
 }
 
-/// Returns a case with config.json only.
+/// Returns a test case that sets only config.json.
 fn file(name: &'static str, config: &Value, sent: Sent) -> Case {
     let config = Some(config.to_string());
     Case { name, config, programs: Vec::new(), variable: None, image: "localhost:1/t:1", sent }
@@ -56,7 +56,7 @@ fn auths(entry: &Value) -> Value {
     json!({"auths": {HOST: entry}})
 }
 
-/// Returns a case in which `credsStore` is a helper `x` with this script.
+/// Returns a test case in which `credsStore` names a helper `x`, which runs `script`.
 fn store(name: &'static str, script: &'static str, sent: Sent) -> Case {
     Case { programs: vec![("docker-credential-x", script)], ..file(name, &json!({"credsStore": "x"}), sent) }
 }
@@ -393,7 +393,8 @@ fn failing() -> Sent {
     }
 }
 
-/// Returns the credentials that the engine received, and the run. `None`: no push was requested.
+/// Runs docker with the arguments `words`. Returns the credentials in the push request, if any, and the finished run as
+/// a string.
 fn shown(cli: &Engine, case: &Case, words: &[&str]) -> (Option<Value>, String) {
     let home = Home::new();
     if let Some(config) = &case.config {
@@ -402,7 +403,7 @@ fn shown(cli: &Engine, case: &Case, words: &[&str]) -> (Option<Value>, String) {
     for (name, script) in &case.programs {
         home.program(name, script);
     }
-    // docker fails before it pushes in some cases.
+    // `allow` accepts a case without a push request, since docker may fail first.
     let fake = FakeEngine::start().allow(ANY_PUSH, Reply::stream([digest_line("1")]));
     let mut docker = cli.docker(&home);
     docker.env("PATH", home.path("bin")).env("DOCKER_HOST", &fake.host);
@@ -412,7 +413,7 @@ fn shown(cli: &Engine, case: &Case, words: &[&str]) -> (Option<Value>, String) {
     let run = run(docker.args(words).arg(case.image));
     let pushes = fake.pushes();
     if pushes.is_empty() {
-        // The fake engine fails a test that never calls it, and docker may not have called it.
+        // The fake engine fails a test that sends no request. docker may have sent none, so the test sends a ping.
         let mut engine = UnixStream::connect(fake.host.trim_start_matches("unix://")).unwrap();
         engine.write_all(b"GET /_ping HTTP/1.1\r\n\r\n").unwrap();
         engine.read_exact(&mut [0]).unwrap();
@@ -428,7 +429,7 @@ fn sends_dockers_credentials_except_where_the_table_explains() {
     println!("{} cases, {same} the same", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
-        // No verification: it is not the subject here, and the fake engine has no registry.
+        // The plugin cannot verify the push, since the fake engine has no registry.
         let (ours, our_run) = shown(&cli, case, &["regpush", "-q", "--verify", "never"]);
         let (docker, docker_run) = shown(&cli, case, &["push", "-q"]);
         let is_right = match &case.sent {

@@ -1,5 +1,5 @@
-//! All transports to an engine (sockets, ports, TLS, ssh), chosen by option, variable and context; compares the
-//! choice with the real CLI's.
+//! Tests all transports to an engine (Unix socket, TCP port, TLS, ssh), chosen by option, variable or context. Compares
+//! the plugin's choice of engine with the choice of the real docker CLI.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,14 +23,16 @@ use crate::support::{
     Engine, Home, PrivateEngine, Registry, Run, copy_in_background, engine, ok, port_to, run, wait_for,
 };
 
-/// Runs `docker OPTIONS regpush -q IMAGE` without `DOCKER_HOST`, unless `variables` has it.
+/// Runs `docker OPTIONS regpush -q IMAGE` with the environment variables `variables`, and without any other
+/// `DOCKER_HOST`.
 fn push(engine: &Engine, home: &Home, variables: &[(&str, &str)], options: &[&str], image: &str) -> Run {
     let mut command = engine.docker(home);
     command.env_remove("DOCKER_HOST").envs(variables.iter().copied());
     run(command.args(options).args(["regpush", "-q", image]))
 }
 
-/// Pushes through a context made by `docker context create`, chosen in each of the three ways.
+/// Creates a docker context. Pushes an image three times, with the context set by option, by variable and by `docker
+/// context use`.
 fn push_by_context(engine: &Engine, home: &Home, context: &str, endpoint: &str, image: &str) {
     let docker = |words: &[&str]| ok(engine.docker(home).env_remove("DOCKER_HOST").args(words));
     docker(&["context", "create", context, "--docker", endpoint]);
@@ -59,7 +61,7 @@ fn pushes_through_contexts_with_sockets_and_ports() {
 // ------------------------------------------------------------------------------------------------
 // TLS
 
-/// A certificate authority, and the PEM files that it made.
+/// A certificate authority (CA), and a directory with PEM files of the CA and of signed certificates.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: TempDir,
@@ -80,7 +82,7 @@ impl Authority {
         self.directory.path().join(name)
     }
 
-    /// Signs a certificate, and writes `NAME/{ca,cert,key}.pem`, the layout of `DOCKER_CERT_PATH`.
+    /// Signs a certificate for `hosts`. Writes `NAME/{ca,cert,key}.pem`, which is the layout of `DOCKER_CERT_PATH`.
     fn sign(&self, name: &str, hosts: &[&str], has_expired: bool) -> PathBuf {
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
@@ -100,7 +102,8 @@ impl Authority {
     }
 }
 
-/// Makes a self-signed certificate for localhost, as `openssl req -x509` does; returns it and its key in PEM.
+/// Makes a self-signed certificate for localhost, as `openssl req -x509` does. Returns the certificate and the private
+/// key in PEM.
 fn self_signed() -> (String, String) {
     let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -108,7 +111,7 @@ fn self_signed() -> (String, String) {
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
-/// A dockerd that accepts only TLS with client certificates of the right authority.
+/// A dockerd that accepts only TLS connections with a client certificate from the right CA.
 struct TlsEngine {
     port: u16,
     _process: PrivateEngine,
@@ -116,7 +119,7 @@ struct TlsEngine {
 
 impl TlsEngine {
     fn start(engine: &Engine, certificates: &Path) -> Self {
-        // dockerd cannot choose a free port itself.
+        // dockerd cannot choose a free port itself, so the test does.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut arguments = vec!["--host".into(), format!("tcp://127.0.0.1:{port}"), "--tlsverify".into()];
         for (option, name) in [("--tlscacert", "ca.pem"), ("--tlscert", "cert.pem"), ("--tlskey", "key.pem")]
@@ -135,7 +138,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     let client = authority.sign("client", &[], false);
     let old_client = authority.sign("old", &[], true);
     let other_client = stranger.sign("other", &[], false);
-    // A client with a valid certificate that trusts the wrong authority.
+    // The client `misled` has a valid certificate, but trusts the wrong CA.
     let misled = authority.sign("misled", &[], false);
     fs::copy(stranger.path("ca.pem"), misled.join("ca.pem")).unwrap();
     let distrusted = authority.sign("distrusted", &[], false);
@@ -150,7 +153,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     let host = format!("tcp://localhost:{}", tls_engine.port);
     let by_address = format!("tcp://127.0.0.1:{}", tls_engine.port);
 
-    // The real CLI imports the image over the same TLS endpoint.
+    // The docker CLI imports the test image through the engine's TLS port.
     let name = registry.name("tls/app:1");
     let content = home.path("content");
     fs::write(&content, registry.port.to_string()).unwrap();
@@ -220,15 +223,15 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
         let named = [&endpoint, "127.0.0.1", "/nothing"].iter().any(|place| run.stderr.contains(*place));
         assert!(named, "{run:?}");
     }
-    // The message also says why the certificate is refused.
+    // The error message says that the client's certificate has expired.
     assert!(with(&host, &old_client).stderr.contains("it has expired"), "{:?}", with(&host, &old_client));
 
-    // `--tls` alone does not verify the engine's certificate.
+    // With `--tls` but without `--tlsverify`, the plugin does not verify the engine's certificate.
     let lenient = [("DOCKER_HOST", by_address.as_str()), ("DOCKER_CERT_PATH", &client.display().to_string())];
     let unverified = push(&docker, &home, &lenient, &["--tls"], &name);
     assert_eq!(unverified.status, 0, "{unverified:?}");
 
-    // The same three files in a context, where DOCKER_TLS_VERIFY has no effect.
+    // The test stores CA, certificate and key in a context. `DOCKER_TLS_VERIFY` has no effect on a context.
     let endpoint = format!(
         "host={host},ca={},cert={},key={}",
         file(&client, "ca.pem"),
@@ -245,12 +248,13 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
         &format!("{endpoint},skip-tls-verify=true").replace("localhost", "127.0.0.1"),
         &name,
     );
-    // The error for a context without the files says how to add them.
+    // For a context without TLS files, the hint is a command that adds the files.
     ok(docker.docker(&home).args(["context", "create", "bare", "--docker", &format!("host={host}")]));
     let bare = push(&docker, &home, &[], &["-c", "bare"], &name);
     assert!(bare.stderr.contains("`docker context update bare --docker host=tcp://localhost:"), "{bare:?}");
 
-    // A context without a CA uses the system's CAs, which a variable can replace on Linux.
+    // For a context without a CA file, the plugin trusts the CAs of the system. On Linux `SSL_CERT_FILE` can replace
+    // the system's CAs.
     let endpoint = format!("host={host},cert={},key={}", file(&client, "cert.pem"), file(&client, "key.pem"));
     ok(docker.docker(&home).args(["context", "create", "public", "--docker", &endpoint]));
     let unknown = push(&docker, &home, &[], &["-c", "public"], &name);
@@ -260,7 +264,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     let known = push(&docker, &home, &system, &["-c", "public"], &name);
     assert_eq!(known.status, 0, "{known:?}");
 
-    // Through a proxy, which gets the engine's host name.
+    // Pushes through a proxy, which receives the engine's host name.
     let proxy = connect_proxy(tls_engine.port);
     let variables = [
         ("DOCKER_HOST", "tcp://engine.test:2376"),
@@ -271,7 +275,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     let proxied = push(&docker, &home, &variables, &[], &name);
     assert_eq!(proxied.status, 0, "{proxied:?}");
 
-    // An engine with an expired certificate.
+    // Starts an engine with an expired certificate.
     drop(tls_engine);
     let old_server = authority.sign("old-server", &["localhost"], true);
     let old_engine = TlsEngine::start(&docker, &old_server);
@@ -281,7 +285,8 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     assert!(expired.stderr.contains("hint: renew the engine's certificate"), "{expired:?}");
 }
 
-/// The CLI, written in Go, accepts an engine's certificate that is its own CA; rustls itself refuses it.
+/// The docker CLI, written in Go, accepts a self-signed engine certificate that is also the configured CA. rustls
+/// itself refuses such a certificate.
 #[test]
 fn trusts_a_self_signed_engine_certificate_given_as_ca() {
     let home = Home::new();
@@ -308,12 +313,12 @@ fn trusts_a_self_signed_engine_certificate_given_as_ca() {
         };
         let (cli, ours) = (called(&["images"]), called(&["regpush", "localhost:1/nothing:1"]));
         assert_eq!(cli.status == 0, is_known, "{host}: {cli:?}");
-        // 5: the engine has no such image; 4: no connection to the engine.
+        // Status 5: the engine does not have the image. Status 4: the plugin cannot connect to the engine.
         assert_eq!(ours.status, if is_known { 5 } else { 4 }, "{host}: {ours:?}");
     }
 }
 
-/// Starts a proxy that forwards every `CONNECT` to one port.
+/// Starts a proxy that forwards every `CONNECT` request to the port `target`, and returns the proxy's port.
 fn connect_proxy(target: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -339,7 +344,7 @@ fn connect_proxy(target: u16) -> u16 {
 // ------------------------------------------------------------------------------------------------
 // ssh
 
-/// An sshd on loopback that accepts root with a key, and an `ssh` that is configured for it.
+/// An ssh server on the loopback interface, which accepts root with a key.
 struct Sshd {
     port: u16,
     process: Child,
@@ -349,7 +354,7 @@ struct Sshd {
 impl Sshd {
     /// Starts sshd.
     ///
-    /// * `path`: PATH on the remote side, where docker is searched.
+    /// * `path`: the PATH of commands on the ssh server, which must contain docker.
     fn start(home: &Home, path: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| directory.path().join(name).display().to_string();
@@ -383,8 +388,8 @@ impl Sshd {
         sshd
     }
 
-    /// Configures `ssh` to use this key. ssh takes the home directory from passwd, not from HOME, so a script in PATH
-    /// names the configuration.
+    /// Installs an `ssh` script that runs the real ssh with the key `key`. The script names a configuration file, since
+    /// ssh takes the home directory from passwd, not from HOME.
     fn trust(&self, home: &Home, key: &str) {
         let directory = self.directory.path().display();
         let config = format!(
@@ -467,7 +472,7 @@ fn pushes_through_docker_dial_stdio() {
     let (home, registry) = (Home::new(), Registry::open());
     let engine = engine("docker-28-containerd");
     let image = engine.image(&home, &registry.name("dial/app:1"), SMALL);
-    // A script that records its arguments before it runs docker.
+    // The script `docker-noted` records its arguments, and then runs docker.
     let docker = engine.docker.display();
     home.program(
         "docker-noted",
@@ -488,9 +493,9 @@ fn pushes_through_docker_dial_stdio() {
 }
 
 // ------------------------------------------------------------------------------------------------
-// the choice
+// Choice of the engine
 
-/// Sockets and ports that record each connection, and close it.
+/// Listening sockets and ports that record and then close each connection.
 #[derive(Clone, Default)]
 struct Doors(Arc<Mutex<BTreeSet<String>>>);
 
@@ -515,7 +520,7 @@ impl Doors {
         format!("tcp://127.0.0.1:{port}")
     }
 
-    /// Runs a command, and returns the sockets and ports that it connected to.
+    /// Runs a command, and returns the sockets and ports to which the command connected.
     fn taken(&self, command: &mut Command) -> BTreeSet<String> {
         self.0.lock().unwrap().clear();
         let run = run(command);
@@ -524,10 +529,10 @@ impl Doors {
     }
 }
 
-/// Options, variables and the current context.
+/// A test case: docker's options, environment variables, and the current context.
 type Case = (Vec<String>, Vec<(&'static str, String)>, Option<&'static str>);
 
-/// The connections of the real CLI show its choice.
+/// The test records the connections of the docker CLI and of the plugin.
 #[test]
 fn chooses_the_engine_that_the_cli_chooses() {
     let (home, doors) = (Home::new(), Doors::default());
@@ -536,7 +541,7 @@ fn chooses_the_engine_that_the_cli_chooses() {
     let (flag, variable) = (door("flag"), door("variable"));
     let (one, two, three) = (door("one"), door("two"), door("three"));
     let port = doors.port("port", 0);
-    // docker's default port for TLS without a host.
+    // docker connects to port 2376 if the options request TLS but give no host.
     doors.port("2376", 2376);
     let authority = Authority::new();
     let certificates = authority.sign("certificates", &["localhost"], false);
@@ -608,7 +613,7 @@ fn chooses_the_engine_that_the_cli_chooses() {
             command.env_remove("DOCKER_HOST").envs(variables.clone()).args(&options).args(words);
             command
         };
-        // docker starts a plugin without connecting to the engine first.
+        // docker does not connect to an engine before it starts a plugin, so only the plugin connects.
         let (cli, ours) =
             (doors.taken(&mut called(&["images"])), doors.taken(&mut called(&["regpush", "app"])));
         if cli != ours {
@@ -618,12 +623,12 @@ fn chooses_the_engine_that_the_cli_chooses() {
     assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
-/// A socket that only root and its group may open.
+/// Only root and the group of the engine's socket may open the socket.
 #[test]
 fn reports_a_socket_that_the_user_may_not_open() {
     let engine = engine("docker-20.10");
     let home = Home::new();
-    // An unprivileged user needs a copy of the program in a readable directory.
+    // The unprivileged user needs a copy of the plugin in a readable directory.
     let program = home.path("docker-regpush");
     fs::copy(env!("CARGO_BIN_EXE_docker-regpush"), &program).unwrap();
     for path in [home.root(), &program] {

@@ -1,5 +1,5 @@
-//! Faults between an engine and a registry, and how a push ends: the table in docs/when-it-breaks.md, with a test for
-//! each line, on each of docker's stores.
+//! Tests how a push ends after a fault between an engine and a registry. Each row of the table in
+//! docs/when-it-breaks.md has a test on each of docker's stores.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::proxy::{Fault, Meant, Proxy, ask};
 use crate::support::{Engine, Home, MANIFESTS, PrivateEngine, Registry, Run, engine, ok, run, wait_for};
 
 const ENGINES: [&str; 3] = ["docker-20.10", "docker-28-classic", "docker-28-containerd"];
-/// The bytes of a layer that does not fit into the buffers of a connection.
+/// The size in bytes of a layer that does not fit into the buffers of a TCP connection.
 const LARGE: usize = 24_000_000;
 const SMALL: usize = 100_000;
-/// The bytes of a layer after which its upload fails.
+/// The number of uploaded bytes of a layer after which a fault occurs.
 const MIDDLE: usize = 1 << 20;
 
-/// An engine, a registry, and a proxy between them.
+/// An engine, a registry, and a proxy between the engine and the registry.
 struct Stage {
     engine: Engine,
     home: Home,
@@ -45,7 +45,7 @@ impl Stage {
 }
 
 impl Stage {
-    /// Waits until the engine has closed every stalled upload.
+    /// Waits until the engine has closed the connection of every stalled upload.
     fn assert_has_let_go(&self) {
         wait_for("the engine lets go", || {
             let log = self.proxy.log();
@@ -60,7 +60,7 @@ struct Pushed {
 }
 
 impl Pushed {
-    /// Asserts that the registry serves the digest that was printed.
+    /// Asserts that the push succeeded, and that the registry serves the digest in the plugin's result.
     fn assert_is_there(&self, stage: &Stage, path: &str) {
         assert_eq!(self.run.status, 0, "{}: {:?}", stage.engine.name, self.run);
         assert_eq!(self.result["digest"], stage.registry.digest(path, "1", None), "{}", stage.engine.name);
@@ -77,7 +77,7 @@ impl Pushed {
     }
 }
 
-/// Runs a test on all engines concurrently, since they mostly wait.
+/// Runs a test on all engines concurrently, since the tests mostly wait.
 fn on_each(test: impl Fn(Stage) + Sync) {
     thread::scope(|scope| {
         for name in ENGINES {
@@ -87,7 +87,7 @@ fn on_each(test: impl Fn(Stage) + Sync) {
     });
 }
 
-/// Asserts that a push succeeds although each of these faults occurs the given number of times.
+/// Asserts that a push succeeds although each fault in `faults` occurs the given number of times.
 fn heals(path: &str, size: usize, faults: &[(usize, Meant, Fault)]) {
     on_each(|stage| {
         for (times, is_for, fault) in faults {
@@ -151,7 +151,8 @@ fn stall_once() {
         if stage.engine.name.ends_with("containerd") {
             stage.assert_has_let_go();
         } else {
-            // The classic store never closes it, so the plugin retries under another name.
+            // The classic store never closes a stalled upload, so the plugin retries under the registry's alternative
+            // name.
             let other = stage.proxy.name("stall/once").replacen('l', "L", 1);
             assert!(printed.contains(&format!("the registry's alternative name, {other}")), "{printed}");
         }
@@ -188,7 +189,7 @@ fn timeout_for_all() {
         let image = stage.engine.image(&stage.home, &stage.proxy.name("stall/timeout:1"), LARGE);
         let started = Instant::now();
         let pushed = stage.push(&["--stall-timeout", "2s", "--timeout", "4s"], &image.name);
-        // 4 s, and time for a busy machine.
+        // The timeout is 4 s; the test allows 8 s for a busy machine.
         assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
         pushed.assert_fails(7, "stalled");
         assert!(pushed.run.stderr.contains("within 4s"), "{:?}", pushed.run);
@@ -210,7 +211,7 @@ fn registry_restarted_in_mid_blob() {
             let pushing = scope.spawn(move || run(command.args(["regpush", &image.name])));
             registry.wait_for_an_upload();
             registry.kill();
-            // The downtime is the fault; it is not a wait for a condition.
+            // The registry is down for seven seconds. This downtime is the tested fault, not a wait for a condition.
             thread::sleep(Duration::from_secs(7));
             registry.start_again();
             let pushed = pushing.join().unwrap();
@@ -266,7 +267,7 @@ fn registry_gone_in_mid_blob() {
     });
 }
 
-/// Asserts that there is one attempt, with the requests of one `docker push`.
+/// Asserts that the plugin makes one attempt, and that the engine sends as many requests as for one `docker push`.
 fn is_tried_once(path: &str, is_for: Meant, fault: &Fault, status: i32, class: &str) {
     on_each(|stage| {
         stage.proxy.fails(usize::MAX, is_for, fault.clone());
@@ -279,7 +280,8 @@ fn is_tried_once(path: &str, is_for: Meant, fault: &Fault, status: i32, class: &
         let pushed = stage.push(&[], &image.name);
         pushed.assert_fails(status, class);
         assert_eq!(pushed.attempts(), 1, "{:?}", pushed.run);
-        // An image has at least two blobs. When the first is refused, the second may or may not be requested already.
+        // An image has at least two blobs. The engine may request the second blob before the registry refuses the first
+        // blob.
         let once = once.max(2);
         assert!((1..=once).contains(&stage.proxy.count(is_for)), "{once}: {:?}", stage.proxy.log());
     });
@@ -311,13 +313,13 @@ fn no_such_image_is_not_tried_at_all() {
     on_each(|stage| {
         let pushed = stage.push(&[], &stage.proxy.name("refused/nothing:1"));
         pushed.assert_fails(5, "not_found");
-        // The plugin may have requested `/v2/` meanwhile to prepare the verification.
+        // The plugin may request `/v2/` during the push to prepare the verification.
         let log = stage.proxy.log();
         assert!(log.iter().all(|asked| !asked.is_engine && asked.path == "/v2/"), "{log:?}");
     });
 }
 
-/// Asserts that a push exits with 9 and names the expected and the found content.
+/// Asserts that the plugin exits with status 9, and names the pushed digest and the content in the registry.
 fn is_not_believed(path: &str, fault: impl Fn(&Stage) + Sync, found: impl Fn(&Stage) -> String + Sync) {
     on_each(|stage| {
         fault(&stage);
@@ -359,7 +361,7 @@ fn tag_swapped_after_the_push() {
     );
 }
 
-/// Moves the tag `1` to the manifest of the tag `other`.
+/// Uploads the manifest of the tag `other` under the tag `1`.
 fn swap(registry: u16, path: &str) {
     let url = |tag: &str| format!("http://127.0.0.1:{registry}/v2/{path}/manifests/{tag}");
     let accept = format!("Accept: {MANIFESTS}");
@@ -404,7 +406,7 @@ fn engine_ended_in_mid_push() {
     });
 }
 
-/// Kills or restarts an engine in the middle of a push.
+/// Sends `signal` to an engine during a push, and pushes again after a restart of the engine.
 fn end_in_mid_push(name: &'static str, signal: Signal) {
     let docker = engine(name);
     let (home, registry) = (Home::new(), Registry::open());
@@ -414,7 +416,7 @@ fn end_in_mid_push(name: &'static str, signal: Signal) {
         PrivateEngine::start(&docker, &["--host".into(), format!("unix://{}", socket.display())]);
     let own = docker.at(&socket);
     let image = own.image(&home, &proxy.name("engine/app:1"), LARGE);
-    // Keeps the push in this state.
+    // Stalls the upload, so that the push is in progress when the engine receives the signal.
     proxy.fails(1, ask::send, Fault::Stall(MIDDLE));
     thread::scope(|scope| {
         let pushing =

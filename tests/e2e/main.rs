@@ -1,6 +1,6 @@
-//! Runs `docker regpush` through the real docker CLI, on docker 20.10, on 26 or 27, on 28 or later with each store,
-//! and on podman, with real registries. Each test has its own registries, repositories and content, since the
-//! containerd store mounts blobs across repositories, ignoring ports.
+//! Runs `docker regpush` through the real docker CLI, with real registries. The engines are docker 20.10, docker 26 or
+//! 27, docker 28 or later with each store, and podman. Each test has its own registries, repositories and content,
+//! since the containerd store mounts blobs across repositories, even if the registries differ in the port.
 
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
@@ -128,7 +128,7 @@ fn pushes_with_stored_credentials() {
     });
 }
 
-/// Creates a `pass` store with its own key, and stores these credentials in it.
+/// Creates a `pass` store with a new key, and stores `credentials` in the store.
 fn fill_pass(home: &Home, credentials: &str) {
     fs::create_dir(home.path("gnupg")).unwrap();
     fs::set_permissions(home.path("gnupg"), fs::Permissions::from_mode(0o700)).unwrap();
@@ -215,7 +215,7 @@ fn refusal_without_a_terminal_is_quick_and_names_remedies() {
 
         let started = Instant::now();
         let refused = run(engine.docker(&home).args(["regpush", &image.name]));
-        // It takes a fraction of a second; the limit detects a prompt or a retry.
+        // A refused push takes a fraction of a second. A push that prompts or retries would exceed the limit of 5 s.
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         assert_eq!(refused.status, 3, "{refused:?}");
         let login = format!("docker login {host}");
@@ -289,7 +289,7 @@ fn ctrl_c_in_mid_push_stops_the_engine() {
         assert!(ended.restored && ended.text.contains("error: interrupted"), "{}", ended.text);
         registry.wait_for_a_broken_upload();
         if engine.name.starts_with("docker") && !engine.name.ends_with("containerd") {
-            // The other engines do not log it.
+            // Other engines do not log a canceled push.
             support::wait_for("the engine logs it", || {
                 engine.log().contains("context canceled").then_some(())
             });
@@ -313,7 +313,7 @@ fn password_is_in_no_argv_or_environment_during_a_push() {
     let mut seen = 0;
     for process in fs::read_dir("/proc").unwrap().flatten() {
         for file in ["cmdline", "environ"] {
-            // Processes come and go, and some files belong to threads of the kernel.
+            // Skips processes that have exited, and files of kernel threads.
             let Ok(bytes) = fs::read(process.path().join(file)) else { continue };
             let text = String::from_utf8_lossy(&bytes);
             seen += usize::from(file == "cmdline" && text.contains(&image.name));
@@ -329,7 +329,7 @@ fn password_is_in_no_argv_or_environment_during_a_push() {
     )
     .unwrap();
     let output = child.wait_with_output().unwrap();
-    // docker uses only the control socket, so the plugin does not know the signal.
+    // docker stops the plugin through the control socket, so the plugin does not know which signal docker received.
     assert_eq!(output.status.code(), Some(130));
     let printed = String::from_utf8_lossy(&output.stderr);
     assert!(printed.contains("debug: POST ") && !printed.contains(PASSWORD), "{printed}");
@@ -345,11 +345,11 @@ fn install_script_installs_and_uninstalls() {
     let install = |words: &[&str]| {
         let mut command = std::process::Command::new(script);
         command.args(words).env("HOME", home.root()).env_remove("DOCKER_CONFIG");
-        // Set for the test program only; with it cargo would rebuild everything.
+        // RUSTC_BOOTSTRAP is set only for the test program. With this variable cargo would rebuild everything.
         command.env_remove("RUSTC_BOOTSTRAP");
-        // The test is about the script, so a faster build is enough.
+        // The test checks install.sh, so a faster build with fewer optimizations is enough.
         command.envs([("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")]);
-        // HOME is a temporary directory; these variables lead cargo and rustup to the developer's files.
+        // HOME is a temporary directory, so cargo and rustup need the paths of the developer's directories.
         for (name, path) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
             if std::env::var_os(name).is_none() {
                 command.env(name, std::env::home_dir().unwrap().join(path));
@@ -365,7 +365,7 @@ fn install_script_installs_and_uninstalls() {
     assert_eq!(removed.status, 0, "{removed:?}");
     assert!(!directory.join("docker-regpush").exists());
     assert_eq!(install(&["--nonsense"]).status, 125);
-    // An existing symlink is replaced, not followed.
+    // install.sh replaces an existing symlink, and does not change the target of the symlink.
     let other = home.path("other");
     fs::write(&other, "precious").unwrap();
     symlink(&other, directory.join("docker-regpush")).unwrap();

@@ -1,5 +1,5 @@
-//! docker's plugin protocol with the real CLI: completion in a real bash, the hint after a failed `docker push`, and
-//! stopping a push.
+//! Tests docker's plugin protocol with the real CLI: completion in a real bash, the hint after a failed `docker push`,
+//! and stopping a push.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -43,7 +43,7 @@ fn bash_completes_images_and_options() {
     let engine = engine("docker-28-containerd");
     let image = engine.image(&home, &registry.name("complete/app:1"), SMALL);
     let mut bash = bash(&engine, &home);
-    // Completes the name, then an option and its value.
+    // Bash completes the image name, then an option, and then the value of this option.
     let typed = registry.name("compl");
     engine.while_images_stay(|| {
         bash.type_in(&format!("docker regpush {typed}\t"));
@@ -53,10 +53,10 @@ fn bash_completes_images_and_options() {
     bash.wait_for("--progress");
     bash.type_in(" pl\t");
     bash.wait_for("plain");
-    // The completed command works.
+    // The completed command pushes the image.
     bash.type_in("\r");
     bash.wait_for("1: digest: sha256:");
-    // Several candidates are listed with descriptions.
+    // If several words are possible, bash lists the words with descriptions.
     bash.type_in("docker regpush --no\t\x15docker regpush hook \t");
     bash.wait_for("Enable the hint after a failed docker push");
     bash.type_in("\x15docker regpush --tls\t\x15exit\r");
@@ -64,7 +64,7 @@ fn bash_completes_images_and_options() {
     assert!(!ended.text.contains("--tlsverify"), "docker's options come before the name: {}", ended.text);
 }
 
-/// zsh and fish use the same protocol through docker's own scripts.
+/// Completion in zsh and fish sends the same requests as in bash, through docker's own scripts.
 #[test]
 fn docker_forwards_completion_requests() {
     for engine in engines().into_iter().filter(|engine| engine.name != "docker-20.10") {
@@ -88,7 +88,7 @@ fn docker_forwards_completion_requests() {
 
 #[test]
 fn failed_docker_push_prints_our_hint() {
-    // The first docker with hooks is 26.1.
+    // docker supports hooks since version 26.1.
     for name in ["docker-26", "docker-28-classic", "docker-28-containerd"] {
         let engine = engine(name);
         let (home, registry) = (Home::new(), Registry::with_users(&[("alice", "s3cret")]));
@@ -127,7 +127,7 @@ fn failed_docker_push_prints_our_hint() {
         assert_eq!(fs::read_to_string(&config).unwrap(), before);
         assert!(!push(&["push", &image.name]).text.contains("What's next"));
 
-        // Here docker itself rewrites the file before `hook remove`.
+        // docker itself rewrites config.json between `hook install` and `hook remove`.
         ok(engine.docker(&home).args(["regpush", "hook", "install"]));
         ok(engine.docker(&home).args(["context", "create", "other", "--docker", "host=unix:///x"]));
         ok(engine.docker(&home).args(["context", "use", "other"]));
@@ -137,7 +137,7 @@ fn failed_docker_push_prints_our_hint() {
     }
 }
 
-/// The file's owner may write to it, but could not create a new file with the same group.
+/// The owner of config.json may write to the file, but cannot create a new file with the group of config.json.
 #[test]
 fn config_keeps_its_owner_and_group() {
     let home = Home::new();
@@ -163,7 +163,7 @@ fn config_keeps_its_owner_and_group() {
     }
 }
 
-/// Returns the process of the plugin that pushes this image.
+/// Returns the process ID of the plugin that pushes `image`.
 fn plugin_of(image: &str) -> Option<Pid> {
     fs::read_dir("/proc").unwrap().flatten().find_map(|process| {
         let arguments = fs::read(process.path().join("cmdline")).ok()?;
@@ -173,7 +173,7 @@ fn plugin_of(image: &str) -> Option<Pid> {
     })
 }
 
-/// docker runs without a terminal, and gets SIGTERM or SIGKILL.
+/// Sends SIGTERM or SIGKILL to docker, which runs without a terminal.
 #[test]
 fn stopping_docker_stops_the_push() {
     for engine in engines() {
@@ -188,12 +188,12 @@ fn stopping_docker_stops_the_push() {
             let told = Instant::now();
             let process = Pid::from_raw(docker.id().try_into().unwrap());
             kill(process, signal).unwrap();
-            // docker before 25 catches the first two signals, and does not notify its plugin.
+            // docker before version 25 catches the first two signals, and does not notify the plugin.
             while engine.name == "docker-20.10" && docker.try_wait().unwrap().is_none() {
                 let _ = kill(process, signal);
             }
             wait_for("the plugin ends", || has_ended(plugin).then_some(()));
-            // A second, and time for a busy machine.
+            // The plugin exits within one second; the test allows three seconds for a busy machine.
             assert!(
                 told.elapsed() < Duration::from_secs(3),
                 "{}: {signal}: {:?}",
@@ -211,7 +211,7 @@ fn stopping_docker_stops_the_push() {
     }
 }
 
-/// Runs the program with strace, and returns the trace.
+/// Runs the plugin with strace, and returns the trace.
 fn trace(home: &Home, engine: &Engine, arguments: &[&str]) -> String {
     let file = home.path("trace");
     let mut command = home.command("strace");
@@ -224,7 +224,8 @@ fn trace(home: &Home, engine: &Engine, arguments: &[&str]) -> String {
     fs::read_to_string(file).unwrap()
 }
 
-/// docker requests metadata before every call of the plugin, and a shell completes each word.
+/// The plugin must start fast: docker requests its metadata before each run, and a shell requests completions of each
+/// word.
 #[test]
 fn help_and_completion_start_nothing_and_read_no_config() {
     let (home, engine) = (Home::new(), engine("docker-28-classic"));
@@ -237,7 +238,8 @@ fn help_and_completion_start_nothing_and_read_no_config() {
     ];
     let config = home.path(".docker/config.json");
     let is_config = |path: &str| Path::new(path) == config;
-    // CA certificates of any distribution. The folders of this test may have such names too.
+    // Recognizes the CA certificates of any Linux distribution. Folders of this test may have similar names, so the
+    // test excludes them.
     let is_own =
         |path: &str| Path::new(path).starts_with(home.root()) || path.starts_with(env!("CARGO_MANIFEST_DIR"));
     let is_authority = |path: &str| {
@@ -256,8 +258,8 @@ fn help_and_completion_start_nothing_and_read_no_config() {
         }
         assert!((1..120).contains(&calls.len()), "{arguments:?}: {trace}");
     }
-    // A push to a registry without TLS reads no CA certificates. It starts two threads: one waits for signals, the
-    // other looks up the registry's address.
+    // A push to a registry without TLS reads no CA certificates. The plugin starts two threads: one waits for signals,
+    // the other resolves the registry's address.
     let registry = Registry::open();
     let image = engine.image(&home, &registry.name("traced/start:1"), SMALL);
     let trace = trace(&home, &engine, &["regpush", "-q", &image.name]);
@@ -270,7 +272,8 @@ fn help_and_completion_start_nothing_and_read_no_config() {
     assert_eq!((count("/push?"), count("/distribution/"), count("/info ")), (1, 0, 0), "{trace}");
 }
 
-/// Returns whether a process has ended. It remains a zombie if no process reaps orphans.
+/// Returns whether a process has exited. Zombies count as exited, since orphans remain zombies if no process reaps
+/// them.
 fn has_ended(process: Pid) -> bool {
     fs::read_to_string(format!("/proc/{process}/stat")).map_or(true, |stat| stat.contains(") Z "))
 }

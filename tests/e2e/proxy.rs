@@ -1,5 +1,5 @@
-//! A proxy in front of a registry. It imitates faults of networks, proxies and registries a given number of times,
-//! and logs all requests.
+//! A proxy in front of a registry, which logs all requests. The proxy imitates faults of networks, other proxies and
+//! registries for a given number of requests.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -18,36 +18,36 @@ use crate::support::Registry;
 /// A fault that the proxy imitates.
 #[derive(Clone)]
 pub enum Fault {
-    /// Resets the connection after this many bytes of the body.
+    /// Resets the connection after the given number of bytes of the request body.
     Reset(usize),
-    /// Stops reading after this many bytes of the body, until the client closes the connection.
+    /// Stops reading after the given number of bytes of the request body, until the client closes the connection.
     Stall(usize),
-    /// Sends this answer instead of forwarding the request.
+    /// Sends the given response instead of forwarding the request.
     Answer { status: &'static str, headers: &'static str, body: String },
-    /// Accepts a manifest, and discards it.
+    /// Answers the upload of a manifest with success, but discards the manifest.
     Lose,
-    /// Forwards the request, and calls the function with the registry's port before the engine gets the answer.
+    /// Forwards the request. Calls the function with the registry's port before the engine receives the response.
     Then(Arc<dyn Fn(u16) + Send + Sync>),
 }
 
 impl Fault {
-    /// Returns an error in the format of registries.
+    /// Returns a fault that answers with an error in the JSON format of registries.
     pub fn refusal(status: &'static str, code: &str, message: &str) -> Self {
         let body = json!({"errors": [{"code": code, "message": message}]}).to_string();
         Self::Answer { status, headers: "Content-Type: application/json\r\n", body }
     }
 
-    /// Returns an error in the format of proxies.
+    /// Returns a fault that answers with an HTML error page, as proxies do.
     pub fn page(status: &'static str) -> Self {
         let body = format!("<html><head><title>{status}</title></head><body>{status}</body></html>");
         Self::Answer { status, headers: "Content-Type: text/html\r\n", body }
     }
 }
 
-/// Selects requests by method and path.
+/// A function that selects requests by method and path.
 pub type Meant = fn(&str, &str) -> bool;
 
-/// A fault, and the requests to which it applies.
+/// A fault, and the requests to which the proxy applies the fault.
 #[derive(Clone)]
 struct Rule {
     is_for: Meant,
@@ -55,13 +55,13 @@ struct Rule {
     fault: Fault,
 }
 
-/// Kinds of requests, by method and path.
+/// Functions that recognize kinds of registry requests by method and path.
 pub mod ask {
     pub fn begin(method: &str, path: &str) -> bool {
         method == "POST" && path.contains("/blobs/uploads/")
     }
 
-    /// The bytes of a layer; the classic store sends them by PATCH, the containerd store by PUT.
+    /// Recognizes the upload of a layer. The classic store sends layers by PATCH, the containerd store by PUT.
     pub fn send(method: &str, path: &str) -> bool {
         ["PATCH", "PUT"].contains(&method) && path.contains("/blobs/uploads/")
     }
@@ -71,16 +71,16 @@ pub mod ask {
     }
 }
 
-/// A logged request.
+/// A request in the log of the proxy.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub method: String,
     pub path: String,
-    /// Whether the engine sent it, not the plugin.
+    /// Whether the engine sent the request, not the plugin.
     pub is_engine: bool,
-    /// Whether a fault was applied to it.
+    /// Whether the proxy applied a fault to the request.
     pub is_faulty: bool,
-    /// Whether its stall has ended: the client has closed the connection, or the test is over.
+    /// Whether a stalled request is over: the client has closed the connection, or the test has finished.
     pub has_ended: bool,
 }
 
@@ -88,8 +88,8 @@ struct Shared {
     registry: u16,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<Asked>>,
-    /// The test is over, so stalls must end. docker's classic store has five upload slots in all, and a hanging
-    /// upload occupies one as long as its connection is open.
+    /// Whether the test has finished, so that stalled requests must end. docker's classic store has only five upload
+    /// slots, and a stalled upload occupies a slot while its connection is open.
     is_over: AtomicBool,
 }
 
@@ -112,7 +112,7 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let shared = Arc::clone(&serving);
-                // An error here means that the other side has closed its connection.
+                // `serve` returns an error only if the client or the registry has closed its connection.
                 thread::spawn(move || serve(client, &shared));
             }
         });
@@ -123,7 +123,7 @@ impl Proxy {
         format!("localhost:{}/{path}", self.port)
     }
 
-    /// Applies the fault to the next `times` requests of this kind.
+    /// Applies the fault to the next `times` requests that `is_for` selects.
     pub fn fails(&self, times: usize, is_for: Meant, fault: Fault) {
         self.shared.rules.lock().expect("no thread panics").push(Rule { is_for, times, fault });
     }
@@ -132,7 +132,7 @@ impl Proxy {
         self.shared.log.lock().expect("no thread panics").clone()
     }
 
-    /// Counts the engine's requests of this kind.
+    /// Counts the engine's requests that `is_meant` selects.
     pub fn count(&self, is_meant: Meant) -> usize {
         self.log().iter().filter(|asked| asked.is_engine && is_meant(&asked.method, &asked.path)).count()
     }
@@ -169,7 +169,7 @@ impl Head {
 /// Serves one request, and then closes the connection.
 fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
-    // Engines try TLS first; they go on without it if the answer looks like HTTP.
+    // Engines try TLS first, and use plain HTTP if the response looks like HTTP.
     if reader.fill_buf()?.first() == Some(&0x16) {
         return (&client).write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nno TLS here\n");
     }
@@ -206,7 +206,7 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
         }
         Some(Fault::Reset(bytes)) => {
             io::copy(&mut Read::by_ref(&mut body).take(bytes as u64), &mut io::sink())?;
-            // With a linger time of zero, closing resets the connection.
+            // With a linger time of zero, closing the socket resets the connection.
             set_socket_linger(&client, Some(Duration::ZERO))?;
             Ok(())
         }
@@ -239,10 +239,10 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// Reads the body of a request without its transfer encoding.
+/// A reader of a request body, which removes the transfer encoding.
 enum Body<R> {
     Known(io::Take<R>),
-    /// A chunked body; sizes and line ends of the chunks are removed.
+    /// A chunked body, from which the reader removes the sizes and line endings of the chunks.
     Chunked {
         reader: R,
         left: usize,
@@ -311,10 +311,10 @@ fn pass_on(head: &Head, body: &mut impl Read, mut client: impl Write, registry: 
     io::copy(&mut registry, &mut client).map(drop)
 }
 
-/// Returns whether the client has closed the connection. While its data is unread, our socket does not show that, so
-/// the client's socket is checked, which is on this machine.
+/// Returns whether the client has closed the connection. Unread data hides the close from the proxy's socket, so the
+/// function checks the client's socket, which is on this machine.
 fn has_gone(client: &TcpStream) -> io::Result<bool> {
-    /// `TCP_ESTABLISHED` (Linux `tcp_states.h`)
+    /// The code of `TCP_ESTABLISHED` in Linux's `tcp_states.h`.
     const ESTABLISHED: &str = "01";
     let theirs = format!(":{:04X}", client.peer_addr()?.port());
     let own = format!(":{:04X}", client.local_addr()?.port());

@@ -1,17 +1,17 @@
-//! Runs the commands of README.md's quick start, and compares what they print.
+//! Runs the commands in the quick start of README.md, and compares their output with README.md.
 
 use crate::support::{Home, Registry, engine, ok};
 
-/// Size of the README's image.
+/// The size in bytes of the image in README.md.
 const SIZE: usize = 31_000_000;
 
-/// Returns the text of the first code block of this language after `text` starts.
+/// Returns the first code block in `text` that has the given language.
 fn block<'a>(text: &'a str, language: &str) -> &'a str {
     let (_, block) = text.split_once(&format!("```{language}\n")).unwrap();
     block.split_once("```").unwrap().0
 }
 
-/// Replaces what differs between two runs: digests, layer IDs and times.
+/// Replaces digests, layer IDs and times, which differ between two runs.
 fn normalized(output: &str) -> String {
     let word = |word: &str| {
         let is_id = |id: &str| id.len() == 12 && id.chars().all(|c| c.is_ascii_hexdigit());
@@ -44,7 +44,7 @@ fn quick_start_works_as_shown() {
         ok(&mut command)
     };
 
-    // First the output of a first push, since the script pushes the same image.
+    // Compares the output of the first push before the script pushes this image again.
     let shown = block(quick_start, "console");
     let (command, output) = shown.strip_prefix("$ ").unwrap().split_once('\n').unwrap();
     assert_eq!(normalized(&shell(&format!("{command} 2>&1"))), normalized(output));

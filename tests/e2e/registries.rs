@@ -1,5 +1,4 @@
-//! Registries with tokens, with TLS and their own CA, and with client certificates; pushes to them, and what `auth`
-//! and `ls` report.
+//! Tests pushes, `auth` and `ls` with registries that use tokens, TLS with a private CA, or client certificates.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,11 +24,11 @@ use crate::{PASSWORD, SMALL, packed};
 
 const SERVICE: &str = "test registry";
 const ISSUER: &str = "test issuer";
-/// distribution accepts a token for this many seconds after its expiry.
+/// The number of seconds for which the registry, distribution, accepts a token after its expiry.
 const LEEWAY: u64 = 60;
 
-/// A token server, as specified in distribution's `docs/spec/auth/token.md`. `alice` may do everything, `bob` may only
-/// pull.
+/// A token server, as specified in distribution's `docs/spec/auth/token.md`. The user `alice` has all permissions, and
+/// `bob` may only pull.
 struct TokenServer {
     port: u16,
     key: EcdsaKeyPair,
@@ -41,7 +40,7 @@ struct TokenServer {
 struct Asked {
     tokens: usize,
     failed_logins: usize,
-    /// The next token for a push is valid for this many seconds.
+    /// The lifetime in seconds of the next token for a push.
     short: Option<u64>,
 }
 
@@ -67,7 +66,7 @@ impl TokenServer {
         server
     }
 
-    /// Starts a registry that accepts its tokens.
+    /// Starts a registry that accepts the tokens of this token server.
     fn registry(&self) -> Registry {
         Registry::start(|config, directory| {
             let bundle = directory.join("root.pem");
@@ -110,7 +109,7 @@ impl TokenServer {
         let body = String::from_utf8(body).unwrap();
         let url = Url::parse(&format!("http://x/?{}", if body.is_empty() { query } else { &body })).unwrap();
         let fields: HashMap<String, String> = url.query_pairs().into_owned().collect();
-        // containerd uses OAuth, with the credentials in a form.
+        // containerd sends an OAuth request with the credentials as form fields.
         if let (Some(user), Some(password)) = (fields.get("username"), fields.get("password")) {
             login = Some((user.clone(), password.clone()));
         }
@@ -162,7 +161,7 @@ impl TokenServer {
         let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
         let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
         let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()));
-        // `expires_in` makes the engine believe that the token is valid for long.
+        // Because of `expires_in`, the engine assumes that the token is valid for 600 s.
         ("200 OK", json!({"token": token, "access_token": token, "expires_in": 600}))
     }
 }
@@ -225,7 +224,8 @@ fn token_registry_decides_who_may_push() {
             (3, Some("denied")),
             "{may_not:?}"
         );
-        // With the image that the registry already has, the containerd store would succeed without pushing.
+        // The test pushes a new image. The registry has the first image, so the containerd store would succeed without
+        // pushing.
         let fresh = engine.image(&home, &registry.name("tok/fresh:1"), SMALL);
         let denied = push(&engine, &home, &fresh.name);
         assert_eq!(
@@ -265,7 +265,7 @@ fn renews_a_token_that_expires_in_mid_push_without_prompting() {
         assert_eq!(asked.failed_logins, 0);
         let attempts = json(&pushed)["attempts"].as_u64().unwrap();
         println!("{}: {attempts} attempts, {} tokens", engine.name, asked.tokens);
-        // The containerd store renews the token itself.
+        // The containerd store renews an expired token itself, so the plugin does not retry.
         let expected = if engine.name.ends_with("containerd") { 1 } else { 2 };
         assert_eq!(attempts, expected, "{pushed:?}");
         assert_eq!(
@@ -276,10 +276,10 @@ fn renews_a_token_that_expires_in_mid_push_without_prompting() {
     }
 }
 
-/// An address of this machine that no engine treats as loopback, so TLS must be valid.
+/// An address of this machine that no engine treats as loopback, so engines require valid TLS certificates.
 const STRICT_HOST: &str = "0.0.0.0";
 
-/// A CA, and the certificates that it signed: for [`STRICT_HOST`], for another host, and for a client.
+/// A CA, and three certificates that the CA signed: for [`STRICT_HOST`], for another host, and for a client.
 struct Certificates {
     ca: String,
     server: (String, String),
@@ -327,7 +327,8 @@ impl Certificates {
     }
 }
 
-/// `/etc/docker/certs.d/HOST`, removed at the end together with the parent folders that were created for it.
+/// The directory `/etc/docker/certs.d/HOST`. `drop` removes the directory and the parent folders that were created for
+/// it.
 struct TrustedHost {
     directory: PathBuf,
     made: PathBuf,
@@ -350,7 +351,7 @@ impl TrustedHost {
 impl Drop for TrustedHost {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
-        // This fails if another test still has a host there.
+        // `remove_dir` fails if a folder still contains the directory of another test.
         for directory in self.directory.ancestors().skip(1).take_while(|path| path.starts_with(&self.made)) {
             let _ = fs::remove_dir(directory);
         }
@@ -413,7 +414,7 @@ fn certs_d_needs_no_system_ca_and_a_wrong_host_name_is_reported() {
         trusted.put("ca.crt", &certificates.ca);
         run(engine.docker(&home).envs(variables.iter().copied()).args(["regpush", "ls", &host]))
     };
-    // A system without any CA, such as a minimal container.
+    // These variables imitate a system without any CA, such as a minimal container.
     let nothing = [("SSL_CERT_FILE", "/nothing/here"), ("SSL_CERT_DIR", "/nothing/here")];
     let listed = list(&certificates.registry(false), &nothing);
     assert_eq!((listed.status, listed.stdout.as_str()), (0, "REPOSITORY\n"), "{listed:?}");

@@ -1,4 +1,5 @@
-//! Saved credentials: in docker's format, also in a file that cannot be replaced, and without leaking the secret.
+//! Tests that the plugin saves credentials in docker's format, also in a file that cannot be replaced, and does not
+//! leak the secret.
 
 use std::fs;
 
@@ -39,7 +40,7 @@ fn saves_what_docker_login_saves() {
         let [theirs, ours] = [&["login"][..], &OURS].map(|words| {
             let home = Home::new();
             home.helper("x", r#"read -r login; test "$1" = store && echo "$login" >"$HOME/kept""#);
-            // In docker's own layout, so that both results can be equal.
+            // Formats config.json as docker does, so that the files of docker and of the plugin can be equal.
             if let Some(config) = &before {
                 let mut bytes = Vec::new();
                 let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
@@ -90,7 +91,7 @@ fn docker_and_plugin_read_each_others_credentials() {
     }
 }
 
-/// A config.json that is mounted into a container cannot be replaced by another file.
+/// The plugin cannot replace a config.json that is mounted into a container, so it must overwrite the content.
 #[test]
 fn writes_a_bind_mounted_config_in_place() {
     let engine = docker_28();
@@ -121,7 +122,7 @@ fn writes_a_bind_mounted_config_in_place() {
 /// A password that no message contains by chance, and that `strace` prints unescaped.
 const TRACED: &str = "hunter2-of-the-trace";
 
-/// Checks the system calls of docker and the plugin, and all of /proc, during the prompt and the push.
+/// Searches the system calls of docker and the plugin, and all of /proc, for the typed password.
 #[test]
 fn typed_password_reaches_only_engine_registry_and_helper() {
     let engine = docker_28();
@@ -157,7 +158,7 @@ fn typed_password_reaches_only_engine_registry_and_helper() {
     let mut looked_at = 0;
     for process in fs::read_dir("/proc").unwrap().flatten() {
         for file in ["cmdline", "environ"] {
-            // Processes come and go, and some files belong to threads of the kernel.
+            // Skips processes that have exited, and files of kernel threads.
             let Ok(bytes) = fs::read(process.path().join(file)) else { continue };
             let text = String::from_utf8_lossy(&bytes);
             looked_at += usize::from(file == "cmdline" && text.contains(&image.name));
@@ -180,7 +181,7 @@ fn typed_password_reaches_only_engine_registry_and_helper() {
     // The helper's stdin is the only pipe that receives the secret.
     let (to_engine, to_helper) = (count("<UNIX-STREAM:"), count("<pipe:"));
     assert_eq!((to_engine, to_helper), (2, 1), "engine: /auth and the push; helper: store: {lines:#?}");
-    // The verification asks the registry for the manifest and the blobs.
+    // To verify the push, the plugin requests the manifest and the blobs from the registry.
     let to_registry = count(&format!("->127.0.0.1:{}]>", line.port));
     assert!(to_registry > 0, "{lines:#?}");
     assert_eq!(lines.len(), to_engine + to_helper + to_registry, "{lines:#?}");

@@ -1,4 +1,4 @@
-//! Several images and destinations in one call, and images for several platforms.
+//! Tests of pushing several images, to several destinations, and images for several platforms.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -21,7 +21,7 @@ fn names(engine: &Engine, home: &Home) -> Vec<String> {
     list.lines().map(str::to_owned).collect()
 }
 
-/// Asserts that no image name of this registry is left in the engine.
+/// Asserts that no image name in the engine contains the registry `host`.
 fn assert_no_name_of(engine: &Engine, home: &Home, host: &str) {
     let left: Vec<String> = names(engine, home).into_iter().filter(|name| name.contains(host)).collect();
     assert_eq!(left, Vec::<String>::new(), "{}", engine.name);
@@ -80,7 +80,7 @@ fn one_failure_of_four_does_not_stop_the_others() {
     on_each_engine(|engine| {
         let (home, open, other) = (Home::new(), Registry::open(), Registry::open());
         let images = two(engine, &home);
-        // This destination names another image.
+        // The destination `taken` already names another image.
         let taken = other.name(&images[0].name);
         ok(engine.docker(&home).args(["tag", &images[1].name, &taken]));
         let mut command = engine.docker(&home);
@@ -101,8 +101,8 @@ fn one_failure_of_four_does_not_stop_the_others() {
     });
 }
 
-/// Sends SIGINT to the whole process group, as Ctrl-C does, and SIGTERM to docker only, which then notifies the
-/// plugin; the CLI 20.10 does not.
+/// SIGINT goes to the whole process group, as with Ctrl-C. SIGTERM goes only to docker, which then notifies the plugin,
+/// except in the CLI 20.10.
 #[test]
 fn interrupted_push_leaves_no_tag() {
     on_each_engine(|engine| {
@@ -122,7 +122,7 @@ fn interrupted_push_leaves_no_tag() {
             let whom = if *signal == Signal::SIGINT { -process } else { process };
             kill(Pid::from_raw(whom), *signal).unwrap();
             let status = docker.wait().unwrap().code();
-            // docker only tells its plugin to stop, not which signal it got.
+            // docker tells the plugin to stop, but not which signal docker received.
             assert!([Some(130), Some(143)].contains(&status), "{}: {signal}: {status:?}", engine.name);
             crate::support::wait_for("the names are removed", || {
                 let host = format!("localhost:{}", line.port);
@@ -133,19 +133,20 @@ fn interrupted_push_leaves_no_tag() {
     });
 }
 
-/// An image without a name must not be removed together with the tag that it got for the push.
+/// The plugin must not remove an unnamed image by removing the tag that the plugin added for the push.
 #[test]
 fn unnamed_image_survives_its_push() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("was/here:1"), SMALL);
-        // Gives its name to another image; untagging would remove it, since it has no other name.
+        // Creating another image with this name leaves the first image unnamed. Untagging would remove the first image,
+        // since it has no other name.
         let other = engine.image(&home, &image.name, SMALL);
         assert_ne!(image.id, other.id);
         let name = registry.name("nameless/app:1");
         let pushed = run(engine.docker(&home).args(["regpush", "-q", &image.id, "--to", &name]));
         if pushed.status != 0 {
-            // The containerd store loses an image with its last name.
+            // The containerd store removes an image that loses its last name.
             assert!(engine.name.ends_with("containerd") && pushed.status == 5, "{pushed:?}");
             return;
         }
@@ -155,7 +156,7 @@ fn unnamed_image_survives_its_push() {
         );
         let id = ok(engine.docker(&home).args(["image", "inspect", "-f", "{{.Id}}", &name]));
         assert_eq!(id.trim(), image.id);
-        // Now the image has a name, so a push by its ID leaves no further one.
+        // The image now has a name, so the plugin removes the tag that it adds for a push by ID.
         let second = registry.name("named/app:1");
         let short = image.id.trim_start_matches("sha256:")[..12].to_owned();
         ok(engine.docker(&home).args(["regpush", "-q", &short, "--to", &second]));
@@ -176,7 +177,7 @@ fn twelve_tags_print_twelve_lines() {
         let arguments = ["regpush", "-q", "--all-tags", "--parallel", "4", &repository];
         let pushed = engine.while_images_stay(|| run(engine.docker(&home).args(arguments)));
         assert_eq!((pushed.status, pushed.stderr.as_str()), (0, ""), "{pushed:?}");
-        // In alphabetical order: 1, 10, 11, 12, 2, …
+        // The results are in alphabetical order of the tags: 1, 10, 11, 12, 2, …
         let mut tags: Vec<String> = (1..=12).map(|tag: u32| tag.to_string()).collect();
         tags.sort();
         let want: Vec<String> = tags
@@ -188,7 +189,7 @@ fn twelve_tags_print_twelve_lines() {
     });
 }
 
-/// Uses the output as a script does.
+/// A script may read only stdout, or close stdout early.
 #[test]
 fn stdout_has_only_references_and_may_be_closed() {
     let engine = engine("docker-28-containerd");
@@ -225,7 +226,7 @@ fn stdout_has_only_references_and_may_be_closed() {
     assert_eq!((short.status, short.stdout.lines().count(), short.stderr.as_str()), (0, 1, ""), "{short:?}");
 }
 
-/// Makes an image with two platforms and an attestation, as buildx does; returns the path of its tar.
+/// Makes an image with two platforms and an attestation, as buildx does. Returns the path of a tar file with the image.
 fn index(home: &Home, name: &str) -> std::path::PathBuf {
     let layout = home.path("layout");
     let blobs = layout.join("blobs/sha256");
@@ -283,7 +284,7 @@ fn load(engine: &Engine, home: &Home, name: &str) {
     ok(engine.docker(home).args([Path::new("load"), Path::new("-q"), Path::new("-i"), &tar]));
 }
 
-/// Returns the architectures in the index that the tag `1` names; empty if it names a manifest.
+/// Returns the architectures in the index under the tag `1`, or nothing if the tag names a manifest.
 fn architectures(registry: &Registry, repository: &str) -> Vec<String> {
     let manifest = registry.manifest(repository, "1");
     let manifests = manifest["manifests"].as_array().cloned().unwrap_or_default();
@@ -307,7 +308,7 @@ fn registry_holds_the_announced_platforms() {
     let platforms = json!({"sent": ["linux/amd64", "linux/arm64"], "missing": [], "others": 1, "all": 2});
     assert_eq!(pushed.json()["platforms"], platforms);
 
-    // One platform replaces the index under the tag; pushed again, it is unchanged.
+    // The manifest of one platform replaces the index under the tag. A second push finds the tag unchanged.
     for (status, option) in [("pushed", "overwrite"), ("unchanged", "update")] {
         let one = push(&["--platform", "aarch64", "--if-exists", option], &whole);
         assert_eq!((one.status, &one.json()["status"]), (0, &json!(status)), "{one:?}");
@@ -320,7 +321,7 @@ fn registry_holds_the_announced_platforms() {
     let other = push(&["--platform", "linux/s390x"], &whole);
     assert_eq!((other.status, &other.json()["error"]["class"]), (5, &json!("content_missing")), "{other:?}");
 
-    // One platform is removed from the engine.
+    // The engine has the image without one of its platforms.
     let part = registry.name("multi/part:1");
     load(&engine, &home, &part);
     ok(engine.docker(&home).args(["image", "rm", "-f", "--platform", "linux/arm64", &part]));
@@ -360,7 +361,7 @@ fn explains_engines_without_platform_support() {
     });
 }
 
-/// Two registries with a password each: one prompt per registry, however many images go there.
+/// The plugin prompts once for each registry, even if several images go to one registry.
 #[test]
 fn prompts_separately_for_each_registry() {
     let engine = engine("docker-28-classic");

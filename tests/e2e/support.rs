@@ -22,7 +22,7 @@ use tempfile::TempDir;
 pub const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An engine with the docker CLI of its own version.
+/// An engine, and the docker CLI of the same version.
 pub struct Engine {
     pub name: &'static str,
     directory: PathBuf,
@@ -44,19 +44,19 @@ fn work() -> PathBuf {
     root.expect("start these tests with tests/run.sh, which starts the engines").into()
 }
 
-/// Returns one of the engines by its name, which gives version and store.
+/// Returns the engine with the given name, which contains its version and store.
 pub fn engine(name: &'static str) -> Engine {
     let directory = work().join(name);
     let socket = directory.join("docker.sock");
     Engine { name, socket, docker: directory.join("docker"), directory }
 }
 
-/// An engine with the containerd store fails to list images if one is removed meanwhile (docker 28.5: "content
-/// digest … not found"). So no test lists images while another removes one.
+/// An engine with the containerd store fails to list images while an image is being removed (docker 28.5: "content
+/// digest … not found"). So no test lists images while another test removes an image.
 static IMAGES: RwLock<()> = RwLock::new(());
 
 impl Engine {
-    /// Runs a function that lists images while no test removes one.
+    /// Calls a function that lists images, while no test removes an image.
     pub fn while_images_stay<T>(&self, list: impl FnOnce() -> T) -> T {
         let _guard = IMAGES.read().unwrap_or_else(PoisonError::into_inner);
         list()
@@ -64,7 +64,7 @@ impl Engine {
 
     /// Removes images, which must exist.
     ///
-    /// * `arguments`: of `docker rmi`.
+    /// * `arguments`: the arguments of `docker rmi`.
     pub fn remove(&self, arguments: &[&str]) {
         let removed = self.rmi(arguments);
         assert_eq!(removed.status, 0, "{arguments:?}: {removed:?}");
@@ -83,19 +83,19 @@ impl Engine {
         format!("unix://{}", self.socket.display())
     }
 
-    /// Returns the same docker at another socket.
+    /// Returns an engine with the same version and CLI that listens at `socket`.
     pub fn at(&self, socket: &Path) -> Self {
         let Self { name, directory, docker, .. } = self;
         Self { name, directory: directory.clone(), socket: socket.to_owned(), docker: docker.clone() }
     }
 
-    /// Returns a command that starts another dockerd of this version.
+    /// Returns a command that starts a new dockerd of this engine's version.
     pub fn dockerd(&self) -> Command {
         Command::new(self.directory.join("dockerd"))
     }
 
-    /// Pulls an image. podman uses TLS for registries on its own machine too, unless a parameter of its own API
-    /// turns that off.
+    /// Pulls an image. podman uses TLS even for registries on its own machine, unless a parameter of podman's own API
+    /// disables TLS.
     pub fn pull(&self, home: &Home, name: &str) {
         if self.name != "podman" {
             ok(self.docker(home).args(["pull", "-q", name]));
@@ -106,7 +106,7 @@ impl Engine {
         ok(curl.arg(format!("http://podman/v4.0.0/libpod/images/pull?tlsVerify=false&reference={name}")));
     }
 
-    /// Returns a command that runs the docker CLI with this engine, as a user would.
+    /// Returns a command that runs the docker CLI with this engine, in the environment of a user.
     pub fn docker(&self, home: &Home) -> Command {
         let mut command = Command::new(&self.docker);
         command.env_clear().stdin(Stdio::null());
@@ -132,7 +132,7 @@ impl Engine {
         variables
     }
 
-    /// Creates an image with random content under this name; the returned guard removes it.
+    /// Creates an image named `name` with random content. Dropping the returned guard removes the image.
     pub fn image(&self, home: &Home, name: &str, size: usize) -> Image<'_> {
         let content = home.path("content");
         let mut random = fs::File::open("/dev/urandom").expect("random bytes").take(size as u64);
@@ -146,7 +146,7 @@ impl Engine {
     }
 }
 
-/// A dockerd for a single test, in addition to those that `tests/run.sh` has started.
+/// A dockerd for a single test, in addition to the engines that `tests/run.sh` has started.
 pub struct PrivateEngine {
     directory: TempDir,
     arguments: Vec<String>,
@@ -154,8 +154,8 @@ pub struct PrivateEngine {
 }
 
 impl PrivateEngine {
-    /// * `engine`: gives version and store.
-    /// * `arguments`: where it listens.
+    /// * `engine`: the engine whose version and store the new dockerd uses.
+    /// * `arguments`: options of dockerd, which must set the address to listen at.
     pub fn start(engine: &Engine, arguments: &[String]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         fs::copy(engine.directory.join("daemon.json"), directory.path().join("daemon.json")).expect("a file");
@@ -185,7 +185,7 @@ impl PrivateEngine {
         process
     }
 
-    /// Ends it with SIGTERM, or with SIGKILL as in a crash.
+    /// Stops dockerd with SIGTERM, or with SIGKILL as in a crash.
     pub fn end(&mut self, signal: Signal) {
         let process = Pid::from_raw(self.process.id().try_into().expect("a process number"));
         kill(process, signal).expect("it runs");
@@ -193,12 +193,12 @@ impl PrivateEngine {
         self.end_containerd(signal);
     }
 
-    /// Ends its containerd, which dockerd stops itself unless it was killed.
+    /// Stops the containerd of dockerd. Only a killed dockerd leaves its containerd running.
     fn end_containerd(&self, signal: Signal) {
         let file = self.directory.path().join("exec/containerd/containerd.pid");
         let Ok(process) = fs::read_to_string(&file) else { return };
         let _ = kill(Pid::from_raw(process.trim().parse().expect("a process number")), signal);
-        // If no process reaps orphans, a new dockerd would believe that this containerd still runs.
+        // If the PID file named a zombie process, a new dockerd would assume that this containerd still runs.
         let _ = fs::remove_file(file);
     }
 
@@ -228,7 +228,7 @@ pub struct Image<'a> {
 
 impl Drop for Image<'_> {
     fn drop(&mut self) {
-        // A test may have removed it already.
+        // A test may have removed the image already, so the result is ignored.
         self.engine.rmi(&["-f", &self.name, &self.id]);
     }
 }
@@ -262,8 +262,8 @@ impl Home {
         self.program(&format!("docker-credential-{name}"), script);
     }
 
-    /// Adds a shell script to PATH. A separate process writes it: if we opened it here, a child that another test
-    /// starts meanwhile would inherit the handle, and a file that is open for writing cannot be executed.
+    /// Adds a shell script to PATH. A separate process writes the script, because Linux cannot execute a file that is
+    /// open for writing. A child process of another test could inherit a file handle of this process.
     pub fn program(&self, name: &str, script: &str) {
         let path = self.path("bin").join(name);
         let mut shell = Command::new("sh");
@@ -281,7 +281,7 @@ impl Home {
         ]
     }
 
-    /// Runs a program as this user.
+    /// Returns a command that runs a program in the environment of this user.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env_clear();
@@ -295,7 +295,7 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         if self.path("gnupg").is_dir() {
-            // gpg leaves its agent running.
+            // Stops the agent that gpg leaves running.
             let _ = self.command("gpgconf").args(["--kill", "all"]).output();
         }
     }
@@ -314,7 +314,7 @@ impl Registry {
         Self::start(|_, _| {})
     }
 
-    /// Starts a registry that accepts these usernames and passwords.
+    /// Starts a registry that accepts the usernames and passwords in `users`.
     pub fn with_users(users: &[(&str, &str)]) -> Self {
         Self::start(|config, directory| {
             let file = directory.join("htpasswd");
@@ -328,9 +328,9 @@ impl Registry {
         })
     }
 
-    /// Starts a registry.
+    /// Starts a registry with a custom configuration.
     ///
-    /// * `set_up`: completes the configuration; gets the registry's directory.
+    /// * `set_up`: a function that changes the configuration, and gets the registry's directory.
     pub fn start(set_up: impl FnOnce(&mut Value, &Path)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let data = directory.path().join("data");
@@ -351,13 +351,13 @@ impl Registry {
         registry
     }
 
-    /// Kills it, as in a crash.
+    /// Kills the registry, as in a crash.
     pub fn kill(&mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it runs");
     }
 
-    /// Starts it again on the same port with the same data.
+    /// Starts the registry again, on the same port and with the same data as before.
     pub fn start_again(&mut self) {
         self.config["http"]["addr"] = json!(format!("127.0.0.1:{}", self.port));
         self.process = serve(&self.config, self.directory.path());
@@ -378,30 +378,30 @@ impl Registry {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// Counts the logins with a username that it refused.
+    /// Counts the failed logins with a username in the registry's log.
     pub fn failed_logins(&self) -> usize {
         let (all, of_nobody) = (r#"error authenticating user \""#, r#"error authenticating user \"\""#);
         // Without credentials podman sends an empty username.
         self.log().matches(all).count() - self.log().matches(of_nobody).count()
     }
 
-    /// Asserts that there was no request for a manifest of this repository.
+    /// Asserts that the registry received no request for a manifest of `repository`.
     pub fn assert_no_manifest(&self, repository: &str) {
         assert!(!self.log().contains(&format!("/{repository}/manifests/")), "{}", self.log());
     }
 
-    /// Waits until the registry logs that the engine stopped in the middle of a layer. (Engines keep idle connections
-    /// for 30 s more.)
+    /// Waits until the registry logs that the engine stopped in the middle of a layer. A closed connection is no sign
+    /// of this, since engines keep idle connections for 30 s.
     pub fn wait_for_a_broken_upload(&self) {
         wait_for("the registry sees the upload break", || {
             self.log().contains("client disconnected during blob").then_some(())
         });
     }
 
-    /// Returns the digest that it serves for a tag.
+    /// Returns the digest that this registry serves for a tag.
     pub fn digest(&self, repository: &str, tag: &str, login: Option<(&str, &str)>) -> String {
         let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
-        // reqwest needs a crypto provider even without TLS; another test may have installed it already.
+        // reqwest needs a crypto provider even without TLS; another test may have installed a provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut request = reqwest::Client::new().head(url).header(ACCEPT, MANIFESTS);
         if let Some((user, password)) = login {
@@ -413,19 +413,19 @@ impl Registry {
         response.headers()["docker-content-digest"].to_str().expect("a digest").to_owned()
     }
 
-    /// Returns the manifest that it serves for a tag.
+    /// Returns the manifest that this registry serves for a tag.
     pub fn manifest(&self, repository: &str, tag: &str) -> Value {
         let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
         let body = ok(Command::new("curl").args(["-sf", "-H", &format!("Accept: {MANIFESTS}")]).arg(url));
         serde_json::from_str(&body).expect("a manifest")
     }
 
-    /// Returns its storage directory.
+    /// Returns the storage directory of this registry.
     pub fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
-    /// Returns the directory of its blobs, which have a folder each.
+    /// Returns the directory of this registry's blobs, which contains a folder for each blob.
     pub fn blobs(&self) -> PathBuf {
         self.data().join("docker/registry/v2/blobs/sha256")
     }
@@ -434,7 +434,7 @@ impl Registry {
         format!("localhost:{}/{path}", self.port)
     }
 
-    /// `localhost:PORT`
+    /// Returns the domain of this registry, `localhost:PORT`.
     pub fn host(&self) -> String {
         format!("localhost:{}", self.port)
     }
@@ -442,7 +442,7 @@ impl Registry {
 
 fn serve(config: &Value, directory: &Path) -> Child {
     let path = |name: &str| directory.join(name);
-    // JSON is YAML.
+    // The registry reads YAML, and all JSON is valid YAML.
     fs::write(path("config.yml"), config.to_string()).expect("a file");
     let log = fs::File::options().create(true).append(true).open(path("log")).expect("a file");
     let mut command = Command::new("docker-registry");
@@ -458,7 +458,7 @@ impl Drop for Registry {
     }
 }
 
-/// Opens a loopback port that forwards to a Unix socket.
+/// Opens a loopback port that forwards connections to a Unix socket, and returns the port.
 pub fn port_to(socket: &Path) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -476,7 +476,7 @@ pub fn port_to(socket: &Path) -> u16 {
     port
 }
 
-/// Copies until one side closes its connection, and then closes the other.
+/// Copies from `from` to `to` until `from` or `to` is closed, and then closes `to`.
 pub fn copy_in_background<R: Read + Send + 'static, W: Write + Send + 'static>(
     mut from: R,
     mut to: W,
@@ -488,7 +488,7 @@ pub fn copy_in_background<R: Read + Send + 'static, W: Write + Send + 'static>(
     });
 }
 
-/// A slow proxy to a registry, with a limited number of bytes per second in each connection.
+/// A slow proxy in front of a registry, which limits the bytes per second of each connection.
 pub struct SlowLine {
     pub port: u16,
     moved: Arc<AtomicUsize>,
@@ -535,17 +535,17 @@ fn crawl(
             read => {
                 to.write_all(&buffer[..read])?;
                 moved.fetch_add(read, Ordering::SeqCst);
-                // This makes the line slow; it is not a wait for a condition.
+                // The sleep limits the speed of the connection; it is not a wait for a condition.
                 thread::sleep(SLICE);
             }
         }
     }
 }
 
-/// A system call, as `strace -f -o` writes it.
+/// A system call in a trace of `strace -f -o`.
 pub struct SystemCall<'a> {
     pub name: &'a str,
-    /// The whole line.
+    /// The whole line of the trace.
     pub line: &'a str,
 }
 
@@ -554,7 +554,7 @@ impl<'a> SystemCall<'a> {
         ["write", "writev", "pwrite64", "pwritev", "sendto", "sendmsg", "sendmmsg"];
     const READS: [&'static str; 5] = ["read", "readv", "pread64", "recvfrom", "recvmsg"];
 
-    /// Reads a trace. Lines about signals, exits and resumed calls are left out.
+    /// Parses a trace, and skips lines about signals, exits and resumed system calls.
     pub fn read_all(trace: &'a str) -> Vec<Self> {
         let read = |line: &'a str| {
             let (_process, call) = line.split_once(' ')?;
@@ -564,7 +564,8 @@ impl<'a> SystemCall<'a> {
         trace.lines().filter_map(read).collect()
     }
 
-    /// Returns the path in the call. In calls that neither read nor write, the first string is a path.
+    /// Returns the first string among the arguments. In system calls that neither read nor write, the first string is a
+    /// path.
     pub fn path(&self) -> Option<&'a str> {
         let (_, rest) = self.line.split_once('"')?;
         rest.split('"')
@@ -572,18 +573,18 @@ impl<'a> SystemCall<'a> {
             .filter(|_| !Self::WRITES.contains(&self.name) && !Self::READS.contains(&self.name))
     }
 
-    /// Returns whether it starts a process or a thread.
+    /// Returns whether the system call starts a process or a thread.
     pub fn starts_something(&self) -> bool {
         ["clone", "clone3", "fork", "vfork"].contains(&self.name)
     }
 
-    /// Returns whether it sends or writes this text.
+    /// Returns whether the system call sends or writes `text`.
     pub fn writes(&self, text: &str) -> bool {
         Self::WRITES.contains(&self.name) && self.line.contains(text)
     }
 }
 
-/// Calls `look` repeatedly until it returns a value.
+/// Calls `look` repeatedly until `look` returns a value.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -595,7 +596,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The exit status and output of a finished program.
+/// The exit status and the output of a finished program.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Run {
     pub status: i32,
@@ -604,7 +605,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Parses the only result on stdout.
+    /// Parses stdout, which must be a single JSON result.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }

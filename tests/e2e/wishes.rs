@@ -1,4 +1,4 @@
-//! `--if-exists` and `--dry-run` with real registries.
+//! Tests of `--if-exists` and `--dry-run` with real registries.
 
 use std::process::Command;
 
@@ -41,7 +41,8 @@ fn same_image_is_unchanged_and_if_exists_decides_about_another() {
     });
 }
 
-/// Two classic engines make different manifests of the same image, and neither knows the other's.
+/// Two engines with the classic store make different manifests of one image, and neither engine knows the other
+/// manifest.
 #[test]
 fn same_image_from_another_engine_is_unchanged() {
     let (one, other) = (engine("docker-20.10"), engine("docker-28-classic"));
@@ -66,7 +67,7 @@ fn immutable_tag_accepts_the_same_image() {
         let refusal = Fault::refusal("400 Bad Request", "TAG_INVALID", "The tag '1' is immutable");
         proxy.fails(usize::MAX, ask::manifest, refusal);
         let (run, result) = push(engine, &home, &[], &name);
-        // The containerd store itself notices that the registry has the manifest.
+        // The containerd store itself may notice that the registry has the manifest, and then sends no second manifest.
         let status = if proxy.count(ask::manifest) > 1 { "unchanged" } else { "pushed" };
         assert_eq!((run.status, &result["status"]), (0, &json!(status)), "{run:?}");
         drop(image);
@@ -103,7 +104,7 @@ fn dry_run_checks_write_permission_and_leaves_nothing_behind() {
                 );
                 assert_eq!(found["layers"], found["missing_layers"], "{run:?}");
                 assert_eq!(found["layers"].as_array().unwrap().len(), 1, "{run:?}");
-                // The dry run has sent nothing, and the push then does what was announced.
+                // The dry run has uploaded no data, and has canceled the upload that it began.
                 let log = registry.log();
                 assert!(!log.contains(r#""PUT "#) && !log.contains(r#""PATCH "#), "{log}");
                 assert!(log.contains(r#""DELETE /v2/wishes/dry/blobs/uploads/"#), "{log}");
@@ -121,7 +122,7 @@ fn dry_run_checks_write_permission_and_leaves_nothing_behind() {
 }
 
 impl Registry {
-    /// Counts its files of this name.
+    /// Counts the files named `name` in the storage directory of this registry.
     fn files(&self, name: &str) -> usize {
         let mut find = Command::new("find");
         ok(find.arg(self.data()).args(["-type", "f", "-name", name])).lines().count()

@@ -500,8 +500,8 @@ fn writes_digest_metadata_and_github_files() {
     let github = fs::read_to_string(file("github")).unwrap();
     assert_eq!(github, format!("before=1\ndigest={DIGEST}\nreference=localhost:0/app:1\n"));
 
-    // With several images, the metadata file contains the pushed images. If the only image fails, the plugin does not
-    // change the file.
+    // If one of several images fails, the metadata file contains the pushed images. If the only image fails, the digest
+    // file does not change.
     let half = FakeEngine::start()
         .serving_pushed()
         .on(&path("localhost:0/a", "1"), Reply::stream([refusal("denied: quota exceeded")]))
