@@ -224,8 +224,8 @@ fn trace(home: &Home, engine: &Engine, arguments: &[&str]) -> String {
     fs::read_to_string(file).unwrap()
 }
 
-/// The plugin must start fast: docker requests its metadata before each run, and a shell requests completions of each
-/// word.
+/// The plugin must start fast, since docker requests the plugin's metadata before each run, and shells request
+/// completions of each word.
 #[test]
 fn help_and_completion_start_nothing_and_read_no_config() {
     let (home, engine) = (Home::new(), engine("docker-28-classic"));
@@ -238,8 +238,8 @@ fn help_and_completion_start_nothing_and_read_no_config() {
     ];
     let config = home.path(".docker/config.json");
     let is_config = |path: &str| Path::new(path) == config;
-    // Recognizes the CA certificates of any Linux distribution. Folders of this test may have similar names, so the
-    // test excludes them.
+    // Recognizes the CA certificates of any Linux distribution. The test excludes its own folders, which may have
+    // similar names.
     let is_own =
         |path: &str| Path::new(path).starts_with(home.root()) || path.starts_with(env!("CARGO_MANIFEST_DIR"));
     let is_authority = |path: &str| {

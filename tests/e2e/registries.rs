@@ -24,7 +24,7 @@ use crate::{PASSWORD, SMALL, packed};
 
 const SERVICE: &str = "test registry";
 const ISSUER: &str = "test issuer";
-/// The number of seconds for which the registry, distribution, accepts a token after its expiry.
+/// The number of seconds for which the distribution registry accepts a token after the token has expired.
 const LEEWAY: u64 = 60;
 
 /// A token server, as specified in distribution's `docs/spec/auth/token.md`. The user `alice` has all permissions, and

@@ -91,7 +91,8 @@ fn docker_and_plugin_read_each_others_credentials() {
     }
 }
 
-/// The plugin cannot replace a config.json that is mounted into a container, so it must overwrite the content.
+/// The plugin cannot replace a config.json that is mounted into a container, so the plugin overwrites the content of
+/// the file.
 #[test]
 fn writes_a_bind_mounted_config_in_place() {
     let engine = docker_28();

@@ -14,7 +14,7 @@ use crate::support::{Engine, Home, Image, Registry, SlowLine, engine, ok, run};
 use crate::terminal::Terminal;
 use crate::{PASSWORD, SMALL, on_each_engine, packed};
 
-/// Returns all image names in the engine, including those of other tests.
+/// Returns all image names in the engine, including image names of other tests.
 fn names(engine: &Engine, home: &Home) -> Vec<String> {
     let arguments = ["images", "--format", "{{.Repository}}:{{.Tag}}"];
     let list = engine.while_images_stay(|| ok(engine.docker(home).args(arguments)));
@@ -139,8 +139,8 @@ fn unnamed_image_survives_its_push() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("was/here:1"), SMALL);
-        // Creating another image with this name leaves the first image unnamed. Untagging would remove the first image,
-        // since it has no other name.
+        // A second image takes the name of the first image, which then has no name. Removing the only tag instead would
+        // remove the image.
         let other = engine.image(&home, &image.name, SMALL);
         assert_ne!(image.id, other.id);
         let name = registry.name("nameless/app:1");

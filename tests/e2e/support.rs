@@ -198,7 +198,7 @@ impl PrivateEngine {
         let file = self.directory.path().join("exec/containerd/containerd.pid");
         let Ok(process) = fs::read_to_string(&file) else { return };
         let _ = kill(Pid::from_raw(process.trim().parse().expect("a process number")), signal);
-        // If the PID file named a zombie process, a new dockerd would assume that this containerd still runs.
+        // A new dockerd would take a zombie process in the PID file for a running containerd.
         let _ = fs::remove_file(file);
     }
 
@@ -357,7 +357,7 @@ impl Registry {
         self.process.wait().expect("it runs");
     }
 
-    /// Starts the registry again, on the same port and with the same data as before.
+    /// Starts the registry again with its previous port and data.
     pub fn start_again(&mut self) {
         self.config["http"]["addr"] = json!(format!("127.0.0.1:{}", self.port));
         self.process = serve(&self.config, self.directory.path());
@@ -390,8 +390,8 @@ impl Registry {
         assert!(!self.log().contains(&format!("/{repository}/manifests/")), "{}", self.log());
     }
 
-    /// Waits until the registry logs that the engine stopped in the middle of a layer. A closed connection is no sign
-    /// of this, since engines keep idle connections for 30 s.
+    /// Waits until the registry logs that the engine stopped in the middle of a layer. The test cannot wait for a
+    /// closed connection instead, since engines keep idle connections for 30 s.
     pub fn wait_for_a_broken_upload(&self) {
         wait_for("the registry sees the upload break", || {
             self.log().contains("client disconnected during blob").then_some(())

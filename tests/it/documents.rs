@@ -91,8 +91,8 @@ fn help_follows_dockers_layout_and_lists_every_option() {
             names.starts_with('-') && names.split(' ').any(|word| word == long)
         };
         assert_eq!(lines.into_iter().filter(is_own).count(), 1, "{long}");
-        // clap does not append the default and the possible values to the help of an option, so the help text must name
-        // them.
+        // The help text of an option must contain the default and the possible values, since clap does not append these
+        // values.
         let text = option.get_help().unwrap().to_string();
         if let [default] = option.get_default_values()
             && option.get_action().takes_values()

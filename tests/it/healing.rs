@@ -601,7 +601,7 @@ fn keeps_a_taken_name_and_warns_about_one_it_cannot_remove() {
     assert!(healed.stderr.contains(told), "{healed}");
 }
 
-/// The plugin removes the added tag after a signal during a push, and after a broken connection.
+/// The plugin removes the alternative name after a signal during a push, and after a broken connection.
 #[test]
 fn removes_the_other_name_on_signals_and_failures() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -622,7 +622,7 @@ fn removes_the_other_name_on_signals_and_failures() {
     assert_eq!(push(&engine, &["--stall-timeout", "1s"]).status, 4, "the connection broke");
 }
 
-/// A panic drops the guard of the added tag, which removes the tag.
+/// A panic drops the guard of the alternative name, which removes this name from the engine.
 #[test]
 fn removes_the_other_name_on_panic() {
     let engine = FakeEngine::start().has(IMAGE, ID);

@@ -94,8 +94,7 @@ fn reads_catalog_pages_from_this_registry_only() {
         )
         .on(
             "GET /v2/_catalog?last=b&n=2",
-            // A registry behind a proxy may send a link to another host. A hostile registry may do so to obtain
-            // credentials.
+            // A registry behind a proxy, or a hostile registry that wants credentials, may send a link to another host.
             with_header(
                 "Link",
                 r#"<https://elsewhere.example.com/v2/_catalog?last=c>; rel="next""#,

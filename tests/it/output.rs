@@ -96,7 +96,8 @@ fn summarizes_recorded_streams_in_a_few_lines() {
         assert_eq!(result["bytes"], bytes, "{name}");
         let digest = result["digest"].as_str().unwrap();
         assert!(stream.contains(&format!("1: digest: {digest} size: {}", result["size"])), "{name}: {run}");
-        // One line for the image, seven lines for the layers, one line for the digest, and one line for the summary.
+        // Stderr has one line for the image, seven lines for the layers, one line for the digest and one line for the
+        // summary.
         assert!(run.stderr.lines().count() <= 1 + 7 + 2, "{name}: {run}");
         assert_eq!(run.stderr.matches(": Pushed").count(), 7, "{name}: {run}");
     }

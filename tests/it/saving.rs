@@ -65,7 +65,7 @@ fn mode(env: &TestEnv) -> u32 {
     fs::metadata(env.config_file()).expect("config.json").permissions().mode() & 0o777
 }
 
-/// Asserts that docker's directory contains nothing except config.json.
+/// Asserts that docker's configuration directory contains nothing except config.json.
 fn assert_only_config(env: &TestEnv) {
     let names = fs::read_dir(env.config_directory()).expect("a directory");
     let names = names.map(|entry| entry.expect("a name").file_name());

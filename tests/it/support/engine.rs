@@ -429,7 +429,7 @@ fn pushed(line: &str) -> Option<(&str, &str)> {
     Some((repository, query.split('&').next()?))
 }
 
-/// Returns the ID of the image with this name or ID.
+/// Returns the ID of the image whose name or ID is `name`.
 fn id_of<'a>(state: &'a State, name: &str) -> Option<&'a String> {
     state.images.get(name).or_else(|| state.images.values().find(|id| *id == name))
 }

@@ -50,7 +50,7 @@ impl Terminal {
         Self { child, keyboard, master: pty.master, settings_before, screen }
     }
 
-    /// Waits until `text` appears in the output, after the text of the previous wait.
+    /// Waits until `text` appears in the output, after the text that the previous `wait_for` found.
     pub fn wait_for(&self, text: &str) {
         let find = |screen: &Screen| {
             screen.text[screen.read..].windows(text.len()).position(|part| part == text.as_bytes())
