@@ -47,7 +47,7 @@ pub enum End {
     Close,
     /// The response never ends, so the client must close the connection.
     Hang,
-    /// The fake engine sends the last chunk, and then closes the connection without an announcing header.
+    /// The fake engine sends the last chunk, and then closes the connection without announcing this in a header.
     Rude,
     /// The fake engine closes the connection without a response.
     Nothing,
@@ -56,16 +56,16 @@ pub enum End {
 /// How the fake engine answers a ping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ping {
-    /// With API version 1.41, as docker 20.10 does.
+    /// Answers with API version 1.41, as docker 20.10 does.
     #[default]
     Version141,
-    /// Without an API version in the headers.
+    /// Answers without a header for the API version.
     NoVersion,
-    /// With API version 1.41, except that `HEAD` requests close the connection.
+    /// Answers `GET` with API version 1.41, but closes the connection on `HEAD`.
     GetOnly,
-    /// With the given API version.
+    /// Answers with the given API version.
     Version(&'static str),
-    /// With status 400 and the given error message.
+    /// Answers with status 400 and the given error message.
     Refused(&'static str),
 }
 
