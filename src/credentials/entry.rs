@@ -52,8 +52,9 @@ pub fn decode_auth(auth: &Secret) -> Result<(String, Secret), &'static str> {
 pub fn read_variable(text: &Secret) -> Result<BTreeMap<String, Secret>, CredentialsError> {
     let broken = |reason: String| CredentialsError::Variable { reason };
     // serde's message could quote a misplaced secret.
-    let variable: Value = serde_json::from_str(text.expose())
-        .map_err(|error| broken(format!("invalid JSON at line {}, column {}", error.line(), error.column())))?;
+    let variable: Value = serde_json::from_str(text.expose()).map_err(|error| {
+        broken(format!("invalid JSON at line {}, column {}", error.line(), error.column()))
+    })?;
     let auths = only_field(&variable, "auths").map_err(broken)?;
     let entries = auths.as_object().ok_or_else(|| broken("`auths` is not an object".to_owned()))?;
     let auth = |(registry, entry): (&String, &Value)| {
