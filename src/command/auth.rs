@@ -1,4 +1,5 @@
-//! `auth`: shows which credentials Docker holds for a registry, and whether the registry accepts them.
+//! The command `auth`: shows which credentials Docker has for a registry, and whether the registry accepts these
+//! credentials.
 
 use serde::Serialize;
 
@@ -20,20 +21,22 @@ use crate::secret::Secret;
 use crate::setup::{engine, keyring, password_from_stdin, registry};
 use crate::text::sanitize;
 
-/// One line of `--format json`. A public format: fields may be added, never renamed.
+/// One line of the output of `auth --format json`. The format is public: fields may be added, but never renamed.
 #[derive(Serialize)]
 struct Line<'a> {
     registry: &'a str,
     source: String,
     username: Option<&'a str>,
     kind: Option<&'static str>,
-    /// `null`: the credentials were not checked, or the registry gave no clear answer.
+    /// Whether the registry accepts the credentials. `null` if the credentials were not checked, or if the registry's
+    /// response was unclear.
     accepted: Option<bool>,
     warnings: &'a [String],
     error: Option<ErrorReport>,
 }
 
-/// Returns the credentials given on the command line; may read stdin.
+/// Returns the credentials of `--username` and `--password-stdin`; `None` without these options. Reads the password
+/// from stdin.
 ///
 /// # Errors
 /// The password on stdin is missing, unreadable or too long.
@@ -42,8 +45,11 @@ pub fn given(options: &AuthOptions) -> Result<Option<Credentials>, Error> {
     Ok(Some(Credentials::basic(username, password_from_stdin()?)))
 }
 
+/// Runs the command `auth`.
+///
 /// # Errors
-/// There are no credentials, the registry refuses them, or there is no terminal to ask on.
+/// Docker has no credentials for the registry, the registry refuses the credentials, or no terminal is available for
+/// a prompt.
 pub async fn run(
     docker: &DockerOptions,
     options: &AuthOptions,
@@ -63,7 +69,7 @@ pub async fn run(
     result
 }
 
-/// Lists every registry for which Docker holds credentials, without contacting any of them.
+/// Prints every registry for which Docker has credentials. Contacts no registry.
 async fn list(keyring: &Keyring, format: ListFormat) -> Result<(), Error> {
     let (entries, problems) = keyring.list(tell).await;
     for problem in problems {
@@ -101,7 +107,7 @@ fn json_line(line: &Line<'_>) -> String {
     serde_json::to_string(line).expect("strings become JSON") + "\n"
 }
 
-/// One run of the command for one registry.
+/// The state of one run of `auth` for one registry.
 struct Call<'a> {
     docker: &'a DockerOptions,
     options: &'a AuthOptions,
@@ -111,7 +117,7 @@ struct Call<'a> {
     warnings: Vec<String>,
 }
 
-/// The credentials that are checked or saved, and their source.
+/// The credentials that `auth` checks or saves, and the source of these credentials.
 struct Answer {
     credentials: Credentials,
     login: Login,
@@ -124,7 +130,8 @@ impl Answer {
 }
 
 impl Call<'_> {
-    /// Returns the credentials, and the result of checking them; with `--login`, of saving them.
+    /// Checks the credentials that Docker has for the registry or, with `--login`, logs in and saves new credentials.
+    /// Returns the credentials, and the result of the check or login.
     async fn answer(&mut self) -> (Answer, Result<(), Error>) {
         let mut answer = Answer::new(&Credentials::anonymous(), Source::Nothing);
         let result =
@@ -152,7 +159,7 @@ impl Call<'_> {
         self.checked(answer, &mut engine).await.map(drop)
     }
 
-    /// Asks the registry to check the credentials. An unclear answer is an error.
+    /// Lets the registry check the credentials, through the engine. An unclear response of the registry is an error.
     async fn checked(&self, answer: &Answer, engine: &mut Engine) -> Result<Credentials, Error> {
         let key = credentials_key(&self.domain);
         match check(engine, answer.credentials.clone(), key).await? {
@@ -172,7 +179,7 @@ impl Call<'_> {
         }
     }
 
-    /// Asks the registry directly, since engines do not check registry tokens.
+    /// Sends a registry token to the registry directly for a check, since engines do not check registry tokens.
     async fn show_to_registry(&self, answer: &Answer, engine: &mut Engine) -> Result<(), Error> {
         let (credentials, login) = (answer.credentials.clone(), answer.login.clone());
         let registry = registry(self.docker, Some(engine), &self.domain, credentials, login).await?;
@@ -185,7 +192,7 @@ impl Call<'_> {
         if self.domain == HUB && username.is_none() {
             return Err(Error::WebLogin);
         }
-        // Fails before the prompt if config.json cannot be read.
+        // Reads config.json before the prompt, so that the user does not type a password that cannot be saved.
         self.keyring.config_now()?;
         let credentials = if let Some(given) = self.keyring.given.take() {
             *answer = Answer::new(&given, Source::CommandLine);
@@ -252,7 +259,8 @@ impl Call<'_> {
                 ];
                 print(&table(["REGISTRY", "SOURCE", "USERNAME", "KIND", "ACCEPTED"], [row]))
             }
-            // Without credentials there is no row to print; the error says so.
+            // Without credentials, the table would have no row. The caller prints the error about missing
+            // credentials.
             ListFormat::Table => Ok(()),
         }
     }

@@ -1,10 +1,10 @@
-//! Shell completion for `docker regpush`, in the protocol of docker's own completion (cobra): one candidate per
-//! line, with its description after a tab, and a directive on the last line.
+//! Answers completion requests of a shell for `docker regpush`. The protocol is that of docker's own completion
+//! (cobra): one candidate per line, a tab before the description of a candidate, and a directive on the last line.
 //!
-//! docker's generated scripts call `docker __complete`, and docker then calls the plugin with the plugin's name as
-//! the first word. The script that distributions ship calls the plugin directly, without its name. docker's global
-//! options are not passed on, so they are not offered. Their values are completed only if the plugin is run without
-//! docker.
+//! The completion script that docker generates runs `docker __complete`, and docker then runs the plugin with the
+//! plugin's name as the first word. The script that distributions ship runs the plugin directly, without the plugin's
+//! name. docker does not pass its global options on to the plugin, so the plugin does not offer these options. The
+//! plugin completes the values of docker's global options only if a user runs the plugin without docker.
 //!
 //! Source: docker/cli `cli-plugins/manager/cobra.go` and `contrib/completion/bash/docker`, spf13/cobra
 //! `completions.go`.
@@ -31,27 +31,27 @@ use crate::reference::has_registry;
 use crate::setup::choice;
 use crate::text::{human_size, sanitize};
 
-/// Maximum wait for the engine after a user presses TAB.
+/// Maximum time to wait for the engine's list of images after a user presses TAB.
 const TIMEOUT: Duration = Duration::from_millis(200);
 
-/// cobra's `ShellCompDirective`: the shell may also offer file names.
+/// Value of cobra's `ShellCompDirective`: the shell may offer file names in addition to the candidates.
 const FILES: u8 = 0;
-/// The shell must not offer file names.
+/// Value of cobra's `ShellCompDirective`: the shell must not offer file names.
 const NO_FILES: u8 = 4;
-/// The shell may also offer directories.
+/// Value of cobra's `ShellCompDirective`: the shell may offer directories in addition to the candidates.
 const DIRECTORIES: u8 = 16;
 
-/// A command line up to the word at the cursor, which may be empty.
+/// A completion request: the words of a command line up to the cursor. The last word may be empty.
 #[derive(Debug)]
 pub struct Request {
     words: Vec<OsString>,
-    /// The words follow `docker regpush`, where docker's options are not accepted.
+    /// Whether `words` follow `docker regpush`. The plugin accepts docker's options only without `docker regpush`.
     is_plugin: bool,
     has_descriptions: bool,
 }
 
 impl Request {
-    /// Parses argv; returns `None` if it is not a completion request.
+    /// Parses argv; returns `None` if argv is not a completion request.
     pub fn read(args: &[OsString]) -> Option<Self> {
         let [_, word, words @ ..] = args else { return None };
         let wants_descriptions = match word.to_str()? {
@@ -60,17 +60,18 @@ impl Request {
             _ => return None,
         };
         let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
-        // A single word is the word at the cursor.
+        // A single word is the word at the cursor, even if the word is `regpush`.
         let is_named = words.len() > 1 && words[0] == NAME;
         Some(Self {
             words: words[usize::from(is_named)..].to_vec(),
             is_plugin: is_named || is_set("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"),
-            // docker requests descriptions even if the user has disabled them.
+            // docker sends `__complete` even if the user has disabled descriptions.
             has_descriptions: wants_descriptions && !is_set("DOCKER_CLI_DISABLE_COMPLETION_DESCRIPTION"),
         })
     }
 
-    /// Writes the candidates and the directive. Other failures are silent, since a shell cannot show messages.
+    /// Writes the candidates and the directive for the shell. Returns only write errors, since a shell cannot show
+    /// messages.
     ///
     /// # Errors
     /// stdout is closed or full.
@@ -92,7 +93,7 @@ impl Request {
     fn candidates(&self) -> (Vec<(String, String)>, u8) {
         let current = self.words.last().map(|word| word.to_string_lossy()).unwrap_or_default();
         let is_option = current.starts_with('-');
-        // The shell itself puts `--format=` before the candidates.
+        // For a word such as `--format=j`, the shell itself puts `--format=` before each candidate.
         let prefix = current.find('=').filter(|_| is_option).map_or("", |at| &current[..=at]);
         let directive = Arc::new(AtomicU8::new(NO_FILES));
         let mut command = self.command(&directive);
@@ -105,8 +106,8 @@ impl Request {
         for candidate in found.iter().filter(|candidate| !candidate.is_hide_set()) {
             let value = sanitize(&candidate.get_value().to_string_lossy());
             let value = value.strip_prefix(prefix).unwrap_or(&value).to_owned();
-            // As for docker's commands, options are offered after a typed dash, and subcommands only as the first
-            // word.
+            // As in docker's own commands, options are offered only after a typed dash, and subcommands only as the
+            // first word.
             let is_late_command = self.words.len() > 1 && names.contains(&value);
             let is_dockers = dockers.contains(&value);
             if value.is_empty() || is_late_command || is_dockers || (value.starts_with('-') && !is_option) {
@@ -119,7 +120,7 @@ impl Request {
         (candidates, directive.load(Ordering::Relaxed))
     }
 
-    /// Returns the plugin's command line, with a completer for each value.
+    /// Returns clap's definition of the plugin's command line, with completers for the values of arguments.
     fn command(&self, directive: &Arc<AtomicU8>) -> clap::Command {
         let (command, docker, all_tags) = self.parsed();
         let registries = ArgValueCompleter::new(known(&docker, registries));
@@ -138,7 +139,7 @@ impl Request {
             ("images", _) => arg.add(images.clone()),
             ("context", _) => arg.add(contexts.clone()),
             ("log_level", _) => arg.add(levels.clone()),
-            // The shell completes file names itself.
+            // The shell completes file names, so the completer returns a directive and no candidates.
             (_, hint @ (ValueHint::FilePath | ValueHint::DirPath)) => {
                 let directive = Arc::clone(directive);
                 let value = if hint == ValueHint::DirPath { DIRECTORIES } else { FILES };
@@ -151,13 +152,14 @@ impl Request {
         })
     }
 
-    /// Parses the words before the cursor: docker's options, if they are accepted there, and `--all-tags`.
+    /// Parses the words before the cursor. Returns the definition of the command line, docker's options, and whether
+    /// `--all-tags` is set.
     fn parsed(&self) -> (clap::Command, DockerOptions, bool) {
         let command = if self.is_plugin { PluginCommand::command() } else { StandaloneCommand::command() };
         let before = self.words.split_last().map_or(&[][..], |(_, before)| before);
         let words = std::iter::once(OsStr::new(NAME)).chain(before.iter().map(OsString::as_os_str));
         let matches = command.clone().ignore_errors(true).try_get_matches_from(words).ok();
-        // After a word that is not UTF-8, clap does not even set defaults.
+        // If a word is not UTF-8, clap does not even set the default of `all_tags`.
         let flag =
             |matches: &clap::ArgMatches| matches.try_get_one::<bool>("all_tags").ok().flatten().copied();
         let all_tags = matches.as_ref().and_then(flag).unwrap_or_default();
@@ -167,7 +169,7 @@ impl Request {
     }
 }
 
-/// Returns a completer for candidates from Docker's config directory.
+/// Returns a completer for the candidates that `list` finds in Docker's config.
 fn known(
     docker: &DockerOptions,
     list: fn(&Config) -> Vec<(String, String)>,
@@ -207,13 +209,14 @@ fn matching<V: Into<String>, D: Into<String>>(
         .collect()
 }
 
-/// Completes local images that name a registry; with `--all-tags`, their repositories.
+/// Returns the references of the engine's images that name a registry, as candidates. With `--all-tags`, returns the
+/// repositories of these images instead.
 fn images(docker: &DockerOptions, all_tags: bool, current: &str) -> Vec<CompletionCandidate> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();
     };
     let listed = runtime.block_on(async { tokio::time::timeout(TIMEOUT, local_images(docker)).await });
-    // A DNS lookup may still be running.
+    // Does not wait for a DNS lookup that is still running.
     runtime.shutdown_background();
     let images = listed.ok().flatten().unwrap_or_default();
     let named = images.into_iter().filter(|image| has_registry(&image.name));
@@ -228,7 +231,8 @@ fn images(docker: &DockerOptions, all_tags: bool, current: &str) -> Vec<Completi
     matching(pairs, OsStr::new(current))
 }
 
-/// Returns `None` if the engine cannot be reached, or only over ssh, where each connection authenticates.
+/// Returns the engine's images; `None` if the engine cannot be reached. Does not connect over ssh, since each ssh
+/// connection must authenticate.
 async fn local_images(docker: &DockerOptions) -> Option<Vec<ImageSummary>> {
     let directory = config::directory(docker.config.as_deref()).ok()?;
     let config = Config::load(&directory).ok()?;
@@ -288,7 +292,7 @@ mod tests {
         assert!(!values(&options).contains(&"--host") && !values(&options).contains(&"-H"), "{options}");
     }
 
-    /// Found by fuzzing.
+    /// Fuzzing found a failure with words that are not UTF-8.
     #[cfg(unix)]
     #[test]
     fn accepts_words_that_are_not_utf8() {

@@ -1,4 +1,4 @@
-//! `hook`: installs and removes the hint after a failed `docker push`.
+//! The command `hook`: installs or removes the hook by which docker shows a hint after a failed `docker push`.
 
 use std::env;
 use std::io::{self, Write};
@@ -14,11 +14,11 @@ use crate::error::Error;
 use crate::print::tell_error;
 use crate::text::sanitize;
 
-/// Runs `hook install`, `remove` or `status`, and returns the exit status.
+/// Runs `hook install`, `hook remove` or `hook status`, and returns the exit status of the program.
 pub fn run(action: HookAction, docker: &DockerOptions) -> u8 {
     match carry_out(action, docker.config.as_deref()) {
         Ok((told, status)) => {
-            // A closed stdout is not an error.
+            // Ignores the write error, since a closed stdout is not an error of the command.
             let _ = io::stdout().write_all(told.as_bytes());
             status
         }
@@ -41,11 +41,11 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
         EntryError::Malformed(reason) => HookError::Malformed { path: path.clone(), reason },
         EntryError::Foreign(value) => HookError::Foreign { path: path.clone(), value: sanitize(&value) },
     };
-    // Invalid UTF-8 is an error here, because the rest of the file must be written back unchanged.
+    // Invalid UTF-8 in config.json is an error, because the rest of the file must be written back unchanged.
     let not_text = |error: Utf8Error| refused(EntryError::Malformed(error.to_string()));
     let text = bytes.as_ref().map(|bytes| str::from_utf8(bytes)).transpose().map_err(not_text)?;
     let change = |change: fn(Option<&str>) -> Result<Change, EntryError>| {
-        // `edit` would create the directory of a missing file even without a change.
+        // Returns early without a change, because `edit` would create the directory of a missing config.json.
         if let Change::Nothing = change(text).map_err(refused)? {
             return Ok(false);
         }
@@ -79,7 +79,8 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
     }
 }
 
-/// Says whether docker shows hints of plugins, and which setting decides that, in docker's order of precedence.
+/// Describes for the user whether docker shows hints of plugins, and names the setting that decides. Reads the
+/// settings in docker's order of precedence.
 fn hints_told(text: Option<&str>) -> String {
     let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
     let config: serde_json::Value = serde_json::from_str(text.unwrap_or_default()).unwrap_or_default();

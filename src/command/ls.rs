@@ -1,4 +1,5 @@
-//! `ls`: lists images of the engine that name a registry, repositories of a registry, or tags of a repository.
+//! The command `ls`: lists the engine's images that name a registry, the repositories of a registry, or the tags of a
+//! repository.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::secret::Secret;
 use crate::setup::{engine, keyring, registry};
 use crate::text::{human_size, with_causes};
 
-/// The place whose content is listed.
+/// The engine, registry or repository whose content `ls` lists.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
     Engine,
@@ -31,8 +32,10 @@ enum Place {
     Repository(Reference),
 }
 
+/// Runs the command `ls`.
+///
 /// # Errors
-/// The engine or registry cannot be reached, or does not return a list.
+/// The engine or registry cannot be reached, or cannot list its content.
 pub async fn run(
     docker: &DockerOptions,
     options: &LsOptions,
@@ -80,7 +83,8 @@ fn place(typed: Option<&str>) -> Result<Place, Error> {
     }
 }
 
-/// Redacts a URL, which may hold a password. Elsewhere an `@` begins a digest.
+/// Removes the user and password from a URL. Leaves a reference unchanged, because an `@` in a reference begins a
+/// digest.
 fn shown(typed: &str) -> String {
     if typed.contains("://") { without_user(typed) } else { typed.to_owned() }
 }
@@ -88,7 +92,8 @@ fn shown(typed: &str) -> String {
 async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Result<Registry, Error> {
     let mut engine = match engine(docker, &keyring.config).await {
         Ok(engine) => Some(engine),
-        // A registry can be listed without an engine, but a wrong choice of engine is an error.
+        // Continues if the engine cannot be reached, since the registry can be listed without the engine. Other
+        // errors, such as an invalid endpoint, are returned.
         Err(Error::Engine(EngineError::Transport(error @ TransportError::Unreachable { .. }))) => {
             let error = Error::Engine(EngineError::Transport(error));
             warn(&format!("{}; continuing with docker's default registry settings", error.message()));
@@ -102,7 +107,7 @@ async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Res
     registry(docker, engine.as_mut(), domain, found.credentials, found.login).await
 }
 
-/// Orders image names by repository, then by tag.
+/// Compares two references of images: first the repositories, then the tags.
 fn compare_names(a: &str, b: &str) -> Ordering {
     let (a, a_tag) = a.rsplit_once(':').unwrap_or((a, ""));
     let (b, b_tag) = b.rsplit_once(':').unwrap_or((b, ""));
@@ -114,7 +119,7 @@ async fn images(docker: &DockerOptions, keyring: &Keyring, format: ListFormat) -
     struct Line<'a> {
         image: &'a str,
         registry: String,
-        /// In bytes, as the engine counts them.
+        /// Size of the image in bytes, as reported by the engine.
         size: u64,
         digest: Option<&'a str>,
         pushed: Option<bool>,

@@ -1,4 +1,5 @@
-//! The commands: each is set up from its options, runs, reports, and returns an exit status.
+//! The commands of the program. A command is set up from its options, runs, prints its result, and returns an exit
+//! status.
 
 mod auth;
 pub mod complete;
@@ -16,11 +17,12 @@ use crate::print::tell_error;
 use crate::secret::Secret;
 use crate::setup::given_login;
 
-/// Runs a command, and returns the exit status.
+/// Runs a command, and returns the exit status of the program.
 ///
-/// * `auth_config`: the value of `DOCKER_AUTH_CONFIG`, removed from the environment so that no child inherits it.
-/// * `cancelled`: returns an exit status when the call must stop. It is polled before any work starts, but not
-///   while credentials are read from stdin: until then a signal ends the process.
+/// * `auth_config`: the value of `DOCKER_AUTH_CONFIG`. The caller has removed the variable from the environment, so
+///   that no child process inherits the value.
+/// * `cancelled`: returns an exit status when the command must stop. `cancelled` is first polled after credentials
+///   were read from stdin, so a signal during that read kills the process.
 pub async fn run(
     docker: &DockerOptions,
     command: &Command,
@@ -55,7 +57,7 @@ async fn until(
     work: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
     tokio::select! {
-        // Polls `cancelled` first, so that signals are caught before any work starts.
+        // Polls `cancelled` before `work`, so that signals are caught before the work starts.
         biased;
         status = cancelled => Err(Error::Cancelled(status)),
         result = work => result,

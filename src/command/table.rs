@@ -1,15 +1,15 @@
-//! Tables in docker's style.
+//! Formats tables as docker does.
 
 use unicode_width::UnicodeWidthStr as _;
 
-/// The text of a cell without a value.
+/// The character shown in a cell without a value.
 const NOTHING: &str = "-";
-/// The minimum width of a column in terminal cells, without the blanks after it.
+/// Minimum width of a table column, in character cells of the terminal, without the blanks between columns.
 const MIN_WIDTH: usize = 7;
 
-/// Formats a table as docker does: each column as wide as its widest cell, with three blanks between columns.
+/// Formats a table as docker does. Each column is as wide as its widest cell, and three blanks separate columns.
 ///
-/// * `rows`: sanitized, each with as many cells as `header`; an empty cell is shown as `-`.
+/// * `rows`: the sanitized values of the cells, one array per row. An empty cell is shown as `-`.
 pub fn table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,

@@ -1,4 +1,4 @@
-//! `--all-tags`: expands a repository into its tags in the engine.
+//! Implements `--all-tags`: replaces a repository by the tags of that repository in the engine.
 
 use crate::command::push::results::Asked;
 use crate::engine::Engine;
@@ -8,16 +8,16 @@ use crate::push::suggest::suggest;
 use crate::push::target::{Target, expand};
 use crate::reference::Reference;
 
-/// The targets of a call with `--all-tags`.
+/// The targets of a push with `--all-tags`.
 pub struct Expanded {
-    /// One target per tag of each typed image. A repository without tags keeps its own target.
+    /// One target per tag of each typed repository. A repository without tags has one target without a tag.
     pub targets: Vec<(String, Target)>,
-    /// Indexes in `targets` of repositories without tags, each with its error.
+    /// For each repository without tags: the index in `targets`, and the error to report.
     pub tagless: Vec<(usize, Error)>,
 }
 
-/// Replaces each repository by its tags in the engine, in the order of their names. The tags are pushed one by one,
-/// because podman cannot push all tags in one call, and so that each has its own result.
+/// Replaces each repository by the tags of that repository in the engine, sorted by name. The tags are pushed one by
+/// one, so that each tag has its own result, and because podman cannot push all tags in one request.
 ///
 /// # Errors
 /// The engine cannot list its images.
@@ -47,7 +47,7 @@ pub async fn expand_all(engine: &mut Engine, asked: &[Asked]) -> Result<Expanded
     Ok(expanded)
 }
 
-/// Strips the tags from the image names, and removes duplicates.
+/// Removes the tags from the references of the images, and then removes duplicates.
 fn repositories(mut images: Vec<ImageSummary>) -> Vec<ImageSummary> {
     for image in &mut images {
         if let Some((repository, _)) = image.name.rsplit_once(':') {

@@ -1,4 +1,4 @@
-//! Writes results to files, for steps that run after the push.
+//! Writes the references and digests of pushed images to files, for CI steps that run after the push.
 
 use std::env;
 use std::fs::{self, OpenOptions};
@@ -12,32 +12,35 @@ use crate::cli::PushOptions;
 use crate::error::Error;
 use crate::reference::Reference;
 
-/// Files that are written once the images are in their registries. They are prepared before the push, so that a
-/// missing folder does not fail the call after a push of ten minutes.
+/// The files of `--digest-file`, `--metadata-file` and `--github-output`. The files are prepared before the push, so
+/// that a missing folder is reported at once, and written after the push.
 pub struct Files {
     digest: Option<Output>,
     metadata: Option<Output>,
-    /// Whether the call may push several images.
+    /// Whether this run of the plugin may push several images.
     are_several: bool,
-    /// The path in `GITHUB_OUTPUT` (the inner `None`: not set); the outer `None`: not requested.
+    /// The path in the variable `GITHUB_OUTPUT`. `None`: `--github-output` is not given. `Some(None)`: the variable
+    /// is not set.
     github: Option<Option<PathBuf>>,
 }
 
-/// One file.
+/// The file of `--digest-file` or `--metadata-file`.
 struct Output {
     path: PathBuf,
-    /// A temporary file that replaces `path` in one step. `None`: `path` is written in place, because it is a
-    /// symbolic link or not a regular file, such as a pipe.
+    /// The temporary file that replaces `path` in one step. `None`: `path` is written in place, because `path` is a
+    /// symbolic link or a special file, such as a pipe.
     new: Option<NamedTempFile>,
 }
 
 impl Files {
+    /// Prepares the files that the options request.
+    ///
     /// # Errors
     /// One of the files cannot be written.
     pub fn prepare(options: &PushOptions, are_several: bool) -> Result<Self, Error> {
         let prepare = |path: &Option<PathBuf>| path.as_deref().map(Output::prepare).transpose();
         let variable = || env::var_os("GITHUB_OUTPUT").filter(|path| !path.is_empty()).map(PathBuf::from);
-        // A dry run pushes nothing, so the files would be empty.
+        // A dry run pushes nothing, so no files are written.
         if options.dry_run {
             return Ok(Self { digest: None, metadata: None, are_several, github: None });
         }
@@ -53,9 +56,9 @@ impl Files {
         })
     }
 
-    /// Writes the files, unless nothing was pushed.
+    /// Writes the files if at least one image was pushed.
     ///
-    /// * `pushed`: references and digests.
+    /// * `pushed`: the reference and digest of each pushed image.
     ///
     /// # Errors
     /// One of the files cannot be written.
@@ -67,7 +70,7 @@ impl Files {
             return Ok(());
         }
         if let (Some(output), [(_, digest)]) = (self.digest, pushed) {
-            // Without a line end, as buildx and podman write it.
+            // Writes the digest without a line end, like buildx and podman.
             output.write(digest.as_bytes())?;
         }
         if let Some(output) = self.metadata {
@@ -80,8 +83,9 @@ impl Files {
     }
 }
 
-/// Returns the metadata in the format of `docker buildx build --metadata-file`; for several images in that of
-/// `docker buildx bake`: one object per image, with its name as the key.
+/// Returns the content of the metadata file. For one image, the format is that of `docker buildx build
+/// --metadata-file`. For several images, the format is that of `docker buildx bake`: one JSON object per image, with
+/// the canonical reference as the key.
 ///
 /// Source: docker/buildx `docs/reference/buildx_build.md` and `buildx_bake.md`, "Write build results metadata".
 fn metadata(pushed: &[(&Reference, &str)], are_several: bool) -> Value {
@@ -96,9 +100,11 @@ fn metadata(pushed: &[(&Reference, &str)], are_several: bool) -> Value {
     }
 }
 
-/// Formats `NAME=VALUE` lines; for several images, each value has one line per image.
+/// Formats the outputs `digest` and `reference` for `GITHUB_OUTPUT`. For several images, each output has one line per
+/// image.
 ///
-/// Source: GitHub Actions, "Workflow commands", "Multiline strings". No line of a value equals the delimiter.
+/// Source: GitHub Actions, "Workflow commands", "Multiline strings". No line of an output equals the delimiter
+/// `END_OF_REGPUSH`.
 fn github(pushed: &[(&Reference, &str)]) -> String {
     let digests: Vec<String> = pushed.iter().map(|(_, digest)| (*digest).to_owned()).collect();
     let references: Vec<String> = pushed.iter().map(|(reference, _)| reference.canonical()).collect();
@@ -117,7 +123,7 @@ impl Output {
     fn prepare(path: &Path) -> Result<Self, Error> {
         let problem = |source| Error::File { path: path.to_owned(), source };
         let in_place = Self { path: path.to_owned(), new: None };
-        // `/dev/stdout` and the like lead to files of other programs, which must not be replaced.
+        // A path such as `/dev/stdout` leads to a file of another program, and that file must not be replaced.
         if path.starts_with("/dev") || path.starts_with("/proc") {
             return Ok(in_place);
         }
@@ -127,13 +133,13 @@ impl Output {
             _ => {}
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        // Checks the folder first, because a later error would name the temporary file.
+        // Reports a missing folder with `path`, because the error of `tempfile_in` would name the temporary file.
         fs::metadata(folder.unwrap_or(Path::new("."))).map_err(problem)?;
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
-            // The results are not secret; the user's umask applies.
+            // The file contains no secrets, so only the user's umask restricts the permissions.
             builder.permissions(fs::Permissions::from_mode(0o666));
         }
         let new = builder.prefix(".regpush-").tempfile_in(folder.unwrap_or(Path::new(".")));
@@ -145,7 +151,7 @@ impl Output {
         let written = match new {
             None => write_in_place(&path, bytes),
             Some(mut new) => new.write_all(bytes).and_then(|()| new.flush()).and_then(|()| {
-                // A file that is itself a mount point cannot be replaced.
+                // `persist` fails if `path` is a mount point, so `path` is then written in place.
                 new.persist(&path).map(drop).or_else(|_| write_in_place(&path, bytes))
             }),
         };
@@ -156,7 +162,7 @@ impl Output {
 fn write_in_place(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let is_device = path.starts_with("/dev") || path.starts_with("/proc");
     let mut options = OpenOptions::new();
-    // If stdout is a file, its content must be kept.
+    // Appends to a device path such as `/dev/stdout`: if stdout is a file, the content of the file must be kept.
     options.write(true).append(is_device).truncate(!is_device).create(!is_device);
     options.open(path)?.write_all(bytes)
 }
@@ -170,7 +176,7 @@ mod tests {
         let [a, b] = ["app:1", "r.io/web:2"].map(|name| name.parse::<Reference>().unwrap());
         let own = json!({"containerimage.digest": "sha256:aa", "image.name": "docker.io/library/app:1"});
         assert_eq!(metadata(&[(&a, "sha256:aa")], false), own);
-        // Several images were requested, and only one was pushed.
+        // The user requested several images, but only one image was pushed.
         assert_eq!(metadata(&[(&a, "sha256:aa")], true), json!({"docker.io/library/app:1": own}));
         let both = [(&a, "sha256:aa"), (&b, "sha256:bb")];
         assert_eq!(metadata(&both, true)["r.io/web:2"]["containerimage.digest"], "sha256:bb");

@@ -1,4 +1,4 @@
-//! `docker regpush IMAGE…`: pushes several images to several registries, some at the same time.
+//! The command `docker regpush IMAGE…`: pushes images to their registries, several images at the same time.
 
 mod all_tags;
 mod files;
@@ -32,7 +32,8 @@ use crate::push::with_background;
 use crate::secret::Secret;
 use crate::setup::{engine, given_login, keyring, trace};
 
-/// Pushes the images of the call, and returns the exit status; the arguments are those of [`crate::command::run`].
+/// Pushes the images that the options name, and returns the exit status of the program. [`crate::command::run`]
+/// describes the arguments.
 pub async fn run(
     docker: &DockerOptions,
     options: &PushOptions,
@@ -42,13 +43,14 @@ pub async fn run(
     let results = Results { options, asked: Vec::new(), ended: Vec::new(), told: 0, status: 0 };
     let mut run = Run { docker, options, results, records: Vec::new(), reporter: None, files: None };
     let started = Instant::now();
-    // May read credentials from stdin, before signals are caught: until then a signal ends the process.
+    // `given_login` may read credentials from stdin. Signals are not caught yet, so a signal during the read kills
+    // the process.
     let ended = match run.plan().and_then(|()| given_login(&options.given)) {
         Err(error) => Err(error),
         Ok(given) => tokio::select! {
-            // Polls `cancelled` first, so that signals are caught before any work starts.
+            // Polls `cancelled` before `run.all`, so that signals are caught before any push starts.
             biased;
-            // Dropping the pushes closes their connections, which stops the engine.
+            // Dropping `run.all` closes the connections to the engine, and the engine then stops the pushes.
             status = cancelled => Err(Error::Cancelled(status)),
             ended = run.all(given, auth_config) => ended,
         },
@@ -60,20 +62,20 @@ pub async fn run(
     run.results.status
 }
 
-/// The state of one call.
+/// The state of one run of `docker regpush IMAGE…`.
 struct Run<'a> {
     docker: &'a DockerOptions,
     options: &'a PushOptions,
     results: Results<'a>,
-    /// The record of each image that has not ended; the record of an ended image is in `results`.
+    /// The record of each image whose push has not ended. After the push, `results` contains the record.
     records: Vec<Record>,
-    /// `None` until the names of the images are known.
+    /// Shows progress on stderr; `None` until the references of all images are known.
     reporter: Option<Rc<Reporter>>,
     files: Option<Files>,
 }
 
 impl<'a> Run<'a> {
-    /// Checks the whole command line, before any prompt or request.
+    /// Checks the images and options of the command line, before any prompt or HTTP request.
     fn plan(&mut self) -> Result<(), Error> {
         let options = self.options;
         match targets(&options.images, &options.to, options.all_tags) {
@@ -104,21 +106,23 @@ impl<'a> Run<'a> {
         self.results.ended.resize_with(self.results.asked.len(), || None);
     }
 
+    /// Pushes all images.
+    ///
     /// # Errors
-    /// A problem prevents all pushes, or the user gave up at a prompt. The error of a single image is in its
-    /// result.
+    /// A problem prevents all pushes, or the user gave up at a prompt. An error that concerns only one image is
+    /// stored in the result of that image.
     async fn all(&mut self, given: Option<Credentials>, auth_config: Option<Secret>) -> Result<(), Error> {
         self.files =
             Some(Files::prepare(self.options, self.results.asked.len() > 1 || self.options.all_tags)?);
         let mut warnings = Vec::new();
         let prepared = keyring(self.docker, given, auth_config, |warning| warnings.push(warning));
-        // Warnings about the whole call are recorded with the first image.
+        // Warnings that concern all images are recorded with the first image.
         self.records.push(Record { warnings, ..Record::default() });
         let (keyring, terminal) = prepared?;
         let session = self.session(keyring, terminal);
         let asked = engine(self.docker, &session.keyring.config);
         if self.options.all_tags {
-            // Only the engine knows the tags.
+            // With `--all-tags`, the reporter is created after the engine has listed the tags.
             let mut engine = asked.await?;
             let Expanded { targets, tagless } = expand_all(&mut engine, &self.results.asked).await?;
             self.ask_for(targets);
@@ -144,7 +148,8 @@ impl<'a> Run<'a> {
         Session::new(self.options, keyring, terminal, references, trace(self.docker))
     }
 
-    /// Returns a reporter for the chosen mode, after it has shown the warnings of the call and the default tag.
+    /// Returns a reporter for the chosen progress mode. Shows the warnings that concern all images, and a note if an
+    /// image has no tag.
     fn new_reporter(&self) -> Rc<Reporter> {
         let asked = self.results.asked.iter();
         let names = asked.map(|asked| ImageName { familiar: asked.name(), canonical: asked.canonical() });
@@ -165,30 +170,31 @@ impl<'a> Run<'a> {
         Rc::new(reporter)
     }
 
-    /// Resolves `auto`: redraws if stderr is a terminal that supports it, otherwise prints lines.
+    /// Returns the progress mode. `auto` becomes `tty` if stderr is a terminal that can redraw lines, and `plain` if
+    /// not.
     fn mode(&self) -> ProgressMode {
         let term = env::var_os("TERM").unwrap_or_default();
         let can_redraw = || io::stderr().is_terminal() && !term.is_empty() && term != "dumb";
         match self.options.progress {
             _ if self.options.quiet => ProgressMode::None,
-            // Debug lines would break a redrawn screen.
+            // With `--debug`, `auto` becomes `plain`, because debug messages on stderr would break redrawn lines.
             ProgressMode::Auto if !self.docker.is_debug() && can_redraw() => ProgressMode::Tty,
             ProgressMode::Auto => ProgressMode::Plain,
             mode => mode,
         }
     }
 
-    /// Fails every unfinished image with an error that concerns the whole call.
+    /// Fails every unfinished image with an error that concerns all images.
     fn fail(&mut self, error: Error, elapsed: Duration) {
         let reporter = self.reporter.take().unwrap_or_else(|| self.new_reporter());
         let results = &mut self.results;
         results.ended.resize_with(results.asked.len(), || None);
-        // An interrupt determines the exit status even if an image failed before it.
+        // After an interrupt, the exit status is that of the interrupt, even if an image had failed before.
         let status = error.exit_status();
         let is_cancelled = matches!(error, Error::Cancelled(_));
         let mut records = take(&mut self.records).into_iter();
         let result = Err(error);
-        // Shown only once, even if it fails several images.
+        // The error message is shown only for the first unfinished image.
         let mut text = text(None, &Record::default(), &result);
         for at in 0..results.asked.len() {
             let record = records.next().unwrap_or_default();
@@ -203,7 +209,7 @@ impl<'a> Run<'a> {
             }
             reporter.clear();
             if at >= results.told {
-                // A write error is ignored, since the call already reports another one.
+                // A write error is ignored, since the program already reports another error.
                 let mut out = io::stdout().lock();
                 let palette = Palette::of(&out);
                 let _ = report.write(self.options.format, palette, &mut out);
@@ -212,12 +218,12 @@ impl<'a> Run<'a> {
         if is_cancelled || results.status == 0 {
             results.status = status;
         }
-        // The files list the images that were pushed before the error.
+        // Writes the requested files too, which list the images that were pushed before the error.
         self.reporter = Some(reporter);
         self.finish();
     }
 
-    /// Prints the summary, and writes the requested files.
+    /// Prints the summary, and writes the files that the options request.
     fn finish(&mut self) {
         let reporter = self.reporter.take().unwrap_or_else(|| self.new_reporter());
         self.results.summarize(&reporter);

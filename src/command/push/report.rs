@@ -15,10 +15,11 @@ use crate::push::platforms::Platforms;
 use crate::reference::Reference;
 use crate::text::human_size;
 
-/// One line of `--format json`. A public format: fields may be added, never renamed.
+/// One line of the output of `--format json`. The format is public: fields may be added, but never renamed.
 #[derive(Serialize)]
 struct Line<'a> {
-    /// Canonical, as in `docker.io/library/app:1`; as typed if that is not a valid reference.
+    /// The canonical reference of the image, such as `docker.io/library/app:1`. If the typed image is not a valid
+    /// reference, the image as typed.
     reference: String,
     name: Option<String>,
     tag: Option<&'a str>,
@@ -27,17 +28,17 @@ struct Line<'a> {
     /// Size of the manifest, in bytes.
     size: Option<u64>,
     layers: LayerCounts,
-    /// Bytes that the engine sent, as it counts them.
+    /// Number of bytes that the engine has reported as sent.
     bytes: u64,
     attempts: u32,
     seconds: f64,
-    /// Whether the registry serves the pushed image; `null` if that was not checked.
+    /// Whether the registry serves the pushed image; `null` if the plugin did not check.
     verified: Option<bool>,
     credentials: Option<LineCredentials<'a>>,
-    /// Platforms of a multi-platform image, if the engine reports them.
+    /// Platforms of a multi-platform image; omitted if the engine does not report platforms.
     #[serde(skip_serializing_if = "Option::is_none")]
     platforms: Option<&'a Platforms>,
-    /// Findings of `--dry-run`.
+    /// Findings of `--dry-run`; omitted without that option.
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<&'a Findings>,
     warnings: &'a [String],
@@ -50,7 +51,7 @@ struct LineCredentials<'a> {
     username: Option<&'a str>,
 }
 
-/// The result of one image, and the image as typed and, if valid, as parsed.
+/// The result of the push of one image, with the image as typed and the parsed reference.
 pub struct Report<'a> {
     pub typed: &'a str,
     pub reference: Option<&'a Reference>,
@@ -60,8 +61,8 @@ pub struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Writes the result: `NAME@DIGEST`, or the findings of a dry run, if the push succeeded; or a line of JSON in
-    /// any case.
+    /// Writes the result of the image to `out`. With `--format json`, writes one line of JSON. With `--format ref`,
+    /// writes `NAME@DIGEST` or the findings of a dry run, and nothing for a failed image.
     ///
     /// # Errors
     /// stdout is closed or full.
@@ -85,7 +86,7 @@ impl Report<'_> {
         out.flush()
     }
 
-    /// Returns the line of `--format json`, without its line end.
+    /// Returns the result as a line of `--format json`, without the line end.
     pub fn json(&self) -> String {
         serde_json::to_string(&self.line()).expect("texts and numbers make JSON")
     }
@@ -98,7 +99,7 @@ impl Report<'_> {
         status: Status,
         out: &mut impl Write,
     ) -> io::Result<()> {
-        /// Number of digits shown of a layer's digest, the same as engines show.
+        /// Number of hexadecimal digits shown of a layer's digest. Engines show the same number of digits.
         const SHORT: usize = 12;
         let short = |digest: &String| {
             digest.rsplit(':').next().unwrap_or_default().chars().take(SHORT).collect::<String>()
@@ -152,7 +153,7 @@ impl Report<'_> {
             size: named.map(|named| named.size),
             layers: self.record.progress.counts(),
             bytes: self.record.progress.bytes().0,
-            // An attempt that failed before its upload counts too.
+            // An attempt that failed before the upload of layers is counted too.
             attempts: self.record.attempts.max(self.record.failures.len().try_into().unwrap_or(u32::MAX)),
             seconds: (self.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
             verified: self.record.verified,

@@ -1,4 +1,4 @@
-//! The images of a call, their results, and the summary.
+//! Stores and prints the results of the images that one run pushes, and a summary of all results.
 
 use std::collections::HashSet;
 use std::io;
@@ -15,26 +15,26 @@ use crate::push::target::Target;
 use crate::reference::Reference;
 use crate::text::{amount, sanitize};
 
-/// The images of a call, and their results.
+/// The images that one run of the plugin pushes, and the result of each image.
 pub struct Results<'a> {
     pub options: &'a PushOptions,
     pub asked: Vec<Asked>,
-    /// The result of each image; `None` while it is unfinished.
+    /// The result of each image, in the order of `asked`; `None` while the push of the image has not ended.
     pub ended: Vec<Option<Finished>>,
-    /// Number of results that were written to stdout, in the order asked.
+    /// Number of results written to stdout so far. Results are written in the order of `asked`.
     pub told: usize,
-    /// The exit status of the first failure in the order asked; 0 without one.
+    /// The exit status of the first failed image in the order of `asked`; 0 if no image has failed.
     pub status: u8,
 }
 
-/// One image of the call.
+/// An image that the user wants to push.
 pub struct Asked {
     pub typed: String,
-    /// `None` if the typed text is not valid.
+    /// The image and its destination; `None` if `typed` is not a valid reference.
     pub target: Option<Target>,
 }
 
-/// The result of one image.
+/// The result of the push of one image.
 pub struct Finished {
     pub result: Result<Outcome, Error>,
     pub record: Record,
@@ -46,7 +46,7 @@ impl Asked {
         self.target.as_ref().map(|target| &target.reference)
     }
 
-    /// Returns the familiar reference; if the typed text is not valid, that text.
+    /// Returns the familiar reference of the image; if `typed` is not a valid reference, returns `typed`.
     pub fn name(&self) -> String {
         self.reference().map_or_else(|| sanitize(&self.typed), Reference::familiar)
     }
@@ -57,7 +57,7 @@ impl Asked {
 }
 
 impl Results<'_> {
-    /// Returns each registry once, in the order asked.
+    /// Returns the registries of all images, without duplicates, in the order of `asked`.
     pub fn registries(&self) -> Vec<&str> {
         let mut seen = HashSet::new();
         let asked = self.asked.iter().filter_map(Asked::reference).map(Reference::domain);
@@ -75,11 +75,11 @@ impl Results<'_> {
         Report { typed, reference: self.asked[at].reference(), record, elapsed, result }
     }
 
-    /// Records the result of an image, and shows it.
+    /// Stores the result of an image, and shows the result to the user.
     pub fn end(&mut self, at: usize, ended: Finished, reporter: &Reporter) {
         let Finished { result, record, elapsed } = &ended;
         let json = self.report(at, record, *elapsed, result).json();
-        // The findings of a dry run need no summary.
+        // After a successful dry run, the findings are printed to stdout instead of a summary.
         let text = if self.options.dry_run && result.is_ok() {
             String::new()
         } else {
@@ -90,8 +90,9 @@ impl Results<'_> {
         self.ended[at] = Some(ended);
     }
 
-    /// Writes the results, in the order asked, up to the first unfinished image. Does nothing during a prompt, and
-    /// clears redrawn lines first, since stdout may be the same terminal, also through `tee`.
+    /// Writes results to stdout in the order of `asked`, up to the first unfinished image. Does nothing during a
+    /// prompt. Clears the redrawn lines on stderr first, since stdout may lead to the same terminal, directly or
+    /// through `tee`.
     pub fn write_out(&mut self, reporter: &Reporter) {
         let is_next_known = self.ended.get(self.told).is_some_and(Option::is_some);
         if !is_next_known || reporter.is_held() {
@@ -114,7 +115,8 @@ impl Results<'_> {
         }
     }
 
-    /// Reports that a result could not be written. Sets the exit status unless a failed push has set it.
+    /// Reports that a result could not be written. Sets the exit status, unless a failed push has already set the
+    /// exit status.
     pub fn fail_to_write(&mut self, error: &Error, reporter: &Reporter) {
         reporter.say(Level::Notice, &worded(error));
         if self.status == 0 {
@@ -122,7 +124,8 @@ impl Results<'_> {
         }
     }
 
-    /// The references that are in their registries after this call, each with its digest.
+    /// Returns the reference and digest of each image that is in its registry after the push. Returns nothing for a
+    /// dry run.
     pub fn pushed(&self) -> Vec<(&Reference, &str)> {
         let pairs = self.asked.iter().zip(&self.ended);
         let pushed = pairs.filter_map(|(asked, ended)| {
@@ -132,7 +135,8 @@ impl Results<'_> {
         pushed.filter(|_| !self.options.dry_run).collect()
     }
 
-    /// Reports for several images how many were pushed, and which failed.
+    /// Prints a summary of several images: how many were pushed, and which images failed. Prints nothing for a single
+    /// image.
     pub fn summarize(&self, reporter: &Reporter) {
         if self.asked.len() < 2 {
             return;
@@ -162,13 +166,13 @@ impl Results<'_> {
                 None => lines.push(format!("  not pushed: {}", asked.name())),
             }
         }
-        // With failures, the summary is shown even with `--quiet`, since it lists the images to act on.
+        // If an image failed, the summary is shown even with `--quiet`, since the summary names the failed images.
         let level = if lines.len() > 1 { Level::Notice } else { Level::Note };
         lines.iter().for_each(|line| reporter.say(level, line));
     }
 }
 
-/// Describes for people how a push ended.
+/// Returns the message for the user about the result of a push.
 pub fn text(reference: Option<&Reference>, record: &Record, result: &Result<Outcome, Error>) -> String {
     let name = reference.map(Reference::familiar).unwrap_or_default();
     match result.as_ref().map(|outcome| outcome.status) {
@@ -179,8 +183,8 @@ pub fn text(reference: Option<&Reference>, record: &Record, result: &Result<Outc
     }
 }
 
-/// Returns `pushed app:1: 1 of 3 layers sent, 1 mounted, 21 MB in 1.3 s`, without the parts that the engine did not
-/// report: podman reports no layers, and the containerd store no bytes of small layers.
+/// Returns a message such as `pushed app:1: 1 of 3 layers sent, 1 mounted, 21 MB in 1.3 s`. Omits numbers that the
+/// engine did not report: podman reports no layers, and the containerd store reports no bytes for small layers.
 fn summary(name: &str, record: &Record) -> String {
     let progress = &record.progress;
     let counts = progress.counts();

@@ -1,4 +1,4 @@
-//! The order of pushes, and how many run at once.
+//! Decides the order of the pushes, and how many pushes run at the same time.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -18,13 +18,13 @@ use crate::push::session::Session;
 use crate::push::target::Target;
 use crate::push::{Batch, Destination, push_batch};
 
-/// Pushes every image that has not failed already.
+/// Pushes every image in `results` that has not failed already.
 ///
-/// * `engine`: connected; more connections to it are made when needed.
-/// * `records`: the record of each image so far, in the order asked.
+/// * `engine`: a connection to the engine; `push_all` opens more connections when needed.
+/// * `records`: the record of each image, in the order of `results.asked`.
 ///
 /// # Errors
-/// The user gave up at a prompt. The error of a single image is in its result.
+/// The user gave up at a prompt. An error that concerns only one image is stored in the result of that image.
 pub async fn push_all(
     session: &Session<'_>,
     reporter: &Reporter,
@@ -52,7 +52,7 @@ pub async fn push_all(
         Batch { destinations: places.into_iter().filter_map(destination).collect() }
     });
     let batches: Vec<Batch<'_>> = batches.collect();
-    // The state of a push is built only when its turn comes.
+    // The iterator is lazy, so the state of a push is created only when the push starts.
     let pushes = batches.into_iter().map(|batch| push_one_batch(session, &engines, &spare, &leads, batch));
     let mut pushes = stream::iter(pushes).buffer_unordered(at_once);
     let mut ticks = ticks(reporter);
@@ -63,7 +63,7 @@ pub async fn push_all(
                 let Some(batch) = batch else { break };
                 for (at, ended) in batch {
                     match ended {
-                        // The user gave up at a prompt, which ends the whole call.
+                        // The user gave up at a prompt, so no more images are pushed.
                         Finished { result: Err(error @ Error::Cancelled(_)), record, .. } => {
                             given_up = Some((at, record, error));
                         }
@@ -84,13 +84,14 @@ pub async fn push_all(
     Ok(())
 }
 
-/// Groups images and their destinations into batches, in the order in which they are pushed. The first push to each
-/// repository comes early, since the other pushes to it wait for it. Each batch has one destination for now.
+/// Groups the destinations of images into batches, in the order of the pushes. The first push to each repository
+/// comes early, since the other pushes to that repository wait for the first one. At present, each batch has one
+/// destination.
 ///
-/// * `targets`: in the order asked; `None` if the image has failed already.
-/// * `at_once`: how many batches run at once.
+/// * `targets`: the target of each image, in the order of `Results::asked`; `None` if the image has failed already.
+/// * `at_once`: the number of batches that run at the same time.
 ///
-/// Returns indexes in `targets`.
+/// Returns the batches, each as a list of indexes in `targets`.
 fn batches(targets: &[Option<Target>], at_once: usize) -> Vec<Vec<usize>> {
     let places = targets.iter().enumerate().filter_map(|(at, target)| Some((at, target.as_ref()?)));
     let mut begun = HashSet::new();
@@ -99,8 +100,8 @@ fn batches(targets: &[Option<Target>], at_once: usize) -> Vec<Vec<usize>> {
     first.into_iter().chain(rest).map(|(at, _)| vec![at]).collect()
 }
 
-/// Pushes one batch over a free connection, or a new one. Returns the result of each destination, with its index in
-/// the order asked.
+/// Pushes one batch over an idle connection to the engine, or over a new connection. Returns the result of each
+/// destination, with the index of the image in `Results::asked`.
 async fn push_one_batch(
     session: &Session<'_>,
     engines: &RefCell<Vec<Engine>>,
@@ -108,7 +109,7 @@ async fn push_one_batch(
     leads: &HashMap<String, Lead>,
     mut batch: Batch<'_>,
 ) -> Vec<(usize, Finished)> {
-    // All batches wait for repositories in the same order, so that no two wait for each other.
+    // All batches wait for repositories in alphabetical order, so that no two batches wait for each other.
     let repositories = batch.destinations.iter().map(|destination| destination.target.reference.repository());
     let repositories: BTreeSet<String> = repositories.collect();
     let mut turns = Vec::new();
@@ -129,7 +130,8 @@ async fn push_one_batch(
         .collect()
 }
 
-/// Returns how many images are pushed at once: one for `rawjson`, since the engine's lines do not name their image.
+/// Returns how many images are pushed at the same time. For `--progress rawjson`, returns 1, since the engine's JSON
+/// lines do not name the image.
 fn parallel(options: &PushOptions) -> usize {
     if options.progress == ProgressMode::Rawjson && !options.quiet { 1 } else { options.parallel.get() }
 }
@@ -155,7 +157,7 @@ mod tests {
     #[test]
     fn first_push_to_each_repository_comes_first() {
         let table: [(&[&str], usize, &[usize]); 5] = [
-            // destinations (empty: already failed), number of parallel pushes, order
+            // images (empty string: already failed), number of parallel pushes, expected order
             (&["r/a:1", "r/a:2", "r/b:1"], 3, &[0, 2, 1]),
             (&["r/a:1", "r/a:2", "r/b:1"], 1, &[0, 1, 2]),
             (&["r/a:1", "", "r/a:2"], 2, &[0, 2]),
