@@ -1,8 +1,8 @@
-//! `docker regpush`: pushes local images through a Docker engine, and asks for credentials if the registry
-//! requires them.
+//! `docker regpush`: pushes local images through a Docker engine, and prompts for credentials if the registry
+//! requires authentication.
 //!
-//! Imports point one way, and `tests/it/imports.rs` has the table of them. Presenters do not use HTTP, the engine
-//! does not use the terminal, and [`engine`] and [`registry`] do not know each other.
+//! Modules import each other in one direction only; `tests/it/imports.rs` lists the allowed imports. [`present`] does
+//! not use HTTP, [`engine`] does not use the terminal, and [`engine`] and [`registry`] do not import each other.
 
 pub mod cli;
 pub mod command;

@@ -1,4 +1,4 @@
-//! Entry point: turns argv and signals into an exit status.
+//! The entry point of the program: parses argv, runs a command, catches signals, and returns the exit status.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -17,13 +17,14 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// Exit status of a usage error, the same as docker's.
+/// Exit status after a usage error. docker exits with the same status.
 const USAGE: u8 = 125;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().collect();
-    // docker requests the metadata before every run of the plugin, so this answers before any setup.
+    // docker requests the metadata before every run of the plugin, so the program prints the metadata before any
+    // setup.
     if plugin::wants_metadata(&args) {
         return match plugin::write_metadata(io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         };
     }
     if let Some(question) = plugin::hook_question(&args) {
-        // docker shows only a valid answer, so an error is not printed.
+        // docker shows only a valid response of a hook, so the program prints no error.
         return if hook::answer(question, io::stdout()).is_ok() {
             ExitCode::SUCCESS
         } else {
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
             let printed = help::print(&error);
             return match printed {
                 _ if error.use_stderr() => USAGE.into(),
-                // A closed pipe is not an error.
+                // A closed stdout is not an error.
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
                 _ => ExitCode::SUCCESS,
             };
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
         }
     };
     let status = runtime.block_on(command::run(&call.docker, &call.command, auth_config, cancelled()));
-    // Does not wait for threads that a credential helper or the terminal blocks.
+    // Does not wait for threads that are blocked by a credential helper or by the terminal.
     runtime.shutdown_background();
     status.into()
 }
@@ -72,14 +73,14 @@ fn new_runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Removes `DOCKER_AUTH_CONFIG` from the environment and returns its value: it holds passwords, and children would
-/// inherit it.
+/// Removes `DOCKER_AUTH_CONFIG` from the environment, and returns the value of the variable. The value contains
+/// passwords, which child processes would inherit.
 fn take_auth_config() -> Option<Secret> {
     const NAME: &str = "DOCKER_AUTH_CONFIG";
-    // Replaces invalid UTF-8, so that the value is reported as malformed when it is read.
+    // Replaces invalid UTF-8, so that the parser later reports the value as malformed.
     let text = env::var_os(NAME).map(|text| text.to_string_lossy().into_owned());
     #[expect(unsafe_code, reason = "no other thread runs yet that could read the environment")]
-    // SAFETY: called from `main` before the runtime and its threads.
+    // SAFETY: `main` calls this function before it starts the runtime and the threads of the runtime.
     unsafe {
         env::remove_var(NAME);
     }
@@ -88,9 +89,9 @@ fn take_auth_config() -> Option<Secret> {
 
 /// Returns an exit status when a signal arrives, or when docker stops the plugin.
 ///
-/// A separate thread waits for signals, because the pushing thread may block on a write to a terminal or pipe that
-/// has no reader. If the command does not end within the grace period, or two more signals arrive, that thread ends
-/// the process.
+/// A separate thread waits for signals, because the main thread may block on a write to a terminal or pipe that has
+/// no reader. After the first signal, the command has a grace period to finish. Then the separate thread exits the
+/// process; two more signals shorten the grace period.
 async fn cancelled() -> u8 {
     const GRACE: Duration = Duration::from_secs(2);
     let (tell, told) = oneshot::channel();
@@ -101,7 +102,7 @@ async fn cancelled() -> u8 {
             let Ok(mut signals) = Signals::catch() else { return };
             drop(ready);
             let status = signals.first_reason().await;
-            // The receiver is dropped if the command has ended.
+            // Sending fails if the command has finished, because the receiver is dropped.
             let _ = tell.send(status);
             // docker also kills a plugin at the third signal.
             let insisted = async {
@@ -112,29 +113,31 @@ async fn cancelled() -> u8 {
             process::exit(status.into());
         });
     });
-    // Waits until every signal is caught, before any prompt can start.
+    // Waits until the separate thread catches all signals, before any prompt can start.
     let _ = is_ready.recv();
     match told.await {
         Ok(status) => status,
-        // Without the thread, signals keep their default action, which ends the process.
+        // If the separate thread could not start, signals keep their default action, which kills the process.
         Err(_) => std::future::pending().await,
     }
 }
 
 impl Signals {
-    /// Waits for a signal or for docker to close its control socket, and returns the exit status for it.
+    /// Waits until a signal arrives or docker closes the plugin's control socket. Returns the exit status for that
+    /// event.
     async fn first_reason(&mut self) -> u8 {
         tokio::select! {
             status = self.next() => status,
             () = plugin::stopped_by_docker() => {
-                // With `docker regpush … | tee` both arrive together; the signal determines the status.
+                // In `docker regpush … | tee`, docker closes the socket when the signal arrives. The signal
+                // determines the exit status.
                 tokio::time::timeout(Duration::from_millis(50), self.next()).await.unwrap_or(INTERRUPTED)
             }
         }
     }
 }
 
-/// On Windows, only Ctrl-C is handled.
+/// The signals that stop the program on Windows: only Ctrl-C.
 #[cfg(windows)]
 struct Signals(tokio::signal::windows::CtrlC);
 
@@ -150,8 +153,9 @@ impl Signals {
     }
 }
 
-/// docker handles SIGINT and SIGTERM even if they are ignored, as in the background of a script, but not SIGHUP, so
-/// that `nohup docker …` continues.
+/// The signals that stop the program on Unix. Like docker, the program catches SIGINT and SIGTERM even if these
+/// signals are ignored, as in the background of a script. An ignored SIGHUP stays ignored, so that `nohup docker …`
+/// continues.
 #[cfg(unix)]
 struct Signals {
     interrupt: Signal,
@@ -183,13 +187,14 @@ impl Signals {
             _ = self.interrupt.recv() => INTERRUPTED,
             _ = self.terminate.recv() => 143,
             _ = hangup => 129,
-            // Ctrl-\, which also ends docker.
+            // SIGQUIT (Ctrl-\) stops docker too.
             _ = self.quit.recv() => 131,
         }
     }
 }
 
-/// Returns whether SIGHUP is ignored, as under `nohup`. Only Linux reports this (proc(5), `SigIgn`, the lowest bit).
+/// Returns whether the process ignores SIGHUP, as under `nohup`. Returns `false` on systems other than Linux, which
+/// do not report ignored signals. Source: proc(5), `SigIgn`, lowest bit.
 #[cfg(unix)]
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

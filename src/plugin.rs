@@ -1,21 +1,21 @@
-//! The interface between docker and its plugins: how docker finds, calls and stops them.
+//! The interface between docker and a plugin: how docker finds, runs and stops the plugin.
 //!
 //! Source: docker/cli `cli-plugins/metadata`, `cli-plugins/manager` and `cli-plugins/socket`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 
-/// The metadata that docker requests; the file is its only source.
+/// The metadata that docker requests from the plugin.
 const METADATA: &str = include_str!("../plugin-metadata/metadata.json");
 pub const NAME: &str = "regpush";
 
-/// Returns whether docker requests the metadata. It uses exactly this argument, before each run of the plugin and
-/// for each `docker --help`.
+/// Returns whether argv is docker's request for the metadata of the plugin. docker sends this request before each run
+/// of the plugin and for each `docker --help`.
 pub fn wants_metadata(args: &[OsString]) -> bool {
     matches!(args, [_, word] if word == "docker-cli-plugin-metadata")
 }
 
-/// Writes the metadata: one JSON object.
+/// Writes the metadata of the plugin: one JSON object.
 ///
 /// # Errors
 /// stdout is closed or full.
@@ -24,7 +24,8 @@ pub fn write_metadata(mut out: impl Write) -> io::Result<()> {
     out.flush()
 }
 
-/// Returns the argument of a hook call: the JSON that docker passes after a command that has a hook.
+/// Returns the JSON that docker passes to the plugin's hook after a command such as `docker push`; `None` if docker
+/// does not run the hook.
 pub fn hook_question(args: &[OsString]) -> Option<&OsStr> {
     match args {
         [_, name, word, question] if name == NAME && word == "docker-cli-plugin-hooks" => Some(question),
@@ -32,11 +33,11 @@ pub fn hook_question(args: &[OsString]) -> Option<&OsStr> {
     }
 }
 
-/// Waits until docker closes the control socket: docker wants the plugin to stop, or has ended. Without docker,
-/// waits forever, since then only signals stop the plugin.
+/// Waits until docker closes the control socket, because docker stops the plugin or has itself exited. If a user runs
+/// the plugin without docker, waits forever, since only signals then stop the plugin.
 ///
-/// docker never writes to the socket, so end of file and error both mean stop. If docker's stdout is a terminal,
-/// docker leaves stopping to the terminal's own signal.
+/// docker never writes to the socket, so end of file or a read error means that the plugin must stop. If docker's
+/// stdout is a terminal, docker does not close the socket, since the terminal sends the signal to the plugin.
 #[cfg(unix)]
 pub async fn stopped_by_docker() {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -50,7 +51,7 @@ pub async fn stopped_by_docker() {
 #[cfg(unix)]
 async fn until_hung_up(name: &str) {
     use tokio::io::AsyncReadExt as _;
-    // `@name` is an abstract socket; its address on Linux begins with a NUL byte.
+    // `@name` means an abstract socket, whose address on Linux begins with a NUL byte.
     let path = name.strip_prefix('@').map_or_else(|| name.to_owned(), |rest| format!("\0{rest}"));
     let Ok(mut socket) = tokio::net::UnixStream::connect(path).await else {
         return std::future::pending().await;
@@ -59,7 +60,8 @@ async fn until_hung_up(name: &str) {
     while socket.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
 }
 
-/// Waits until the parent process changes, which means that docker has ended. docker before 25 has no socket.
+/// Waits until the parent process changes, which means that docker has exited. docker before 25 has no control
+/// socket.
 #[cfg(unix)]
 async fn until_orphaned() {
     use rustix::process::getppid;
@@ -70,7 +72,8 @@ async fn until_orphaned() {
     }
 }
 
-/// docker uses a Unix socket on Windows too, which tokio does not support there; only Ctrl-C stops the plugin.
+/// Waits forever, so that only Ctrl-C stops the plugin on Windows. docker's control socket is a Unix socket, which
+/// tokio does not support on Windows.
 #[cfg(windows)]
 pub async fn stopped_by_docker() {
     std::future::pending().await
@@ -85,7 +88,7 @@ mod tests {
     #[test]
     fn metadata_is_one_object_that_docker_accepts() {
         let metadata: Value = serde_json::from_str(METADATA).expect("metadata is one JSON object");
-        // docker before 28.5 accepts no other version.
+        // docker before 28.5 accepts no other schema version.
         assert_eq!(metadata["SchemaVersion"], "0.1.0");
         assert_eq!(metadata["Version"], env!("CARGO_PKG_VERSION"));
         assert!(metadata["Vendor"].as_str().is_some_and(|vendor| !vendor.is_empty()));

@@ -1,4 +1,4 @@
-//! Writes to stdout and stderr outside of a presenter.
+//! Prints messages to stdout and stderr without a presenter.
 
 use std::io::{self, Write as _};
 
@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::palette::Palette;
 use crate::text::sanitize;
 
-/// Prints a line on stderr. Ignores errors, since there is no other place to report them.
+/// Prints a line on stderr. Ignores write errors, since errors could only be reported on stderr too.
 pub fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -20,7 +20,8 @@ pub fn print(text: &str) -> Result<(), Error> {
     unless_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// Turns a closed pipe into success: its reader needs no more output (`docker regpush ls | head -1`).
+/// Turns the error of a closed pipe into success, since the reader needs no more output (`docker regpush ls | head
+/// -1`).
 pub fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -28,7 +29,7 @@ pub fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
     }
 }
 
-/// Prints an error and its hint.
+/// Prints an error and its hint on stderr.
 pub fn tell_error(error: &Error) {
     tell(&Palette::of(&io::stderr()).error(&worded(error)));
 }

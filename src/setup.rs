@@ -1,4 +1,4 @@
-//! Sets up the credentials, engine, registry and terminal of a command from its options.
+//! Sets up the credentials, engine, registry and terminal for a command, from the options of the command.
 
 use std::io::{self, Read as _};
 use std::time::Duration;
@@ -20,15 +20,16 @@ use crate::registry::access::Access;
 use crate::secret::Secret;
 use crate::text::with_causes;
 
-/// Timeout of a credential helper if there is no terminal on which it could prompt.
+/// Timeout of a credential helper if no terminal is available for prompts of the helper.
 const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
 
-/// Maximum size in bytes. Tokens have a few thousand; longer input is the wrong file, or endless.
+/// Maximum size of a password on stdin, in bytes. Tokens have a few thousand bytes, so longer input is a wrong file
+/// or endless.
 const MAX_PASSWORD: u64 = 64 << 10;
 
-/// Returns the sources of credentials for this call, and the terminal for prompts, if there is one.
+/// Returns the keyring with all sources of credentials, and the terminal for prompts if there is one.
 ///
-/// * `warn`: receives the reason if config.json cannot be read.
+/// * `warn`: receives the error message if config.json cannot be read.
 pub fn keyring(
     docker: &DockerOptions,
     given: Option<Credentials>,
@@ -49,14 +50,15 @@ pub fn keyring(
     Ok((Keyring { given, variable, config, config_problem, helper_timeout }, terminal))
 }
 
-/// Connects to the engine that these options and this config select.
+/// Connects to the engine that docker's options and config.json select.
 pub async fn engine(docker: &DockerOptions, config: &Config) -> Result<Engine, Error> {
     let endpoint = Endpoint::resolve(&choice(docker), config)?;
     let headers = headers::custom(config)?;
     Ok(Engine::connect(endpoint, headers, trace(docker)).await?)
 }
 
-/// Connects to a registry with the engine's settings for registries; without an engine, with docker's defaults.
+/// Connects to a registry, with the engine's settings for registries. Without an engine, uses docker's default
+/// settings.
 pub async fn registry(
     docker: &DockerOptions,
     engine: Option<&mut Engine>,
@@ -78,7 +80,7 @@ pub async fn registry(
     Ok(Registry::connect(domain, access).await?)
 }
 
-/// Returns which engine docker's options and variables select.
+/// Returns the choice of an engine from docker's options and environment variables.
 pub fn choice(docker: &DockerOptions) -> Choice {
     let choice = Choice {
         host: docker.hosts.first().cloned(),
@@ -97,7 +99,8 @@ pub fn choice(docker: &DockerOptions) -> Choice {
     choice.with_environment()
 }
 
-/// Returns the credentials of `--username` and `--password-stdin`, or of `--anonymous`. May read stdin.
+/// Returns the credentials of `--username` and `--password-stdin`, or empty credentials for `--anonymous`; `None`
+/// without these options. With `--username`, reads the password from stdin.
 pub fn given_login(options: &CredentialArgs) -> Result<Option<Credentials>, Error> {
     if options.anonymous {
         return Ok(Some(Credentials::anonymous()));
@@ -113,7 +116,7 @@ pub fn password_from_stdin() -> Result<Secret, Error> {
     if read.map_err(Error::PasswordUnreadable)? as u64 > MAX_PASSWORD {
         return Err(Error::PasswordTooLong);
     }
-    // Removes only one line end: passwords may end in spaces.
+    // Removes only one line end, and no spaces, since a password may end in spaces.
     let password = text
         .expose()
         .strip_suffix('\n')
@@ -124,7 +127,7 @@ pub fn password_from_stdin() -> Result<Secret, Error> {
     Ok(Secret::new(password.to_owned()))
 }
 
-/// The function that prints HTTP calls for `--debug`; `None` without that option.
+/// Returns the function that prints HTTP requests for `--debug`; `None` without `--debug`.
 pub fn trace(docker: &DockerOptions) -> Option<Trace> {
     docker.is_debug().then_some(|line| tell(&format!("debug: {line}")))
 }

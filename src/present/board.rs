@@ -1,4 +1,4 @@
-//! The state of all images of a call: a fold over their updates.
+//! Computes the state of all images from the updates of the images.
 
 use std::time::{Duration, Instant};
 
@@ -8,32 +8,32 @@ use crate::present::rate::Rate;
 use crate::progress::{Layer, Progress};
 use crate::text::{amount, amounts, span};
 
-/// All images, and the time of the last measurement.
+/// The state of all images, and the time of the last measurement.
 pub struct Board {
     pub rows: Vec<Row>,
     now: Instant,
 }
 
-/// One image.
+/// The state of one image.
 pub struct Row {
     pub name: String,
     pub phase: Phase,
     pub progress: Progress,
     pub rate: Rate,
-    /// Bytes sent and total bytes of an image that has ended.
+    /// Bytes sent and total bytes of the image, set when the push of the image ends.
     bytes: (u64, u64),
-    /// The rate of each layer, in the order of [`Progress::layers`].
+    /// The upload rate of each layer, in the order of [`Progress::layers`].
     layer_rates: Vec<Rate>,
-    /// Start of the phase.
+    /// The time at which the current phase began.
     since: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The image has not started.
+    /// The push of the image has not started.
     Waiting,
     Running,
-    /// An attempt failed; the next one starts at `at`.
+    /// An attempt failed. Attempt `number` of `of` starts at the time `at`.
     Retrying {
         number: u32,
         of: u32,
@@ -75,14 +75,14 @@ impl Board {
             }
             Update::Finished(_) => {
                 row.enter(Phase::Ended, now);
-                // The layers of an ended image are not shown any more.
+                // Drops the layers, since layers are not shown after the push of the image has ended.
                 (row.bytes, row.layer_rates) = (row.progress.bytes(), Vec::new());
                 row.progress = Progress::default();
             }
         }
     }
 
-    /// Updates the time, and the rates of the images under way.
+    /// Sets the current time, and updates the upload rates of the images under way.
     pub fn measure(&mut self, now: Instant) {
         self.now = now;
         for row in self.rows.iter_mut().filter(|row| row.is_under_way()) {
@@ -95,7 +95,7 @@ impl Board {
         }
     }
 
-    /// Returns the name of an image if the call has several.
+    /// Returns the name of an image; `None` if the board has only one image.
     pub fn name_among_others(&self, at: usize) -> Option<&str> {
         self.rows.get(at).filter(|_| self.rows.len() > 1).map(|row| row.name.as_str())
     }
@@ -104,8 +104,8 @@ impl Board {
         self.rows.iter().filter(|row| row.is_under_way())
     }
 
-    /// Returns the parts of `42 %  310 of 740 MB  12 MB/s  36 s left`, summed over the images that are under way or
-    /// ended; for a single image also the time since its phase began.
+    /// Returns the segments of a line such as `42 %  310 of 740 MB  12 MB/s  36 s left`, summed over the images. For
+    /// a single image, adds the time since the current phase of the image began.
     pub fn totals(&self) -> Vec<String> {
         let (mut sent, mut all, mut rate, mut left) = (0_u64, 0_u64, 0_u64, None);
         for row in &self.rows {
@@ -116,7 +116,7 @@ impl Board {
             (sent, all) = (sent.saturating_add(row_sent), all.saturating_add(row_all));
             if row.phase == Phase::Running {
                 rate = rate.saturating_add(row.rate.per_second());
-                // Images that run at once are done when the last of them is.
+                // All images are done when the slowest image is done, so the longest time counts.
                 left = left.max(row.rate.time_for(row_all - row_sent));
             }
         }
@@ -138,7 +138,7 @@ impl Board {
         self.now.saturating_duration_since(row.since)
     }
 
-    /// Describes the progress of one image: `42 %  310 of 740 MB  12 MB/s  36 s left  3 of 7 layers`.
+    /// Describes the progress of one image, as in `42 %  310 of 740 MB  12 MB/s  36 s left  3 of 7 layers`.
     pub fn standing(&self, row: &Row) -> String {
         if let Some(retry) = self.retry(row) {
             return retry;
@@ -150,7 +150,8 @@ impl Board {
         parts.join("  ")
     }
 
-    /// Returns the wait before a retry, `3 of 7 layers`, or the time since the phase began if no layer is known.
+    /// Describes the stage of an image: the wait before a retry, or a count such as `3 of 7 layers`. If the engine
+    /// has reported no layers, gives the time since the current phase began.
     pub fn stage(&self, row: &Row) -> String {
         if let Some(retry) = self.retry(row) {
             return retry;
@@ -168,7 +169,7 @@ impl Board {
     fn retry(&self, row: &Row) -> Option<String> {
         let Phase::Retrying { number, of, at } = &row.phase else { return None };
         let wait = at.saturating_duration_since(self.now);
-        // Rounded up, since `0 s` would mean now.
+        // Rounds the wait up to whole seconds, since `0 s` would mean that the attempt starts now.
         Some(format!(
             "attempt {number} of {of} in {}",
             span(Duration::from_secs(wait.as_millis().div_ceil(1000) as u64))
@@ -181,7 +182,8 @@ impl Row {
         (self.phase, self.since) = (phase, now);
     }
 
-    /// Whether all sizes are known. The classic store reports the size of a layer only when it starts to send it.
+    /// Returns whether the sizes of all layers are known. The classic store reports the size of a layer only when the
+    /// upload of the layer starts.
     fn has_all_sizes(&self) -> bool {
         match self.phase {
             Phase::Waiting => false,
@@ -190,7 +192,8 @@ impl Row {
         }
     }
 
-    /// Returns the fraction that is done, 0 to 1. Each layer counts the same, since not all sizes are known.
+    /// Returns the fraction of the image that is done, 0 to 1. All layers have equal weight, since the sizes of some
+    /// layers may be unknown.
     fn done(&self) -> f64 {
         let of_layer = |layer: &Layer| match layer.total {
             _ if layer.state.is_final() => 1.0,
@@ -209,7 +212,7 @@ impl Row {
         matches!(self.phase, Phase::Running | Phase::Retrying { .. })
     }
 
-    /// Returns the layers that are shown, with their rates.
+    /// Returns the layers that a presenter shows, each with its upload rate.
     pub fn active_layers(&self) -> impl Iterator<Item = (&Layer, Rate)> {
         let rates = self.layer_rates.iter().copied().chain(std::iter::repeat(Rate::default()));
         let layers = self.progress.layers().iter().zip(rates);
@@ -217,9 +220,10 @@ impl Row {
     }
 }
 
-/// Formats what is known about bytes, one part each.
+/// Formats the known numbers of an upload as segments of a line: percentage, bytes, rate and time left.
 ///
-/// * `done`: the fraction that is done, 0 to 1, if some sizes are not known yet; the time left is then unknown too.
+/// * `done`: the fraction that is done, 0 to 1, if the sizes of some layers are unknown. `None`: all sizes are known,
+///   so the time left is shown.
 fn bytes(sent: u64, all: u64, done: Option<f64>, rate: u64, left: Option<Duration>) -> Vec<String> {
     let mut parts = Vec::new();
     match done {
@@ -242,7 +246,7 @@ fn bytes(sent: u64, all: u64, done: Option<f64>, rate: u64, left: Option<Duratio
     parts
 }
 
-/// Returns whether `event` only repeats an earlier one.
+/// Returns whether `event` repeats an earlier [`Event::Pushed`] of the same tag.
 pub fn is_said_again(progress: &Progress, event: &Event) -> bool {
     matches!(event, Event::Pushed { tag, .. } if progress.pushed.iter().any(|pushed| pushed.tag == *tag))
 }

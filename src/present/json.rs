@@ -1,5 +1,5 @@
-//! For programs: prints one JSON object per line. A public format, described by `docs/events.schema.json`: fields
-//! may be added, never renamed.
+//! Shows progress for programs: prints one JSON object per line. The format is public, and `docs/events.schema.json`
+//! describes it. Fields may be added, but never renamed.
 
 use std::io::Write;
 use std::time::SystemTime;
@@ -16,9 +16,9 @@ use crate::progress::Progress;
 
 #[derive(Serialize)]
 struct Line<'a> {
-    /// RFC 3339, in UTC.
+    /// Time of the event in the format of RFC 3339, in UTC.
     time: String,
-    /// The canonical reference of the image that the event is about.
+    /// The canonical reference of the image that the event concerns; omitted if the event concerns all images.
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<&'a str>,
     #[serde(flatten)]
@@ -29,7 +29,8 @@ struct Line<'a> {
 #[serde(tag = "event", rename_all = "lowercase")]
 enum JsonEvent<'a> {
     Start,
-    /// Sizes in bytes, as the engine counts them; `null` if it has not reported one.
+    /// The state of a layer. `current` and `total` are the sent bytes and all bytes of the layer, as reported by the
+    /// engine. `total` is `null` if the engine has not reported the size.
     Layer {
         id: &'a str,
         state: &'static str,
@@ -51,18 +52,18 @@ enum JsonEvent<'a> {
 
 pub struct Json<W> {
     lines: Lines<W>,
-    /// The name of each image, and the progress of its push.
+    /// The canonical reference of each image, and the progress of the push of that image.
     images: Vec<(String, Progress)>,
 }
 
 impl<W: Write> Json<W> {
-    /// * `names`: canonical.
+    /// * `names`: the canonical references of the images.
     pub fn new(out: W, names: Vec<String>) -> Self {
         let images = names.into_iter().map(|name| (name, Progress::default())).collect();
         Self { lines: Lines::new(out, Palette::default()), images }
     }
 
-    /// Returns the writer.
+    /// Returns the writer to which this presenter prints.
     pub fn into_inner(self) -> W {
         self.lines.out
     }
@@ -94,7 +95,7 @@ impl<W: Write> Json<W> {
                 let message = format!("{tag}: digest: {digest} size: {size}");
                 self.tell(at, JsonEvent::Note { level: "engine", message: &message });
             }
-            // Part of the result, or a repetition.
+            // Other events are part of the result of the push, or repeat an earlier event.
             _ => {}
         }
     }
@@ -115,7 +116,7 @@ impl<W: Write> Presenter for Json<W> {
                 let (number, of) = (next.number, next.of);
                 self.tell(at, JsonEvent::Attempt { number, of, reason, wait_seconds });
             }
-            // The fields of the result follow ours.
+            // Prints the fields `time` and `event`, followed by the fields of the result.
             Update::Finished(ending) => {
                 if let Some((_, progress)) = self.images.get_mut(at) {
                     *progress = Progress::default();
@@ -148,7 +149,7 @@ fn now() -> String {
     format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
-/// Returns the state of a layer as one word.
+/// Returns the word for the state of a layer in the JSON output.
 fn name(state: &LayerState) -> &'static str {
     match state {
         LayerState::Preparing => "preparing",
@@ -162,7 +163,7 @@ fn name(state: &LayerState) -> &'static str {
     }
 }
 
-/// Returns the details that the word leaves out.
+/// Returns a message with the details of a layer's state; `None` if the state has no details.
 fn text(state: &LayerState) -> Option<String> {
     match state {
         LayerState::MountedFrom(_) | LayerState::Retrying { .. } | LayerState::Other(_) => {
@@ -205,7 +206,7 @@ mod tests {
             &Update::Finished(Ending { is_failure: false, text: "", json: r#"{"status":"pushed"}"# }),
         );
         let shown = String::from_utf8(json.lines.out).unwrap();
-        // Each line begins with the time.
+        // Removes the time at the start of each line.
         let shown: Vec<&str> =
             shown.lines().map(|line| &line[r#"{"time":"2026-11-22T10:11:12.345Z","#.len()..]).collect();
         insta::assert_snapshot!(shown.join("\n"), @r#"

@@ -1,14 +1,14 @@
-//! Lines on stderr that are held back while a prompt uses the terminal.
+//! Writes lines to stderr, and holds lines back while a prompt uses the terminal.
 
 use std::io::Write;
 
 use crate::palette::Palette;
 use crate::present::presenter::{Ending, Level};
 
-/// Number of lines kept while a prompt waits for an answer; later lines are dropped.
+/// Maximum number of lines that are held back during a prompt. Further lines are dropped.
 pub const MAX_HELD: usize = 1000;
 
-/// Writes lines; keeps them back while a prompt waits for an answer.
+/// Writes lines to `out`. During a prompt, lines are stored in `held`, and written after the prompt.
 pub struct Lines<W> {
     pub out: W,
     pub palette: Palette,
@@ -29,7 +29,7 @@ impl<W: Write> Lines<W> {
     }
 
     pub(super) fn line_now(&mut self, line: &str) {
-        // In one write, since other processes may write to stderr too.
+        // Writes the line and the line end in one write, since other processes may write to stderr at the same time.
         let _ = self.out.write_all(format!("{line}\n").as_bytes());
     }
 
@@ -41,7 +41,7 @@ impl<W: Write> Lines<W> {
     }
 }
 
-/// Formats a line for people. With several images, it names the image that the line is about.
+/// Formats a line for people. If `name` is given, notes and warnings begin with this name of an image.
 pub fn worded(palette: Palette, name: Option<&str>, level: Level, line: &str) -> String {
     let about = name.map(|name| format!("{name}: ")).unwrap_or_default();
     match level {
@@ -51,7 +51,7 @@ pub fn worded(palette: Palette, name: Option<&str>, level: Level, line: &str) ->
     }
 }
 
-/// Returns the text about the end of an image, in colour.
+/// Returns the message about the result of a push, in the colour for success or failure.
 pub fn worded_ending(palette: Palette, ending: &Ending<'_>) -> String {
     if ending.is_failure { palette.error(ending.text) } else { palette.done(ending.text) }
 }

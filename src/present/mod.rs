@@ -1,5 +1,5 @@
-//! Shows on stderr how a call proceeds. Each mode is a fold over the updates of the images; none of them knows
-//! HTTP.
+//! Shows the progress of pushes on stderr. Each progress mode has a presenter, which receives the updates of all
+//! images. Presenters do not use HTTP.
 //!
 //! Write errors are ignored, since a closed stderr must not fail a push.
 
@@ -22,18 +22,18 @@ use crate::present::presenter::Presenter;
 use crate::present::raw::{Raw, Silent};
 use crate::present::tty::{Tty, terminal_size};
 
-/// An image, as presenters name it.
+/// The names under which presenters show an image.
 pub struct ImageName {
-    /// For people.
+    /// The familiar reference, for people.
     pub familiar: String,
-    /// For programs.
+    /// The canonical reference, for programs.
     pub canonical: String,
 }
 
-/// Returns the presenter of a mode, which writes to stderr.
+/// Returns the presenter of a progress mode. The presenter writes to stderr.
 ///
-/// * `mode`: `Auto`, for a caller that has not chosen, is the same as `Plain`.
-/// * `names`: names of the images, in the order asked.
+/// * `mode`: the progress mode; `Auto` is the same as `Plain`.
+/// * `names`: the names of the images, in the order that the user typed.
 pub fn for_mode(mode: ProgressMode, names: Vec<ImageName>) -> Box<dyn Presenter> {
     let (familiar, canonical) = names.into_iter().map(|name| (name.familiar, name.canonical)).unzip();
     let out = io::stderr();

@@ -1,4 +1,4 @@
-//! For logs: prints a line for each important change, and every 10 s the progress of each image.
+//! Shows progress in logs: prints a line for each important event, and the progress of each image every 10 s.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use crate::present::board::{Board, is_said_again};
 use crate::present::lines::{Lines, worded, worded_ending};
 use crate::present::presenter::{Level, Presenter, Update};
 
-/// Maximum number of lines about single layers in a call. An image has seven layers or so; more lines only make the
-/// log longer, and the totals say the same.
+/// Maximum number of lines about single layers in one run. An image has about seven layers. After this number of
+/// lines, the log shows only counts of layers.
 const MAX_LAYER_LINES: usize = 60;
 
 pub struct Plain<W> {
@@ -25,12 +25,12 @@ impl<W: Write> Plain<W> {
         Self { lines: Lines::new(out, palette), board: Board::new(names, Instant::now()), layer_lines: 0 }
     }
 
-    /// Returns the writer.
+    /// Returns the writer to which this presenter prints.
     pub fn into_inner(self) -> W {
         self.lines.out
     }
 
-    /// Prints a line, preceded by the name of the image if there are several.
+    /// Prints a line about an image. If there are several images, the line begins with the name of the image.
     fn line(&mut self, at: usize, line: &str) {
         let line = worded(self.lines.palette, self.board.name_among_others(at), Level::Note, line);
         self.lines.line(&line);
@@ -49,16 +49,16 @@ impl<W: Write> Plain<W> {
                     _ => {}
                 }
             }
-            // The line of `Update::Start` has said so already.
+            // The engine's opening line only repeats the reference, which was printed for `Update::Start`.
             Event::Note { text } if is_opening(text) => {}
             Event::Note { text } => self.line(at, text),
-            // The classic store repeats it in `aux`.
+            // The classic store repeats the tag and digest in `aux`.
             Event::Pushed { .. } if is_said_again(&row.progress, event) => {}
             Event::Pushed { tag, digest, size } => {
                 let line = format!("{tag}: digest: {digest} size: {size}");
                 self.line(at, &self.lines.palette.dim(&line));
             }
-            // Reported with the result, or not important.
+            // These events are reported with the result of the push, or are not important.
             Event::Refused { .. }
             | Event::ContentMissing
             | Event::PlatformInsteadOfIndex(_)
@@ -115,16 +115,16 @@ impl<W: Write> Presenter for Plain<W> {
     }
 }
 
-/// Whether a new state of a layer gets a line: the layer was sent, or something delays it. The other states are
-/// only counted, in the progress and in the summary.
+/// Returns whether a new state of a layer is printed: the layer was sent, is delayed, or has an unknown state. Layers
+/// in other states are only counted, in the progress lines and in the summary.
 fn is_news(before: Option<&LayerState>, now: &LayerState) -> bool {
     match (before, now) {
         (Some(LayerState::Other(before)), LayerState::Other(now)) => before != now,
-        // A new wait, not the countdown of the current one.
+        // A longer wait means a new retry. A shorter wait is the countdown of the current retry.
         (Some(LayerState::Retrying { seconds: before }), LayerState::Retrying { seconds: now }) => {
             now > before
         }
-        // The containerd store repeats it ten times a second.
+        // The containerd store reports the state `Pushed` ten times a second.
         (Some(LayerState::Pushed), LayerState::Pushed) => false,
         (_, LayerState::Pushed | LayerState::Retrying { .. } | LayerState::Other(_)) => true,
         _ => false,
@@ -213,7 +213,7 @@ mod tests {
         ");
     }
 
-    /// Other lines must not mix with a prompt.
+    /// Other lines must not appear among the lines of a prompt.
     #[test]
     fn holds_other_lines_back_during_a_prompt() {
         let mut plain = plain(&["app:1", "web:2"]);

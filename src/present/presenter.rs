@@ -1,4 +1,4 @@
-//! The interface of a presenter, and how the pushes of a call share one.
+//! The interface of presenters, and the reporter through which all pushes share one presenter.
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
@@ -6,62 +6,65 @@ use std::time::{Duration, Instant};
 use crate::event::Event;
 use crate::retry::NextAttempt;
 
-/// What happens to an image.
+/// A step in the push of an image, which a presenter shows.
 #[derive(Clone, Copy, Debug)]
 pub enum Update<'a> {
-    /// Work on the image starts; a dry run only inspects it.
+    /// Work on the image starts. A dry run only inspects the image.
     Start {
         is_dry_run: bool,
     },
-    /// A push starts. Progress of an earlier push no longer counts.
+    /// An attempt to push the image starts. Progress of an earlier attempt no longer counts.
     Push,
     Event(&'a Event),
-    /// An attempt failed for this reason; the next one follows after a wait.
+    /// An attempt failed. Contains the next attempt, which follows after a wait, and the reason of the failure.
     Wait(&'a NextAttempt, &'a str),
     Finished(Ending<'a>),
 }
 
-/// How an image ended.
+/// The result of the push of an image, as messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Ending<'a> {
     pub is_failure: bool,
-    /// For people; for a failure the error, with its hint on a second line. Empty if there is nothing to show.
+    /// The message for people. After a failure: the error, with the hint of the error on a second line. Empty if no
+    /// message is shown.
     pub text: &'a str,
-    /// The result as a line of `--format json`.
+    /// The result of the push as a line of `--format json`.
     pub json: &'a str,
 }
 
-/// How important a line is.
+/// The importance of a line. Decides in which progress modes the line is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Information on the progress; not shown with `--quiet`.
+    /// A line about progress; not shown with `--quiet`.
     Note,
-    /// Shown in every mode.
+    /// A line that is shown in every progress mode.
     Notice,
     Warning,
-    /// Part of a prompt: shown at once, even while other lines are held back.
+    /// A line of a prompt: shown at once, even while other lines are held back.
     Asking,
 }
 
-/// Images are identified by their index in the order asked, from 0.
+/// Shows the progress of pushes. The argument `at` is the index of an image, from 0, in the order that the user
+/// typed.
 pub trait Presenter {
     fn show(&mut self, at: usize, update: &Update<'_>);
 
-    /// Shows a line about an image, or about the call as a whole.
+    /// Shows a line about one image, or about all images (`None`).
     fn say(&mut self, at: Option<usize>, level: Level, line: &str);
 
-    /// Shows the progress. Called once in each [`period`](Self::period).
+    /// Shows the current progress. The caller calls `tick` once in each [`period`](Self::period).
     fn tick(&mut self, _now: Instant) {}
 
-    /// Returns the time between two calls of [`tick`](Self::tick); `None`: it is never called.
+    /// Returns the time between two calls of [`tick`](Self::tick); `None`: `tick` is never called.
     fn period(&self) -> Option<Duration> {
         None
     }
 
-    /// Starts or ends a prompt on the terminal. Until it ends, only lines of the prompt are written.
+    /// Announces that a prompt on the terminal starts (`true`) or ends (`false`). During a prompt, only lines of the
+    /// prompt are written.
     fn hold(&mut self, is_asking: bool);
 
-    /// Clears the redrawn lines until the next tick, so that other text can be written.
+    /// Clears the redrawn lines until the next [`tick`](Self::tick), so that the caller can write to the terminal.
     fn clear(&mut self) {}
 
     /// Returns whether this presenter uses [`Event::Object`].
@@ -70,7 +73,7 @@ pub trait Presenter {
     }
 }
 
-/// The presenter of a call, shared by the pushes that run at once.
+/// The only presenter of the program, shared by the pushes that run at the same time.
 pub struct Reporter {
     presenter: RefCell<Box<dyn Presenter>>,
     is_held: Cell<bool>,
@@ -99,13 +102,13 @@ impl Reporter {
         Held(self)
     }
 
-    /// Whether a prompt waits for an answer.
+    /// Returns whether a prompt waits for input from the user.
     pub fn is_held(&self) -> bool {
         self.is_held.get()
     }
 
     pub fn tick(&self) {
-        // Skipped during a prompt, because a tick that is held back would show old figures.
+        // Skips the tick during a prompt, because lines that are held back would show outdated progress.
         if !self.is_held() {
             self.presenter.borrow_mut().tick(Instant::now());
         }
@@ -120,7 +123,7 @@ impl Reporter {
     }
 }
 
-/// Shows the events of one image.
+/// Shows the updates of one image through the shared reporter.
 #[derive(Clone, Copy)]
 pub struct ImageReporter<'a> {
     pub reporter: &'a Reporter,

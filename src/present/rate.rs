@@ -1,9 +1,10 @@
-//! Measures how fast bytes are sent.
+//! Measures how fast the engine sends the bytes of layers.
 
 use std::time::{Duration, Instant};
 
-/// Bytes per second: the plain average over the first few seconds, then a moving average in which older
-/// measurements count less and less. The bytes sent first often only fill buffers.
+/// An upload rate in bytes per second. For the first few seconds, the rate is the plain average since the start,
+/// because the first bytes often only fill buffers. Later, the rate is a moving average, in which older measurements
+/// have less weight.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rate {
     started: Option<Instant>,
@@ -12,7 +13,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Age at which a measurement counts for about 1/e.
+    /// Age at which the weight of a measurement has dropped to about 1/e.
     const MEMORY: Duration = Duration::from_secs(3);
 
     /// Adds a measurement: the number of bytes sent so far.
@@ -23,24 +24,25 @@ impl Rate {
         };
         let seconds = now.saturating_duration_since(before).as_secs_f64();
         if bytes < had {
-            // A layer is sent again or has another size, so earlier measurements do not apply.
+            // The count of bytes has dropped: a layer is sent again or has another size, so earlier measurements do
+            // not apply.
             *self = Self { started: Some(now), last: Some((now, bytes)), per_second: 0.0 };
         } else if seconds > 0.0 {
             let measured = (bytes - had) as f64 / seconds;
             let all = self.started.map_or(seconds, |started| (now - started).as_secs_f64());
-            // Does not use `exp`, because it alone would load libm at every start.
+            // Does not use `exp`: for this one function, libm would be loaded at every start of the program.
             let weight = (seconds / all).max(seconds / (seconds + Self::MEMORY.as_secs_f64()));
             self.per_second += (measured - self.per_second) * weight;
             self.last = Some((now, bytes));
         }
     }
 
-    /// Returns bytes per second; 0 if nothing is sent, or nothing is known.
+    /// Returns the rate in bytes per second; 0 before the second measurement, or if no bytes are being sent.
     pub fn per_second(&self) -> u64 {
         self.per_second as u64
     }
 
-    /// Returns how long so many bytes will take; `None` if nothing is sent.
+    /// Estimates how long the upload of `bytes` takes; `None` if no bytes are being sent.
     pub fn time_for(&self, bytes: u64) -> Option<Duration> {
         (self.per_second >= 1.0).then(|| Duration::from_secs((bytes as f64 / self.per_second) as u64))
     }

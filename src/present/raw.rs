@@ -1,4 +1,5 @@
-//! `--progress rawjson`: prints the engine's own objects, one per line. `none`: prints only what the user must see.
+//! Implements `--progress rawjson`, which prints the engine's own JSON objects, one per line. Implements `--progress
+//! none`, which prints only warnings, prompts and failures.
 
 use std::io::Write;
 
@@ -7,13 +8,13 @@ use crate::palette::Palette;
 use crate::present::lines::{Lines, worded, worded_ending};
 use crate::present::presenter::{Level, Presenter, Update};
 
-/// Shows only warnings, prompts and failures, as for `--quiet`.
+/// Shows only warnings, prompts and failures, for `--progress none` and `--quiet`.
 pub struct Silent<W> {
     lines: Lines<W>,
     names: Vec<String>,
 }
 
-/// Shows the engine's objects, and otherwise the same as [`Silent`].
+/// Shows the engine's JSON objects, and also the warnings, prompts and failures that [`Silent`] shows.
 pub struct Raw<W>(Silent<W>);
 
 impl<W: Write> Silent<W> {

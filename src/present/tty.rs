@@ -1,7 +1,8 @@
-//! For a terminal: redraws in place the images under way with their layers, and a line of totals.
+//! Shows progress on a terminal: redraws the lines of the images under way, of their layers, and of the totals.
 //!
-//! [`render`] is pure; [`Tty`] writes the rows that changed, in one write per frame. indicatif was measured at 13
-//! to 76 times the bytes, since it redraws every line in full width.
+//! [`render`] is pure, and returns the lines of a frame. [`Tty`] writes only the rows that changed, in one write per
+//! frame. In a measurement, the crate indicatif wrote 13 to 76 times as many bytes, since indicatif redraws every
+//! line in full width.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -19,18 +20,20 @@ use crate::present::rate::Rate;
 use crate::progress::Layer;
 use crate::text::{amount, amounts};
 
-/// Columns and rows.
+/// The size of a terminal: columns, then rows.
 pub type Size = (usize, usize);
 
-/// Engines send 8 to 10 events a second for each layer; faster redrawing shows nothing new.
+/// Time between two frames. Engines send 8 to 10 events a second for each layer, so more frames would show nothing
+/// new.
 const FRAME: Duration = Duration::from_millis(100);
-/// Limits for the width of a bar, without its brackets.
+/// Minimum width of a progress bar in columns, without the brackets. Narrower bars are not shown.
 const MIN_BAR: usize = 10;
+/// Maximum width of a progress bar in columns, without the brackets.
 const MAX_BAR: usize = 40;
-/// Width of the rest of a layer's line: indent, id, brackets, bytes and rate, with the blanks between them.
+/// Width in columns of a layer's line without the progress bar: indent, layer id, brackets, bytes, rate and blanks.
 const BESIDE_BAR: usize = 2 + 12 + 2 + 2 + 2 + "999 of 999 MB".len() + 2 + "99.9 MB/s".len();
 
-/// Returns the size of the terminal on stderr, which is read again for each frame.
+/// Returns the current size of the terminal on stderr. Called for each frame, since the user may resize the terminal.
 pub fn terminal_size() -> Size {
     match terminal_size_of(io::stderr()) {
         Some((Width(columns @ 1..), Height(rows @ 1..))) => (columns.into(), rows.into()),
@@ -45,12 +48,12 @@ pub struct Tty<W: Write> {
     board: Board,
     /// Permanent lines that the next frame writes above the redrawn lines.
     above: Vec<String>,
-    /// The redrawn lines on the terminal; the cursor is at the start of the line below them.
+    /// The redrawn lines that the terminal shows now. The cursor is at the start of the row below these lines.
     shown: Vec<String>,
     /// Size of the terminal when `shown` was drawn.
     shown_size: Size,
-    /// Widths in columns of the lines that the terminal scrolled off when it became smaller, first line first. They
-    /// come back when it becomes taller.
+    /// Widths in columns of the redrawn lines that the terminal scrolled off when the terminal became smaller, first
+    /// line first. The terminal shows these lines again when the terminal becomes taller.
     scrolled_away: Vec<usize>,
     is_held: bool,
 }
@@ -70,8 +73,8 @@ impl<W: Write> Tty<W> {
         }
     }
 
-    /// Draws a frame in one write: moves to the first row, writes the permanent lines and each changed row, and
-    /// clears the rest.
+    /// Draws a frame in one write: moves the cursor to the first redrawn row, writes the permanent lines and each
+    /// changed row, and clears the rows below.
     fn draw(&mut self, lines: Vec<String>) {
         let size = (self.size)();
         let is_same = lines == self.shown && size == self.shown_size;
@@ -83,20 +86,24 @@ impl<W: Write> Tty<W> {
         let is_redrawn = rows > 0 || !lines.is_empty();
         let mut frame = String::new();
         if is_redrawn {
-            // Synchronized output: terminals that support it show the frame at once, others ignore it.
+            // Begins synchronized output: terminals that support this mode show the frame at once, and other
+            // terminals ignore the sequence.
             frame += "\x1b[?2026h";
         }
         if rows > 0 {
-            // The carriage return is needed if the terminal has echoed Ctrl-C at the cursor.
+            // Moves the cursor to the first redrawn row. The carriage return is needed if the terminal has echoed
+            // Ctrl-C.
             frame += &format!("\r\x1b[{rows}A");
         }
         if !is_kept && rows > 0 {
-            // The terminal was resized, or permanent lines take these rows. The first row is cleared alone: tmux
-            // treats clearing from the first row of the screen as leaving it, and keeps the cleared text.
+            // Clears all redrawn rows, since the terminal was resized or permanent lines replace these rows. Clears
+            // the first row separately, because tmux keeps text in its history if the whole screen is cleared at
+            // once.
             frame += "\x1b[K\x1b[1B\x1b[J\x1b[1A";
         }
         if !self.above.is_empty() {
-            // The permanent lines separate the lines that were scrolled off from the redrawn ones.
+            // Forgets the lines that were scrolled off, since permanent lines now separate them from the redrawn
+            // lines.
             self.scrolled_away.clear();
         }
         for line in self.above.drain(..) {
@@ -120,9 +127,9 @@ impl<W: Write> Tty<W> {
         (self.shown, self.shown_size) = (lines, size);
     }
 
-    /// Returns how many rows above the cursor the redrawn lines take in a terminal of this size. A terminal that
-    /// becomes narrower wraps lines that are too wide, and scrolls off those without room; one that becomes taller
-    /// brings these back. (Nearly all terminals do; xterm does not wrap.)
+    /// Returns how many rows above the cursor the redrawn lines occupy in a terminal of the given size. A terminal
+    /// that becomes narrower wraps lines that are too wide, and scrolls off lines without room. A terminal that
+    /// becomes taller shows the scrolled lines again. Nearly all terminals wrap lines after a resize; xterm does not.
     fn rows_taken(&mut self, (width, height): Size) -> usize {
         let rows = |columns: usize| columns.div_ceil(width.max(1)).max(1);
         let of_lines = |columns: &[usize]| columns.iter().map(|columns| rows(*columns)).sum::<usize>();
@@ -142,7 +149,7 @@ impl<W: Write> Tty<W> {
         taken
     }
 
-    /// Adds a permanent line about one image or all of them.
+    /// Adds a permanent line about one image, or about all images (`None`).
     fn keep(&mut self, at: Option<usize>, level: Level, line: &str) {
         if self.above.len() < MAX_HELD {
             let name = at.and_then(|at| self.board.name_among_others(at));
@@ -155,7 +162,7 @@ impl<W: Write> Presenter for Tty<W> {
     fn show(&mut self, at: usize, update: &Update<'_>) {
         self.board.show(at, update);
         match update {
-            // The header names the image.
+            // The engine's opening line only repeats the reference, which the header of the image shows.
             Update::Event(Event::Note { text }) if is_opening(text) => {}
             Update::Event(Event::Note { text }) => self.keep(Some(at), Level::Note, text),
             Update::Wait(next, reason) => {
@@ -201,22 +208,23 @@ impl<W: Write> Presenter for Tty<W> {
     }
 }
 
-/// Clears the screen: Ctrl-C drops the push in the middle of a frame.
+/// Clears the redrawn lines, because Ctrl-C or a panic may drop the presenter while the terminal shows a frame.
 impl<W: Write> Drop for Tty<W> {
     fn drop(&mut self) {
         self.draw(Vec::new());
     }
 }
 
-/// Returns the lines of a frame: the images under way, each with its active layers, then the totals. They take at
-/// least one row less than the terminal has, so that nothing scrolls, and one column less, so that none wraps.
+/// Returns the lines of a frame: the images under way, each with its active layers, then the totals. The frame has
+/// fewer rows than the terminal, so that no line scrolls off. Each line has fewer columns than the terminal, so that
+/// no line wraps.
 pub fn render(board: &Board, (width, height): Size) -> Vec<String> {
     let images: Vec<&Row> = board.under_way().collect();
     if images.is_empty() {
         return Vec::new();
     }
     let columns = width.saturating_sub(1);
-    // One row is for the totals, and one for the cursor below them.
+    // Reserves one row for the totals, and one row for the cursor below the totals.
     let room = height.saturating_sub(2);
     let (shown, more) = split(images.len(), room);
     let shares = shares(&images[..shown], room.saturating_sub(shown + usize::from(more > 0)));
@@ -237,7 +245,8 @@ pub fn render(board: &Board, (width, height): Size) -> Vec<String> {
     lines.iter().map(|line| cut(line, columns)).collect()
 }
 
-/// Returns how many things are shown, and how many are only counted; the count takes one of the rows.
+/// Returns how many images or layers are shown in `rows`, and how many are only counted. The line with the count
+/// takes one row.
 fn split(things: usize, rows: usize) -> (usize, usize) {
     if things <= rows {
         return (things, 0);
@@ -246,7 +255,8 @@ fn split(things: usize, rows: usize) -> (usize, usize) {
     (shown, things - shown)
 }
 
-/// Distributes rows among the layers of the images: equally, until an image needs no more.
+/// Distributes `room` rows equally among the images, for the lines of layers. No image gets more rows than active
+/// layers.
 fn shares(images: &[&Row], mut room: usize) -> Vec<usize> {
     let wanted: Vec<usize> = images.iter().map(|row| row.active_layers().count()).collect();
     let mut shares = vec![0; images.len()];
@@ -265,7 +275,8 @@ fn shares(images: &[&Row], mut room: usize) -> Vec<usize> {
     shares
 }
 
-/// Returns the line of an image. A name that is too long loses its start, since its end has the tag.
+/// Returns the line of an image. If the name is too long, cuts off the start of the name, since the tag is at the
+/// end.
 fn header(name: &str, stage: &str, width: usize) -> String {
     let room = width.saturating_sub(columns(stage) + 2);
     if columns(name) <= room {
@@ -304,7 +315,7 @@ fn layer_line(layer: &Layer, rate: Rate, width: usize) -> String {
     fitting(parts, width)
 }
 
-/// Joins as many of the first parts as fit.
+/// Joins segments to a line, from the first one on, as long as the line fits into the width.
 fn fitting(parts: Vec<String>, width: usize) -> String {
     let mut parts = parts.into_iter();
     let mut line = parts.next().unwrap_or_default();
@@ -317,12 +328,13 @@ fn fitting(parts: Vec<String>, width: usize) -> String {
     line
 }
 
-/// Returns the width of a line on the terminal. Composed characters may take less.
+/// Returns the width of a line in columns of the terminal. Composed characters may occupy fewer columns than
+/// returned.
 fn columns(line: &str) -> usize {
     line.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
-/// Cuts a line to so many columns. A wide character that does not fit is left out.
+/// Cuts a line to the given number of columns. Omits a wide character that would exceed this number.
 fn cut(line: &str, columns: usize) -> String {
     let mut used = 0;
     let fits = |c: &char| {
@@ -350,7 +362,7 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    /// Shows one image with some layers under way, 2 s after its start.
+    /// Sets up one image with some layers under way, 2 s after the start of the push.
     fn some_layers(board: &mut Board, start: Instant) {
         board.show(0, &Update::Push);
         for current in [0, 2_753_536] {
@@ -548,7 +560,7 @@ mod tests {
         assert!(shown.starts_with("that was wrong\nfor later\napp:1  "), "{shown}");
     }
 
-    /// The cursor must be where the frame began, so that the panic message is readable.
+    /// After a panic, the cursor must be where the frame began, so that the panic message is readable.
     #[test]
     fn clears_the_frame_on_a_panic() {
         let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
