@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds docker-regpush and installs it as a plugin of the docker CLI. Never prompts.
+# Builds docker-regpush and installs the program as a plugin of the docker CLI. Never prompts.
 #
 #   ./install.sh                into ${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins
 #   ./install.sh --system       for every user, into /usr/local/lib/docker/cli-plugins
@@ -44,7 +44,7 @@ else
 fi
 plugin=$plugins/docker-regpush
 
-# Installs packages without starting the services that they contain.
+# Installs packages without starting the services of these packages.
 apt_install() {
     if [ ! -e /usr/sbin/policy-rc.d ]; then
         policy=/usr/sbin/policy-rc.d
@@ -64,13 +64,13 @@ remove_policy() {
     policy=''
 }
 
-# Whether missing packages can be installed: only as root on Debian or Ubuntu.
+# Succeeds if this script can install missing packages: only as root on Debian or Ubuntu.
 may_install() { has apt-get && [ "$(id -u)" = 0 ]; }
 
 # ---------------------------------------------------------------------------------------------
 # build and install
 
-# Finds the Rust of this user if HOME is set to another folder.
+# Finds the user's Rust toolchain even if HOME is set to another folder. Checks that cargo and a C linker exist.
 find_rust() {
     if has getent && [ ! -d "${HOME:-}/.rustup" ]; then
         home=$(getent passwd "$(id -u)" | cut -d: -f6)
@@ -79,7 +79,7 @@ find_rust() {
         [ -d "$home/.cargo/bin" ] && PATH=$PATH:$home/.cargo/bin
     fi
     has cargo || fail "cargo is missing: install Rust 1.89 or later (https://rustup.rs), then run this again"
-    # The demo installs what it needs, if it can.
+    # For the demo, this script installs a missing C linker if it can.
     if ! has cc && [ "$demo" ] && may_install; then
         say "installing gcc, for its linker"
         apt_install gcc libc6-dev
@@ -92,8 +92,8 @@ install_plugin() {
     say "building docker-regpush (a minute or two the first time)"
     mkdir -p "$plugins" || fail "cannot write to $plugins"
     plugin=$(CDPATH='' cd -- "$plugins" && pwd)/docker-regpush
-    # Uses a known target directory, whatever cargo's configuration says. Replaces the plugin by a rename, since
-    # docker may be running the old one.
+    # Sets the target directory explicitly, because cargo's configuration may set another directory. Replaces the
+    # plugin by a rename, because docker may be running the old plugin.
     (
         cd "$here" || exit 1
         unset CARGO_BUILD_TARGET
@@ -108,7 +108,8 @@ install_plugin() {
 }
 
 # ---------------------------------------------------------------------------------------------
-# The demo. It stops and removes all that it has started, even after a failure or an interrupt.
+# The demo. At the end, `clean_up` stops and removes everything that the demo has started, even after a failure or an
+# interrupt.
 
 registry_pid='' engine_pid='' container='' pulled='' image=''
 
@@ -125,7 +126,7 @@ clean_up() {
         wait "$pid" 2>/dev/null || :
     done
     [ -z "$work" ] || {
-        # An engine may leave its data folder bind-mounted on itself.
+        # An engine may leave a bind mount of its data folder, which must be unmounted before the folder is removed.
         awk -v work="$work/" 'index($2, work) == 1 { print $2 }' /proc/mounts 2>/dev/null | sort -r |
             while read -r mounted; do umount "$mounted" || :; done
         rm -rf "$work"
@@ -149,7 +150,7 @@ start_engine() {
         apt_install docker.io
     fi
     has docker || fail "docker is missing: install it first (https://docs.docker.com/engine/install/)"
-    # The registry listens on this machine's loopback, so the engine must run here too.
+    # The demo's registry listens on the loopback interface, so the engine must run on this machine.
     endpoint=${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null)} || :
     case $endpoint in
         unix://* | npipe://*) ;;
@@ -174,7 +175,7 @@ start_engine() {
     say "started an engine for the demo: docker $(docker version --format '{{.Server.Version}}')"
 }
 
-# The only user that may push: `demo`, with the password `open sesame`.
+# The only user who may push to the demo's registry: `demo`, with the password `open sesame`.
 password='open sesame'
 # shellcheck disable=SC2016 # a bcrypt hash, as `htpasswd -nbB` prints it
 htpasswd='demo:$2y$05$qReCNM6MUcp1MlDQNq3mgOF9n0iTXFCF9/ga0uc4wNLmrf9TrZhfa'
@@ -211,7 +212,7 @@ YAML
 
 show() { printf '\n$ %s\n' "$*"; }
 
-# Answers each prompt of a push, once it appears, on a terminal that script(1) provides.
+# Pushes the image at a terminal that script(1) provides, and answers each prompt when the prompt appears.
 push_at_terminal() {
     log=$work/terminal.log
     : >"$log"
@@ -219,7 +220,7 @@ push_at_terminal() {
     {
         asked 'Username: ' && printf 'demo\n'
         asked 'Password: ' && printf '%s\n' "$password"
-        # Keeps stdin open until the push ends: script(1) would pass its end on as Ctrl-D.
+        # Keeps stdin open until the push has finished, because script(1) would pass the end of stdin on as Ctrl-D.
         until_true 60 "the push" grep -Eq "@sha256:|error:" "$log"
     } | script -qefc "docker regpush $image" "$log"
 }

@@ -1,9 +1,10 @@
 #!/bin/bash
-# Measures docker-regpush against the tools that people would use instead, as ratios from one run on one machine.
+# Compares docker-regpush with the tools that people would use instead, in time and memory. Prints ratios of
+# measurements from one run on one machine.
 #
-# Run it as root on a fresh Debian or Ubuntu machine. It installs missing packages, starts its own engine and
-# registries, and alternates between the commands of a row (A B C A B C …), each as a whole process. It prints a
-# table to stdout, and writes all figures to target/compare/STORE.json. docs/performance.md explains them.
+# Run this script as root on a fresh Debian or Ubuntu machine. The script installs missing packages, and starts its
+# own engine and registries. The script runs the commands of each row in turn (A B C A B C …), prints a table to
+# stdout, and writes all measurements to target/compare/STORE.json. docs/performance.md explains the measurements.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.."
 
@@ -58,7 +59,8 @@ read -r _ older newest <<<"$suites"
 unpack_docker "$newest"
 peers=$root/target/engines/peers
 unpack "$peers" "$newest" docker-buildx crane
-# Debian 12's skopeo uses API 1.22, which engines no longer support. This one needs its own C library.
+# Uses a newer skopeo than Debian 12 has, because Debian 12's skopeo uses the engine API 1.22, which engines no longer
+# support. The newer skopeo needs a newer C library.
 unpack "$peers-older" "$older" skopeo libc6
 cargo build --quiet --release --locked
 regpush=$root/target/release/docker-regpush
@@ -80,12 +82,13 @@ samples=$work/samples
 start_docker engine "$newest" "$config"
 await_engine engine '2[89]|[3-9][0-9]'
 docker=$work/engine/docker
-# A config with credentials: without any, docker and the plugin would look for a credential helper.
+# Creates a config.json with credentials. Without credentials in config.json, docker and the plugin would look for a
+# credential helper.
 mkdir -p "$work/home/.docker/cli-plugins"
 echo '{"auths":{"registry.example.com":{"auth":"YWxpY2U6c2VjcmV0"}}}' >"$work/home/.docker/config.json"
 ln -s "$regpush" "$work/home/.docker/cli-plugins/docker-regpush"
 export HOME=$work/home DOCKER_HOST=unix://$work/engine/docker.sock
-# Tools may leave files there between calls, so the folder belongs to this run.
+# The measured tools may leave files in TMPDIR, so TMPDIR is a folder that this script removes.
 export TMPDIR=$work
 
 start_registry() { # start_registry PORT
@@ -109,14 +112,14 @@ ports=(5811 5812 5813)
 for port in "${ports[@]}"; do start_registry "$port"; done
 at=localhost:${ports[0]}
 
-# Removes the content of the registries, as if nothing had been pushed. Their storage has no cache.
+# Removes all images from the registries. The registries do not cache their storage, so no restart is needed.
 empty_registries() {
     for port in "${ports[@]}"; do rm -rf "${work:?}/$port/docker"; done
 }
 
 # ---------------------------------------------------------------------------------------------
-# sample ROW TOOL COMMAND...: times one run with hyperfine. GNU time, which costs less than a millisecond, measures
-# the peak memory, except for the short commands of `start`.
+# sample ROW TOOL COMMAND...: measures the time of one run of COMMAND with hyperfine, and the peak memory with GNU
+# time. GNU time costs less than a millisecond, and is not used for the short commands of the row `start`.
 sample() {
     local row=$1 tool=$2
     shift 2
@@ -131,8 +134,8 @@ sample() {
         '.results[0] | {$row, $tool, wall: .times[0], cpu: (.user + .system), kilobytes: $rss[0]}' "$work/one" >>"$samples"
 }
 
-# in_turn ROW BEFORE TOOL COMMAND [TOOL COMMAND]...: runs BEFORE, which is not measured, before each run of a
-# command. An additional first round is not measured either, since first runs may be slow.
+# in_turn ROW BEFORE TOOL COMMAND [TOOL COMMAND]...: measures each COMMAND in turn, for several rounds. Runs BEFORE
+# before each COMMAND, without measuring BEFORE. The first round is not measured, since first runs may be slow.
 in_turn() {
     local row=$1 before=$2 round commands runs=$runs
     shift 2
@@ -141,13 +144,13 @@ in_turn() {
         [[ ! $1 =~ $only ]] || commands+=("$1" "$2")
         shift 2
     done
-    # Commands that take a millisecond need more runs.
+    # The commands of the row `start` take about a millisecond, so a reliable median needs more runs.
     [ "$row" != start ] || runs=$((10 * runs))
     for ((round = 0; round <= runs; round++)); do
         set -- "${commands[@]}"
         while [ $# -gt 0 ]; do
             $before
-            # shellcheck disable=SC2086 # a list of words
+            # shellcheck disable=SC2086 # `$2` is a command with arguments
             if [ "$round" = 0 ]; then $2 >/dev/null 2>"$work/error" || { cat "$work/error" && fail "$row: $1 fails: $2"; }; else
                 sample "$row" "$1" $2
             fi
@@ -158,15 +161,16 @@ in_turn() {
     echo >&2
 }
 
-# script NAME: writes a script from stdin, which runs several commands as one process.
+# script NAME: writes a script with the commands on stdin, so that several commands are measured as one process.
+# Prints the path of the script.
 script() {
     { echo '#!/bin/sh' && echo 'set -e' && cat; } >"$work/$1"
     chmod 755 "$work/$1"
     echo "$work/$1"
 }
 
-# image NAME LAYERS MEGABYTES: loads an image whose layers compress to a half, as programs do: each block comes
-# twice.
+# image NAME LAYERS MEGABYTES: loads an image into the engine. Each block of a layer occurs twice, so that layers
+# compress to half their size, as layers with programs do.
 image() {
     python3 - "$@" "$work/image.tar" <<'PYTHON'
 import hashlib, io, json, os, sys, tarfile
@@ -197,7 +201,7 @@ PYTHON
     "$docker" load -q -i "$work/image.tar" >/dev/null
 }
 
-# first_push ROW LAYERS MEGABYTES: pushes an image that the registry does not have, with each tool.
+# first_push ROW LAYERS MEGABYTES: measures the push of an image to an empty registry with each tool.
 first_push() {
     local row=$1 name=$at/$1/app:1
     image "$name" "$2" "$3"
@@ -223,7 +227,8 @@ SCRIPT
 podman_store=overlay
 podman --root "$work/podman" --runroot "$work/podman-run" --storage-driver overlay info >/dev/null 2>&1 || podman_store=vfs
 
-# many ROW NAME...: pushes images whose layers the registry has, one by one with docker, and in one call.
+# many ROW NAME...: measures the push of several images whose layers the registry already has: one by one with docker
+# push, and together with one run of docker-regpush.
 many() {
     local row=$1
     shift
@@ -237,7 +242,7 @@ many() {
     "$docker" rmi -f "$@" >/dev/null
 }
 
-# fake OBJECTS: starts an engine whose push consists of so many progress objects.
+# fake OBJECTS: starts a fake engine that sends OBJECTS progress objects for each push.
 fake() {
     python3 benches/stream.py "$work/fake.$1" "$1" >"$work/fake.log" 2>&1 &
     engine_pids="$engine_pids $!"
@@ -326,7 +331,7 @@ done
 
 # ---------------------------------------------------------------------------------------------
 step "ratios"
-# row, tool, measure, baseline tool, maximum ratio
+# One goal per line: row, tool, measure, baseline tool, maximum ratio between tool and baseline tool.
 goals='start|docker-regpush, handshake|wall|/bin/true|1.5
 start|docker-regpush, handshake|wall|docker-buildx, handshake|0.0333
 unchanged|docker-regpush|wall|docker push|0.75

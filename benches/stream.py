@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A fake engine whose push sends only progress: `stream.py SOCKET OBJECTS`.
+"""Starts a fake engine whose pushes send only progress: `stream.py SOCKET OBJECTS`.
 
-Unlike a real engine, it sends any number of progress objects, as fast as the client reads. They have the form of
-docker 28's classic store: 20 layers that advance in turn, then the digest."""
+Unlike a real engine, the fake engine sends OBJECTS progress objects, as fast as the client reads. The objects are those
+of docker 28's classic store: 20 layers that advance in turn, then the digest."""
 
 import http.server
 import json

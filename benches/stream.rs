@@ -1,4 +1,5 @@
-//! Measures how fast lines of an engine are processed: `cargo bench`. benches/compare.sh measures whole commands.
+//! Measures with `cargo bench` how fast the plugin processes the stream of an engine. benches/compare.sh measures
+//! whole commands.
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
@@ -14,7 +15,7 @@ fn main() {
 const CLASSIC: &[u8] = include_bytes!("../tests/recordings/docker-20.10-classic-seven-layers.ndjson");
 const CONTAINERD: &[u8] = include_bytes!("../tests/recordings/docker-28.5-containerd-seven-layers.ndjson");
 
-/// Sizes in bytes of the chunks that hyper delivers, and that a proxy might deliver.
+/// Sizes in bytes of the chunks of a stream: 8192 as hyper delivers them, and 64 as a proxy might deliver them.
 const PIECES: [usize; 2] = [8192, 64];
 
 fn events(stream: &[u8], piece: usize, on_event: impl Fn(Event) + Copy) {
@@ -47,7 +48,8 @@ fn follow_progress(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Texts that match the words of a rule, only a status, and no rule, each followed by the rest of a page.
+/// Measures the classification of error messages. The three messages match a rule by their words, match only by an
+/// HTTP status, and match no rule. Each message is followed by filler, as in an HTML page.
 #[divan::bench(args = ["unauthorized: authentication required", "received unexpected HTTP status: 503 Service Unavailable", "something else"], consts = [1, 1000])]
 fn classify_text<const TIMES: usize>(bencher: Bencher<'_, '_>, text: &str) {
     let page = text.to_owned() + &" and more of it".repeat(TIMES);

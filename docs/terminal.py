@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes docs/terminal.svg: pushes two images for real, and draws the terminal while one is done and the other is not.
+"""Makes docs/terminal.svg: pushes two images to a registry, and draws the terminal when only one image has been pushed.
 
 Needs a running engine, the docker CLI with the installed plugin, docker-registry and tmux. Starts a registry behind a
-proxy that limits the rate, at port 5005 of this machine, and removes everything that it has made."""
+proxy at port 5005 of this machine, and the proxy limits the upload rate. Removes the registry and images at the end."""
 
 import html
 import io
@@ -21,15 +21,15 @@ import time
 PORT = 5005
 RATE = 24_000_000  # bytes per second of all uploads together
 COLUMNS, ROWS = 96, 20
-# Sizes of the layers in MB; docker uploads five layers at once.
+# Each image has a list of the sizes of its layers in MB. docker uploads five layers at once.
 IMAGES = {"app:1.2": [24, 30, 36, 48], "web:3": [8]}
 COMMAND = f"docker regpush app:1.2 web:3 --to localhost:{PORT}/team/"
 COLOURS = {"2": "#7b8394", "31": "#e06c75", "32": "#98c379", "33": "#e5c07b"}
-CHARACTER, LINE, MARGIN = 7.8, 17, 12  # pixels
+CHARACTER, LINE, MARGIN = 7.8, 17, 12  # in pixels
 
 
 def archive(name, sizes):
-    """Returns an image for `docker load`, with random layers of these sizes."""
+    """Returns the tar archive of an image for `docker load`, with random layers of the given sizes in MB."""
     files, diff_ids = {}, []
     for size in sizes:
         layer = io.BytesIO()
@@ -55,7 +55,7 @@ def archive(name, sizes):
 
 
 def start_proxy(target):
-    """Forwards connections at PORT to the target, and limits the rate of all together."""
+    """Starts a proxy from PORT to the port `target`, which limits the rate of all uploads together to RATE."""
     listener = socket.create_server(("127.0.0.1", PORT))
     turn = threading.Lock()
 
@@ -76,7 +76,7 @@ def start_proxy(target):
             try:
                 server = socket.create_connection(("127.0.0.1", target))
             except OSError:
-                return  # The registry has ended.
+                return  # The registry has exited.
             threading.Thread(target=copy, args=(client, server, True), daemon=True).start()
             threading.Thread(target=copy, args=(server, client, False), daemon=True).start()
 
@@ -84,7 +84,7 @@ def start_proxy(target):
 
 
 def svg(screen):
-    """Draws lines of text with SGR colours (ECMA-48, 8.3.117)."""
+    """Converts the content of a terminal with SGR colours (ECMA-48, 8.3.117) to the lines of an SVG file."""
     lines = screen.rstrip("\n").split("\n")
     width = round(COLUMNS * CHARACTER + 2 * MARGIN)
     height = len(lines) * LINE + 2 * MARGIN
@@ -114,7 +114,7 @@ def svg(screen):
 
 
 def wait_for_screen(tmux):
-    """Returns the screen while one image is done and the other has sent at least half of its bytes."""
+    """Waits until one image is pushed, and between 50 % and 95 % of all bytes are sent. Returns the screen at that time."""
     for _ in range(600):
         screen = tmux("capture-pane", "-e", "-p")
         percent = re.search(r"(\d+) %", screen)

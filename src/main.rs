@@ -80,7 +80,7 @@ fn take_auth_config() -> Option<Secret> {
     // Replaces invalid UTF-8, so that the parser later reports the value as malformed.
     let text = env::var_os(NAME).map(|text| text.to_string_lossy().into_owned());
     #[expect(unsafe_code, reason = "no other thread runs yet that could read the environment")]
-    // SAFETY: `main` calls this function before it starts the runtime and the threads of the runtime.
+    // SAFETY: `main` calls this function before starting the runtime, so no other thread runs.
     unsafe {
         env::remove_var(NAME);
     }

@@ -1,7 +1,7 @@
-# Installs and starts what tests and benchmarks with real engines need: packages, engines, registries. Sourced by
-# tests/run.sh and benches/compare.sh in the top folder, with `root` set to it.
+# Functions that install packages, and unpack and start engines, for tests and benchmarks. tests/run.sh,
+# tests/windows.sh and benches/compare.sh source this file in the top folder, and set `root` to the top folder.
 # shellcheck shell=sh
-# shellcheck disable=SC2034,SC2154 # names that the two share
+# shellcheck disable=SC2034,SC2154 # variables that this file shares with the scripts that source it
 
 step() { printf '\n== %s\n' "$*"; }
 fail() {
@@ -10,7 +10,7 @@ fail() {
 }
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# The missing packages.
+# The packages that install_packages installs, each after a blank.
 packages=''
 need() { # need PROGRAM PACKAGE
     has "$1" || packages="$packages $2"
@@ -21,7 +21,7 @@ install_packages() {
     [ "$(id -u)" = 0 ] || fail "please install:$packages"
     echo "installing:$packages"
     mkdir -p target
-    # The services of these packages must not start: docker-registry's would listen on port 5000 of every address.
+    # Prevents apt from starting services: the service of docker-registry would listen on port 5000 of every address.
     policy=/usr/sbin/policy-rc.d
     [ ! -e "$policy" ] || policy=''
     if [ "$policy" ]; then
@@ -31,7 +31,7 @@ install_packages() {
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
     fi
-    # shellcheck disable=SC2086 # a list of words
+    # shellcheck disable=SC2086 # `$packages` is a list of words
     { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $packages; } \
         >target/apt.log 2>&1 || { tail -n 30 target/apt.log; fail "apt-get failed"; }
     [ -z "$policy" ] || rm -f "$policy"
@@ -42,12 +42,13 @@ need_engines() {
     need podman podman
     need curl curl
     need mount mount
-    # Libraries that the engines' programs are linked to.
+    # The programs of the unpacked engines are linked to these libraries.
     ldconfig -p | grep -q libdevmapper.so || packages="$packages libdevmapper1.02.1"
     ldconfig -p | grep -q libseccomp.so || packages="$packages libseccomp2"
 }
 
-# choose_suites: sets `suites` to those with docker 20.10, with 26 or 27, and with 28 or later.
+# choose_suites: sets `suites` to three suites of Debian or Ubuntu: with docker 20.10, with docker 26 or 27, and with
+# docker 28 or later.
 choose_suites() {
     # shellcheck source=/dev/null
     . /etc/os-release
@@ -59,14 +60,15 @@ choose_suites() {
 }
 engine_pids=''
 
-# Prints the mirror of this machine from its own sources: `URIs:` in deb822, or the second word of a line.
+# Prints the URL of the package mirror in apt's source files: from `URIs:` in a deb822 file, or from a `deb` line.
 mirror() {
     for file in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
         [ ! -f "$file" ] || sed -n -e 's/^URIs: *\([^ ]*\).*/\1/p' -e 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\).*/\2/p' "$file"
     done | grep -E "/$ID/?\$" | head -n 1
 }
 
-# unpack INTO SUITE PACKAGE...: unpacks packages of that suite into a folder, unless that is done already.
+# unpack INTO SUITE PACKAGE...: downloads packages of a suite, and unpacks the packages into the folder INTO. Does
+# nothing if INTO is complete already.
 unpack() {
     into=$1
     suite=$2
@@ -74,7 +76,7 @@ unpack() {
     [ ! -e "$into/complete" ] || return 0
     rm -rf "$into"
     mkdir -p "$into/lists/partial" "$into/packages"
-    # apt downloads as a separate user.
+    # apt downloads packages as a separate user, who must be able to write to this folder.
     chmod 777 "$into/packages"
     keyring=/usr/share/keyrings/$ID-archive-keyring.gpg
     signed=''
@@ -89,7 +91,7 @@ unpack() {
         }
         private update
         private download "$@"
-        # Since 26, docker's CLI is in a separate package.
+        # Since docker 26, the docker CLI is in the separate package docker-cli.
         set -- docker.io_*.deb
         if [ -e "$1" ] && ! dpkg -c "$1" | grep -q '/usr/bin/docker$'; then private download docker-cli; fi
         for package in *.deb; do
@@ -100,11 +102,11 @@ unpack() {
     touch "$into/complete"
 }
 
-# unpack_docker SUITE: unpacks docker of that suite into target/engines/SUITE, unless that is done already.
+# unpack_docker SUITE: unpacks the docker engine and CLI of a suite into target/engines/SUITE.
 unpack_docker() { unpack "$root/target/engines/$1" "$1" docker.io containerd runc; }
 
-# start_docker NAME SUITE CONFIG: starts an engine at $work/NAME/docker.sock; its CLI is $work/NAME/docker. The
-# tests start more such engines with $work/NAME/dockerd.
+# start_docker NAME SUITE CONFIG: starts a docker engine at $work/NAME/docker.sock. Links the docker CLI of the suite
+# to $work/NAME/docker. Tests start more engines of the suite with $work/NAME/dockerd.
 start_docker() {
     from=$root/target/engines/$2
     at=$work/$1
@@ -122,7 +124,8 @@ SCRIPT
     engine_pids="$engine_pids $!"
 }
 
-# start_podman CLI: starts podman's Docker API at $work/podman/docker.sock, for use with this docker CLI.
+# start_podman CLI: starts podman's Docker API at $work/podman/docker.sock. Links the docker CLI at the path CLI to
+# $work/podman/docker.
 start_podman() {
     at=$work/podman
     mkdir -p "$at"
@@ -132,8 +135,8 @@ start_podman() {
     engine_pids="$engine_pids $!"
 }
 
-# await_engine NAME VERSIONS: waits until the engine answers. VERSIONS is an extended regular expression for its
-# version up to a dot.
+# await_engine NAME VERSIONS: waits until the engine responds, and checks the version of the engine. VERSIONS is an
+# extended regular expression for the version up to a dot.
 await_engine() {
     tries=600
     until "$work/$1/docker" -H "unix://$work/$1/docker.sock" version >"$work/$1/version" 2>&1; do
@@ -154,7 +157,7 @@ stop_engines() {
 }
 
 remove_work() {
-    # An engine may leave its data folder bind-mounted on itself.
+    # An engine may leave a bind mount of its data folder, which must be unmounted before the folder is removed.
     awk -v work="$work/" 'index($2, work) == 1 { print $2 }' /proc/mounts | sort -r |
         while read -r mounted; do umount "$mounted" || :; done
     rm -rf "$work"

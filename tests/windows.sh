@@ -1,7 +1,7 @@
 #!/bin/sh
-# Checks on Linux that the code for Windows compiles and passes the project's lints. Run it after a change to code
-# for Windows, or to a dependency. It links and runs nothing, and leaves out the tests, which need Unix. It does not
-# need root. The first run takes a few minutes.
+# Checks on Linux that the code for Windows compiles and passes the project's lints. Run this script after a change to
+# code for Windows or to a dependency. The script checks types only, and leaves out the tests, which need Unix. The
+# script does not need root. The first run takes a few minutes.
 set -eu
 cd -- "$(dirname -- "$0")/.."
 
@@ -16,15 +16,15 @@ has cc || fail "a C compiler is missing: build scripts are linked with cc"
 rm -rf "$tools"
 mkdir -p "$tools"
 
-# program NAME: writes a script of that name to $tools, from standard input.
+# program NAME: writes the shell script on standard input to $tools/NAME.
 program() {
     { echo '#!/bin/sh' && cat; } >"$tools/$1"
     chmod 755 "$tools/$1"
 }
 
-# Rust on Linux comes without the standard library for Windows, so cargo builds it from source. If the source is not
-# installed, it is taken from Debian's sid, with the compiler of the same version. That compiler needs newer
-# libraries than this machine has, so it is started with sid's loader.
+# Rust on Linux comes without the standard library for Windows, so cargo builds that library from source. If the
+# source is not installed, this script takes the source and the matching compiler from Debian's sid. sid's compiler
+# needs newer libraries than this machine has, so the compiler is started with sid's loader.
 export CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
 if [ ! -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ]; then
     ID=''
@@ -32,7 +32,7 @@ if [ ! -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ]; 
     [ ! -e /etc/os-release ] || . /etc/os-release
     [ "$ID" = debian ] || fail "the source of the standard library is missing: rustup component add rust-src"
     step "Rust of Debian's sid"
-    # Some package names contain a version, so apt finds these packages by their dependents.
+    # The names of the packages of libstd-rust and libllvm contain a version, so apt finds these packages by patterns.
     std='?name(^libstd-rust-[0-9])'
     llvm="?and(?name(^libllvm), ?reverse-depends($std))"
     unpack "$work/sid" sid rustc rust-clippy rust-src libstd-rust-dev libbsd0 libmd0 libtinfo6 \
@@ -44,20 +44,21 @@ exec "$loader" --library-path "${loader%/*}" "$work/sid/usr/bin/$name" "\$@"
 SCRIPT
     done
     export RUSTC="$tools/rustc"
-    # This clippy is newer than the one of tests/run.sh and has more lints. Only the lints of Cargo.toml are
-    # checked, and the use of features newer than its `rust-version`.
+    # sid's clippy is newer than the clippy of tests/run.sh, and has more lints. So only the lints of Cargo.toml are
+    # checked, and the use of features that are newer than `rust-version` in Cargo.toml.
     CLIPPY_ARGS=${CLIPPY_ARGS}-Aclippy::all__CLIPPY_HACKERY__-Dclippy::incompatible_msrv__CLIPPY_HACKERY__
 fi
 
 step "code for Windows"
-# Only types are checked, so no tools for Windows are needed. This dlltool writes an empty archive, and `true`
-# replaces the C compiler and the archiver that `ring` uses.
+# `cargo check` checks only types, so no tools for Windows are needed. The fake dlltool writes an empty archive, and
+# `true` replaces the C compiler and the archiver that the crate `ring` uses.
 program x86_64-w64-mingw32-dlltool <<'SCRIPT'
 while [ "$1" != -l ]; do shift; done
 echo '!<arch>' >"$2"
 SCRIPT
-# `cargo clippy` would start the clippy-driver in its own folder, which may have another version. This sets the same
-# wrapper and CLIPPY_ARGS as it does. RUSTC_BOOTSTRAP lets stable cargo and rustc accept `-Z`.
+# `cargo clippy` would start the clippy-driver in cargo's own folder, which may have another version than rustc.
+# `cargo check` with the following variables does the same as `cargo clippy`. RUSTC_BOOTSTRAP lets stable cargo and
+# rustc accept `-Z`.
 PATH=$tools:$PATH RUSTC_WORKSPACE_WRAPPER=clippy-driver RUSTC_BOOTSTRAP=1 \
     CC_x86_64_pc_windows_gnu=true AR_x86_64_pc_windows_gnu=true CARGO_ENCODED_RUSTFLAGS=-Zno-codegen \
     CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=target/windows \

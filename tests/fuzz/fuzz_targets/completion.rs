@@ -1,4 +1,4 @@
-//! Fuzzes completion requests of a shell, and the command line with the same words.
+//! Fuzzes the parser of command lines, and completion requests with the same words.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     static NOWHERE: Once = Once::new();
-    // SAFETY: the fuzzer has one thread, and nothing has read the environment before.
+    // SAFETY: the fuzzer has only one thread, so no other thread reads the environment.
     NOWHERE.call_once(|| unsafe {
         std::env::set_var("DOCKER_HOST", "unix:///nowhere");
         std::env::set_var("DOCKER_CONFIG", "/nowhere");

@@ -1,4 +1,5 @@
-//! Fuzzes config.json, which other programs write and people edit: saved credentials must be found again.
+//! Fuzzes the content of config.json, which other programs write and people edit. After credentials were saved,
+//! saving the same credentials again must change nothing.
 
 #![no_main]
 

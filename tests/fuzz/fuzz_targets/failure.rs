@@ -1,4 +1,4 @@
-//! Fuzzes the classification and the retry of refusals by engines and registries.
+//! Fuzzes the classification of error messages from engines and registries, and the decision whether to retry.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Fuzzes typed references: the canonical and the familiar form of an accepted one must mean the same.
+//! Fuzzes the parser of references. The canonical and the familiar form of a valid reference must mean the same
+//! image.
 
 #![no_main]
 
@@ -15,7 +16,7 @@ fuzz_target!(|typed: &str| {
     }
     for other in (1..20).filter_map(|nth| reference.under_another_name(nth)) {
         assert_ne!(other.domain(), reference.domain());
-        // Otherwise image and credentials would go to another host.
+        // `other` must name the same host, because image and credentials must not go to another host.
         let is_own = other.domain().eq_ignore_ascii_case(reference.domain());
         let is_known =
             ["docker.io", "127.0.0.1"].contains(&reference.domain().split(':').next().unwrap_or(""));

@@ -1,5 +1,5 @@
-//! Fuzzes the stream of an engine: the chunk size must not change the events, and no control character may be
-//! printed.
+//! Fuzzes the decoder and the presenters with the stream of an engine. The chunk size must not change the events, and
+//! presenters must not print control characters.
 
 #![no_main]
 
@@ -39,7 +39,8 @@ fuzz_target!(|input: (u8, &[u8])| {
     assert!(sent <= all);
 });
 
-/// Returns the events up to the end or the first error, and whether the stream was complete.
+/// Decodes a stream. Returns the events before the end or the first error, and whether the stream is complete and
+/// valid.
 fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Event>, bool) {
     let mut decoder = Decoder::default().with_objects(true);
     let mut events = Vec::new();
