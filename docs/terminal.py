@@ -114,7 +114,7 @@ def svg(screen):
 
 
 def wait_for_screen(tmux):
-    """Waits until one image is pushed, and between 50 % and 95 % of all bytes are sent. Returns the screen at that time."""
+    """Waits until one image is pushed and 50 % to 95 % of all bytes are sent, and returns the screen."""
     for _ in range(600):
         screen = tmux("capture-pane", "-e", "-p")
         percent = re.search(r"(\d+) %", screen)

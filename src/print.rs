@@ -20,8 +20,9 @@ pub fn print(text: &str) -> Result<(), Error> {
     unless_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// Turns the error of a closed pipe into success, since the reader needs no more output (`docker regpush ls | head
-/// -1`).
+/// Turns the error of a closed pipe into success, since the reader of the pipe needs no more output.
+///
+/// Example: `docker regpush ls | head -1`.
 pub fn unless_closed(written: io::Result<()>) -> Result<(), Error> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,5 +1,5 @@
-//! Shows progress for programs: prints one JSON object per line. The format is public, and `docs/events.schema.json`
-//! describes it. Fields may be added, but never renamed.
+//! Shows progress for programs: prints one JSON object per line. `docs/events.schema.json` describes the format. The
+//! format is public: fields may be added, but never renamed.
 
 use std::io::Write;
 use std::time::SystemTime;

@@ -1,5 +1,5 @@
-//! Implements `--progress rawjson`, which prints the engine's own JSON objects, one per line. Implements `--progress
-//! none`, which prints only warnings, prompts and failures.
+//! Implements the progress modes `rawjson` and `none`. `--progress rawjson` prints the engine's own JSON objects, one
+//! per line. `--progress none` prints only warnings, prompts and failures.
 
 use std::io::Write;
 

@@ -83,9 +83,8 @@ impl Files {
     }
 }
 
-/// Returns the content of the metadata file. For one image, the format is that of `docker buildx build
-/// --metadata-file`. For several images, the format is that of `docker buildx bake`: one JSON object per image, with
-/// the canonical reference as the key.
+/// Returns the content of the metadata file. One image: the format of `docker buildx build --metadata-file`. Several
+/// images: the format of `docker buildx bake`, one JSON object per image, with the canonical reference as the key.
 ///
 /// Source: docker/buildx `docs/reference/buildx_build.md` and `buildx_bake.md`, "Write build results metadata".
 fn metadata(pushed: &[(&Reference, &str)], are_several: bool) -> Value {
@@ -133,7 +132,8 @@ impl Output {
             _ => {}
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        // Reports a missing folder with `path`, because the error of `tempfile_in` would name the temporary file.
+        // If the folder is missing, the error must name `path`. The error of `tempfile_in` would name the temporary
+        // file.
         fs::metadata(folder.unwrap_or(Path::new("."))).map_err(problem)?;
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)]
