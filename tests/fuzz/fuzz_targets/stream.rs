@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use docker_regpush::engine::stream::{DecodeError, Decoder};
 use docker_regpush::event::Event;
+use docker_regpush::palette::Palette;
 use docker_regpush::present::json::Json;
 use docker_regpush::present::plain::Plain;
 use docker_regpush::present::presenter::{Presenter, Update};
@@ -19,8 +20,8 @@ fuzz_target!(|input: (u8, &[u8])| {
     let whole = decode([stream]);
     assert_eq!(decode(stream.chunks(usize::from(size).max(1))), whole);
     let names = || vec!["app:1".to_owned()];
-    let mut plain = Plain::new(Vec::new(), names());
-    let mut tty = Tty::new(Vec::new(), names(), || (40, 10));
+    let mut plain = Plain::new(Vec::new(), Palette::default(), names());
+    let mut tty = Tty::new(Vec::new(), Palette::default(), names(), || (40, 10));
     let mut json = Json::new(Vec::new(), names());
     let mut progress = Progress::default();
     let now = Instant::now();
