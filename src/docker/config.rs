@@ -1,8 +1,8 @@
 //! Finds Docker's config directory and reads config.json.
 //!
-//! Source: docker/cli `cli/config`. Reads the file as docker does: keys in any case, only the first JSON
-//! value, an empty file is an empty config. One difference: a bad entry of `auths` invalidates only itself,
-//! where docker loses random other entries.
+//! Source: docker/cli `cli/config`. As docker does, ignores the case of keys, reads only the first JSON
+//! value, and accepts an empty file. One difference: an invalid entry of `auths` does not affect other
+//! entries, while docker loses random other entries.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,33 +15,33 @@ use crate::docker::file::read_file;
 use crate::failure::Class;
 use crate::secret::Secret;
 
-/// The keys of `config.json` that matter for a push.
+/// The values of Docker's config.json that this plugin uses.
 #[derive(Debug, Default)]
 pub struct Config {
-    /// The file itself, whether it exists or not.
+    /// The path of config.json, even if the file does not exist.
     pub path: PathBuf,
-    /// `auths`, by registry as it is spelled in the file.
+    /// `auths`: the stored credentials by registry. Each registry is spelled as in config.json.
     pub auths: BTreeMap<String, AuthEntry>,
     /// `credsStore`: the credential helper for every registry.
     pub credentials_store: Option<String>,
-    /// `credHelpers`: the helper for one registry. An empty name selects `auths`; `None` is a value that is
-    /// not a string.
+    /// `credHelpers`: the credential helper of each registry. An empty name means that `auths` has the
+    /// credentials; `None` means that the value is not a string.
     pub credential_helpers: BTreeMap<String, Option<String>>,
     pub current_context: Option<String>,
-    /// `HttpHeaders`: sent with every call to an engine.
+    /// `HttpHeaders`: HTTP headers for every request to an engine.
     pub headers: BTreeMap<String, Secret>,
 }
 
-/// One entry of `auths`, not yet decoded.
+/// One entry of `auths` in config.json, not yet decoded.
 #[derive(Debug, Default)]
 pub struct AuthEntry {
-    /// base64 of `user:password`.
+    /// The base64 of `user:password`.
     pub auth: Option<Secret>,
     pub username: Option<String>,
     pub password: Option<Secret>,
     pub identity_token: Option<Secret>,
     pub registry_token: Option<Secret>,
-    /// A value has a type that docker does not accept.
+    /// Whether a value in the entry has a type that docker does not accept.
     pub is_malformed: bool,
 }
 
@@ -75,10 +75,11 @@ impl ConfigError {
 
 /// Returns Docker's config directory: `--config`, else `DOCKER_CONFIG`, else `~/.docker`.
 ///
-/// An empty one counts as unset.
+/// An empty option or variable counts as unset.
 ///
 /// # Errors
-/// [`ConfigError::NoHome`] if neither is set and there is no home directory.
+/// [`ConfigError::NoHome`] if neither `--config` nor `DOCKER_CONFIG` is set and the user has no home
+/// directory.
 pub fn directory(flag: Option<&Path>) -> Result<PathBuf, ConfigError> {
     let variable = || env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let home =
@@ -88,15 +89,15 @@ pub fn directory(flag: Option<&Path>) -> Result<PathBuf, ConfigError> {
 }
 
 impl Config {
-    /// Returns the config of a directory without a config.json.
+    /// Returns the empty config of a directory without a config.json.
     pub fn empty(directory: &Path) -> Self {
         Self { path: directory.join("config.json"), ..Self::default() }
     }
 
-    /// Reads `config.json` of this directory.
+    /// Reads `config.json` in a directory. If the file is missing or empty, returns an empty config.
     ///
     /// # Errors
-    /// The file exists but cannot be read or parsed. A missing or empty file is an empty config.
+    /// The file exists but cannot be read or parsed.
     pub fn load(directory: &Path) -> Result<Self, ConfigError> {
         let mut config = Self::empty(directory);
         let bytes = match read_file(&config.path) {
@@ -104,16 +105,16 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(config),
             Err(source) => return Err(ConfigError::Unreadable { path: config.path, source }),
         };
-        // As in Go, and so in docker, a bad byte in one value does not invalidate the others.
+        // As in docker, invalid UTF-8 in one value does not make the other values unreadable.
         config.read_text(&String::from_utf8_lossy(&bytes))?;
         Ok(config)
     }
 
-    /// Reads the text of a `config.json` at this path. Returns the length of the first JSON value in bytes;
-    /// docker ignores the rest.
+    /// Reads the values of this config from the content of a config.json. Returns the length of the first
+    /// JSON value in bytes; docker ignores everything after that value.
     ///
     /// # Errors
-    /// The text cannot be parsed.
+    /// `text` cannot be parsed.
     pub fn read_text(&mut self, text: &str) -> Result<usize, ConfigError> {
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<RawConfig>();
         match values.next() {
@@ -155,7 +156,7 @@ impl Config {
         let name = |value: Value| value.as_str().map(str::to_owned);
         self.credential_helpers = helpers.into_iter().map(|(key, value)| (key, name(value))).collect();
         self.auths = auths.into_iter().map(|(key, entry)| (key, AuthEntry::read(&entry))).collect();
-        // Skips values that are not strings; docker rejects the whole file because of one.
+        // Skip headers whose value is not a string, where docker rejects the whole config.json.
         let header = |value: Value| value.as_str().map(|text| Secret::new(text.to_owned()));
         self.headers = headers.into_iter().filter_map(|(name, value)| Some((name, header(value)?))).collect();
         self.credentials_store = credentials_store;
@@ -164,8 +165,9 @@ impl Config {
     }
 }
 
-/// The known keys of a config.json, in the order of the file. A key may occur twice, in different case, and
-/// Go's JSON reads both. Values of other keys are skipped without being checked.
+/// The keys and values of a config.json that this plugin uses, in the order of the file. A key may occur
+/// twice, in different case, and Go's JSON parser reads both values. Values of all other keys are skipped
+/// without being checked.
 struct RawConfig(Vec<(String, Value)>);
 
 impl RawConfig {
@@ -186,7 +188,7 @@ impl<'de> Deserialize<'de> for RawConfig {
                 f.write_str("an object")
             }
 
-            /// `null`, which Go reads as an empty object.
+            /// Reads `null` as an empty object, as Go's JSON parser does.
             fn visit_unit<E>(self) -> Result<RawConfig, E> {
                 Ok(RawConfig(Vec::new()))
             }
@@ -229,7 +231,8 @@ impl AuthEntry {
     }
 }
 
-/// Returns the value of a key in any case, as Go's JSON does; the exact spelling wins.
+/// Returns the value of a key in a JSON object. Prefers the exact spelling of the key, and otherwise ignores
+/// case, as Go's JSON parser does.
 pub fn field<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
     let map = object.as_object()?;
     map.get(key).or_else(|| map.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, value)| value))

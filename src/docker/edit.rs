@@ -1,4 +1,4 @@
-//! Edits config.json: changes one value, and leaves the rest of the file as it is.
+//! Changes one value in config.json, and keeps the rest of the file unchanged.
 
 use std::io;
 use std::path::Path;
@@ -11,27 +11,29 @@ use zeroize::Zeroizing;
 use crate::docker::file::{LockedFile, Mode};
 use crate::secret::Secret;
 
-/// How a file changes.
+/// A change to a file.
 pub enum Change {
     Nothing,
-    /// Replace the text of the file with this one.
+    /// Replace the content of the file with this text.
     Text(Secret),
     Remove,
 }
 
-/// Why a file was not changed.
+/// The reason why [`edit`] did not change a file.
 #[derive(Debug)]
 pub enum EditError<E> {
-    /// It cannot be locked, read or written.
+    /// The file cannot be locked, read or written.
     Io(io::Error),
     NotUtf8(Utf8Error),
-    /// The change itself failed.
+    /// The caller's `change` function returned this error.
     Change(E),
 }
 
-/// Changes a file while no other process of this plugin writes to it. Returns whether it was changed.
+/// Locks a file against other processes of this plugin, and changes the file. Returns whether the file was
+/// changed.
 ///
-/// * `change`: receives the text of the file, or `None` if there is no file.
+/// * `change`: computes the change from the content of the file. The content is `None` if the file does not
+/// exist.
 pub fn edit<E>(
     path: &Path,
     mode: Mode,
@@ -56,21 +58,23 @@ pub fn edit<E>(
     Ok(true)
 }
 
-/// Parses a text that serde_json has accepted already: jsonc-parser also accepts comments and trailing commas.
+/// Parses JSON that serde_json has already accepted, since jsonc-parser alone would also accept comments and
+/// trailing commas.
 ///
-/// Returns `None` if the text is not one object.
+/// Returns `None` if the JSON value is not an object.
 pub fn parse(text: &str) -> Option<(CstRootNode, CstObject)> {
     let root = CstRootNode::parse(text, &ParseOptions::default()).ok()?;
     let object = root.object_value()?;
     Some((root, object))
 }
 
-/// Finds a member by its name, or else by its name in another case, as docker does.
+/// Finds a member of a JSON object by name. As docker does, prefers the exact spelling, and otherwise ignores
+/// case.
 pub fn member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
     object.get(name).or_else(|| first_member(object, name))
 }
 
-/// Finds the first member of this name in any case.
+/// Finds the first member of a JSON object with the given name, ignoring case.
 pub fn first_member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
     let of_any_case = |property: &CstObjectProp| {
         property.decoded_name().is_some_and(|found| found.eq_ignore_ascii_case(name))
@@ -78,7 +82,8 @@ pub fn first_member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
     object.properties().into_iter().find(of_any_case)
 }
 
-/// Returns the object that a member holds, and creates it if there is none.
+/// Returns the JSON object that is the value of the member `name`. Adds the member, with an empty object, if
+/// it is missing.
 pub fn object_of(object: &CstObject, name: &str) -> Option<CstObject> {
     match member(object, name) {
         Some(property) => object_at(&property),
@@ -86,14 +91,14 @@ pub fn object_of(object: &CstObject, name: &str) -> Option<CstObject> {
     }
 }
 
-/// Returns the object that a member holds. Replaces `null` with an empty object; for docker both mean the
-/// same.
+/// Returns the JSON object that is the value of a member. Replaces the value `null` with an empty object,
+/// which means the same to docker.
 pub fn object_at(property: &CstObjectProp) -> Option<CstObject> {
     let is_null = property.value().is_some_and(|value| value.as_null_keyword().is_some());
     if is_null { Some(property.object_value_or_set()) } else { property.object_value() }
 }
 
-/// Sets a member to a string.
+/// Sets a member of a JSON object to a string. Adds the member if it is missing.
 pub fn set(object: &CstObject, name: &str, value: &str) {
     let value = CstInputValue::String(value.to_owned());
     match member(object, name) {
@@ -102,7 +107,7 @@ pub fn set(object: &CstObject, name: &str, value: &str) {
     }
 }
 
-/// Returns the position after the opening brace of an object, in bytes of the whole text.
+/// Returns the byte offset in the whole document just after the opening brace of a JSON object.
 pub fn after_brace(object: &CstObject) -> usize {
     let mut place = "{".len();
     let mut node: CstNode = object.clone().into();

@@ -1,4 +1,4 @@
-//! Reads, locks and replaces files of Docker's config directory.
+//! Reads, locks and replaces files in Docker's config directory.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-// While a file is written, it has a name like `config.json.regpush-0123456789abcdef.tmp`.
+// The plugin writes a file under a temporary name like `config.json.regpush-0123456789abcdef.tmp`, and then
+// renames the file.
 
-/// The number of random characters in that name.
+/// The number of random characters in the name of a temporary file.
 const RANDOM: usize = 16;
 const SUFFIX: &str = ".tmp";
 
-/// Reads a file of Docker's config directory. Rejects files on which a read could block (a FIFO), and stops
-/// after 64 MiB, since a device may never end.
+/// Reads a file in Docker's config directory. Reads at most 64 MiB, since a device file may have no end.
+/// Rejects FIFOs and sockets, since reading from them could block.
 ///
 /// # Errors
-/// The file cannot be read, or is a FIFO or socket.
+/// The file cannot be read, or is a FIFO or a socket.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     const MAX: u64 = 64 << 20;
     #[cfg(unix)]
@@ -34,46 +35,50 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The permissions of a written file.
+/// The permissions that a file gets when the plugin writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// As before; only its owner may read a new file.
+    /// An existing file keeps its permissions. Only the owner may read a new file.
     AsItIs,
-    /// Only the owner: the file holds secrets now.
+    /// Only the owner may read the file, because the file contains secrets.
     Private,
 }
 
-/// A file of Docker's config directory, locked against other processes of this plugin by a lock file next to
-/// it. docker itself does not lock.
+/// A locked file in Docker's config directory, usually with a lock file next to it. The lock stops only other
+/// processes of this plugin, since docker does not lock files.
 #[derive(Debug)]
 pub struct LockedFile {
-    /// The file itself, after following all links.
+    /// The path of the locked file, with symbolic links resolved.
     target: PathBuf,
-    /// Unlocked when it is closed, however this process ends.
+    /// The open file that has the lock. The system releases the lock when this process exits or is killed.
     _lock: File,
     lock_path: Option<PathBuf>,
 }
 
 impl LockedFile {
-    /// How long to wait for another process; writing takes milliseconds.
+    /// The longest wait for another process to release the lock. A process needs the lock for only a few
+    /// milliseconds.
     const TIMEOUT: Duration = Duration::from_secs(10);
     const PAUSE: Duration = Duration::from_millis(2);
 
-    /// Waits until no other process holds the file. Creates its directory if there is none.
+    /// Locks a file. Waits until no other process of this plugin has the lock. Creates the directory of the
+    /// file if the directory is missing.
     ///
     /// # Errors
-    /// An I/O error, the path is not a regular file, or another process holds the file for longer than 10 s.
+    /// An I/O error occurs, the path is not a regular file, or another process keeps the lock for longer than
+    /// 10 s.
     pub fn take(path: &Path) -> io::Result<Self> {
         let target = match fs::canonicalize(path) {
             Ok(target) => target,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // A link may point to a file that does not exist yet.
+                // The path may be a symbolic link to a file that does not exist yet.
                 let directory = path.parent().unwrap_or(Path::new("."));
                 fs::read_link(path).map_or_else(|_| path.to_owned(), |target| directory.join(target))
             }
             Err(error) => return Err(error),
         };
-        // Users link config.json to `/dev/null` to have no config. It must not be replaced.
+        // Some users link config.json to `/dev/null` to have no config. The plugin must not replace
+        // `/dev/null`.
         if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(io::Error::other("it is not a regular file"));
         }
@@ -83,8 +88,8 @@ impl LockedFile {
         loop {
             let (lock, lock_path) = match private_file().open(&lock_path) {
                 Ok(lock) => (lock, Some(lock_path.clone())),
-                // The directory is not writable, perhaps because only the file is mounted. Lock the file
-                // itself.
+                // The plugin cannot create a lock file, perhaps because only the target is mounted into a
+                // container. Lock the target itself.
                 Err(_) if target.exists() => (File::open(&target)?, None),
                 Err(error) => return Err(error),
             };
@@ -98,11 +103,12 @@ impl LockedFile {
                     let shown = lock_path.as_ref().unwrap_or(&target).display();
                     return Err(io::Error::other(format!("another process has locked `{shown}`")));
                 }
-                // Some network file systems have no locks. Go on without one, as docker does.
+                // Some network file systems do not support locks. Continue without a lock, as docker does.
                 Err(TryLockError::Error(error)) if has_no_locks(&error) => false,
                 Err(TryLockError::Error(error)) => return Err(error),
             };
-            // Otherwise the previous holder removed the lock file, or replaced the file: try again.
+            // If the path names another file by now, the previous owner of the lock has removed or replaced
+            // the locked file. Then lock again.
             if is_at(&lock, lock_path.as_ref().unwrap_or(&target)) {
                 let held = Self { target, _lock: lock, lock_path };
                 if is_locked && held.lock_path.is_some() {
@@ -113,7 +119,7 @@ impl LockedFile {
         }
     }
 
-    /// Returns the content of the file; `None` if there is no file.
+    /// Returns the content of the locked file; `None` if the file does not exist.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -125,13 +131,14 @@ impl LockedFile {
         }
     }
 
-    /// Replaces the text of the file, or removes the file (`None`). Follows links and keeps the owner. Where
-    /// a rename is possible, readers see either the old or the new text.
+    /// Replaces the content of the locked file, or removes the file if `after` is `None`. Follows symbolic
+    /// links, and keeps the owner of the file. Where a rename is possible, other programs read either the old
+    /// or the new content.
     ///
-    /// * `before`: the content when it was read. If it has changed since, nothing is written.
+    /// * `before`: the content that the caller has read. Writes nothing if the file has other content now.
     ///
     /// # Errors
-    /// An I/O error, or another program has changed the file.
+    /// An I/O error occurs, or another program has changed the file.
     pub fn write(&self, before: Option<&[u8]>, after: Option<&str>, mode: Mode) -> io::Result<()> {
         if self.read()?.as_deref() != before {
             return Err(io::Error::other("another process changed it; try again"));
@@ -161,8 +168,8 @@ impl LockedFile {
         {
             file.as_file().set_permissions(old.permissions())?;
         }
-        // Root may be changing another user's file. If the new file cannot get that owner, write to the old
-        // one.
+        // The old file may belong to another user, for example if root runs the plugin. If the new file
+        // cannot get that user as its owner, write to the old file.
         #[cfg(unix)]
         if let Some(old) = &old
             && !has_owner(file.as_file(), old)?
@@ -172,7 +179,8 @@ impl LockedFile {
         file.as_file().sync_all()?;
         match file.persist(target) {
             Ok(_) => {}
-            // A file that is a mount point, as in a container, can only be written in place.
+            // A file that is a mount point, as in a container, cannot be replaced by a rename. Write to the
+            // file itself.
             Err(error)
                 if matches!(
                     error.error.kind(),
@@ -183,13 +191,14 @@ impl LockedFile {
             }
             Err(error) => return Err(error.error),
         }
-        // Makes the rename survive a crash of the system. Not every file system can do that.
+        // Flush the directory so that the rename survives a system crash. Ignore errors, since some file
+        // systems cannot flush a directory.
         #[cfg(unix)]
         let _ = File::open(directory_of(target)).and_then(|directory| directory.sync_all());
         Ok(())
     }
 
-    /// Lets only the owner read the file: it holds secrets.
+    /// Lets only the owner read and write the locked file, because the file contains secrets.
     ///
     /// # Errors
     /// The permissions cannot be read or changed.
@@ -204,8 +213,8 @@ impl LockedFile {
         }
     }
 
-    /// Removes the temporary files of killed processes of this plugin. Only the holder of the lock creates
-    /// such files, so no other process is writing one now.
+    /// Removes temporary files that killed processes of this plugin have left. This process has the lock, so
+    /// no other process is writing a temporary file now.
     fn remove_leftovers(&self) {
         let prefix = leftover_prefix(&self.target);
         let is_ours = |name: &OsStr| {
@@ -225,8 +234,8 @@ impl LockedFile {
 #[cfg(unix)]
 impl Drop for LockedFile {
     fn drop(&mut self) {
-        // The lock file is removed before it is unlocked, so that no other process locks a file that is being
-        // removed.
+        // Remove the lock file before releasing the lock, so that no other process locks a file that is about
+        // to be removed.
         if let Some(path) = &self.lock_path {
             let _ = fs::remove_file(path);
         }
@@ -247,20 +256,21 @@ fn leftover_prefix(target: &Path) -> OsString {
     beside(target, ".regpush-").file_name().unwrap_or_default().to_owned()
 }
 
-/// Whether this path still names this open file.
+/// Returns whether a path still names the open file `file`.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     matches!((file.metadata().map(id), fs::metadata(path).map(id)), (Ok(own), Ok(there)) if own == there)
 }
 
-/// Lock files are not removed on Windows.
+/// Returns true: on Windows, lock files are never removed, so the path always names the open file.
 #[cfg(windows)]
 fn is_at(_: &File, _: &Path) -> bool {
     true
 }
 
-/// NFS without its lock manager returns `ENOLCK`.
+/// Returns whether an error means that the file system does not support locks. NFS without a lock manager
+/// returns `ENOLCK`.
 fn has_no_locks(error: &io::Error) -> bool {
     #[cfg(unix)]
     let is_without = error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error());
@@ -284,8 +294,8 @@ fn private_file() -> fs::OpenOptions {
     options
 }
 
-/// Writes to an existing file. Not atomic, but truncates only after the new text is written, and restores the
-/// old text after an error.
+/// Overwrites an existing file, which is not atomic. Truncates the file only after writing the new content,
+/// and restores the old content after an error.
 fn write_in_place(path: &Path, before: &[u8], after: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).open(path)?;
     let mut put = |bytes: &[u8]| {
@@ -297,7 +307,8 @@ fn write_in_place(path: &Path, before: &[u8], after: &[u8]) -> io::Result<()> {
     put(after).inspect_err(|_| drop(put(before)))
 }
 
-/// Gives a file the owner and group of another, if permitted. Returns whether it has them.
+/// Gives `file` the owner and group of another file, if permitted. Returns whether `file` has that owner and
+/// group now.
 #[cfg(unix)]
 fn has_owner(file: &File, other: &fs::Metadata) -> io::Result<bool> {
     let own = file.metadata()?;
@@ -326,7 +337,8 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no lock file was created");
     }
 
-    /// Regression: another process may remove a lock file between our opening and locking it.
+    /// Regression: a thread locked a lock file that another thread had already removed, so two threads had
+    /// the lock.
     #[test]
     fn only_one_thread_holds_the_lock() {
         const ROUNDS: usize = 3000;

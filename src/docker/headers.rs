@@ -1,5 +1,5 @@
-//! The user's headers for every call to the engine: `DOCKER_CUSTOM_HEADERS`, or else `HttpHeaders` of
-//! config.json.
+//! Reads the HTTP headers that the user adds to every request to the engine: from `DOCKER_CUSTOM_HEADERS`, or
+//! else from `HttpHeaders` of config.json.
 //!
 //! Source: docker/cli `cli/command/client_options.go`.
 
@@ -11,7 +11,7 @@ use crate::docker::config::Config;
 use crate::failure::Class;
 
 const VARIABLE: &str = "DOCKER_CUSTOM_HEADERS";
-/// Go's HTTP client, which docker uses, sets these itself and ignores the user's.
+/// Headers that the user cannot change: docker uses Go's HTTP client, which sets these headers itself.
 const OURS: [&str; 6] =
     ["host", "user-agent", "content-length", "transfer-encoding", "trailer", "connection"];
 
@@ -28,17 +28,18 @@ impl HeadersError {
         Class::Engine
     }
 
-    /// Returns what to change.
+    /// Returns a hint that tells the user to fix the header.
     pub fn hint(&self) -> &'static str {
         "fix or remove that header"
     }
 }
 
-/// Returns the user's headers, from this process's environment or the config.
+/// Returns the user's HTTP headers from the variable `DOCKER_CUSTOM_HEADERS`, or else from config.json.
 ///
 /// # Errors
-/// The variable is not a comma-separated list of `key=value` pairs, or a header has characters that HTTP does
-/// not allow. Errors do not quote values, since some are secrets.
+/// `DOCKER_CUSTOM_HEADERS` is not a comma-separated list of `key=value` pairs, or a header has characters
+/// that HTTP does not allow. Error messages do not quote the values of headers, since a value may be a
+/// secret.
 pub fn custom(config: &Config) -> Result<HeaderMap, HeadersError> {
     let variable = env::var_os(VARIABLE).filter(|value| !value.is_empty());
     match variable {
@@ -50,13 +51,14 @@ pub fn custom(config: &Config) -> Result<HeaderMap, HeadersError> {
     }
 }
 
-/// Reads one CSV record of `key=value`; quotes allow a comma in a value.
+/// Parses the value of `DOCKER_CUSTOM_HEADERS`: one CSV record of `key=value` fields. A quoted field may
+/// contain commas.
 fn from_variable(text: &str) -> Result<Vec<(String, String)>, HeadersError> {
     let broken = |reason: String| HeadersError::Variable { reason };
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
     let record = reader.records().next().transpose().map_err(|error| broken(error.to_string()))?;
     let pair = |field: &str| match field.split_once('=') {
-        // Not quoted: the field may be a secret whose name was left out.
+        // The error does not quote the field, which may be a secret without a header name.
         None => Err(broken("missing \"=\" in a key=value pair".to_owned())),
         Some((key, _)) if key.trim().is_empty() => {
             Err(broken("a key=value pair has an empty key".to_owned()))
@@ -72,8 +74,7 @@ fn header_map(
 ) -> Result<HeaderMap, HeadersError> {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
-        // Quote the name only up to its first invalid character: the rest may be a secret that belongs to the
-        // value.
+        // The error quotes the header name only up to the first invalid character, since a secret may follow.
         let shown = name.split(|c: char| !c.is_ascii_alphanumeric() && !"-_".contains(c)).next();
         let broken =
             || HeadersError::Header { name: shown.unwrap_or_default().to_owned(), place: place.to_owned() };

@@ -1,5 +1,5 @@
-//! The hint that docker shows after a failed `docker push`, and the entry in config.json that makes docker
-//! call the plugin for it.
+//! Writes the hint that docker shows after a failed `docker push`, and the entry in config.json that makes
+//! docker ask the plugin for this hint.
 //!
 //! Source: docker/cli `cli-plugins/hooks` and `cli-plugins/manager/hooks.go` (docker 26.1 and later).
 
@@ -16,15 +16,17 @@ use crate::docker::edit::{self, Change, after_brace, first_member};
 use crate::failure::{Class, Evidence, classify, is_usage};
 use crate::secret::Secret;
 
-/// The commands after which docker calls the plugin: `docker push` and its long form.
+/// The docker commands after which docker runs the plugin: `docker push` and `docker image push`.
 const COMMANDS: &str = "push,image push";
-/// The hint. docker fills in the image, through template functions that all its versions have.
+/// The template of the hint. docker replaces `{{arg . 0}}` with the image; every docker version with hooks
+/// has the `arg` function.
 const TEMPLATE: &str = include_str!("../../plugin-metadata/hook.txt");
 
-/// Answers docker's call of the hook with a hint. The hint is empty, so docker shows nothing, if the push
-/// succeeded or the plugin could not help.
+/// Writes the JSON response that docker expects from the plugin after a `docker push`: a hint. The hint is
+/// empty, and docker shows nothing, if the push succeeded or the plugin could not help.
 ///
-/// * `question`: `{"RootCmd":"push","Flags":{…},"CommandError":"…"}`. It does not contain the image.
+/// * `question`: JSON from docker, `{"RootCmd":"push","Flags":{…},"CommandError":"…"}`. The JSON does not
+/// contain the image.
 ///
 /// # Errors
 /// stdout is closed or full.
@@ -37,7 +39,8 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
     }
     let question: Question = serde_json::from_str(&question.to_string_lossy()).unwrap_or_default();
     let options = if question.flags.contains_key("all-tags") { "--all-tags " } else { "" };
-    // The hint does not repeat `--platform`, and without it the command would push something else.
+    // Give no hint after a push with `--platform`: the command in the hint does not have that option, and
+    // would push something else.
     let is_ours = !question.flags.contains_key("platform");
     let hint = reason(&question.command_error)
         .filter(|_| is_ours)
@@ -47,10 +50,10 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
     out.flush()
 }
 
-/// Returns why the push failed and what `docker regpush` does about it. Never quotes the error: docker would
-/// execute it as part of the template.
+/// Explains why the push failed and what `docker regpush` does about the failure. Never quotes the error,
+/// since docker would execute template actions in the error.
 fn reason(error: &str) -> Option<&'static str> {
-    // docker's own usage errors need no hint.
+    // A successful push needs no hint, and neither does a usage error, such as an unknown flag.
     if error.trim().is_empty() || is_usage(error) {
         return None;
     }
@@ -77,14 +80,14 @@ fn reason(error: &str) -> Option<&'static str> {
             "The engine cannot be reached, or could not push. This command shows the reason (docker's options go before `regpush`):"
         }
         Class::Other => "This command shows more details, and what to do:",
-        // docker's message is enough, or only this plugin reports such an error.
+        // No hint: docker's own message is enough, or only this plugin reports errors of this class.
         Class::Reference | Class::Cancelled | Class::Stalled | Class::Exists | Class::Unverified => {
             return None;
         }
     })
 }
 
-/// Why config.json was not changed.
+/// An error while reading or changing the plugin's entry in config.json.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
     #[error(transparent)]
@@ -106,7 +109,7 @@ impl HookError {
         Class::Other
     }
 
-    /// What to change, if that is known.
+    /// Returns a hint that tells the user how to fix config.json, if this error needs one.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Malformed { .. } => "fix that file first; docker cannot read it either",
@@ -117,23 +120,24 @@ impl HookError {
     }
 }
 
-/// Why the text of config.json cannot be changed.
+/// The reason why the plugin cannot change the content of config.json.
 #[derive(Debug, PartialEq, Eq)]
 pub enum EntryError {
     Malformed(String),
     Foreign(String),
 }
 
-// The text to insert depends on what the file already contains; all but NEW_FILE go right after an opening
-// brace. The texts differ, so that `remove` can recognize each and restore the file byte for byte.
+// The text to insert into config.json depends on the objects that the file already has. `remove` recognizes
+// the inserted text by its layout, and can restore the file byte for byte. Each text except `NEW_FILE` goes
+// right after an opening brace.
 
-/// The whole file.
+/// The content of a config.json that was missing or empty.
 const NEW_FILE: &str = r#"{"plugins": {"regpush": {"hooks": "push,image push"}}}"#;
 const IN_ROOT: &str = "\n\t\"plugins\": {\"regpush\": {\"hooks\": \"push,image push\"}}";
 const IN_PLUGINS: &str = "\n\t\t\"regpush\": {\"hooks\": \"push,image push\"}";
 const IN_REGPUSH: &str = "\"hooks\": \"push,image push\"";
 
-/// Inserts the plugin's entry into the text of config.json; `None`: there is no file.
+/// Inserts the plugin's entry into the content of config.json. `text` is `None` if the file does not exist.
 pub fn install(text: Option<&str>) -> Result<Change, EntryError> {
     let Some(text) = text else { return Ok(changed(format!("{NEW_FILE}\n"))) };
     if text.trim().is_empty() {
@@ -153,8 +157,8 @@ pub fn install(text: Option<&str>) -> Result<Change, EntryError> {
     Ok(changed([&text[..at], entry, end, &text[at..]].concat()))
 }
 
-/// Removes the plugin's entry from the text of config.json; `None`: there is no file. Removes the whole file
-/// if the plugin created it.
+/// Removes the plugin's entry from the content of config.json, or removes a file that the plugin created.
+/// `text` is `None` if the file does not exist.
 pub fn remove(text: Option<&str>) -> Result<Change, EntryError> {
     let text = text.unwrap_or_default();
     if text == format!("{NEW_FILE}\n") {
@@ -172,13 +176,13 @@ pub fn remove(text: Option<&str>) -> Result<Change, EntryError> {
     {
         let at = after_brace(&nested(&root, path)?.expect("hooks were found in it"));
         let rest = text[at..].strip_prefix(entry);
-        // The entry was inserted with a comma, or with a line end if the object was empty.
+        // `install` put a comma after the entry, or a line end if the object was empty.
         if let Some(rest) = rest.and_then(|rest| rest.strip_prefix([',', '\n'])) {
             return Ok(changed([&text[..at], rest].concat()));
         }
     }
-    // docker has rewritten the file since, in its own layout. Objects that would become empty are removed
-    // too.
+    // docker has rewritten config.json in its own layout since `install`. Remove the entry, and all objects
+    // that would become empty.
     for length in (0..=2).rev() {
         let object = nested(&root, &["plugins", "regpush"][..length])?.expect("hooks were found in it");
         if object.properties().len() > 1 || length == 0 {
@@ -191,11 +195,11 @@ pub fn remove(text: Option<&str>) -> Result<Change, EntryError> {
 }
 
 fn changed(text: String) -> Change {
-    // config.json may hold passwords.
+    // The new content is a secret, because config.json may contain passwords.
     Change::Text(Secret::new(text))
 }
 
-/// Whether the text of config.json has the plugin's entry.
+/// Returns whether the content of config.json has the plugin's entry.
 pub fn is_installed(text: &str) -> Result<bool, EntryError> {
     if text.trim().is_empty() {
         return Ok(false);
@@ -210,16 +214,17 @@ pub fn is_installed(text: &str) -> Result<bool, EntryError> {
     }
 }
 
-/// Parses the text. The caller must keep the document as long as it uses the object.
+/// Parses the content of config.json into a document and its root object. The caller must keep the document
+/// as long as the caller uses the object.
 fn parse(text: &str) -> Result<(CstRootNode, CstObject), EntryError> {
-    // Accepts only strict JSON, as docker does.
+    // Accept only strict JSON, as docker does: `edit::parse` alone would also accept comments.
     serde_json::from_str::<serde_json::Value>(text)
         .map_err(|error| EntryError::Malformed(error.to_string()))?;
     edit::parse(text).ok_or_else(|| EntryError::Malformed("it is not an object".to_owned()))
 }
 
-/// Returns the object at a path of keys. As docker does, matches the first key in any case and the others
-/// exactly. `None`: a key is missing.
+/// Returns the JSON object at a path of keys, or `None` if a key is missing. As docker does, ignores the case
+/// of the first key only.
 fn nested(root: &CstObject, path: &[&str]) -> Result<Option<CstObject>, EntryError> {
     let mut object = root.clone();
     for (at, key) in path.iter().enumerate() {
@@ -281,7 +286,8 @@ mod tests {
         assert_eq!(out, b"{\"Template\":\"\",\"Type\":0}\n");
     }
 
-    /// Converts a change for comparison: `None` if nothing changes, `Some(None)` for a removed file.
+    /// Converts a change into a value that tests can compare: `None` if nothing changes, `Some(None)` if the
+    /// file is removed.
     #[expect(clippy::option_option, reason = "`None`: no change; `Some(None)`: the file is removed")]
     fn seen(change: Result<Change, EntryError>) -> Result<Option<Option<String>>, EntryError> {
         Ok(match change? {
@@ -295,7 +301,7 @@ mod tests {
         seen(install(text)).unwrap().unwrap().unwrap()
     }
 
-    /// Files that users may have. Each must be restored byte for byte.
+    /// Contents of config.json that users may have. `remove` must restore each content byte for byte.
     const FILES: [&str; 17] = [
         "",
         "\n",
@@ -333,7 +339,7 @@ mod tests {
         assert_eq!(seen(remove(Some(&created))), Ok(Some(None)));
     }
 
-    /// docker rewrites the file at each login, with its own layout and order of keys.
+    /// Each `docker login` rewrites config.json in docker's own layout and order of keys.
     #[test]
     fn removes_the_entry_from_files_that_docker_rewrote() {
         let table = [

@@ -1,4 +1,5 @@
-//! Docker on this machine: its config directory, contexts, custom headers, and its hook for failed pushes.
+//! Reads and changes Docker's settings on this machine: config directory, contexts, custom HTTP headers, and
+//! the hook for failed pushes.
 
 pub mod config;
 pub mod context;
