@@ -1,8 +1,8 @@
-//! Decodes entries of config.json and of `DOCKER_AUTH_CONFIG`.
+//! Decodes stored credentials: entries of `auths` in config.json and in `DOCKER_AUTH_CONFIG`.
 //!
-//! `docker_credential` decodes each entry, from a config that has only this entry: its own choice among
-//! several differs from docker's (measured: 35 of 80 cases agree). Its types and error texts must not leave
-//! this module: their `Debug` prints passwords.
+//! The crate `docker_credential` gets only one entry at a time, because that crate chooses among several
+//! entries differently from docker (measured: 35 of 80 cases agree). Types and errors of the crate must not
+//! leave this module, because their `Debug` output contains passwords.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::docker::config::{AuthEntry, field};
 use crate::secret::Secret;
 use crate::text::sanitize;
 
-/// Decodes an entry; `Ok(None)` if it has no credentials.
+/// Decodes an entry of `auths`. Returns `Ok(None)` if the entry has no credentials.
 pub fn decode(entry: &AuthEntry) -> Result<Option<Credentials>, &'static str> {
     if entry.is_malformed {
         return Err("does not have the form that docker expects");
@@ -25,14 +25,15 @@ pub fn decode(entry: &AuthEntry) -> Result<Option<Credentials>, &'static str> {
         None => (entry.username.clone(), entry.password.clone()),
     };
     let identity_token = entry.identity_token.clone();
-    // With an identity token, docker stores an empty password.
+    // docker stores an empty password next to an identity token. Ignore that password.
     let password = password.filter(|password| identity_token.is_none() || !password.expose().is_empty());
     let registry_token = entry.registry_token.clone();
     let credentials = Credentials { username, password, identity_token, registry_token };
     Ok(Some(credentials).filter(|credentials| !credentials.is_anonymous()))
 }
 
-/// Decodes the base64 of `user:password`. As docker does, ignores line ends, and NULs after the password.
+/// Decodes the base64 of `user:password`. As docker does, ignores line ends in the base64, and NUL bytes
+/// after the password.
 pub fn decode_auth(auth: &Secret) -> Result<(String, Secret), &'static str> {
     let packed: String = auth.expose().chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
     let config = Secret::new(json!({"auths": {"x": {"auth": packed}}}).to_string());
@@ -47,11 +48,11 @@ pub fn decode_auth(auth: &Secret) -> Result<(String, Secret), &'static str> {
     }
 }
 
-/// Reads `DOCKER_AUTH_CONFIG` as docker has done since 28.3: rejects unknown keys, and accepts keys in any
-/// case. Returns the base64 of each registry.
+/// Parses `DOCKER_AUTH_CONFIG` as docker does since 28.3: rejects unknown keys, and ignores the case of keys.
+/// Returns the base64 of `user:password` for each registry.
 pub fn read_variable(text: &Secret) -> Result<BTreeMap<String, Secret>, CredentialsError> {
     let broken = |reason: String| CredentialsError::Variable { reason };
-    // serde's message could quote a misplaced secret.
+    // The error contains only a position, because serde's message could quote a secret.
     let variable: Value = serde_json::from_str(text.expose()).map_err(|error| {
         broken(format!("invalid JSON at line {}, column {}", error.line(), error.column()))
     })?;
@@ -67,7 +68,7 @@ pub fn read_variable(text: &Secret) -> Result<BTreeMap<String, Secret>, Credenti
     entries.iter().map(auth).collect()
 }
 
-/// Returns the value of the only field that an object may have.
+/// Returns the value of the field `key`. Fails if the JSON object has any other field.
 fn only_field<'a>(object: &'a Value, key: &str) -> Result<&'a Value, String> {
     let fields = object.as_object().ok_or("it is not an object")?;
     match fields.iter().find(|(name, _)| !name.eq_ignore_ascii_case(key)) {
@@ -76,8 +77,8 @@ fn only_field<'a>(object: &'a Value, key: &str) -> Result<&'a Value, String> {
     }
 }
 
-/// Returns the credentials in DOCKER_AUTH_CONFIG for exactly this key. (docker ignores the whole variable if
-/// one entry is bad.)
+/// Returns the credentials in `DOCKER_AUTH_CONFIG` for exactly this registry key. Unlike docker, accepts the
+/// variable if the `auth` of another entry cannot be decoded.
 pub fn from_variable(text: &Secret, key: &str) -> Result<Option<Credentials>, CredentialsError> {
     let Some(auth) = read_variable(text)?.remove(key) else { return Ok(None) };
     let (username, password) = decode_auth(&auth).map_err(|problem| bad_variable_entry(key, problem))?;
@@ -95,7 +96,7 @@ mod tests {
 
     #[test]
     fn decodes_entries_as_docker_does() {
-        // base64 of: bob:a:b · bob:pw\0\0 · :pw · bob
+        // The base64 values decode to `bob:a:b` (twice), `bob:pw\0\0`, `:pw` and `bob`.
         let table = [
             (entry(Some("Ym9iOmE6Yg==")), Ok(Some(shown(&basic("bob", "a:b"))))),
             (entry(Some("Ym9i\nOmE6\r\nYg==")), Ok(Some(shown(&basic("bob", "a:b"))))),

@@ -1,4 +1,4 @@
-//! Looks up credentials in all their sources, in order.
+//! Looks up the credentials for a registry in all sources, in order of precedence.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,54 +11,59 @@ use crate::reference::{HUB, HUB_CREDENTIALS_KEY, credentials_key};
 use crate::secret::Secret;
 use crate::text::sanitize;
 
-/// Credentials for one registry, their source, and warnings about sources.
+/// The result of a lookup: credentials for one registry, their source, and warnings about broken sources.
 #[derive(Debug)]
 pub struct LookedUp {
     pub credentials: Credentials,
     pub login: Login,
     /// A warning if DOCKER_AUTH_CONFIG overrides stored credentials.
     pub shadow: Option<String>,
-    /// One for each broken source, except config.json: its error was reported when it was read.
+    /// One warning for each broken source, except config.json: the plugin reported that error when it read
+    /// the file.
     pub warnings: Vec<String>,
 }
 
-/// A registry for which Docker stores credentials, as listed to the user.
+/// A registry for which Docker stores credentials, for the list that `docker regpush auth` prints.
 #[derive(Debug)]
 pub struct Entry {
     /// `host[:port]`
     pub registry: String,
     pub source: Source,
     pub username: Option<String>,
-    /// `None` if only the name of the registry is known.
+    /// The kind of the stored secret; `None` if only the name of the registry was found.
     pub kind: Option<Kind>,
 }
 
-/// The keys under which `docker login` stores the tokens of its web login to the Hub; they are not passwords.
+/// The keys under which `docker login` stores the tokens of a browser login to Docker Hub. These tokens are
+/// not passwords.
 pub const HUB_TOKEN_KEYS: [&str; 2] =
     ["https://index.docker.io/v1/access-token", "https://index.docker.io/v1/refresh-token"];
 
-/// All sources of credentials, in the order in which they are tried.
+/// All sources of credentials, in the order in which the plugin tries them.
 #[derive(Debug)]
 pub struct Keyring {
-    /// From the command line. If set, no other source is tried.
+    /// Credentials from the command line. If they are set, the plugin tries no other source.
     pub given: Option<Credentials>,
-    /// The text of `DOCKER_AUTH_CONFIG`.
+    /// The value of `DOCKER_AUTH_CONFIG`.
     pub variable: Option<Secret>,
     pub config: Config,
-    /// Why config.json could not be read. Reported at that time, and again if a registry refuses the push.
+    /// The error from reading config.json, if any. The plugin reports this error at once, and again if a
+    /// registry refuses the push.
     pub config_problem: Option<String>,
-    /// How long a helper may take; `None` if the user may be typing a PIN.
+    /// The time limit for a credential helper; `None` if the user may have to type a PIN.
     pub helper_timeout: Option<Duration>,
 }
 
 impl Keyring {
-    /// Tries the sources in this order: command line, `DOCKER_AUTH_CONFIG`, `credHelpers`, `credsStore`,
-    /// `auths`. Skips a source that is broken or has no credentials for the registry.
+    /// Looks up the credentials for a registry on the command line, then in `DOCKER_AUTH_CONFIG`,
+    /// `credHelpers`, `credsStore` and `auths`. Skips a source that is broken or has no credentials for the
+    /// registry.
     ///
-    /// Unlike docker, which stops at the first configured helper, it also uses credentials left in `auths`.
+    /// Unlike docker, which stops at the first configured helper, also uses credentials that are left in
+    /// `auths`.
     ///
-    /// * `registry`: its domain.
-    /// * `tell`: called with a line about each helper that has not answered within 3 s.
+    /// * `registry`: the domain of the registry.
+    /// * `tell`: called with a message about each helper that takes longer than 3 s.
     pub async fn look_up(&self, registry: &str, tell: impl FnMut(&str)) -> LookedUp {
         let key = credentials_key(registry);
         let mut problems = Vec::new();
@@ -78,7 +83,8 @@ impl Keyring {
         LookedUp { credentials, login, shadow, warnings }
     }
 
-    /// Returns a warning if DOCKER_AUTH_CONFIG overrides credentials that were just saved.
+    /// Returns a warning if DOCKER_AUTH_CONFIG overrides credentials that the plugin has just saved for a
+    /// registry.
     pub fn shadow_of_kept(&self, registry: &str) -> Option<String> {
         let variable = self.variable.as_ref()?;
         from_variable(variable, credentials_key(registry)).ok()??;
@@ -111,8 +117,8 @@ impl Keyring {
         for name in helpers(&self.config, key) {
             if let Some(mut credentials) = keep(helper::get(&name, key, self.helper_timeout, &mut tell).await)
             {
-                // Helpers do not store registry tokens, so docker reads them from the file even if a helper
-                // answers.
+                // Helpers do not store registry tokens, so docker always reads the registry token from
+                // config.json.
                 credentials.registry_token = entry.and_then(|(_, entry)| entry.registry_token.clone());
                 return Some((credentials, Source::Helper(name)));
             }
@@ -122,23 +128,24 @@ impl Keyring {
         Some((credentials, Source::File(self.config.path.clone())))
     }
 
-    /// Returns where `docker login` stored credentials, judging by config.json alone.
+    /// Returns the source in which `docker login` stored credentials for a registry. Reads only config.json,
+    /// and runs no helper.
     fn stored(&self, key: &str) -> Option<Source> {
         let (_, entry) = entry_for(&self.config.auths, key)?;
         if decode(entry).is_ok_and(|found| found.is_some()) {
             return Some(Source::File(self.config.path.clone()));
         }
-        // `docker login` writes an empty entry for credentials that it stored in a helper.
+        // `docker login` writes an empty entry to `auths` after storing credentials in a helper.
         helpers(&self.config, key).into_iter().next().map(Source::Helper)
     }
 
-    /// Lists all registries for which Docker stores credentials, by name, with the source that a push would
-    /// use. Also returns the errors of broken sources. Contacts no registry.
+    /// Lists all registries for which Docker stores credentials, each with the source that a push would use.
+    /// Also returns the errors of broken sources. Contacts no registry.
     ///
-    /// * `tell`: called with a line about each helper that has not answered within 3 s.
+    /// * `tell`: called with a message about each helper that takes longer than 3 s.
     pub async fn list(&self, mut tell: impl FnMut(&str)) -> (Vec<Entry>, Vec<CredentialsError>) {
         let (mut entries, mut problems) = (BTreeMap::new(), Vec::new());
-        // A push uses the first source of a registry.
+        // If several sources have a registry, keep only the first, which a push would use.
         let mut put = |name: &str, source: Source, username: Option<String>, kind: Option<Kind>| {
             if !HUB_TOKEN_KEYS.contains(&name) {
                 let registry = shown(name);
@@ -191,7 +198,7 @@ impl Keyring {
                     let kind = found.kind();
                     put(name, file(), found.username, kind);
                 }
-                // Only a name: a helper has the credentials, or there are none.
+                // The entry is empty: a helper has the credentials, or no source has any.
                 Ok(None) => {}
                 Err(problem) => problems.push(self.bad_entry(name, problem)),
             }
@@ -207,8 +214,9 @@ impl Keyring {
     }
 }
 
-/// Returns the helper for all registries: `credsStore`, or, if nothing at all is configured, docker's default
-/// for this system if it is installed.
+/// Returns the name of the credential helper for all registries: `credsStore`, or else docker's default for
+/// this operating system. The default applies only if config.json configures no credentials and the default
+/// helper is installed.
 ///
 /// Source: docker/cli `cli/config/credentials/default_store*.go`.
 pub fn credentials_store(config: &Config) -> Option<String> {
@@ -226,8 +234,8 @@ pub fn credentials_store(config: &Config) -> Option<String> {
     helper::is_installed(&format!("{}{name}", helper::PREFIX)).then(|| name.to_owned())
 }
 
-/// Returns the helpers to try for a registry, in order: its own, then the one for all. An empty name in
-/// `credHelpers` selects `auths` instead.
+/// Returns the credential helpers to try for a registry: first the helper in `credHelpers`, then the helper
+/// for all registries. Returns no helper if the name in `credHelpers` is empty.
 pub fn helpers(config: &Config, key: &str) -> Vec<String> {
     let own = config.credential_helpers.get(key).cloned().flatten();
     if own.as_ref().is_some_and(String::is_empty) {
@@ -238,8 +246,8 @@ pub fn helpers(config: &Config, key: &str) -> Vec<String> {
     helpers
 }
 
-/// Returns the registries that config.json names, each with the source of its credentials. For completion,
-/// and for registries that no helper lists.
+/// Returns the registries that config.json names, each with the source of its credentials. Used for shell
+/// completion, and to list registries that no helper lists.
 pub fn registries(config: &Config) -> BTreeMap<String, Source> {
     let file = || Source::File(config.path.clone());
     let stored = config.auths.keys().filter(|name| !HUB_TOKEN_KEYS.contains(&name.as_str()));
@@ -252,13 +260,13 @@ pub fn registries(config: &Config) -> BTreeMap<String, Source> {
     stored.chain(own).collect()
 }
 
-/// Returns the registry as users write it.
+/// Converts a registry key of config.json into the domain that users write.
 pub fn shown(name: &str) -> String {
     if name == HUB_CREDENTIALS_KEY { HUB.to_owned() } else { sanitize(&host(name)) }
 }
 
-/// Returns `localhost:5000` for `https://me@localhost:5000/v1/` and `localhost:5000/v1`, keys that older
-/// versions of docker wrote.
+/// Returns the host and port in a registry key: `localhost:5000` for `https://me@localhost:5000/v1/` and
+/// `localhost:5000/v1`. Older versions of docker wrote keys like these.
 fn host(name: &str) -> String {
     match name.split_once("://") {
         Some((_, rest)) => {
@@ -269,8 +277,8 @@ fn host(name: &str) -> String {
     }
 }
 
-/// Finds the entry with exactly this key, or else the first whose host is the key: older versions of docker
-/// wrote `https://host/v1/`.
+/// Finds the entry of `auths` with exactly this key, or else the first entry whose host equals the key. Older
+/// versions of docker wrote keys like `https://host/v1/`.
 pub fn entry_for<'a>(auths: &'a BTreeMap<String, AuthEntry>, key: &str) -> Option<(&'a str, &'a AuthEntry)> {
     let exact = auths.get_key_value(key);
     let by_host =

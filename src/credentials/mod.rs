@@ -1,4 +1,5 @@
-//! Credentials for registries: finds, prompts for and saves them, and encodes them for the engine.
+//! Finds credentials for registries, prompts for and saves credentials, and encodes credentials for the
+//! engine.
 
 mod entry;
 mod helper;
@@ -14,18 +15,19 @@ use serde::Serialize;
 use crate::secret::Secret;
 
 /// Credentials that the engine sends to the registry: docker's `AuthConfig` (API 1.24 and later) without the
-/// server address. Empty means anonymous.
+/// server address. Without a secret, the engine pushes anonymously.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     pub username: Option<String>,
     pub password: Option<Secret>,
-    /// An OAuth refresh token, as helpers return it with the user `<token>`.
+    /// An OAuth refresh token, which credential helpers return with the user name `<token>`.
     pub identity_token: Option<Secret>,
-    /// Sent to the registry unchanged, as a Bearer token.
+    /// A Bearer token that the engine sends to the registry unchanged.
     pub registry_token: Option<Secret>,
 }
 
-/// The kinds of secret. If credentials have several, engines use the last in this order.
+/// The kinds of secret in credentials. If credentials have several secrets, engines use the kind that is last
+/// in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Password,
@@ -52,7 +54,8 @@ impl Credentials {
         Self { username: Some(username), password: Some(password), ..Self::default() }
     }
 
-    /// Returns the kind that engines use; `None` if there is no secret, even if there is a user name.
+    /// Returns the kind of secret that engines use; `None` if the credentials have no secret, even if they
+    /// have a user name.
     pub fn kind(&self) -> Option<Kind> {
         match self {
             Self { registry_token: Some(_), .. } => Some(Kind::RegistryToken),
@@ -66,10 +69,10 @@ impl Credentials {
         self.kind().is_none()
     }
 
-    /// Returns the JSON that docker sends to the engine, without empty fields.
+    /// Returns these credentials as the JSON that docker sends to the engine, without empty fields.
     ///
-    /// * `server`: the reference's domain or the Hub's key. With any other value the containerd store
-    ///   silently drops the credentials.
+    /// * `server`: the domain of the reference, or the key of Docker Hub. With any other value, an engine
+    ///   with the containerd store silently drops the credentials.
     pub fn auth_config(&self, server: &str) -> Secret {
         #[derive(Serialize)]
         struct AuthConfig<'a> {
@@ -94,13 +97,15 @@ impl Credentials {
         Secret::new(serde_json::to_string(&config).expect("strings become JSON"))
     }
 
-    /// Returns the value of `X-Registry-Auth`: base64 of the JSON in the URL-safe alphabet *with* padding
-    /// (RFC 4648, 5). The engine silently drops a value in any other encoding, and pushes anonymously.
+    /// Returns the value of the header `X-Registry-Auth`: these credentials as JSON in URL-safe base64 *with*
+    /// padding (RFC 4648, 5). The engine silently drops a value in any other encoding, and pushes
+    /// anonymously.
     pub fn header(&self, server: &str) -> Secret {
         Secret::new(URL_SAFE.encode(self.auth_config(server).expose()))
     }
 
-    /// Returns every secret to redact, in each form in which it is sent.
+    /// Returns all secrets in these credentials that messages must not show: tokens, the password, and the
+    /// base64 of `user:password`.
     pub fn secrets(&self) -> Vec<Secret> {
         let tokens = [&self.identity_token, &self.registry_token, &self.password].into_iter().flatten();
         tokens.cloned().chain(self.basic_auth()).collect()
@@ -131,7 +136,7 @@ pub(crate) mod tests {
         Credentials::basic(username.to_owned(), Secret::new(password.to_owned()))
     }
 
-    /// Returns the clear text, for comparison.
+    /// Returns credentials as JSON in clear text, for comparison.
     pub fn shown(credentials: &Credentials) -> String {
         credentials.auth_config("h").expose().to_owned()
     }
@@ -149,7 +154,8 @@ pub(crate) mod tests {
         for (credentials, server, want) in table {
             assert_eq!(credentials.header(server).expose(), want);
         }
-        // In the standard alphabet this value has `+` and `/`, and engines would silently ignore it.
+        // The standard base64 of these credentials contains `+` and `/`, and engines silently ignore a header
+        // with these characters.
         let header = basic("a", "~~~???>>>").header("h");
         assert!(
             header.expose().contains(['-', '_']) && !header.expose().contains(['+', '/']),

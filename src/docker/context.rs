@@ -1,8 +1,8 @@
-//! Resolves the endpoint of the engine from flags, variables, contexts and defaults, with its TLS options.
+//! Determines the engine's endpoint and TLS options from flags, variables, contexts and defaults.
 //!
 //! Source: docker/cli `cli/command/cli.go` (`resolveContextName`), `cli/flags/options.go`, `opts/hosts.go`,
-//! `cli/context/store` and `cli/connhelper`. Compared with the CLI itself, because its documentation swaps
-//! the order of two variables.
+//! `cli/context/store` and `cli/connhelper`. The order of precedence was compared with the docker CLI itself,
+//! because Docker's documentation swaps two variables.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -25,13 +25,14 @@ const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 const DEFAULT_PIPE: &str = "//./pipe/docker_engine";
 const DEFAULT_TCP_HOST: &str = "localhost";
 const DEFAULT_TCP_PORT: u16 = 2375;
-/// docker's default if TLS is requested but no host is given.
+/// docker's default endpoint if the user requests TLS but gives no host.
 const DEFAULT_TLS_HOST: &str = "tcp://localhost:2376";
 const DEFAULT_CONTEXT: &str = "default";
-/// The longest base path, in bytes: with an image name appended, it must still fit a URL.
+/// The longest accepted base path of an endpoint, in bytes. The URL must have room for an image name after
+/// the base path.
 const MAX_BASE: usize = 4096;
 
-/// Where an engine listens, its TLS options, and what chose it.
+/// An engine's address and TLS options, and the setting that selected the engine.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     pub address: Address,
@@ -42,7 +43,7 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Unix(PathBuf),
-    /// `host`: without the brackets of IPv6. `base`: the prefix of every API path.
+    /// `host` has no brackets around an IPv6 address. `base` is the prefix of every API path.
     Tcp {
         host: String,
         port: u16,
@@ -50,26 +51,26 @@ pub enum Address {
     },
     NamedPipe(String),
     Ssh(SshHost),
-    /// docker connects on behalf of the plugin: `docker ARGUMENTS system dial-stdio`.
+    /// The plugin runs `docker ARGUMENTS system dial-stdio`, and docker connects to the engine.
     ThroughDocker {
         arguments: Vec<OsString>,
     },
 }
 
-/// `ssh://[user@]host[:port][/socket]`
+/// The address of an engine behind SSH: `ssh://[user@]host[:port][/socket]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SshHost {
     pub user: Option<String>,
     pub host: String,
     pub port: Option<String>,
-    /// The engine's socket on that machine, if it is not the default.
+    /// The path of the engine's socket on the SSH host; `None` for the default path.
     pub socket: Option<String>,
 }
 
-/// The source of the endpoint, for messages.
+/// The setting that selected an endpoint, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// `-H`, `--host`
+    /// The option `-H` or `--host`.
     Flag,
     /// `DOCKER_HOST`
     Variable,
@@ -78,14 +79,14 @@ pub enum Origin {
         named_by: NamedBy,
     },
     Default,
-    /// `DOCKER_CLI_PLUGIN_USE_DIAL_STDIO`: docker chooses the endpoint.
+    /// `DOCKER_CLI_PLUGIN_USE_DIAL_STDIO` is set, so docker selects the endpoint.
     Docker,
 }
 
-/// The source of the context's name.
+/// The setting that contains the name of a context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NamedBy {
-    /// `-c`, `--context`
+    /// The option `-c` or `--context`.
     Flag,
     /// `DOCKER_CONTEXT`
     Variable,
@@ -122,7 +123,7 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// Returns `host:port` of a TCP address, as written in a URL.
+    /// Returns `host:port` of a TCP address, as written in a URL; `None` for any other address.
     pub fn authority(&self) -> Option<String> {
         match self {
             Self::Tcp { host, port, .. } => Some(format!("{}:{port}", bracketed(host))),
@@ -130,7 +131,8 @@ impl Address {
         }
     }
 
-    /// Whether the engine is on this machine, judging by its address alone.
+    /// Returns whether the engine's address is on this machine: a local socket, a named pipe or a loopback
+    /// address.
     pub fn is_here(&self) -> bool {
         match self {
             Self::Unix(_) | Self::NamedPipe(_) => true,
@@ -145,7 +147,7 @@ fn bracketed(host: &str) -> Cow<'_, str> {
     if host.contains(':') { Cow::Owned(format!("[{host}]")) } else { Cow::Borrowed(host) }
 }
 
-/// Returns a host for messages: replaces the part before its `@`, which may hold a password, with `…`.
+/// Returns an engine's URL for messages, with `…` instead of the user and password before the `@`.
 pub fn without_user(host: &str) -> String {
     match host.rsplit_once('@') {
         Some((before, rest)) => {
@@ -204,8 +206,8 @@ pub enum ContextError {
     Format { host: String, origin: Origin },
     #[error("ssh host connection is not valid: invalid SSH URL: {reason} ({origin})")]
     Ssh { reason: String, origin: Origin },
-    /// systemd passes an engine its socket as `fd://`. The docker CLI accepts such an address and then
-    /// crashes.
+    /// An address to which the plugin cannot connect, such as `fd://`, a socket that systemd passes to an
+    /// engine. The docker CLI accepts `fd://` and then crashes.
     #[error("`{host}` ({origin}) is not an address that a client can connect to")]
     NoAddress { host: String, origin: Origin },
     #[error("cannot read `{}`, needed for TLS to the engine ({origin})", path.display())]
@@ -220,7 +222,7 @@ pub enum ContextError {
 }
 
 impl ContextError {
-    /// Returns what to type or change next.
+    /// Returns a hint that names the command to run or the setting to change.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotFound { named_by: NamedBy::Variable, .. } => {
@@ -257,53 +259,55 @@ impl ContextError {
         Class::Engine
     }
 
-    /// Whether the command line or a variable itself is wrong, not a file that it names.
+    /// Returns whether the user must correct the command line or a variable, rather than a file.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Conflict | Self::Format { .. } | Self::Ssh { .. } | Self::NoAddress { .. })
     }
 }
 
-/// The flags and variables that choose the engine; no file was read yet.
+/// The flags and variables that select the engine, before the plugin reads any context or TLS file.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
     /// `--host`
     pub host: Option<String>,
     /// `--context`
     pub context: Option<String>,
-    /// `DOCKER_HOST`; docker treats an empty one as unset.
+    /// `DOCKER_HOST`; docker treats an empty value as unset.
     pub host_variable: Option<String>,
     /// `DOCKER_CONTEXT`
     pub context_variable: Option<String>,
     pub tls: TlsChoice,
-    /// `DOCKER_CLI_PLUGIN_USE_DIAL_STDIO` is set.
+    /// Whether `DOCKER_CLI_PLUGIN_USE_DIAL_STDIO` is set.
     pub through_docker: bool,
-    /// docker's own options, for when the plugin calls docker.
+    /// docker's options on the command line, which the plugin repeats when the plugin runs docker.
     pub docker_arguments: Vec<OsString>,
 }
 
-/// The flags and variables for TLS. They apply only to the default context; a stored context has its own TLS
-/// options.
+/// The flags and variables for TLS to the engine. They do not apply to a stored context, which has TLS
+/// options of its own.
 #[derive(Clone, Debug, Default)]
 pub struct TlsChoice {
-    /// `--tls`
+    /// The value of `--tls`, if given.
     pub on: Option<bool>,
-    /// `--tlsverify`
+    /// The value of `--tlsverify`, if given.
     pub verify: Option<bool>,
-    /// `--tlscacert`, `--tlscert`, `--tlskey`
+    /// `--tlscacert`
     pub authorities: Option<PathBuf>,
+    /// `--tlscert`
     pub certificate: Option<PathBuf>,
+    /// `--tlskey`
     pub key: Option<PathBuf>,
-    /// `DOCKER_TLS` is set, to any value, even `0`.
+    /// Whether `DOCKER_TLS` is set to a value that is not empty, even `0`.
     pub on_variable: bool,
-    /// `DOCKER_TLS_VERIFY` is set, to any value.
+    /// Whether `DOCKER_TLS_VERIFY` is set to a value that is not empty.
     pub verify_variable: bool,
     /// `DOCKER_CERT_PATH`
     pub directory: Option<PathBuf>,
 }
 
 impl Choice {
-    /// Adds the variables of this process. Replaces invalid UTF-8 in them: the endpoint is then not found,
-    /// but the error can print its name.
+    /// Adds the environment variables of this process. Replaces invalid UTF-8 in their values: the plugin
+    /// then finds no engine, but can print the value in an error.
     #[must_use]
     pub fn with_environment(self) -> Self {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
@@ -327,13 +331,13 @@ impl Choice {
 }
 
 impl Endpoint {
-    /// Returns the endpoint that docker would use, from the first of: `--context`, `--host`, `DOCKER_HOST`,
-    /// `DOCKER_CONTEXT`, `currentContext`, default. If the context is named `default`, stored contexts are
-    /// ignored.
+    /// Returns the endpoint that docker would use. Takes the first of these settings: `--context`, `--host`,
+    /// `DOCKER_HOST`, `DOCKER_CONTEXT`, `currentContext`, docker's default. Does not look up a context with
+    /// the name `default`.
     ///
     /// # Errors
-    /// Conflicting flags, a context that is not in the store or cannot be read, an invalid address, or a TLS
-    /// file that cannot be read.
+    /// The flags conflict, the context is missing or unreadable, the address is invalid, or a TLS file cannot
+    /// be read.
     pub fn resolve(choice: &Choice, config: &Config) -> Result<Self, ContextError> {
         if choice.host.is_some() && choice.context.is_some() {
             return Err(ContextError::Conflict);
@@ -368,12 +372,13 @@ impl Endpoint {
         Ok(Self::new(address, tls, origin))
     }
 
-    /// Whether each connection is slow and may prompt the user: ssh authenticates every time.
+    /// Returns whether each connection to the engine is slow and may prompt the user, since ssh authenticates
+    /// for each connection.
     pub fn is_connect_expensive(&self) -> bool {
         matches!(self.address, Address::Ssh(_) | Address::ThroughDocker { .. })
     }
 
-    /// Uses TLS only for TCP addresses, whatever the options say.
+    /// Creates an endpoint. Drops the TLS options unless the address is TCP.
     fn new(address: Address, tls: Option<Tls>, origin: Origin) -> Self {
         let tls = tls.filter(|_| matches!(address, Address::Tcp { .. }));
         Self { address, tls, origin }
@@ -381,15 +386,17 @@ impl Endpoint {
 }
 
 impl TlsChoice {
-    /// Any setting of verification requests TLS, even `--tlsverify=false`.
+    /// Returns whether the user requests TLS. Even `--tlsverify=false` requests TLS, without verification.
     fn is_on(&self) -> bool {
         self.verify.is_some() || self.verify_variable || self.on.unwrap_or(self.on_variable)
     }
 
-    /// Reads the TLS files. At their default paths, certificate and key may be missing. The CA must exist,
-    /// even if the engine's certificate is not verified.
+    /// Reads the CA certificate, the client certificate and the client key. The client certificate and key
+    /// may be missing if no option names their path. The CA certificate must exist, even if the plugin does
+    /// not verify the engine.
     fn read(&self, origin: &Origin) -> Result<Tls, ContextError> {
-        // docker computes this default before it reads `--config`, so `--config` does not change it.
+        // docker computes the default directory of the TLS files before docker reads `--config`. So
+        // `--config` does not change that directory.
         let default = |name: &str| {
             let directory = self.directory.clone().map_or_else(|| directory(None), Ok)?;
             Ok::<_, ContextError>(directory.join(name))
@@ -398,7 +405,7 @@ impl TlsChoice {
         let optional = |named: &Option<PathBuf>, name| {
             let path = named_or(named, name)?;
             let is_there = named.is_some() || path.try_exists().unwrap_or(true);
-            // An empty path means no file.
+            // An empty path in an option means that the engine connection uses no such file.
             if is_there && !path.as_os_str().is_empty() { read_pem(path, origin).map(Some) } else { Ok(None) }
         };
         let authorities =
@@ -420,19 +427,19 @@ fn read_pem(path: PathBuf, origin: &Origin) -> Result<Pem, ContextError> {
 }
 
 impl Address {
-    /// Parses `--host` or `DOCKER_HOST`; empty means the default.
+    /// Parses the value of `--host` or `DOCKER_HOST`. An empty value means the default socket or pipe.
     fn from_option(host: &str, origin: &Origin) -> Result<Self, ContextError> {
         match host.split_once("://") {
             None if host.is_empty() => Ok(Self::default_local()),
-            // Without a scheme, docker reads a TCP address.
+            // docker reads an address without a scheme as a TCP address.
             None => Self::tcp(host, DEFAULT_TCP_PORT, host, origin),
             Some(("tcp", rest)) => Self::tcp(rest, DEFAULT_TCP_PORT, host, origin),
             Some(_) => Self::local_or_ssh(host, origin).unwrap_or_else(|| Err(no_format(host, origin))),
         }
     }
 
-    /// Parses the host of a stored context, which docker does not normalise: the scheme is required, and the
-    /// default port is that of HTTP or HTTPS.
+    /// Parses the address in a stored context. As in docker, the address must have a scheme or be empty. The
+    /// default port is 80, or 443 with TLS.
     fn from_context(
         host: &str,
         has_tls: bool,
@@ -442,7 +449,7 @@ impl Address {
         match host.split_once("://") {
             None if host.is_empty() => Ok(Self::default_local()),
             None => Err(no_format(host, origin)),
-            // docker ignores the scheme here: only TLS options lead to HTTPS.
+            // As in docker, TLS options and not the scheme select HTTPS.
             Some(("tcp" | "http" | "https", rest)) => {
                 Self::tcp(rest, if has_tls { 443 } else { 80 }, host, origin)
             }
@@ -459,7 +466,7 @@ impl Address {
         }
     }
 
-    /// Parses the schemes that mean the same in an option and in a context; `None`: another scheme.
+    /// Parses an address with the scheme `unix`, `npipe`, `fd` or `ssh`. Returns `None` for any other scheme.
     fn local_or_ssh(host: &str, origin: &Origin) -> Option<Result<Self, ContextError>> {
         let (scheme, rest) = host.split_once("://")?;
         Some(match (scheme, rest) {
@@ -477,7 +484,8 @@ impl Address {
         })
     }
 
-    /// Parses `host[:port][/base]`, each part of which is optional. `given`: the whole address, for messages.
+    /// Parses `[host][:port][/base]`, which follows the scheme of a TCP address. `given` is the whole
+    /// address, for error messages.
     fn tcp(rest: &str, default_port: u16, given: &str, origin: &Origin) -> Result<Self, ContextError> {
         let format = || no_format(given, origin);
         let rest = rest.split(['?', '#']).next().unwrap_or_default();
@@ -501,7 +509,8 @@ fn no_format(host: &str, origin: &Origin) -> ContextError {
     ContextError::Format { host: without_user(host), origin: origin.clone() }
 }
 
-/// Splits `host:port` into host, without brackets, and port; `None`: invalid.
+/// Splits `host:port` into the host, without the brackets of IPv6, and the port. Returns `None` if the input
+/// is invalid.
 fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, rest) = rest.split_once(']')?;
@@ -518,7 +527,8 @@ fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
 }
 
 impl SshHost {
-    /// Parses what follows `ssh://`. Rejects what docker rejects, with docker's messages.
+    /// Parses the rest of an SSH URL after `ssh://`. Rejects the same URLs as docker, with docker's error
+    /// messages.
     fn parse(rest: &str) -> Result<Self, String> {
         if let Some((_, fragment)) = rest.split_once('#').filter(|(_, fragment)| !fragment.is_empty()) {
             return Err(format!("fragments are not allowed: {fragment:?}"));
@@ -544,7 +554,8 @@ impl SshHost {
         let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(|text| text.into_owned());
         let user = decoded(user).map_err(|_| "invalid user")?;
         let path = decoded(path).map_err(|_| "invalid path")?;
-        // A shell cannot quote control characters. docker's message is longer.
+        // Reject control characters, because a shell cannot quote them. docker's own message for this error
+        // is longer.
         if [host, &user, &path].iter().any(|text| text.chars().any(char::is_control)) {
             return Err("control characters are not allowed".to_owned());
         }
@@ -557,8 +568,8 @@ impl SshHost {
     }
 }
 
-/// A context as `docker context create` writes it: `meta/<id>/meta.json` and `tls/<id>/docker/*.pem`, where
-/// the id is the SHA-256 of its name.
+/// A context that `docker context create` has written to `meta/<id>/meta.json` and `tls/<id>/docker/*.pem`.
+/// `<id>` is the SHA-256 of the context's name.
 struct StoredContext {
     host: String,
     skip_verify: bool,
@@ -580,12 +591,12 @@ impl StoredContext {
             }
             Err(source) => return Err(ContextError::Unreadable { name, named_by, path, source }),
         };
-        // Names of endpoints are not keys that docker defines, so their case matters.
+        // The name of an endpoint is case-sensitive, unlike the keys that docker defines.
         let docker = field(&meta, "Endpoints").and_then(|endpoints| endpoints.get("docker"));
         let Some(docker) = docker else {
             return Err(ContextError::NoEndpoint { name, named_by, path });
         };
-        // A missing value means the default; a value of the wrong type is an error.
+        // A missing or `null` value of the endpoint means the default. A value of the wrong type is an error.
         let known = |key: &str| field(docker, key).filter(|value| !value.is_null());
         let (host, skip_verify) = (known("Host"), known("SkipTLSVerify"));
         let is_wrong = host.is_some_and(|host| !host.is_string())
@@ -625,8 +636,8 @@ impl StoredContext {
     }
 }
 
-/// Returns the name and description of every stored context, for completion. Skips contexts that cannot be
-/// read.
+/// Returns the name and description of every stored context, for shell completion. Skips contexts that cannot
+/// be read.
 pub fn stored_contexts(config_directory: &Path) -> Vec<(String, String)> {
     let Ok(entries) = std::fs::read_dir(config_directory.join("contexts/meta")) else { return Vec::new() };
     let read = |path: PathBuf| -> Option<(String, String)> {
@@ -650,7 +661,7 @@ mod tests {
         text.map(str::to_owned)
     }
 
-    /// Writes a context as docker does, with these TLS files.
+    /// Writes a context and its TLS files to `directory`, as docker does.
     fn store(directory: &Path, name: &str, endpoint: &str, tls: &[&str]) {
         let id = sha256(name.as_bytes());
         let meta = directory.join("contexts/meta").join(&id);
@@ -666,12 +677,12 @@ mod tests {
 
     #[test]
     fn hashes_the_context_name_as_docker_does() {
-        // The folder in which docker stores the context "fk".
+        // docker stores the context `fk` in a directory whose name is the hash below.
         let id = sha256(b"fk");
         assert_eq!(id, "5bddbdea794b5ac1ebd76c5987e666ec03cc3f70f07276253550ba7bb8876cc0");
     }
 
-    /// tests/e2e compares the order with the real CLI.
+    /// The tests in tests/e2e compare this order of precedence with the real docker CLI.
     #[test]
     fn chooses_the_endpoint_as_docker_does() {
         let directory = tempfile::tempdir().unwrap();
@@ -737,7 +748,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let all = ["ca.pem", "cert.pem", "key.pem"];
         let table: [(&str, &[&str], &str, &str); 9] = [
-            // endpoint, files → address, TLS
+            // docker endpoint in meta.json, TLS files of the context → address, TLS options
             (r#"{"Host":"tcp://h:1"}"#, &[], "tcp://h:1", "none"),
             (r#"{"Host":"tcp://h"}"#, &[], "tcp://h:80", "none"),
             (r#"{"Host":"https://h"}"#, &all, "tcp://h:443", "ca identity"),
@@ -753,7 +764,7 @@ mod tests {
             store(directory.path(), &name, endpoint, files);
             let choice = Choice {
                 context: Some(name),
-                // Only the default context uses this.
+                // A stored context must ignore `DOCKER_TLS_VERIFY`.
                 tls: TlsChoice { verify_variable: true, ..TlsChoice::default() },
                 ..Choice::default()
             };
@@ -770,7 +781,7 @@ mod tests {
         }
     }
 
-    /// Each case was observed with docker 28.5.
+    /// Each row of the table was observed with docker 28.5.
     #[test]
     fn enables_and_verifies_tls_as_docker_does() {
         let directory = tempfile::tempdir().unwrap();
@@ -778,7 +789,7 @@ mod tests {
             fs::write(directory.path().join(name), name).unwrap();
         }
         let table = [
-            // --tls, --tlsverify, DOCKER_TLS, DOCKER_TLS_VERIFY → TLS, verified
+            // --tls, --tlsverify, DOCKER_TLS, DOCKER_TLS_VERIFY → whether TLS is verified (`None`: no TLS)
             (None, None, false, false, None),
             (Some(true), None, false, false, Some(false)),
             (Some(false), None, true, false, None),
