@@ -1,18 +1,18 @@
-//! Colours of messages on a terminal: the same as in buildx and docker compose.
+//! Colours messages on a terminal, with the colours of buildx and docker compose.
 
 use anstream::stream::RawStream;
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 
-/// Colours text, if the stream that it is for shows colours. The default does not.
+/// Colours text for an output stream, if the stream shows colours. The default palette adds no colours.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Palette {
     is_on: bool,
 }
 
 impl Palette {
-    /// Returns the palette of a stream. It is on if the stream is a terminal, unless `NO_COLOR`, `CLICOLOR=0` or
-    /// `TERM=dumb` is set.
+    /// Returns the palette for a stream. The palette adds colours if the stream is a terminal, unless
+    /// `NO_COLOR`, `CLICOLOR=0` or `TERM=dumb` is set.
     pub fn of<S: RawStream>(stream: &S) -> Self {
         Self { is_on: stream.is_terminal() && AutoStream::choice(stream) != ColorChoice::Never }
     }
@@ -29,12 +29,12 @@ impl Palette {
         self.paint(AnsiColor::Red.on_default(), text)
     }
 
-    /// For text that few readers need, such as digests.
+    /// Dims text that few readers need, such as digests.
     pub fn dim(self, text: &str) -> String {
         self.paint(Style::new().dimmed(), text)
     }
 
-    /// Paints the first line; a hint follows on the second.
+    /// Applies a style to the first line of a message. The second line is a hint, which gets no style.
     fn paint(self, style: Style, text: &str) -> String {
         if !self.is_on {
             return text.to_owned();

@@ -8,10 +8,11 @@ use zeroize::Zeroizing;
 
 use crate::text::sanitize;
 
-/// A value that must not reach a log, an error text, the arguments of another process, or `{:?}`.
+/// A value that must not appear in a log, an error message, the arguments of another process, or `{:?}`
+/// output.
 ///
-/// The field is private to this module, so [`expose`](Self::expose) is the only way out and searching for
-/// that word lists every use. No `Display`, `Deref` or `Serialize`. The memory is overwritten on drop.
+/// Only [`expose`](Self::expose) returns the clear text, so a search for `expose` finds every use. `Secret`
+/// does not implement `Display`, `Deref` or `Serialize`. Dropping a secret overwrites its memory.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
@@ -20,7 +21,7 @@ impl Secret {
         Self(Zeroizing::new(clear))
     }
 
-    /// Returns the clear text. Copies must not outlive the call that needs them.
+    /// Returns the clear text. The caller must not keep a copy longer than necessary.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -38,13 +39,14 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Redacts known secrets. Engines, registries and helpers quote in their errors what was sent to them.
+/// Redacts secrets in messages, because errors from engines, registries and helpers may quote secrets that
+/// the plugin sent.
 #[derive(Clone, Debug, Default)]
 pub struct Redactor(Vec<Secret>);
 
 impl Redactor {
-    /// The shortest secret to redact, in bytes. Redacting shorter ones would garble messages and protect
-    /// nothing.
+    /// The length of the shortest secret to redact, in bytes. Redacting shorter secrets would garble messages
+    /// and protect nothing.
     const SHORTEST: usize = 4;
 
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
@@ -56,12 +58,13 @@ impl Redactor {
     pub fn add(&mut self, secret: &Secret) {
         let forms = forms(secret).into_iter();
         self.0.extend(forms.filter(|secret| secret.expose().len() >= Self::SHORTEST));
-        // Longest first, since one secret may contain another.
+        // Sort the longest secret first, since a secret may contain a shorter secret.
         self.0.sort_by(|a, b| {
             let (a, b) = (a.expose(), b.expose());
             b.len().cmp(&a.len()).then_with(|| a.cmp(b))
         });
-        // Most secrets are the same in several forms, and every text of a push is searched for each form.
+        // Remove duplicates, because `redact` searches each message for every encoding. Most secrets look the
+        // same in several encodings.
         self.0.dedup_by(|a, b| a.expose() == b.expose());
     }
 
@@ -73,14 +76,15 @@ impl Redactor {
     }
 }
 
-/// Returns a secret as it is, sanitized, in JSON, in ASCII-only JSON, in a URL and in a form.
+/// Returns all encodings in which a message may contain a secret: clear, sanitized, JSON, ASCII-only JSON,
+/// URL and HTML form.
 fn forms(secret: &Secret) -> [Secret; 6] {
-    /// RFC 3986, 2.3
+    /// The characters that must be percent-encoded in a URL (RFC 3986, 2.3).
     const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     let clear = secret.expose();
     let json = serde_json::to_string(clear).expect("a string becomes JSON");
     let json = json[1..json.len() - 1].to_owned();
-    // JSON as written by programs that escape everything but ASCII.
+    // Some programs write JSON in which all characters except ASCII are escaped.
     let escaped = |unit: u16| match u8::try_from(unit) {
         Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
         _ => format!("\\u{unit:04x}"),
@@ -91,10 +95,10 @@ fn forms(secret: &Secret) -> [Secret; 6] {
     [clear.to_owned(), sanitize(clear), json, ascii, url, form].map(Secret::new)
 }
 
-/// Keeps the memory of this process out of core dumps, as far as the system allows. On Linux, programs that
-/// it starts are not affected.
+/// Prevents core dumps of this process, which would contain secrets, if the system supports this. On Linux,
+/// programs that the plugin starts are not affected.
 pub fn forbid_core_dumps() {
-    // The plugin works without this protection, so a failure is ignored.
+    // Ignore an error, because the plugin also works without protection against core dumps.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     #[cfg(all(unix, not(target_os = "linux")))]

@@ -1,15 +1,17 @@
 //! Sanitizes text from engines, registries and helpers for a terminal or a log, and formats sizes and times.
 //!
-//! The text is untrusted: registries send escape sequences, line ends and whole HTML pages, and the engine
-//! passes them on unchanged. Each text is sanitized once, where it enters the program.
+//! Messages from registries are untrusted: they may contain escape sequences, line ends and whole HTML pages,
+//! and the engine passes them on unchanged. Each message is sanitized once, where the message enters the
+//! program.
 
 use std::error::Error;
 use std::time::Duration;
 
-/// The longest text kept of a message. Registries send pages of 200 kB.
+/// The greatest length of a sanitized message, in characters. Registries send HTML pages of 200 kB.
 const MAX_CHARS: usize = 1000;
 
-/// Returns one line without control characters: white space folded, cut after 1000 characters.
+/// Converts text into one line: removes control characters, replaces white space with single spaces, and cuts
+/// the line after 1000 characters.
 ///
 /// Also removes the characters that reorder text on a terminal (Unicode TR #36, 2.10).
 pub fn sanitize(text: &str) -> String {
@@ -39,7 +41,7 @@ pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     sanitize(&causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}")))
 }
 
-/// Whether the character is neither a control character nor one that reorders text.
+/// Returns whether a character neither is a control character nor reorders text on a terminal.
 pub fn is_harmless(c: char) -> bool {
     !c.is_control() && !is_reordering(c)
 }
@@ -48,7 +50,7 @@ fn is_reordering(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Formats a size as `12.3MB`: four significant digits in powers of 1000, as docker prints sizes.
+/// Formats a size in bytes as docker does: `12.34MB`, with four significant digits and powers of 1000.
 pub fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut size = bytes as f64;
@@ -69,24 +71,26 @@ pub fn human_size(bytes: u64) -> String {
     format!("{number}{}", UNITS[unit])
 }
 
-/// Formats a size as `12 MB`: three significant digits in powers of 1000, for progress displays.
+/// Formats a size in bytes for progress displays: `12.4 MB`, with three significant digits and powers of
+/// 1000.
 pub fn amount(bytes: u64) -> String {
     let (scale, unit) = unit(bytes);
     format!("{} {unit}", digits(bytes as f64 / scale))
 }
 
-/// Formats progress as `310 of 740 MB`, both numbers in the unit of the second.
+/// Formats two sizes in bytes as `310 of 740 MB`. The size `all` determines the unit of both numbers.
 pub fn amounts(part: u64, all: u64) -> String {
     let (scale, unit) = unit(all);
     format!("{} of {} {unit}", digits(part as f64 / scale), digits(all as f64 / scale))
 }
 
-/// Returns the scale and name of the largest unit in which the size is at least 1 when rounded.
+/// Chooses the largest unit in which a size rounds to at least 1. Returns the number of bytes in this unit,
+/// and the name of the unit.
 fn unit(bytes: u64) -> (f64, &'static str) {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     let mut scale = 1.0;
     let mut at = 0;
-    // Prints `1 MB` rather than `1000 kB`.
+    // From 999.5 kB on, a size is printed as `1 MB`, not as `1000 kB`.
     while bytes as f64 / scale >= 999.5 && at + 1 < UNITS.len() {
         scale *= 1000.0;
         at += 1;
@@ -107,7 +111,7 @@ fn digits(value: f64) -> String {
     }
 }
 
-/// Formats a time as `36 s`, `4 min` or `3 h`, rounded down.
+/// Formats a duration as `36s`, `4m` or `3h`, rounded down.
 pub fn span(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..100 => format!("{seconds}s"),

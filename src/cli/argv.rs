@@ -1,4 +1,4 @@
-//! Parses argv, as docker passes it or as typed without docker, into a command.
+//! Parses the plugin's command line, as docker passes it or as the user types it without docker.
 
 use std::ffi::OsString;
 
@@ -13,7 +13,7 @@ use crate::cli::{
 };
 use crate::plugin::NAME;
 
-/// A parsed call of the program.
+/// A parsed command line of the plugin.
 #[derive(Debug)]
 pub struct Call {
     pub docker: DockerOptions,
@@ -28,7 +28,8 @@ pub enum Command {
     Hook(HookAction),
 }
 
-/// docker's argv is the user's own: docker's options, the plugin's name, what follows it.
+/// The command line that docker passes on from the user: docker's options, the plugin's name, and the
+/// plugin's arguments.
 #[derive(Parser)]
 #[command(
     name = "docker",
@@ -54,24 +55,25 @@ enum Rest {
     Words(Vec<OsString>),
 }
 
-/// Parses argv, as docker passes it or as typed without docker.
+/// Parses a command line, as docker passes it or as the user types it without docker.
 ///
 /// # Errors
-/// The error from clap: a usage error, or the help or version that was requested.
+/// An error from clap: a usage error, or the help or version that the user requested.
 pub fn parse(args: &[OsString]) -> Result<Call, clap::Error> {
     if let Ok(FromDocker { docker, help, version, rest: Rest::Words(words) }) =
         FromDocker::try_parse_from(args)
     {
         match words.split_first() {
             Some((name, _)) if name == NAME && help => return parse_plugin(docker, &["--help".into()]),
-            // docker passes `docker -v regpush` on to the plugin.
+            // For `docker -v regpush`, docker runs the plugin with the arguments `-v regpush`.
             Some((name, _)) if name == NAME && version => return parse_plugin(docker, &["--version".into()]),
             Some((name, rest)) if name == NAME => return parse_plugin(docker, rest),
-            // `docker help regpush hook`; a plugin must exit with 0 here.
+            // For `docker help regpush hook`, docker runs the plugin, which must print its help and exit with
+            // 0.
             Some((word, rest)) if word == "help" => {
                 return parse_help(docker, rest.strip_prefix(&[OsString::from(NAME)]).unwrap_or(rest));
             }
-            // Without docker, but with its options before a subcommand, which clap would parse as an image.
+            // In `docker-regpush -D hook`, clap would parse the subcommand after docker's option as an image.
             Some((word, _)) if PluginCommand::command().find_subcommand(word).is_some() => {
                 return parse_plugin(docker, &words);
             }
@@ -93,14 +95,15 @@ fn parse_plugin(docker: DockerOptions, rest: &[OsString]) -> Result<Call, clap::
     checked(docker, command.push, command.subcommand, PluginCommand::command())
 }
 
-/// Parses the words, together with the `REGPUSH_*` variables.
+/// Parses the words of a command line, together with the `REGPUSH_*` variables.
 fn parse_words<C: CommandFactory + FromArgMatches>(words: &[OsString]) -> Result<C, clap::Error> {
     let mut command = with_plain_help(with_variables(with_boolean_flags(C::command()), words));
     let matches = command.try_get_matches_from_mut(words)?;
     C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
-/// Replaces the error for a docker option after `regpush` by one that says where the option belongs.
+/// Replaces clap's error for a docker option after `regpush` with an error that says where the option
+/// belongs.
 fn misplaced(error: clap::Error) -> clap::Error {
     let option = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(option)) if error.kind() == ErrorKind::UnknownArgument => option.clone(),
@@ -116,14 +119,14 @@ fn misplaced(error: clap::Error) -> clap::Error {
     PluginCommand::command().error(ErrorKind::UnknownArgument, reason)
 }
 
-/// Returns the help of a subcommand, or the general help if there is no subcommand of that name.
+/// Returns the help of the subcommand that `of` names, or the general help if `of` names no subcommand.
 fn parse_help(docker: DockerOptions, of: &[OsString]) -> Result<Call, clap::Error> {
     let has_own = of.first().is_some_and(|word| PluginCommand::command().find_subcommand(word).is_some());
     let command = of.iter().take(usize::from(has_own)).cloned();
     parse_plugin(docker, &command.chain(["--help".into()]).collect::<Vec<_>>())
 }
 
-/// Checks the rules that clap cannot express.
+/// Checks the rules for options that clap cannot express, and returns the parsed command line.
 fn checked(
     docker: DockerOptions,
     push: PushOptions,

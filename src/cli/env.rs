@@ -1,4 +1,4 @@
-//! `REGPUSH_*`: the options of a push as environment variables.
+//! Reads the options of a push from `REGPUSH_*` environment variables.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,13 +8,14 @@ use clap::{Arg, ArgAction, Args, Command, Id};
 
 use crate::cli::{PushOptions, go_bool};
 
-/// Lets a variable set each long option of a push: `REGPUSH_PROGRESS=plain`, `REGPUSH_DRY_RUN=1`; several values
-/// are separated by commas. The command line overrides variables, also with another option that contradicts them.
-/// An empty variable counts as unset.
+/// Lets environment variables set the long options of a push: `REGPUSH_PROGRESS=plain`, `REGPUSH_DRY_RUN=1`.
+/// Commas separate several values of an option. An empty variable counts as unset.
 ///
-/// * `words`: the command line.
+/// An option on the command line overrides its own variable, and the variables of options that contradict it.
+///
+/// * `words`: the words of the command line.
 pub fn with_variables(command: Command, words: &[OsString]) -> Command {
-    /// For each option on the command line, the options whose variables are then ignored.
+    /// Pairs of an option on the command line, and the options whose variables this option overrides.
     const STRONGER: [(&str, &[&str]); 5] = [
         ("anonymous", &["username", "password_stdin", "save_credentials"]),
         ("username", &["anonymous"]),
@@ -36,7 +37,7 @@ pub fn with_variables(command: Command, words: &[OsString]) -> Command {
     set.into_iter().filter(|(id, _)| !is_weaker(id)).fold(command, |command, (id, name)| {
         command.mut_arg(id, |arg| {
             match (arg.get_action(), env::var(&name)) {
-                // A value on the command line may contain commas; only the variable is a list.
+                // Split only a variable at commas, because a value on the command line may contain commas.
                 (ArgAction::Append, Ok(list)) => {
                     arg.default_values(list.split(',').map(str::to_owned).collect::<Vec<_>>())
                 }
@@ -46,7 +47,7 @@ pub fn with_variables(command: Command, words: &[OsString]) -> Command {
     })
 }
 
-/// Returns the options that variables set, with the names of these variables.
+/// Returns each option that a `REGPUSH_*` variable sets, with the name of the variable.
 fn set() -> Vec<(Id, String)> {
     let push = PushOptions::augment_args(Command::new("push"));
     let of = |arg: &Arg| {
@@ -58,12 +59,13 @@ fn set() -> Vec<(Id, String)> {
     push.get_arguments().filter_map(of).collect()
 }
 
-/// Returns the names of the variables that are set, for messages.
+/// Returns the names of the `REGPUSH_*` variables that set options, for messages.
 pub fn variables_set() -> Vec<String> {
     set().into_iter().map(|(_, name)| name).collect()
 }
 
-/// Lets flags have a value, as in docker: `--dry-run=false` overrides a variable.
+/// Lets flags have a boolean value, as in docker. For example, `--dry-run=false` overrides
+/// `REGPUSH_DRY_RUN=1`.
 pub fn with_boolean_flags(command: Command) -> Command {
     command.mut_args(|arg| match is_flag(&arg) {
         true => arg
@@ -82,7 +84,8 @@ fn is_flag(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::SetTrue)
 }
 
-/// Returns the variable of an option, if it has one.
+/// Returns the name of the `REGPUSH_*` variable for an option; `None` if the option is hidden or has no long
+/// name.
 pub fn variable(arg: &Arg) -> Option<String> {
     let long = arg.get_long().filter(|_| !arg.is_hide_set())?;
     Some(format!("REGPUSH_{}", long.to_uppercase().replace('-', "_")))

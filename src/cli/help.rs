@@ -7,7 +7,8 @@ use clap::error::ErrorKind;
 
 use crate::cli::env::variables_set;
 
-/// Hides default and possible values, because in docker's style the one line of an option names them.
+/// Hides clap's lists of default and possible values. In docker's style, the description of an option names
+/// these values.
 pub fn with_plain_help(command: Command) -> Command {
     command
         .mut_args(|arg| match arg.get_action().takes_values() {
@@ -17,7 +18,7 @@ pub fn with_plain_help(command: Command) -> Command {
         .mut_subcommands(with_plain_help)
 }
 
-/// Prints the message of clap; help is printed in docker's style.
+/// Prints a message from clap. If the message is help, prints the help in docker's style.
 ///
 /// # Errors
 /// stdout or stderr is closed.
@@ -34,12 +35,14 @@ pub fn print(error: &clap::Error) -> io::Result<()> {
     io::stdout().write_all(text.split_inclusive('\n').map(in_dockers_style).collect::<String>().as_bytes())
 }
 
-/// Replaces `--progress <string>` by `--progress string`, and keeps the text after it in its column.
+/// Converts a line of clap's help to docker's style: replaces `--progress <string>` with `--progress string`,
+/// and keeps the description of the option in its column.
 fn in_dockers_style(line: &str) -> String {
     if !line.trim_start().starts_with('-') {
         return line.to_owned();
     }
-    // `--flag=false` works as in docker, whose help does not mention it either.
+    // Remove the optional value of a flag: as in docker, `--flag=false` works, but the help does not mention
+    // it.
     if let Some((before, rest)) = line.split_once("[=<")
         && let Some((name, after)) = rest.split_once(">]")
     {

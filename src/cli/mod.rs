@@ -1,4 +1,4 @@
-//! Defines the options and subcommands, and parses argv and variables into them.
+//! Defines the plugin's options and subcommands, and parses command lines and `REGPUSH_*` variables.
 
 pub mod argv;
 pub mod env;
@@ -56,7 +56,7 @@ pub struct DockerOptions {
 pub const LOG_LEVELS: [&str; 8] = ["debug", "info", "warn", "warning", "error", "fatal", "panic", "trace"];
 
 impl DockerOptions {
-    /// Returns the level in lower case, since docker ignores case.
+    /// Returns the log level in lower case, since docker ignores the case of log levels.
     pub fn log_level(&self) -> Option<String> {
         self.log_level.as_ref().map(|level| level.to_lowercase())
     }
@@ -65,7 +65,7 @@ impl DockerOptions {
         self.debug || self.log_level().is_some_and(|level| level == "debug" || level == "trace")
     }
 
-    /// Returns all spellings of the options, such as `-c` and `--context`.
+    /// Returns all spellings of docker's options, such as `-c` and `--context`.
     pub fn spellings() -> Vec<String> {
         let command = Self::augment_args(clap::Command::new("docker"));
         let of = |arg: &clap::Arg| {
@@ -75,7 +75,7 @@ impl DockerOptions {
         command.get_arguments().flat_map(of).flatten().collect()
     }
 
-    /// Returns the options that select an engine, for a docker command that connects to it.
+    /// Returns the options that select an engine, as arguments for a docker command.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
         let paths = [
@@ -98,7 +98,7 @@ impl DockerOptions {
     }
 }
 
-/// Options of a push. Each long option can be set by a variable too, see [`with_variables`].
+/// Options of a push. A `REGPUSH_*` variable can set each long option, see [`env::with_variables`].
 #[derive(Args, Clone, Debug)]
 pub struct PushOptions {
     /// Images to push: [HOST[:PORT]/]PATH[:TAG]; with --to also an image ID
@@ -168,7 +168,7 @@ pub struct PushOptions {
     pub disable_content_trust: bool,
 }
 
-/// Credentials for one call. They override all credentials that Docker has stored.
+/// Credentials for one run of the plugin. They override all credentials that Docker has stored.
 #[derive(Args, Clone, Debug, Default)]
 pub struct CredentialArgs {
     /// Username for the registry, for this call only
@@ -182,7 +182,7 @@ pub struct CredentialArgs {
     pub anonymous: bool,
 }
 
-/// Options of `auth`.
+/// Options of `docker regpush auth`.
 #[derive(Args, Clone, Debug)]
 pub struct AuthOptions {
     /// The registry, HOST[:PORT]; without it, list all stored credentials
@@ -201,7 +201,7 @@ pub struct AuthOptions {
     pub format: ListFormat,
 }
 
-/// Options of `ls`.
+/// Options of `docker regpush ls`.
 #[derive(Args, Clone, Debug)]
 pub struct LsOptions {
     /// A registry or a repository; without it, list local images tagged for a registry
@@ -214,10 +214,10 @@ pub struct LsOptions {
     pub format: ListFormat,
 }
 
-/// Parses a boolean as docker's flags and settings do: Go's `strconv.ParseBool`.
+/// Parses a boolean with the rules of Go's `strconv.ParseBool`, as docker does in flags and settings.
 ///
 /// # Errors
-/// Anything else, including `yes` and `on`.
+/// The text is not a boolean for Go, for example `yes` or `on`.
 pub fn go_bool(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -226,18 +226,18 @@ pub fn go_bool(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// Accepts an empty path too, which docker treats as unset.
+/// Returns a parser that accepts any path, even an empty path, which docker treats as unset.
 fn any_path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
-/// Parses `90s`, `1m30s` or `2h`. More than a year becomes a year, which is long enough for any timeout.
+/// Parses a duration such as `90s`, `1m30s` or `2h`. Shortens a duration of more than a year to one year.
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
     humantime::parse_duration(text).map(|duration| duration.min(YEAR))
 }
 
-/// Rejects a colon, because it ends the user name in basic authentication (RFC 7617, 2).
+/// Checks a user name. Rejects a colon, which ends the user name in Basic authentication (RFC 7617, 2).
 fn username(typed: &str) -> Result<String, &'static str> {
     match typed {
         "" => Err("a user name is required"),
@@ -246,7 +246,7 @@ fn username(typed: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Words that name a command instead of an image. An image with such a name is written `hook:latest`.
+/// The subcommands. To push an image with the name of a subcommand, users add a tag: `hook:latest`.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Subcommand {
     /// Show stored credentials for a registry and check that they work
@@ -293,7 +293,7 @@ pub enum Format {
     Json,
 }
 
-/// What happens if the tag exists in the registry.
+/// The plugin's action if the tag already exists in the registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum IfExists {
     #[default]
@@ -303,7 +303,7 @@ pub enum IfExists {
     Fail,
 }
 
-/// Whether the plugin asks the registry after a push what it serves.
+/// Whether the plugin verifies, after a push, that the registry serves the pushed image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Verify {
     #[default]
@@ -312,7 +312,7 @@ pub enum Verify {
     Never,
 }
 
-/// Output format of a list.
+/// The output format of the subcommands `auth` and `ls`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ListFormat {
     #[default]
@@ -320,7 +320,7 @@ pub enum ListFormat {
     Json,
 }
 
-/// The command line after the plugin's name, when docker runs the plugin.
+/// The arguments after the plugin's name, if docker runs the plugin.
 #[derive(Debug, Parser)]
 #[command(
     name = "docker-regpush",
@@ -343,7 +343,7 @@ pub struct PluginCommand {
     pub subcommand: Option<Subcommand>,
 }
 
-/// The command line without docker. It has docker's options too.
+/// The command line if the user runs `docker-regpush` without docker, including docker's options.
 #[derive(Debug, Parser)]
 #[command(
     name = "docker-regpush",
@@ -369,7 +369,8 @@ pub struct StandaloneCommand {
 
 const ABOUT: &str = "Push local images and verify the result";
 
-/// The order of docker's help. Parts that docker's help does not have, such as a list of arguments, are left out.
+/// The template of the help, in the order of docker's help. Like docker's help, this template has no list of
+/// arguments.
 const HELP: &str = "\
 Usage:  {usage}
 
@@ -381,7 +382,8 @@ Commands:
 Options:
 {options}{after-help}";
 
-/// `{all-args}` includes the headings for the two kinds of options.
+/// The template of the help without docker. `{all-args}` prints the plugin's and docker's options, with a
+/// heading for each group.
 const HELP_WITH_DOCKERS: &str = "\
 Usage:  {usage}
 

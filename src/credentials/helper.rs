@@ -1,7 +1,8 @@
-//! Runs credential helpers: `docker-credential-NAME get`, the registry on stdin, JSON on stdout.
+//! Runs credential helpers: programs named `docker-credential-NAME`. For the argument `get`, a helper reads a
+//! registry from stdin and prints credentials as JSON.
 //!
-//! The plugin runs them itself because `docker_credential` fails at random if a helper exits without reading
-//! its input (108 of 400 runs), and cannot stop a helper that hangs.
+//! The plugin does not let the crate `docker_credential` run helpers: the crate fails at random if a helper
+//! exits without reading its input (108 of 400 runs), and cannot stop a helper that hangs.
 //!
 //! Source: docker-credential-helpers `credentials/credentials.go` and `client/client.go`.
 
@@ -31,35 +32,40 @@ use crate::text::sanitize;
 
 /// The prefix of every helper's program name.
 pub const PREFIX: &str = "docker-credential-";
-/// The user name that marks the secret as an identity token.
+/// The user name that marks a helper's secret as an identity token.
 pub const TOKEN: &str = "<token>";
-/// The output of a helper that has no credentials for a registry (docker-credential-helpers
-/// `credentials.ErrCredentialsNotFound`); not an error.
+/// The output of a helper that has no credentials for a registry, which is not an error. Source:
+/// docker-credential-helpers `credentials.ErrCredentialsNotFound`.
 const NOT_FOUND: &str = "credentials not found in native keychain";
-/// A helper that takes longer is probably waiting for its user: a PIN, a touch.
+/// The time after which the plugin reports a slow helper. Such a helper is probably waiting for the user to
+/// type a PIN or to touch a security key.
 const SLOW: Duration = Duration::from_secs(3);
-/// How long to wait after a helper has ended: its child processes may keep its stdout open.
+/// The longest wait for output after a helper has exited: its child processes may keep the helper's stdout
+/// open.
 const AFTERMATH: Duration = Duration::from_millis(500);
-/// The longest answer, in bytes. A token has a few thousand, a list of a thousand registries 50 thousand.
+/// The longest accepted output of a helper, in bytes. A token has a few thousand bytes, and a list of a
+/// thousand registries has 50 thousand bytes.
 const MAX_ANSWER: usize = 1 << 20;
-/// How many bytes of a helper's stderr are kept.
+/// The number of bytes of a helper's stderr that the plugin keeps.
 const MAX_SAID: usize = 4096;
-/// How many characters of a helper's output a message quotes.
+/// The number of characters of a helper's output that an error message quotes.
 const MAX_REASON: usize = 200;
-/// How often a helper's stderr and child processes are checked.
+/// The interval between two checks of a helper's stderr and child processes.
 const LISTENING: Duration = Duration::from_millis(100);
 
-/// Gets credentials from a helper. `Ok(None)`: it has none for this registry.
+/// Gets the credentials for a registry from a credential helper. Returns `Ok(None)` if the helper has no
+/// credentials for this registry.
 ///
-/// * `key`: the registry as docker stores it.
-/// * `helper_timeout`: how long the helper may take; `None` if its user may be typing a PIN.
-/// * `tell`: called with a line if the helper has not answered within 3 s, and then, without a timeout, with
-///   each line of its stderr.
+/// * `key`: the key under which docker stores the registry's credentials.
+/// * `helper_timeout`: the time limit for the helper; `None` if the user may have to type a PIN.
+/// * `tell`: called with a message if the helper takes longer than 3 s. Without a timeout, then also called
+///   with each line of the helper's stderr.
 ///
 /// Dropping the future kills the helper and its child processes.
 ///
 /// # Errors
-/// [`CredentialsError::HelperMissing`], or [`CredentialsError::HelperFailed`] with its reason.
+/// [`CredentialsError::HelperMissing`] if the helper is not in PATH, or [`CredentialsError::HelperFailed`]
+/// with the reason of the failure.
 pub async fn get(
     helper: &str,
     key: &str,
@@ -80,10 +86,11 @@ pub async fn get(
         .ok_or_else(|| call.failed("its output is not the JSON of a credential helper".to_owned()))
 }
 
-/// Stores credentials in a helper. As docker does, marks an identity token with the user `<token>`.
+/// Stores credentials for a registry in a credential helper. As docker does, stores an identity token under
+/// the user name `<token>`.
 ///
 /// # Errors
-/// As [`get`]; the credentials are then not stored.
+/// The same errors as for [`get`]. After an error, the helper has not stored the credentials.
 pub async fn store(
     helper: &str,
     key: &str,
@@ -106,17 +113,17 @@ pub async fn store(
     call.checked(answer).map(drop)
 }
 
-/// Lists the registry and user name of all credentials in a helper.
+/// Lists all credentials in a credential helper. Returns a map from registry to user name.
 ///
 /// # Errors
-/// As [`get`].
+/// The same errors as for [`get`].
 pub async fn list(
     helper: &str,
     helper_timeout: Option<Duration>,
     tell: impl FnMut(&str),
 ) -> Result<BTreeMap<String, String>, CredentialsError> {
     let call = Call { helper, action: "list", task: "to list its credentials".to_owned(), helper_timeout };
-    // docker sends this too; `list` needs no input.
+    // The helper needs no input for `list`, but docker sends the word `unused`.
     let answer = call.checked(call.run(&Secret::new("unused".to_owned()), tell).await?)?;
     let mut values = serde_json::Deserializer::from_str(answer.stdout.expose()).into_iter();
     match values.next() {
@@ -125,17 +132,17 @@ pub async fn list(
     }
 }
 
-/// Whether PATH has an executable program of this name.
+/// Returns whether PATH has an executable program with this name.
 pub fn is_installed(program: &str) -> bool {
     in_path(&format!("{program}{}", env::consts::EXE_SUFFIX)).is_ok()
 }
 
-/// One call of a helper.
+/// One run of a credential helper.
 struct Call<'a> {
     helper: &'a str,
-    /// `get`, `store`, `list`
+    /// The argument for the helper: `get`, `store` or `list`.
     action: &'static str,
-    /// The purpose of the call, for messages.
+    /// The purpose of this run, for messages, such as `to list its credentials`.
     task: String,
     helper_timeout: Option<Duration>,
 }
@@ -145,7 +152,7 @@ struct Answer {
     status: ExitStatus,
     stdout: Secret,
     stderr: String,
-    /// Secrets that the helper was given, to redact.
+    /// Secrets that the plugin sent to the helper, and that messages must not show.
     given: Vec<Secret>,
 }
 
@@ -177,7 +184,8 @@ impl Call<'_> {
                 let answer = answer.map_err(|error| self.failed(sanitize(&error.to_string())))?;
                 #[cfg(unix)]
                 if is_interrupted(answer.status) {
-                    // Ctrl-C at the helper's own prompt also interrupts this process, perhaps a moment later.
+                    // Ctrl-C at the helper's prompt also sends a signal to this process. Wait for this signal
+                    // before returning.
                     tokio::time::sleep(AFTERMATH).await;
                 }
                 Ok(answer)
@@ -189,14 +197,15 @@ impl Call<'_> {
         }
     }
 
-    /// Runs the helper and reads its answer.
+    /// Runs the helper, and reads its exit status and output.
     ///
-    /// * `said`: receives its stderr.
+    /// * `said`: receives the stderr of the helper.
     async fn talk(&self, program: PathBuf, input: &Secret, said: &RefCell<Vec<u8>>) -> io::Result<Answer> {
         let mut command = Command::new(program);
         command.arg(self.action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // With a user present, the helper runs in our process group, since it may prompt on the terminal.
-        // Otherwise it gets a group of its own, which can be killed as a whole.
+        // Without a timeout, the helper stays in the plugin's process group, so that the helper can prompt on
+        // the terminal. With a timeout, the helper gets its own process group, which the plugin can kill as a
+        // whole.
         let has_group = self.helper_timeout.is_some();
         #[cfg(unix)]
         if has_group {
@@ -209,7 +218,7 @@ impl Call<'_> {
         let status = {
             let written = async {
                 match stdin.expect("piped").write_all(input.expose().as_bytes()).await {
-                    // The helper answered without reading its input.
+                    // A helper that closes stdin without reading its input has not failed.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
                     written => written,
                 }
@@ -235,7 +244,7 @@ impl Call<'_> {
                 }
             }
         };
-        // Processes that an exited helper leaves running are not killed: an agent, for example.
+        // If the helper exited by itself, do not kill processes that it left running, such as an agent.
         started.has_ended = status.code().is_some();
         let stdout = String::from_utf8(std::mem::take(&mut *answer))
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
@@ -243,8 +252,8 @@ impl Call<'_> {
         Ok(Answer { status, stdout: Secret::new(stdout), stderr, given: Vec::new() })
     }
 
-    /// Returns the answer, or the helper's reason for failing: its stdout, and its stderr if there is any.
-    /// The reason does not quote an answer that was printed all the same, or anything that looks like a
+    /// Returns the answer of a helper that succeeded. For a helper that failed, returns an error that quotes
+    /// the helper's stdout and stderr. The error does not quote credentials, or text that looks like a
     /// secret.
     fn checked(&self, answer: Answer) -> Result<Answer, CredentialsError> {
         if answer.status.success() {
@@ -261,17 +270,18 @@ impl Call<'_> {
     }
 }
 
-/// A running helper. Dropping it kills the helper and its child processes, unless the helper has exited by
-/// itself.
+/// A running credential helper. Dropping this value kills the helper and its child processes, unless the
+/// helper has exited by itself.
 #[cfg_attr(windows, expect(dead_code, reason = "there the helper alone is ended"))]
 struct Started {
     child: Child,
-    /// The helper leads a process group of its own.
+    /// Whether the helper leads a process group of its own.
     has_group: bool,
     has_ended: bool,
     #[cfg(unix)]
     id: Option<Pid>,
-    /// The child processes at the last look. After the helper has ended they can no longer be found.
+    /// The child processes of the helper at the last check. The system cannot list these processes after the
+    /// helper has exited.
     #[cfg(unix)]
     children: Vec<Pid>,
 }
@@ -293,7 +303,7 @@ impl Started {
         #[cfg(unix)]
         if let Some(id) = self.id.filter(|_| !self.has_group) {
             let children = descendants(id);
-            // A helper that has ended has no child processes: keep the previous list.
+            // The system lists no child processes of a helper that has exited. Keep the previous list.
             if !is_zombie(id) {
                 self.children = children;
             }
@@ -309,8 +319,9 @@ impl Drop for Started {
             let _ = kill_process_group(id, Signal::KILL);
             return;
         }
-        // Kill the current child processes, and the previous ones of a helper that Ctrl-C has just ended.
-        // (After the helper was waited for, its process id may belong to another process.)
+        // Kill the current child processes of the helper, and those at the last check before Ctrl-C killed
+        // the helper. `self.child.id()` is `None` after the helper was waited for: then another process may
+        // have its id.
         let children = self.child.id().map(|_| descendants(id)).unwrap_or_default();
         for process in children.iter().chain(&self.children) {
             let _ = kill_process(*process, Signal::KILL);
@@ -318,7 +329,8 @@ impl Drop for Started {
     }
 }
 
-/// Returns the child processes of a process, and their child processes. Empty except on Linux.
+/// Returns all descendants of a process: its child processes, their child processes, and so on. Returns an
+/// empty list on systems other than Linux.
 ///
 /// Source: proc(5), `/proc/PID/task/TID/children`.
 #[cfg(unix)]
@@ -333,7 +345,8 @@ fn descendants(process: Pid) -> Vec<Pid> {
     children.into_iter().flat_map(|child| descendants(child).into_iter().chain([child])).collect()
 }
 
-/// Whether a child process has ended and was not waited for yet. Always false except on Linux.
+/// Returns whether a child process has exited but was not waited for yet. Always returns false on systems
+/// other than Linux.
 ///
 /// Source: proc(5), `/proc/PID/stat`.
 #[cfg(unix)]
@@ -342,10 +355,10 @@ fn is_zombie(process: Pid) -> bool {
     stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, state)| state.starts_with(" Z")))
 }
 
-/// Reads to the end.
+/// Reads a stream to its end into the buffer `into`.
 ///
 /// # Errors
-/// There are more than `limit` bytes.
+/// The stream has more than `limit` bytes, or cannot be read.
 async fn read_up_to(mut from: impl AsyncRead + Unpin, limit: usize, into: &mut Vec<u8>) -> io::Result<()> {
     while from.read_buf(into).await? > 0 {
         if into.len() > limit {
@@ -361,7 +374,7 @@ fn is_interrupted(status: ExitStatus) -> bool {
     status.signal() == Some(Signal::INT.as_raw())
 }
 
-/// Reads to the end, and keeps the first [`MAX_SAID`] bytes.
+/// Reads a stream to its end, but keeps only the first [`MAX_SAID`] bytes.
 async fn keep_start(mut from: impl AsyncRead + Unpin, into: &RefCell<Vec<u8>>) -> io::Result<()> {
     let mut buffer = [0; 4096];
     loop {
@@ -375,7 +388,7 @@ async fn keep_start(mut from: impl AsyncRead + Unpin, into: &RefCell<Vec<u8>>) -
     }
 }
 
-/// Passes each line of a helper's stderr to `tell`, such as which page to open or which key to touch.
+/// Passes each line of a helper's stderr to `tell`, for example the request to touch a security key.
 async fn pass_on(said: &RefCell<Vec<u8>>, tell: &mut impl FnMut(&str)) {
     let mut told = 0;
     loop {
@@ -393,20 +406,21 @@ async fn pass_on(said: &RefCell<Vec<u8>>, tell: &mut impl FnMut(&str)) {
     }
 }
 
-/// Returns a helper's output as it may be shown; `None` if nothing remains. It cannot recognize a secret that
-/// has no label and that the helper was not given.
+/// Returns a helper's output with secrets redacted, or `None` if nothing remains to show. Cannot recognize a
+/// secret that has no label and that `redactor` does not have.
 fn quotable(text: &str, redactor: &Redactor) -> Option<String> {
     if text.trim_start().starts_with('<') {
         return Some("it printed an HTML page".to_owned());
     }
     let text = redactor.redact(text.to_owned());
-    // A shell with `set -x` prints commands with their arguments.
+    // Drop lines that begin with `+`: a shell script with `set -x` prints commands with their arguments,
+    // which may be secrets.
     let lines = text.lines().filter(|line| !line.starts_with('+')).map(hide_named).collect::<Vec<_>>();
     let text: String = sanitize(&lines.join("\n")).chars().take(MAX_REASON).collect();
     Some(text).filter(|text| !text.is_empty() && !text.contains('{'))
 }
 
-/// Replaces with `***` each value that the line itself labels as a secret: `password: x y`, `TOKEN=x`,
+/// Replaces with `***` each value that has the label of a secret in the line: `password: x y`, `TOKEN=x`,
 /// `--password x`, `-u me:x`, `Authorization: Basic x`, `https://me:x@host`.
 fn hide_named(line: &str) -> String {
     const NAMES: [&str; 6] = ["passw", "passphrase", "secret", "token", "authorization", "credential"];
@@ -428,7 +442,7 @@ fn hide_named(line: &str) -> String {
             word == "-u" || word == "-p" || (word.starts_with("--") && is_name(word) && !word.contains('='));
         match word.find([':', '=']) {
             Some(at) if is_name(&word[..at]) && word[at..].starts_with(':') => {
-                // The rest of the line is the secret, which may contain blanks.
+                // Hide the rest of the line, because the secret may contain blanks.
                 shown.push(format!("{}: ***", &word[..at]));
                 break;
             }
@@ -448,25 +462,28 @@ fn without_userinfo(word: &str) -> String {
     }
 }
 
-/// Reads `{"Username":"…","Secret":"…"}`. As docker does, accepts keys in any case, and ignores text after
-/// the JSON value. The outer `None` means that this is not an answer.
+/// Parses the credentials that a helper prints: `{"Username":"…","Secret":"…"}`. As docker does, ignores the
+/// case of keys, and everything after the JSON value. The outer `None` means that `stdout` has another form;
+/// the inner `None` means that the helper has no credentials.
 fn read_login(stdout: &str) -> Option<Option<Credentials>> {
     let mut values = serde_json::Deserializer::from_str(stdout).into_iter::<Value>();
     let answer = values.next()?.ok().filter(Value::is_object)?;
     let text = |key| field(&answer, key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (username, secret) = (text("Username"), Secret::new(text("Secret")));
     Some(match username.as_str() {
-        // An old `pass` helper answers like this if it has no credentials.
+        // An old `pass` helper prints an empty user name and secret if it has no credentials.
         "" if secret.expose().is_empty() => None,
         TOKEN => Some(Credentials { identity_token: Some(secret), ..Credentials::default() }),
         _ => Some(Credentials::basic(username, secret)),
     })
 }
 
-/// Finds a program in PATH. Skips relative entries, as docker does: anyone may have put a program there.
+/// Finds a program in PATH. As docker does, skips relative directories, in which anyone may have put a
+/// program.
 ///
 /// # Errors
-/// There is no such program. Says why a file of that name cannot be run, if there is one.
+/// PATH has no executable program with this name. If PATH has a file with this name, the error says why the
+/// file cannot be run.
 fn in_path(program: &str) -> Result<PathBuf, Option<String>> {
     if program.contains('/') {
         return Err(None);
@@ -485,7 +502,8 @@ fn in_path(program: &str) -> Result<PathBuf, Option<String>> {
     Err(found)
 }
 
-/// Checks that a file can be run. `Err(None)`: there is no file; else the reason.
+/// Checks that a file can be run. Returns `Err(None)` if the file does not exist, or `Err(Some(reason))` if
+/// the file cannot be run.
 fn what_is_wrong(path: &Path) -> Result<(), Option<&'static str>> {
     #[cfg(unix)]
     let may_run = |metadata: &Metadata| metadata.permissions().mode() & 0o111 != 0;
@@ -555,7 +573,8 @@ mod tests {
         }
     }
 
-    /// Regression: if Ctrl-C ended a helper just before its child processes were listed, they kept running.
+    /// Regression: if Ctrl-C killed a helper just before the plugin listed its child processes, the child
+    /// processes kept running.
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn keeps_the_children_of_an_exited_helper() {
@@ -568,7 +587,7 @@ mod tests {
         let before = started.children.clone();
         assert_eq!(before.len(), 1);
         kill_process(started.id.unwrap(), Signal::KILL).unwrap();
-        // The helper has exited, but was not waited for yet.
+        // Wait until the killed helper is a zombie.
         while !is_zombie(started.id.unwrap()) {
             std::thread::yield_now();
         }

@@ -18,15 +18,15 @@ pub struct LookedUp {
     pub login: Login,
     /// A warning if DOCKER_AUTH_CONFIG overrides stored credentials.
     pub shadow: Option<String>,
-    /// One warning for each broken source, except config.json: the plugin reported that error when it read
-    /// the file.
+    /// One warning for each broken source except config.json. The plugin reports an error in config.json when
+    /// it reads the file.
     pub warnings: Vec<String>,
 }
 
 /// A registry for which Docker stores credentials, for the list that `docker regpush auth` prints.
 #[derive(Debug)]
 pub struct Entry {
-    /// `host[:port]`
+    /// The domain of the registry: `host[:port]`.
     pub registry: String,
     pub source: Source,
     pub username: Option<String>,

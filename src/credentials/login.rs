@@ -1,4 +1,4 @@
-//! Describes the credentials that a call used: their user, their source, and which sources failed.
+//! Describes the credentials that the plugin used: the user name, the source, and the sources that failed.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use crate::credentials::Credentials;
 use crate::reference::HUB;
 use crate::text::sanitize;
 
-/// Where credentials came from.
+/// The source of credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// `--username` with `--password-stdin`, or `--anonymous`.
@@ -16,16 +16,16 @@ pub enum Source {
     Variable,
     /// `docker-credential-NAME`
     Helper(String),
-    /// `auths` of this file.
+    /// `auths` in the config.json at this path.
     File(PathBuf),
-    /// Typed by the user.
+    /// The user typed the credentials at a prompt.
     Prompt,
     /// No source has credentials.
     Nothing,
 }
 
 impl Source {
-    /// Returns the name used in JSON and tables.
+    /// Returns the name of the source in JSON output and in tables.
     pub fn name(&self) -> String {
         match self {
             Self::CommandLine => "command-line".to_owned(),
@@ -51,40 +51,40 @@ impl fmt::Display for Source {
     }
 }
 
-/// A broken source of credentials.
+/// An error in a source of credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     #[error("cannot parse DOCKER_AUTH_CONFIG: {reason}")]
     Variable { reason: String },
     #[error("the entry for {registry} in `{}` {problem}", path.display())]
     Entry { registry: String, path: PathBuf, problem: &'static str },
-    /// `task`: `for R`, `to store the login for R`. `found`: the file of that name, if any, and why it cannot
-    /// be run.
+    /// `task`: the purpose of running the helper, such as `to store credentials for ghcr.io`. `found`: the
+    /// path of a file with the helper's name, and the reason why this file cannot be run.
     #[error("credential helper `docker-credential-{helper}`, needed {task}, is not in PATH{}", found.as_ref().map_or(String::new(), |found| format!(": {found}")))]
     HelperMissing { helper: String, task: String, found: Option<String> },
     #[error("credential helper `docker-credential-{helper}` failed {task}: {reason}")]
     HelperFailed { helper: String, task: String, reason: String },
 }
 
-/// Describes the credentials that a call used, for messages.
+/// A description of the credentials that the plugin used for a registry, for messages.
 #[derive(Clone, Debug)]
 pub struct Login {
     pub username: Option<String>,
     pub anonymous: bool,
     pub source: Source,
-    /// The error of each broken source.
+    /// The errors of all broken sources.
     pub problems: Vec<String>,
-    /// The broken source that must be fixed first.
+    /// The kind of broken source that the user must fix first.
     pub broken: Option<Broken>,
 }
 
 /// The kinds of broken source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// All of config.json. `docker login` would rewrite it, and lose what it cannot read.
+    /// The whole config.json. `docker login` would rewrite the file, and lose all values that it cannot read.
     Config,
     Variable,
-    /// A credential helper, which `docker login` would use too.
+    /// A credential helper. `docker login` uses this helper too.
     Helper,
     /// One entry of config.json.
     Entry,
@@ -106,7 +106,7 @@ impl Login {
         Self { username, anonymous: credentials.is_anonymous(), source, problems, broken: None }
     }
 
-    /// Returns the user and the source, and the errors of the broken sources.
+    /// Describes the user name and the source of the credentials, and the errors of broken sources.
     pub fn describe(&self) -> String {
         let login = match (&self.username, &self.source) {
             (Some(username), source) => format!("user `{username}` from {source}"),
@@ -115,7 +115,7 @@ impl Login {
         if self.problems.is_empty() { login } else { format!("{login} ({})", self.problems.join("; ")) }
     }
 
-    /// Explains why there were no credentials.
+    /// Explains why the plugin found no credentials for a registry.
     pub fn describe_nothing(&self) -> String {
         match (&self.source, self.problems.is_empty()) {
             (Source::CommandLine, _) => "--anonymous was given".to_owned(),
@@ -124,7 +124,7 @@ impl Login {
         }
     }
 
-    /// Returns what to fix before other credentials can help.
+    /// Returns a hint that names the broken source to fix before the user tries other credentials.
     pub fn broken_hint(&self) -> Option<&'static str> {
         Some(match self.broken? {
             Broken::Config => {
@@ -141,10 +141,12 @@ impl Login {
     }
 }
 
-/// The hint if credentials from the variable are refused: the user may have forgotten the variable.
+/// The hint if a registry refuses credentials from `DOCKER_AUTH_CONFIG`: the user may have forgotten this
+/// variable.
 pub const SHADOWS: &str = "DOCKER_AUTH_CONFIG overrides `docker login`; change or unset it";
 
-/// Returns the command to type. Without a name, docker logs in to the Hub, through the browser.
+/// Returns the `docker login` command for a registry. Without an argument, `docker login` logs in to Docker
+/// Hub through the browser.
 pub fn docker_login(registry: &str) -> String {
     if registry == HUB { "docker login".to_owned() } else { format!("docker login {registry}") }
 }

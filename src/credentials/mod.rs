@@ -136,7 +136,7 @@ pub(crate) mod tests {
         Credentials::basic(username.to_owned(), Secret::new(password.to_owned()))
     }
 
-    /// Returns credentials as JSON in clear text, for comparison.
+    /// Returns credentials as JSON in clear text, so that tests can compare the result.
     pub fn shown(credentials: &Credentials) -> String {
         credentials.auth_config("h").expose().to_owned()
     }

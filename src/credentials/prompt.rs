@@ -1,9 +1,13 @@
 //! Prompts for credentials on the terminal.
 //!
-//! Prompts go to the terminal itself, never to stdout. rpassword reads the password. It puts the terminal
-//! into raw mode and leaves it there if a signal ends the process. It also prints its prompt while the
-//! terminal still echoes, and loses a Ctrl-D typed before raw mode is set. So [`Terminal::ask`] sets the mode
-//! earlier, and [`TerminalGuard`] restores the settings on every way out.
+//! Prompts go to the terminal device, never to stdout. The crate rpassword reads the password in raw mode,
+//! but has three faults:
+//! * rpassword leaves the terminal in raw mode if a signal kills the process.
+//! * rpassword prints its prompt before it switches off echo.
+//! * rpassword loses a Ctrl-D that the user types before raw mode is set.
+//!
+//! So [`Terminal::ask`] sets raw mode before it calls rpassword, and [`TerminalGuard`] always restores the
+//! terminal's settings.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -15,7 +19,7 @@ use crate::secret::Secret;
 use crate::text::sanitize;
 use device::Settings;
 
-/// The terminal device, even if stdin and stdout are redirected.
+/// The terminal device on Unix, which is available even if stdin and stdout are redirected.
 #[cfg(unix)]
 mod device {
     use std::fs::File;
@@ -27,7 +31,8 @@ mod device {
     pub const KEYBOARD: &str = "/dev/tty";
     pub const SCREEN: &str = "/dev/tty";
 
-    /// A background process is stopped if it reads from the terminal.
+    /// Returns whether this process is in the foreground. The system stops a background process that reads
+    /// from the terminal.
     pub fn is_in_foreground() -> bool {
         tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
     }
@@ -39,7 +44,8 @@ mod device {
             Ok(Self(tcgetattr(terminal)?))
         }
 
-        /// Sets the mode that rpassword will set: no echo, and each key is delivered as it is typed.
+        /// Sets the same terminal mode as rpassword: no echo, and the process receives each key as soon as
+        /// the user types it.
         pub fn set_raw(&self, terminal: &File) -> io::Result<()> {
             let mut settings = self.0.clone();
             settings.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
@@ -47,13 +53,13 @@ mod device {
         }
 
         pub fn restore(&self, terminal: &File) {
-            // The terminal may have been closed; nothing can be done then.
+            // Ignore an error: the terminal may have been closed.
             let _ = tcsetattr(terminal, OptionalActions::Now, &self.0);
         }
     }
 }
 
-/// A Windows console; rpassword restores its mode.
+/// The console on Windows. rpassword restores the console's mode, so this module changes no settings.
 #[cfg(windows)]
 mod device {
     use std::fs::File;
@@ -83,17 +89,17 @@ mod device {
 
 #[derive(Debug, thiserror::Error)]
 pub enum PromptError {
-    /// Ctrl-C.
+    /// The user pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
-    /// Ctrl-D, or the terminal was closed.
+    /// The user pressed Ctrl-D, or the terminal was closed.
     #[error("no answer was given")]
     NoAnswer,
     #[error("cannot use the terminal")]
     Terminal(#[source] io::Error),
 }
 
-/// A terminal on which the user can be prompted.
+/// A terminal on which the plugin can prompt the user.
 #[derive(Debug)]
 pub struct Terminal(());
 
@@ -104,16 +110,16 @@ impl Terminal {
         (attended && device::is_in_foreground() && File::open(device::KEYBOARD).is_ok()).then_some(Self(()))
     }
 
-    /// Prompts for user name and password. An empty answer is `None`; without a user name it does not prompt
-    /// for a password.
+    /// Prompts for a user name and a password. Returns `None` for an empty input. Does not prompt for a
+    /// password after an empty user name.
     ///
-    /// * `username`: the default, if the user only presses Enter.
+    /// * `username`: the default user name, if the user only presses Enter.
     ///
-    /// Cancel-safe for the terminal: dropping the future restores its settings, but the thread that reads
-    /// from it runs until the process ends.
+    /// Dropping the future restores the terminal's settings. The thread that reads from the terminal runs
+    /// until the process exits.
     ///
     /// # Errors
-    /// Ctrl-C, Ctrl-D, or a terminal that cannot be used.
+    /// The user presses Ctrl-C or Ctrl-D, or the terminal cannot be used.
     pub async fn ask(&self, username: Option<&str>) -> Result<(Option<String>, Option<Secret>), PromptError> {
         let mut guard = TerminalGuard::new().map_err(PromptError::Terminal)?;
         let default = username.map(str::to_owned);
@@ -141,7 +147,8 @@ fn ask_username(default: Option<String>) -> Result<Option<String>, PromptError> 
     Ok(Some(typed.trim().to_owned()).filter(|typed| !typed.is_empty()).or(default))
 }
 
-/// Reads the password. Drops `_reading` when rpassword has finished with the terminal.
+/// Prompts for the password. Drops `_reading` as a signal to [`TerminalGuard`] that rpassword no longer uses
+/// the terminal.
 fn ask_password(_reading: mpsc::Sender<Infallible>) -> Result<Option<Secret>, PromptError> {
     let password = Secret::new(rpassword::prompt_password("Password: ").map_err(sort)?);
     Ok(Some(password).filter(|password| !password.expose().is_empty()))
@@ -155,8 +162,8 @@ fn sort(error: io::Error) -> PromptError {
     }
 }
 
-/// Reads a line from the terminal, with echo. Reads single bytes: what the user types ahead belongs to the
-/// password.
+/// Prompts with `label`, and reads one line from the terminal with echo. Reads byte by byte, since input
+/// after that line belongs to the password.
 fn read_line(label: &str) -> io::Result<String> {
     let mut keyboard = File::open(device::KEYBOARD)?;
     screen()?.write_all(label.as_bytes())?;
@@ -168,7 +175,8 @@ fn read_line(label: &str) -> io::Result<String> {
             Ok(0) => break,
             Ok(_) if byte[0] == b'\n' => break,
             Ok(_) => line.push(byte[0]),
-            // A signal that does not end the process, such as a window resize.
+            // A signal that does not kill the process, such as a window resize, interrupted the read. Read
+            // again.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -184,15 +192,16 @@ fn screen() -> io::Result<File> {
 struct TerminalGuard {
     terminal: File,
     settings: Settings,
-    /// Enter ended the last answer, so the cursor is already on a new line.
+    /// Whether the cursor is already on a new line, because the user finished the last prompt with Enter.
     line_ended: bool,
-    /// Disconnects when rpassword is done. On Ctrl-C rpassword raises the signal that drops this guard, and
-    /// only then restores the settings it found. This guard must restore its settings after that.
+    /// A channel that disconnects when rpassword has finished. On Ctrl-C, rpassword first raises a signal,
+    /// which drops this guard, and then restores the settings of the terminal. The guard must restore its own
+    /// settings last.
     reader: Option<mpsc::Receiver<Infallible>>,
 }
 
 impl TerminalGuard {
-    /// How long to wait for rpassword. It finishes at once unless it still waits for a key, and then it
+    /// The longest wait for rpassword to finish. If rpassword takes longer, it is waiting for a key and
     /// changes no settings.
     const READER_ENDS: Duration = Duration::from_millis(100);
 

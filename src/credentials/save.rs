@@ -1,7 +1,7 @@
 //! Saves credentials as `docker login` does: in the configured helper, or else in config.json.
 //!
-//! Edits config.json rather than rewriting it: the rest of the file is kept, byte for byte. (docker drops
-//! keys that it does not know, and after a parse error everything that it had not read yet.)
+//! Changes only one entry of config.json, and keeps the rest of the file byte for byte. docker rewrites the
+//! file: it drops unknown keys and, after a parse error, all values that it has not read yet.
 //!
 //! Source: docker/cli `cli/config/credentials/{file_store,native_store}.go`.
 
@@ -24,12 +24,12 @@ use crate::failure::Class;
 use crate::secret::Secret;
 use crate::text::with_causes;
 
-/// Why credentials were not saved.
+/// The reason why the plugin did not save credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     #[error(transparent)]
     Helper(#[from] CredentialsError),
-    /// A config.json that cannot be read is not written either.
+    /// config.json cannot be read or parsed, so the plugin does not write to the file.
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("cannot change `{}`: {reason}", path.display())]
@@ -43,7 +43,7 @@ pub enum SaveError {
 }
 
 impl SaveError {
-    /// Returns what to type or change next.
+    /// Returns a hint that names the command to run or the setting to change.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Helper(CredentialsError::HelperMissing { helper, .. }) => {
@@ -71,14 +71,15 @@ impl SaveError {
 }
 
 impl Keyring {
-    /// Saves credentials for a registry where the next lookup finds them.
+    /// Saves credentials for a registry in the configured credential helper, or else in config.json.
     ///
-    /// * `key`: [`crate::reference::Reference::credentials_key`]
-    /// * `tell`: called with a line if a helper has not answered within 3 s.
+    /// * `key`: the key of the registry in config.json, from
+    ///   [`crate::reference::Reference::credentials_key`].
+    /// * `tell`: called with a message if the helper takes longer than 3 s.
     ///
     /// # Errors
-    /// The helper failed, or config.json cannot be read, edited or written. The credentials are then not
-    /// saved in any other place.
+    /// The helper fails, or config.json cannot be read, edited or written. After an error, the plugin does
+    /// not save the credentials anywhere else.
     pub async fn save(
         &self,
         key: &str,
@@ -91,22 +92,22 @@ impl Keyring {
         if let Some(helper) = &helper {
             helper::store(helper, key, credentials, self.helper_timeout, tell).await?;
         }
-        // docker guesses a store only if config.json has no entry, so a guessed store must be named there
-        // with the first entry.
+        // docker uses a default credential store only while config.json has no entry. So the plugin must name
+        // this store in config.json when it adds the first entry.
         let guessed = helper
             .as_ref()
             .and_then(|_| credentials_store(&config))
             .filter(|_| config.credentials_store.is_none());
         let entry = match &helper {
-            // docker marks credentials in a helper with an empty entry.
+            // For credentials in a helper, docker writes an empty entry to config.json.
             Some(_) => Credentials::anonymous(),
             None => credentials.clone(),
         };
         let written = write(path, key, &entry, guessed.as_deref(), helper.is_some());
         let (is_written, unmarked) = match (written, &helper) {
             (Ok(is_written), _) => (is_written, None),
-            // The helper has the credentials. docker finds them without the mark, but guesses a helper only
-            // while config.json has no entry.
+            // The helper has saved the credentials, so a failure to write the empty entry to config.json is
+            // only a warning.
             (Err(error), Some(_)) => (
                 false,
                 Some(format!(
@@ -124,16 +125,16 @@ impl Keyring {
         })
     }
 
-    /// Reads config.json again: it may have been fixed or changed since the call began.
+    /// Reads config.json again, since the user or docker may have changed the file after the plugin started.
     ///
     /// # Errors
-    /// The file cannot be read, so nothing can be saved.
+    /// config.json cannot be read or parsed.
     pub fn config_now(&self) -> Result<Config, SaveError> {
         Ok(Config::load(self.config.path.parent().unwrap_or(Path::new(".")))?)
     }
 }
 
-/// Writes an entry to config.json. Returns whether the file had to be changed.
+/// Writes the entry for a registry to config.json. Returns whether the file was changed.
 fn write(
     path: &Path,
     key: &str,
@@ -153,13 +154,13 @@ fn write(
     })
 }
 
-/// Where credentials are saved.
+/// The result of saving credentials: the registry, and the helper or file that now has the credentials.
 #[derive(Debug)]
 pub struct Kept {
     registry: String,
     pub place: Source,
     is_new_password: bool,
-    /// Why the mark could not be written to config.json, if a helper has the credentials.
+    /// A warning if a helper has saved the credentials but config.json could not be written.
     pub unmarked: Option<String>,
 }
 
@@ -170,7 +171,8 @@ impl fmt::Display for Kept {
 }
 
 impl Kept {
-    /// Returns the exact warning that docker prints when it saves a password in config.json.
+    /// Returns the exact warning that docker prints when it saves a password in config.json; `None` if
+    /// config.json got no new password.
     pub fn plain_text_warning(&self) -> Option<String> {
         match &self.place {
             Source::File(path) if self.is_new_password => Some(format!(
@@ -184,11 +186,11 @@ impl Kept {
     }
 }
 
-/// Returns the text of config.json with this entry, and with this `credsStore` if given; `None` if nothing
-/// changes.
+/// Adds `entry` for the registry `key`, and `store` as `credsStore` if given, to the content of config.json.
+/// Returns the new content, or `None` if nothing changes.
 ///
 /// # Errors
-/// docker could not read the file, or would not find the entry in it.
+/// docker cannot parse the file, or would not find the entry in the new content.
 pub fn edited(
     path: &Path,
     text: &str,
@@ -201,7 +203,7 @@ pub fn edited(
     let is_kept = |config: &Config| {
         let kept = config.auths.get(key).and_then(|kept| Some((kept.auth.as_ref(), decode(kept).ok()?)));
         let packed = members(entry).into_iter().find(|(name, _)| *name == "auth").map(|(_, packed)| packed);
-        // Compares the base64 text itself: this plugin decodes some base64 that docker rejects.
+        // Compare the encoded `auth` too, because this plugin decodes some base64 that docker rejects.
         let is_same = kept.is_some_and(|(auth, kept)| {
             auth.map(Secret::expose) == packed.as_ref().map(Secret::expose) && same(kept.as_ref(), entry)
         });
@@ -213,12 +215,13 @@ pub fn edited(
     let after = if text.trim().is_empty() {
         new_file(key, entry, store)
     } else {
-        // Keeps the text after the first JSON value, which docker does not read.
+        // docker reads only the first JSON value of the file. Keep everything after that value.
         with_entry(&text[..length], key, entry, store).map(|edited| edited + &text[length..])
     };
     let not_editable = |reason| SaveError::NotEditable { path: path.to_owned(), reason };
     let after = Secret::new(after.ok_or_else(|| not_editable("its layout cannot be edited safely"))?);
-    // Writes nothing that cannot be read back, as when a key occurs twice.
+    // Parse the new content, and fail if docker would not find the entry, for example because a key occurs
+    // twice.
     let mut config = Config { path: path.to_owned(), ..Config::default() };
     config.read_text(after.expose())?;
     if !is_kept(&config) {
@@ -232,17 +235,17 @@ pub fn edited(
 fn same(kept: Option<&Credentials>, wanted: &Credentials) -> bool {
     let nothing = Credentials::anonymous();
     let kept = kept.unwrap_or(&nothing);
-    // The server is the same for both, and is left out for anonymous credentials.
+    // Compare with the same placeholder `h` for the server address, so that only the credentials can differ.
     kept.auth_config("h").expose() == wanted.auth_config("h").expose()
 }
 
-/// Returns the entry's members, as docker writes them.
+/// Returns the JSON members `auth` and `identitytoken` of an entry, as docker writes them.
 fn members(entry: &Credentials) -> Vec<(&'static str, Secret)> {
     let auth = entry.basic_auth().map(|auth| ("auth", auth));
     auth.into_iter().chain(entry.identity_token.clone().map(|token| ("identitytoken", token))).collect()
 }
 
-/// Returns the text of a new file, in docker's layout.
+/// Returns the content of a new config.json with one entry, in docker's layout.
 fn new_file(key: &str, entry: &Credentials, store: Option<&str>) -> Option<String> {
     let members: serde_json::Map<_, _> =
         members(entry).into_iter().map(|(name, value)| (name.to_owned(), json!(value.expose()))).collect();
@@ -257,7 +260,8 @@ fn new_file(key: &str, entry: &Credentials, store: Option<&str>) -> Option<Strin
     String::from_utf8(bytes).ok()
 }
 
-/// Adds the entry to a text; `None` if its structure does not allow that.
+/// Adds an entry to the content of config.json. Returns `None` if the structure of the JSON does not allow
+/// the edit.
 fn with_entry(text: &str, key: &str, entry: &Credentials, store: Option<&str>) -> Option<String> {
     let (root, config) = edit::parse(text)?;
     let auths = object_of(&config, "auths")?;
@@ -306,7 +310,7 @@ mod tests {
     fn keeps_everything_else_in_the_file() {
         let (bob, token, anonymous) = (bob(), token(), Credentials::anonymous());
         let table = [
-            // before, entry, credsStore, after
+            // content before, entry, credsStore, content after
             ("", &bob, None, "{\n\t\"auths\": {\n\t\t\"h\": {\n\t\t\t\"auth\": \"Ym9iOnB3\"\n\t\t}\n\t}\n}"),
             (
                 "",
@@ -347,7 +351,7 @@ mod tests {
 
     #[test]
     fn replaces_an_entry_that_docker_cannot_read() {
-        // Base64 without its padding.
+        // The `auth` is base64 without padding, which docker cannot read.
         let text = r#"{"auths":{"h":{"auth":"Ym9iOnB3ZA"}}}"#;
         let bob = Credentials::basic("bob".to_owned(), Secret::new("pwd".to_owned()));
         assert_eq!(edit(text, &bob, None), Ok(Some(text.replace("ZA", "ZA=="))));

@@ -43,7 +43,7 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Unix(PathBuf),
-    /// `host` has no brackets around an IPv6 address. `base` is the prefix of every API path.
+    /// A TCP address. `host` has no brackets around an IPv6 address. `base` is the prefix of every API path.
     Tcp {
         host: String,
         port: u16,
@@ -306,8 +306,8 @@ pub struct TlsChoice {
 }
 
 impl Choice {
-    /// Adds the environment variables of this process. Replaces invalid UTF-8 in their values: the plugin
-    /// then finds no engine, but can print the value in an error.
+    /// Adds the environment variables of this process to the choice. Replaces invalid UTF-8 in values, so
+    /// that the plugin can print a value in an error.
     #[must_use]
     pub fn with_environment(self) -> Self {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
@@ -405,7 +405,7 @@ impl TlsChoice {
         let optional = |named: &Option<PathBuf>, name| {
             let path = named_or(named, name)?;
             let is_there = named.is_some() || path.try_exists().unwrap_or(true);
-            // An empty path in an option means that the engine connection uses no such file.
+            // An empty path in `--tlscert` or `--tlskey` means that the plugin sends no client certificate.
             if is_there && !path.as_os_str().is_empty() { read_pem(path, origin).map(Some) } else { Ok(None) }
         };
         let authorities =
@@ -449,7 +449,7 @@ impl Address {
         match host.split_once("://") {
             None if host.is_empty() => Ok(Self::default_local()),
             None => Err(no_format(host, origin)),
-            // As in docker, TLS options and not the scheme select HTTPS.
+            // As in docker, only the TLS options decide whether to use HTTPS, not the scheme.
             Some(("tcp" | "http" | "https", rest)) => {
                 Self::tcp(rest, if has_tls { 443 } else { 80 }, host, origin)
             }
@@ -682,7 +682,7 @@ mod tests {
         assert_eq!(id, "5bddbdea794b5ac1ebd76c5987e666ec03cc3f70f07276253550ba7bb8876cc0");
     }
 
-    /// The tests in tests/e2e compare this order of precedence with the real docker CLI.
+    /// The tests in tests/e2e compare the precedence of endpoint settings with the real docker CLI.
     #[test]
     fn chooses_the_endpoint_as_docker_does() {
         let directory = tempfile::tempdir().unwrap();

@@ -32,8 +32,7 @@ pub enum EditError<E> {
 /// Locks a file against other processes of this plugin, and changes the file. Returns whether the file was
 /// changed.
 ///
-/// * `change`: computes the change from the content of the file. The content is `None` if the file does not
-/// exist.
+/// * `change`: computes the change from the content of the file. `None` stands for a missing file.
 pub fn edit<E>(
     path: &Path,
     mode: Mode,

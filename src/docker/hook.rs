@@ -26,7 +26,7 @@ const TEMPLATE: &str = include_str!("../../plugin-metadata/hook.txt");
 /// empty, and docker shows nothing, if the push succeeded or the plugin could not help.
 ///
 /// * `question`: JSON from docker, `{"RootCmd":"push","Flags":{…},"CommandError":"…"}`. The JSON does not
-/// contain the image.
+///   contain the image.
 ///
 /// # Errors
 /// stdout is closed or full.
@@ -40,7 +40,7 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
     let question: Question = serde_json::from_str(&question.to_string_lossy()).unwrap_or_default();
     let options = if question.flags.contains_key("all-tags") { "--all-tags " } else { "" };
     // Give no hint after a push with `--platform`: the command in the hint does not have that option, and
-    // would push something else.
+    // could push other platforms.
     let is_ours = !question.flags.contains_key("platform");
     let hint = reason(&question.command_error)
         .filter(|_| is_ours)
@@ -80,7 +80,7 @@ fn reason(error: &str) -> Option<&'static str> {
             "The engine cannot be reached, or could not push. This command shows the reason (docker's options go before `regpush`):"
         }
         Class::Other => "This command shows more details, and what to do:",
-        // No hint: docker's own message is enough, or only this plugin reports errors of this class.
+        // No hint: docker's own message is enough, or only this plugin reports errors of these classes.
         Class::Reference | Class::Cancelled | Class::Stalled | Class::Exists | Class::Unverified => {
             return None;
         }
