@@ -146,7 +146,7 @@ until_true() { # until_true SECONDS WHAT COMMAND...
 
 start_engine() {
     if ! has docker && may_install; then
-        say "installing docker.io"
+        say "installing the package docker.io"
         apt_install docker.io
     fi
     has docker || fail "docker is missing: install it first (https://docs.docker.com/engine/install/)"
@@ -161,7 +161,7 @@ start_engine() {
         return
     fi
     if ! has dockerd && may_install; then
-        say "installing docker.io"
+        say "installing the package docker.io"
         apt_install docker.io
     fi
     { has dockerd && [ "$(id -u)" = 0 ]; } || fail "no engine answers: start docker, or run the demo as root on Debian or Ubuntu"
@@ -182,7 +182,7 @@ htpasswd='demo:$2y$05$qReCNM6MUcp1MlDQNq3mgOF9n0iTXFCF9/ga0uc4wNLmrf9TrZhfa'
 
 start_registry() {
     if ! has docker-registry && may_install; then
-        say "installing docker-registry"
+        say "installing the package docker-registry"
         apt_install docker-registry
     fi
     printf '%s\n' "$htpasswd" >"$work/htpasswd"
@@ -267,7 +267,7 @@ demo() {
         >"$work/config/config.json"
     show "docker pull $image"
     docker --config "$work/config" pull "$image" | tee "$work/pulled"
-    grep -q "^Digest: ${reference##*@}\$" "$work/pulled" || fail "the registry serves a different digest"
+    grep -q "^Digest: ${reference##*@}\$" "$work/pulled" || fail "the digest in the registry differs from the pushed digest"
     clean_up
     say ""
     say "Done. Everything that the demo started is stopped and removed. Next: docker regpush --help"

@@ -27,7 +27,7 @@ pub enum PushError {
     },
     /// The engine's stream closed without an error and without a digest, and the registry did not confirm the push.
     #[error(
-        "the engine ended the push of {reference} without a digest for tag `{tag}`, and the registry did not confirm it"
+        "the engine ended the push of {reference} without a digest for tag `{tag}`, and the plugin could not confirm the image in the registry"
     )]
     Unconfirmed { reference: String, tag: String },
     /// The tag in the registry names another image, and `--if-exists fail` forbids replacing that image.

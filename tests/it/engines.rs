@@ -549,7 +549,7 @@ fn confirms_a_push_without_a_digest_at_the_registry_or_fails() {
             assert_eq!(asked.header("x-registry-auth"), Some("e30="));
         } else {
             assert_eq!(result["error"]["class"], "engine");
-            assert!(run.stderr.contains("the registry did not confirm it"), "{run}");
+            assert!(run.stderr.contains("the plugin could not confirm the image in the registry"), "{run}");
         }
     }
 }
