@@ -95,8 +95,8 @@ fn forms(secret: &Secret) -> [Secret; 6] {
     [clear.to_owned(), sanitize(clear), json, ascii, url, form].map(Secret::new)
 }
 
-/// Prevents core dumps of this process, which would contain secrets, if the system supports this. On Linux,
-/// programs that the plugin starts are not affected.
+/// On Unix, prevents core dumps of this process, which would contain secrets. On Linux, programs that the
+/// plugin starts can still dump core.
 pub fn forbid_core_dumps() {
     // Ignore an error, because the plugin also works without protection against core dumps.
     #[cfg(target_os = "linux")]

@@ -46,11 +46,11 @@ const AFTERMATH: Duration = Duration::from_millis(500);
 /// The longest accepted output of a helper, in bytes. A token has a few thousand bytes, and a list of a
 /// thousand registries has 50 thousand bytes.
 const MAX_ANSWER: usize = 1 << 20;
-/// The number of bytes of a helper's stderr that the plugin keeps.
+/// The number of bytes of a helper's stderr that the plugin keeps for messages.
 const MAX_SAID: usize = 4096;
-/// The number of characters of a helper's output that an error message quotes.
+/// The number of characters of a helper's output that a message quotes.
 const MAX_REASON: usize = 200;
-/// The interval between two checks of a helper's stderr and child processes.
+/// The interval at which the plugin looks for new stderr lines and new child processes of a helper.
 const LISTENING: Duration = Duration::from_millis(100);
 
 /// Gets the credentials for a registry from a credential helper. Returns `Ok(None)` if the helper has no
@@ -244,7 +244,7 @@ impl Call<'_> {
                 }
             }
         };
-        // If the helper exited by itself, do not kill processes that it left running, such as an agent.
+        // If the helper exited by itself, do not kill processes that the helper left running.
         started.has_ended = status.code().is_some();
         let stdout = String::from_utf8(std::mem::take(&mut *answer))
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
@@ -280,8 +280,8 @@ struct Started {
     has_ended: bool,
     #[cfg(unix)]
     id: Option<Pid>,
-    /// The child processes of the helper at the last check. The system cannot list these processes after the
-    /// helper has exited.
+    /// The child processes that the plugin last found for the helper. The system cannot list these processes
+    /// after the helper has exited.
     #[cfg(unix)]
     children: Vec<Pid>,
 }
@@ -303,7 +303,7 @@ impl Started {
         #[cfg(unix)]
         if let Some(id) = self.id.filter(|_| !self.has_group) {
             let children = descendants(id);
-            // The system lists no child processes of a helper that has exited. Keep the previous list.
+            // The system lists no child processes of a helper that has exited. Keep those found before.
             if !is_zombie(id) {
                 self.children = children;
             }
@@ -319,9 +319,9 @@ impl Drop for Started {
             let _ = kill_process_group(id, Signal::KILL);
             return;
         }
-        // Kill the current child processes of the helper, and those at the last check before Ctrl-C killed
-        // the helper. `self.child.id()` is `None` after the helper was waited for: then another process may
-        // have its id.
+        // Kill the current child processes of the helper, and those that the plugin found before Ctrl-C killed
+        // the helper. `self.child.id()` is `None` if the plugin has waited for the helper's exit: another
+        // process may now have the helper's id.
         let children = self.child.id().map(|_| descendants(id)).unwrap_or_default();
         for process in children.iter().chain(&self.children) {
             let _ = kill_process(*process, Signal::KILL);
@@ -406,8 +406,8 @@ async fn pass_on(said: &RefCell<Vec<u8>>, tell: &mut impl FnMut(&str)) {
     }
 }
 
-/// Returns a helper's output with secrets redacted, or `None` if nothing remains to show. Cannot recognize a
-/// secret that has no label and that `redactor` does not have.
+/// Returns a helper's output with secrets redacted, or `None` if nothing remains to show. Cannot redact a
+/// secret that is unknown to `redactor` and that [`hide_named`] does not recognize.
 fn quotable(text: &str, redactor: &Redactor) -> Option<String> {
     if text.trim_start().starts_with('<') {
         return Some("it printed an HTML page".to_owned());
@@ -420,7 +420,7 @@ fn quotable(text: &str, redactor: &Redactor) -> Option<String> {
     Some(text).filter(|text| !text.is_empty() && !text.contains('{'))
 }
 
-/// Replaces with `***` each value that has the label of a secret in the line: `password: x y`, `TOKEN=x`,
+/// Replaces with `***` each value that the line itself marks as a secret: `password: x y`, `TOKEN=x`,
 /// `--password x`, `-u me:x`, `Authorization: Basic x`, `https://me:x@host`.
 fn hide_named(line: &str) -> String {
     const NAMES: [&str; 6] = ["passw", "passphrase", "secret", "token", "authorization", "credential"];
@@ -471,7 +471,7 @@ fn read_login(stdout: &str) -> Option<Option<Credentials>> {
     let text = |key| field(&answer, key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (username, secret) = (text("Username"), Secret::new(text("Secret")));
     Some(match username.as_str() {
-        // An old `pass` helper prints an empty user name and secret if it has no credentials.
+        // Without credentials, old versions of docker-credential-pass print an empty user name and secret.
         "" if secret.expose().is_empty() => None,
         TOKEN => Some(Credentials { identity_token: Some(secret), ..Credentials::default() }),
         _ => Some(Credentials::basic(username, secret)),

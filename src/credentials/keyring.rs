@@ -16,7 +16,7 @@ use crate::text::sanitize;
 pub struct LookedUp {
     pub credentials: Credentials,
     pub login: Login,
-    /// A warning if DOCKER_AUTH_CONFIG overrides stored credentials.
+    /// A warning if DOCKER_AUTH_CONFIG overrides credentials that `docker login` stored.
     pub shadow: Option<String>,
     /// One warning for each broken source except config.json. The plugin reports an error in config.json when
     /// it reads the file.
@@ -30,7 +30,7 @@ pub struct Entry {
     pub registry: String,
     pub source: Source,
     pub username: Option<String>,
-    /// The kind of the stored secret; `None` if only the name of the registry was found.
+    /// The kind of the stored secret; `None` if config.json names the registry but no secret was found.
     pub kind: Option<Kind>,
 }
 
@@ -59,8 +59,8 @@ impl Keyring {
     /// `credHelpers`, `credsStore` and `auths`. Skips a source that is broken or has no credentials for the
     /// registry.
     ///
-    /// Unlike docker, which stops at the first configured helper, also uses credentials that are left in
-    /// `auths`.
+    /// Unlike docker, which asks only the first configured helper, continues with the next source if that
+    /// helper has no credentials.
     ///
     /// * `registry`: the domain of the registry.
     /// * `tell`: called with a message about each helper that takes longer than 3 s.
@@ -145,7 +145,7 @@ impl Keyring {
     /// * `tell`: called with a message about each helper that takes longer than 3 s.
     pub async fn list(&self, mut tell: impl FnMut(&str)) -> (Vec<Entry>, Vec<CredentialsError>) {
         let (mut entries, mut problems) = (BTreeMap::new(), Vec::new());
-        // If several sources have a registry, keep only the first, which a push would use.
+        // If several sources have credentials for a registry, keep only the source that a push would use.
         let mut put = |name: &str, source: Source, username: Option<String>, kind: Option<Kind>| {
             if !HUB_TOKEN_KEYS.contains(&name) {
                 let registry = shown(name);
@@ -260,7 +260,7 @@ pub fn registries(config: &Config) -> BTreeMap<String, Source> {
     stored.chain(own).collect()
 }
 
-/// Converts a registry key of config.json into the domain that users write.
+/// Converts a registry key of config.json into the domain that users write in image references.
 pub fn shown(name: &str) -> String {
     if name == HUB_CREDENTIALS_KEY { HUB.to_owned() } else { sanitize(&host(name)) }
 }

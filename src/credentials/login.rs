@@ -72,13 +72,13 @@ pub struct Login {
     pub username: Option<String>,
     pub anonymous: bool,
     pub source: Source,
-    /// The errors of all broken sources.
+    /// The errors of all broken sources of credentials.
     pub problems: Vec<String>,
-    /// The kind of broken source that the user must fix first.
+    /// The kind of source for [`Self::broken_hint`]; `None` if no source is broken.
     pub broken: Option<Broken>,
 }
 
-/// The kinds of broken source.
+/// The kinds of sources of credentials that can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     /// The whole config.json. `docker login` would rewrite the file, and lose all values that it cannot read.

@@ -110,10 +110,10 @@ impl Terminal {
         (attended && device::is_in_foreground() && File::open(device::KEYBOARD).is_ok()).then_some(Self(()))
     }
 
-    /// Prompts for a user name and a password. Returns `None` for an empty input. Does not prompt for a
-    /// password after an empty user name.
+    /// Prompts for a user name and a password. Returns `None` for an empty user name or password. Does not
+    /// prompt for a password after an empty user name.
     ///
-    /// * `username`: the default user name, if the user only presses Enter.
+    /// * `username`: the default user name, which applies if the user presses Enter without typing a name.
     ///
     /// Dropping the future restores the terminal's settings. The thread that reads from the terminal runs
     /// until the process exits.
@@ -195,8 +195,8 @@ struct TerminalGuard {
     /// Whether the cursor is already on a new line, because the user finished the last prompt with Enter.
     line_ended: bool,
     /// A channel that disconnects when rpassword has finished. On Ctrl-C, rpassword first raises a signal,
-    /// which drops this guard, and then restores the settings of the terminal. The guard must restore its own
-    /// settings last.
+    /// which drops this guard, and then sets the terminal to raw mode again. So the guard waits for rpassword
+    /// before the guard restores `settings`.
     reader: Option<mpsc::Receiver<Infallible>>,
 }
 

@@ -591,12 +591,12 @@ impl StoredContext {
             }
             Err(source) => return Err(ContextError::Unreadable { name, named_by, path, source }),
         };
-        // The name of an endpoint is case-sensitive, unlike the keys that docker defines.
+        // The endpoint name `docker` is case-sensitive, unlike keys such as `Endpoints` and `Host`.
         let docker = field(&meta, "Endpoints").and_then(|endpoints| endpoints.get("docker"));
         let Some(docker) = docker else {
             return Err(ContextError::NoEndpoint { name, named_by, path });
         };
-        // A missing or `null` value of the endpoint means the default. A value of the wrong type is an error.
+        // `Host` and `SkipTLSVerify` may be missing or `null`, but a value of the wrong type is an error.
         let known = |key: &str| field(docker, key).filter(|value| !value.is_null());
         let (host, skip_verify) = (known("Host"), known("SkipTLSVerify"));
         let is_wrong = host.is_some_and(|host| !host.is_string())
@@ -789,7 +789,7 @@ mod tests {
             fs::write(directory.path().join(name), name).unwrap();
         }
         let table = [
-            // --tls, --tlsverify, DOCKER_TLS, DOCKER_TLS_VERIFY → whether TLS is verified (`None`: no TLS)
+            // --tls, --tlsverify, DOCKER_TLS, DOCKER_TLS_VERIFY → verifies the certificate? (`None`: no TLS)
             (None, None, false, false, None),
             (Some(true), None, false, false, Some(false)),
             (Some(false), None, true, false, None),

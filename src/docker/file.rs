@@ -88,8 +88,8 @@ impl LockedFile {
         loop {
             let (lock, lock_path) = match private_file().open(&lock_path) {
                 Ok(lock) => (lock, Some(lock_path.clone())),
-                // The plugin cannot create a lock file, perhaps because only the target is mounted into a
-                // container. Lock the target itself.
+                // The plugin cannot create a lock file, perhaps because only the file at `target`, and not its
+                // directory, is mounted into a container. Lock the file itself.
                 Err(_) if target.exists() => (File::open(&target)?, None),
                 Err(error) => return Err(error),
             };
@@ -107,8 +107,8 @@ impl LockedFile {
                 Err(TryLockError::Error(error)) if has_no_locks(&error) => false,
                 Err(TryLockError::Error(error)) => return Err(error),
             };
-            // If the path names another file by now, the previous owner of the lock has removed or replaced
-            // the locked file. Then lock again.
+            // If the path no longer names the file that this process has just locked, the previous owner of
+            // the lock has removed or replaced that file. In this case, repeat the loop.
             if is_at(&lock, lock_path.as_ref().unwrap_or(&target)) {
                 let held = Self { target, _lock: lock, lock_path };
                 if is_locked && held.lock_path.is_some() {
@@ -132,8 +132,8 @@ impl LockedFile {
     }
 
     /// Replaces the content of the locked file, or removes the file if `after` is `None`. Follows symbolic
-    /// links, and keeps the owner of the file. Where a rename is possible, other programs read either the old
-    /// or the new content.
+    /// links, and keeps the owner of the file. If a rename can replace the file, other programs never read a
+    /// mix of old and new content.
     ///
     /// * `before`: the content that the caller has read. Writes nothing if the file has other content now.
     ///

@@ -58,7 +58,7 @@ fn from_variable(text: &str) -> Result<Vec<(String, String)>, HeadersError> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
     let record = reader.records().next().transpose().map_err(|error| broken(error.to_string()))?;
     let pair = |field: &str| match field.split_once('=') {
-        // The error does not quote the field, which may be a secret without a header name.
+        // The error does not quote the field: the user may have given only a secret, and no header name.
         None => Err(broken("missing \"=\" in a key=value pair".to_owned())),
         Some((key, _)) if key.trim().is_empty() => {
             Err(broken("a key=value pair has an empty key".to_owned()))

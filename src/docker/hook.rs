@@ -18,15 +18,15 @@ use crate::secret::Secret;
 
 /// The docker commands after which docker runs the plugin: `docker push` and `docker image push`.
 const COMMANDS: &str = "push,image push";
-/// The template of the hint. docker replaces `{{arg . 0}}` with the image; every docker version with hooks
-/// has the `arg` function.
+/// The template of the hint. docker replaces `{{arg . 0}}` with the image name that the user gave to
+/// `docker push`. Every docker version with hooks has the `arg` function.
 const TEMPLATE: &str = include_str!("../../plugin-metadata/hook.txt");
 
 /// Writes the JSON response that docker expects from the plugin after a `docker push`: a hint. The hint is
 /// empty, and docker shows nothing, if the push succeeded or the plugin could not help.
 ///
 /// * `question`: JSON from docker, `{"RootCmd":"push","Flags":{…},"CommandError":"…"}`. The JSON does not
-///   contain the image.
+///   contain the image name.
 ///
 /// # Errors
 /// stdout is closed or full.
@@ -131,7 +131,7 @@ pub enum EntryError {
 // the inserted text by its layout, and can restore the file byte for byte. Each text except `NEW_FILE` goes
 // right after an opening brace.
 
-/// The content of a config.json that was missing or empty.
+/// The new content of a config.json that was missing or empty before.
 const NEW_FILE: &str = r#"{"plugins": {"regpush": {"hooks": "push,image push"}}}"#;
 const IN_ROOT: &str = "\n\t\"plugins\": {\"regpush\": {\"hooks\": \"push,image push\"}}";
 const IN_PLUGINS: &str = "\n\t\t\"regpush\": {\"hooks\": \"push,image push\"}";
@@ -176,7 +176,7 @@ pub fn remove(text: Option<&str>) -> Result<Change, EntryError> {
     {
         let at = after_brace(&nested(&root, path)?.expect("hooks were found in it"));
         let rest = text[at..].strip_prefix(entry);
-        // `install` put a comma after the entry, or a line end if the object was empty.
+        // `install` put a comma after the entry, or a line end if the surrounding object was empty.
         if let Some(rest) = rest.and_then(|rest| rest.strip_prefix([',', '\n'])) {
             return Ok(changed([&text[..at], rest].concat()));
         }
