@@ -319,8 +319,8 @@ impl Drop for Started {
             let _ = kill_process_group(id, Signal::KILL);
             return;
         }
-        // Kill the current child processes of the helper, and those that the plugin found before Ctrl-C killed
-        // the helper. `self.child.id()` is `None` if the plugin has waited for the helper's exit: another
+        // Kill the current child processes of the helper, and those found before Ctrl-C killed the helper.
+        // `self.child.id()` is `None` if the plugin has waited for the helper's exit: another
         // process may now have the helper's id.
         let children = self.child.id().map(|_| descendants(id)).unwrap_or_default();
         for process in children.iter().chain(&self.children) {

@@ -74,7 +74,7 @@ pub struct Login {
     pub source: Source,
     /// The errors of all broken sources of credentials.
     pub problems: Vec<String>,
-    /// The kind of source for [`Self::broken_hint`]; `None` if no source is broken.
+    /// The kind of broken source that [`Login::broken_hint`] names; `None` if no source is broken.
     pub broken: Option<Broken>,
 }
 

@@ -92,8 +92,8 @@ impl Keyring {
         if let Some(helper) = &helper {
             helper::store(helper, key, credentials, self.helper_timeout, tell).await?;
         }
-        // docker uses a default credential store only while `auths` and `credHelpers` are empty. So the plugin
-        // must set `credsStore` to the default store when it adds the first entry to `auths`.
+        // docker uses a default credential store only while `auths` and `credHelpers` are empty. So the
+        // plugin must set `credsStore` to the default store when it adds the first entry to `auths`.
         let guessed = helper
             .as_ref()
             .and_then(|_| credentials_store(&config))

@@ -88,8 +88,8 @@ impl LockedFile {
         loop {
             let (lock, lock_path) = match private_file().open(&lock_path) {
                 Ok(lock) => (lock, Some(lock_path.clone())),
-                // The plugin cannot create a lock file, perhaps because only the file at `target`, and not its
-                // directory, is mounted into a container. Lock the file itself.
+                // The plugin cannot create a lock file, perhaps because only the file at `target`, and not
+                // its directory, is mounted into a container. Lock the file itself.
                 Err(_) if target.exists() => (File::open(&target)?, None),
                 Err(error) => return Err(error),
             };
