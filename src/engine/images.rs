@@ -23,11 +23,11 @@ pub struct ImageSummary {
     pub name: String,
     /// The size of the image in bytes, as reported by the engine.
     pub size: u64,
-    /// The digest that the image's manifest has, or would get by a push, in the repository of `name`. `None`
-    /// if this digest is unknown.
+    /// The digest of the image's manifest in the repository of `name`, or the digest that a push to this
+    /// repository would produce. `None` if unknown.
     pub digest: Option<String>,
     /// Whether the image was pushed to, or pulled from, the repository of `name`. `None` if unknown: docker's
-    /// containerd store and podman report a digest for every repository.
+    /// containerd store and podman report a digest even for a repository without a push or pull.
     pub is_pushed: Option<bool>,
 }
 
@@ -55,13 +55,13 @@ pub struct LocalManifest {
     /// The platform of the image. `None` for a manifest of unknown kind, and for an attestation, which
     /// describes another manifest.
     pub platform: Option<Platform>,
-    /// Whether the engine has all content of this manifest.
+    /// Whether the engine has the image config and all layers of this manifest.
     pub is_here: bool,
 }
 
 impl ImageInspect {
-    /// Returns whether the image has this manifest digest. In the containerd store, the image's ID is a
-    /// manifest digest too.
+    /// Returns whether `digest` is the digest of the image's manifest. In the containerd store, the image's
+    /// ID is a manifest digest too.
     pub fn has_digest(&self, digest: &str) -> bool {
         self.id == digest || self.digests.iter().any(|own| own == digest)
     }

@@ -38,7 +38,7 @@ use crate::text::sanitize;
 const API_VERSION: (u32, u32) = (1, 51);
 /// Maximum size in bytes of a successful response that is not a stream, such as a list of images.
 const MAX_BODY: usize = 16 << 20;
-/// Maximum size in bytes of an error response, which is an HTML page at most.
+/// Maximum size in bytes of an error response. The largest normal error response is a proxy's HTML page.
 const MAX_REFUSAL: usize = 1 << 20;
 /// The oldest API version that this client supports. Every engine in use supports this version or a later
 /// one.
@@ -75,19 +75,19 @@ pub struct Engine {
     is_podman: Option<bool>,
     /// The start of each request's path, such as `/v1.41`. Empty if `version` is `None`.
     prefix: String,
-    /// The headers that the user configured, and `Host`. If the endpoint is not TCP, `Host` is docker's
-    /// placeholder.
+    /// The headers that the user configured, and `Host`. If the endpoint is not TCP, `Host` is the
+    /// placeholder that docker sends, such as `api.moby.localhost`.
     headers: HeaderMap,
     trace: Option<Trace>,
-    /// Redacts the secrets that this client last sent to the engine, in the engine's messages.
+    /// Replaces secrets in the engine's messages: the secrets that this client last sent to the engine.
     redactor: Redactor,
     removals: Arc<Removals>,
 }
 
-/// The threads that each remove the temporary tag of a dropped push.
+/// The threads that remove the tags of dropped `TemporaryTag` values, one thread per tag.
 ///
-/// The threads run in parallel, so that a user who interrupts the program waits only once. Dropping the last
-/// `Engine` waits for all threads.
+/// The threads run in parallel, so that a user who interrupts the program does not wait for one removal after
+/// another. Dropping the last `Engine` waits for all threads.
 #[derive(Debug, Default)]
 struct Removals {
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -198,8 +198,8 @@ impl Engine {
         Arc::clone(self.transport.endpoint())
     }
 
-    /// Returns whether each new connection starts ssh or docker, and may log in again. If so, callers use a
-    /// single connection.
+    /// Returns whether each new connection starts ssh or docker, which may have to log in again. For an
+    /// expensive connection, callers open no second connection.
     pub fn is_connect_expensive(&self) -> bool {
         self.transport.endpoint().is_connect_expensive()
     }
@@ -229,7 +229,8 @@ impl Engine {
                 self.whole(response).await?;
                 return Ok(version);
             }
-            // Other errors of a ping are ignored, because the next request to the engine reports them.
+            // Ignore any refusal of the ping except `WantsTls`, because the next request to the engine
+            // reports the refusal.
             if let error @ EngineError::Transport(TransportError::WantsTls { .. }) =
                 self.refusal(response).await
             {
@@ -271,7 +272,7 @@ impl Engine {
         }
     }
 
-    /// Sends a `GET` request and parses the JSON response. Returns `None` if the response has another format.
+    /// Sends a `GET` request and parses the JSON response. Returns `None` if the body is not a JSON `T`.
     ///
     /// # Errors
     /// The errors of [`answer`](Self::answer).
@@ -353,7 +354,8 @@ impl Engine {
             .headers()
             .get(LOCATION)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        // For an empty image name, the engine's router redirects to another path of the engine.
+        // For an empty image name, the engine's router answers 301 with another path of the engine. This
+        // response is not reported as `Redirected`.
         let is_own =
             target.as_ref().is_none_or(|target| target.starts_with('/') && target.contains("/images/"));
         if status.is_redirection() && !(status == StatusCode::MOVED_PERMANENTLY && is_own) {

@@ -146,7 +146,7 @@ impl Engine {
         let info: Info = match self.ask(&format!("{}/info", self.prefix), None).await {
             Ok(info) => info.unwrap_or_default(),
             Err(error @ (EngineError::Transport(_) | EngineError::Silent { .. })) => return Err(error),
-            // The engine does not support this request, or does not allow it.
+            // The engine does not support `GET /info`, or does not allow `GET /info`.
             Err(_) => Info::default(),
         };
         let config = info.registry_config.unwrap_or_default();

@@ -26,12 +26,12 @@ struct Message {
     error_detail: Option<ErrorDetail>,
     /// The older form of `errorDetail.message`; some engines send only this field.
     error: Option<String>,
-    /// Not parsed yet, because the format differs between engines. [`from_aux`] ignores a value that it
-    /// cannot parse.
+    /// The raw JSON of `aux`, because the format of `aux` differs between engines. [`from_aux`] ignores a
+    /// value that it cannot parse.
     aux: Option<Box<RawValue>>,
 }
 
-/// The fields of `aux` that the plugin uses.
+/// The fields that the plugin reads from [`Message::aux`], such as the digest of the pushed manifest.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Aux {
@@ -153,7 +153,7 @@ fn from_aux(aux: &RawValue) -> Option<Event> {
 }
 
 /// Parses a descriptor. Returns an empty descriptor if parsing fails, because the descriptor only adds
-/// details to a message.
+/// details to [`Event::PlatformInsteadOfIndex`].
 fn descriptor(json: Option<Box<RawValue>>) -> Descriptor {
     json.and_then(|json| serde_json::from_slice(json.get().as_bytes()).ok()).unwrap_or_default()
 }
@@ -182,8 +182,9 @@ impl DecodeError {
     }
 }
 
-/// Maximum size in bytes of one JSON object in the stream. An error may contain a proxy's page of 200 kB
-/// twice, with each `<` escaped as six bytes. Parsing an object takes a multiple of its size in memory.
+/// Maximum size in bytes of one JSON object in the stream. An object that reports an error may quote a
+/// proxy's HTML page of 200 kB twice (`errorDetail` and `error`), with each `<` escaped as six bytes. Parsing
+/// an object takes a multiple of the object's size in memory.
 const MAX_OBJECT: usize = 4_000_000;
 
 /// Maximum length in bytes of a layer's ID; longer IDs are cut. Normal IDs have 12 bytes.

@@ -54,7 +54,8 @@ impl Engine {
         let repository = utf8_percent_encode(&name.repository(), PATH).to_string();
         let tag = name.tag_or_latest();
         let path = format!("{}/images/{}/tag?repo={repository}&tag={tag}", self.prefix, in_path(image));
-        // Created before the request, so that dropping this value removes the tag even if the request fails.
+        // Create `made` before the request. If the request fails although the engine added the tag, dropping
+        // `made` removes the tag.
         let made = TemporaryTag { engine: Some(self.fork()), id: id.to_owned(), name: name.clone() };
         let response = self.call(Method::POST, &path, None, Bytes::new()).await?;
         if !response.status().is_success() {
@@ -101,7 +102,7 @@ impl Engine {
 }
 
 impl TemporaryTag {
-    /// Keeps the tag when this value is dropped.
+    /// Drops this value without removing the tag from the image.
     pub fn keep(mut self) {
         self.engine = None;
     }
@@ -109,11 +110,10 @@ impl TemporaryTag {
 
 impl Drop for TemporaryTag {
     fn drop(&mut self) {
-        /// Maximum time for the removal; shorter than the time that `main` allows the program to exit after a
-        /// signal.
+        /// Maximum time for the removal. After a signal, `main` ends the program after a longer time (2 s).
         const TIMEOUT: Duration = Duration::from_millis(1500);
-        /// Delay before the second attempt: the engine may add the tag after the connection of the tag
-        /// request broke.
+        /// Delay before the second removal, if the first removal found no tag. The engine may add the tag
+        /// only after the request of [`Engine::tag`] has lost its connection.
         const AGAIN: Duration = Duration::from_millis(300);
         let Some(mut engine) = self.engine.take() else { return };
         let removals = take(&mut engine.removals);

@@ -23,8 +23,8 @@ pub struct RegistrySettings {
     /// For each registry (`host[:port]`), whether the engine requires TLS with a valid certificate.
     pub secure: BTreeMap<String, bool>,
     pub insecure_networks: Vec<IpNet>,
-    /// Whether the engine runs without root. A rootless engine reads files of the user instead of files of
-    /// the system.
+    /// Whether the engine runs without root. A rootless engine reads the certificates of registries from
+    /// the user's configuration directory instead of `/etc`.
     pub is_rootless: bool,
 }
 
@@ -33,8 +33,9 @@ impl RegistrySettings {
     ///
     /// * `addresses`: the addresses of the registry's host.
     ///
-    /// Source: moby `registry/config.go` (`isSecureIndex`). podman does not report these settings. For a
-    /// registry on podman's machine, a push request has the parameter `tlsVerify=false`.
+    /// Source: moby `registry/config.go` (`isSecureIndex`). podman does not report these settings. To
+    /// allow plain HTTP to a registry on podman's machine, the plugin sends `tlsVerify=false` in a push
+    /// request.
     pub fn is_insecure(&self, domain: &str, addresses: &[IpAddr]) -> bool {
         let in_network = || {
             addresses

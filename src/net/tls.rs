@@ -26,7 +26,8 @@ use crate::secret::Secret;
 pub struct Tls {
     /// The configured CAs, in PEM; `None` to trust the CAs of the system.
     pub authorities: Option<Pem>,
-    /// Whether to trust the CAs of the system in addition to `authorities`, as for registries.
+    /// Whether to trust the CAs of the system in addition to `authorities`. `true` for registries, `false`
+    /// for engines.
     pub with_system: bool,
     pub identity: Option<Identity>,
     /// Whether to accept any server certificate.
@@ -108,8 +109,8 @@ impl TlsProblem {
         }
     }
 
-    /// Converts a TLS alert from the server (RFC 8446, 6.2). Most alerts are about a rejected or missing
-    /// client certificate.
+    /// Returns the problem that a TLS alert from the server reports (RFC 8446, 6.2). Most alerts are about a
+    /// rejected or missing client certificate.
     fn of_alert(alert: AlertDescription, tls: &Tls) -> Self {
         use AlertDescription as Alert;
         let reason = match alert {

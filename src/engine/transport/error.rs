@@ -147,8 +147,9 @@ impl TransportError {
     }
 }
 
-/// Returns `options` as the hint. For a stored context, returns the command that updates the context instead:
-/// a context has its own TLS files and ignores the TLS options.
+/// Returns the hint `options`, which names TLS options of the command line. For a stored context, returns a
+/// hint with the command that updates the context: a context has its own TLS files and ignores the TLS
+/// options.
 fn with_tls_options(endpoint: &Endpoint, options: &str) -> String {
     match &endpoint.origin {
         Origin::Context { name, .. } => format!(

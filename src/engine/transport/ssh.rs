@@ -16,8 +16,8 @@ pub fn login(SshHost { user, host, port, .. }: &SshHost) -> String {
     format!("{port}{end_of_options}{}", quoted(&place))
 }
 
-/// Returns the start of the docker command line for the engine's machine: `docker`, with `--host` if the URL
-/// names a socket.
+/// Returns the start of the docker command line for the engine's machine: `docker`, with `--host` if the
+/// `ssh://` URL of the engine contains a socket's path.
 pub fn remote_docker(host: &SshHost) -> String {
     match &host.socket {
         Some(path) => format!("docker {}", quoted(&format!("--host=unix://{path}"))),

@@ -29,8 +29,8 @@ impl Closable {
 }
 
 impl AsyncRead for Closable {
-    /// Reads bytes, and closes the sending side if the channel requests it. hyper polls this method while it
-    /// waits for the response.
+    /// Reads bytes, and closes the sending side after a message on the channel. hyper polls this method while
+    /// hyper waits for the response.
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

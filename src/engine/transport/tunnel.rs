@@ -119,8 +119,8 @@ impl Drop for Tunnel {
 fn detach(command: &mut Command) {
     let prepare = || {
         rustix::process::setsid()?;
-        // Linux kills the program when the thread that started the program exits. This is the only thread of
-        // the runtime, which lives as long as the plugin.
+        // Linux kills the program when the thread that started the program exits. The starting thread is the
+        // only thread of its tokio runtime, and so does not exit before the runtime has ended.
         #[cfg(target_os = "linux")]
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         Ok(())
