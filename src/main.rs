@@ -91,7 +91,7 @@ fn take_auth_config() -> Option<Secret> {
 ///
 /// A separate thread waits for signals, because the main thread may block on a write to a terminal or pipe that has
 /// no reader. After the first signal, the command has a grace period to finish. Then the separate thread exits the
-/// process; two more signals shorten the grace period.
+/// process. Two more signals end the grace period early.
 async fn cancelled() -> u8 {
     const GRACE: Duration = Duration::from_secs(2);
     let (tell, told) = oneshot::channel();
@@ -129,8 +129,8 @@ impl Signals {
         tokio::select! {
             status = self.next() => status,
             () = plugin::stopped_by_docker() => {
-                // In `docker regpush … | tee`, docker closes the socket when the signal arrives. The signal
-                // determines the exit status.
+                // In `docker regpush … | tee`, Ctrl-C sends a signal to docker and the plugin, and docker closes the
+                // control socket. Waits briefly for the signal, since the signal determines the exit status.
                 tokio::time::timeout(Duration::from_millis(50), self.next()).await.unwrap_or(INTERRUPTED)
             }
         }

@@ -37,7 +37,8 @@ pub fn hook_question(args: &[OsString]) -> Option<&OsStr> {
 /// the plugin without docker, waits forever, since only signals then stop the plugin.
 ///
 /// docker never writes to the socket, so end of file or a read error means that the plugin must stop. If docker's
-/// stdout is a terminal, docker does not close the socket, since the terminal sends the signal to the plugin.
+/// stdout is a terminal, docker does not close the socket after Ctrl-C, since the terminal sends SIGINT to the plugin
+/// too.
 #[cfg(unix)]
 pub async fn stopped_by_docker() {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());

@@ -23,8 +23,8 @@ use crate::text::with_causes;
 /// Timeout of a credential helper if no terminal is available for prompts of the helper.
 const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
 
-/// Maximum size of a password on stdin, in bytes. Tokens have a few thousand bytes, so longer input is a wrong file
-/// or endless.
+/// Maximum size of a password on stdin, in bytes. Tokens have a few thousand bytes, so more input than this
+/// maximum means that stdin is a wrong file or never ends.
 const MAX_PASSWORD: u64 = 64 << 10;
 
 /// Returns the keyring with all sources of credentials, and the terminal for prompts if there is one.

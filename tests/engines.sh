@@ -1,5 +1,6 @@
 # Functions that install packages, and unpack and start engines, for tests and benchmarks. tests/run.sh,
-# tests/windows.sh and benches/compare.sh source this file in the top folder, and set `root` to the top folder.
+# tests/windows.sh and benches/compare.sh source this file in the top folder of the project, and set `root` to
+# this folder.
 # shellcheck shell=sh
 # shellcheck disable=SC2034,SC2154 # variables that this file shares with the scripts that source it
 
@@ -136,7 +137,7 @@ start_podman() {
 }
 
 # await_engine NAME VERSIONS: waits until the engine responds, and checks the version of the engine. VERSIONS is an
-# extended regular expression for the version up to a dot.
+# extended regular expression for the beginning of the version, such as `26|27`. A dot must follow the match.
 await_engine() {
     tries=600
     until "$work/$1/docker" -H "unix://$work/$1/docker.sock" version >"$work/$1/version" 2>&1; do

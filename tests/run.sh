@@ -129,8 +129,8 @@ run_tests() {
         echo "failed" >"$logs/failed"; } | tee "$log"
     [ ! -e "$logs/failed" ] || fail "tests failed: $*"
 }
-# The number of tests that run at the same time. Most tests spend their time waiting, so this is more than the number
-# of processors.
+# The number of tests that run at the same time. Most tests spend their time waiting, so more tests than processors
+# run at the same time.
 waiting=$((4 * $(nproc)))
 
 # ---------------------------------------------------------------------------------------------
@@ -182,7 +182,8 @@ if [ "$engines" ]; then
     await_engine docker-28-classic '2[89]|[3-9][0-9]'
     await_engine docker-28-containerd '2[89]|[3-9][0-9]'
     await_engine podman '[4-9]'
-    # The folder for PATH has no credential helpers, because docker and the plugin would use a helper that is in PATH.
+    # The e2e tests set PATH to this folder, which has no credential helpers. docker and the plugin would
+    # use a helper in PATH.
     mkdir "$work/tools"
     ln -s /usr/bin/* "$work/tools/"
     rm -f "$work"/tools/docker-credential-*

@@ -44,8 +44,8 @@ exec "$loader" --library-path "${loader%/*}" "$work/sid/usr/bin/$name" "\$@"
 SCRIPT
     done
     export RUSTC="$tools/rustc"
-    # sid's clippy is newer than the clippy of tests/run.sh, and has more lints. So only the lints of Cargo.toml are
-    # checked, and the use of features that are newer than `rust-version` in Cargo.toml.
+    # sid's clippy is newer than the clippy of tests/run.sh, and has more lints. So this script checks only the
+    # lints of Cargo.toml, and that the code uses no features newer than `rust-version` in Cargo.toml.
     CLIPPY_ARGS=${CLIPPY_ARGS}-Aclippy::all__CLIPPY_HACKERY__-Dclippy::incompatible_msrv__CLIPPY_HACKERY__
 fi
 

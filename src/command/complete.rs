@@ -65,7 +65,7 @@ impl Request {
         Some(Self {
             words: words[usize::from(is_named)..].to_vec(),
             is_plugin: is_named || is_set("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"),
-            // docker sends `__complete` even if the user has disabled descriptions.
+            // docker sends `__complete`, not `__completeNoDesc`, even if the user has disabled descriptions.
             has_descriptions: wants_descriptions && !is_set("DOCKER_CLI_DISABLE_COMPLETION_DESCRIPTION"),
         })
     }

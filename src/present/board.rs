@@ -1,4 +1,4 @@
-//! Computes the state of all images from the updates of the images.
+//! Computes how far the push of each image is, from the [`Update`]s of the pushes.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,13 @@ use crate::present::rate::Rate;
 use crate::progress::{Layer, Progress};
 use crate::text::{amount, amounts, span};
 
-/// The state of all images, and the time of the last measurement.
+/// The state of the pushes of all images, and the time at which the upload rates were last measured.
 pub struct Board {
     pub rows: Vec<Row>,
     now: Instant,
 }
 
-/// The state of one image.
+/// The state of the push of one image.
 pub struct Row {
     pub name: String,
     pub phase: Phase,
@@ -33,7 +33,7 @@ pub enum Phase {
     /// The push of the image has not started.
     Waiting,
     Running,
-    /// An attempt failed. Attempt `number` of `of` starts at the time `at`.
+    /// An attempt failed. The next attempt starts at the time `at`, and is number `number` of at most `of` attempts.
     Retrying {
         number: u32,
         of: u32,
@@ -82,7 +82,7 @@ impl Board {
         }
     }
 
-    /// Sets the current time, and updates the upload rates of the images under way.
+    /// Sets the current time, and updates the upload rates of the images whose push has started and not ended.
     pub fn measure(&mut self, now: Instant) {
         self.now = now;
         for row in self.rows.iter_mut().filter(|row| row.is_under_way()) {
@@ -116,7 +116,7 @@ impl Board {
             (sent, all) = (sent.saturating_add(row_sent), all.saturating_add(row_all));
             if row.phase == Phase::Running {
                 rate = rate.saturating_add(row.rate.per_second());
-                // All images are done when the slowest image is done, so the longest time counts.
+                // The run ends when the slowest image is pushed, so the line shows the longest time left of any image.
                 left = left.max(row.rate.time_for(row_all - row_sent));
             }
         }
@@ -212,7 +212,8 @@ impl Row {
         matches!(self.phase, Phase::Running | Phase::Retrying { .. })
     }
 
-    /// Returns the layers that a presenter shows, each with its upload rate.
+    /// Returns the layers whose push has started and not ended, each with its upload rate. Returns no layers unless
+    /// an attempt is running.
     pub fn active_layers(&self) -> impl Iterator<Item = (&Layer, Rate)> {
         let rates = self.layer_rates.iter().copied().chain(std::iter::repeat(Rate::default()));
         let layers = self.progress.layers().iter().zip(rates);

@@ -41,7 +41,8 @@ impl<W: Write> Lines<W> {
     }
 }
 
-/// Formats a line for people. If `name` is given, notes and warnings begin with this name of an image.
+/// Formats a line for people. `name` is the image that the line is about, if given, and is shown in
+/// notes and warnings.
 pub fn worded(palette: Palette, name: Option<&str>, level: Level, line: &str) -> String {
     let about = name.map(|name| format!("{name}: ")).unwrap_or_default();
     match level {

@@ -52,7 +52,7 @@ impl<W: Write> Plain<W> {
             // The engine's opening line only repeats the reference, which was printed for `Update::Start`.
             Event::Note { text } if is_opening(text) => {}
             Event::Note { text } => self.line(at, text),
-            // The classic store repeats the tag and digest in `aux`.
+            // The classic store reports the tag and digest twice: in a status line and in the field `aux`.
             Event::Pushed { .. } if is_said_again(&row.progress, event) => {}
             Event::Pushed { tag, digest, size } => {
                 let line = format!("{tag}: digest: {digest} size: {size}");
@@ -115,8 +115,8 @@ impl<W: Write> Presenter for Plain<W> {
     }
 }
 
-/// Returns whether a new state of a layer is printed: the layer was sent, is delayed, or has an unknown state. Layers
-/// in other states are only counted, in the progress lines and in the summary.
+/// Returns whether a new state of a layer is printed: the layer was sent, waits for a retry by the engine, or has an
+/// unknown state. Layers in other states are only counted, in the progress lines and in the summary.
 fn is_news(before: Option<&LayerState>, now: &LayerState) -> bool {
     match (before, now) {
         (Some(LayerState::Other(before)), LayerState::Other(now)) => before != now,

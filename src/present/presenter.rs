@@ -13,7 +13,7 @@ pub enum Update<'a> {
     Start {
         is_dry_run: bool,
     },
-    /// An attempt to push the image starts. Progress of an earlier attempt no longer counts.
+    /// An attempt to push the image starts. The presenter discards the progress of an earlier attempt.
     Push,
     Event(&'a Event),
     /// An attempt failed. Contains the next attempt, which follows after a wait, and the reason of the failure.
@@ -108,7 +108,8 @@ impl Reporter {
     }
 
     pub fn tick(&self) {
-        // Skips the tick during a prompt, because lines that are held back would show outdated progress.
+        // Skips the tick during a prompt. The presenter would hold the progress lines back until the prompt ends, and
+        // then show outdated progress.
         if !self.is_held() {
             self.presenter.borrow_mut().tick(Instant::now());
         }

@@ -24,8 +24,8 @@ impl Rate {
         };
         let seconds = now.saturating_duration_since(before).as_secs_f64();
         if bytes < had {
-            // The count of bytes has dropped: a layer is sent again or has another size, so earlier measurements do
-            // not apply.
+            // The count of bytes has dropped, because the engine sends a layer again or has reported another size
+            // of a layer. Earlier measurements do not apply.
             *self = Self { started: Some(now), last: Some((now, bytes)), per_second: 0.0 };
         } else if seconds > 0.0 {
             let measured = (bytes - had) as f64 / seconds;

@@ -102,8 +102,8 @@ impl<W: Write> Tty<W> {
             frame += "\x1b[K\x1b[1B\x1b[J\x1b[1A";
         }
         if !self.above.is_empty() {
-            // Forgets the lines that were scrolled off, since permanent lines now separate them from the redrawn
-            // lines.
+            // Forgets the redrawn lines that were scrolled off, since permanent lines now stand between the
+            // scrolled-off lines and the new frame.
             self.scrolled_away.clear();
         }
         for line in self.above.drain(..) {
@@ -128,8 +128,9 @@ impl<W: Write> Tty<W> {
     }
 
     /// Returns how many rows above the cursor the redrawn lines occupy in a terminal of the given size. A terminal
-    /// that becomes narrower wraps lines that are too wide, and scrolls off lines without room. A terminal that
-    /// becomes taller shows the scrolled lines again. Nearly all terminals wrap lines after a resize; xterm does not.
+    /// that becomes narrower wraps lines that are too wide, and scrolls the top lines off if the rows do not suffice.
+    /// A terminal that becomes taller shows the scrolled-off lines again. Nearly all terminals wrap lines after a
+    /// resize; xterm does not.
     fn rows_taken(&mut self, (width, height): Size) -> usize {
         let rows = |columns: usize| columns.div_ceil(width.max(1)).max(1);
         let of_lines = |columns: &[usize]| columns.iter().map(|columns| rows(*columns)).sum::<usize>();
@@ -255,8 +256,8 @@ fn split(things: usize, rows: usize) -> (usize, usize) {
     (shown, things - shown)
 }
 
-/// Distributes `room` rows equally among the images, for the lines of layers. No image gets more rows than active
-/// layers.
+/// Distributes `room` rows equally among the images, for the lines of layers. No image gets more rows than the
+/// image has active layers.
 fn shares(images: &[&Row], mut room: usize) -> Vec<usize> {
     let wanted: Vec<usize> = images.iter().map(|row| row.active_layers().count()).collect();
     let mut shares = vec![0; images.len()];
@@ -328,8 +329,8 @@ fn fitting(parts: Vec<String>, width: usize) -> String {
     line
 }
 
-/// Returns the width of a line in columns of the terminal. Composed characters may occupy fewer columns than
-/// returned.
+/// Returns the width of a line in columns of the terminal: the sum over its code points. A character of several code
+/// points, such as some emoji, may occupy fewer columns than this sum.
 fn columns(line: &str) -> usize {
     line.chars().map(|c| c.width().unwrap_or(0)).sum()
 }

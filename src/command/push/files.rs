@@ -122,7 +122,8 @@ impl Output {
     fn prepare(path: &Path) -> Result<Self, Error> {
         let problem = |source| Error::File { path: path.to_owned(), source };
         let in_place = Self { path: path.to_owned(), new: None };
-        // A path such as `/dev/stdout` leads to a file of another program, and that file must not be replaced.
+        // A path such as `/dev/stdout` may lead to a file that another program has opened. The plugin must
+        // write to that file, and must not replace the file.
         if path.starts_with("/dev") || path.starts_with("/proc") {
             return Ok(in_place);
         }

@@ -84,9 +84,9 @@ pub async fn push_all(
     Ok(())
 }
 
-/// Groups the destinations of images into batches, in the order of the pushes. The first push to each repository
-/// comes early, since the other pushes to that repository wait for the first one. At present, each batch has one
-/// destination.
+/// Groups the destinations of images into batches, in the order of the pushes. If batches run at the same time,
+/// the first pushes to all repositories come before all other pushes, since the other pushes to a repository wait
+/// until the first push to that repository has ended. At present, each batch has one destination.
 ///
 /// * `targets`: the target of each image, in the order of `Results::asked`; `None` if the image has failed already.
 /// * `at_once`: the number of batches that run at the same time.
@@ -109,7 +109,8 @@ async fn push_one_batch(
     leads: &HashMap<String, Lead>,
     mut batch: Batch<'_>,
 ) -> Vec<(usize, Finished)> {
-    // All batches wait for repositories in alphabetical order, so that no two batches wait for each other.
+    // Waits for earlier pushes to the repositories of this batch. All batches go through their repositories in
+    // alphabetical order, so that no two batches wait for each other.
     let repositories = batch.destinations.iter().map(|destination| destination.target.reference.repository());
     let repositories: BTreeSet<String> = repositories.collect();
     let mut turns = Vec::new();
