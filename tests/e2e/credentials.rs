@@ -393,8 +393,8 @@ fn failing() -> Sent {
     }
 }
 
-/// Runs docker with the arguments `words`. Returns the credentials in the push request, if any, and the finished run as
-/// a string.
+/// Runs docker with the arguments `words`. Returns the credentials in the push request, if any, and the exit status and
+/// output of docker as a string.
 fn shown(cli: &Engine, case: &Case, words: &[&str]) -> (Option<Value>, String) {
     let home = Home::new();
     if let Some(config) = &case.config {
@@ -403,7 +403,7 @@ fn shown(cli: &Engine, case: &Case, words: &[&str]) -> (Option<Value>, String) {
     for (name, script) in &case.programs {
         home.program(name, script);
     }
-    // `allow` accepts a case without a push request, since docker may fail first.
+    // `allow` accepts a case without a push request, since docker may fail before the request.
     let fake = FakeEngine::start().allow(ANY_PUSH, Reply::stream([digest_line("1")]));
     let mut docker = cli.docker(&home);
     docker.env("PATH", home.path("bin")).env("DOCKER_HOST", &fake.host);

@@ -111,7 +111,7 @@ fn self_signed() -> (String, String) {
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
-/// A dockerd that accepts only TLS connections with a client certificate from the right CA.
+/// A dockerd that accepts only TLS connections with a client certificate signed by the CA in `ca.pem`.
 struct TlsEngine {
     port: u16,
     _process: PrivateEngine,
@@ -138,7 +138,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     let client = authority.sign("client", &[], false);
     let old_client = authority.sign("old", &[], true);
     let other_client = stranger.sign("other", &[], false);
-    // The client `misled` has a valid certificate, but trusts the wrong CA.
+    // The client `misled` has a valid certificate, but trusts a CA that did not sign the engine's certificate.
     let misled = authority.sign("misled", &[], false);
     fs::copy(stranger.path("ca.pem"), misled.join("ca.pem")).unwrap();
     let distrusted = authority.sign("distrusted", &[], false);
@@ -285,8 +285,8 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     assert!(expired.stderr.contains("hint: renew the engine's certificate"), "{expired:?}");
 }
 
-/// The docker CLI, written in Go, accepts a self-signed engine certificate that is also the configured CA. rustls
-/// itself refuses such a certificate.
+/// If the self-signed certificate of an engine is also the configured CA, the plugin accepts this certificate, as the
+/// docker CLI does. rustls alone would refuse it.
 #[test]
 fn trusts_a_self_signed_engine_certificate_given_as_ca() {
     let home = Home::new();

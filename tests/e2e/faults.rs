@@ -151,8 +151,8 @@ fn stall_once() {
         if stage.engine.name.ends_with("containerd") {
             stage.assert_has_let_go();
         } else {
-            // The classic store never closes a stalled upload, so the plugin retries under the registry's alternative
-            // name.
+            // The classic store never closes a stalled upload, so the plugin retries with the registry's host name in
+            // another letter case.
             let other = stage.proxy.name("stall/once").replacen('l', "L", 1);
             assert!(printed.contains(&format!("the registry's alternative name, {other}")), "{printed}");
         }
@@ -319,7 +319,8 @@ fn no_such_image_is_not_tried_at_all() {
     });
 }
 
-/// Asserts that the plugin exits with status 9, and names the pushed digest and the content in the registry.
+/// Asserts that the plugin exits with status 9, and that the error message contains the pushed digest and the text
+/// `found`, which describes the state of the tag in the registry.
 fn is_not_believed(path: &str, fault: impl Fn(&Stage) + Sync, found: impl Fn(&Stage) -> String + Sync) {
     on_each(|stage| {
         fault(&stage);

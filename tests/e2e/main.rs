@@ -1,6 +1,7 @@
 //! Runs `docker regpush` through the real docker CLI, with real registries. The engines are docker 20.10, docker 26 or
-//! 27, docker 28 or later with each store, and podman. Each test has its own registries, repositories and content,
-//! since the containerd store mounts blobs across repositories, even if the registries differ in the port.
+//! 27, docker 28 or later (one engine with the classic store, one with the containerd store), and podman. Each test has
+//! its own registries, repositories and content, since the containerd store mounts blobs across repositories, even if
+//! the registries differ in the port.
 
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
@@ -289,7 +290,7 @@ fn ctrl_c_in_mid_push_stops_the_engine() {
         assert!(ended.restored && ended.text.contains("error: interrupted"), "{}", ended.text);
         registry.wait_for_a_broken_upload();
         if engine.name.starts_with("docker") && !engine.name.ends_with("containerd") {
-            // Other engines do not log a canceled push.
+            // podman and engines with the containerd store do not log a canceled push.
             support::wait_for("the engine logs it", || {
                 engine.log().contains("context canceled").then_some(())
             });
@@ -313,7 +314,7 @@ fn password_is_in_no_argv_or_environment_during_a_push() {
     let mut seen = 0;
     for process in fs::read_dir("/proc").unwrap().flatten() {
         for file in ["cmdline", "environ"] {
-            // Skips processes that have exited, and files of kernel threads.
+            // Skips files that cannot be read, for example because the process has exited.
             let Ok(bytes) = fs::read(process.path().join(file)) else { continue };
             let text = String::from_utf8_lossy(&bytes);
             seen += usize::from(file == "cmdline" && text.contains(&image.name));

@@ -64,7 +64,8 @@ fn bash_completes_images_and_options() {
     assert!(!ended.text.contains("--tlsverify"), "docker's options come before the name: {}", ended.text);
 }
 
-/// Completion in zsh and fish sends the same requests as in bash, through docker's own scripts.
+/// docker's completion scripts for bash, zsh and fish all run `docker __complete`, so the test runs this command
+/// without a shell.
 #[test]
 fn docker_forwards_completion_requests() {
     for engine in engines().into_iter().filter(|engine| engine.name != "docker-20.10") {

@@ -311,8 +311,8 @@ fn pass_on(head: &Head, body: &mut impl Read, mut client: impl Write, registry: 
     io::copy(&mut registry, &mut client).map(drop)
 }
 
-/// Returns whether the client has closed the connection. Unread data hides the close from the proxy's socket, so the
-/// function checks the client's socket, which is on this machine.
+/// Returns whether the client has closed the connection. The proxy's socket does not report this before the proxy has
+/// read all data, so the function looks up the state of the client's socket, which is on this machine.
 fn has_gone(client: &TcpStream) -> io::Result<bool> {
     /// The code of `TCP_ESTABLISHED` in Linux's `tcp_states.h`.
     const ESTABLISHED: &str = "01";

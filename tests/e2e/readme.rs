@@ -44,7 +44,7 @@ fn quick_start_works_as_shown() {
         ok(&mut command)
     };
 
-    // Compares the output of the first push before the script pushes this image again.
+    // Compares the output of the first push before the shell script of the quick start pushes this image again.
     let shown = block(quick_start, "console");
     let (command, output) = shown.strip_prefix("$ ").unwrap().split_once('\n').unwrap();
     assert_eq!(normalized(&shell(&format!("{command} 2>&1"))), normalized(output));

@@ -224,8 +224,8 @@ fn token_registry_decides_who_may_push() {
             (3, Some("denied")),
             "{may_not:?}"
         );
-        // The test pushes a new image. The registry has the first image, so the containerd store would succeed without
-        // pushing.
+        // The test pushes a new image. The registry already has `image`, so the containerd store would report success
+        // without an upload.
         let fresh = engine.image(&home, &registry.name("tok/fresh:1"), SMALL);
         let denied = push(&engine, &home, &fresh.name);
         assert_eq!(

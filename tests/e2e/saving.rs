@@ -1,5 +1,5 @@
 //! Tests that the plugin saves credentials in docker's format, also in a file that cannot be replaced, and does not
-//! leak the secret.
+//! leak the password.
 
 use std::fs;
 
@@ -159,7 +159,7 @@ fn typed_password_reaches_only_engine_registry_and_helper() {
     let mut looked_at = 0;
     for process in fs::read_dir("/proc").unwrap().flatten() {
         for file in ["cmdline", "environ"] {
-            // Skips processes that have exited, and files of kernel threads.
+            // Skips files that cannot be read, for example because the process has exited.
             let Ok(bytes) = fs::read(process.path().join(file)) else { continue };
             let text = String::from_utf8_lossy(&bytes);
             looked_at += usize::from(file == "cmdline" && text.contains(&image.name));
@@ -179,7 +179,7 @@ fn typed_password_reaches_only_engine_registry_and_helper() {
         let has_secret = |call: &&SystemCall<'_>| forms.iter().any(|form| call.writes(form));
         calls.iter().filter(has_secret).filter(|call| call.line.contains(target)).count()
     };
-    // The helper's stdin is the only pipe that receives the secret.
+    // The helper's stdin is the only pipe that receives the password.
     let (to_engine, to_helper) = (count("<UNIX-STREAM:"), count("<pipe:"));
     assert_eq!((to_engine, to_helper), (2, 1), "engine: /auth and the push; helper: store: {lines:#?}");
     // To verify the push, the plugin requests the manifest and the blobs from the registry.

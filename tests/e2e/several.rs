@@ -139,8 +139,8 @@ fn unnamed_image_survives_its_push() {
     on_each_engine(|engine| {
         let (home, registry) = (Home::new(), Registry::open());
         let image = engine.image(&home, &registry.name("was/here:1"), SMALL);
-        // A second image takes the name of the first image, which then has no name. Removing the only tag instead would
-        // remove the image.
+        // A second image takes the name of the first image, which then has no name. If the test untagged the first
+        // image instead, the engine would remove the image.
         let other = engine.image(&home, &image.name, SMALL);
         assert_ne!(image.id, other.id);
         let name = registry.name("nameless/app:1");

@@ -94,8 +94,8 @@ impl Engine {
         Command::new(self.directory.join("dockerd"))
     }
 
-    /// Pulls an image. podman uses TLS even for registries on its own machine, unless a parameter of podman's own API
-    /// disables TLS.
+    /// Pulls an image. podman requires TLS even for registries on its own machine, so the function calls podman's
+    /// native API, which has a parameter to disable TLS.
     pub fn pull(&self, home: &Home, name: &str) {
         if self.name != "podman" {
             ok(self.docker(home).args(["pull", "-q", name]));
@@ -106,7 +106,7 @@ impl Engine {
         ok(curl.arg(format!("http://podman/v4.0.0/libpod/images/pull?tlsVerify=false&reference={name}")));
     }
 
-    /// Returns a command that runs the docker CLI with this engine, in the environment of a user.
+    /// Returns a command that runs the docker CLI with this engine, in the environment of the user of `home`.
     pub fn docker(&self, home: &Home) -> Command {
         let mut command = Command::new(&self.docker);
         command.env_clear().stdin(Stdio::null());
@@ -198,7 +198,8 @@ impl PrivateEngine {
         let file = self.directory.path().join("exec/containerd/containerd.pid");
         let Ok(process) = fs::read_to_string(&file) else { return };
         let _ = kill(Pid::from_raw(process.trim().parse().expect("a process number")), signal);
-        // A new dockerd would take a zombie process in the PID file for a running containerd.
+        // The killed containerd may remain as a zombie. If the PID file named the zombie, a new dockerd would assume
+        // that containerd is running.
         let _ = fs::remove_file(file);
     }
 
@@ -390,8 +391,8 @@ impl Registry {
         assert!(!self.log().contains(&format!("/{repository}/manifests/")), "{}", self.log());
     }
 
-    /// Waits until the registry logs that the engine stopped in the middle of a layer. The test cannot wait for a
-    /// closed connection instead, since engines keep idle connections for 30 s.
+    /// Waits until the registry logs that the engine disconnected in the middle of a layer upload. The test cannot wait
+    /// for a closed connection instead, since engines keep idle connections for 30 s.
     pub fn wait_for_a_broken_upload(&self) {
         wait_for("the registry sees the upload break", || {
             self.log().contains("client disconnected during blob").then_some(())

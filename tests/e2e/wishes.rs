@@ -41,8 +41,8 @@ fn same_image_is_unchanged_and_if_exists_decides_about_another() {
     });
 }
 
-/// Two engines with the classic store make different manifests of one image, and neither engine knows the other
-/// manifest.
+/// Two engines with the classic store make different manifests of one image, and neither engine knows the manifest of
+/// the other engine.
 #[test]
 fn same_image_from_another_engine_is_unchanged() {
     let (one, other) = (engine("docker-20.10"), engine("docker-28-classic"));
@@ -67,7 +67,7 @@ fn immutable_tag_accepts_the_same_image() {
         let refusal = Fault::refusal("400 Bad Request", "TAG_INVALID", "The tag '1' is immutable");
         proxy.fails(usize::MAX, ask::manifest, refusal);
         let (run, result) = push(engine, &home, &[], &name);
-        // The containerd store itself may notice that the registry has the manifest, and then sends no second manifest.
+        // The containerd store may find that the registry already has the manifest, and then does not upload it again.
         let status = if proxy.count(ask::manifest) > 1 { "unchanged" } else { "pushed" };
         assert_eq!((run.status, &result["status"]), (0, &json!(status)), "{run:?}");
         drop(image);

@@ -314,7 +314,7 @@ fn names_a_misbehaving_helper_without_leaking_its_secret() {
     assert!(!run.to_string().contains("hunter2"), "{run}");
 }
 
-/// A helper may start an agent that inherits stdout and keeps running.
+/// A helper may start a background process that inherits the helper's stdout and keeps running.
 #[test]
 fn accepts_the_answer_of_a_helper_whose_child_keeps_stdout_open() {
     let script = r#"sleep 1000 & echo $! >"$HOME/child"; echo '{"Username":"alice","Secret":"s3cret"}'"#;

@@ -54,8 +54,8 @@ fn uses_a_proxy_as_docker_does() {
     assert_eq!(request.header("proxy-authorization"), Some("Basic bWU6czNjcmV0"));
     assert_eq!(request.header("host"), Some("engine.example.com:2375"));
 
-    // With each of these variables the plugin does not use the proxy, and fails to resolve the engine's host name
-    // itself.
+    // In each row the variables do not apply to the engine's address, so the plugin does not use the proxy, and fails
+    // to resolve the engine's host name itself.
     let engine = "tcp://engine.invalid:2375";
     for variables in [
         &[("HTTPS_PROXY", address.as_str())][..],
@@ -217,7 +217,7 @@ fn reports_an_engine_that_requires_tls() {
     assert!(refused.stderr.contains(&want), "{refused}");
     assert!(refused.stderr.contains("hint: pass --tlsverify"), "{refused}");
 
-    // With `DOCKER_API_VERSION` the plugin sends no ping, so the engine answers the push request with status 400.
+    // With `DOCKER_API_VERSION` the plugin sends no ping, so the push is the first request that the engine refuses.
     let engine = FakeEngine::at_tcp().on_every_push(Reply { content_type: None, ..Reply::json(400, text) });
     let refused = push_to(&TestEnv::new(), &engine.host, &[("DOCKER_API_VERSION", "1.41")]);
     assert_eq!(refused.status, 4, "{refused}");
@@ -262,8 +262,8 @@ fn sends_keepalives_to_a_silent_tcp_engine() {
     let is_asked = || {
         let connections = fs::read_to_string("/proc/net/tcp").unwrap();
         let fields = connections.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        // The field contains `02:` (proc(5): timer 2) and the hundredths of a second until the next keepalive. Linux's
-        // default is 2 hours.
+        // The timer field contains `02:` (proc(5): timer 2) and the hundredths of a second until the next keepalive.
+        // Linux's default is 2 hours.
         fields.into_iter().filter(|fields| fields[2] == remote).any(|fields| {
             let wait = fields[5].strip_prefix("02:").and_then(|wait| u64::from_str_radix(wait, 16).ok());
             wait.is_some_and(|wait| wait <= 3000)

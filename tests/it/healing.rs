@@ -79,7 +79,8 @@ fn does_not_retry_refusals() {
     ] {
         let mut engine = FakeEngine::start().on(PUSH, Reply::stream([refusal(message)]));
         if status == 1 {
-            // The plugin inspects the local image to find out whether the immutable tag already names this image.
+            // The plugin inspects the local image to find out whether the immutable tag in the registry already names
+            // this image.
             engine = engine.on(INSPECT, no_such_image());
         }
         if status == 5 {
@@ -108,7 +109,7 @@ fn signals_end_a_retry_wait_at_once() {
         let told = Instant::now();
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(status));
-        // Without the signal, the plugin would wait at least 5 s before attempt 2.
+        // Without SIGINT or SIGTERM, the plugin would wait at least 5 s before attempt 2.
         assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
     }
 }
@@ -499,8 +500,8 @@ const DETOUR: &str = "POST /v1.41/images/Localhost:0/app/push?tag=1";
 const TAG: &str = "POST /v1.41/images/localhost:0/app:1/tag?repo=Localhost:0/app&tag=1";
 const UNTAG: &str = "DELETE /v1.41/images/Localhost:0/app:1?noprune=true";
 
-/// Starts an engine with the classic store, whose first push stalls. The engine answers the push under the registry's
-/// alternative name with `detour`.
+/// Starts an engine with the classic store, whose first push stalls. The engine answers the second push, to the
+/// registry `Localhost:0` instead of `localhost:0`, with `detour`.
 fn stuck(detour: Reply) -> FakeEngine {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();
     FakeEngine::start()
@@ -513,12 +514,12 @@ fn stuck(detour: Reply) -> FakeEngine {
 
 #[test]
 fn retries_a_stalled_upload_under_another_name() {
-    // The plugin verifies the push under the reference that the user typed, not under the alternative name.
+    // The plugin verifies the push under the reference that the user typed, not under `Localhost:0/app:1`.
     let engine = stuck(pushed()).on(DISTRIBUTION, names(DIGEST));
     let healed = push(&engine, &["--stall-timeout", "1s"]);
     assert_eq!((healed.status, &healed.json()["attempts"]), (0, &json!(2)), "{healed}");
     assert_eq!(healed.json()["reference"], IMAGE);
-    // A TLS certificate or a proxy may not accept the registry's alternative name.
+    // A TLS certificate may not be valid for `Localhost`, and a proxy may refuse this host name.
     for refused in ["x509: certificate is valid for localhost, not Localhost", "denied: no such host here"] {
         let engine = stuck(Reply::stream([refusal(refused)]));
         let closed = push(&engine, &["--stall-timeout", "1s"]);
@@ -601,7 +602,8 @@ fn keeps_a_taken_name_and_warns_about_one_it_cannot_remove() {
     assert!(healed.stderr.contains(told), "{healed}");
 }
 
-/// The plugin removes the alternative name after a signal during a push, and after a broken connection.
+/// After a signal during a push, and after a broken connection, the plugin removes the tag `Localhost:0/app:1` from the
+/// engine.
 #[test]
 fn removes_the_other_name_on_signals_and_failures() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -622,7 +624,7 @@ fn removes_the_other_name_on_signals_and_failures() {
     assert_eq!(push(&engine, &["--stall-timeout", "1s"]).status, 4, "the connection broke");
 }
 
-/// A panic drops the guard of the alternative name, which removes this name from the engine.
+/// A panic drops the guard that [`Engine::tag`] returns. The guard removes the tag from the engine.
 #[test]
 fn removes_the_other_name_on_panic() {
     let engine = FakeEngine::start().has(IMAGE, ID);

@@ -1,5 +1,5 @@
-//! Tests that the plugin saves credentials in the configured store or in config.json, and keeps all other fields of
-//! config.json.
+//! Tests that the plugin saves credentials in the configured credential store or in config.json, and keeps all other
+//! fields of config.json.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -26,8 +26,8 @@ const DOCKERS_FILE: &str =
 const KEEPS: &str = r#"test "$1" = store && cat >"$HOME/stored""#;
 const WARNING: &str = "WARNING! Your credentials are stored unencrypted in '";
 
-/// Starts an engine that refuses the first push, answers the login with `checked`, and answers further pushes with
-/// `pushes`.
+/// Starts an engine that refuses the first push, answers the `/auth` request with `checked`, and answers further pushes
+/// with `pushes`.
 fn asked(pushes: &[Reply], checked: &str) -> FakeEngine {
     let engine = FakeEngine::start().on_next_push(Reply::stream([refusal("no basic auth credentials")]));
     let engine = engine.on("POST /v1.41/auth", Reply::json(200, checked));
@@ -189,8 +189,8 @@ fn saves_only_credentials_that_the_registry_accepted() {
     assert!(!exists(&env.config_file()));
 }
 
-/// `--if-exists` may find the image without credentials, so a match does not prove that the given credentials are
-/// valid.
+/// A registry may answer the check of `--if-exists` without credentials, so an existing image does not prove that the
+/// given credentials are valid.
 #[test]
 fn does_not_save_credentials_that_were_not_needed() {
     let image = json!({"Id": DIGEST}).to_string();
@@ -336,7 +336,7 @@ fn does_not_rewrite_credentials_already_stored() {
     assert!(!kept.stderr.contains("WARNING"), "{kept}");
 }
 
-/// The helper has stored the credentials, so a failure to add the entry to config.json is only a warning.
+/// The helper has stored the credentials, so a failure to change the registry's entry in config.json is only a warning.
 #[test]
 fn failed_mark_in_config_is_a_warning() {
     let old = r#"{"auth":"b2xkOm9sZA=="}"#;

@@ -164,8 +164,8 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
     let announced = "platforms: the engine has linux/amd64, but not linux/arm64/v8; unless the registry has the rest, the engine pushes one platform only, without attestations";
     assert!(notes.contains(&&json!(announced)), "{run}");
 
-    // The plugin prints the note about platforms once, even if the engine answers the prefetch only during the
-    // verification.
+    // The plugin prints the note about missing platforms once, even if the engine answers the first inspect request
+    // only during the verification.
     let text = image.to_string();
     let halves = text.split_at(1);
     let late = FakeEngine::start()

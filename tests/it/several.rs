@@ -145,8 +145,8 @@ fn looks_up_credentials_while_connecting_to_the_engine() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
-/// With `DOCKER_API_VERSION` the plugin sends no ping, so a push may need the credentials before the prefetch has read
-/// them.
+/// With `DOCKER_API_VERSION` the plugin sends no ping, so a push may need the credentials before the plugin's early
+/// lookup of the credentials has finished.
 #[test]
 fn prefetch_and_pushes_share_one_helper_call() {
     let script =
@@ -344,8 +344,8 @@ fn refuses_to_derive_a_path_from_an_image_id() {
     assert!(engine.pushes().is_empty() && engine.names() == ["app:1"]);
 }
 
-/// After an interrupt, the plugin writes the results of finished pushes to stdout and to files, in the format for
-/// several images.
+/// After an interrupt, the plugin writes the results of finished pushes to stdout and to the metadata file. The file
+/// has one object per image, even if only one of several images is pushed.
 #[test]
 fn interrupted_call_reports_finished_pushes() {
     let hanging = Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#]).ending(End::Hang);
@@ -598,7 +598,8 @@ fn prints_nothing_during_a_prompt() {
         let arguments = [&["regpush", "--progress", mode], images.as_slice()].concat();
         let mut terminal = TestEnv::new().at_terminal(&engine, "xterm", &arguments);
         terminal.wait_for("Username: ");
-        // Waits for the last request of the other push. The test cannot wait for missing output, so the test sleeps.
+        // Waits for the last request of the push that does not prompt. The test cannot wait for missing output, so the
+        // test sleeps.
         engine.wait_for_request("GET /v1.41/distribution/127.0.0.1:0/open:1/json");
         std::thread::sleep(Duration::from_millis(300));
         terminal.type_in("alice\r");
@@ -645,7 +646,7 @@ echo '{"Username":"u","Secret":"s"}'"#;
     assert!(ended.text.contains("PIN: 1234\r\n"), "nothing in between: {}", ended.text);
 }
 
-/// The plugin exits two seconds after an interrupt, which is too short to remove the tags one after the other.
+/// The plugin exits two seconds after an interrupt, which is too short to remove the added tags one after the other.
 #[test]
 fn removes_all_tags_concurrently() {
     let names = ["a", "b", "c", "d"];
@@ -678,8 +679,8 @@ fn removes_the_added_tag_if_the_image_keeps_its_own_name() {
     assert_eq!(engine.names(), ["localhost:0/app:1"], "{run}");
 }
 
-/// Pushes of tags that share a layer wait for the same stalled upload, so one alternative name is enough for all these
-/// tags.
+/// Pushes of tags that share a layer wait for the same stalled upload, so the plugin retries all these pushes with the
+/// host name `Localhost`.
 #[test]
 fn pushes_that_stall_together_retry_under_another_name() {
     let stall = |tag: &str| {
@@ -700,7 +701,7 @@ fn pushes_that_stall_together_retry_under_another_name() {
         let name = format!("localhost:0/app:{tag}");
         engine = engine.has(&name, &format!("sha256:{tag}")).on(&line, reply);
         engine = engine.on(&format!("POST /v1.41/images/Localhost:0/app/push?tag={tag}"), pushed(tag));
-        // The plugin verifies the push under the reference that the user typed, not under the alternative name.
+        // The plugin verifies the push under the reference that the user typed, not under `Localhost:0/app`.
         let names = json!({"Descriptor": {"digest": DIGEST, "size": 528}}).to_string();
         engine = engine.on(&format!("GET /v1.41/distribution/{name}/json"), Reply::json(200, &names));
     }

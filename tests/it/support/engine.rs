@@ -47,7 +47,7 @@ pub enum End {
     Close,
     /// The response never ends, so the client must close the connection.
     Hang,
-    /// The fake engine sends the last chunk, and then closes the connection without announcing this in a header.
+    /// The fake engine sends the last chunk, and then closes the connection without a header `Connection: close`.
     Rude,
     /// The fake engine closes the connection without a response.
     Nothing,
@@ -450,8 +450,8 @@ fn change_names(state: &mut State, line: &str) -> bool {
     true
 }
 
-/// Answers a request from the images and the pushed digests of the fake engine. Returns `None` if the request asks for
-/// neither.
+/// Returns the response to a request for an image of the fake engine or for a pushed digest. Returns `None` if the fake
+/// engine has no such image or digest, or for any other request.
 fn answer_from_state(state: &State, line: &str) -> Option<Reply> {
     let path = line.strip_prefix("GET ")?;
     if let Some(name) = inspected(path) {

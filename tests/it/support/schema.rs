@@ -58,7 +58,7 @@ impl Printed {
     }
 }
 
-/// Forbids unnamed fields in a schema, except if the schema is composed of other schemas.
+/// Forbids fields that a schema does not list, except if the schema is composed of other schemas.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
