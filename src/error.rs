@@ -69,7 +69,7 @@ pub enum Error {
     RegistryName { typed: String },
     #[error("cannot check credentials for {registry}: {}", login.describe_nothing())]
     NoLogin { registry: String, login: Box<Login> },
-    /// The registry refused the credentials that `auth` checked. `message`: the raw error message.
+    /// The registry refused the credentials that `auth` checked. `message`: the engine's raw error message.
     #[error("{registry} does not accept {}: {}", login.describe(), sanitize(message))]
     LoginRefused { registry: String, login: Box<Login>, message: String },
     #[error("cannot check the credentials for {registry}: {}", sanitize(message))]
@@ -160,7 +160,7 @@ impl Error {
         }
     }
 
-    /// Returns the exit status, as documented in `docs/exit-status.md`. docker also uses 125 for usage errors.
+    /// Returns the exit status, as documented in `docs/exit-status.md`. Usage errors have status 125, as in docker.
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Cancelled(status) => return *status,

@@ -11,7 +11,8 @@ pub enum Event {
     /// The registry accepted the manifest (status line `TAG: digest: … size: …`). `size`: the size of the manifest in
     /// bytes.
     Pushed { tag: String, digest: String, size: u64 },
-    /// The engine does not have all platforms of the image, and pushed the manifest of one platform under the tag.
+    /// The engine does not have all platforms of the image, and pushed the manifest of one platform under the image's
+    /// tag.
     PlatformInsteadOfIndex(Narrowed),
     /// The engine's store lacks blobs of the image. The engine reports an error next.
     ContentMissing,
@@ -19,7 +20,7 @@ pub enum Event {
     Refused { message: String },
     /// A status line of the engine that no other variant describes.
     Note { text: String },
-    /// A JSON object of the engine's stream, reported before the events of the object. Reported only if
+    /// A JSON object of the engine's stream, reported before the events decoded from this object. Reported only if
     /// [requested](crate::engine::stream::Decoder::with_objects). `line`: the object on one line, safe to print on a
     /// terminal.
     Object { line: String },

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// A platform, such as `linux/arm64` or `linux/arm/v6`. Serializes to the JSON that engines accept for the
-/// parameter `platform`.
+/// query parameter `platform` of their API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Platform {
     pub os: String,

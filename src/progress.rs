@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use crate::event::{Event, LayerState};
 use crate::failure::Phase;
 
-/// The maximum number of layers whose state is stored. Docker's classic store allows 127 layers, so a larger number
-/// cannot be genuine.
+/// The maximum number of layers whose state is stored. Docker's classic store allows 127 layers, so a genuine push
+/// does not reach this maximum.
 const MAX_LAYERS: usize = 10_000;
-/// The maximum number of tags that are stored. A push has one tag, but podman reports the tag twice, in different
-/// forms.
+/// The maximum number of tags that are stored. A push has one tag, but podman reports the tag twice, and the two
+/// reports can differ.
 const MAX_TAGS: usize = 100;
 
 /// The last reported state of a layer. Sizes are in bytes, as reported by the engine.
@@ -50,7 +50,7 @@ pub struct LayerCounts {
     pub mounted: usize,
 }
 
-/// The progress of one attempt.
+/// The progress of one attempt to push an image.
 #[derive(Debug)]
 pub struct Progress {
     started: Instant,
@@ -170,7 +170,8 @@ impl Progress {
         self.layers.iter().any(|layer| layer.was_retried && !layer.state.is_final())
     }
 
-    /// Returns whether the engine has sent all layers that were started, and now waits for the registry.
+    /// Returns whether the engine has sent all data of each layer that the engine has started to push, and now
+    /// waits for the registry.
     pub fn is_sent(&self) -> bool {
         let is_sent = |layer: &Layer| match layer.state {
             LayerState::Pushing { current, .. } => layer.total > 0 && current >= layer.total,

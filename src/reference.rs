@@ -85,14 +85,15 @@ impl Reference {
         self.tag.as_deref().unwrap_or("latest")
     }
 
-    /// Returns this reference with another name of the same registry. Host names are not case-sensitive, so
-    /// each change of letter case gives another name.
+    /// Returns this reference with an alternative host name of the same registry. Host names are not
+    /// case-sensitive, so each change of letter case gives an alternative.
     ///
-    /// * `nth`: which of the other names to use, counted from 1. Returns `None` if the registry has fewer
-    ///   names.
+    /// * `nth`: the number of the alternative, counted from 1. Returns `None` if the host name has fewer
+    ///   alternatives.
     pub fn under_another_name(&self, nth: u32) -> Option<Self> {
         let domain = match self.domain.as_str() {
-            // Use the host of Docker Hub's API, because docker replaces `index.docker.io` with `docker.io`.
+            // Use the host of Docker Hub's API. The name `index.docker.io` is no alternative, because docker
+            // replaces `index.docker.io` with `docker.io`.
             HUB => "registry-1.docker.io".to_owned(),
             domain => match domain.split_once(':') {
                 Some(("127.0.0.1", port)) => format!("localhost:{port}"),
@@ -101,8 +102,8 @@ impl Reference {
             },
         };
         let is_new = domain != self.domain;
-        // Each bit of `letters` changes the case of one letter. If `domain` is new, the first name needs no
-        // change of case.
+        // Each bit of `letters` changes the case of one letter. If `domain` already differs from
+        // `self.domain`, the first alternative needs no change of case.
         let mut letters = nth - u32::from(is_new);
         let domain: String = domain
             .chars()
@@ -158,7 +159,7 @@ impl Reference {
     }
 
     /// Returns the key under which docker stores credentials for the registry: the domain, or a historical
-    /// URL for Docker Hub. Engines require the same value in the field `serveraddress`.
+    /// URL for Docker Hub. Engines require the same value in the field `serveraddress` of the credentials.
     pub fn credentials_key(&self) -> &str {
         credentials_key(&self.domain)
     }
@@ -200,8 +201,8 @@ impl FromStr for Reference {
             return Err(ReferenceError::Identifier { name: input.to_owned() });
         }
         let (domain, rest) = split_domain(input);
-        // Like docker, check for upper case first, in everything before the first colon, even if this is not
-        // a path.
+        // Like docker, check for upper case first, in everything before the first colon, even if this text is
+        // not a valid path.
         let before_colon = rest.split(':').next().unwrap_or_default();
         if before_colon.to_lowercase() != before_colon {
             return Err(ReferenceError::Uppercase { repository: before_colon.to_owned() });
@@ -215,8 +216,8 @@ impl FromStr for Reference {
             None => (name, None),
         };
         // A domain cannot have an underscore, so docker parses `exa_mple.com/app` as a path without a domain.
-        // Engines with the containerd store push the image to the host `exa_mple.com` nevertheless (28.5,
-        // measured). This parser accepts the domain, so that the plugin finds the credentials for this host.
+        // Engines with the containerd store push the image to the host `exa_mple.com` nevertheless (measured
+        // with docker 28.5). This parser accepts the domain, so that the plugin finds the credentials for this host.
         let domain_fits = domain.len() <= MAX_DOMAIN && (is_domain(domain) || is_path_component(domain));
         let valid = domain_fits && is_path(path) && tag.is_none_or(is_tag);
         if !valid || digest.is_some_and(|digest| !has_digest_shape(digest)) {

@@ -1,4 +1,4 @@
-//! Decides whether a failed attempt is retried, and how long to wait before the retry.
+//! Decides whether the plugin retries a failed attempt to push, and how long the plugin waits before the retry.
 //!
 //! Transient failures are retried: network errors, server errors, rate limits and stalls. Refusals are not retried:
 //! the registry would refuse again, and repeated failed logins may lock the user's account.
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::failure::{Class, Verdict};
 
-/// The facts about a failed attempt that decide whether the attempt is retried.
+/// The facts about a failed attempt to push that decide whether the plugin retries.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptFailure {
     pub verdict: Verdict,
@@ -126,7 +126,8 @@ mod tests {
         AttemptFailure { verdict, has_pushed_layer: false, max_retries: u32::MAX }
     }
 
-    /// Returns one entry for each attempt after the first: the shortest wait in seconds, and `NUMBER of MAXIMUM`.
+    /// Returns one entry for each attempt after the first: the shortest possible wait in seconds, and the number
+    /// of the attempt with the maximum, such as `2 of 6`.
     fn attempts(retries: u32, failure: &AttemptFailure) -> Vec<(u64, String)> {
         let mut budget = RetryBudget::new(retries);
         std::iter::from_fn(|| budget.after(failure))

@@ -11,7 +11,8 @@ use crate::cli::{PushOptions, go_bool};
 /// Lets environment variables set the long options of a push: `REGPUSH_PROGRESS=plain`, `REGPUSH_DRY_RUN=1`.
 /// Commas separate several values of an option. An empty variable counts as unset.
 ///
-/// An option on the command line overrides its own variable, and the variables of options that contradict it.
+/// An option on the command line overrides its own variable, and the variables of options that contradict
+/// this option.
 ///
 /// * `words`: the words of the command line.
 pub fn with_variables(command: Command, words: &[OsString]) -> Command {
@@ -59,7 +60,7 @@ fn set() -> Vec<(Id, String)> {
     push.get_arguments().filter_map(of).collect()
 }
 
-/// Returns the names of the `REGPUSH_*` variables that set options, for messages.
+/// Returns the names of the `REGPUSH_*` variables that set options, to show after a usage error.
 pub fn variables_set() -> Vec<String> {
     set().into_iter().map(|(_, name)| name).collect()
 }

@@ -382,8 +382,8 @@ Commands:
 Options:
 {options}{after-help}";
 
-/// The template of the help without docker. `{all-args}` prints the plugin's and docker's options, with a
-/// heading for each group.
+/// The template of the help if the user runs `docker-regpush` without docker. `{all-args}`
+/// prints the plugin's and docker's options, with a heading for each group.
 const HELP_WITH_DOCKERS: &str = "\
 Usage:  {usage}
 

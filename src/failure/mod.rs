@@ -122,8 +122,8 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Replaces [`Class::Cancelled`] for a push that the plugin did not cancel: the engine cancelled the push because
-    /// the engine was stopping.
+    /// Replaces [`Class::Cancelled`] with [`Class::Engine`], for a push that the plugin did not cancel: the engine
+    /// cancelled the push because the engine was stopping.
     pub fn uncancelled(self) -> Self {
         match self.class {
             Class::Cancelled => Self::new(Class::Engine, ENGINE_WENT),
@@ -131,7 +131,7 @@ impl Verdict {
         }
     }
 
-    /// Returns the verdict on a failure whose error type provides the hint.
+    /// Returns a verdict with an empty hint, for a failure whose hint comes from another type, such as `RegistryError`.
     pub fn without_hint(class: Class) -> Self {
         Self::new(class, Advice::new(""))
     }
@@ -166,7 +166,7 @@ impl Advice {
     }
 }
 
-/// The class that a rule of the table assigns to a failure.
+/// The class that a [`Rule`] assigns to a failure.
 #[derive(Clone, Copy)]
 enum Conclusion {
     Is(Class),
@@ -328,8 +328,8 @@ const RULES: &[Rule] = rules![
     Is(Tls), ["x509:", "tls: ", "unable to ping registry endpoint", "certificate verify failed",
         "certificate signed by unknown", "self-signed certificate", "self signed certificate"], [], TRUST;
 
-    // 7 · proxy authentication, not a registry, rate limits (checked before credentials because of "unauthenticated
-    // pull rate limit")
+    // 7 · proxy authentication, servers that are not registries, rate limits (checked before credentials because of
+    // "unauthenticated pull rate limit")
     Is(Network), ["proxy authentication required"], [407], PROXY_LOGIN;
     Is(Other), ["malformed http response", "stopped after 10 redirects", "did not include a token", "invalid checksum digest",
         "invalid content digest in response", "got digest * expected", "unsupported protocol scheme", "not a valid registry"],
@@ -337,7 +337,7 @@ const RULES: &[Rule] = rules![
     Is(RateLimited), ["toomanyrequests", "too many requests", "rate exceeded", "rate limit", "ratelimit", "rate-limit", "hap429",
         "throttl", "request limit", "quota metric"], [429], WAIT;
 
-    // 8 · clear messages: first about rights (IAM says "policy", GAR "may not exist"), then about credentials
+    // 8 · unambiguous messages: first about rights (IAM says "policy", GAR "may not exist"), then about credentials
     Is(Auth), ["unauthenticated request", "may have invalid credentials", "missing authentication token"], [], NO_LOGIN_CAME;
     Is(Denied), ["is not authorized to perform", "artifactregistry.repositories.* denied", "storage.buckets.",
         "does not have permission", "requires * permission", "lacks * permission"], [],
@@ -377,7 +377,7 @@ const RULES: &[Rule] = rules![
     AuthUnlessSent, ["insufficient_scope", "requested access to the resource", "access to the requested resource",
         "push access denied", "access to the resource is denied"], [], MAY_NOT_WRITE;
 
-    // 11 · less clear messages about credentials; "denied" before "unauthorized" means missing rights
+    // 11 · messages that are probably about credentials; "denied" before "unauthorized" means missing rights
     Is(Auth), ["authentication required", "authentication is required"], [401], LOG_IN;
     Is(Denied), ["denied*unauthorized"], [], MAY_NOT_WRITE;
     Is(Auth), ["unauthorized", "unauthorised", "authenticat", "credential"], [], LOG_IN;
@@ -385,7 +385,7 @@ const RULES: &[Rule] = rules![
     // 12 · server errors, by HTTP status
     Is(Server), [], [500, 501, 502, 503, 504, 505, 506, 508, 509, 510, 511, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530, 599], SERVER_TROUBLE;
 
-    // 13 · refusals without a reason
+    // 13 · refusals whose message gives no reason
     Is(Network), ["connect: permission denied"], [], CHECK_LISTENS;
     Is(Denied), ["<html*denied", "<html*forbidden", "denied*<html", "cloudflare"], [],
         Advice::new("ask the administrator of the proxy in front of {registry}: the proxy answered, not the registry");
@@ -527,8 +527,8 @@ pub fn tunnel_hint(said: &str) -> &'static str {
     rule.map_or("run `ssh {login} {docker} system dial-stdio` to see the error", |(_, hint)| hint)
 }
 
-/// Returns a message in lower case and on one line. Replaces URLs and references, since URLs and references can
-/// contain any word.
+/// Returns a message in lower case and on one line. Replaces URLs with `(url)` and references with `(name)`, since
+/// URLs and references can contain any word.
 fn readable(message: &str, repository: &str) -> String {
     let lower = message
         .to_lowercase()
@@ -758,8 +758,8 @@ mod tests {
     ///
     /// A person who had not read the rules collected `found.jsonl` in two batches. On the first run, the rules
     /// classified 138 of 149 messages of the first batch as labelled, and 84 of 100 messages of the second batch. The
-    /// second batch contains more messages from builders and old clients. Two messages were left out, since an
-    /// engine's push cannot produce them.
+    /// second batch contains more messages from image builders and old clients. `found.jsonl` omits two of the 249
+    /// messages, since an engine's push cannot produce these two messages.
     #[test]
     fn classifies_texts_from_issues_as_labelled() {
         for (name, text) in [

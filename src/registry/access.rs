@@ -59,7 +59,8 @@ impl Access {
 }
 
 /// Returns whether the engine's settings for a registry may differ from the defaults. A registry on a
-/// loopback address is always insecure, so only the certificates of a rootless engine can differ.
+/// loopback address is always insecure, so its settings can differ only in the certificates directory of a
+/// rootless engine.
 ///
 /// Source: moby `registry/config.go` (`loadInsecureRegistries`): loopback addresses are always insecure.
 pub fn is_special(domain: &str) -> bool {
@@ -141,7 +142,8 @@ pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Resu
     Ok(Tls { authorities, with_system: true, identity, skip_verify: false })
 }
 
-/// Looks up the addresses of a registry's host. Returns none if the lookup fails or takes more than 5 s.
+/// Looks up the addresses of a registry's host. Returns no addresses if the lookup fails or takes more
+/// than 5 s.
 async fn addresses(domain: &str) -> Vec<SocketAddr> {
     const TIMEOUT: Duration = Duration::from_secs(5);
     let has_port =

@@ -234,7 +234,8 @@ impl Registry {
         Ok(body)
     }
 
-    /// Reads the reason from an error response: the message in the body, or the target of a redirect.
+    /// Reads the reason from an error response or a redirect that was not followed: the message in the body, or
+    /// the target of the redirect.
     pub(super) async fn read_refusal(&self, response: Response) -> Result<Refusal, RegistryError> {
         let (status, server) = (response.status(), self.server(response.url()));
         let target =
@@ -337,7 +338,7 @@ pub fn builder(tls_config: ClientConfig, redirects: Policy) -> ClientBuilder {
         .redirect(redirects)
         .no_proxy()
         .proxy(Proxy::custom(|url| {
-            // `send` has already rejected a setting that is not a proxy.
+            // `send` has already rejected a proxy setting that is not a valid URL.
             let proxy = proxy::setting(&url.as_str().parse().ok()?).ok()??;
             Url::parse(&proxy).ok()
         }))

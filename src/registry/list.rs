@@ -70,7 +70,7 @@ impl Registry {
         Ok(tags)
     }
 
-    /// Returns the names in all pages of a list. The inner error is a refusal by the registry.
+    /// Returns the names in all pages of a list, or `Ok(Err(_))` if the registry sends an error response.
     async fn pages<T: DeserializeOwned>(
         &self,
         path: &str,

@@ -21,7 +21,7 @@ use rustls::ClientConfig;
 use crate::registry::access::Access;
 use crate::secret::{Redactor, Secret};
 
-/// A client of a registry that has responded to a ping.
+/// A client of a registry that has responded to `GET /v2/`.
 #[derive(Debug)]
 pub struct Registry {
     domain: String,

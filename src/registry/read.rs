@@ -43,8 +43,8 @@ impl Registry {
         let digest = header("docker-content-digest").filter(|digest| is_digest(digest));
         match (digest, header("content-length").and_then(|length| length.parse().ok())) {
             (Some(digest), Some(size)) => Ok(Some(Descriptor::new(digest.to_owned(), size))),
-            // A registry may omit both headers (OCI distribution specification, "Checking if content
-            // exists").
+            // A registry may omit `Docker-Content-Digest` and `Content-Length` (OCI distribution specification,
+            // "Checking if content exists").
             _ => Ok(self.manifest(repository, tag).await?.map(|manifest| manifest.descriptor)),
         }
     }
@@ -67,8 +67,8 @@ impl Registry {
     }
 
     /// Returns the digests of an image's uncompressed layers, in the order of the image's configuration.
-    /// Returns `None` if the registry does not have the configuration, or if the configuration has another
-    /// format.
+    /// Returns `None` if the registry does not have the configuration, or if the configuration is not
+    /// JSON with `rootfs.diff_ids`.
     ///
     /// # Errors
     /// The registry cannot be reached, or refuses the request.
@@ -219,8 +219,8 @@ where
     }
 }
 
-/// Returns the digest of each of `tags`, in the same order. If queries fail, also returns the number of
-/// missing digests and the first error.
+/// Returns the digest of the manifest that each of `tags` names, in the order of `tags`. If queries
+/// fail, also returns the number of missing digests and the first error.
 pub async fn digests(
     registry: &Arc<Registry>,
     repository: &str,

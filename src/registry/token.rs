@@ -18,7 +18,8 @@ use crate::registry::error::RegistryError;
 use crate::secret::Secret;
 use crate::text::sanitize;
 
-/// The client ID that docker sends to token servers. Identity tokens were issued to this ID.
+/// The client ID that docker sends to token servers. Token servers issued the stored identity tokens
+/// to this ID.
 const CLIENT_ID: &str = "docker";
 
 /// Returns the scope of a token that may pull from a repository.
@@ -39,7 +40,7 @@ enum Challenge {
         /// The URL of the token server.
         realm: Option<String>,
         service: Option<String>,
-        /// The scope that the registry requires; `None` if the caller must choose a scope.
+        /// The scope that the registry requires; `None` if the header names no scope.
         scope: Option<String>,
     },
     /// The registry requires a username and a password.

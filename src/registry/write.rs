@@ -16,8 +16,8 @@ impl Registry {
     /// [`RegistryError::MayNotWrite`] if the credentials do not permit a push; other variants if the check
     /// itself fails.
     ///
-    /// Source: OCI distribution specification 1.1, "Pushing a blob in chunks". The `DELETE` request for an
-    /// upload is from distribution's own API.
+    /// Source: OCI distribution specification 1.1, "Pushing a blob in chunks". The `DELETE` request that
+    /// cancels an upload is from the API of the registry software `distribution`.
     pub async fn can_push(&self, repository: &str) -> Result<(), RegistryError> {
         self.begin_and_cancel(repository).await.map_err(|error| match error {
             RegistryError::Denied { registry, login, reason } => {
