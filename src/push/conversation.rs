@@ -31,7 +31,7 @@ impl FailedAttempt {
 #[derive(Debug)]
 pub enum Event {
     Failed(FailedAttempt),
-    /// The check did not find the local image under the tag in the registry.
+    /// [`Step::CheckExisting`] did not find the local image under the tag in the registry.
     NotInRegistry,
     /// Another push in this run of the plugin has added newer credentials for the registry.
     NewerCredentials,
@@ -79,7 +79,7 @@ pub struct Conversation {
     state: State,
     retries: u32,
     budget: RetryBudget,
-    /// [`Step::Repeat`], which renews an expired token, is still allowed. One push may repeat once.
+    /// [`Step::Repeat`], which renews an expired token, is still allowed. One push may take this step once.
     can_repeat: bool,
     are_accepted: bool,
     has_terminal: bool,
@@ -90,7 +90,7 @@ pub struct Conversation {
 
 impl Conversation {
     /// * `retries`: the value of `--retries`, which applies to each set of credentials.
-    /// * `has_terminal`, `no_prompt`: as in [`PromptRequest`].
+    /// * `has_terminal`, `no_prompt`: see the fields of [`PromptRequest`].
     pub fn new(retries: u32, has_terminal: bool, no_prompt: bool) -> Self {
         Self {
             state: State::Attempting,
@@ -183,7 +183,7 @@ pub fn is_about_credentials(class: Class) -> bool {
 /// The facts that decide whether the plugin prompts the user for credentials.
 #[derive(Debug)]
 pub struct PromptRequest<'a> {
-    /// The class of the failed push, or [`Class::Auth`] for `auth --login`.
+    /// The failure class of the last attempt to push, or [`Class::Auth`] for `auth --login`.
     pub class: Class,
     /// The source of the credentials that the registry refused.
     pub source: &'a Source,

@@ -15,7 +15,7 @@ use crate::reference::Reference;
 use crate::registry::Registry;
 use crate::registry::error::RegistryError;
 
-/// The maximum number of other tags in the repository whose images are searched for the local image's layers.
+/// The maximum number of tags whose images are searched for the local image's layers, in addition to the tag to push.
 const MAX_OTHER_TAGS: usize = 5;
 /// The maximum number of manifests in an index that are searched for the local image's layers.
 const MAX_PLATFORMS: usize = 10;
@@ -77,9 +77,9 @@ pub async fn run(
 
 /// Returns the diff IDs of the local image's layers that the repository in the registry has.
 ///
-/// Engines do not report the digests of compressed layers. So this function compares the diff IDs with other images
-/// in the repository: the images of the tag, of the local image's digests, and of the other tags with the highest
-/// versions.
+/// Engines do not report the digests of compressed layers. So this function compares the diff IDs with images in the
+/// repository: the image under the tag to push, the images with the local image's digests, and the images under the
+/// other tags with the highest versions.
 async fn layers_there(
     registry: &Arc<Registry>,
     reference: &Reference,

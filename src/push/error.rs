@@ -53,10 +53,10 @@ pub enum PushError {
         "cannot tag {reference}: it already names another local image ({found}); the image to push is {id}"
     )]
     Taken { reference: String, found: String, id: String },
-    /// The value of `--to` needs the path and tag of a name, but the user typed an image ID.
+    /// The value of `--to` is a prefix for the path and tag of the image's name, but the user typed an image ID.
     #[error("`{typed}` is an image ID, and has no path and tag for {reference}")]
     Nameless { reference: String, typed: String },
-    /// The engine cannot push one platform of an image.
+    /// The user selected one platform with `--platform`, but the engine cannot push a single platform.
     #[error("cannot push {reference} for one platform: {reason}")]
     NoPlatforms { reference: String, reason: String },
     /// The user passed `--platform all`, but the engine does not have all platforms of the image.
@@ -159,7 +159,7 @@ pub struct Refusal {
     pub suggestion: Option<Suggestion>,
     /// The reasons why the attempts failed, one reason for each attempt.
     pub failures: Vec<String>,
-    /// The image has another name in the engine than `reference`, so the push needs a new tag.
+    /// The image's name in the engine differs from `reference`, so the push needs `reference` as a local tag.
     pub is_renamed: bool,
 }
 
@@ -271,7 +271,8 @@ impl Cause {
             Self::Registry(error) => {
                 let verdict = Verdict::without_hint(error.class());
                 match &**error {
-                    // Classify the reason too: the verdict on a host name that cannot be resolved limits the retries.
+                    // Classify the text of the reason too, because fewer retries are allowed if a host name cannot be
+                    // resolved.
                     RegistryError::Unreachable { reason, .. } => {
                         Some(classify(&Evidence::of_text(reason, true)))
                             .filter(|read| read.class == verdict.class)
@@ -303,7 +304,7 @@ impl Cause {
     }
 }
 
-/// The reason why a query about an image failed.
+/// The reason why a query to the engine or to a registry about an image failed.
 #[derive(Debug)]
 pub enum QueryError {
     Cause(Cause),

@@ -66,7 +66,8 @@ pub async fn outcome_before_upload(
     let named = match named {
         Ok(Some(named)) => named,
         Ok(None) => return Ok(None),
-        // Continue, since the credentials may allow pushing but not reading. Pushing an unchanged image is harmless.
+        // Upload the image, since the credentials may allow pushing but not reading. Pushing an unchanged image is
+        // harmless.
         Err(QueryError::Cause(cause)) if if_exists == IfExists::Update && cause.class() != Class::Auth => {
             log.warn(format!("cannot look up the tag in the registry: {}", cause.reason()));
             return Ok(None);
@@ -74,8 +75,8 @@ pub async fn outcome_before_upload(
         Err(error) => return Err(subject.attempt_error(error)),
     };
     let is_same = match pool.is_same(engine, subject, &image, &named).await {
-        // Only `--if-exists fail` must know whether the images are the same. After an error, `skip` skips the push,
-        // and `update` uploads the image.
+        // Only `--if-exists fail` must know whether the tag already names the local image. If the comparison fails,
+        // `skip` skips the push, and `update` uploads the image.
         Err(QueryError::Cause(_)) if if_exists != IfExists::Fail => false,
         is_same => is_same.map_err(|error| subject.attempt_error(error))?,
     };

@@ -57,7 +57,8 @@ use crate::text::with_causes;
 /// The timeout for listing the engine's images, which serve only to suggest an image in a hint.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 /// The delay before a background task inspects the image during the upload. Docker's containerd store needs about half
-/// of the delay for an inspection. If the upload is shorter, the verification may make the inspection unnecessary.
+/// of the delay for an inspection. If the upload ends before the delay, the inspection may be unnecessary, because the
+/// verification may show that the image has one platform.
 const SHORT_PUSH: Duration = Duration::from_millis(100);
 
 /// One local image, and all destinations of that image.
@@ -97,8 +98,8 @@ struct Push<'a> {
     options: &'a PushOptions,
     engine: &'a mut Engine,
     gate: &'a Gate,
-    /// The pass of the gate. While this push holds the pass, no other push tries credentials for the registry or
-    /// prompts the user.
+    /// The pass of the registry's gate. While this push holds the pass, no other push tries new credentials for the
+    /// registry or prompts the user.
     pass: Option<Pass<'a>>,
     route: Route,
     announcer: &'a Announcer<'a>,
@@ -385,7 +386,7 @@ impl<'a> Push<'a> {
     }
 
     /// Returns the next credentials after the given number, added by another push. If this method returns `None`, no
-    /// newer credentials exist, and this push holds the pass.
+    /// newer credentials exist, and this push holds the pass of the registry's gate.
     async fn newer_than(&mut self, number: u32) -> Option<ActiveCredentials> {
         let pass = match self.pass.take() {
             Some(pass) => pass,
@@ -420,7 +421,8 @@ impl<'a> Push<'a> {
         self.gate.has_prompt_failed.set(asked.is_err());
         drop((held, dialogue));
         match asked {
-            // If the engine could not check the credentials with the registry, the next upload does.
+            // If the engine could not check the credentials, the next upload shows whether the registry accepts the
+            // credentials.
             Ok(login) => Ok((login.credentials, login.unchecked.is_none())),
             Err(LoginError::Engine(error)) => Err(self.engine_error(error)),
             Err(error) => Err(PushError::Login(error)),

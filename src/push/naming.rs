@@ -17,8 +17,8 @@ use crate::text::with_causes;
 /// Inspects an image that the push must tag with another name.
 ///
 /// # Errors
-/// The engine does not have the image. [`PushError::Nameless`] if the user typed an image ID, but the destination
-/// needs the path and tag of a name.
+/// The engine does not have the image. [`PushError::Nameless`] if the user typed an image ID, but the destination needs
+/// the path and tag of the image's name.
 pub async fn inspect_source(
     engine: &mut Engine,
     subject: &Subject<'_>,
@@ -70,8 +70,8 @@ pub async fn ensure_tag(
         tag.keep();
         return Ok(None);
     }
-    // Engines delete an image with its last name, so one name must remain. Tags that this run of the plugin has added
-    // will be removed too, and do not count.
+    // Engines delete an image together with its last name, so the image must keep a name. Names that this run of the
+    // plugin has added do not suffice, because the plugin removes these names later.
     let mut added = session.added_tags.borrow_mut();
     added.insert(reference.canonical());
     let is_added =

@@ -34,7 +34,7 @@ pub struct Session<'a> {
     /// pushes.
     pub detours: RefCell<Detours>,
     /// The canonical names of the local tags that this run of the plugin has added and removes later. An image must
-    /// keep another name, since engines delete an image with its last name.
+    /// keep a name outside this set, since engines delete an image together with its last name.
     pub added_tags: RefCell<HashSet<String>>,
 }
 

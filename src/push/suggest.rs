@@ -51,7 +51,7 @@ pub fn suggest(wanted: &Reference, images: &[ImageSummary]) -> Option<Suggestion
     let last = |reference: &Reference| reference.path().rsplit('/').next().map(str::to_owned);
     let mut namesakes = here.into_iter().filter(|(_, reference)| last(reference) == last(wanted)).peekable();
     if wanted.tag().is_none() {
-        // A user who left out the tag may have left out the registry too.
+        // A user who left out the tag may have left out the registry too, so suggest images of any registry.
         namesakes.peek()?;
         return Some(Suggestion::Near(namesakes.map(|(name, _)| name.clone()).take(MAX_SIMILAR).collect()));
     }

@@ -29,8 +29,8 @@ pub struct Target {
     pub reference: Reference,
     /// The canonical reference of the image in the engine, or the ID that the user typed.
     pub local_name: String,
-    /// The name that supplies the path and tag of the destination, if the name could also be an image ID. If the image
-    /// in the engine does not have this name, the user typed an ID, which has no path and tag.
+    /// The image name that supplies the path and tag of the destination, if the typed text could also be an image ID.
+    /// If the image in the engine does not have this name, the user typed an ID, which has no path and tag.
     pub stands_for: Option<Reference>,
 }
 
@@ -109,8 +109,8 @@ impl TargetError {
 }
 
 /// Returns whether an argument may be an image ID or the beginning of an ID: 4 to 64 hex digits. Engines accept fewer
-/// digits too, but a shorter argument is more likely a name. Hex digits may also be a name, which engines look for
-/// first.
+/// digits too, but a shorter argument is more likely an image name. The 4 to 64 hex digits may also be an image name,
+/// which engines search for before an ID.
 fn is_id(text: &str) -> bool {
     let is_hex = |digits: &str| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     match text.strip_prefix("sha256:") {
@@ -122,7 +122,7 @@ fn is_id(text: &str) -> bool {
 impl Image {
     fn read(typed: &str) -> Result<Self, TargetError> {
         match typed.parse::<Reference>() {
-            // Up to 63 hex digits may be a name or an ID. Only the engine can tell which.
+            // Up to 63 hex digits may be the name or the ID of an image. Only the engine can tell which.
             Ok(reference) if !typed.starts_with("sha256:") => Ok(Self::Named(reference)),
             Err(ReferenceError::Digest) => Ok(Self::Id(typed.to_owned())),
             _ if is_id(typed) => Ok(Self::Id(typed.to_owned())),
@@ -250,7 +250,7 @@ fn sent_to(
     destination: &Destination,
 ) -> Result<Target, TargetError> {
     let local_name = match image {
-        // Hex digits may be an ID or a name. The engine accepts the digits as typed in both cases.
+        // Hex digits may be the ID or the name of an image. The engine accepts the digits as typed in both cases.
         Image::Named(_) if is_id(typed) => typed.to_owned(),
         Image::Named(reference) => reference.canonical(),
         Image::Id(id) => id.clone(),

@@ -21,8 +21,8 @@ const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 /// Checks that the tag in the registry names the pushed manifest, and that the registry has all blobs of the manifest.
 ///
 /// # Errors
-/// [`PushError::Unverified`] if the registry does not serve the pushed image. A failed query is an error with
-/// `--verify always`, and a warning without.
+/// [`PushError::Unverified`] if the registry does not serve the pushed image. A failed query is an error only with
+/// `--verify always`, and otherwise a warning.
 pub async fn verify(
     session: &Session<'_>,
     engine: &mut Engine,

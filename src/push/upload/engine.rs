@@ -23,7 +23,8 @@ use crate::push::subject::{Subject, inspect};
 use crate::push::upload::watchdog::Watchdog;
 use crate::text::sanitize;
 
-/// How long the plugin reads the engine's stream after a refusal. Later messages only repeat or explain the refusal.
+/// How long the plugin reads the engine's stream after the stream reported that the push was refused. Later messages
+/// only repeat or explain the refusal.
 const AFTER_REFUSAL: Duration = Duration::from_secs(2);
 /// The timeout for the registry to confirm a push for which the engine reported no digest.
 const CONFIRMATION: Duration = Duration::from_secs(30);
@@ -31,14 +32,15 @@ const CONFIRMATION: Duration = Duration::from_secs(30);
 /// The route that uploads an image through the engine.
 #[derive(Default)]
 pub struct EngineUpload {
-    /// The local tag under an alternative name of the registry, if an upload under the usual name hangs.
+    /// The local tag with another spelling of the registry's name, if an upload under the usual name hangs in the
+    /// engine.
     detour: Option<TemporaryTag>,
 }
 
 /// Facts about one push, collected from the engine's stream.
 #[derive(Debug, Default)]
 struct StreamFacts {
-    /// The raw message of the first refusal. Later refusals only repeat or explain the first.
+    /// The raw message of the first [`Event::Refused`]. Later refusals only repeat or explain the first refusal.
     refusal: Option<String>,
     content_missing: bool,
     narrowed: Option<Narrowed>,
@@ -105,8 +107,8 @@ impl EngineUpload {
         // A refusal is the cause of the failure, even if the stream breaks after the refusal.
         if let Some(message) = &facts.refusal {
             let cause = refused(message, None);
-            // Certificates and proxy rules apply to the registry's usual name, so the alternative name may cause a
-            // failure of these classes.
+            // Certificates and proxy rules apply to the registry's usual name, so another spelling of the name may
+            // cause a failure of these classes.
             let is_about_name =
                 matches!(cause.class(), Class::Tls | Class::Auth | Class::Denied | Class::Other);
             if detour.is_some() && is_about_name && !progress.has_moved() {
@@ -149,14 +151,15 @@ impl EngineUpload {
         Ok(Uploaded { descriptor, narrowed: facts.narrowed })
     }
 
-    /// Removes the local tag under the alternative name, if the attempt added one.
+    /// Removes the local tag with another spelling of the registry's name, if the attempt added such a tag.
     pub async fn clean_up(&mut self, session: &Session<'_>, engine: &mut Engine, log: &mut ImageLog<'_>) {
         if let Some(tag) = self.detour.take() {
             untag(session, engine, tag, log).await;
         }
     }
 
-    /// Adds a local tag under an alternative name of the registry, if an upload that hangs blocks the usual name.
+    /// Adds a local tag with another spelling of the registry's name, if an upload that hangs in the engine blocks
+    /// pushes under the usual name.
     async fn take_a_detour(
         &mut self,
         session: &Session<'_>,
@@ -219,7 +222,7 @@ impl EngineUpload {
         let limit = session.options.stall_timeout;
         let mut watchdog = Watchdog::new(limit, Instant::now());
         let mut deadline: Option<Instant> = None;
-        // The engine may be slow to respond, since the engine resolves the registry's name first.
+        // The engine may be slow to respond, since the engine resolves the registry's host name first.
         let answered = async { Some(engine.push(&request).await) };
         let Some(stream) = (tokio::select! {
             stream = answered => stream,

@@ -43,7 +43,8 @@ impl Route {
         }
     }
 
-    /// Removes the local tag that an attempt left because `--timeout` stopped the attempt.
+    /// Removes the local tag with another spelling of the registry's name, which an attempt left because `--timeout`
+    /// stopped the attempt.
     pub async fn clean_up(&mut self, session: &Session<'_>, engine: &mut Engine, log: &mut ImageLog<'_>) {
         match self {
             Self::Engine(upload) => upload.clean_up(session, engine, log).await,

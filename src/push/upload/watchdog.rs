@@ -49,8 +49,8 @@ impl Watchdog {
 
     /// Returns the time at which the push counts as stalled if the engine reports no change before.
     ///
-    /// After all layers are sent, the registry gets as much time to store the layers as the slowest layer took to
-    /// send, but at least the limit.
+    /// After all layers are sent, the registry gets as much time to store the layers as the slowest layer took to send,
+    /// but at least the time of `--stall-timeout`.
     pub fn deadline(&self, progress: &Progress) -> Instant {
         self.moved + self.timeout(progress)
     }
@@ -99,7 +99,7 @@ mod tests {
             self.watchdog.saw(&event, has_changed, now);
         }
 
-        /// Lets time pass up to the given second, and records a stall.
+        /// Lets time pass up to the given second, and records the first stall if the deadline has passed.
         fn pass(&mut self, second: u64) {
             let deadline = self.watchdog.deadline(&self.progress).duration_since(self.start).as_secs();
             if deadline <= second && self.stalled.is_none() {
