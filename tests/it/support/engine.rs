@@ -330,6 +330,9 @@ impl Drop for FakeEngine {
     }
 }
 
+/// The end of a body with `Transfer-Encoding: chunked` (RFC 9112, 7.1).
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State>, Condvar)) {
     while let Ok(Some(request)) = read_request(&mut reader) {
         let (reply, ping) = {
@@ -349,6 +352,14 @@ fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State
         let answered = answer(&mut writer, &reply, head_only, ping);
         if request.line.contains("/push?") {
             shared.0.lock().expect("no client panics").at_work -= 1;
+        }
+        // The client may push again as soon as the response is complete, so the end is sent after the push is counted
+        // as finished.
+        if matches!(answered, Ok(End::Proper | End::Rude))
+            && !head_only
+            && writer.write_all(LAST_CHUNK).is_err()
+        {
+            return;
         }
         match answered {
             Ok(End::Proper) => {}
@@ -514,6 +525,7 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     Ok(Some(request))
 }
 
+/// Sends a response up to the last chunk of its body.
 fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool, ping: Ping) -> io::Result<End> {
     if reply.end == End::Nothing {
         return Ok(End::Nothing);
@@ -550,9 +562,6 @@ fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool, ping: Ping) -
         } else {
             writer.write_all(piece)?;
         }
-    }
-    if matches!(reply.end, End::Proper | End::Rude) {
-        writer.write_all(b"0\r\n\r\n")?;
     }
     Ok(reply.end)
 }
