@@ -3,7 +3,7 @@
 #
 #   ./install.sh                into ${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins
 #   ./install.sh --system       for every user, into /usr/local/lib/docker/cli-plugins
-#   ./install.sh --uninstall    removes it again (with --system: the one for every user)
+#   ./install.sh --uninstall    removes the installed program (with --system: the program for every user)
 #   ./install.sh --demo         installs, then pushes a small image to a registry with a password
 set -eu
 

@@ -219,11 +219,11 @@ impl Error {
             }
             Self::NoTerminal { registry } => {
                 return Some(format!(
-                    "pass the credentials with `--login -u NAME --password-stdin {registry}`"
+                    "pass the credentials: `docker regpush auth --login -u NAME --password-stdin {registry}`"
                 ));
             }
             Self::TagWithLs { repository } => {
-                return Some(format!("remove the tag: `docker regpush ls {repository}`"));
+                return Some(format!("omit the tag: `docker regpush ls {repository}`"));
             }
             Self::Save(error) => return error.hint(),
             _ => return None,
@@ -399,6 +399,7 @@ mod tests {
             answered(429),
             answered(503),
             RegistryError::NotARegistry { registry: registry(), reason: reason() },
+            RegistryError::NoToken { registry: registry(), reason: reason() },
         ];
         for error in errors {
             assert_hint(&Error::from(error));

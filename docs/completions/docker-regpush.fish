@@ -34,7 +34,7 @@ fail\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l metadata-file -d 'Write digests and names to a file, in the format of buildx' -r -F
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l parallel -d 'Number of concurrent pushes (default 3)' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l platform -d 'Push one platform, os[/arch[/variant]]; "all": fail if the engine lacks one' -r
-complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l progress -d 'Progress on stderr: "auto", "tty", "plain", "json", "rawjson", "none" (default "auto")' -r -f -a "auto\t''
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l progress -d 'Progress on stderr: "auto", "tty", "plain", "json" (events), "rawjson" (from the engine), "none" (default "auto")' -r -f -a "auto\t''
 tty\t''
 plain\t''
 json\t'The plugin\'s events, one per line'

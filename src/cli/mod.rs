@@ -137,7 +137,7 @@ pub struct PushOptions {
     /// Push one platform, os[/arch[/variant]]; "all": fail if the engine lacks one
     #[arg(long, value_name = "string")]
     pub platform: Option<PlatformSelection>,
-    /// Progress on stderr: "auto", "tty", "plain", "json", "rawjson", "none" (default "auto")
+    /// Progress on stderr: "auto", "tty", "plain", "json" (events), "rawjson" (from the engine), "none" (default "auto")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub progress: ProgressMode,
     /// Print only the result, warnings and errors: --progress none

@@ -96,7 +96,10 @@ async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Res
         // errors, such as an invalid endpoint, are returned.
         Err(Error::Engine(EngineError::Transport(error @ TransportError::Unreachable { .. }))) => {
             let error = Error::Engine(EngineError::Transport(error));
-            warn(&format!("{}; continuing with docker's default registry settings", error.message()));
+            warn(&format!(
+                "{}; continuing without the engine's settings for insecure registries",
+                error.message()
+            ));
             None
         }
         Err(error) => return Err(error),

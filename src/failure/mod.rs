@@ -256,7 +256,7 @@ const PULL_AGAIN: Advice =
 const SERVER_TROUBLE: Advice = Advice::new("try again later, or check the log of {registry}");
 const SEE_REGISTRY: Advice = Advice::new("check the log of {registry}");
 const FORMAT: Advice = Advice::new(
-    "build without attestations (`docker build --provenance=false`): the registry does not accept this kind of manifest",
+    "build without attestations (`docker build --provenance=false`): the registry may not accept an image index with attestations",
 );
 const CREATE_REPOSITORY: Advice =
     Advice::new("create the repository in {registry} first, and check the name");

@@ -80,7 +80,7 @@ impl<W: Write> Presenter for Plain<W> {
             Update::Event(event) => self.event(at, event),
             Update::Wait(next, reason) => {
                 let next = self.lines.palette.warning(&next.to_string());
-                self.line(at, &format!("{next}: {reason}"));
+                self.line(at, &format!("{reason}; {next}"));
             }
             Update::Finished(ending) if !ending.text.is_empty() => {
                 self.lines.line(&worded_ending(self.lines.palette, ending));
@@ -206,7 +206,7 @@ mod tests {
         insta::assert_snapshot!(shown(plain), @r"
         looking at web:2
         web:2: aaa: Pushed
-        web:2: attempt 2 of 6 in 1s: broken pipe
+        web:2: broken pipe; attempt 2 of 6 in 1s
         web:2: a note
         warning: web:2: something about it
         warning: something else

@@ -168,7 +168,7 @@ impl<W: Write> Presenter for Tty<W> {
             Update::Event(Event::Note { text }) => self.keep(Some(at), Level::Note, text),
             Update::Wait(next, reason) => {
                 let next = self.palette.warning(&next.to_string());
-                self.keep(Some(at), Level::Note, &format!("{next}: {reason}"));
+                self.keep(Some(at), Level::Note, &format!("{reason}; {next}"));
             }
             Update::Finished(ending) if !ending.text.is_empty() => {
                 self.above.push(worded_ending(self.palette, ending));

@@ -92,7 +92,7 @@ impl TargetError {
             }
             Self::Image { typed, reason } | Self::Destination { typed, reason } => reason.hint(typed),
             Self::Registry { typed } => format!("write `--to {typed}/` for that registry"),
-            Self::TagWithAllTags { typed } => format!("remove the tag of `{typed}`, or --all-tags"),
+            Self::TagWithAllTags { typed } => format!("omit the tag of `{typed}`, or --all-tags"),
             Self::IdWithAllTags { .. } => "pass a repository name, or remove --all-tags".to_owned(),
             Self::Nameless { destination, .. } => {
                 format!("give the full destination: `--to {destination}PATH:TAG`")

@@ -274,6 +274,10 @@ impl Registry {
         RegistryError::Unauthorized { registry: self.domain.clone(), login, reason }
     }
 
+    pub(super) fn no_token(&self, reason: &str) -> RegistryError {
+        RegistryError::NoToken { registry: self.domain.clone(), reason: reason.to_owned() }
+    }
+
     pub(super) fn not_a_registry(&self, reason: &str) -> RegistryError {
         RegistryError::NotARegistry { registry: self.domain.clone(), reason: reason.to_owned() }
     }

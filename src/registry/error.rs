@@ -46,6 +46,9 @@ pub enum RegistryError {
     Elsewhere { registry: String, endpoint: Arc<Endpoint> },
     #[error("{registry} is not a registry: {reason}")]
     NotARegistry { registry: String, reason: String },
+    /// The registry requires a token, and the plugin cannot request a token.
+    #[error("cannot get a token for {registry}: {reason}")]
+    NoToken { registry: String, reason: String },
 }
 
 fn refused(registry: &str, login: &Login, reason: &str) -> String {
@@ -69,7 +72,10 @@ impl RegistryError {
                 500.. => Class::Server,
                 _ => Class::Other,
             },
-            Self::Elsewhere { .. } | Self::NoCatalog { .. } | Self::NotARegistry { .. } => Class::Other,
+            Self::Elsewhere { .. }
+            | Self::NoCatalog { .. }
+            | Self::NotARegistry { .. }
+            | Self::NoToken { .. } => Class::Other,
         }
     }
 
@@ -175,6 +181,7 @@ impl RegistryError {
             },
             Self::Elsewhere { .. } => "run this command on that machine",
             Self::NotARegistry { .. } => "check its name and port",
+            Self::NoToken { .. } => "check the address of the token server in the settings of the registry",
         };
         Some(hint.to_owned())
     }

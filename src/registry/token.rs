@@ -91,7 +91,8 @@ impl Registry {
                 if let Some(token) = &credentials.registry_token {
                     return Ok(Secret::new(format!("Bearer {}", token.expose())));
                 }
-                let realm = realm.ok_or_else(|| self.not_a_registry("it does not name a token server"))?;
+                let realm =
+                    realm.ok_or_else(|| self.no_token("the registry does not name a token server"))?;
                 let token = self.token(&realm, service, asked.as_deref().unwrap_or(scope)).await?;
                 Ok(Secret::new(format!("Bearer {}", token.expose())))
             }
@@ -134,10 +135,10 @@ impl Registry {
         let is_as_registry = is_own || self.access.lends_insecurity(&self.domain);
         if url.scheme() != "https" && !credentials.is_anonymous() && !is_as_registry && !is_loopback(&host) {
             let reason = format!(
-                "its token server `{}` does not use TLS, so credentials are not sent there",
+                "the token server `{}` does not use TLS, so the plugin sends no credentials to it",
                 sanitize(&host)
             );
-            return Err(self.not_a_registry(&reason));
+            return Err(self.no_token(&reason));
         }
         let tls_config = if url.scheme() == "https" && self.access.tls.skip_verify && !is_as_registry {
             let tls = Tls { skip_verify: false, ..self.access.tls.clone() };
@@ -181,7 +182,7 @@ impl Registry {
         let answer: Option<Answer> = serde_json::from_str(body.expose()).ok();
         let token = answer.and_then(|answer| answer.token.or(answer.access_token));
         let token = token.filter(|token| !token.expose().is_empty());
-        let token = token.ok_or_else(|| self.not_a_registry("its token server returned no token"))?;
+        let token = token.ok_or_else(|| self.no_token("the token server returned no token"))?;
         self.redactor.lock().unwrap_or_else(PoisonError::into_inner).add(&token);
         Ok(token)
     }

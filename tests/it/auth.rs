@@ -197,7 +197,7 @@ fn explains_why_auth_cannot_check() {
             &["--login", "localhost:5000"],
             3,
             "cannot prompt for credentials for localhost:5000",
-            "`--login -u NAME --password-stdin localhost:5000`",
+            "`docker regpush auth --login -u NAME --password-stdin localhost:5000`",
         ),
         (&["docker.io"], 3, "cannot check credentials for docker.io", "run `docker login` or"),
         (&["-u", "me", "localhost:5000"], 125, "--username requires --login", ""),

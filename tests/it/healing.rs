@@ -48,9 +48,11 @@ fn retries_transient_failures_and_prints_each_wait() {
     assert_eq!(healed.status, 0, "{healed}");
     assert_eq!(healed.json()["attempts"], 3);
     for number in [2, 3] {
-        let start = format!("attempt {number} of 6 in ");
-        let line = healed.stderr.lines().find(|line| line.starts_with(&start)).expect(&start);
-        assert!(line.ends_with("s: connection reset by peer"), "{line}");
+        let start = format!("connection reset by peer; attempt {number} of 6 in ");
+        assert!(
+            healed.stderr.lines().any(|line| line.starts_with(&start) && line.ends_with('s')),
+            "{healed}"
+        );
     }
 }
 
@@ -105,7 +107,7 @@ fn signals_end_a_retry_wait_at_once() {
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let engine = FakeEngine::start().on(PUSH, Reply::stream([refusal("toomanyrequests: slow down")]));
         let env = TestEnv::new();
-        let mut child = start(env.command(&engine).args(["regpush", IMAGE]), "attempt 2 of 6 in ");
+        let mut child = start(env.command(&engine).args(["regpush", IMAGE]), "; attempt 2 of 6 in ");
         let told = Instant::now();
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(status));
@@ -143,7 +145,7 @@ fn ends_and_retries_a_stalled_push() {
         let engine = FakeEngine::start().serving_pushed().on(PUSH, stalled).on(PUSH, pushed());
         let healed = push(&engine, &["--stall-timeout", "1s"]);
         assert_eq!((healed.status, &healed.json()["attempts"]), (0, &json!(2)), "{healed}");
-        assert!(healed.stderr.contains("s: no progress for 1s\n"), "{healed}");
+        assert!(healed.stderr.contains("\nno progress for 1s; attempt 2 of 6 in "), "{healed}");
     }
 }
 

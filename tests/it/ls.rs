@@ -307,7 +307,7 @@ fn explains_each_refusal_of_a_registry() {
             Some(alice),
             vec![("GET /v2/_catalog", challenge("Bearer realm=\"http://192.0.2.1:1/token\""))],
             1,
-            "its token server `192.0.2.1` does not use TLS, so credentials are not sent there",
+            "the token server `192.0.2.1` does not use TLS, so the plugin sends no credentials to it",
             "",
         ),
         (
@@ -323,7 +323,7 @@ fn explains_each_refusal_of_a_registry() {
             Some(alice),
             vec![("GET /v2/_catalog", challenge("Bearer service=\"x\""))],
             1,
-            "it does not name a token server",
+            "cannot get a token for 127.0.0.1",
             "",
         ),
         (
