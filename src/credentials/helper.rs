@@ -34,8 +34,8 @@ use crate::text::sanitize;
 pub const PREFIX: &str = "docker-credential-";
 /// The user name that marks a helper's secret as an identity token.
 pub const TOKEN: &str = "<token>";
-/// The output of a helper that has no credentials for a registry, which is not an error. Source:
-/// docker-credential-helpers `credentials.ErrCredentialsNotFound`.
+/// The output of a helper that has no credentials for a registry. The plugin does not report this output as
+/// an error. Source: docker-credential-helpers `credentials.ErrCredentialsNotFound`.
 const NOT_FOUND: &str = "credentials not found in native keychain";
 /// The time after which the plugin reports a slow helper. Such a helper is probably waiting for the user to
 /// type a PIN or to touch a security key.
@@ -46,9 +46,10 @@ const AFTERMATH: Duration = Duration::from_millis(500);
 /// The longest accepted output of a helper, in bytes. A token has a few thousand bytes, and a list of a
 /// thousand registries has 50 thousand bytes.
 const MAX_ANSWER: usize = 1 << 20;
-/// The number of bytes of a helper's stderr that the plugin keeps for messages.
+/// The number of bytes of a helper's stderr that the plugin keeps, to show them to the user.
 const MAX_SAID: usize = 4096;
-/// The number of characters of a helper's output that a message quotes.
+/// The greatest number of characters that the plugin quotes from a helper's stdout, from its stderr, or from
+/// one line of its stderr.
 const MAX_REASON: usize = 200;
 /// The interval at which the plugin looks for new stderr lines and new child processes of a helper.
 const LISTENING: Duration = Duration::from_millis(100);
@@ -58,8 +59,8 @@ const LISTENING: Duration = Duration::from_millis(100);
 ///
 /// * `key`: the key under which docker stores the registry's credentials.
 /// * `helper_timeout`: the time limit for the helper; `None` if the user may have to type a PIN.
-/// * `tell`: called with a message if the helper takes longer than 3 s. Without a timeout, then also called
-///   with each line of the helper's stderr.
+/// * `tell`: called with a message if the helper takes longer than 3 s. If `helper_timeout` is `None`, is
+///   also called with each line of the helper's stderr, but not during the first 3 s.
 ///
 /// Dropping the future kills the helper and its child processes.
 ///

@@ -81,10 +81,11 @@ pub struct Login {
 /// The kinds of sources of credentials that can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// The whole config.json. `docker login` would rewrite the file, and lose all values that it cannot read.
+    /// The whole config.json. `docker login` would rewrite the file, and lose all values that docker cannot
+    /// read.
     Config,
     Variable,
-    /// A credential helper. `docker login` uses this helper too.
+    /// A credential helper. `docker login` uses the same helper, so the user must fix the helper first.
     Helper,
     /// One entry of config.json.
     Entry,

@@ -71,8 +71,8 @@ impl Credentials {
 
     /// Returns these credentials as the JSON that docker sends to the engine, without empty fields.
     ///
-    /// * `server`: the domain in the image reference, or the key of Docker Hub. With any other value, an
-    ///   engine with the containerd store silently drops the credentials.
+    /// * `server`: the domain in the image reference, or `https://index.docker.io/v1/` for Docker Hub. With
+    ///   any other value, an engine with the containerd store silently drops the credentials.
     pub fn auth_config(&self, server: &str) -> Secret {
         #[derive(Serialize)]
         struct AuthConfig<'a> {

@@ -235,7 +235,8 @@ pub fn edited(
 fn same(kept: Option<&Credentials>, wanted: &Credentials) -> bool {
     let nothing = Credentials::anonymous();
     let kept = kept.unwrap_or(&nothing);
-    // Compare with the same placeholder `h` for the server address, so that only the credentials can differ.
+    // `auth_config` needs a server address. Pass the placeholder `h` for both, because only the credentials
+    // are compared.
     kept.auth_config("h").expose() == wanted.auth_config("h").expose()
 }
 

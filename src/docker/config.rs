@@ -156,7 +156,7 @@ impl Config {
         let name = |value: Value| value.as_str().map(str::to_owned);
         self.credential_helpers = helpers.into_iter().map(|(key, value)| (key, name(value))).collect();
         self.auths = auths.into_iter().map(|(key, entry)| (key, AuthEntry::read(&entry))).collect();
-        // Skip headers whose value is not a string. docker would reject the whole config.json.
+        // Skip a header whose value is not a string. docker instead rejects the whole config.json.
         let header = |value: Value| value.as_str().map(|text| Secret::new(text.to_owned()));
         self.headers = headers.into_iter().filter_map(|(name, value)| Some((name, header(value)?))).collect();
         self.credentials_store = credentials_store;

@@ -2,7 +2,7 @@
 //!
 //! Source: docker/cli `cli/command/cli.go` (`resolveContextName`), `cli/flags/options.go`, `opts/hosts.go`,
 //! `cli/context/store` and `cli/connhelper`. The order of precedence was compared with the docker CLI itself,
-//! because Docker's documentation swaps two variables.
+//! because Docker's documentation gives `DOCKER_CONTEXT` and `DOCKER_HOST` in the wrong order.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -332,8 +332,8 @@ impl Choice {
 
 impl Endpoint {
     /// Returns the endpoint that docker would use. Takes the first of these settings: `--context`, `--host`,
-    /// `DOCKER_HOST`, `DOCKER_CONTEXT`, `currentContext`, docker's default. Does not look up a context with
-    /// the name `default`.
+    /// `DOCKER_HOST`, `DOCKER_CONTEXT`, `currentContext`, docker's default. For the context name
+    /// `default`, uses `DOCKER_HOST` or docker's default, not a stored context.
     ///
     /// # Errors
     /// The flags conflict, the context is missing or unreadable, the address is invalid, or a TLS file cannot

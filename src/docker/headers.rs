@@ -28,7 +28,7 @@ impl HeadersError {
         Class::Engine
     }
 
-    /// Returns a hint that tells the user to fix the header.
+    /// Returns a hint that tells the user to fix the invalid header.
     pub fn hint(&self) -> &'static str {
         "fix or remove that header"
     }

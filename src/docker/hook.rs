@@ -50,8 +50,8 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
     out.flush()
 }
 
-/// Explains why the push failed and what `docker regpush` does about the failure. Never quotes the error,
-/// since docker would execute template actions in the error.
+/// Explains why `docker push` failed and what `docker regpush` does in this case. Never quotes `error`, the
+/// error message of `docker push`, since docker would execute template actions in this message.
 fn reason(error: &str) -> Option<&'static str> {
     // A successful push needs no hint, and neither does a usage error, such as an unknown flag.
     if error.trim().is_empty() || is_usage(error) {
@@ -127,9 +127,9 @@ pub enum EntryError {
     Foreign(String),
 }
 
-// The text to insert into config.json depends on the objects that the file already has. `remove` recognizes
-// the inserted text by its layout, and can restore the file byte for byte. Each text except `NEW_FILE` goes
-// right after an opening brace.
+// The text to insert into config.json depends on whether the file already has the JSON objects `plugins` and
+// `plugins.regpush`. `remove` recognizes the inserted text by its layout, and can restore the file byte for
+// byte. Each text except `NEW_FILE` goes right after an opening brace.
 
 /// The new content of a config.json that was missing or empty before.
 const NEW_FILE: &str = r#"{"plugins": {"regpush": {"hooks": "push,image push"}}}"#;
