@@ -76,8 +76,8 @@ impl EngineError {
 /// Returns the error message in the body of an error response, or the whole body if no field contains a
 /// message.
 ///
-/// docker sends the field `message`. podman sends the field `cause` or, since 4.6, the fields of an error in
-/// the push stream.
+/// docker sends the field `message`. podman sends the field `cause` or, since 4.6, the fields `errorDetail`
+/// and `error`, like an error in the push stream.
 pub fn error_message(body: &[u8]) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);

@@ -27,7 +27,7 @@ pub struct ImageSummary {
     /// repository would produce. `None` if unknown.
     pub digest: Option<String>,
     /// Whether the image was pushed to, or pulled from, the repository of `name`. `None` if unknown: docker's
-    /// containerd store and podman report a digest even for a repository without a push or pull.
+    /// containerd store and podman report a digest for every repository, even before the first push or pull.
     pub is_pushed: Option<bool>,
 }
 
@@ -60,8 +60,8 @@ pub struct LocalManifest {
 }
 
 impl ImageInspect {
-    /// Returns whether `digest` is the digest of the image's manifest. In the containerd store, the image's
-    /// ID is a manifest digest too.
+    /// Returns whether `digest` is the digest of the image's manifest. Also compares the image's ID, because
+    /// docker's containerd store uses the digest of the manifest as the ID.
     pub fn has_digest(&self, digest: &str) -> bool {
         self.id == digest || self.digests.iter().any(|own| own == digest)
     }
@@ -159,7 +159,8 @@ impl Engine {
             if response.status() != StatusCode::OK {
                 return Err(self.refusal(response).await);
             }
-            // The digests that podman reports are not used, because a push changes these digests.
+            // A push with podman changes the digests that podman reports for an image, so these digests are
+            // not used.
             let is_podman = is_podman(response.headers());
             Ok((self.whole(response).await?, is_podman))
         };

@@ -229,8 +229,8 @@ impl Engine {
                 self.whole(response).await?;
                 return Ok(version);
             }
-            // Ignore any refusal of the ping except `WantsTls`, because the next request to the engine
-            // reports the refusal.
+            // Return `WantsTls` at once. Ignore any other refusal of the ping, because the next request to
+            // the engine reports the refusal.
             if let error @ EngineError::Transport(TransportError::WantsTls { .. }) =
                 self.refusal(response).await
             {
@@ -363,8 +363,8 @@ impl Engine {
             let target = self.redactor.redact(target.unwrap_or_default());
             return EngineError::Redirected { endpoint, status, target };
         }
-        // Only a TCP endpoint without TLS can require TLS. Over other endpoints, an error about missing TLS
-        // comes from a registry.
+        // An error about missing TLS can come from the engine only if the plugin connected over TCP without
+        // TLS. Over other connections, a registry is the source of this error.
         let endpoint = self.transport.endpoint();
         let is_plain_tcp = endpoint.tls.is_none() && matches!(endpoint.address, Address::Tcp { .. });
         let may_want_tls = is_plain_tcp && status == StatusCode::BAD_REQUEST;

@@ -1,4 +1,4 @@
-//! Pushes images through the engine's own push request.
+//! Makes the engine push images, with the push request of the engine's HTTP API.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -110,10 +110,11 @@ impl TemporaryTag {
 
 impl Drop for TemporaryTag {
     fn drop(&mut self) {
-        /// Maximum time for the removal. After a signal, `main` ends the program after a longer time (2 s).
+        /// Maximum time for the removal. Shorter than the 2 s that `main` waits after a signal before the
+        /// process exits.
         const TIMEOUT: Duration = Duration::from_millis(1500);
-        /// Delay before the second removal, if the first removal found no tag. The engine may add the tag
-        /// only after the request of [`Engine::tag`] has lost its connection.
+        /// Delay before the second removal, if the first removal found no tag. If the request of
+        /// [`Engine::tag`] loses its connection, the engine may still add the tag a little later.
         const AGAIN: Duration = Duration::from_millis(300);
         let Some(mut engine) = self.engine.take() else { return };
         let removals = take(&mut engine.removals);

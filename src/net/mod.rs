@@ -46,8 +46,8 @@ impl RegistrySettings {
     }
 }
 
-/// Prints a line about an HTTP request or response, for `--debug`. The line contains the names of headers,
-/// but not their values.
+/// A function that prints a line about an HTTP request or response, for `--debug`. The line contains the
+/// names of headers, but not their values.
 pub type Trace = fn(&str);
 
 /// Returns whether a registry's domain is `localhost` or a loopback address, for which docker requires no TLS

@@ -19,8 +19,8 @@ use crate::net::is_loopback;
 /// Returns `None` for a loopback address, or if `NO_PROXY` or `no_proxy` names the host.
 ///
 /// # Errors
-/// Returns the name of the variable if its value is not a proxy. The request must not bypass a proxy that the
-/// user configured.
+/// Returns the name of the proxy variable if its value is not a valid proxy URL. The caller must not connect
+/// directly, because the user configured a proxy.
 pub fn of(url: &Uri) -> Result<Option<Intercept>, &'static str> {
     Ok(chosen(url)?.map(|(_, proxy)| proxy))
 }

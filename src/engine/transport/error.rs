@@ -21,7 +21,8 @@ pub enum TransportError {
     #[error("cannot connect to the engine at {endpoint} through the proxy {proxy}")]
     Proxy {
         endpoint: Arc<Endpoint>,
-        /// The URL of the proxy without a password, or the environment variable whose value is not a proxy.
+        /// The URL of the proxy without a password, or the name of the environment variable whose value is
+        /// not a valid proxy URL.
         proxy: String,
         #[source]
         source: io::Error,
@@ -147,9 +148,9 @@ impl TransportError {
     }
 }
 
-/// Returns the hint `options`, which names TLS options of the command line. For a stored context, returns a
-/// hint with the command that updates the context: a context has its own TLS files and ignores the TLS
-/// options.
+/// Returns `options`, a hint about TLS options of the command line. For an endpoint from a stored context,
+/// returns the hint to run `docker context update` instead: a context has its own TLS files and ignores the
+/// TLS options.
 fn with_tls_options(endpoint: &Endpoint, options: &str) -> String {
     match &endpoint.origin {
         Origin::Context { name, .. } => format!(

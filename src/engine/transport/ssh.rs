@@ -1,6 +1,6 @@
 //! Builds the command line of ssh, and the docker command that ssh runs on the engine's machine.
 //!
-//! Source: docker/cli 28.5, `cli/connhelper`, whose arguments were recorded with a fake ssh.
+//! Source: docker/cli 28.5, `cli/connhelper`. A fake ssh recorded the arguments that docker passes.
 
 use std::ffi::OsString;
 

@@ -3,7 +3,8 @@
 //! `ssh … docker system dial-stdio` reaches an engine on another machine. `docker … system dial-stdio`
 //! reaches an endpoint that only docker can open.
 //!
-//! Source: docker/cli `cli/connhelper` (28.5; arguments recorded with a fake ssh), and `cli-plugins/plugin`.
+//! Source: docker/cli `cli/connhelper` (28.5; a fake ssh recorded docker's arguments) and
+//! `cli-plugins/plugin`.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
