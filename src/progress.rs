@@ -78,7 +78,7 @@ impl Progress {
             Event::Layer { id, state } => return self.apply_to_layer(id, state),
             Event::Pushed { tag, digest, size } => {
                 let pushed = PushedTag { tag: tag.clone(), digest: digest.clone(), size: *size };
-                // Some engines report the pushed tag twice, in the status line and in `aux`.
+                // Some engines report the pushed tag twice, in a status line and in an `aux` object.
                 if !self.pushed.contains(&pushed) && self.pushed.len() < MAX_TAGS {
                     self.pushed.push(pushed);
                     return true;

@@ -15,8 +15,8 @@ const LEGACY_HUB: &str = "index.docker.io";
 pub const HUB_CREDENTIALS_KEY: &str = "https://index.docker.io/v1/";
 /// The namespace that docker adds to a Docker Hub path of one component.
 const OFFICIAL: &str = "library/";
-/// Maximum length of a domain: the maximum in DNS plus a port. docker has no limit, but HTTP requests have
-/// one.
+/// Maximum length of a domain: the maximum in DNS plus a port. docker does not limit the length of a domain,
+/// but HTTP requests do.
 const MAX_DOMAIN: usize = 261;
 const MAX_PATH: usize = 255;
 const MAX_TAG: usize = 128;
@@ -201,8 +201,8 @@ impl FromStr for Reference {
             return Err(ReferenceError::Identifier { name: input.to_owned() });
         }
         let (domain, rest) = split_domain(input);
-        // Like docker, check for upper case first, in everything before the first colon, even if this text is
-        // not a valid path.
+        // Like docker, check for upper case first, in everything between the domain and the next colon, even if
+        // this text is not a valid path.
         let before_colon = rest.split(':').next().unwrap_or_default();
         if before_colon.to_lowercase() != before_colon {
             return Err(ReferenceError::Uppercase { repository: before_colon.to_owned() });

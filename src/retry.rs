@@ -127,7 +127,7 @@ mod tests {
     }
 
     /// Returns one entry for each attempt after the first: the shortest possible wait in seconds, and the number
-    /// of the attempt with the maximum, such as `2 of 6`.
+    /// of the attempt with the maximum number of attempts, such as `2 of 6`.
     fn attempts(retries: u32, failure: &AttemptFailure) -> Vec<(u64, String)> {
         let mut budget = RetryBudget::new(retries);
         std::iter::from_fn(|| budget.after(failure))

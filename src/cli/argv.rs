@@ -126,7 +126,8 @@ fn parse_help(docker: DockerOptions, of: &[OsString]) -> Result<Call, clap::Erro
     parse_plugin(docker, &command.chain(["--help".into()]).collect::<Vec<_>>())
 }
 
-/// Checks the rules for options that clap cannot express, and returns the parsed command line.
+/// Checks option values and combinations of options for which clap has no rule, and returns the parsed command
+/// line.
 fn checked(
     docker: DockerOptions,
     push: PushOptions,

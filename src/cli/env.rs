@@ -11,8 +11,8 @@ use crate::cli::{PushOptions, go_bool};
 /// Lets environment variables set the long options of a push: `REGPUSH_PROGRESS=plain`, `REGPUSH_DRY_RUN=1`.
 /// Commas separate several values of an option. An empty variable counts as unset.
 ///
-/// An option on the command line overrides its own variable, and the variables of options that contradict
-/// this option.
+/// An option on the command line overrides the variable of the same option, and the variables of options that
+/// contradict this option.
 ///
 /// * `words`: the words of the command line.
 pub fn with_variables(command: Command, words: &[OsString]) -> Command {

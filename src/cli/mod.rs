@@ -14,7 +14,7 @@ use clap::{ArgAction, Args, Parser, ValueEnum, ValueHint};
 
 use crate::platform::PlatformSelection;
 
-/// Docker's own options. They go before the plugin's name, and have the same meaning as in docker.
+/// Docker's own options, with the same meaning as in docker: `docker OPTIONS regpush`.
 ///
 /// Source: docker/cli `cli/flags/options.go`.
 #[derive(Args, Clone, Debug, Default)]
@@ -320,7 +320,7 @@ pub enum ListFormat {
     Json,
 }
 
-/// The arguments after the plugin's name, if docker runs the plugin.
+/// The arguments after `docker regpush`, if docker runs the plugin.
 #[derive(Debug, Parser)]
 #[command(
     name = "docker-regpush",

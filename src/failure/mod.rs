@@ -354,8 +354,8 @@ const RULES: &[Rule] = rules![
         "could not authenticate", "unable to authenticate", "not authenticated", "failed to authenticate",
         "authentication failed", "unable to retrieve auth token"], [], LOG_IN;
 
-    // 9 · refused content (checked before groups 10 to 13: these messages begin with "denied:", "unauthorized:",
-    // "unknown:")
+    // 9 · refused content (checked before groups 10 to 13, because messages about refused content may begin with
+    // "denied:", "unauthorized:" or "unknown:")
     Is(Rejected), ["immutable", "immutability", "cannot be overwritten", "cannot overwrite", "can't overwrite", "not allow overwrit",
         "does not allow updating", "cannot update tag", "tag invalid", "tag_invalid", "manifest tag did not match", "already exists in the"], [], NEW_TAG;
     Is(Rejected), ["entity too large", "payload too large", "content too large", "request body too large", "body is too large"], [413], TOO_LARGE;
@@ -373,7 +373,7 @@ const RULES: &[Rule] = rules![
         "policy_violation", "legal reasons", "payment required", "billing", "subscription", "pricing plan"], [402, 405, 409, 412, 451],
         Advice::new("check the settings of {registry} for {repository}: read-only mode, policies, subscription");
 
-    // 10 · the same message for missing credentials and for missing rights
+    // 10 · messages that registries and engines use both for missing credentials and for missing rights
     AuthUnlessSent, ["insufficient_scope", "requested access to the resource", "access to the requested resource",
         "push access denied", "access to the resource is denied"], [], MAY_NOT_WRITE;
 
@@ -452,7 +452,7 @@ pub fn is_unknown_to_registry(text: &str) -> bool {
 }
 
 /// Returns whether a status line is the line with which nearly every engine begins a push. The line only repeats the
-/// reference.
+/// name of the repository.
 pub fn is_opening(text: &str) -> bool {
     text.starts_with("The push refers to repository")
 }
@@ -671,7 +671,8 @@ mod tests {
         text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
     }
 
-    /// Returns the class of a recorded failure, found by the same steps as in a push.
+    /// Decodes and classifies the recorded response of an engine as a push does. Returns the name of the class, or
+    /// `success` or `engine` if the response contains no error message.
     fn class_of(recorded: &Recorded) -> &'static str {
         let stream = recorded.stream.join("\r\n");
         let refused = |message: &str, content_missing, phase| {

@@ -19,7 +19,7 @@ pub struct Access {
     /// keys (`*.key`).
     pub certificates: PathBuf,
     pub credentials: Credentials,
-    /// The user and the source of the credentials, for error messages.
+    /// The username and the source of the credentials, for error messages.
     pub login: Login,
     pub trace: Option<Trace>,
     /// The TLS settings. If `skip_verify` is set, plain HTTP to the registry is allowed too.
@@ -51,8 +51,9 @@ impl Access {
         Ok(Self { certificates, credentials, login, trace, tls, addresses })
     }
 
-    /// Returns whether the token server may be insecure because the registry is insecure. Returns `false` for
-    /// a registry on a loopback address, which is insecure without any setting.
+    /// Returns whether the plugin may use plain HTTP, or TLS with any certificate, for the token server too, because
+    /// the engine allows this for the registry. Returns `false` for a registry on a loopback address, for which the
+    /// engine allows this without any setting.
     pub(super) fn lends_insecurity(&self, domain: &str) -> bool {
         self.tls.skip_verify && !is_on_loopback(domain)
     }

@@ -38,7 +38,8 @@ const MAX_REASON: usize = 256 << 10;
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
 impl Registry {
-    /// Connects to a registry with TLS, or with plain HTTP if the registry is insecure and has no TLS.
+    /// Connects to a registry with TLS, or with plain HTTP if HTTPS fails and the engine allows plain HTTP for this
+    /// registry.
     ///
     /// * `domain`: the `host[:port]` of the registry, from [`crate::reference::Reference::domain`].
     ///

@@ -205,7 +205,7 @@ where
             None => return (found, trouble),
             Some(Ok((at, Ok(answer)))) => found[at] = Some(answer),
             Some(Ok((_, Err(error)))) => {
-                // After this error, more queries would fail too, or prolong a rate limit.
+                // After an error of these classes, more queries would fail too, or prolong a rate limit.
                 let is_over = matches!(error.class(), Class::Network | Class::RateLimited | Class::Auth);
                 let missing = &mut trouble.get_or_insert((0, error)).0;
                 *missing += 1;
