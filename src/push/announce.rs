@@ -16,8 +16,8 @@ use crate::reference::Reference;
 /// The timeout of the request that inspects the image after the upload.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Announces the platforms of an image at most once in a push. Several steps of a push inspect the image; the first of
-/// these steps announces the platforms.
+/// Tells the user the platforms of an image at most once in a push. Several steps of a push inspect the image; the
+/// first of these steps calls [`announce`](Self::announce).
 pub struct Announcer<'a> {
     reference: &'a Reference,
     selection: Option<&'a PlatformSelection>,
@@ -28,9 +28,10 @@ pub struct Announcer<'a> {
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// The push itself is inspecting the image, so a background task must not announce the platforms.
+    /// The push itself is inspecting the image, so a background task must not tell the user the platforms.
     Claimed,
-    /// The announcement is finished. `None`: the image has one platform, or the engine does not list platforms.
+    /// No platforms are left to tell the user. `None`: the image has one platform, or the engine does not list
+    /// platforms.
     Done(Option<Platforms>),
 }
 
@@ -47,14 +48,14 @@ impl<'a> Announcer<'a> {
         matches!(*self.state.borrow(), State::Done(_))
     }
 
-    /// Marks the announcement as finished, with no platforms to announce.
+    /// Records that the push has no platforms to tell the user.
     pub fn skip(&self) {
         if !self.is_done() {
             *self.state.borrow_mut() = State::Done(None);
         }
     }
 
-    /// Returns the announced platforms, or `None` if no platforms were announced.
+    /// Returns the platforms that the user was told, or `None` if the user was told no platforms.
     pub fn platforms(&self) -> Option<Platforms> {
         match &*self.state.borrow() {
             State::Done(platforms) => platforms.clone(),
@@ -62,7 +63,7 @@ impl<'a> Announcer<'a> {
         }
     }
 
-    /// Announces which platforms of the image a push sends, unless the announcement is finished.
+    /// Tells the user which platforms of the image a push sends, unless the state is [`State::Done`].
     ///
     /// # Errors
     /// [`PushError::Incomplete`] for `--platform all`, if the engine does not have all platforms of the image.
@@ -82,18 +83,18 @@ impl<'a> Announcer<'a> {
         Ok(())
     }
 
-    /// Announces the platforms from a background task, which cannot make the push fail.
+    /// Tells the user the platforms from a background task, which cannot make the push fail.
     pub fn announce_in_background(&self, image: &ImageInspect) {
         if *self.state.borrow() == State::Open {
             self.finish(Platforms::of(&image.manifests, self.platform()));
         }
     }
 
-    /// Inspects the image after the upload and announces the platforms, unless the announcement is finished.
+    /// Inspects the image after the upload and tells the user the platforms, unless the state is [`State::Done`].
     ///
     /// # Errors
-    /// The errors of [`announce`](Self::announce). If the engine does not respond within 2 s, no platforms are
-    /// announced.
+    /// The errors of [`announce`](Self::announce). If the engine does not respond within 2 s, this method returns
+    /// `Ok` and the user is told no platforms.
     pub async fn announce_late(&self, engine: &mut Engine, subject: &Subject<'_>) -> Result<(), PushError> {
         if self.is_done() {
             return Ok(());

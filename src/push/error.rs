@@ -48,12 +48,13 @@ pub enum PushError {
     }, format_duration(*after), last_failure(failures))]
     /// `pushed`: the digest of the pushed manifest, if the engine reported a digest before the timeout.
     TimedOut { reference: String, after: Duration, pushed: Option<String>, failures: Vec<String> },
-    /// In the engine, another image has the name that `--to` requires for the image to push.
+    /// The push needs `reference` as a local tag, but in the engine this tag names another image.
     #[error(
         "cannot tag {reference}: it already names another local image ({found}); the image to push is {id}"
     )]
     Taken { reference: String, found: String, id: String },
-    /// The value of `--to` is a prefix for the path and tag of the image's name, but the user typed an image ID.
+    /// The value of `--to` is a prefix, to which the plugin appends the image's path and tag. But the user typed an
+    /// image ID, which has no path and tag.
     #[error("`{typed}` is an image ID, and has no path and tag for {reference}")]
     Nameless { reference: String, typed: String },
     /// The user selected one platform with `--platform`, but the engine cannot push a single platform.
@@ -271,8 +272,8 @@ impl Cause {
             Self::Registry(error) => {
                 let verdict = Verdict::without_hint(error.class());
                 match &**error {
-                    // Classify the text of the reason too, because fewer retries are allowed if a host name cannot be
-                    // resolved.
+                    // Classify the text of `reason`, because `error.class()` does not tell whether a host name cannot
+                    // be resolved. Such a failure allows fewer retries.
                     RegistryError::Unreachable { reason, .. } => {
                         Some(classify(&Evidence::of_text(reason, true)))
                             .filter(|read| read.class == verdict.class)

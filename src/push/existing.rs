@@ -75,8 +75,8 @@ pub async fn outcome_before_upload(
         Err(error) => return Err(subject.attempt_error(error)),
     };
     let is_same = match pool.is_same(engine, subject, &image, &named).await {
-        // Only `--if-exists fail` must know whether the tag already names the local image. If the comparison fails,
-        // `skip` skips the push, and `update` uploads the image.
+        // Only `--if-exists fail` must know whether the tag already names the local image. If `is_same` fails, `skip`
+        // skips the push, and `update` uploads the image.
         Err(QueryError::Cause(_)) if if_exists != IfExists::Fail => false,
         is_same => is_same.map_err(|error| subject.attempt_error(error))?,
     };

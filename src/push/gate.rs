@@ -68,8 +68,8 @@ impl Logins {
 
     /// Adds credentials, and returns the credentials with their number.
     ///
-    /// * `only_for`: the only repository that uses the credentials; `None`: all repositories, instead of all earlier
-    ///   credentials.
+    /// * `only_for`: the only repository that uses the credentials. `None`: the credentials replace all earlier
+    ///   credentials, for all repositories.
     pub fn add(
         &mut self,
         credentials: Credentials,
@@ -83,8 +83,8 @@ impl Logins {
     }
 }
 
-/// The lock of a registry's [`Gate`]. A push holds the pass while the push looks up credentials, tries new credentials,
-/// or prompts the user.
+/// The guard of the lock in a registry's [`Gate`]. A push holds this guard (the pass) while the push looks up
+/// credentials, tries new credentials, or prompts the user.
 pub type Pass<'a> = MutexGuard<'a, Logins>;
 
 #[derive(Debug)]
@@ -95,7 +95,7 @@ pub struct Gate {
     /// A prompt for the registry gave no usable credentials. The plugin does not prompt again for this registry in
     /// this run.
     pub has_prompt_failed: Cell<bool>,
-    /// Credentials that the user typed or passed as options must still be saved.
+    /// The user passed `--save-credentials`, and no push has tried to save the registry's credentials so far.
     pub must_be_saved: Cell<bool>,
 }
 

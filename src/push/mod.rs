@@ -56,9 +56,9 @@ use crate::text::with_causes;
 
 /// The timeout for listing the engine's images, which serve only to suggest an image in a hint.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
-/// The delay before a background task inspects the image during the upload. Docker's containerd store needs about half
-/// of the delay for an inspection. If the upload ends before the delay, the inspection may be unnecessary, because the
-/// verification may show that the image has one platform.
+/// The delay after which a background task inspects the image, to list the image's platforms during the upload. After a
+/// shorter upload, the verification may show that the image has one platform, which makes the inspection unnecessary.
+/// Docker's containerd store needs about half of the delay for an inspection.
 const SHORT_PUSH: Duration = Duration::from_millis(100);
 
 /// One local image, and all destinations of that image.
@@ -166,8 +166,7 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// Adds the local tag that the push needs. Announces the image's platforms if the push needs the platforms before
-    /// the upload.
+    /// Adds the local tag that the push needs. Tells the user the image's platforms if this method inspects the image.
     async fn prepare(&mut self) -> Result<Option<TemporaryTag>, AttemptError> {
         let anonymous = ActiveCredentials::anonymous();
         let subject = self.subject(&anonymous);
@@ -181,8 +180,8 @@ impl<'a> Push<'a> {
             self.announcer.skip();
             return Ok(None);
         }
-        // If the platforms are not needed now, a background task inspects the image during the upload. Errors are
-        // ignored, since the upload reports a missing image.
+        // `--platform` and `--dry-run` need the platforms before the upload. Without these options, a background task
+        // inspects the image during the upload. Errors are ignored, since the upload reports a missing image.
         let is_needed_now = self.options.platform.is_some() || self.options.dry_run;
         if (is_needed_now || self.engine.is_connect_expensive())
             && let Ok(image) = self.engine.inspect(subject.local_name).await
@@ -254,7 +253,8 @@ impl<'a> Push<'a> {
 
     /// Returns newer credentials, from another push or from a prompt.
     ///
-    /// * `step`: the step that the conversation returned after `cause`.
+    /// * `step`: the step that the conversation returned for the last failed attempt.
+    /// * `cause`: the cause of that failure.
     ///
     /// # Errors
     /// The error of the last attempt, or the error of the prompt.
@@ -415,7 +415,7 @@ impl<'a> Push<'a> {
         let held = reporter.reporter.hold();
         let tell = |line: &str| reporter.say(Level::Asking, line);
         tell(&refusal.to_string());
-        // If the prompt is interrupted, the flag remains set, so that no other push prompts the user again.
+        // If the prompt is interrupted, `has_prompt_failed` remains set, so that no other push prompts the user again.
         self.gate.has_prompt_failed.set(true);
         let asked = question.ask(refusal.login.username.as_deref(), prompts_left, tell).await;
         self.gate.has_prompt_failed.set(asked.is_err());
@@ -434,7 +434,8 @@ impl<'a> Push<'a> {
     /// * `refused`: the class of the refusal that led to the prompt.
     fn use_typed(&mut self, typed: Credentials, refused: Class) -> ActiveCredentials {
         let login = Login::new(&typed, Source::Prompt, Vec::new());
-        // A denied account may still push to other repositories, so only this repository uses the typed credentials.
+        // An account without push access to this repository may still push to other repositories, so only this
+        // repository uses the typed credentials.
         let only_for = (refused == Class::Denied).then(|| self.target.reference.repository());
         if only_for.is_none() {
             self.gate.close();
@@ -553,7 +554,7 @@ impl<'a> Push<'a> {
 }
 
 impl Drop for Push<'_> {
-    /// Records the announced platforms, even if the push is interrupted.
+    /// Records the platforms that the user was told, even if the push is interrupted.
     fn drop(&mut self) {
         self.log.record.platforms = self.announcer.platforms();
     }

@@ -70,8 +70,8 @@ pub async fn ensure_tag(
         tag.keep();
         return Ok(None);
     }
-    // Engines delete an image together with its last name, so the image must keep a name. Names that this run of the
-    // plugin has added do not suffice, because the plugin removes these names later.
+    // Engines delete an image together with its last tag, so the image must keep a tag. Tags that this run of the
+    // plugin has added do not suffice, because the plugin removes these tags later.
     let mut added = session.added_tags.borrow_mut();
     added.insert(reference.canonical());
     let is_added =

@@ -151,9 +151,9 @@ impl RegistryPool {
         tokio::time::timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err(no_answer(subject)))
     }
 
-    /// Checks directly with the registry, within the short timeout, whether the tag names the image. A direct query needs
-    /// fewer requests than a query through the engine. A matching digest identifies the image, even if the plugin and
-    /// the engine reach different servers.
+    /// Checks directly with the registry, within the short timeout, whether the tag names the image. A direct query
+    /// needs fewer requests than a query through the engine. A matching digest identifies the image, even if the
+    /// registry's host name leads the plugin and the engine to different servers.
     ///
     /// # Errors
     /// The engine cannot be reached.

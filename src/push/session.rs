@@ -34,7 +34,7 @@ pub struct Session<'a> {
     /// pushes.
     pub detours: RefCell<Detours>,
     /// The canonical names of the local tags that this run of the plugin has added and removes later. An image must
-    /// keep a name outside this set, since engines delete an image together with its last name.
+    /// have a tag outside this set, since engines delete an image together with its last tag.
     pub added_tags: RefCell<HashSet<String>>,
 }
 

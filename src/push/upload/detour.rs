@@ -22,17 +22,17 @@ pub struct Detours {
 }
 
 impl Detours {
-    /// The maximum number of hanging uploads with which a push still uses another spelling of the registry's name. The
-    /// engine runs five uploads at once (dockerd's `--max-concurrent-uploads`), including uploads that hang while the
-    /// connection exists. If the next upload hangs too, the engine can still run two uploads for other pushes.
+    /// If more uploads than this number hang, pushes use no other spelling of the registry's name. The engine runs five
+    /// uploads at once (dockerd's `--max-concurrent-uploads`), including uploads that hang while the connection exists.
+    /// If two uploads hang and the next upload hangs too, the engine can still run two uploads for other pushes.
     const MOST: u32 = 2;
 
     pub fn blocked(&self, reference: &Reference) -> u32 {
         self.blocked.get(&reference.repository()).copied().unwrap_or_default()
     }
 
-    /// Records that an upload to the repository hangs. If one upload blocks several pushes, only the first call changes
-    /// the numbers.
+    /// Records that an upload to the repository hangs. If one upload blocks several pushes, only the first call of this
+    /// method counts the upload.
     ///
     /// * `blocked_before`: the value of [`blocked`](Self::blocked) when the push began.
     pub fn hangs(&mut self, reference: &Reference, blocked_before: u32) {

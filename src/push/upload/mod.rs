@@ -1,4 +1,4 @@
-//! The routes by which an image is uploaded. An attempt reports events, and returns a descriptor or an error.
+//! Uploads an image. An attempt reports events, and returns a descriptor or an error.
 
 pub mod detour;
 mod engine;
@@ -12,7 +12,7 @@ use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::upload::engine::EngineUpload;
 
-/// A route by which an image is uploaded.
+/// The way to upload an image. The only way is through the engine.
 pub enum Route {
     Engine(EngineUpload),
 }
