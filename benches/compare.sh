@@ -3,8 +3,9 @@
 # measurements from one run on one machine.
 #
 # Run this script as root on a fresh Debian or Ubuntu machine. The script installs missing packages, and starts its
-# own engine and registries. The script runs the commands of each row in turn (A B C A B C …), prints a table to
-# stdout, and writes all measurements to target/compare/STORE.json. docs/performance.md explains the measurements.
+# own engine and registries. The script prints a table to stdout. Each row of the table compares commands for the same
+# task, which the script runs in turn (A B C A B C …). The script writes all measurements to
+# target/compare/STORE.json. docs/performance.md explains the measurements.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.."
 

@@ -48,8 +48,9 @@ fn follow_progress(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Measures the classification of error messages. `classify` recognizes the first message by its words and the
-/// second only by the HTTP status, and does not recognize the third. Filler follows each message, as in an HTML page.
+/// Measures the classification of the three error messages in `args`. `classify` recognizes the first message by its
+/// words and the second message only by the HTTP status, and does not recognize the third message. Filler follows each
+/// message, as in an HTML page.
 #[divan::bench(args = ["unauthorized: authentication required", "received unexpected HTTP status: 503 Service Unavailable", "something else"], consts = [1, 1000])]
 fn classify_text<const TIMES: usize>(bencher: Bencher<'_, '_>, text: &str) {
     let page = text.to_owned() + &" and more of it".repeat(TIMES);

@@ -23,8 +23,8 @@ const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().collect();
-    // docker requests the metadata before every run of the plugin, so the program prints the metadata before any
-    // setup.
+    // docker requests the metadata before every run of the plugin, so the program prints the metadata before it
+    // parses options or starts the runtime.
     if plugin::wants_metadata(&args) {
         return match plugin::write_metadata(io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         };
     }
     if let Some(question) = plugin::hook_question(&args) {
-        // docker shows only a valid response of a hook, so the program prints no error.
+        // docker ignores an invalid response of the plugin's hook, so the program prints no error message.
         return if hook::answer(question, io::stdout()).is_ok() {
             ExitCode::SUCCESS
         } else {

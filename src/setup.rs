@@ -80,7 +80,7 @@ pub async fn registry(
     Ok(Registry::connect(domain, access).await?)
 }
 
-/// Returns the choice of an engine from docker's options and environment variables.
+/// Returns the values of docker's options and environment variables that select an engine.
 pub fn choice(docker: &DockerOptions) -> Choice {
     let choice = Choice {
         host: docker.hosts.first().cloned(),

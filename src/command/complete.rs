@@ -1,10 +1,11 @@
 //! Answers completion requests of a shell for `docker regpush`. The protocol is that of docker's own completion
 //! (cobra): one candidate per line, a tab before the description of a candidate, and a directive on the last line.
 //!
-//! The completion script that docker generates runs `docker __complete`, and docker then runs the plugin with the
-//! plugin's name as the first word. The script that distributions ship runs the plugin directly, without the plugin's
-//! name. docker does not pass its global options on to the plugin, so the plugin does not offer these options. The
-//! plugin completes the values of docker's global options only if a user runs the plugin without docker.
+//! The completion script that `docker completion` generates runs `docker __complete`, and docker then runs the plugin
+//! with `regpush` as the first word of the request. The completion script that Linux distributions ship with docker
+//! runs the plugin directly, without the word `regpush`. docker does not pass its global options on to the plugin, so
+//! the plugin does not offer these options. The plugin completes the values of docker's global options only if a user
+//! runs the plugin without docker.
 //!
 //! Source: docker/cli `cli-plugins/manager/cobra.go` and `contrib/completion/bash/docker`, spf13/cobra
 //! `completions.go`.
@@ -45,7 +46,7 @@ const DIRECTORIES: u8 = 16;
 #[derive(Debug)]
 pub struct Request {
     words: Vec<OsString>,
-    /// Whether `words` follow `docker regpush`. The plugin accepts docker's options only without `docker regpush`.
+    /// Whether `words` follow `docker regpush`. `false`: the plugin accepts docker's options too.
     is_plugin: bool,
     has_descriptions: bool,
 }
@@ -209,8 +210,8 @@ fn matching<V: Into<String>, D: Into<String>>(
         .collect()
 }
 
-/// Returns the references of the engine's images that name a registry, as candidates. With `--all-tags`, returns the
-/// repositories of these images instead.
+/// Returns the references of the local images whose reference includes a registry, as candidates. With `--all-tags`,
+/// returns the repositories of these images instead.
 fn images(docker: &DockerOptions, all_tags: bool, current: &str) -> Vec<CompletionCandidate> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();

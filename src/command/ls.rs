@@ -1,5 +1,5 @@
-//! The command `ls`: lists the engine's images that name a registry, the repositories of a registry, or the tags of a
-//! repository.
+//! The command `ls`: lists the local images whose reference includes a registry, the repositories of a registry, or
+//! the tags of a repository.
 
 use std::cmp::Ordering;
 use std::sync::Arc;

@@ -95,7 +95,7 @@ impl<W: Write> Json<W> {
                 let message = format!("{tag}: digest: {digest} size: {size}");
                 self.tell(at, JsonEvent::Note { level: "engine", message: &message });
             }
-            // Other events are part of the result of the push, or repeat an earlier event.
+            // All other events repeat an earlier event, or are reported with the result of the push.
             _ => {}
         }
     }

@@ -49,7 +49,7 @@ impl<W: Write> Plain<W> {
                     _ => {}
                 }
             }
-            // The engine's opening line only repeats the reference, which was printed for `Update::Start`.
+            // The engine's first line of a push only repeats the reference, which was printed for `Update::Start`.
             Event::Note { text } if is_opening(text) => {}
             Event::Note { text } => self.line(at, text),
             // The classic store reports the tag and digest twice: in a status line and in the field `aux`.

@@ -163,7 +163,7 @@ impl<W: Write> Presenter for Tty<W> {
     fn show(&mut self, at: usize, update: &Update<'_>) {
         self.board.show(at, update);
         match update {
-            // The engine's opening line only repeats the reference, which the header of the image shows.
+            // The engine's first line of a push only repeats the reference, which the header of the image shows.
             Update::Event(Event::Note { text }) if is_opening(text) => {}
             Update::Event(Event::Note { text }) => self.keep(Some(at), Level::Note, text),
             Update::Wait(next, reason) => {

@@ -184,7 +184,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Fails every unfinished image with an error that concerns all images.
+    /// Reports `error`, which concerns all images, as the result of every image whose push has not ended.
     fn fail(&mut self, error: Error, elapsed: Duration) {
         let reporter = self.reporter.take().unwrap_or_else(|| self.new_reporter());
         let results = &mut self.results;
@@ -194,7 +194,7 @@ impl<'a> Run<'a> {
         let is_cancelled = matches!(error, Error::Cancelled(_));
         let mut records = take(&mut self.records).into_iter();
         let result = Err(error);
-        // The error message is shown only for the first unfinished image.
+        // The error message is shown only once, for the first image whose push has not ended.
         let mut text = text(None, &Record::default(), &result);
         for at in 0..results.asked.len() {
             let record = records.next().unwrap_or_default();
@@ -218,7 +218,8 @@ impl<'a> Run<'a> {
         if is_cancelled || results.status == 0 {
             results.status = status;
         }
-        // Writes the requested files too, which list the images that were pushed before the error.
+        // `finish` writes the files that the options request. The files list the images that were pushed before the
+        // error.
         self.reporter = Some(reporter);
         self.finish();
     }

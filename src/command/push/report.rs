@@ -153,7 +153,8 @@ impl Report<'_> {
             size: named.map(|named| named.size),
             layers: self.record.progress.counts(),
             bytes: self.record.progress.bytes().0,
-            // An attempt that failed before the upload of layers is counted too.
+            // `record.attempts` omits attempts that failed before the upload of layers; `record.failures` includes
+            // these attempts.
             attempts: self.record.attempts.max(self.record.failures.len().try_into().unwrap_or(u32::MAX)),
             seconds: (self.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
             verified: self.record.verified,

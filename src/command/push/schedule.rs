@@ -84,9 +84,10 @@ pub async fn push_all(
     Ok(())
 }
 
-/// Groups the destinations of images into batches, in the order of the pushes. If batches run at the same time,
-/// the first pushes to all repositories come before all other pushes, since the other pushes to a repository wait
-/// until the first push to that repository has ended. At present, each batch has one destination.
+/// Groups the destinations of images into batches, in the order of the pushes. A batch contains destinations of one
+/// local image; at present, each batch has one destination. If batches run at the same time, the first push to each
+/// repository comes before all other pushes, since the other pushes to a repository wait until the first push to that
+/// repository has ended.
 ///
 /// * `targets`: the target of each image, in the order of `Results::asked`; `None` if the image has failed already.
 /// * `at_once`: the number of batches that run at the same time.

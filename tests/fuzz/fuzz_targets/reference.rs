@@ -16,7 +16,8 @@ fuzz_target!(|typed: &str| {
     }
     for other in (1..20).filter_map(|nth| reference.under_another_name(nth)) {
         assert_ne!(other.domain(), reference.domain());
-        // `other` must name the same host, because image and credentials must not go to another host.
+        // The alternative host name in `other` must lead to the same host, because the image and the credentials must
+        // not go to another host.
         let is_own = other.domain().eq_ignore_ascii_case(reference.domain());
         let is_known =
             ["docker.io", "127.0.0.1"].contains(&reference.domain().split(':').next().unwrap_or(""));
