@@ -23,8 +23,8 @@ use crate::support::{
     Engine, Home, PrivateEngine, Registry, Run, copy_in_background, engine, ok, port_to, run, wait_for,
 };
 
-/// Runs `docker OPTIONS regpush -q IMAGE` with the environment variables `variables`, and without any other
-/// `DOCKER_HOST`.
+/// Runs `docker OPTIONS regpush -q IMAGE` with the environment variables `variables`. `DOCKER_HOST` is unset, unless
+/// `variables` contains `DOCKER_HOST`.
 fn push(engine: &Engine, home: &Home, variables: &[(&str, &str)], options: &[&str], image: &str) -> Run {
     let mut command = engine.docker(home);
     command.env_remove("DOCKER_HOST").envs(variables.iter().copied());
@@ -248,7 +248,7 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
         &format!("{endpoint},skip-tls-verify=true").replace("localhost", "127.0.0.1"),
         &name,
     );
-    // For a context without TLS files, the hint is a command that adds the files.
+    // If a context has no TLS files, the plugin's error message shows a command that adds the files.
     ok(docker.docker(&home).args(["context", "create", "bare", "--docker", &format!("host={host}")]));
     let bare = push(&docker, &home, &[], &["-c", "bare"], &name);
     assert!(bare.stderr.contains("`docker context update bare --docker host=tcp://localhost:"), "{bare:?}");

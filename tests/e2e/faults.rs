@@ -1,5 +1,5 @@
 //! Tests how a push ends after a fault between an engine and a registry. Each row of the table in
-//! docs/when-it-breaks.md has a test on each of docker's stores.
+//! docs/when-it-breaks.md has a test with docker's classic image store and a test with the containerd image store.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -189,7 +189,7 @@ fn timeout_for_all() {
         let image = stage.engine.image(&stage.home, &stage.proxy.name("stall/timeout:1"), LARGE);
         let started = Instant::now();
         let pushed = stage.push(&["--stall-timeout", "2s", "--timeout", "4s"], &image.name);
-        // The timeout is 4 s; the test allows 8 s for a busy machine.
+        // `--timeout` limits the push to 4 s; the test allows 8 s for a busy machine.
         assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
         pushed.assert_fails(7, "stalled");
         assert!(pushed.run.stderr.contains("within 4s"), "{:?}", pushed.run);
@@ -259,7 +259,8 @@ fn registry_gone_in_mid_blob() {
             println!("{}: {}", engine.name, run.stderr);
             let pushed = Pushed { result: serde_json::from_str(&run.stdout).unwrap(), run };
             pushed.assert_fails(6, "network");
-            // The classic store itself retries for 50 s, so the plugin retries only once.
+            // An engine with the classic store itself retries the upload for 50 s, so the plugin retries the push only
+            // once.
             let tries = if engine.name.ends_with("containerd") { 3 } else { 2 };
             assert_eq!(pushed.attempts(), tries, "{:?}", pushed.run);
             assert!(pushed.run.stderr.contains(&format!("after {tries} attempts")), "{:?}", pushed.run);
@@ -280,8 +281,8 @@ fn is_tried_once(path: &str, is_for: Meant, fault: &Fault, status: i32, class: &
         let pushed = stage.push(&[], &image.name);
         pushed.assert_fails(status, class);
         assert_eq!(pushed.attempts(), 1, "{:?}", pushed.run);
-        // An image has at least two blobs. The engine may request the second blob before the registry refuses the first
-        // blob.
+        // An image has at least two blobs. The engine may send a request about the second blob before the registry
+        // refuses the request about the first blob.
         let once = once.max(2);
         assert!((1..=once).contains(&stage.proxy.count(is_for)), "{once}: {:?}", stage.proxy.log());
     });

@@ -239,8 +239,8 @@ fn help_and_completion_start_nothing_and_read_no_config() {
     ];
     let config = home.path(".docker/config.json");
     let is_config = |path: &str| Path::new(path) == config;
-    // Recognizes the CA certificates of any Linux distribution. The test excludes its own folders, which may have
-    // similar names.
+    // Recognizes paths of CA certificates on any Linux distribution. The test excludes its own folders, whose paths
+    // may also contain a part such as `/ssl/`.
     let is_own =
         |path: &str| Path::new(path).starts_with(home.root()) || path.starts_with(env!("CARGO_MANIFEST_DIR"));
     let is_authority = |path: &str| {

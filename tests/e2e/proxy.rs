@@ -88,8 +88,8 @@ struct Shared {
     registry: u16,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<Asked>>,
-    /// Whether the test has finished, so that stalled requests must end. docker's classic store has only five upload
-    /// slots, and a stalled upload occupies a slot while its connection is open.
+    /// Whether the test has finished, so that stalled requests must end. An engine with the classic store runs at most
+    /// five uploads at once, and a stalled upload is one of the five while its connection is open.
     is_over: AtomicBool,
 }
 

@@ -40,7 +40,7 @@ struct TokenServer {
 struct Asked {
     tokens: usize,
     failed_logins: usize,
-    /// The lifetime in seconds of the next token for a push.
+    /// The lifetime in seconds of the next token for a push; `None`: the default of 600 s.
     short: Option<u64>,
 }
 

@@ -44,7 +44,7 @@ fn work() -> PathBuf {
     root.expect("start these tests with tests/run.sh, which starts the engines").into()
 }
 
-/// Returns the engine with the given name, which contains its version and store.
+/// Returns the engine with the given name, such as `docker-28-classic` for version 28 with the classic store.
 pub fn engine(name: &'static str) -> Engine {
     let directory = work().join(name);
     let socket = directory.join("docker.sock");
@@ -263,8 +263,8 @@ impl Home {
         self.program(&format!("docker-credential-{name}"), script);
     }
 
-    /// Adds a shell script to PATH. A separate process writes the script, because Linux cannot execute a file that is
-    /// open for writing. A child process of another test could inherit a file handle of this process.
+    /// Adds a shell script to PATH. Linux cannot execute a file that any process has open for writing. So a separate
+    /// process writes the script: a child process of another test could inherit a file handle of the test program.
     pub fn program(&self, name: &str, script: &str) {
         let path = self.path("bin").join(name);
         let mut shell = Command::new("sh");

@@ -67,7 +67,8 @@ fn immutable_tag_accepts_the_same_image() {
         let refusal = Fault::refusal("400 Bad Request", "TAG_INVALID", "The tag '1' is immutable");
         proxy.fails(usize::MAX, ask::manifest, refusal);
         let (run, result) = push(engine, &home, &[], &name);
-        // The containerd store may find that the registry already has the manifest, and then does not upload it again.
+        // An engine with the containerd store does not upload the manifest if the engine finds the manifest in the
+        // registry.
         let status = if proxy.count(ask::manifest) > 1 { "unchanged" } else { "pushed" };
         assert_eq!((run.status, &result["status"]), (0, &json!(status)), "{run:?}");
         drop(image);

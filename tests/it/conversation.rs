@@ -378,7 +378,7 @@ fn killing_docker_stops_the_push() {
 fn third_signal_exits_at_once() {
     let engine = chatty_engine();
     let (mut child, process, _reader) = hanging_push(&engine);
-    // After only one signal, the plugin would exit after 2 s.
+    // After one signal the blocked plugin would exit only after 2 s, so the test sends further signals.
     let stopped = Instant::now();
     while child.try_wait().unwrap().is_none() {
         let _ = kill(process, Signal::SIGINT);

@@ -253,7 +253,8 @@ fn sigterm_at_a_terminal_ends_a_helper_and_its_children() {
     wait_until_ended(&env);
 }
 
-/// The terminal's SIGINT kills the helper, but not the background processes that the helper started.
+/// The terminal's SIGINT kills the helper, but not the background processes that the helper started. The plugin must
+/// kill these processes.
 #[test]
 fn ctrl_c_ends_a_helper_and_its_children() {
     let script = format!("trap '' HUP; {HANGS}");

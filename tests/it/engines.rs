@@ -199,7 +199,7 @@ fn explains_incompatible_api_versions() {
     let refused = push_to(&TestEnv::new(), &pinned.host, &[("DOCKER_API_VERSION", "1.99")]);
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("hint: update docker on the engine's machine, or unset"), "{refused}");
-    // If the engine refuses the API version of a request to list images, the plugin also suggests to update docker.
+    // The plugin prints the same hint if the engine refuses the API version of a request to list images.
     let listing = FakeEngine::start().on("GET /v1.99/images/json", Reply::json(400, &text));
     let mut command = TestEnv::new().command(&listing);
     let refused = run(command.env("DOCKER_API_VERSION", "1.99").args(["regpush", "-a", "localhost:0/app"]));

@@ -533,7 +533,8 @@ fn retries_a_stalled_upload_under_another_name() {
     }
 }
 
-/// Each stalled upload occupies one of the engine's few upload slots.
+/// The engine runs at most five uploads at once, including stalled uploads. So the plugin retries under at most two
+/// other spellings of the registry's host name.
 #[test]
 fn tries_at_most_two_other_names() {
     let hanging = || Reply::stream([pushing(5)]).ending(End::Hang);
@@ -552,8 +553,8 @@ fn tries_at_most_two_other_names() {
     assert!(stalled.stderr.contains("attempt 2 of 3 in "), "{stalled}");
 }
 
-/// The stalled uploads of the first tag still occupy upload slots of the engine, so the next tag must not stall further
-/// uploads.
+/// The engine runs at most five uploads at once, and the three stalled uploads of tag 1 still run. So the plugin pushes
+/// tag 2 under the usual host name, not under another spelling where a fourth upload could stall.
 #[test]
 fn next_tag_is_pushed_under_its_own_name_after_stalls() {
     let preparing = json!({"status": "Preparing", "progressDetail": {}, "id": "a"}).to_string();

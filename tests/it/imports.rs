@@ -86,7 +86,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Forbidden imports of files below `push`. Modules that only make decisions about a push must not send requests to the
-/// engine or the registry, and upload modules must not import the modules for the other steps of a push.
+/// engine or the registry. `upload` and `verify` must not import the modules for other steps of a push.
 const NO_ARROWS: &[(&str, &[&str])] = &[
     ("push::conversation", &["cli", "engine", "present", "registry", "push"]),
     ("push::gate", &["cli", "engine", "present", "registry", "push"]),

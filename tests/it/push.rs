@@ -68,7 +68,7 @@ fn recordings_end_with_their_labelled_class() {
     let recorded = text.lines().map(|line| serde_json::from_str::<Recorded>(line).unwrap());
     let env = TestEnv::new();
     let (mut count, mut wrong) = (0, Vec::new());
-    // Skips recordings without a complete response, in which the client stopped waiting.
+    // Skips recordings in which the client stopped waiting before the engine's response was complete.
     for recording in recorded.filter(|recording| recording.ended == "complete") {
         let tag = tag_pushed(&recording.stream).unwrap_or("1");
         let line_end = if recording.engine.starts_with("podman") { "\n" } else { "\r\n" };

@@ -129,8 +129,8 @@ fn stores_credentials_in_the_helper_and_marks_config() {
     }
 }
 
-/// docker looks for an installed credential store only while config.json configures nothing, so the plugin must write
-/// the name of the store to config.json.
+/// docker looks for an installed credential store only while config.json has no credentials and names no helper. The
+/// plugin adds an entry for the registry, so the plugin must also write the store's name to config.json.
 #[test]
 fn writes_a_detected_store_to_config() {
     let env = TestEnv::new().with_program("pass", "").with_helper("pass", KEEPS);

@@ -56,7 +56,7 @@ fn prints_results_in_argument_order() {
     );
 }
 
-/// The exit status is that of the first failed image in argument order, not of the first failure in time.
+/// The failed image that comes first in argument order sets the exit status, not the image that fails first.
 #[test]
 fn first_failure_in_argument_order_sets_the_status() {
     let engine = FakeEngine::start()
@@ -316,8 +316,8 @@ fn keeps_a_tag_that_existed_before() {
 /// Engines remove an image when its last tag is removed.
 #[test]
 fn keeps_the_only_tags_of_an_unnamed_image() {
-    // The two pushes run concurrently, or one after the other. In sequence, the second push sees the tag of the first
-    // push.
+    // The two pushes run concurrently, or one after the other. If the pushes run in sequence, the image already has the
+    // tag of the first push when the second push begins.
     for parallel in ["2", "1"] {
         let engine = FakeEngine::start().serving_pushed().has(ID, ID).on_every_push(pushed("1"));
         let to = ["--to", "localhost:0/app:1", "--to", "127.0.0.1:0/app:1"];
@@ -344,8 +344,8 @@ fn refuses_to_derive_a_path_from_an_image_id() {
     assert!(engine.pushes().is_empty() && engine.names() == ["app:1"]);
 }
 
-/// After an interrupt, the plugin writes the results of finished pushes to stdout and to the metadata file. The file
-/// has one object per image, even if only one of several images is pushed.
+/// After an interrupt, the plugin writes the results of finished pushes to stdout and to the metadata file. For several
+/// images the file maps each pushed image's name to an object, even if only one image is pushed.
 #[test]
 fn interrupted_call_reports_finished_pushes() {
     let hanging = Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#]).ending(End::Hang);

@@ -65,8 +65,8 @@ impl TestEnv {
     /// Adds a shell script named `name` to PATH.
     pub fn with_program(self, name: &str, script: &str) -> Self {
         let path = self.path("bin").join(name);
-        // A separate process writes the file, because Linux cannot execute a file that is open for writing. A child
-        // process of another test could inherit a file handle of this process.
+        // Linux cannot execute a file that any process has open for writing. So a separate process writes the file: a
+        // child process of another test could inherit a file handle of the test program.
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"cat >"$0" && chmod 755 "$0""#]).arg(&path);
         assert_eq!(run_with_stdin(&mut shell, format!("#!/bin/sh\n{script}\n").as_bytes()).status, 0);
