@@ -72,7 +72,7 @@ pub fn read_variable(text: &Secret) -> Result<BTreeMap<String, Secret>, Credenti
 fn only_field<'a>(object: &'a Value, key: &str) -> Result<&'a Value, String> {
     let fields = object.as_object().ok_or("it is not an object")?;
     match fields.iter().find(|(name, _)| !name.eq_ignore_ascii_case(key)) {
-        Some((other, _)) => Err(format!("`{}` is not known", sanitize(other))),
+        Some((other, _)) => Err(format!("unknown key `{}`", sanitize(other))),
         None => field(object, key).ok_or_else(|| format!("`{key}` is missing")),
     }
 }

@@ -230,7 +230,7 @@ const PROXY_SCHEME: Advice = Advice::new(
     "set `X-Forwarded-Proto: https` in the proxy in front of {registry}: the registry returns plain HTTP addresses",
 );
 const MAY_BE_CUT: Advice = Advice::new(
-    "check that {registry} is up; if the connection breaks each time, a proxy may limit requests, or this account cannot write there",
+    "check that {registry} is up; if the connection breaks each time, a proxy may limit the size of requests, or this account cannot write there",
 );
 const STALLED: Advice =
     Advice::new("{registry} or its proxy stopped accepting data: check its log, or raise --stall-timeout");
@@ -252,7 +252,7 @@ const NOT_A_REGISTRY: Advice = Advice::new("check host and port: {registry} is n
 const BUILD_FIRST: Advice =
     Advice::new("run `docker images` to list local images, then `docker tag IMAGE {repository}:{tag}`");
 const PULL_AGAIN: Advice =
-    Advice::new("pull or build the image again, for this platform (`docker pull --platform`)");
+    Advice::new("pull or build the image again for the platform to push (`docker pull --platform`)");
 const SERVER_TROUBLE: Advice = Advice::new("try again later, or check the log of {registry}");
 const SEE_REGISTRY: Advice = Advice::new("check the log of {registry}");
 const FORMAT: Advice = Advice::new(
@@ -324,6 +324,8 @@ const RULES: &[Rule] = rules![
     Is(Tls), WANTS_TLS, [], PROXY_SCHEME;
     Is(Tls), ["missing key client.key", "missing client certificate", "certificate required", "bad certificate"], [],
         Advice::new("put client.cert and client.key into /etc/docker/certs.d/{registry}/ on the engine's machine: {registry} requires a client certificate");
+    Is(Tls), ["common name", "ip sans", "certificate is valid for", "not valid for any names"], [],
+        Advice::new("use the name in the certificate of {registry}, or reissue the certificate with this name as a subject alternative name (SAN)");
     Is(Tls), ["certificate has expired"], [], Advice::new("renew the certificate of {registry}, or correct the clock of the engine's machine");
     Is(Tls), ["x509:", "tls: ", "unable to ping registry endpoint", "certificate verify failed",
         "certificate signed by unknown", "self-signed certificate", "self signed certificate"], [], TRUST;

@@ -211,7 +211,8 @@ impl fmt::Display for Refusal {
         let Self { reference, login, cause, failures, .. } = self;
         let registry = reference.domain();
         write!(f, "cannot push {}{}: ", reference.familiar(), attempts(failures))?;
-        let Cause::Engine { verdict, reason } = cause else { return f.write_str(&cause.reason()) };
+        let reason = cause.reason();
+        let Cause::Engine { verdict, .. } = cause else { return f.write_str(&reason) };
         match verdict.class {
             Class::Auth if login.anonymous => {
                 write!(f, "{registry} requires authentication, and {}: {reason}", login.describe_nothing())
@@ -226,7 +227,7 @@ impl fmt::Display for Refusal {
             Class::Auth => write!(f, "{registry} does not accept {}: {reason}", login.describe()),
             Class::Denied => write!(f, "{registry} denies access for {}: {reason}", login.describe()),
             Class::NotFound => write!(f, "no such image in the engine: {reason}"),
-            _ => f.write_str(reason),
+            _ => f.write_str(&reason),
         }
     }
 }
@@ -291,6 +292,7 @@ impl Cause {
 
     pub fn reason(&self) -> String {
         match self {
+            Self::Engine { reason, .. } if reason.is_empty() => "the engine gave no reason".to_owned(),
             Self::Engine { reason, .. } => reason.clone(),
             Self::Registry(error) => sanitize(&error.to_string()),
         }

@@ -153,7 +153,7 @@ fn saves_typed_credentials_after_checking_them() {
     let config = std::fs::read_to_string(env.config_file()).unwrap();
     assert!(config.contains("YWxpY2U6czNjcmV0"), "{config}");
 
-    // `auth --login` reports the typed credentials even if saving the credentials fails.
+    // If saving fails, `auth --login` still prints the result of the check of the typed credentials.
     let env = TestEnv::new().with_config(r#"{"credsStore":"gone"}"#);
     let engine = FakeEngine::start().on(AUTH, Reply::json(200, "{}"));
     let arguments = ["regpush", "auth", "--login", "--format", "json", "localhost:5000"];
