@@ -65,7 +65,7 @@ pub enum Error {
     Save(#[from] SaveError),
     #[error(transparent)]
     Registry(Box<RegistryError>),
-    #[error("`{typed}` is not a registry")]
+    #[error("`{typed}` is not a valid registry name")]
     RegistryName { typed: String },
     #[error("cannot check credentials for {registry}: {}", login.describe_nothing())]
     NoLogin { registry: String, login: Box<Login> },
@@ -193,7 +193,7 @@ impl Error {
             Self::Push(error) => return error.hint(),
             Self::Login(error) => return error.hint(),
             Self::Registry(error) => return error.hint(),
-            Self::RegistryName { .. } => "write the registry as `registry.example.com` or `localhost:5000`",
+            Self::RegistryName { .. } => "write the registry as HOST or HOST:PORT, such as `localhost:5000`",
             Self::NoLogin { registry, login } => {
                 if let Some(hint) = login.broken_hint() {
                     return Some(hint.to_owned());

@@ -673,8 +673,8 @@ mod tests {
         text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
     }
 
-    /// Decodes and classifies the recorded response of an engine as a push does. Returns the name of the class, or
-    /// `success` or `engine` if the response contains no error message.
+    /// Decodes and classifies the recorded response of an engine as a push does. Returns the name of the class. If the
+    /// response contains no error message, returns `success` if it names a digest, and otherwise `engine`.
     fn class_of(recorded: &Recorded) -> &'static str {
         let stream = recorded.stream.join("\r\n");
         let refused = |message: &str, content_missing, phase| {

@@ -154,7 +154,7 @@ fn stall_once() {
             // The classic store never closes a stalled upload, so the plugin retries with the registry's host name in
             // another letter case.
             let other = stage.proxy.name("stall/once").replacen('l', "L", 1);
-            assert!(printed.contains(&format!("the registry's alternative name, {other}")), "{printed}");
+            assert!(printed.contains(&format!("under another spelling, {other}")), "{printed}");
         }
         let mut images = stage.engine.docker(&stage.home);
         images.args(["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=*/stall/once"]);

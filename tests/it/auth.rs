@@ -184,9 +184,14 @@ fn saves_typed_credentials_after_checking_them() {
 fn explains_why_auth_cannot_check() {
     let env = TestEnv::new();
     let table: [(&[&str], i32, &str, &str); 7] = [
-        (&["localhost:99999"], 125, "`localhost:99999` is not a registry", ""),
-        (&["https://me:hunter2@localhost:5000"], 125, "`https://…@localhost:5000` is not a registry", ""),
-        (&["team"], 125, "`team` is not a registry", "write the registry as `registry.example.com`"),
+        (&["localhost:99999"], 125, "`localhost:99999` is not a valid registry name", ""),
+        (
+            &["https://me:hunter2@localhost:5000"],
+            125,
+            "`https://…@localhost:5000` is not a valid registry name",
+            "",
+        ),
+        (&["team"], 125, "`team` is not a valid registry name", "write the registry as HOST or HOST:PORT"),
         (
             &["--login", "docker.io"],
             3,

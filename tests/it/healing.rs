@@ -527,7 +527,7 @@ fn retries_a_stalled_upload_under_another_name() {
         let closed = push(&engine, &["--stall-timeout", "1s"]);
         assert_eq!((closed.status, &closed.json()["attempts"]), (7, &json!(2)), "{closed}");
         let told = format!(
-            "an upload hangs in the engine, and a push under the registry's alternative name failed: {refused}"
+            "an earlier upload hangs in the engine, and a push under another spelling of the registry failed: {refused}"
         );
         assert!(closed.stderr.contains(&told), "{closed}");
     }
@@ -585,9 +585,9 @@ fn keeps_a_taken_name_and_warns_about_one_it_cannot_remove() {
     let healed = push(&engine, &["--stall-timeout", "1s"]);
     assert_eq!(healed.status, 0, "{healed}");
     assert!(
-        healed.stderr.contains(
-            "not pushing under the alternative name Localhost:0/app:1: a local image has that name"
-        ),
+        healed
+            .stderr
+            .contains("not pushing under the spelling Localhost:0/app:1: a local image has that name"),
         "{healed}"
     );
 

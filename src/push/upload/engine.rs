@@ -114,7 +114,7 @@ impl EngineUpload {
             if detour.is_some() && is_about_name && !progress.has_moved() {
                 session.detours.borrow_mut().close(reference);
                 let reason = format!(
-                    "an upload hangs in the engine, and a push under the registry's alternative name failed: {}",
+                    "an earlier upload hangs in the engine, and a push under another spelling of the registry failed: {}",
                     cause.reason()
                 );
                 return Err(retryable(Cause::Engine { verdict: stalled(), reason }));
@@ -177,7 +177,7 @@ impl EngineUpload {
         };
         if !is_free {
             let name = name.familiar();
-            log.note(&format!("not pushing under the alternative name {name}: a local image has that name"));
+            log.note(&format!("not pushing under the spelling {name}: a local image has that name"));
             return Ok(());
         }
         let own = reference.canonical();
@@ -191,7 +191,7 @@ impl EngineUpload {
             Ok(tag) => {
                 let names = (reference.familiar_repository(), name.familiar_repository());
                 log.note(&format!(
-                    "an earlier upload to {} hangs in the engine; pushing under the registry's alternative name, {}",
+                    "an earlier upload to {} hangs in the engine; pushing under another spelling, {}",
                     names.0, names.1
                 ));
                 self.detour = Some(tag);
