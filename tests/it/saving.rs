@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -434,18 +434,26 @@ fn concurrent_writers_lose_no_credentials() {
 #[test]
 fn killed_writer_leaves_a_complete_file() {
     let env = TestEnv::new().with_config(r#"{"auths":{"first.example.com":{"auth":"eDp5"}}}"#);
-    let mut kept = 0;
-    for number in 0..120 {
+    // Starts `auth --login` for a registry, and returns when the fake engine has accepted the credentials.
+    let start = |registry: &str| {
         let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(200, "{}"));
         let mut command = env.command(&engine);
-        let registry = format!("r{number}.example.com");
-        command.args(["regpush", "auth", "--login", "-u", "alice", "--password-stdin", &registry]);
+        command.args(["regpush", "auth", "--login", "-u", "alice", "--password-stdin", registry]);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"s3cret\n").unwrap();
         engine.wait_for_request("POST /v1.41/auth");
+        (child, engine)
+    };
+    let (mut child, _engine) = start("unharmed.example.com");
+    let accepted = Instant::now();
+    assert!(child.wait().unwrap().success());
+    let time_to_save = accepted.elapsed();
+    let mut kept = 1;
+    for number in 0..120 {
+        let (mut child, _engine) = start(&format!("r{number}.example.com"));
         // Kills each process at a different moment between the engine's response and the exit of the process.
-        thread::sleep(Duration::from_micros(40 * number));
+        thread::sleep(time_to_save * number / 100);
         child.kill().unwrap();
         child.wait().unwrap();
         let text = config(&env);
@@ -456,7 +464,7 @@ fn killed_writer_leaves_a_complete_file() {
         assert!(count == kept || count == kept + 1, "{number}: {count} after {kept}");
         kept = count;
     }
-    assert!(kept > 0 && kept < 120, "some were saved, and some were not: {kept}");
+    assert!(kept > 1 && kept < 121, "some were saved, and some were not: {kept}");
     // The next login removes the temporary files that the killed processes left.
     let engine = accepting();
     assert_eq!(log_in(&env, &engine, HOST).status, 0);
