@@ -129,13 +129,11 @@ impl Login {
     pub fn broken_hint(&self) -> Option<&'static str> {
         Some(match self.broken? {
             Broken::Config => {
-                "fix config.json first: `docker login` would overwrite what it cannot parse; for this call, pass `--username NAME --password-stdin`"
+                "fix config.json first: `docker login` would overwrite what it cannot parse; or pass `--username NAME --password-stdin`"
             }
-            Broken::Variable => {
-                "fix or unset DOCKER_AUTH_CONFIG; for this call, pass `--username NAME --password-stdin`"
-            }
+            Broken::Variable => "fix or unset DOCKER_AUTH_CONFIG; or pass `--username NAME --password-stdin`",
             Broken::Helper => {
-                "fix the credential helper first, `docker login` uses it too; for this call, pass `--username NAME --password-stdin`"
+                "fix the credential helper first, `docker login` uses it too; or pass `--username NAME --password-stdin`"
             }
             Broken::Entry => return None,
         })

@@ -328,7 +328,7 @@ impl Engine {
             _ => "",
         };
         let url = format!("{base}{path}").parse();
-        *request.uri_mut() = url.expect("a reference, percent-encoded, and a base, checked, make a path");
+        *request.uri_mut() = url.expect("the base and an encoded name make a URL");
         let response = self.transport.send(request, repeatable).await?;
         if let Some(trace) = self.trace {
             trace(&response.status().to_string());

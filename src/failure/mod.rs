@@ -209,7 +209,7 @@ const EXPIRED: Advice = Advice::new(
 const NO_LOGIN_CAME: Advice =
     Advice::new("run `docker login {registry}`; on Google `gcloud auth configure-docker {registry}`");
 const NO_REASON: Advice = Advice::about_account(
-    "check that this account can write to {repository}, that its credentials have not expired, and that no firewall or proxy blocks the engine: {registry} gave no reason",
+    "check that this account can write to {repository} and has not expired, and that no firewall or proxy blocks the engine",
 );
 const NEW_TAG: Advice = Advice::new("push another tag: this one exists and cannot be changed");
 const QUOTA: Advice = Advice::new("delete images in {registry}, or raise its quota");
@@ -234,16 +234,10 @@ const MAY_BE_CUT: Advice = Advice::new(
 );
 const STALLED: Advice =
     Advice::new("{registry} or its proxy stopped accepting data: check its log, or raise --stall-timeout");
-const PROXY_LOGIN: Advice = Advice::retried(
-    0,
-    "add credentials to the engine's HTTP_PROXY and HTTPS_PROXY settings: its proxy requires authentication",
-);
+const PROXY_LOGIN: Advice =
+    Advice::retried(0, "add credentials to the engine's HTTP_PROXY and HTTPS_PROXY settings");
 const LOST_UPLOAD: Advice =
     Advice::retried(2, "push again; if it fails again, check the log of {registry}, which lost the upload");
-const LOST_PART: Advice = Advice::retried(
-    2,
-    "push again; if it fails again, check the log of {registry}, which lost part of the upload",
-);
 const CHECK_NAME: Advice =
     Advice::retried(1, "check the name {registry}, and that the engine's machine can resolve it");
 const CHECK_LISTENS: Advice =
@@ -259,7 +253,7 @@ const FORMAT: Advice = Advice::new(
     "build without attestations (`docker build --provenance=false`): the registry may not accept an image index with attestations",
 );
 const CREATE_REPOSITORY: Advice =
-    Advice::new("create the repository in {registry} first, and check the name");
+    Advice::new("check the name {repository}, and that its repository or project exists in {registry}");
 const UPDATE_ENGINE: Advice =
     Advice::new("update docker on the engine's machine, or unset DOCKER_API_VERSION");
 const UPDATE_PLUGIN: Advice = Advice::new("unset DOCKER_API_VERSION, or update docker-regpush");
@@ -325,7 +319,7 @@ const RULES: &[Rule] = rules![
     Is(Tls), ["missing key client.key", "missing client certificate", "certificate required", "bad certificate"], [],
         Advice::new("put client.cert and client.key into /etc/docker/certs.d/{registry}/ on the engine's machine: {registry} requires a client certificate");
     Is(Tls), ["common name", "ip sans", "certificate is valid for", "not valid for any names"], [],
-        Advice::new("use the name in the certificate of {registry}, or reissue the certificate with this name as a subject alternative name (SAN)");
+        Advice::new("use the name in the certificate of {registry}, or reissue the certificate with this name (SAN)");
     Is(Tls), ["certificate has expired"], [], Advice::new("renew the certificate of {registry}, or correct the clock of the engine's machine");
     Is(Tls), ["x509:", "tls: ", "unable to ping registry endpoint", "certificate verify failed",
         "certificate signed by unknown", "self-signed certificate", "self signed certificate"], [], TRUST;
@@ -401,7 +395,7 @@ const RULES: &[Rule] = rules![
     // 15 · the connection between engine and registry
     NetworkUnlessManifest, ["blob upload invalid", "blob_upload_invalid"], [], LOST_UPLOAD;
     Is(Network), ["blob upload unknown", "blob_upload_unknown", "unknown blob", "blob unknown", "blob_unknown", "digest invalid", "digest_invalid",
-        "size invalid", "size_invalid", "did not match uploaded", "did not match content length", "digest did not match"], [], LOST_PART;
+        "size invalid", "size_invalid", "did not match uploaded", "did not match content length", "digest did not match"], [], LOST_UPLOAD;
     Is(Network), ["no such host", "server misbehaving", "name resolution", "lookup "], [], CHECK_NAME;
     Is(Network), ["connection refused", "no route to host", "network is unreachable", "host is unreachable", "host is down"], [], CHECK_LISTENS;
     Is(Network), ["eof", "broken pipe", "closed network connection", "closed pipe"], [], MAY_BE_CUT;

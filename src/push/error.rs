@@ -126,9 +126,10 @@ impl PushError {
     }
 }
 
-/// The difference between the registry's content and the pushed image.
+/// What the registry serves instead of the pushed image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
+    /// The registry does not have the tag.
     Nothing,
     /// The tag in the registry names another manifest, with this digest.
     Another(String),

@@ -292,7 +292,7 @@ impl<'a> Push<'a> {
             | Step::CheckExisting
             | Step::Wait(_)
             | Step::FindNewerCredentials => {
-                unreachable!("handled by the caller, or the answer to a step above")
+                unreachable!("handled above")
             }
         }
     }
@@ -440,7 +440,7 @@ impl<'a> Push<'a> {
         if only_for.is_none() {
             self.gate.close();
         }
-        let pass = self.pass.as_mut().expect("held since no newer credentials were found");
+        let pass = self.pass.as_mut().expect("held while prompting");
         pass.add(typed, login, only_for)
     }
 

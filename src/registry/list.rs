@@ -90,16 +90,16 @@ impl Registry {
             }
             let next = next_page(&self.api, &url, response.headers());
             let next = next.map_err(|Unreadable| {
-                self.not_a_registry("its link to the next page of the list cannot be parsed")
+                self.not_a_registry("its link to the next page of names cannot be parsed")
             })?;
             let body = self.body(response, MAX_LIST).await?;
-            let page =
-                serde_json::from_slice(&body).map_err(|_| self.not_a_registry("its list is not JSON"))?;
+            let page = serde_json::from_slice(&body)
+                .map_err(|_| self.not_a_registry("its list of names is not JSON"))?;
             let names = names(page).unwrap_or_default().into_iter().map(shown);
             match pages.add(url, names, next) {
                 Ok(Some(next)) => url = next,
                 Ok(None) => return Ok(Ok(pages.names)),
-                Err(Endless) => return Err(self.not_a_registry("its list does not end")),
+                Err(Endless) => return Err(self.not_a_registry("its list of names does not end")),
             }
         }
     }

@@ -298,7 +298,9 @@ fn suggests_tls_if_the_port_closes_without_an_answer() {
     let refused = push_to(&TestEnv::new(), &host, &[]);
     assert_eq!(refused.status, 4, "{refused}");
     assert!(
-        refused.stderr.contains("hint: check --host, --context and DOCKER_HOST: the server closes the connection; it may require TLS"),
+        refused.stderr.contains(
+            "hint: check --host, --context and DOCKER_HOST: the server is not an engine, or requires TLS"
+        ),
         "{refused}"
     );
 }

@@ -288,7 +288,7 @@ fn explains_each_refusal_of_a_registry() {
             None,
             vec![("GET /v2/_catalog", Reply::json(200, "<html>welcome</html>"))],
             1,
-            "is not a registry: its list is not JSON",
+            "is not a registry: its list of names is not JSON",
             "check its name and port",
         ),
         (
@@ -342,7 +342,7 @@ fn explains_each_refusal_of_a_registry() {
                 with_header("Link", "</v2/_catalog?n=1000>; rel=\"next\"", Reply::json(200, "{}")),
             )],
             1,
-            "its list does not end",
+            "its list of names does not end",
             "",
         ),
         (
@@ -350,7 +350,7 @@ fn explains_each_refusal_of_a_registry() {
             None,
             vec![("GET /v2/_catalog", with_header("Link", "nonsense", Reply::json(200, "{}")))],
             1,
-            "link to the next page of the list cannot be parsed",
+            "link to the next page of names cannot be parsed",
             "",
         ),
         (

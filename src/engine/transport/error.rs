@@ -129,20 +129,14 @@ impl TransportError {
                 }
                 _ => "run `docker version` with the same options".to_owned(),
             },
-            Self::Lost { endpoint, source, .. } if source.is_parse() => match &endpoint.address {
-                Address::Tcp { .. } if endpoint.tls.is_none() => {
-                    "check --host, --context and DOCKER_HOST: the server is not an engine, or requires TLS (--tlsverify, DOCKER_TLS_VERIFY)".to_owned()
-                }
-                _ => "check --host, --context and DOCKER_HOST: the server is not an engine".to_owned(),
-            },
-            Self::Lost { was_heard: true, .. } => {
+            Self::Lost { was_heard: true, source, .. } if !source.is_parse() => {
                 "check the engine's log (`journalctl -u docker`), then push again".to_owned()
             }
             Self::Lost { endpoint, .. } => match &endpoint.address {
                 Address::Tcp { .. } if endpoint.tls.is_none() => {
-                    "check --host, --context and DOCKER_HOST: the server closes the connection; it may require TLS (--tlsverify, DOCKER_TLS_VERIFY), or not be an engine".to_owned()
+                    "check --host, --context and DOCKER_HOST: the server is not an engine, or requires TLS (--tlsverify, DOCKER_TLS_VERIFY)".to_owned()
                 }
-                _ => "run `docker version`: the server closes the connection, and may not be an engine".to_owned(),
+                _ => "check --host, --context and DOCKER_HOST: the server is not an engine".to_owned(),
             },
         }
     }

@@ -169,7 +169,7 @@ impl Link {
     async fn send(&mut self, mut request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
         if let Some(forward) = &self.forward {
             let url = format!("{}{}", forward.origin, request.uri());
-            *request.uri_mut() = url.parse().expect("an endpoint's host and a path make a URL");
+            *request.uri_mut() = url.parse().expect("host and path make a URL");
             if let Some(authorization) = &forward.authorization {
                 request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
             }
