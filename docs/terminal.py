@@ -125,6 +125,11 @@ def wait_for_screen(tmux):
 
 
 def main():
+    for name in IMAGES:
+        # `docker load` would move the tag of an existing image.
+        inspected = subprocess.run(["docker", "image", "inspect", name], capture_output=True)
+        if inspected.returncode == 0:
+            raise SystemExit(f"the engine has an image {name}: use another engine, or remove this tag first")
     with tempfile.TemporaryDirectory() as directory:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]

@@ -154,7 +154,7 @@ impl Signals {
 }
 
 /// The signals that stop the program on Unix. Like docker, the program catches SIGINT and SIGTERM even if these
-/// signals are ignored, as in the background of a script. An ignored SIGHUP stays ignored, so that `nohup docker …`
+/// signals are ignored, as in the background of a script. An ignored SIGHUP remains ignored, so that `nohup docker …`
 /// continues.
 #[cfg(unix)]
 struct Signals {

@@ -92,8 +92,8 @@ impl Reference {
     ///   alternatives.
     pub fn under_another_name(&self, nth: u32) -> Option<Self> {
         let domain = match self.domain.as_str() {
-            // Use the host of Docker Hub's API. The name `index.docker.io` is no alternative, because docker
-            // replaces `index.docker.io` with `docker.io`.
+            // Use the host of Docker Hub's API, since docker replaces the other name of Docker Hub, `index.docker.io`,
+            // with `docker.io`.
             HUB => "registry-1.docker.io".to_owned(),
             domain => match domain.split_once(':') {
                 Some(("127.0.0.1", port)) => format!("localhost:{port}"),

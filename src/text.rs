@@ -120,9 +120,22 @@ pub fn span(time: Duration) -> String {
     }
 }
 
+/// Formats a number of things: `1 layer`, `3 layers`.
+///
+/// * `thing`: a noun whose plural ends with `s`.
+pub fn counted(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_in_singular_and_plural() {
+        let shown = [0, 1, 2].map(|number| counted(number, "layer"));
+        assert_eq!(shown, ["0 layers", "1 layer", "2 layers"]);
+    }
 
     #[test]
     fn amounts_share_the_unit_of_the_total() {

@@ -36,7 +36,7 @@ pub fn print(error: &clap::Error) -> io::Result<()> {
 }
 
 /// Converts a line of clap's help to docker's style: replaces `--progress <string>` with `--progress string`,
-/// and pads with spaces so that the option's description stays aligned.
+/// and pads with spaces so that the option's description remains aligned.
 fn in_dockers_style(line: &str) -> String {
     if !line.trim_start().starts_with('-') {
         return line.to_owned();

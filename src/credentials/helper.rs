@@ -204,7 +204,7 @@ impl Call<'_> {
     async fn talk(&self, program: PathBuf, input: &Secret, said: &RefCell<Vec<u8>>) -> io::Result<Answer> {
         let mut command = Command::new(program);
         command.arg(self.action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Without a timeout, the helper stays in the plugin's process group, so that the helper can prompt on
+        // Without a timeout, the helper runs in the plugin's process group, so that the helper can prompt on
         // the terminal. With a timeout, the helper gets its own process group, which the plugin can kill as a
         // whole.
         let has_group = self.helper_timeout.is_some();

@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::present::presenter::Update;
 use crate::present::rate::Rate;
 use crate::progress::{Layer, Progress};
-use crate::text::{amount, amounts, span};
+use crate::text::{amount, amounts, counted, span};
 
 /// The state of the pushes of all images, and the time at which the upload rates were last measured.
 pub struct Board {
@@ -161,7 +161,7 @@ impl Board {
             0 => format!("in progress for {}", span(self.since(row))),
             total => {
                 let done = counts.pushed + counts.exists + counts.mounted;
-                format!("{done} of {total} layer{}", if total == 1 { "" } else { "s" })
+                format!("{done} of {}", counted(total, "layer"))
             }
         }
     }

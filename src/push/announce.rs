@@ -55,7 +55,7 @@ impl<'a> Announcer<'a> {
         }
     }
 
-    /// Returns the platforms that the user was told, or `None` if the user was told no platforms.
+    /// Returns the platforms that the reporter has shown to the user, or `None` if it has shown none.
     pub fn platforms(&self) -> Option<Platforms> {
         match &*self.state.borrow() {
             State::Done(platforms) => platforms.clone(),
@@ -90,11 +90,11 @@ impl<'a> Announcer<'a> {
         }
     }
 
-    /// Inspects the image after the upload and tells the user the platforms, unless the state is [`State::Done`].
+    /// Inspects the image after the upload and shows the platforms to the user, unless the state is [`State::Done`].
     ///
     /// # Errors
     /// The errors of [`announce`](Self::announce). If the engine does not respond within 2 s, this method returns
-    /// `Ok` and the user is told no platforms.
+    /// `Ok` and the reporter shows no platforms.
     pub async fn announce_late(&self, engine: &mut Engine, subject: &Subject<'_>) -> Result<(), PushError> {
         if self.is_done() {
             return Ok(());

@@ -126,7 +126,7 @@ impl PushError {
     }
 }
 
-/// What the registry serves instead of the pushed image.
+/// The content that the registry serves instead of the pushed image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The registry does not have the tag.

@@ -8,14 +8,14 @@ use crate::engine::error::EngineError;
 use crate::engine::registries::AuthAnswer;
 use crate::failure::{Class, Evidence, classify};
 use crate::secret::Secret;
-use crate::text::sanitize;
+use crate::text::{counted, sanitize};
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     /// The user typed no complete pair of user name and password.
     #[error("no credentials were entered for {registry}")]
     NothingTyped { registry: String },
-    #[error("{registry} refused the credentials entered ({refused} attempt{})", if *refused == 1 { "" } else { "s" })]
+    #[error("{registry} refused the credentials entered ({})", counted(*refused, "attempt"))]
     GivenUp { registry: String, refused: usize },
     #[error("cannot prompt for credentials for {registry}")]
     Prompt {

@@ -554,7 +554,7 @@ impl<'a> Push<'a> {
 }
 
 impl Drop for Push<'_> {
-    /// Records the platforms that the user was told, even if the push is interrupted.
+    /// Records the platforms that the announcer has shown to the user, even if the push is interrupted.
     fn drop(&mut self) {
         self.log.record.platforms = self.announcer.platforms();
     }

@@ -163,7 +163,7 @@ fn does_not_follow_redirects_of_the_engine() {
         "{run}"
     );
 
-    // The plugin does not report a redirect to a login page as a response of the registry.
+    // The plugin does not report a redirect to a sign-in page as a response of the registry.
     let login = Reply { headers: vec![("Location", "/authenticate?rd=/images/")], ..Reply::json(302, "") };
     let engine = FakeEngine::start().on_every_push(login);
     let run = self::run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));

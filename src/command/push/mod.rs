@@ -22,7 +22,6 @@ use crate::credentials::Credentials;
 use crate::credentials::keyring::Keyring;
 use crate::credentials::prompt::Terminal;
 use crate::error::Error;
-use crate::palette::Palette;
 use crate::present::presenter::{Ending, ImageReporter, Level, Reporter, Update};
 use crate::present::{ImageName, for_mode};
 use crate::push::outcome::Record;
@@ -210,9 +209,7 @@ impl<'a> Run<'a> {
             reporter.clear();
             if at >= results.told {
                 // A write error is ignored, since the program already reports another error.
-                let mut out = io::stdout().lock();
-                let palette = Palette::of(&out);
-                let _ = report.write(self.options.format, palette, &mut out);
+                let _ = report.print(self.options.format);
             }
         }
         if is_cancelled || results.status == 0 {

@@ -13,7 +13,7 @@ use crate::push::dry_run::Findings;
 use crate::push::outcome::{Outcome, Record, Status};
 use crate::push::platforms::Platforms;
 use crate::reference::Reference;
-use crate::text::human_size;
+use crate::text::{counted, human_size};
 
 /// One line of the output of `--format json`. The format is public: fields may be added, but never renamed.
 #[derive(Serialize)]
@@ -66,14 +66,15 @@ impl Report<'_> {
     ///
     /// # Errors
     /// stdout is closed or full.
-    pub fn write(&self, format: Format, palette: Palette, out: &mut impl Write) -> io::Result<()> {
+    pub fn print(&self, format: Format) -> io::Result<()> {
+        let mut out = io::stdout().lock();
         match (format, self.result, self.reference) {
             (Format::Ref, Ok(outcome), Some(reference)) => match (&self.record.findings, &outcome.named) {
                 (Some(findings), _) => {
-                    self.write_findings(findings, reference, outcome.status, out)?;
+                    self.write_findings(findings, reference, outcome.status, &mut out)?;
                 }
                 (None, Some(named)) => {
-                    let digest = palette.dim(&format!("@{}", named.digest));
+                    let digest = Palette::of(&out).dim(&format!("@{}", named.digest));
                     writeln!(out, "{}{digest}", reference.repository())?;
                 }
                 (None, None) => {}
@@ -106,7 +107,7 @@ impl Report<'_> {
         };
         let mut line = |name: &str, value: String| writeln!(out, "{name:<13}{value}");
         let count = findings.layers.len();
-        let layers = if count == 1 { "1 layer".to_owned() } else { format!("{count} layers") };
+        let layers = counted(count, "layer");
         line("Image:", reference.familiar())?;
         line("ID:", format!("{}, {}, {layers}", findings.id, human_size(findings.size)))?;
         let who = match &self.record.login {

@@ -1,19 +1,17 @@
 //! Stores and prints the results of the images that one run pushes, and a summary of all results.
 
 use std::collections::HashSet;
-use std::io;
 use std::time::Duration;
 
 use crate::cli::PushOptions;
 use crate::command::push::report::Report;
 use crate::error::Error;
-use crate::palette::Palette;
 use crate::present::presenter::{Ending, ImageReporter, Level, Reporter, Update};
 use crate::print::{unless_closed, worded};
 use crate::push::outcome::{Outcome, Record, Status};
 use crate::push::target::Target;
 use crate::reference::Reference;
-use crate::text::{amount, sanitize};
+use crate::text::{amount, counted, sanitize};
 
 /// The images that one run of the plugin pushes, and the result of each image.
 pub struct Results<'a> {
@@ -101,9 +99,7 @@ impl Results<'_> {
         reporter.clear();
         while let Some(Some(Finished { result, record, elapsed })) = self.ended.get(self.told) {
             let report = self.report(self.told, record, *elapsed, result);
-            let mut out = io::stdout().lock();
-            let palette = Palette::of(&out);
-            let written = unless_closed(report.write(self.options.format, palette, &mut out));
+            let written = unless_closed(report.print(self.options.format));
             let failed = result.as_ref().err().map(Error::exit_status);
             self.told += 1;
             if self.status == 0 {
@@ -194,9 +190,8 @@ fn summary(name: &str, record: &Record) -> String {
     }
     let mut parts = Vec::new();
     if counts.total > 0 {
-        let of = if counts.pushed == counts.total { String::new() } else { format!(" of {}", counts.total) };
-        let s = if counts.total == 1 { "" } else { "s" };
-        parts.push(format!("{}{of} layer{s} sent", counts.pushed));
+        let of = if counts.pushed == counts.total { String::new() } else { format!("{} of ", counts.pushed) };
+        parts.push(format!("{of}{} sent", counted(counts.total, "layer")));
     }
     if counts.mounted > 0 {
         parts.push(format!("{} mounted", counts.mounted));
