@@ -791,4 +791,17 @@ mod tests {
             (!right).then(|| format!("{source}: expected {class}, got {with}/{without}: {message}"))
         }
     }
+
+    #[test]
+    fn certificates_without_the_registrys_name_need_another_certificate() {
+        for text in [
+            "x509: certificate is valid for 10.0.0.1, not 198.18.0.1",
+            "x509: cannot validate certificate for 198.18.0.1 because it doesn't contain any IP SANs",
+            "x509: certificate relies on legacy Common Name field, use SANs instead",
+        ] {
+            let verdict = classify(&Evidence::of_text(text, true));
+            assert_eq!(verdict.class, Class::Tls, "{text}");
+            assert!(verdict.hint.contains("reissue the certificate"), "{text}: {}", verdict.hint);
+        }
+    }
 }

@@ -351,3 +351,18 @@ impl From<Cause> for AttemptError {
         Self::Retryable { cause, max_retries: u32::MAX }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_that_the_engine_gave_no_reason() {
+        let cause = |reason: &str| {
+            let (verdict, reason) = (Verdict::without_hint(Class::Other), reason.to_owned());
+            Cause::Engine { verdict, reason }.reason()
+        };
+        assert_eq!(cause(""), "the engine gave no reason");
+        assert_eq!(cause("denied"), "denied");
+    }
+}
