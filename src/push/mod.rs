@@ -14,6 +14,7 @@ mod naming;
 pub mod outcome;
 pub mod platforms;
 mod pool;
+mod preflight;
 pub mod session;
 mod subject;
 pub mod suggest;
@@ -301,21 +302,43 @@ impl<'a> Push<'a> {
     async fn attempt(&mut self, active: &ActiveCredentials) -> Result<Outcome, AttemptError> {
         let subject = self.subject(active);
         self.log.record.progress = Progress::default();
+        let session = self.session;
+        if self.engine.is_connect_expensive() {
+            let check = preflight::refusal(session, self.engine, &subject);
+            return match tokio::time::timeout(preflight::PATIENCE, check).await {
+                Ok(Some(cause)) => Err(cause.into()),
+                _ => self.attempt_unchecked(&subject).await,
+            };
+        }
+        let mut other = self.engine.fork();
+        let check = preflight::refusal(session, &mut other, &subject);
+        match preflight::guard(check, Box::pin(self.attempt_unchecked(&subject))).await {
+            Ok(result) => result,
+            Err(cause) => {
+                // Close the connection, since the engine then cancels the push.
+                self.engine.hang_up();
+                Err(cause.into())
+            }
+        }
+    }
+
+    /// Makes one attempt with credentials that the registry has not refused.
+    async fn attempt_unchecked(&mut self, subject: &Subject<'_>) -> Result<Outcome, AttemptError> {
         if self.options.dry_run {
-            return self.dry_run(&subject).await;
+            return self.dry_run(subject).await;
         }
         let existing = existing::outcome_before_upload(
             self.session,
             self.engine,
-            &subject,
+            subject,
             self.announcer,
             &mut self.log,
         );
         if let Some(outcome) = existing.await? {
             return Ok(outcome);
         }
-        let prefetch = prefetch_image(self.session, self.engine.fork(), &subject, self.announcer);
-        with_background(prefetch, self.upload_and_verify(&subject)).await
+        let prefetch = prefetch_image(self.session, self.engine.fork(), subject, self.announcer);
+        with_background(prefetch, self.upload_and_verify(subject)).await
     }
 
     async fn upload_and_verify(&mut self, subject: &Subject<'_>) -> Result<Outcome, AttemptError> {

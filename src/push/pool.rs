@@ -15,8 +15,8 @@ use tokio::sync::OnceCell;
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::engine::images::ImageInspect;
-use crate::engine::registries::DistributionAnswer;
-use crate::failure::Class;
+use crate::engine::registries::{AuthAnswer, DistributionAnswer};
+use crate::failure::{Class, Evidence, classify};
 use crate::net::{RegistrySettings, Trace, is_on_loopback};
 use crate::oci::Descriptor;
 use crate::push::error::{Cause, QueryError};
@@ -25,6 +25,8 @@ use crate::push::subject::Subject;
 use crate::registry::Registry;
 use crate::registry::access::{Access, is_special};
 use crate::registry::error::RegistryError;
+use crate::registry::identity::Identity;
+use crate::text::sanitize;
 
 /// The timeout of a query to a registry. Engines themselves wait for a registry without a limit.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -45,6 +47,8 @@ pub struct RegistryPool {
 #[derive(Debug, Default)]
 struct Connection {
     registry: OnceCell<Arc<Registry>>,
+    /// The result of the check of the credentials.
+    identity: OnceCell<Identity>,
     /// An earlier query timed out or could not reach the registry, so queries with the short timeout are skipped.
     is_out_of_reach: Cell<bool>,
 }
@@ -215,6 +219,32 @@ impl RegistryPool {
         Ok(None)
     }
 
+    /// Checks once for each pair of registry and credentials whether the registry accepts the credentials. If only the
+    /// engine reaches the registry, the engine checks the credentials.
+    ///
+    /// # Errors
+    /// The engine cannot be reached.
+    pub async fn check_identity(
+        &self,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+    ) -> Result<Identity, EngineError> {
+        let connection = self.connection(subject);
+        let check = async {
+            match self.registry(engine, subject).await {
+                Ok(registry) => Ok(registry.check_identity(subject.reference.path()).await),
+                Err(QueryError::Cause(Cause::Registry(error)))
+                    if matches!(*error, RegistryError::Elsewhere { .. }) =>
+                {
+                    check_through_engine(engine, subject).await
+                }
+                Err(QueryError::Cause(_)) => Ok(Identity::Unclear),
+                Err(QueryError::Engine(error)) => Err(error),
+            }
+        };
+        connection.identity.get_or_try_init(|| check).await.cloned()
+    }
+
     /// Returns a direct connection to the registry, with the engine's settings for that registry.
     ///
     /// # Errors
@@ -245,6 +275,20 @@ impl RegistryPool {
         };
         connection.registry.get_or_try_init(|| connect).await.map(Arc::clone)
     }
+}
+
+/// Lets the engine check the credentials at the registry.
+async fn check_through_engine(engine: &mut Engine, subject: &Subject<'_>) -> Result<Identity, EngineError> {
+    let key = subject.reference.credentials_key();
+    Ok(match engine.registry_login(&subject.active.credentials, key).await? {
+        AuthAnswer::Accepted { .. } => Identity::Accepted,
+        AuthAnswer::Refused { message } => {
+            match classify(&Evidence::of_text(&message, true)).class {
+                Class::Auth => Identity::Refused { reason: sanitize(&message) },
+                _ => Identity::Unclear,
+            }
+        }
+    })
 }
 
 fn no_answer(subject: &Subject<'_>) -> QueryError {

@@ -1,7 +1,7 @@
 //! Sends HTTP requests to a registry, and reads the responses.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -14,9 +14,9 @@ use crate::credentials::Kind;
 use crate::net::tls::{self, Tls, TlsProblem};
 use crate::net::{USER_AGENT_VALUE, proxy};
 use crate::reference::HUB;
-use crate::registry::Registry;
+use crate::registry::{Ping, Registry};
 use crate::registry::access::Access;
-use crate::registry::error::{RegistryError, reason, root_cause};
+use crate::registry::error::{RegistryError, code, reason, root_cause};
 use crate::secret::{Redactor, Secret};
 use crate::text::{sanitize, with_causes};
 
@@ -62,8 +62,10 @@ impl Registry {
             access,
             redactor: Mutex::new(redactor),
             authorization: Mutex::default(),
+            ping: Ping::default(),
+            refused: OnceLock::new(),
         };
-        match registry.ping().await {
+        registry.ping = match registry.ping().await {
             Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Tls { .. }))
                 if registry.access.tls.skip_verify =>
             {
@@ -74,17 +76,20 @@ impl Registry {
                     RegistryError::Tls { problem, .. } if matches!(*problem, TlsProblem::PlainText) => plain,
                     error @ RegistryError::Tls { .. } => error,
                     _ => plain,
-                })?;
+                })?
             }
             answered => answered?,
-        }
+        };
         Ok(registry)
     }
 
-    async fn ping(&self) -> Result<(), RegistryError> {
+    async fn ping(&self) -> Result<Ping, RegistryError> {
         let response = self.send(&self.client, self.client.get(self.path("v2/")?)).await?;
         match response.status() {
-            StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(()),
+            StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(Ping {
+                asks_for_credentials: response.status() == StatusCode::UNAUTHORIZED,
+                challenges: challenges(&response),
+            }),
             _ => Err(self.unexpected(response).await),
         }
     }
@@ -100,17 +105,17 @@ impl Registry {
 
     /// Sends a request. If the registry asks for credentials, sends the request again with credentials.
     pub(super) async fn ask(&self, method: Method, url: Url, scope: &str) -> Result<Response, RegistryError> {
-        let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned();
+        let known = self.known_authorization(scope);
         let response = self.ask_with(method.clone(), url.clone(), known.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         // The request had no `Authorization` header, or the token in this header has expired.
-        let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
-        let challenges: Vec<String> =
-            challenges.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
+        let challenges = challenges(&response);
         let refusal = self.read_refusal(response).await?;
-        let authorization = self.authorize(&challenges, scope, &refusal.reason).await?;
+        // Some registries send challenges only at `/v2/`.
+        let challenges = if challenges.is_empty() { &self.ping.challenges } else { &challenges };
+        let authorization = self.authorize(challenges, scope, &refusal.reason).await?;
         let response = self.ask_with(method, url, Some(&authorization)).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let refusal = self.read_refusal(response).await?;
@@ -120,14 +125,25 @@ impl Registry {
                 && matches!(kind, Some(Kind::Password | Kind::IdentityToken));
             return Err(if was_taken { self.denied(refusal.reason) } else { self.refusal(refusal) });
         }
+        self.remember(scope, authorization);
+        Ok(response)
+    }
+
+    /// Returns the value of `Authorization` from an earlier request with this scope.
+    fn known_authorization(&self, scope: &str) -> Option<Secret> {
+        let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(scope).or_else(|| known.get("")).cloned()
+    }
+
+    /// Keeps a value of `Authorization` for later requests with this scope.
+    pub(super) fn remember(&self, scope: &str, authorization: Secret) {
         self.authorization
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(scope.to_owned(), authorization);
-        Ok(response)
     }
 
-    async fn ask_with(
+    pub(super) async fn ask_with(
         &self,
         method: Method,
         url: Url,
@@ -246,7 +262,7 @@ impl Registry {
             .filter(|_| status.is_redirection())
             .map(|target| format!("it redirects to `{target}`"))
             .unwrap_or_else(|| reason(&body, status));
-        Ok(Refusal { status, reason: sanitize(&self.redact(reason)), server })
+        Ok(Refusal { status, code: code(&body), reason: sanitize(&self.redact(reason)), server })
     }
 
     pub(super) async fn unexpected(&self, response: Response) -> RegistryError {
@@ -256,7 +272,7 @@ impl Registry {
         }
     }
 
-    pub(super) fn refusal(&self, Refusal { status, reason, server }: Refusal) -> RegistryError {
+    pub(super) fn refusal(&self, Refusal { status, reason, server, .. }: Refusal) -> RegistryError {
         match status {
             StatusCode::UNAUTHORIZED => self.unauthorized(reason),
             StatusCode::FORBIDDEN => self.denied(reason),
@@ -292,10 +308,18 @@ impl Registry {
 /// An error response of a server, with the reason of the error.
 pub struct Refusal {
     pub(super) status: StatusCode,
+    /// The error code in the response: `errors[0].code` of a registry, or `error` of a token server.
+    pub(super) code: Option<String>,
     /// The reason in the response, redacted and sanitized.
     pub(super) reason: String,
     /// The server that sent the response: the registry, or its token server.
     pub(super) server: String,
+}
+
+/// Returns the values of `WWW-Authenticate` in a response.
+fn challenges(response: &Response) -> Vec<String> {
+    let values = response.headers().get_all(WWW_AUTHENTICATE).iter();
+    values.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
 }
 
 /// Returns the host and the port of a URL.

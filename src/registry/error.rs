@@ -210,6 +210,14 @@ pub fn reason(body: &[u8], status: StatusCode) -> String {
     of_list.or_else(other).or_else(plain).unwrap_or_else(status)
 }
 
+/// Returns the error code in the body of an error response: `errors[0].code` of a registry (OCI distribution), or
+/// `error` of a token server (RFC 6749, 5.2).
+pub fn code(body: &[u8]) -> Option<String> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    let code = value["errors"][0]["code"].as_str().or_else(|| value["error"].as_str());
+    code.map(str::to_owned)
+}
+
 /// Returns the message of the innermost cause, because the outer errors of reqwest add no information.
 pub fn root_cause(error: &reqwest::Error) -> String {
     let causes = std::iter::successors(Some(error as &(dyn StdError + 'static)), |error| (*error).source());

@@ -6,6 +6,7 @@
 pub mod access;
 mod client;
 pub mod error;
+pub mod identity;
 mod list;
 pub mod manifest;
 pub mod read;
@@ -13,13 +14,22 @@ mod token;
 mod write;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use reqwest::{Client, Url};
 use rustls::ClientConfig;
 
 use crate::registry::access::Access;
 use crate::secret::{Redactor, Secret};
+
+/// The response of a registry to `GET /v2/` without credentials.
+#[derive(Debug, Default)]
+struct Ping {
+    /// The status was 401.
+    asks_for_credentials: bool,
+    /// The values of `WWW-Authenticate`.
+    challenges: Vec<String>,
+}
 
 /// A client of a registry that has responded to `GET /v2/`.
 #[derive(Debug)]
@@ -34,6 +44,10 @@ pub struct Registry {
     access: Access,
     /// Redacts the credentials, and each token obtained with these credentials, in messages.
     redactor: Mutex<Redactor>,
-    /// For each scope, the value of `Authorization` to send in later requests.
+    /// For each scope, the value of `Authorization` to send in later requests. The scope `""` is for all scopes.
     authorization: Mutex<BTreeMap<String, Secret>>,
+    /// The response to `GET /v2/` without credentials.
+    ping: Ping,
+    /// The reason why the registry refused the credentials. The plugin does not send refused credentials again.
+    refused: OnceLock<String>,
 }

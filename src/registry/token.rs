@@ -13,7 +13,7 @@ use crate::credentials::Kind;
 use crate::net::is_loopback;
 use crate::net::tls::Tls;
 use crate::registry::Registry;
-use crate::registry::client::{MAX_BODY, build, builder, place, tls_config_for, url};
+use crate::registry::client::{MAX_BODY, Refusal, build, builder, place, tls_config_for, url};
 use crate::registry::error::RegistryError;
 use crate::secret::Secret;
 use crate::text::sanitize;
@@ -34,7 +34,7 @@ pub fn write_scope(repository: &str) -> String {
 
 /// The authentication scheme that a registry requires, from the header `WWW-Authenticate`.
 #[derive(Debug, PartialEq, Eq)]
-enum Challenge {
+pub(super) enum Challenge {
     /// The registry requires a token from a token server.
     Bearer {
         /// The URL of the token server.
@@ -53,7 +53,7 @@ enum Challenge {
 impl Challenge {
     /// Chooses a challenge from the values of `WWW-Authenticate`. Prefers a token (Bearer) to a password
     /// (Basic), and ignores values that cannot be parsed.
-    fn choose(headers: &[String]) -> Self {
+    pub(super) fn choose(headers: &[String]) -> Self {
         let parsed = headers.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten();
         let parsed: Vec<_> = parsed.collect();
         let of = |scheme: &str| parsed.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme));
@@ -85,6 +85,9 @@ impl Registry {
         reason: &str,
     ) -> Result<Secret, RegistryError> {
         let credentials = &self.access.credentials;
+        if let Some(reason) = self.refused.get() {
+            return Err(self.unauthorized(reason.clone()));
+        }
         let unauthorized = || self.unauthorized(reason.to_owned());
         match (Challenge::choose(challenges), credentials.kind()) {
             (Challenge::Bearer { realm, service, scope: asked }, _) => {
@@ -123,6 +126,22 @@ impl Registry {
         service: Option<String>,
         scope: &str,
     ) -> Result<Secret, RegistryError> {
+        self.request_token(realm, service, scope).await?.map_err(|refusal| {
+            if matches!(refusal.status.as_u16(), 400 | 401 | 403) {
+                self.unauthorized(refusal.reason)
+            } else {
+                self.refusal(refusal)
+            }
+        })
+    }
+
+    /// Requests a token for a scope from a token server. Returns `Ok(Err(_))` if the token server refuses the request.
+    pub(super) async fn request_token(
+        &self,
+        realm: &str,
+        service: Option<String>,
+        scope: &str,
+    ) -> Result<Result<Secret, Refusal>, RegistryError> {
         #[derive(Deserialize)]
         struct Answer {
             token: Option<Secret>,
@@ -170,13 +189,7 @@ impl Registry {
         };
         let response = self.send(&client, request).await?;
         if !response.status().is_success() {
-            let refusal = self.read_refusal(response).await?;
-            let is_about_login = matches!(refusal.status.as_u16(), 400 | 401 | 403);
-            return Err(if is_about_login {
-                self.unauthorized(refusal.reason)
-            } else {
-                self.refusal(refusal)
-            });
+            return Ok(Err(self.read_refusal(response).await?));
         }
         let body = Secret::new(String::from_utf8_lossy(&self.body(response, MAX_BODY).await?).into_owned());
         let answer: Option<Answer> = serde_json::from_str(body.expose()).ok();
@@ -184,7 +197,7 @@ impl Registry {
         let token = token.filter(|token| !token.expose().is_empty());
         let token = token.ok_or_else(|| self.no_token("the token server returned no token"))?;
         self.redactor.lock().unwrap_or_else(PoisonError::into_inner).add(&token);
-        Ok(token)
+        Ok(Ok(token))
     }
 }
 
