@@ -282,12 +282,10 @@ async fn check_through_engine(engine: &mut Engine, subject: &Subject<'_>) -> Res
     let key = subject.reference.credentials_key();
     Ok(match engine.registry_login(&subject.active.credentials, key).await? {
         AuthAnswer::Accepted { .. } => Identity::Accepted,
-        AuthAnswer::Refused { message } => {
-            match classify(&Evidence::of_text(&message, true)).class {
-                Class::Auth => Identity::Refused { reason: sanitize(&message) },
-                _ => Identity::Unclear,
-            }
-        }
+        AuthAnswer::Refused { message } => match classify(&Evidence::of_text(&message, true)).class {
+            Class::Auth => Identity::Refused { reason: sanitize(&message) },
+            _ => Identity::Unclear,
+        },
     })
 }
 

@@ -14,9 +14,9 @@ use crate::credentials::Kind;
 use crate::net::tls::{self, Tls, TlsProblem};
 use crate::net::{USER_AGENT_VALUE, proxy};
 use crate::reference::HUB;
-use crate::registry::{Ping, Registry};
 use crate::registry::access::Access;
 use crate::registry::error::{RegistryError, code, reason, root_cause};
+use crate::registry::{Ping, Registry};
 use crate::secret::{Redactor, Secret};
 use crate::text::{sanitize, with_causes};
 

@@ -12,6 +12,7 @@ mod hostile;
 mod imports;
 mod ls;
 mod output;
+mod preflight;
 mod push;
 mod saving;
 mod schema;
