@@ -19,6 +19,7 @@ use crate::print::{print, tell, warn};
 use crate::reference::{HUB, Reference, compare_tags, has_registry, registry_domain};
 use crate::registry::Registry;
 use crate::registry::error::{RegistryError, is_without_catalog};
+use crate::registry::list::Names;
 use crate::registry::read::digests;
 use crate::secret::Secret;
 use crate::setup::{engine, keyring, registry};
@@ -50,12 +51,15 @@ pub async fn run(
             if is_without_catalog(&domain) {
                 return Err(RegistryError::NoCatalog { registry: domain }.into());
             }
-            let names = connect(docker, &keyring, &domain).await?.repositories().await?;
-            repositories(&domain, &names, options.format)
+            let found = connect(docker, &keyring, &domain).await?.repositories().await?;
+            warn_if_incomplete(&domain, &found);
+            repositories(&domain, &found.names, options.format)
         }
         Place::Repository(repository) => {
             let registry = Arc::new(connect(docker, &keyring, repository.domain()).await?);
-            let tags = registry.tags(repository.path()).await?;
+            let found = registry.tags(repository.path()).await?;
+            warn_if_incomplete(repository.domain(), &found);
+            let tags = found.names;
             let (digests, trouble) = digests(&registry, repository.path(), &tags).await;
             if let Some((count, error)) = trouble {
                 warn(&format!("no digest for {count} of {} tags: {}", tags.len(), with_causes(&error)));
@@ -64,6 +68,12 @@ pub async fn run(
         }
     };
     print(&text)
+}
+
+fn warn_if_incomplete(domain: &str, found: &Names) {
+    if found.may_lack_names {
+        warn(&format!("the list may be incomplete: cannot parse the link of {domain} to the next page"));
+    }
 }
 
 fn place(typed: Option<&str>) -> Result<Place, Error> {

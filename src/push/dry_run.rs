@@ -89,7 +89,7 @@ async fn layers_there(
     let tag = reference.tag_or_latest();
     // If the registry cannot list its tags, search fewer images.
     let tags = registry.tags(repository).await.unwrap_or_default();
-    let others = tags.into_iter().rev().filter(|other| other != tag).take(MAX_OTHER_TAGS);
+    let others = tags.names.into_iter().rev().filter(|other| other != tag).take(MAX_OTHER_TAGS);
     let images = [tag.to_owned()].into_iter().chain(image.digests.iter().cloned()).chain(others);
     let mut there = BTreeSet::new();
     for named in images {

@@ -25,23 +25,34 @@ const MAX_PAGES: usize = 1000;
 /// Maximum size in bytes of one page. Some registries send the whole list as one page.
 const MAX_LIST: usize = 16 << 20;
 
+/// The names in a list of a registry.
+#[derive(Debug, Default)]
+pub struct Names {
+    pub names: Vec<String>,
+    /// The link to the next page cannot be parsed, so the registry may have more names.
+    pub may_lack_names: bool,
+}
+
 impl Registry {
-    /// Returns the names of all repositories, in the order in which the registry lists them.
+    /// Returns the names of all repositories, sorted.
     ///
     /// # Errors
     /// The registry has no catalog ([`RegistryError::NoCatalog`]), denies access to the catalog, or the
     /// request fails.
-    pub async fn repositories(&self) -> Result<Vec<String>, RegistryError> {
+    pub async fn repositories(&self) -> Result<Names, RegistryError> {
         #[derive(Deserialize)]
         struct Page {
             repositories: Option<Vec<String>>,
         }
         let names = |page: Page| page.repositories;
         let pages = self.pages("v2/_catalog", "registry:catalog:*", names, is_path).await;
-        pages?.map_err(|refusal| match refusal.status.as_u16() {
+        let mut repositories = pages?.map_err(|refusal| match refusal.status.as_u16() {
             400 | 404 | 405 | 501 => RegistryError::NoCatalog { registry: self.domain.clone() },
             _ => self.refusal(refusal),
-        })
+        })?;
+        repositories.names.sort();
+        repositories.names.dedup();
+        Ok(repositories)
     }
 
     /// Returns the tags of a repository, sorted by version.
@@ -50,7 +61,7 @@ impl Registry {
     ///
     /// # Errors
     /// The repository does not exist or is hidden ([`RegistryError::NoRepository`]), or the request fails.
-    pub async fn tags(&self, repository: &str) -> Result<Vec<String>, RegistryError> {
+    pub async fn tags(&self, repository: &str) -> Result<Names, RegistryError> {
         #[derive(Deserialize)]
         struct Page {
             tags: Option<Vec<String>>,
@@ -65,8 +76,8 @@ impl Registry {
             },
             _ => self.refusal(refusal),
         })?;
-        tags.sort_by(|a, b| compare_tags(a, b));
-        tags.dedup();
+        tags.names.sort_by(|a, b| compare_tags(a, b));
+        tags.names.dedup();
         Ok(tags)
     }
 
@@ -77,28 +88,32 @@ impl Registry {
         scope: &str,
         names: impl Fn(T) -> Option<Vec<String>>,
         is_name: fn(&str) -> bool,
-    ) -> Result<Result<Vec<String>, Refusal>, RegistryError> {
+    ) -> Result<Result<Names, Refusal>, RegistryError> {
         let mut url = self.path(path)?;
         url.set_query(Some(&format!("n={PAGE}")));
         let mut pages = Pages::default();
         // The result includes names that are not valid, so these names must be sanitized.
         let shown = |name: String| if is_name(&name) { name } else { sanitize(&self.redact(name)) };
         loop {
-            let response = self.ask(Method::GET, url.clone(), scope).await?;
+            let mut response = self.ask(Method::GET, url.clone(), scope).await?;
+            if response.status() == StatusCode::BAD_REQUEST && pages.seen.is_empty() && url.query().is_some()
+            {
+                // The registry may limit pages to fewer names (distribution: `catalog.maxentries`).
+                url.set_query(None);
+                response = self.ask(Method::GET, url.clone(), scope).await?;
+            }
             if !response.status().is_success() {
                 return Ok(Err(self.read_refusal(response).await?));
             }
             let next = next_page(&self.api, &url, response.headers());
-            let next = next.map_err(|Unreadable| {
-                self.not_a_registry("its link to the next page of names cannot be parsed")
-            })?;
+            let may_lack_names = next.is_err();
             let body = self.body(response, MAX_LIST).await?;
             let page = serde_json::from_slice(&body)
                 .map_err(|_| self.not_a_registry("its list of names is not JSON"))?;
             let names = names(page).unwrap_or_default().into_iter().map(shown);
-            match pages.add(url, names, next) {
+            match pages.add(url, names, next.unwrap_or_default()) {
                 Ok(Some(next)) => url = next,
-                Ok(None) => return Ok(Ok(pages.names)),
+                Ok(None) => return Ok(Ok(Names { names: pages.names, may_lack_names })),
                 Err(Endless) => return Err(self.not_a_registry("its list of names does not end")),
             }
         }

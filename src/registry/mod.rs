@@ -7,7 +7,7 @@ pub mod access;
 mod client;
 pub mod error;
 pub mod identity;
-mod list;
+pub mod list;
 pub mod manifest;
 pub mod read;
 mod token;
