@@ -26,7 +26,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::{Either, join, select};
+use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
 use crate::cli::{PushOptions, Verify};
@@ -86,7 +86,8 @@ pub async fn push_batch(
         let started = Instant::now();
         let announcer = Announcer::new(&target.reference, session.options.platform.as_ref(), *reporter);
         let log = ImageLog { reporter: *reporter, record };
-        let result = Push::new(session, engine, target, &announcer, log).run().await;
+        let push = Push::new(session, engine, target, &announcer, log);
+        let result = Box::pin(push.run()).await;
         ended.push((result, started.elapsed()));
     }
     ended
@@ -136,8 +137,17 @@ impl<'a> Push<'a> {
     ///
     /// # Errors
     /// [`PushError`]. The record contains the progress of the push up to the error.
-    async fn run(mut self) -> Result<Outcome, PushError> {
+    async fn run(self) -> Result<Outcome, PushError> {
         self.log.reporter.show(&Update::Start { is_dry_run: self.options.dry_run });
+        if self.options.verify == Verify::Never || self.engine.is_connect_expensive() {
+            return self.prepare_and_push().await;
+        }
+        let (session, domain, mut engine) = (self.session, self.registry(), self.engine.fork());
+        let connect = session.pool.connect_early(&mut engine, domain);
+        with_background(connect, Box::pin(self.prepare_and_push())).await
+    }
+
+    async fn prepare_and_push(mut self) -> Result<Outcome, PushError> {
         self.check_platforms().await?;
         let tag = match self.in_time(Self::prepare).await? {
             Ok(tag) => tag,
@@ -147,7 +157,7 @@ impl<'a> Push<'a> {
                 return Err(PushError::Refused(Box::new(self.refusal(cause, login).await)));
             }
         };
-        let result = self.push_with_auth().await;
+        let result = Box::pin(self.push_with_auth()).await;
         self.route.clean_up(self.session, self.engine, &mut self.log).await;
         if let Some(tag) = tag {
             untag(self.session, self.engine, tag, &mut self.log).await;
@@ -583,7 +593,7 @@ impl Drop for Push<'_> {
     }
 }
 
-/// Prepares the steps after the upload: connects to the registry and inspects the image.
+/// Inspects the image during the upload, for the steps after the upload.
 ///
 /// Errors are ignored, since a step after the upload repeats the failed request if necessary.
 async fn prefetch_image(
@@ -595,24 +605,14 @@ async fn prefetch_image(
     if engine.is_connect_expensive() {
         return;
     }
-    let is_verified = session.options.verify != Verify::Never;
-    let mut other = engine.fork();
-    let connect = async {
-        if is_verified {
-            let _ = session.pool.registry(&mut other, subject).await;
-        }
-    };
-    let inspect = async {
-        if is_verified {
-            tokio::time::sleep(SHORT_PUSH).await;
-        }
-        if !announcer.is_done()
-            && let Ok(image) = engine.inspect(subject.local_name).await
-        {
-            announcer.announce_in_background(&image);
-        }
-    };
-    join(connect, inspect).await;
+    if session.options.verify != Verify::Never {
+        tokio::time::sleep(SHORT_PUSH).await;
+    }
+    if !announcer.is_done()
+        && let Ok(image) = engine.inspect(subject.local_name).await
+    {
+        announcer.announce_in_background(&image);
+    }
 }
 
 /// Runs `work` and, at the same time, `task` in the background. Drops `task` when `work` has finished.

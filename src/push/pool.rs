@@ -39,6 +39,8 @@ const SHORT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct RegistryPool {
     /// The engine's settings for registries.
     settings: OnceCell<RegistrySettings>,
+    /// The clients without credentials, by the domain of the registry.
+    anonymous: RefCell<HashMap<String, Rc<OnceCell<Registry>>>>,
     /// The connections, by the domain of the registry and the [number](ActiveCredentials::number) of the credentials.
     connections: RefCell<HashMap<(String, u32), Rc<Connection>>>,
     trace: Option<Trace>,
@@ -65,7 +67,12 @@ pub enum Seen {
 
 impl RegistryPool {
     pub fn new(trace: Option<Trace>) -> Self {
-        Self { settings: OnceCell::new(), connections: RefCell::default(), trace }
+        Self {
+            settings: OnceCell::new(),
+            anonymous: RefCell::default(),
+            connections: RefCell::default(),
+            trace,
+        }
     }
 
     fn connection(&self, subject: &Subject<'_>) -> Rc<Connection> {
@@ -256,7 +263,32 @@ impl RegistryPool {
     ) -> Result<Arc<Registry>, QueryError> {
         let connection = self.connection(subject);
         let connect = async {
-            let domain = subject.reference.domain();
+            let anonymous = self.anonymous(subject.reference.domain());
+            let anonymous = self.connect(engine, subject.reference.domain(), &anonymous).await?;
+            let ActiveCredentials { credentials, login, .. } = subject.active.clone();
+            Ok::<_, QueryError>(Arc::new(anonymous.with_credentials(credentials, login)))
+        };
+        connection.registry.get_or_try_init(|| connect).await.map(Arc::clone)
+    }
+
+    /// Connects to a registry before the plugin needs the connection. Ignores errors, since the next query reports them.
+    pub async fn connect_early(&self, engine: &mut Engine, domain: &str) {
+        let anonymous = self.anonymous(domain);
+        let _ = self.connect(engine, domain, &anonymous).await;
+    }
+
+    fn anonymous(&self, domain: &str) -> Rc<OnceCell<Registry>> {
+        Rc::clone(self.anonymous.borrow_mut().entry(domain.to_owned()).or_default())
+    }
+
+    /// Connects to a registry once, with the engine's settings for that registry, and without credentials.
+    async fn connect<'b>(
+        &self,
+        engine: &mut Engine,
+        domain: &str,
+        anonymous: &'b OnceCell<Registry>,
+    ) -> Result<&'b Registry, QueryError> {
+        let connect = async {
             let endpoint = engine.endpoint();
             if is_on_loopback(domain) && !endpoint.address.is_here() {
                 return Err(RegistryError::Elsewhere { registry: domain.to_owned(), endpoint }.into());
@@ -267,13 +299,13 @@ impl RegistryPool {
             } else {
                 &of_any
             };
-            let ActiveCredentials { credentials, login, .. } = subject.active.clone();
+            let ActiveCredentials { credentials, login, .. } = ActiveCredentials::anonymous();
             // Ignore warnings about certificates that only the engine can read. If the connection needs such a
             // certificate, the connection fails.
             let access = Access::new(domain, settings, credentials, login, self.trace, |_| {}).await?;
-            Ok::<_, QueryError>(Arc::new(Registry::connect(domain, access).await?))
+            Ok::<_, QueryError>(Registry::connect(domain, access).await?)
         };
-        connection.registry.get_or_try_init(|| connect).await.map(Arc::clone)
+        anonymous.get_or_try_init(|| connect).await
     }
 }
 

@@ -13,7 +13,7 @@ use crate::registry::error::RegistryError;
 use crate::secret::Secret;
 
 /// The settings and credentials for connections to a registry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Access {
     /// The directory `/etc/docker/certs.d/HOST:PORT`, with CAs (`*.crt`), client certificates (`*.cert`) and
     /// keys (`*.key`).

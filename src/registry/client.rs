@@ -10,7 +10,8 @@ use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Client, ClientBuilder, Method, Proxy, RequestBuilder, Response, Url};
 use rustls::ClientConfig;
 
-use crate::credentials::Kind;
+use crate::credentials::login::Login;
+use crate::credentials::{Credentials, Kind};
 use crate::net::tls::{self, Tls, TlsProblem};
 use crate::net::{USER_AGENT_VALUE, proxy};
 use crate::reference::HUB;
@@ -81,6 +82,22 @@ impl Registry {
             answered => answered?,
         };
         Ok(registry)
+    }
+
+    /// Returns a client of the same registry with other credentials. Sends no request.
+    #[must_use]
+    pub fn with_credentials(&self, credentials: Credentials, login: Login) -> Self {
+        Self {
+            domain: self.domain.clone(),
+            api: self.api.clone(),
+            client: self.client.clone(),
+            tls_config: self.tls_config.clone(),
+            redactor: Mutex::new(Redactor::new(credentials.secrets())),
+            authorization: Mutex::default(),
+            ping: self.ping.clone(),
+            refused: OnceLock::new(),
+            access: Access { credentials, login, ..self.access.clone() },
+        }
     }
 
     async fn ping(&self) -> Result<Ping, RegistryError> {

@@ -23,7 +23,7 @@ use crate::registry::access::Access;
 use crate::secret::{Redactor, Secret};
 
 /// The response of a registry to `GET /v2/` without credentials.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Ping {
     /// The status was 401.
     asks_for_credentials: bool,
