@@ -33,6 +33,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The timeout of an optional query, or of a direct query that the plugin can also make through the engine.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The maximum time that a push waits for the connection over which the plugin checks the credentials.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Direct connections from the plugin to registries, shared by all pushes. Each pair of registry and credentials has
 /// one connection.
 #[derive(Debug)]
@@ -238,7 +241,9 @@ impl RegistryPool {
     ) -> Result<Identity, EngineError> {
         let connection = self.connection(subject);
         let check = async {
-            match self.registry(engine, subject).await {
+            // The engine may reach a registry that the plugin cannot reach, so the push does not wait long.
+            let connect = tokio::time::timeout(CONNECT_TIMEOUT, self.registry(engine, subject)).await;
+            match connect.unwrap_or_else(|_| Err(no_answer(subject))) {
                 Ok(registry) => Ok(registry.check_identity(subject.reference.path()).await),
                 Err(QueryError::Cause(Cause::Registry(error)))
                     if matches!(*error, RegistryError::Elsewhere { .. }) =>

@@ -1,10 +1,12 @@
 //! Tests of the check of credentials before a push. A second fake engine plays the registry.
 
+use std::time::{Duration, Instant};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::support::engine::{FakeEngine, Reply, digest_line};
+use crate::support::engine::{End, FakeEngine, Reply, digest_line};
 use crate::support::env::{Run, TestEnv, run_with_stdin};
 
 const UNAUTHORIZED: &str = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
@@ -44,7 +46,8 @@ fn stops_the_push_only_if_the_identity_is_refused() {
     let expired = r#"{"message":"Your authorization token has expired. Reauthenticate and try again."}"#;
     let page = "<html>no</html>";
     let token = r#"{"token":"T"}"#;
-    let table: [(&str, &str, &[(u16, &str)], bool); 12] = [
+    type Row<'a> = (&'a str, &'a str, &'a [(u16, &'a str)], bool);
+    let table: [Row<'_>; 12] = [
         // challenge, request with credentials, responses, whether the push goes on
         (BASIC, "GET /v2/", &[(401, UNAUTHORIZED)], false),
         (BASIC, "GET /v2/", &[(200, "{}")], true),
@@ -104,6 +107,18 @@ fn asks_the_token_server_for_the_repository_of_the_push() {
     assert_eq!(pushed.status, 0, "{pushed}");
     let line = registry.requests()[1].line.clone();
     assert_eq!(line, "GET /token?service=s&scope=repository%3Ateam%2Fapp%3Apull%2Cpush&account=alice",);
+}
+
+#[test]
+fn pushes_without_a_check_if_the_registry_does_not_answer() {
+    let registry = FakeEngine::at_tcp().on("GET /v2/", Reply::json(200, "{}").ending(End::Hang));
+    let host = registry.host.trim_start_matches("tcp://").to_owned();
+    let engine = pushing_engine();
+    let started = Instant::now();
+    let pushed = push(&engine, &[format!("{host}/app:1")]);
+    assert_eq!(pushed.status, 0, "{pushed}");
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    drop(registry);
 }
 
 /// The registry refuses stored credentials, so the plugin prompts before the engine pushes.
