@@ -404,9 +404,13 @@ fn shown(cli: &Engine, case: &Case, words: &[&str]) -> (Option<Value>, String) {
         home.program(name, script);
     }
     // `allow` accepts a case without a push request, since docker may fail before the request.
-    let fake = FakeEngine::start().allow(ANY_PUSH, Reply::stream([digest_line("1")]));
+    let fake = FakeEngine::start()
+        .allow(ANY_PUSH, Reply::stream([digest_line("1")]))
+        .allow("GET /v1.41/info", Reply::json(200, "{}"));
     let mut docker = cli.docker(&home);
     docker.env("PATH", home.path("bin")).env("DOCKER_HOST", &fake.host);
+    // No proxy listens on this port, so the plugin does not send these credentials to a real registry.
+    docker.env("HTTPS_PROXY", "http://127.0.0.1:1");
     if let Some(variable) = &case.variable {
         docker.env("DOCKER_AUTH_CONFIG", variable);
     }
