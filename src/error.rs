@@ -271,8 +271,15 @@ mod tests {
     fn refused(verdict: Verdict) -> Error {
         let cause = Cause::Engine { verdict, reason: "why".to_owned() };
         let (reference, login) = (IMAGE.parse().unwrap(), login());
-        let refusal =
-            Refusal { cause, reference, login, suggestion: None, failures: Vec::new(), is_renamed: false };
+        let refusal = Refusal {
+            cause,
+            reference,
+            login,
+            suggestion: None,
+            failures: Vec::new(),
+            is_renamed: false,
+            asks_late: false,
+        };
         Error::Push(PushError::Refused(Box::new(refusal)))
     }
 
@@ -380,7 +387,7 @@ mod tests {
             reason: reason(),
         };
         let errors = [
-            RegistryError::Unreachable { server: registry(), reason: reason() },
+            RegistryError::Unreachable { server: registry(), reason: reason(), proxy: None },
             RegistryError::Certificates { registry: registry(), reason: reason() },
             RegistryError::Unauthorized { registry: registry(), login: login(), reason: reason() },
             RegistryError::Denied { registry: registry(), login: login(), reason: reason() },

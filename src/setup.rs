@@ -1,6 +1,7 @@
 //! Sets up the credentials, engine, registry and terminal for a command, from the options of the command.
 
 use std::io::{self, Read as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::{CredentialArgs, DockerOptions};
@@ -13,7 +14,8 @@ use crate::docker::context::{Choice, Endpoint, TlsChoice};
 use crate::docker::headers;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::net::{RegistrySettings, Trace, is_on_loopback};
+use crate::net::settings::RegistrySettings;
+use crate::net::{Trace, is_on_loopback};
 use crate::print::{tell, warn};
 use crate::registry::Registry;
 use crate::registry::access::Access;
@@ -77,7 +79,7 @@ pub async fn registry(
         None => RegistrySettings::default(),
     };
     let access = Access::new(domain, &settings, credentials, login, trace(docker), warn).await?;
-    Ok(Registry::connect(domain, access).await?)
+    Ok(Registry::connect(domain, access, Arc::default()).await?)
 }
 
 /// Returns the values of docker's options and environment variables that select an engine.

@@ -41,7 +41,7 @@ _docker__regpush() {
 
     case "${cmd}" in
         docker__regpush)
-            opts="-a -q -u -c -D -H -l -h -V --all-tags --digest-file --dry-run --format --github-output --if-exists --keep-tag --metadata-file --no-prompt --parallel --platform --progress --quiet --retries --save-credentials --stall-timeout --timeout --to --verify --username --password-stdin --anonymous --disable-content-trust --config --context --debug --host --log-level --tls --tlscacert --tlscert --tlskey --tlsverify --help --version auth ls hook"
+            opts="-a -q -u -c -D -H -l -h -V --all-tags --digest-file --dry-run --format --github-output --if-exists --keep-tag --metadata-file --no-prompt --parallel --platform --progress --quiet --retries --save-credentials --stall-timeout --timeout --to --verify --verify-wait --username --password-stdin --anonymous --disable-content-trust --config --context --debug --host --log-level --tls --tlscacert --tlscert --tlskey --tlsverify --help --version auth ls hook"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -115,6 +115,10 @@ _docker__regpush() {
                     ;;
                 --verify)
                     COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                --verify-wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --username)
@@ -229,7 +233,7 @@ _docker__regpush() {
             return 0
             ;;
         docker__subcmd__regpush__subcmd__auth)
-            opts="-u -h --login --username --password-stdin --format --help"
+            opts="-u -h --login --force --username --password-stdin --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

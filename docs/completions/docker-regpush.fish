@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_docker_regpush_global_optspecs
-    string join \n a/all-tags digest-file= dry-run format= github-output if-exists= keep-tag metadata-file= no-prompt parallel= platform= progress= q/quiet retries= save-credentials stall-timeout= timeout= to= verify= u/username= password-stdin anonymous disable-content-trust= config= c/context= D/debug= H/host= l/log-level= tls= tlscacert= tlscert= tlskey= tlsverify= h/help V/version
+    string join \n a/all-tags digest-file= dry-run format= github-output if-exists= keep-tag metadata-file= no-prompt parallel= platform= progress= q/quiet retries= save-credentials stall-timeout= timeout= to= verify= verify-wait= u/username= password-stdin anonymous disable-content-trust= config= c/context= D/debug= H/host= l/log-level= tls= tlscacert= tlscert= tlskey= tlsverify= h/help V/version
 end
 
 function __fish_docker_regpush_needs_command
@@ -47,6 +47,7 @@ complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l to -d 'De
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l verify -d 'Verify the result in the registry: "auto", "always", "never" (default "auto")' -r -f -a "auto\t''
 always\t''
 never\t''"
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l verify-wait -d 'Ask again for this time if the registry does not show the image yet (default 30s)' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s u -l username -d 'Username for the registry, for this call only' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l disable-content-trust -d 'Accepted and ignored, as in docker 29' -r -f -a "true\t''
 false\t''"
@@ -78,6 +79,7 @@ complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -s u
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l format -d 'Output format: "table", "json" (one object per line) (default "table")' -r -f -a "table\t''
 json\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l login -d 'Prompt for credentials, check them, and save them as docker login does'
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l force -d 'Save the credentials even if the registry does not check them'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l password-stdin -d 'Read the password for --username from stdin'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -s h -l help -d 'Print help'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -s u -l username -d 'Username for the registry, for this call only' -r

@@ -161,6 +161,9 @@ pub struct PushOptions {
     /// Verify the result in the registry: "auto", "always", "never" (default "auto")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub verify: Verify,
+    /// Ask again for this time if the registry does not show the image yet (default 30s)
+    #[arg(long, value_name = "duration", default_value = "30s", value_parser = duration)]
+    pub verify_wait: Duration,
     #[command(flatten)]
     pub given: CredentialArgs,
     /// Accepted and ignored, as in docker 29
@@ -190,6 +193,9 @@ pub struct AuthOptions {
     /// Prompt for credentials, check them, and save them as docker login does
     #[arg(long, requires = "registry")]
     pub login: bool,
+    /// Save the credentials even if the registry does not check them
+    #[arg(long, requires = "login")]
+    pub force: bool,
     /// Username for the registry
     #[arg(short, long, value_name = "string", requires = "registry", value_parser = username)]
     pub username: Option<String>,

@@ -13,10 +13,12 @@ use crate::docker::context::without_user;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorReport};
 use crate::failure::Class;
+use crate::net::is_on_loopback;
 use crate::print::{print, tell, warn};
 use crate::push::conversation::{MAX_PROMPTS, PromptRequest};
 use crate::push::login::{Checked, LoginError, Question, check};
 use crate::reference::{HUB, credentials_key, registry_domain};
+use crate::registry::Registry;
 use crate::secret::Secret;
 use crate::setup::{engine, keyring, password_from_stdin, registry};
 use crate::text::sanitize;
@@ -31,6 +33,8 @@ struct Line<'a> {
     /// Whether the registry accepts the credentials. `null` if the credentials were not checked, or if the registry's
     /// response was unclear.
     accepted: Option<bool>,
+    /// Whether the registry asks for credentials. `null` if the registry was not queried, or if its response was unclear.
+    asked: Option<bool>,
     warnings: &'a [String],
     error: Option<ErrorReport>,
 }
@@ -63,9 +67,12 @@ pub async fn run(
     })?;
     let Some(typed) = &options.registry else { return list(&keyring, options.format).await };
     let domain = registry_domain(typed).ok_or_else(|| Error::RegistryName { typed: without_user(typed) })?;
-    let mut call = Call { docker, options, keyring, terminal, domain, warnings };
+    let mut call = Call { docker, options, keyring, terminal, domain, warnings, asked: None };
     let (answer, result) = call.answer().await;
     call.report(&answer, &result)?;
+    if result.is_ok() && call.asked == Some(false) {
+        tell(&format!("{} requires no credentials at `/v2/`", call.domain));
+    }
     result
 }
 
@@ -93,6 +100,7 @@ async fn list(keyring: &Keyring, format: ListFormat) -> Result<(), Error> {
                     username: entry.username.as_deref(),
                     kind: entry.kind.map(Kind::name),
                     accepted: None,
+                    asked: None,
                     warnings: &[],
                     error: None,
                 };
@@ -115,6 +123,8 @@ struct Call<'a> {
     terminal: Option<Terminal>,
     domain: String,
     warnings: Vec<String>,
+    /// Whether the registry asks for credentials; `None`: not known.
+    asked: Option<bool>,
 }
 
 /// The credentials that `auth` checks or saves, and the source of these credentials.
@@ -149,14 +159,59 @@ impl Call<'_> {
         }
         *answer = Answer { credentials: found.credentials, login: found.login };
         if answer.credentials.is_anonymous() {
+            // Without an engine, the plugin does not know how to connect to the registry.
+            if let Ok(mut engine) = engine(self.docker, &self.keyring.config).await {
+                self.find_out_if_asked(&mut engine).await?;
+            }
+            if self.asked == Some(false) {
+                return Ok(());
+            }
             let login = Box::new(answer.login.clone());
             return Err(Error::NoLogin { registry: self.domain.clone(), login });
         }
         let mut engine = engine(self.docker, &self.keyring.config).await?;
-        if answer.credentials.kind() == Some(Kind::RegistryToken) {
-            return self.show_to_registry(answer, &mut engine).await;
+        let registry = self.find_out_if_asked(&mut engine).await?;
+        match (self.asked, registry) {
+            (Some(false), _) => Ok(()),
+            // Engines do not check registry tokens, so the plugin sends the token to the registry.
+            (_, Some(registry)) if answer.credentials.kind() == Some(Kind::RegistryToken) => {
+                let (credentials, login) = (answer.credentials.clone(), answer.login.clone());
+                Ok(registry.with_credentials(credentials, login).accepts().await?)
+            }
+            _ => self.checked(answer, &mut engine).await.map(drop),
         }
-        self.checked(answer, &mut engine).await.map(drop)
+    }
+
+    /// Finds out whether the registry asks for credentials at `/v2/`. Sends no credentials. Returns a client of the
+    /// registry, or `None` if the plugin cannot reach the registry. Without an answer, the engine's later check counts.
+    ///
+    /// # Errors
+    /// The engine cannot be reached, or a web page answers instead of the registry.
+    async fn find_out_if_asked(&mut self, engine: &mut Engine) -> Result<Option<Registry>, Error> {
+        let (nobody, is_here) = (Credentials::anonymous(), engine.endpoint().address.is_here());
+        if !is_on_loopback(&self.domain) || is_here {
+            let login = Login::new(&nobody, Source::Nothing, Vec::new());
+            match registry(self.docker, Some(engine), &self.domain, nobody.clone(), login).await {
+                Ok(registry) => {
+                    self.asked = Some(registry.asks_for_credentials());
+                    return Ok(Some(registry));
+                }
+                Err(Error::Registry(error)) if error.is_web_page() && is_here => {
+                    return Err(Error::Registry(error));
+                }
+                Err(Error::Registry(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !is_here {
+            // Without credentials, the engine's login fails if the registry asks for credentials.
+            self.asked = match check(engine, nobody, credentials_key(&self.domain)).await? {
+                Ok(Checked { unchecked: None, .. }) => Some(false),
+                Ok(_) => None,
+                Err(_) => Some(true),
+            };
+        }
+        Ok(None)
     }
 
     /// Lets the registry check the credentials, through the engine. An unclear response of the registry is an error.
@@ -174,16 +229,11 @@ impl Call<'_> {
 
     fn sure(&self, Checked { credentials, unchecked }: Checked) -> Result<Credentials, Error> {
         match unchecked {
-            None => Ok(credentials),
-            Some(message) => Err(Error::Unchecked { registry: self.domain.clone(), message }),
+            Some(message) if !self.options.force => {
+                Err(Error::Unchecked { registry: self.domain.clone(), message })
+            }
+            _ => Ok(credentials),
         }
-    }
-
-    /// Sends a registry token to the registry directly for a check, since engines do not check registry tokens.
-    async fn show_to_registry(&self, answer: &Answer, engine: &mut Engine) -> Result<(), Error> {
-        let (credentials, login) = (answer.credentials.clone(), answer.login.clone());
-        let registry = registry(self.docker, Some(engine), &self.domain, credentials, login).await?;
-        Ok(registry.accepts().await?)
     }
 
     async fn log_in(&mut self, answer: &mut Answer) -> Result<(), Error> {
@@ -194,19 +244,32 @@ impl Call<'_> {
         }
         // Reads config.json before the prompt, so that the user does not type a password that cannot be saved.
         self.keyring.config_now()?;
-        let credentials = if let Some(given) = self.keyring.given.take() {
-            *answer = Answer::new(&given, Source::CommandLine);
-            let mut engine = engine(self.docker, &self.keyring.config).await?;
-            self.checked(answer, &mut engine).await?
-        } else {
-            let is_allowed = PromptRequest::to_log_in(self.terminal.is_some()).is_allowed();
-            let terminal = self.terminal.as_ref().filter(|_| is_allowed);
-            let terminal = terminal.ok_or_else(|| Error::NoTerminal { registry: self.domain.clone() })?;
-            let mut engine = engine(self.docker, &self.keyring.config).await?;
-            let mut question = Question { registry: &self.domain, key: &key, terminal, engine: &mut engine };
-            let typed = question.ask(username, &mut MAX_PROMPTS.clone(), tell).await?;
-            *answer = Answer::new(&typed.credentials, Source::Prompt);
-            self.sure(typed)?
+        let given = self.keyring.given.take();
+        if let Some(given) = &given {
+            *answer = Answer::new(given, Source::CommandLine);
+        }
+        let is_allowed = PromptRequest::to_log_in(self.terminal.is_some()).is_allowed();
+        if given.is_none() && !is_allowed {
+            return Err(Error::NoTerminal { registry: self.domain.clone() });
+        }
+        let mut engine = engine(self.docker, &self.keyring.config).await?;
+        self.find_out_if_asked(&mut engine).await?;
+        if self.asked == Some(false) && !self.options.force {
+            self.warn(format!(
+                "nothing was saved, since {} does not check credentials; use --force to save them anyway",
+                self.domain
+            ));
+            return Ok(());
+        }
+        let credentials = match (given, &self.terminal) {
+            (None, Some(terminal)) => {
+                let mut question =
+                    Question { registry: &self.domain, key: &key, terminal, engine: &mut engine };
+                let typed = question.ask(username, &mut MAX_PROMPTS.clone(), tell).await?;
+                *answer = Answer::new(&typed.credentials, Source::Prompt);
+                self.sure(typed)?
+            }
+            _ => self.checked(answer, &mut engine).await?,
         };
         let kept = self.keyring.save(&key, &credentials, tell).await?;
         *answer = Answer::new(&credentials, kept.place.clone());
@@ -229,7 +292,7 @@ impl Call<'_> {
         let Answer { credentials, login } = answer;
         let kind = credentials.kind().map(Kind::name);
         let accepted = match result {
-            Ok(()) | Err(Error::Save(_)) if kind.is_some() => Some(true),
+            Ok(()) | Err(Error::Save(_)) if kind.is_some() && self.asked != Some(false) => Some(true),
             Err(Error::LoginRefused { .. } | Error::Login(LoginError::GivenUp { .. })) => Some(false),
             Err(Error::Registry(error)) if error.class() == Class::Auth => Some(false),
             _ => None,
@@ -241,6 +304,7 @@ impl Call<'_> {
                 username: login.username.as_deref(),
                 kind,
                 accepted,
+                asked: self.asked,
                 warnings: &self.warnings,
                 error: result.as_ref().err().map(ErrorReport::new),
             })),
@@ -248,6 +312,7 @@ impl Call<'_> {
                 let accepted = match accepted {
                     Some(true) => "yes",
                     Some(false) => "no",
+                    None if self.asked == Some(false) => "not asked",
                     None => "unknown",
                 };
                 let row = [

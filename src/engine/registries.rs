@@ -11,7 +11,7 @@ use crate::engine::error::EngineError;
 use crate::engine::push::PushRequest;
 use crate::engine::{Engine, in_path};
 use crate::failure::is_unknown_to_registry;
-use crate::net::RegistrySettings;
+use crate::net::settings::RegistrySettings;
 use crate::oci::{Descriptor, is_digest};
 use crate::secret::{Redactor, Secret};
 
@@ -129,6 +129,9 @@ impl Engine {
         struct Info {
             registry_config: Option<RegistryConfig>,
             security_options: Option<Vec<String>>,
+            http_proxy: String,
+            https_proxy: String,
+            no_proxy: String,
         }
         #[derive(Default, Deserialize)]
         #[serde(default)]
@@ -160,6 +163,8 @@ impl Engine {
                 .unwrap_or_default()
                 .iter()
                 .any(|option| option == "name=rootless"),
+            has_proxy: !(info.http_proxy.is_empty() && info.https_proxy.is_empty()),
+            no_proxy: info.no_proxy,
         })
     }
 }

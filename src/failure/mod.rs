@@ -119,6 +119,8 @@ pub struct Verdict {
     pub hint: &'static str,
     /// The maximum number of retries that can help; `u32::MAX`: no limit.
     pub retries: u32,
+    /// Other credentials may help.
+    pub can_prompt: bool,
 }
 
 impl Verdict {
@@ -136,8 +138,8 @@ impl Verdict {
         Self::new(class, Advice::new(""))
     }
 
-    fn new(class: Class, Advice { hint, retries, .. }: Advice) -> Self {
-        Self { class, hint, retries }
+    fn new(class: Class, Advice { hint, retries, can_prompt, .. }: Advice) -> Self {
+        Self { class, hint, retries, can_prompt: can_prompt && matches!(class, Auth | Denied) }
     }
 }
 
@@ -148,17 +150,24 @@ struct Advice {
     retries: u32,
     /// The hint is about the rights of an account, so the hint is wrong if no credentials were sent.
     is_about_account: bool,
+    /// If the failure is about credentials, other credentials may help.
+    can_prompt: bool,
 }
 
 impl Advice {
     const fn new(hint: &'static str) -> Self {
-        Self { hint, retries: u32::MAX, is_about_account: false }
+        Self { hint, retries: u32::MAX, is_about_account: false, can_prompt: true }
     }
 
     /// Returns advice with a maximum number of retries, for a failure that is probably not transient. Examples are a
     /// misspelt host name, and a registry that loses uploads repeatedly.
     const fn retried(retries: u32, hint: &'static str) -> Self {
         Self { retries, ..Self::new(hint) }
+    }
+
+    /// Returns advice for a registry that refuses all credentials for some time.
+    const fn without_prompt(hint: &'static str) -> Self {
+        Self { can_prompt: false, ..Self::new(hint) }
     }
 
     const fn about_account(hint: &'static str) -> Self {
@@ -205,6 +214,9 @@ const TOKEN_RIGHTS: Advice =
     Advice::new("give the token permission to write packages, or use a token that has it");
 const EXPIRED: Advice = Advice::new(
     "run `docker login {registry}` right before the push; on ECR `aws ecr get-login-password | docker login --username AWS --password-stdin {registry}`",
+);
+const LOCKED_OUT: Advice = Advice::without_prompt(
+    "wait about 15 minutes, and correct the password first (`docker login {registry}`)",
 );
 const NO_LOGIN_CAME: Advice =
     Advice::new("run `docker login {registry}`; on Google `gcloud auth configure-docker {registry}`");
@@ -268,6 +280,18 @@ const WANTS_TLS: [&str; 3] = [
     "speaking plain http to an ssl",
 ];
 
+/// Phrases of registries that refuse all logins for some time after failed logins, in lower case.
+///
+/// Source: Docker Hub (docker/hub-feedback#2201), Artifactory ("Blocked due to recurrent login failures").
+const LOCK_OUT: [&str; 6] = [
+    "too many failed login",
+    "too many login attempts",
+    "too many failed authentication",
+    "recurrent login failures",
+    "account is locked",
+    "account has been locked",
+];
+
 /// The rules for the classification of failures. The first rule that matches decides. The order of the numbered
 /// groups was tested with real messages.
 const RULES: &[Rule] = rules![
@@ -326,10 +350,11 @@ const RULES: &[Rule] = rules![
 
     // 7 · proxy authentication, servers that are not registries, rate limits (checked before credentials because of
     // "unauthenticated pull rate limit")
-    Is(Network), ["proxy authentication required"], [407], PROXY_LOGIN;
+    Is(Network), ["proxy authentication required", "proxy authorization required"], [407], PROXY_LOGIN;
     Is(Other), ["malformed http response", "stopped after 10 redirects", "did not include a token", "invalid checksum digest",
         "invalid content digest in response", "got digest * expected", "unsupported protocol scheme", "not a valid registry"],
         [200, 202, 204], NOT_A_REGISTRY;
+    Is(Auth), LOCK_OUT, [], LOCKED_OUT;
     Is(RateLimited), ["toomanyrequests", "too many requests", "rate exceeded", "rate limit", "ratelimit", "rate-limit", "hap429",
         "throttl", "request limit", "quota metric"], [429], WAIT;
 
@@ -457,6 +482,12 @@ pub fn is_opening(text: &str) -> bool {
 /// spf13/pflag).
 pub fn is_usage(text: &str) -> bool {
     ["requires*argument", "unknown flag", "unknown shorthand flag"].iter().any(|words| contains(text, words))
+}
+
+/// Returns whether a registry refuses all logins for some time, after too many failed logins.
+pub fn is_lock_out(text: &str) -> bool {
+    let text = text.to_lowercase();
+    LOCK_OUT.iter().any(|words| contains(&text, words))
 }
 
 /// Returns whether a response with status 400 to plain HTTP comes from a TLS server: Go (dockerd), nginx or Apache.

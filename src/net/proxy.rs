@@ -22,7 +22,7 @@ use crate::net::is_loopback;
 /// Returns the name of the proxy variable if its value is not a valid proxy URL. The caller must not connect
 /// directly, because the user configured a proxy.
 pub fn of(url: &Uri) -> Result<Option<Intercept>, &'static str> {
-    Ok(chosen(url)?.map(|(_, proxy)| proxy))
+    Ok(chosen(url)?.map(|(_, _, proxy)| proxy))
 }
 
 /// Returns the proxy for a request to `url`. The result is the URL of the proxy, including any user and
@@ -32,10 +32,17 @@ pub fn of(url: &Uri) -> Result<Option<Intercept>, &'static str> {
 /// The errors of [`of`].
 pub fn setting(url: &Uri) -> Result<Option<String>, &'static str> {
     let with_scheme = |proxy: String| if proxy.contains("://") { proxy } else { format!("http://{proxy}") };
-    Ok(chosen(url)?.map(|(proxy, _)| with_scheme(proxy)))
+    Ok(chosen(url)?.map(|(_, proxy, _)| with_scheme(proxy)))
 }
 
-fn chosen(url: &Uri) -> Result<Option<(String, Intercept)>, &'static str> {
+/// Returns the variable that names the proxy for a URL, and the `host:port` of the proxy. `None` without a proxy, or
+/// if the value of the variable is not valid.
+pub fn named(url: &Uri) -> Option<(&'static str, String)> {
+    let (variable, _, proxy) = chosen(url).ok()??;
+    Some((variable, proxy.uri().authority()?.to_string()))
+}
+
+fn chosen(url: &Uri) -> Result<Option<(&'static str, String, Intercept)>, &'static str> {
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = url.port_u16().unwrap_or_default();
     let first = |names: [&str; 2]| {
@@ -48,7 +55,7 @@ fn chosen(url: &Uri) -> Result<Option<(String, Intercept)>, &'static str> {
     if is_loopback(host) || is_excluded(&first(["NO_PROXY", "no_proxy"]), host, port) {
         return Ok(None);
     }
-    let (names, variables) = match url.scheme_str() {
+    let (names, variable) = match url.scheme_str() {
         Some("https") => (["HTTPS_PROXY", "https_proxy"], "HTTPS_PROXY"),
         _ => (["HTTP_PROXY", "http_proxy"], "HTTP_PROXY"),
     };
@@ -56,14 +63,14 @@ fn chosen(url: &Uri) -> Result<Option<(String, Intercept)>, &'static str> {
     if proxy.is_empty() {
         return Ok(None);
     }
-    let intercept = Matcher::builder().all(proxy.clone()).build().intercept(url).ok_or(variables)?;
-    Ok(Some((proxy, intercept)))
+    let intercept = Matcher::builder().all(proxy.clone()).build().intercept(url).ok_or(variable)?;
+    Ok(Some((variable, proxy, intercept)))
 }
 
 /// Returns whether a `NO_PROXY` list names this host. An entry is a domain (including its subdomains),
 /// `.domain` or `*.domain` (only subdomains) or an address, each with an optional port. An entry can also be
 /// a network, or `*` for all hosts.
-fn is_excluded(list: &str, host: &str, port: u16) -> bool {
+pub(super) fn is_excluded(list: &str, host: &str, port: u16) -> bool {
     let host = host.to_lowercase();
     let address = host.parse::<IpAddr>().ok();
     list.split(',').map(|entry| entry.trim().to_lowercase()).filter(|entry| !entry.is_empty()).any(|entry| {

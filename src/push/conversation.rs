@@ -17,6 +17,9 @@ pub struct FailedAttempt {
     /// The source of the credentials that the attempt used.
     pub source: Source,
     pub is_anonymous: bool,
+    /// The registry does not ask for credentials at `/v2/`, but may ask when an image is pushed. So typed credentials
+    /// cannot be checked before the push.
+    pub asks_late: bool,
     /// The attempt sent layer data, so the registry had accepted the credentials.
     pub has_moved: bool,
 }
@@ -121,6 +124,7 @@ impl Conversation {
             }
             (State::Attempting, Event::Failed(failed))
                 if failed.class() == Class::Auth
+                    && failed.failure.verdict.can_prompt
                     && !failed.is_anonymous
                     && failed.has_moved
                     && self.can_repeat =>
@@ -138,6 +142,7 @@ impl Conversation {
                 let request = PromptRequest {
                     class: failed.class(),
                     source: &failed.source,
+                    asks_late: failed.asks_late,
                     prompts_left: self.prompts_left,
                     has_terminal: self.has_terminal,
                     no_prompt: self.no_prompt,
@@ -160,7 +165,7 @@ impl Conversation {
     fn after_failure(&mut self, failed: FailedAttempt) -> Step {
         match self.budget.after(&failed.failure) {
             Some(next) => Step::Wait(next),
-            None if is_about_credentials(failed.class()) => {
+            None if failed.failure.verdict.can_prompt => {
                 self.state = State::FindingCredentials(failed);
                 Step::FindNewerCredentials
             }
@@ -175,11 +180,6 @@ impl Conversation {
     }
 }
 
-/// Returns whether other credentials may fix a failure of the given class.
-pub fn is_about_credentials(class: Class) -> bool {
-    matches!(class, Class::Auth | Class::Denied)
-}
-
 /// The facts that decide whether the plugin prompts the user for credentials.
 #[derive(Debug)]
 pub struct PromptRequest<'a> {
@@ -187,6 +187,8 @@ pub struct PromptRequest<'a> {
     pub class: Class,
     /// The source of the credentials that the registry refused.
     pub source: &'a Source,
+    /// See [`FailedAttempt::asks_late`].
+    pub asks_late: bool,
     pub prompts_left: usize,
     /// stdin and stderr are a terminal, and the plugin runs in the foreground of that terminal.
     pub has_terminal: bool,
@@ -202,6 +204,7 @@ impl PromptRequest<'_> {
         Self {
             class: Class::Auth,
             source: &Source::Nothing,
+            asks_late: false,
             prompts_left: MAX_PROMPTS,
             has_terminal,
             no_prompt: false,
@@ -212,10 +215,11 @@ impl PromptRequest<'_> {
     /// Returns whether the plugin may prompt the user for credentials.
     ///
     /// A prompt never replaces credentials from the command line. A user who typed valid credentials without push
-    /// access is not prompted again.
+    /// access is not prompted again. If the registry asks for credentials only when an image is pushed, an engine may
+    /// never send the typed credentials, so the user is prompted once.
     pub fn is_allowed(&self) -> bool {
         let can_help = match self.class {
-            Class::Auth => true,
+            Class::Auth => !(self.asks_late && *self.source == Source::Prompt),
             Class::Denied => *self.source != Source::Prompt,
             _ => false,
         };
@@ -236,7 +240,7 @@ mod tests {
             max_retries: u32::MAX,
         };
         let is_anonymous = source == Source::Nothing;
-        Event::Failed(FailedAttempt { failure, source, is_anonymous, has_moved })
+        Event::Failed(FailedAttempt { failure, source, is_anonymous, asks_late: false, has_moved })
     }
 
     fn helper() -> Source {
@@ -340,6 +344,7 @@ mod tests {
         let request = |class, source| PromptRequest {
             class,
             source,
+            asks_late: false,
             prompts_left: 1,
             has_terminal: true,
             no_prompt: false,
@@ -360,6 +365,7 @@ mod tests {
             assert_eq!(request(class, source).is_allowed(), want, "{class:?} {source:?}");
         }
         let refused = [
+            PromptRequest { asks_late: true, ..request(Class::Auth, &Source::Prompt) },
             PromptRequest { prompts_left: 0, ..request(Class::Auth, &nothing) },
             PromptRequest { has_terminal: false, ..request(Class::Auth, &nothing) },
             PromptRequest { no_prompt: true, ..request(Class::Auth, &nothing) },

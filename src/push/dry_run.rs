@@ -1,7 +1,6 @@
 //! Implements `--dry-run`: queries the engine and the registry about an image, and uploads nothing.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashSet};
 
 use serde::Serialize;
 
@@ -11,9 +10,8 @@ use crate::oci::{Descriptor, is_digest};
 use crate::push::error::QueryError;
 use crate::push::pool::RegistryPool;
 use crate::push::subject::{Subject, inspect};
-use crate::reference::Reference;
 use crate::registry::Registry;
-use crate::registry::error::RegistryError;
+use crate::registry::manifest::ServedManifest;
 
 /// The maximum number of tags whose images are searched for the local image's layers, in addition to the tag to push.
 const MAX_OTHER_TAGS: usize = 5;
@@ -41,10 +39,15 @@ pub struct Findings {
     pub is_same: bool,
     #[serde(skip)]
     pub named: Option<Descriptor>,
+    /// The reason why the registry did not answer which manifest the tag names.
+    #[serde(skip)]
+    pub unknown: Option<String>,
 }
 
 /// Queries the engine and the registry in the same order as a push, so that a dry run fails with the same error as a
 /// push.
+///
+/// * `needs_tag`: the push needs to know which manifest the tag names in the registry.
 ///
 /// # Errors
 /// The first error that a push would report before the upload.
@@ -52,16 +55,36 @@ pub async fn run(
     pool: &RegistryPool,
     engine: &mut Engine,
     subject: &Subject<'_>,
+    needs_tag: bool,
 ) -> Result<Findings, QueryError> {
     let image = inspect(engine, subject).await?;
     let registry = pool.registry(engine, subject).await?;
     registry.can_push(subject.reference.path()).await?;
-    let named = pool.resolve(engine, subject).await?;
+    let (named, unknown) = match pool.resolve(engine, subject).await {
+        Ok(named) => (named, None),
+        // The account may have the right to push, but not to read.
+        Err(QueryError::Cause(cause)) if !needs_tag => (None, Some(cause.reason())),
+        Err(error) => return Err(error),
+    };
+    let mut search = Search::new(&registry, subject.reference.path(), &image);
     let is_same = match &named {
-        Some(named) => pool.is_same(engine, subject, &image, named).await?,
+        Some(named) => {
+            let manifest = registry.manifest(subject.reference.path(), &named.digest).await;
+            let manifest = match manifest {
+                Err(_) if image.has_digest(&named.digest) => None,
+                manifest => manifest?,
+            };
+            let config = manifest.as_ref().and_then(ServedManifest::config);
+            let is_same = image.has_digest(&named.digest) || config == Some(&image.id);
+            if let Some(manifest) = manifest {
+                search.add(manifest).await;
+            }
+            is_same
+        }
         None => false,
     };
-    let there = layers_there(&registry, subject.reference, &image).await;
+    search.add_other_images(subject.reference.tag_or_latest()).await;
+    let there = search.there;
     let missing = image.layers.iter().filter(|layer| !there.contains(*layer)).cloned();
     Ok(Findings {
         missing_layers: missing.collect(),
@@ -69,62 +92,80 @@ pub async fn run(
         tag_names: named.as_ref().map(|named| named.digest.clone()),
         is_same,
         named,
+        unknown,
         id: image.id,
         size: image.size,
         layers: image.layers,
     })
 }
 
-/// Returns the diff IDs of the local image's layers that the repository in the registry has.
+/// Searches the repository in the registry for the layers of the local image.
 ///
-/// Engines do not report the digests of compressed layers. So this function compares the diff IDs with images in the
+/// Engines do not report the digests of compressed layers. So this search compares the diff IDs with images in the
 /// repository: the image under the tag to push, the images with the local image's digests, and the images under the
 /// other tags with the highest versions.
-async fn layers_there(
-    registry: &Arc<Registry>,
-    reference: &Reference,
-    image: &ImageInspect,
-) -> BTreeSet<String> {
-    let repository = reference.path();
-    let tag = reference.tag_or_latest();
-    // If the registry cannot list its tags, search fewer images.
-    let tags = registry.tags(repository).await.unwrap_or_default();
-    let others = tags.names.into_iter().rev().filter(|other| other != tag).take(MAX_OTHER_TAGS);
-    let images = [tag.to_owned()].into_iter().chain(image.digests.iter().cloned()).chain(others);
-    let mut there = BTreeSet::new();
-    for named in images {
-        if image.layers.iter().all(|layer| there.contains(layer)) {
-            break;
-        }
-        // Skip an image whose manifest or configuration cannot be read.
-        there.extend(layers_of(registry, repository, &named, image).await.unwrap_or_default());
-    }
-    there
+struct Search<'a> {
+    registry: &'a Registry,
+    repository: &'a str,
+    image: &'a ImageInspect,
+    /// The diff IDs of the local image's layers that the repository has.
+    there: BTreeSet<String>,
+    /// The digests of the manifests, configurations and layers that were requested.
+    requested: HashSet<String>,
 }
 
-/// Returns the diff IDs of the layers that the local image shares with an image in the registry. Omits layers whose
-/// blobs the registry lacks.
-async fn layers_of(
-    registry: &Registry,
-    repository: &str,
-    named: &str,
-    image: &ImageInspect,
-) -> Result<BTreeSet<String>, RegistryError> {
-    let mut there = BTreeSet::new();
-    let Some(manifest) = registry.manifest(repository, named).await? else { return Ok(there) };
-    let mut manifests = vec![];
-    for platform in manifest.manifests().iter().take(MAX_PLATFORMS) {
-        manifests.extend(registry.manifest(repository, platform).await?);
+impl<'a> Search<'a> {
+    fn new(registry: &'a Registry, repository: &'a str, image: &'a ImageInspect) -> Self {
+        Self { registry, repository, image, there: BTreeSet::new(), requested: HashSet::new() }
     }
-    manifests.push(manifest);
-    for manifest in manifests {
-        let Some(config) = manifest.config() else { continue };
-        let Some(ids) = registry.diff_ids(repository, config).await? else { continue };
-        for (id, blob) in ids.into_iter().zip(manifest.layers()) {
-            if image.layers.contains(&id) && is_digest(blob) && registry.has_blob(repository, blob).await? {
-                there.insert(id);
+
+    /// Searches the images with the local image's digests, and the images under other tags than `tag`.
+    async fn add_other_images(&mut self, tag: &str) {
+        let image = self.image;
+        // If the registry cannot list its tags, search fewer images.
+        let tags = self.registry.tags(self.repository).await.unwrap_or_default();
+        let others = tags.names.into_iter().rev().filter(|other| other != tag).take(MAX_OTHER_TAGS);
+        for named in image.digests.iter().cloned().chain(others) {
+            if image.layers.iter().all(|layer| self.there.contains(layer)) {
+                break;
+            }
+            if !self.requested.contains(&named)
+                && let Ok(Some(manifest)) = self.registry.manifest(self.repository, &named).await
+            {
+                self.add(manifest).await;
             }
         }
     }
-    Ok(there)
+
+    /// Searches an image or an index. Skips a manifest, a configuration or a layer that cannot be read.
+    async fn add(&mut self, manifest: ServedManifest) {
+        if !self.requested.insert(manifest.descriptor.digest.clone()) {
+            return;
+        }
+        for platform in manifest.manifests().into_iter().take(MAX_PLATFORMS) {
+            if self.requested.insert(platform.clone())
+                && let Ok(Some(manifest)) = self.registry.manifest(self.repository, &platform).await
+            {
+                self.add_layers(&manifest).await;
+            }
+        }
+        self.add_layers(&manifest).await;
+    }
+
+    async fn add_layers(&mut self, manifest: &ServedManifest) {
+        let Some(config) = manifest.config().filter(|config| self.requested.insert((*config).to_owned()))
+        else {
+            return;
+        };
+        let Ok(Some(ids)) = self.registry.diff_ids(self.repository, config).await else { return };
+        for (id, blob) in ids.into_iter().zip(manifest.layers()) {
+            if self.image.layers.contains(&id)
+                && is_digest(blob)
+                && self.requested.insert(blob.to_owned())
+                && self.registry.has_blob(self.repository, blob).await.is_ok_and(|is_there| is_there)
+            {
+                self.there.insert(id);
+            }
+        }
+    }
 }

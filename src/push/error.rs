@@ -7,7 +7,7 @@ use humantime::format_duration;
 
 use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::engine::error::EngineError;
-use crate::failure::{Class, Evidence, Verdict, classify};
+use crate::failure::{Class, Verdict};
 use crate::push::login::LoginError;
 use crate::push::suggest::{Suggestion, looks_like_id};
 use crate::reference::Reference;
@@ -114,6 +114,9 @@ impl PushError {
             Self::Exists { .. } => "push another tag, or replace it with `--if-exists update`",
             Self::Unverified { found, .. } => match found {
                 Found::Another(_) => "push again, unless another user pushed to this tag at the same time",
+                Found::NoRegistry(_) => {
+                    "check the name and port of the registry, and the proxy in front of it"
+                }
                 Found::Nothing | Found::Incomplete(_) => {
                     "check the registry's log and storage, then push again"
                 }
@@ -135,6 +138,8 @@ pub enum Found {
     Another(String),
     /// The registry lacks the blobs or manifests with these digests.
     Incomplete(Vec<String>),
+    /// The server sent something else than a manifest, such as a web page. Contains the error message.
+    NoRegistry(String),
 }
 
 impl fmt::Display for Found {
@@ -147,6 +152,7 @@ impl fmt::Display for Found {
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
                 write!(f, "the registry lacks {}{more}", missing.first().map_or("", String::as_str))
             }
+            Self::NoRegistry(message) => f.write_str(message),
         }
     }
 }
@@ -163,14 +169,16 @@ pub struct Refusal {
     pub failures: Vec<String>,
     /// The image's name in the engine differs from `reference`, so the push needs `reference` as a local tag.
     pub is_renamed: bool,
+    /// The registry does not ask for credentials at `/v2/`, but may ask when an image is pushed.
+    pub asks_late: bool,
 }
 
 impl Refusal {
     /// Returns a hint for the user: a command to run or a setting to change.
     pub fn hint(&self) -> Option<String> {
         let reference = &self.reference;
-        if let Cause::Registry(error) = &self.cause {
-            return error.hint();
+        if let Cause::Registry(_) = &self.cause {
+            return self.cause.hint();
         }
         if let Some(suggestion) = &self.suggestion {
             return Some(suggestion.hint(&reference.familiar()));
@@ -178,6 +186,12 @@ impl Refusal {
         let is_refused_login = matches!(self.cause.class(), Class::Auth | Class::Denied);
         if let Some(hint) = self.login.broken_hint().filter(|_| self.login.anonymous && is_refused_login) {
             return Some(hint.to_owned());
+        }
+        if self.asks_late && is_refused_login && !self.login.anonymous {
+            return Some(format!(
+                "configure {} to answer 401 at `/v2/`: it does not ask for credentials there, so docker may not send them",
+                reference.domain()
+            ));
         }
         if self.login.source == Source::Variable && self.cause.class() == Class::Auth {
             return Some(SHADOWS.to_owned());
@@ -271,19 +285,7 @@ impl Cause {
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Engine { verdict, .. } => *verdict,
-            Self::Registry(error) => {
-                let verdict = Verdict::without_hint(error.class());
-                match &**error {
-                    // Classify the text of `reason`, because `error.class()` does not tell whether a host name cannot
-                    // be resolved. Such a failure allows fewer retries.
-                    RegistryError::Unreachable { reason, .. } => {
-                        Some(classify(&Evidence::of_text(reason, true)))
-                            .filter(|read| read.class == verdict.class)
-                    }
-                    _ => None,
-                }
-                .unwrap_or(verdict)
-            }
+            Self::Registry(error) => error.verdict(),
         }
     }
 
@@ -302,7 +304,12 @@ impl Cause {
     /// Returns a hint for the user if a direct request from the plugin to the registry failed.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Registry(error) => error.hint(),
+            Self::Registry(error) => match &**error {
+                RegistryError::Denied { registry, login, .. } if !login.anonymous => Some(format!(
+                    "use an account that can read from {registry}, or push without --if-exists and --verify"
+                )),
+                error => error.hint(),
+            },
             Self::Engine { .. } => None,
         }
     }

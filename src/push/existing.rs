@@ -68,8 +68,11 @@ pub async fn outcome_before_upload(
         Ok(None) => return Ok(None),
         // Upload the image, since the credentials may allow pushing but not reading. Pushing an unchanged image is
         // harmless.
-        Err(QueryError::Cause(cause)) if if_exists == IfExists::Update && cause.class() != Class::Auth => {
-            log.warn(format!("cannot look up the tag in the registry: {}", cause.reason()));
+        Err(QueryError::Cause(cause))
+            if if_exists == IfExists::Update
+                && (cause.class() != Class::Auth || pool.has_accepted(subject)) =>
+        {
+            log.warn(cannot_look_up(&cause.reason()));
             return Ok(None);
         }
         Err(error) => return Err(subject.attempt_error(error)),
@@ -81,6 +84,11 @@ pub async fn outcome_before_upload(
         is_same => is_same.map_err(|error| subject.attempt_error(error))?,
     };
     Ok(if_exists_outcome(if_exists, subject.reference, Some(named), is_same, image.id)?)
+}
+
+/// Returns the warning for a registry that does not tell which manifest the tag names.
+pub fn cannot_look_up(reason: &str) -> String {
+    format!("cannot look up the tag in the registry: {reason}")
 }
 
 /// Returns the manifest that the tag names in the registry, if that manifest is the image to push.

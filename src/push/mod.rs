@@ -29,7 +29,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
-use crate::cli::{PushOptions, Verify};
+use crate::cli::{IfExists, PushOptions, Verify};
 use crate::credentials::Credentials;
 use crate::credentials::login::{Login, Source};
 use crate::engine::Engine;
@@ -41,7 +41,7 @@ use crate::platform::PlatformSelection;
 use crate::present::presenter::{ImageReporter, Level, Update};
 use crate::progress::Progress;
 use crate::push::announce::Announcer;
-use crate::push::conversation::{Conversation, FailedAttempt, Step, is_about_credentials};
+use crate::push::conversation::{Conversation, FailedAttempt, Step};
 use crate::push::error::{AttemptError, Cause, PushError, Refusal};
 use crate::push::gate::{ActiveCredentials, Gate, Pass};
 use crate::push::login::{LoginError, Question};
@@ -139,7 +139,7 @@ impl<'a> Push<'a> {
     /// [`PushError`]. The record contains the progress of the push up to the error.
     async fn run(self) -> Result<Outcome, PushError> {
         self.log.reporter.show(&Update::Start { is_dry_run: self.options.dry_run });
-        if self.options.verify == Verify::Never || self.engine.is_connect_expensive() {
+        if !preflight::connects_early(self.session, self.engine) {
             return self.prepare_and_push().await;
         }
         let (session, domain, mut engine) = (self.session, self.registry(), self.engine.fork());
@@ -244,7 +244,7 @@ impl<'a> Push<'a> {
                 continue;
             }
             self.log.record.failures.push(root_cause(&cause.reason(), class));
-            if !is_about_credentials(class) {
+            if !cause.verdict().can_prompt {
                 // The credentials did not cause the failure, so other pushes may use the credentials.
                 self.pass = None;
             }
@@ -313,16 +313,22 @@ impl<'a> Push<'a> {
         let subject = self.subject(active);
         self.log.record.progress = Progress::default();
         let session = self.session;
+        let reporter = self.log.reporter;
         if self.engine.is_connect_expensive() {
-            let check = preflight::refusal(session, self.engine, &subject);
-            return match tokio::time::timeout(preflight::PATIENCE, check).await {
-                Ok(Some(cause)) => Err(cause.into()),
-                _ => self.attempt_unchecked(&subject).await,
+            let check = preflight::check(session, self.engine, &subject, reporter);
+            let found = tokio::select! {
+                found = check => found,
+                () = preflight::patience(session, &subject) => Ok(()),
+            };
+            return match found {
+                Ok(()) => self.attempt_unchecked(&subject).await,
+                Err(cause) => Err(cause.into()),
             };
         }
         let mut other = self.engine.fork();
-        let check = preflight::refusal(session, &mut other, &subject);
-        match preflight::guard(check, Box::pin(self.attempt_unchecked(&subject))).await {
+        let check = Box::pin(preflight::check(session, &mut other, &subject, reporter));
+        let patience = preflight::patience(session, &subject);
+        match preflight::guard(check, patience, Box::pin(self.attempt_unchecked(&subject))).await {
             Ok(result) => result,
             Err(cause) => {
                 // Close the connection, since the engine then cancels the push.
@@ -381,8 +387,12 @@ impl<'a> Push<'a> {
 
     /// Makes a dry run (`--dry-run`) instead of a push.
     async fn dry_run(&mut self, subject: &Subject<'_>) -> Result<Outcome, AttemptError> {
-        let found = dry_run::run(&self.session.pool, self.engine, subject).await;
+        let needs_tag = matches!(self.options.if_exists, IfExists::Skip | IfExists::Fail);
+        let found = dry_run::run(&self.session.pool, self.engine, subject, needs_tag).await;
         let findings = found.map_err(|error| subject.attempt_error(error))?;
+        if let Some(reason) = &findings.unknown {
+            self.log.warn(existing::cannot_look_up(reason));
+        }
         let findings = self.log.record.findings.insert(findings);
         let outcome = existing::if_exists_outcome(
             self.options.if_exists,
@@ -541,6 +551,7 @@ impl<'a> Push<'a> {
             failure: AttemptFailure { verdict: cause.verdict(), has_pushed_layer, max_retries },
             source: active.login.source.clone(),
             is_anonymous: active.login.anonymous,
+            asks_late: self.session.pool.asks_late(self.registry()),
             has_moved: progress.has_moved(),
         }
     }
@@ -556,7 +567,8 @@ impl<'a> Push<'a> {
             _ => None,
         };
         let (failures, is_renamed) = (self.log.record.failures.clone(), self.target.is_renamed());
-        Refusal { cause, reference: reference.clone(), login, suggestion, failures, is_renamed }
+        let asks_late = self.session.pool.asks_late(self.registry());
+        Refusal { cause, reference: reference.clone(), login, suggestion, failures, is_renamed, asks_late }
     }
 
     fn subject<'b>(&self, active: &'b ActiveCredentials) -> Subject<'b>

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -17,7 +18,8 @@ use crate::engine::error::EngineError;
 use crate::engine::images::ImageInspect;
 use crate::engine::registries::{AuthAnswer, DistributionAnswer};
 use crate::failure::{Class, Evidence, classify};
-use crate::net::{RegistrySettings, Trace, is_on_loopback};
+use crate::net::settings::RegistrySettings;
+use crate::net::{Trace, is_on_loopback};
 use crate::oci::Descriptor;
 use crate::push::error::{Cause, QueryError};
 use crate::push::gate::ActiveCredentials;
@@ -33,20 +35,27 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The timeout of an optional query, or of a direct query that the plugin can also make through the engine.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The maximum time that a push waits for the connection over which the plugin checks the credentials.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// Direct connections from the plugin to registries, shared by all pushes. Each pair of registry and credentials has
 /// one connection.
 #[derive(Debug)]
 pub struct RegistryPool {
     /// The engine's settings for registries.
     settings: OnceCell<RegistrySettings>,
+    /// The settings of an engine without special settings.
+    defaults: RegistrySettings,
     /// The clients without credentials, by the domain of the registry.
-    anonymous: RefCell<HashMap<String, Rc<OnceCell<Registry>>>>,
+    anonymous: RefCell<HashMap<String, Rc<Anonymous>>>,
     /// The connections, by the domain of the registry and the [number](ActiveCredentials::number) of the credentials.
     connections: RefCell<HashMap<(String, u32), Rc<Connection>>>,
     trace: Option<Trace>,
+}
+
+/// The client of a registry without credentials. The clients with credentials use its connections.
+#[derive(Debug, Default)]
+struct Anonymous {
+    registry: OnceCell<Registry>,
+    /// A connection to the registry is established. The registry may not have responded so far.
+    has_connected: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +81,7 @@ impl RegistryPool {
     pub fn new(trace: Option<Trace>) -> Self {
         Self {
             settings: OnceCell::new(),
+            defaults: RegistrySettings::default(),
             anonymous: RefCell::default(),
             connections: RefCell::default(),
             trace,
@@ -232,29 +242,67 @@ impl RegistryPool {
     /// Checks once for each pair of registry and credentials whether the registry accepts the credentials. If only the
     /// engine reaches the registry, the engine checks the credentials.
     ///
+    /// * `is_push`: see [`Registry::check_identity`].
+    ///
     /// # Errors
-    /// The engine cannot be reached.
+    /// The server is not a registry, or neither the plugin nor the engine can reach it.
     pub async fn check_identity(
         &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
-    ) -> Result<Identity, EngineError> {
+        is_push: bool,
+    ) -> Result<Identity, QueryError> {
         let connection = self.connection(subject);
         let check = async {
-            // The engine may reach a registry that the plugin cannot reach, so the push does not wait long.
-            let connect = tokio::time::timeout(CONNECT_TIMEOUT, self.registry(engine, subject)).await;
-            match connect.unwrap_or_else(|_| Err(no_answer(subject))) {
-                Ok(registry) => Ok(registry.check_identity(subject.reference.path()).await),
-                Err(QueryError::Cause(Cause::Registry(error)))
-                    if matches!(*error, RegistryError::Elsewhere { .. }) =>
-                {
-                    check_through_engine(engine, subject).await
+            let is_here = engine.endpoint().address.is_here();
+            match self.registry(engine, subject).await {
+                Ok(registry) => Ok(registry.check_identity(subject.reference.path(), is_push).await),
+                // The plugin cannot connect from here, or not to the registry that the engine reaches.
+                Err(QueryError::Cause(_)) if !is_here && !subject.active.credentials.is_anonymous() => {
+                    Ok(check_through_engine(engine, subject).await?)
                 }
-                Err(QueryError::Cause(_)) => Ok(Identity::Unclear),
-                Err(QueryError::Engine(error)) => Err(error),
+                Err(error) => {
+                    if let QueryError::Cause(Cause::Registry(error)) = &error {
+                        connection.is_out_of_reach.set(error.is_about_the_way());
+                    }
+                    Err(error)
+                }
             }
         };
         connection.identity.get_or_try_init(|| check).await.cloned()
+    }
+
+    /// Returns whether the registry is known to accept the credentials, so that a refusal is about the rights of the
+    /// account.
+    pub fn has_accepted(&self, subject: &Subject<'_>) -> bool {
+        self.connection(subject).identity.get() == Some(&Identity::Accepted)
+    }
+
+    /// Returns whether the plugin has a connection to the registry, even if the registry has not responded so far.
+    pub fn has_connected(&self, domain: &str) -> bool {
+        self.anonymous(domain).has_connected.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the registry is known not to ask for credentials at `/v2/`.
+    pub fn asks_late(&self, domain: &str) -> bool {
+        self.anonymous(domain).registry.get().is_some_and(|registry| !registry.asks_for_credentials())
+    }
+
+    /// Returns whether an earlier query could not reach the registry in time.
+    pub fn is_out_of_reach(&self, subject: &Subject<'_>) -> bool {
+        self.connection(subject).is_out_of_reach.get()
+    }
+
+    /// Records that the plugin cannot reach the registry in time, so that later queries do not wait for the registry.
+    pub fn set_out_of_reach(&self, subject: &Subject<'_>) {
+        self.connection(subject).is_out_of_reach.set(true);
+    }
+
+    /// Returns whether the plugin and the engine reach the same server under the registry's name: the engine is on this
+    /// machine, and connects to the registry without a proxy. Returns `false` if the engine does not tell.
+    pub async fn engine_reaches_same_server(&self, engine: &mut Engine, domain: &str) -> bool {
+        let is_here = engine.endpoint().address.is_here();
+        is_here && self.settings_for(engine, domain).await.is_ok_and(|settings| !settings.uses_proxy(domain))
     }
 
     /// Returns a direct connection to the registry, with the engine's settings for that registry.
@@ -282,7 +330,7 @@ impl RegistryPool {
         let _ = self.connect(engine, domain, &anonymous).await;
     }
 
-    fn anonymous(&self, domain: &str) -> Rc<OnceCell<Registry>> {
+    fn anonymous(&self, domain: &str) -> Rc<Anonymous> {
         Rc::clone(self.anonymous.borrow_mut().entry(domain.to_owned()).or_default())
     }
 
@@ -291,26 +339,34 @@ impl RegistryPool {
         &self,
         engine: &mut Engine,
         domain: &str,
-        anonymous: &'b OnceCell<Registry>,
+        anonymous: &'b Anonymous,
     ) -> Result<&'b Registry, QueryError> {
         let connect = async {
             let endpoint = engine.endpoint();
             if is_on_loopback(domain) && !endpoint.address.is_here() {
                 return Err(RegistryError::Elsewhere { registry: domain.to_owned(), endpoint }.into());
             }
-            let of_any = RegistrySettings::default();
-            let settings = if is_special(domain) {
-                self.settings.get_or_try_init(async || engine.registry_settings().await).await?
-            } else {
-                &of_any
-            };
+            let settings = self.settings_for(engine, domain).await?;
             let ActiveCredentials { credentials, login, .. } = ActiveCredentials::anonymous();
             // Ignore warnings about certificates that only the engine can read. If the connection needs such a
             // certificate, the connection fails.
             let access = Access::new(domain, settings, credentials, login, self.trace, |_| {}).await?;
-            Ok::<_, QueryError>(Registry::connect(domain, access).await?)
+            let has_connected = Arc::clone(&anonymous.has_connected);
+            Ok::<_, QueryError>(Registry::connect(domain, access, has_connected).await?)
         };
-        anonymous.get_or_try_init(|| connect).await
+        anonymous.registry.get_or_try_init(|| connect).await
+    }
+
+    /// Returns the engine's settings for registries, or the defaults if no setting can matter for this registry.
+    async fn settings_for(
+        &self,
+        engine: &mut Engine,
+        domain: &str,
+    ) -> Result<&RegistrySettings, EngineError> {
+        if !is_special(domain) {
+            return Ok(&self.defaults);
+        }
+        self.settings.get_or_try_init(async || engine.registry_settings().await).await
     }
 }
 

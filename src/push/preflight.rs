@@ -1,4 +1,4 @@
-//! Asks the registry before a push whether the registry accepts the credentials.
+//! Asks the registry before a push whether the server is a registry, and whether it accepts the credentials.
 //!
 //! Engines send wrong credentials once for each layer, and registries lock accounts after a few failed logins. The
 //! plugin sends the credentials once.
@@ -9,50 +9,101 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 
+use crate::cli::{IfExists, Verify};
 use crate::engine::Engine;
-use crate::push::error::Cause;
+use crate::present::presenter::ImageReporter;
+use crate::push::error::{Cause, QueryError};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::registry::error::RegistryError;
 use crate::registry::identity::Identity;
 
-/// The maximum time that a push waits for the registry's answer.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// The maximum time that a push waits for a connection to the registry.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+/// The maximum time that a push waits for the registry's response.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Returns the refusal if the registry refuses the credentials, and otherwise `None`: the credentials are valid, the
-/// push is anonymous, or the registry gave no clear answer.
-pub async fn refusal(session: &Session<'_>, engine: &mut Engine, subject: &Subject<'_>) -> Option<Cause> {
-    if subject.active.credentials.is_anonymous() {
-        return None;
+/// Returns whether the plugin connects to the registry while the engine prepares the push. Without credentials and
+/// without verification, the plugin does not need the registry.
+pub fn connects_early(session: &Session<'_>, engine: &Engine) -> bool {
+    session.options.verify != Verify::Never && !engine.is_connect_expensive()
+}
+
+/// Asks the registry, once for each pair of registry and credentials.
+///
+/// # Errors
+/// The registry refuses the credentials, or the server is a web page instead of a registry. All other failures are
+/// ignored, since the engine may reach the registry in another way.
+pub async fn check(
+    session: &Session<'_>,
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+    reporter: ImageReporter<'_>,
+) -> Result<(), Cause> {
+    let pool = &session.pool;
+    if subject.active.credentials.is_anonymous() && !connects_early(session, engine) {
+        return Ok(());
     }
-    match session.pool.check_identity(engine, subject).await {
+    // A dry run and `--if-exists` begin with queries, which need no right to push.
+    let is_push = !session.options.dry_run && session.options.if_exists == IfExists::Overwrite;
+    let domain = subject.reference.domain();
+    match pool.check_identity(engine, subject, is_push).await {
         Ok(Identity::Refused { reason }) => {
-            let (registry, login) = (subject.reference.domain().to_owned(), subject.active.login.clone());
-            let error = RegistryError::Unauthorized { registry, login: Box::new(login), reason };
-            Some(Cause::Registry(Box::new(error)))
+            let error = RegistryError::refused_credentials(domain, &subject.active.login, reason);
+            Err(Cause::Registry(Box::new(error)))
         }
-        _ => None,
+        Err(QueryError::Cause(Cause::Registry(error))) if error.is_web_page() => {
+            if pool.engine_reaches_same_server(engine, domain).await {
+                return Err(Cause::Registry(error));
+            }
+            // Later attempts do not wait for this server, and do not repeat the note.
+            if !pool.is_out_of_reach(subject) {
+                pool.set_out_of_reach(subject);
+                reporter.note(&format!("{error}; the engine may reach another server"));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 
-/// Runs `attempt` unless `check` returns a refusal. If the check takes too long, the attempt starts, and a later
-/// refusal ends the attempt.
+/// Waits as long as a push waits for the check.
+pub async fn patience(session: &Session<'_>, subject: &Subject<'_>) {
+    let pool = &session.pool;
+    if subject.active.credentials.is_anonymous() || pool.is_out_of_reach(subject) {
+        return;
+    }
+    tokio::time::sleep(CONNECT_PATIENCE).await;
+    if pool.has_connected(subject.reference.domain()) {
+        tokio::time::sleep(PATIENCE - CONNECT_PATIENCE).await;
+    } else {
+        pool.set_out_of_reach(subject);
+    }
+}
+
+/// Runs `attempt` unless `check` ends with a refusal. If the check takes longer than `patience`, the attempt starts, and
+/// a later refusal ends the attempt.
 ///
 /// # Errors
 /// The refusal. The attempt did not run, or was dropped.
 pub async fn guard<T>(
-    check: impl Future<Output = Option<Cause>>,
+    check: impl Future<Output = Result<(), Cause>>,
+    patience: impl Future<Output = ()>,
     attempt: impl Future<Output = T>,
 ) -> Result<T, Cause> {
-    let mut check = pin!(check);
-    match tokio::time::timeout(PATIENCE, &mut check).await {
-        Ok(Some(cause)) => return Err(cause),
-        Ok(None) => return Ok(attempt.await),
-        Err(_) => {}
-    }
+    let check = pin!(check);
+    let check = match select(check, pin!(patience)).await {
+        Either::Left((found, _)) => {
+            found?;
+            return Ok(attempt.await);
+        }
+        Either::Right(((), check)) => check,
+    };
     match select(pin!(attempt), check).await {
         Either::Left((done, _)) => Ok(done),
-        Either::Right((Some(cause), _)) => Err(cause),
-        Either::Right((None, attempt)) => Ok(attempt.await),
+        Either::Right((found, attempt)) => {
+            found?;
+            Ok(attempt.await)
+        }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use humantime::format_duration;
+
 use crate::cli::Verify;
 use crate::engine::Engine;
 use crate::oci::Descriptor;
 use crate::push::announce::Announcer;
-use crate::push::error::{Found, PushError, QueryError};
+use crate::push::error::{Cause, Found, PushError, QueryError};
 use crate::push::outcome::ImageLog;
 use crate::push::pool::Seen;
 use crate::push::session::Session;
@@ -14,11 +16,13 @@ use crate::push::subject::Subject;
 use crate::retry::is_transient;
 use crate::text::with_causes;
 
-/// The waits before the plugin queries the registry again. A registry on several machines may need a moment until
-/// every machine serves the pushed image.
-const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// The first wait before the plugin queries the registry again. Each wait is twice as long as the wait before.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Checks that the tag in the registry names the pushed manifest, and that the registry has all blobs of the manifest.
+///
+/// A registry on several machines, or behind a cache, may need time until it serves the pushed image. So the plugin
+/// queries the registry again until `--verify-wait` has passed.
 ///
 /// # Errors
 /// [`PushError::Unverified`] if the registry does not serve the pushed image. A failed query is an error only with
@@ -37,7 +41,7 @@ pub async fn verify(
     }
     let is_required = mode == Verify::Always;
     let reference = || subject.reference.familiar();
-    let mut waits = WAITS.into_iter();
+    let mut waits = Waits { next: FIRST_WAIT, left: session.options.verify_wait };
     loop {
         let answer = find_mismatch(session, engine, subject, pushed, announcer).await;
         match Step::after(answer, waits.next(), is_required) {
@@ -45,7 +49,12 @@ pub async fn verify(
                 log.record.verified = Some(true);
                 return Ok(());
             }
-            Step::AskAgain(wait) => tokio::time::sleep(wait).await,
+            Step::AskAgain(wait, reason) => {
+                if wait > FIRST_WAIT {
+                    log.note(&format!("{reason}; asking the registry again in {}", format_duration(wait)));
+                }
+                tokio::time::sleep(wait).await;
+            }
             Step::Mismatch(found) => {
                 log.record.verified = Some(false);
                 let expected = pushed.digest.clone();
@@ -69,11 +78,30 @@ pub async fn verify(
     }
 }
 
+/// The waits between the queries.
+struct Waits {
+    next: Duration,
+    /// The time that is left for waits.
+    left: Duration,
+}
+
+impl Iterator for Waits {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.next.min(self.left);
+        self.left -= wait;
+        self.next *= 2;
+        Some(wait).filter(|wait| !wait.is_zero())
+    }
+}
+
 /// The next step after a query to the registry.
 #[derive(Debug)]
 enum Step {
     Served,
-    AskAgain(Duration),
+    /// The wait, and the reason for it.
+    AskAgain(Duration, String),
     Mismatch(Found),
     Unanswered(QueryError),
 }
@@ -84,10 +112,14 @@ impl Step {
     fn after(answer: Result<Option<Found>, QueryError>, wait: Option<Duration>, is_required: bool) -> Self {
         match (answer, wait) {
             (Ok(None), _) => Self::Served,
-            (Ok(Some(_)), Some(wait)) => Self::AskAgain(wait),
-            (Ok(Some(found)), None) => Self::Mismatch(found),
-            (Err(QueryError::Cause(cause)), Some(wait)) if is_required && is_transient(cause.class()) => {
-                Self::AskAgain(wait)
+            (Ok(Some(found)), Some(wait)) if !matches!(found, Found::NoRegistry(_)) => {
+                Self::AskAgain(wait, found.to_string())
+            }
+            (Ok(Some(found)), _) => Self::Mismatch(found),
+            (Err(QueryError::Cause(cause)), Some(wait))
+                if is_required && is_transient(cause.class()) && cause.verdict().retries > 0 =>
+            {
+                Self::AskAgain(wait, cause.reason())
             }
             (Err(error), _) => Self::Unanswered(error),
         }
@@ -97,6 +129,25 @@ impl Step {
 /// Compares the registry's content with the pushed image. Returns the difference, or `None` if the registry serves the
 /// pushed image.
 async fn find_mismatch(
+    session: &Session<'_>,
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+    pushed: &Descriptor,
+    announcer: &Announcer<'_>,
+) -> Result<Option<Found>, QueryError> {
+    match compare(session, engine, subject, pushed, announcer).await {
+        // A server that sends something else than a manifest does not serve the image.
+        Err(QueryError::Cause(Cause::Registry(error)))
+            if error.is_not_a_registry()
+                && session.pool.engine_reaches_same_server(engine, subject.reference.domain()).await =>
+        {
+            Ok(Some(Found::NoRegistry(error.to_string())))
+        }
+        found => found,
+    }
+}
+
+async fn compare(
     session: &Session<'_>,
     engine: &mut Engine,
     subject: &Subject<'_>,
@@ -131,12 +182,21 @@ async fn find_mismatch(
 mod tests {
     use super::*;
     use crate::failure::{Class, Verdict};
-    use crate::push::error::Cause;
+
+    #[test]
+    fn waits_grow_until_the_time_has_passed() {
+        let waits = |seconds| Waits { next: FIRST_WAIT, left: Duration::from_secs(seconds) };
+        let seconds = |limit| waits(limit).map(|wait| wait.as_secs()).collect::<Vec<_>>();
+        assert_eq!(seconds(30), [1, 2, 4, 8, 15]);
+        assert_eq!(seconds(2), [1, 1]);
+        assert_eq!(seconds(0), [] as [u64; 0]);
+    }
 
     #[test]
     fn answers_lead_to_the_expected_steps() {
         let served = || Ok(None);
         let nothing = || Ok(Some(Found::Nothing));
+        let page = || Ok(Some(Found::NoRegistry("a web page".to_owned())));
         let failed = |class| {
             let (verdict, reason) = (Verdict::without_hint(class), String::new());
             Err(QueryError::Cause(Cause::Engine { verdict, reason }))
@@ -146,10 +206,11 @@ mod tests {
             // result of the query, wait before the next query, --verify always, next step
             (served(), wait, false, "Served"),
             (served(), None, true, "Served"),
-            (nothing(), wait, false, "AskAgain(1s)"),
+            (nothing(), wait, false, "AskAgain(1s, \"the registry does not have this tag\")"),
             (nothing(), None, false, "Mismatch(Nothing)"),
-            (failed(Class::Network), wait, true, "AskAgain(1s)"),
-            (failed(Class::RateLimited), wait, true, "AskAgain(1s)"),
+            (page(), wait, false, "Mismatch(NoRegistry"),
+            (failed(Class::Network), wait, true, "AskAgain(1s, "),
+            (failed(Class::RateLimited), wait, true, "AskAgain(1s, "),
             (failed(Class::Network), None, true, "Unanswered"),
             (failed(Class::Network), wait, false, "Unanswered"),
             (failed(Class::Denied), wait, true, "Unanswered"),

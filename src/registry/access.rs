@@ -7,8 +7,9 @@ use std::{env, fs, io};
 
 use crate::credentials::Credentials;
 use crate::credentials::login::Login;
+use crate::net::settings::RegistrySettings;
 use crate::net::tls::{Identity, Pem, Tls};
-use crate::net::{RegistrySettings, Trace, is_on_loopback};
+use crate::net::{Trace, is_on_loopback};
 use crate::registry::error::RegistryError;
 use crate::secret::Secret;
 

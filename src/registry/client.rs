@@ -1,7 +1,7 @@
 //! Sends HTTP requests to a registry, and reads the responses.
 
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -10,113 +10,37 @@ use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Client, ClientBuilder, Method, Proxy, RequestBuilder, Response, Url};
 use rustls::ClientConfig;
 
-use crate::credentials::login::Login;
-use crate::credentials::{Credentials, Kind};
+use crate::credentials::Kind;
+use crate::failure::is_lock_out;
 use crate::net::tls::{self, Tls, TlsProblem};
 use crate::net::{USER_AGENT_VALUE, proxy};
-use crate::reference::HUB;
-use crate::registry::access::Access;
 use crate::registry::error::{RegistryError, code, reason, root_cause};
-use crate::registry::{Ping, Registry};
-use crate::secret::{Redactor, Secret};
+use crate::registry::{PING, Registry};
+use crate::secret::Secret;
 use crate::text::{sanitize, with_causes};
 
-/// The host of Docker Hub's API.
-const HUB_API: &str = "registry-1.docker.io";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum time without new bytes while a response arrives.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum time for a whole request and its response.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Maximum redirects to follow for one request.
-const MAX_REDIRECTS: usize = 5;
+pub(super) const MAX_REDIRECTS: usize = 5;
 /// Maximum size in bytes of one response: the limit for manifests in the OCI distribution specification.
 pub const MAX_BODY: usize = 4 << 20;
 /// Maximum number of bytes to read from an error response, which may be a long HTML page.
-const MAX_REASON: usize = 256 << 10;
+pub(super) const MAX_REASON: usize = 256 << 10;
 /// The value of `Accept` with all media types of manifests and indexes, so that the registry does not convert
 /// a manifest.
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
 impl Registry {
-    /// Connects to a registry with TLS, or with plain HTTP if HTTPS fails and the engine allows plain HTTP for this
-    /// registry.
-    ///
-    /// * `domain`: the `host[:port]` of the registry, from [`crate::reference::Reference::domain`].
-    ///
-    /// # Errors
-    /// The registry cannot be reached, has an invalid certificate, or does not respond like a registry.
-    pub async fn connect(domain: &str, access: Access) -> Result<Self, RegistryError> {
-        let host = if domain == HUB { HUB_API } else { domain };
-        let redactor = Redactor::new(access.credentials.secrets());
-        let tls_config = tls_config_for(domain, &access.tls, &access.certificates)?;
-        let api = url(domain, &format!("https://{host}/"))?;
-        let mut client = builder(tls_config.clone(), Policy::custom(follow));
-        if host == domain && !access.addresses.is_empty() {
-            client = client.resolve_to_addrs(api.host_str().unwrap_or_default(), &access.addresses);
-        }
-        let mut registry = Self {
-            domain: domain.to_owned(),
-            api,
-            client: build(domain, client)?,
-            tls_config,
-            access,
-            redactor: Mutex::new(redactor),
-            authorization: Mutex::default(),
-            ping: Ping::default(),
-            refused: OnceLock::new(),
-        };
-        registry.ping = match registry.ping().await {
-            Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Tls { .. }))
-                if registry.access.tls.skip_verify =>
-            {
-                registry.api = url(domain, &format!("http://{host}/"))?;
-                // If HTTPS and HTTP both fail, report the TLS error, unless this error only says that the
-                // server does not speak TLS.
-                registry.ping().await.map_err(|plain| match error {
-                    RegistryError::Tls { problem, .. } if matches!(*problem, TlsProblem::PlainText) => plain,
-                    error @ RegistryError::Tls { .. } => error,
-                    _ => plain,
-                })?
-            }
-            answered => answered?,
-        };
-        Ok(registry)
-    }
-
-    /// Returns a client of the same registry with other credentials. Sends no request.
-    #[must_use]
-    pub fn with_credentials(&self, credentials: Credentials, login: Login) -> Self {
-        Self {
-            domain: self.domain.clone(),
-            api: self.api.clone(),
-            client: self.client.clone(),
-            tls_config: self.tls_config.clone(),
-            redactor: Mutex::new(Redactor::new(credentials.secrets())),
-            authorization: Mutex::default(),
-            ping: self.ping.clone(),
-            refused: OnceLock::new(),
-            access: Access { credentials, login, ..self.access.clone() },
-        }
-    }
-
-    async fn ping(&self) -> Result<Ping, RegistryError> {
-        let response = self.send(&self.client, self.client.get(self.path("v2/")?)).await?;
-        match response.status() {
-            StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(Ping {
-                asks_for_credentials: response.status() == StatusCode::UNAUTHORIZED,
-                challenges: challenges(&response),
-            }),
-            _ => Err(self.unexpected(response).await),
-        }
-    }
-
     /// Checks that the registry accepts the credentials.
     ///
     /// # Errors
     /// The registry refuses the credentials, or the request fails.
     pub async fn accepts(&self) -> Result<(), RegistryError> {
-        let response = self.ask(Method::GET, self.path("v2/")?, "").await?;
+        let response = self.ask(Method::GET, self.path(PING)?, "").await?;
         if response.status().is_success() { Ok(()) } else { Err(self.unexpected(response).await) }
     }
 
@@ -133,6 +57,11 @@ impl Registry {
         // Some registries send challenges only at `/v2/`.
         let challenges = if challenges.is_empty() { &self.ping.challenges } else { &challenges };
         let authorization = self.authorize(challenges, scope, &refusal.reason).await?;
+        // The registry has accepted this password at another path, so the refusal is about this request. A second
+        // request would be another failed login.
+        if known.is_some_and(|known| known.expose() == authorization.expose()) {
+            return Err(self.denied(refusal.reason));
+        }
         let response = self.ask_with(method, url, Some(&authorization)).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let refusal = self.read_refusal(response).await?;
@@ -219,7 +148,8 @@ impl Registry {
         // Fail if the proxy setting is not valid, because a request must not bypass a configured proxy.
         if let Some(Err(variable)) = url.as_str().parse().ok().map(|url| proxy::setting(&url)) {
             let reason = format!("{variable} is not a valid proxy URL");
-            return Err(RegistryError::Unreachable { server: self.server(&url), reason });
+            let server = self.server(&url);
+            return Err(RegistryError::Unreachable { server, reason, proxy: Some(variable) });
         }
         if let Some(trace) = self.access.trace {
             // These names do not include the headers that reqwest adds.
@@ -244,6 +174,10 @@ impl Registry {
         if let Some(trace) = self.access.trace {
             trace(&response.status().to_string());
         }
+        // Only a proxy sends this status.
+        if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            return Err(self.unreachable_because(&url, response.status().to_string().to_lowercase()));
+        }
         Ok(response)
     }
 
@@ -256,7 +190,11 @@ impl Registry {
     }
 
     /// Returns the first bytes of a response's body, at most `limit`.
-    async fn start_of(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, RegistryError> {
+    pub(super) async fn start_of(
+        &self,
+        mut response: Response,
+        limit: usize,
+    ) -> Result<Vec<u8>, RegistryError> {
         let mut body = Vec::new();
         let url = response.url().clone();
         while body.len() < limit
@@ -292,6 +230,9 @@ impl Registry {
     pub(super) fn refusal(&self, Refusal { status, reason, server, .. }: Refusal) -> RegistryError {
         match status {
             StatusCode::UNAUTHORIZED => self.unauthorized(reason),
+            StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS if is_lock_out(&reason) => {
+                self.unauthorized(reason)
+            }
             StatusCode::FORBIDDEN => self.denied(reason),
             StatusCode::NOT_FOUND => self.not_a_registry(&format!("it answered {status}: {reason}")),
             _ => RegistryError::Answered { server, status, reason },
@@ -304,8 +245,7 @@ impl Registry {
     }
 
     pub(super) fn unauthorized(&self, reason: String) -> RegistryError {
-        let login = Box::new(self.access.login.clone());
-        RegistryError::Unauthorized { registry: self.domain.clone(), login, reason }
+        RegistryError::refused_credentials(&self.domain, &self.access.login, reason)
     }
 
     pub(super) fn no_token(&self, reason: &str) -> RegistryError {
@@ -318,7 +258,20 @@ impl Registry {
 
     fn unreachable(&self, url: &Url, error: &reqwest::Error) -> RegistryError {
         let reason = if error.is_timeout() { "it does not answer".to_owned() } else { root_cause(error) };
-        RegistryError::Unreachable { server: self.server(url), reason }
+        self.unreachable_because(url, reason)
+    }
+
+    /// Returns the error for a failed connection, and names the proxy of the connection.
+    fn unreachable_because(&self, url: &Url, reason: String) -> RegistryError {
+        let server = self.server(url);
+        match url.as_str().parse().ok().and_then(|url| proxy::named(&url)) {
+            Some((variable, proxy)) => RegistryError::Unreachable {
+                server: format!("{server} through the proxy {} ({variable})", sanitize(&proxy)),
+                reason,
+                proxy: Some(variable),
+            },
+            None => RegistryError::Unreachable { server, reason, proxy: None },
+        }
     }
 }
 
@@ -334,7 +287,7 @@ pub struct Refusal {
 }
 
 /// Returns the values of `WWW-Authenticate` in a response.
-fn challenges(response: &Response) -> Vec<String> {
+pub(super) fn challenges(response: &Response) -> Vec<String> {
     let values = response.headers().get_all(WWW_AUTHENTICATE).iter();
     values.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
 }
@@ -345,8 +298,11 @@ pub fn place(url: &Url) -> (&str, u16) {
 }
 
 /// Follows a redirect from a registry, unless the target changes HTTPS to HTTP. reqwest does not send the
-/// credentials to another host or port.
+/// credentials to another host or port. Redirects of `/v2/` are not followed, because they may lead to a sign-in page.
 pub fn follow(attempt: Attempt<'_>) -> Action {
+    if attempt.previous().first().is_some_and(|first| first.path() == PING) {
+        return attempt.stop();
+    }
     let is_downgrade = attempt.url().scheme() != "https"
         && attempt.previous().iter().any(|previous| previous.scheme() == "https");
     if is_downgrade || attempt.previous().len() > MAX_REDIRECTS { attempt.stop() } else { attempt.follow() }
@@ -394,5 +350,6 @@ pub fn build(registry: &str, client: ClientBuilder) -> Result<Client, RegistryEr
     client.build().map_err(|error| RegistryError::Unreachable {
         server: format!("the registry {registry}"),
         reason: with_causes(&error),
+        proxy: None,
     })
 }

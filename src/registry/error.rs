@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::docker::context::Endpoint;
-use crate::failure::Class;
+use crate::failure::{Class, Evidence, Verdict, classify, is_lock_out};
 use crate::net::tls::TlsProblem;
 use crate::reference::HUB;
 use crate::text::sanitize;
@@ -17,8 +17,9 @@ use crate::text::sanitize;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// `server`: the registry, or the token server of the registry.
+    /// `proxy`: the variable that names the proxy of the connection, if the connection uses a proxy.
     #[error("cannot reach {server}: {reason}")]
-    Unreachable { server: String, reason: String },
+    Unreachable { server: String, reason: String, proxy: Option<&'static str> },
     #[error("cannot establish TLS with {server}: {problem}")]
     Tls {
         server: String,
@@ -31,6 +32,9 @@ pub enum RegistryError {
     Certificates { registry: String, reason: String },
     #[error("{}", refused(registry, login, reason))]
     Unauthorized { registry: String, login: Box<Login>, reason: String },
+    /// The registry refuses all credentials for some time, after too many failed logins.
+    #[error("{}", refused(registry, login, reason))]
+    LockedOut { registry: String, login: Box<Login>, reason: String },
     #[error("{registry} denies access{}: {reason}", if login.anonymous { " without credentials".to_owned() } else { format!(" for {}", login.describe()) })]
     Denied { registry: String, login: Box<Login>, reason: String },
     #[error("{registry} denies write access to {repository}{}: {reason}", if login.anonymous { " without credentials".to_owned() } else { format!(" for {}", login.describe()) })]
@@ -46,6 +50,12 @@ pub enum RegistryError {
     Elsewhere { registry: String, endpoint: Arc<Endpoint> },
     #[error("{registry} is not a registry: {reason}")]
     NotARegistry { registry: String, reason: String },
+    #[error("{registry} is not a registry: its manifest is not JSON")]
+    NoManifest { registry: String },
+    /// A web page answers at `/v2/`, instead of a registry. `redirect`: the URL of the page, without the query, if the
+    /// server redirects to another server; `is_sign_in`: the page is a sign-in page.
+    #[error("{}", web_page(registry, redirect.as_deref(), *is_sign_in))]
+    WebPage { registry: String, redirect: Option<String>, is_sign_in: bool },
     /// The registry requires a token, and the plugin cannot request a token.
     #[error("cannot get a token for {registry}: {reason}")]
     NoToken { registry: String, reason: String },
@@ -59,12 +69,33 @@ fn refused(registry: &str, login: &Login, reason: &str) -> String {
     }
 }
 
+fn web_page(registry: &str, redirect: Option<&str>, is_sign_in: bool) -> String {
+    match (redirect, is_sign_in) {
+        (Some(url), true) => format!("{registry} redirects to {url}: a sign-in page, not a registry"),
+        (Some(url), false) => format!("{registry} redirects to {url}, which is not a registry"),
+        (None, true) => format!("{registry} is not a registry: it answers with a sign-in page"),
+        (None, false) => format!("{registry} is not a registry: it answers with a web page"),
+    }
+}
+
 impl RegistryError {
+    /// Returns the error for credentials that a registry or its token server refused.
+    pub fn refused_credentials(registry: &str, login: &Login, reason: String) -> Self {
+        let (registry, login) = (registry.to_owned(), Box::new(login.clone()));
+        if is_lock_out(&reason) {
+            Self::LockedOut { registry, login, reason }
+        } else {
+            Self::Unauthorized { registry, login, reason }
+        }
+    }
+
     pub fn class(&self) -> Class {
         match self {
             Self::Unreachable { .. } => Class::Network,
             Self::Tls { .. } | Self::Certificates { .. } => Class::Tls,
-            Self::Unauthorized { .. } => Class::Auth,
+            Self::Unauthorized { .. } | Self::LockedOut { .. } | Self::WebPage { is_sign_in: true, .. } => {
+                Class::Auth
+            }
             Self::Denied { .. } | Self::MayNotWrite { .. } => Class::Denied,
             Self::NoRepository { .. } => Class::NotFound,
             Self::Answered { status, .. } => match status.as_u16() {
@@ -73,10 +104,36 @@ impl RegistryError {
                 _ => Class::Other,
             },
             Self::Elsewhere { .. }
+            | Self::WebPage { is_sign_in: false, .. }
             | Self::NoCatalog { .. }
             | Self::NotARegistry { .. }
+            | Self::NoManifest { .. }
             | Self::NoToken { .. } => Class::Other,
         }
+    }
+
+    /// Returns the verdict that decides about retries and prompts.
+    pub fn verdict(&self) -> Verdict {
+        let verdict = Verdict::without_hint(self.class());
+        match self {
+            // The text tells whether a host name cannot be resolved, or a proxy requires a password. Such a failure
+            // allows fewer retries.
+            Self::Unreachable { reason, .. } => Some(classify(&Evidence::of_text(reason, true)))
+                .filter(|read| read.class == verdict.class)
+                .unwrap_or(verdict),
+            Self::LockedOut { .. } | Self::WebPage { .. } => Verdict { can_prompt: false, ..verdict },
+            _ => verdict,
+        }
+    }
+
+    /// Returns whether a web page answers instead of a registry.
+    pub fn is_web_page(&self) -> bool {
+        matches!(self, Self::WebPage { .. })
+    }
+
+    /// Returns whether the server answered a query for a manifest, and the answer is not a registry's.
+    pub fn is_not_a_registry(&self) -> bool {
+        self.is_web_page() || matches!(self, Self::NoManifest { .. })
     }
 
     /// Returns whether the plugin failed to connect to the registry. The engine may still be able to connect.
@@ -90,7 +147,10 @@ impl RegistryError {
     /// Returns a hint for this error: a command to run, or a setting to change.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Unreachable { .. } => "check its name and port, the network, HTTPS_PROXY and NO_PROXY",
+            Self::Unreachable { proxy: Some(variable), .. } => {
+                return Some(format!("check the proxy in {variable}, or add the host to NO_PROXY"));
+            }
+            Self::Unreachable { .. } => "check its name and port, and the network",
             Self::Tls { registry, directory, problem, .. } => {
                 let directory = directory.display();
                 let host = if registry == HUB { "registry-1.docker.io" } else { registry };
@@ -138,6 +198,12 @@ impl RegistryError {
                     docker_login(registry)
                 ));
             }
+            Self::LockedOut { registry, .. } => {
+                return Some(format!(
+                    "wait about 15 minutes, and correct the password first (`{}`)",
+                    docker_login(registry)
+                ));
+            }
             Self::Denied { registry, login, .. } | Self::MayNotWrite { registry, login, .. }
                 if login.anonymous =>
             {
@@ -180,7 +246,12 @@ impl RegistryError {
                 _ => return None,
             },
             Self::Elsewhere { .. } => "run this command on that machine",
-            Self::NotARegistry { .. } => "check its name and port",
+            Self::WebPage { is_sign_in: true, .. } => {
+                "exempt `/v2/` and the token server from the sign-in page: docker cannot sign in there"
+            }
+            Self::NotARegistry { .. } | Self::NoManifest { .. } | Self::WebPage { .. } => {
+                "check its name and port"
+            }
             Self::NoToken { .. } => "check the address of the token server in the settings of the registry",
         };
         Some(hint.to_owned())

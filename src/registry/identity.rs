@@ -4,10 +4,10 @@ use hyper::StatusCode;
 use reqwest::Method;
 
 use crate::credentials::Kind;
-use crate::failure::{Class, Evidence, classify};
-use crate::registry::Registry;
+use crate::failure::{Class, Evidence, classify, is_lock_out};
 use crate::registry::client::Refusal;
 use crate::registry::token::{Challenge, scope, write_scope};
+use crate::registry::{PING, Registry};
 use crate::secret::Secret;
 
 /// The result of a check of credentials.
@@ -28,7 +28,8 @@ impl Registry {
     /// After a refusal, this client does not send the credentials again.
     ///
     /// * `repository`: the token is requested for this repository, and later requests use the token again.
-    pub async fn check_identity(&self, repository: &str) -> Identity {
+    /// * `is_push`: request a token to push; otherwise a token to pull, which every account with access gets.
+    pub async fn check_identity(&self, repository: &str, is_push: bool) -> Identity {
         if !self.ping.asks_for_credentials {
             return Identity::NotAsked;
         }
@@ -36,7 +37,13 @@ impl Registry {
             (
                 Challenge::Bearer { realm: Some(realm), service, .. },
                 Some(Kind::Password | Kind::IdentityToken),
-            ) => self.check_at_token_server(&realm, service, repository).await,
+            ) => match self.check_at_token_server(&realm, service, repository, is_push).await {
+                // The URL of the token server may be wrong, and the registry also accepts a password.
+                Identity::Unclear if Challenge::offers_basic(&self.ping.challenges) => {
+                    self.check_password().await
+                }
+                identity => identity,
+            },
             (Challenge::Basic, Some(Kind::Password)) => self.check_password().await,
             _ => Identity::Unclear,
         };
@@ -53,19 +60,23 @@ impl Registry {
         realm: &str,
         service: Option<String>,
         repository: &str,
+        is_push: bool,
     ) -> Identity {
-        let push = write_scope(repository);
-        let refusal = match self.request_token(realm, service.clone(), &push).await {
+        let (pull, push) = (scope(repository), write_scope(repository));
+        let requested = if is_push { &push } else { &pull };
+        let refusal = match self.request_token(realm, service.clone(), requested).await {
             Ok(Ok(token)) => {
-                for scope in [scope(repository), push] {
-                    self.remember(&scope, Secret::new(format!("Bearer {}", token.expose())));
+                let bearer = || Secret::new(format!("Bearer {}", token.expose()));
+                if is_push {
+                    self.remember(&push, bearer());
                 }
+                self.remember(&pull, bearer());
                 return Identity::Accepted;
             }
             Ok(Err(refusal)) => refusal,
             Err(_) => return Identity::Unclear,
         };
-        if refusal.status != StatusCode::FORBIDDEN {
+        if refusal.status != StatusCode::FORBIDDEN || is_lock_out(&refusal.reason) {
             return identity_of(refusal);
         }
         match self.request_token(realm, service, "").await {
@@ -80,10 +91,7 @@ impl Registry {
 
     /// Sends the user name and the password to `/v2/`.
     async fn check_password(&self) -> Identity {
-        let (Some(packed), Ok(url)) = (self.access.credentials.basic_auth(), self.path("v2/")) else {
-            return Identity::Unclear;
-        };
-        let basic = Secret::new(format!("Basic {}", packed.expose()));
+        let (Some(basic), Ok(url)) = (self.basic(), self.path(PING)) else { return Identity::Unclear };
         match self.ask_with(Method::GET, url, Some(&basic)).await {
             Ok(response) if response.status().is_success() => {
                 self.remember("", basic);
@@ -96,12 +104,15 @@ impl Registry {
 }
 
 /// Returns whether a refused request with credentials means that the credentials are not valid: status 401,
-/// `invalid_grant` of a token server (RFC 6749, 5.2), or a 403 that is about expired credentials (ECR).
+/// `invalid_grant` of a token server (RFC 6749, 5.2), or a 403 or 429 whose reason is about credentials: expired
+/// credentials (ECR), or too many failed logins (Docker Hub).
 fn identity_of(refusal: Refusal) -> Identity {
     let is_about_identity = match refusal.status {
         StatusCode::UNAUTHORIZED => true,
         StatusCode::BAD_REQUEST => refusal.code.as_deref() == Some("invalid_grant"),
-        StatusCode::FORBIDDEN => classify(&Evidence::of_text(&refusal.reason, true)).class == Class::Auth,
+        StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
+            classify(&Evidence::of_text(&refusal.reason, true)).class == Class::Auth
+        }
         _ => false,
     };
     if is_about_identity { Identity::Refused { reason: refusal.reason } } else { Identity::Unclear }

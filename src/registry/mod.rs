@@ -5,6 +5,7 @@
 
 pub mod access;
 mod client;
+mod connect;
 pub mod error;
 pub mod identity;
 pub mod list;
@@ -22,6 +23,9 @@ use rustls::ClientConfig;
 use crate::registry::access::Access;
 use crate::secret::{Redactor, Secret};
 
+/// The path of the first request to a registry (OCI distribution specification 1.1, `end-1`).
+const PING: &str = "/v2/";
+
 /// The response of a registry to `GET /v2/` without credentials.
 #[derive(Clone, Debug, Default)]
 struct Ping {
@@ -29,6 +33,8 @@ struct Ping {
     asks_for_credentials: bool,
     /// The values of `WWW-Authenticate`.
     challenges: Vec<String>,
+    /// The URL that the response came from, if the registry redirected the request.
+    redirected_to: Option<Url>,
 }
 
 /// A client of a registry that has responded to `GET /v2/`.

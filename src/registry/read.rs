@@ -63,7 +63,7 @@ impl Registry {
         let response = self.ask(Method::GET, url, &scope(repository)).await?;
         let Some(body) = self.found(response).await? else { return Ok(None) };
         let manifest = ServedManifest::parse(&body);
-        manifest.map(Some).map_err(|_| self.not_a_registry("its manifest is not JSON"))
+        manifest.map(Some).map_err(|_| RegistryError::NoManifest { registry: self.domain.clone() })
     }
 
     /// Returns the digests of an image's uncompressed layers, in the order of the image's configuration.

@@ -4,12 +4,14 @@
 
 use std::sync::PoisonError;
 
+use http_auth::ChallengeRef;
 use hyper::StatusCode;
 use reqwest::header::AUTHORIZATION;
 use reqwest::redirect::Policy;
 use serde::Deserialize;
 
 use crate::credentials::Kind;
+use crate::failure::Class;
 use crate::net::is_loopback;
 use crate::net::tls::Tls;
 use crate::registry::Registry;
@@ -52,10 +54,9 @@ pub(super) enum Challenge {
 
 impl Challenge {
     /// Chooses a challenge from the values of `WWW-Authenticate`. Prefers a token (Bearer) to a password
-    /// (Basic), and ignores values that cannot be parsed.
+    /// (Basic).
     pub(super) fn choose(headers: &[String]) -> Self {
-        let parsed = headers.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten();
-        let parsed: Vec<_> = parsed.collect();
+        let parsed = parse(headers);
         let of = |scheme: &str| parsed.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme));
         if let Some(bearer) = of("Bearer") {
             let parameter = |name: &str| {
@@ -74,6 +75,16 @@ impl Challenge {
             if schemes.is_empty() { "none is named".to_owned() } else { sanitize(&schemes.join(", ")) };
         Self::Unknown { schemes }
     }
+
+    /// Returns whether the values of `WWW-Authenticate` offer Basic authentication, possibly beside a token.
+    pub(super) fn offers_basic(headers: &[String]) -> bool {
+        parse(headers).iter().any(|challenge| challenge.scheme.eq_ignore_ascii_case("Basic"))
+    }
+}
+
+/// Parses the values of `WWW-Authenticate`. Ignores values that cannot be parsed.
+fn parse(headers: &[String]) -> Vec<ChallengeRef<'_>> {
+    headers.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten().collect()
 }
 
 impl Registry {
@@ -94,15 +105,23 @@ impl Registry {
                 if let Some(token) = &credentials.registry_token {
                     return Ok(Secret::new(format!("Bearer {}", token.expose())));
                 }
-                let realm =
-                    realm.ok_or_else(|| self.no_token("the registry does not name a token server"))?;
-                let token = self.token(&realm, service, asked.as_deref().unwrap_or(scope)).await?;
-                Ok(Secret::new(format!("Bearer {}", token.expose())))
+                let realm = realm.ok_or_else(|| self.no_token("the registry does not name a token server"));
+                let token = match realm {
+                    Ok(realm) => self.token(&realm, service, asked.as_deref().unwrap_or(scope)).await,
+                    Err(error) => Err(error),
+                };
+                match (token, self.basic()) {
+                    (Ok(token), _) => Ok(Secret::new(format!("Bearer {}", token.expose()))),
+                    // The URL of the token server may be wrong, and the registry also accepts a password.
+                    (Err(error), Some(basic))
+                        if error.class() == Class::Other && Challenge::offers_basic(challenges) =>
+                    {
+                        Ok(basic)
+                    }
+                    (Err(error), _) => Err(error),
+                }
             }
-            (Challenge::Basic, Some(Kind::Password)) => {
-                let packed = credentials.basic_auth().ok_or_else(unauthorized)?;
-                Ok(Secret::new(format!("Basic {}", packed.expose())))
-            }
+            (Challenge::Basic, Some(Kind::Password)) => self.basic().ok_or_else(unauthorized),
             (Challenge::Basic, None) => Err(unauthorized()),
             (Challenge::Basic, _) => {
                 Err(self.unauthorized("it requires a password, and only a token is stored".to_owned()))
@@ -117,6 +136,12 @@ impl Registry {
                 })
             }
         }
+    }
+
+    /// Returns the value of `Authorization` with the user name and the password.
+    pub(super) fn basic(&self) -> Option<Secret> {
+        let packed = self.access.credentials.basic_auth()?;
+        Some(Secret::new(format!("Basic {}", packed.expose())))
     }
 
     /// Obtains a token for a scope from the token server that the registry names.
@@ -148,7 +173,9 @@ impl Registry {
             access_token: Option<Secret>,
         }
         let credentials = &self.access.credentials;
-        let mut url = url(&self.domain, realm)?;
+        // Some registries name the token server by a path on their own host.
+        let realm = self.api.join(realm).map_or_else(|_| realm.to_owned(), String::from);
+        let mut url = url(&self.domain, &realm)?;
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let is_own = place(&url) == place(&self.api);
         let is_as_registry = is_own || self.access.lends_insecurity(&self.domain);
@@ -179,9 +206,8 @@ impl Registry {
         } else {
             url.query_pairs_mut().extend_pairs(fields);
             let request = client.get(url);
-            match (&credentials.username, &credentials.password, credentials.basic_auth()) {
-                (Some(username), Some(_), Some(packed)) => {
-                    let basic = Secret::new(format!("Basic {}", packed.expose()));
+            match (&credentials.username, &credentials.password, self.basic()) {
+                (Some(username), Some(_), Some(basic)) => {
                     request.query(&[("account", username)]).header(AUTHORIZATION, self.sensitive(&basic)?)
                 }
                 _ => request,

@@ -9,7 +9,7 @@ use crate::support::env::{Run, TestEnv, run, run_with_stdin};
 /// The base64 encoding of `bob:filepw`.
 const BOB: &str = "Ym9iOmZpbGVwdw==";
 const WRONG: &str =
-    r#"{"message":"login attempt to http://localhost:5000/v2/ failed with status: 401 Unauthorized"}"#;
+    r#"{"message":"login attempt to http://localhost:1/v2/ failed with status: 401 Unauthorized"}"#;
 const AUTH: &str = "POST /v1.41/auth";
 
 fn auth(env: &TestEnv, engine: &FakeEngine, arguments: &[&str]) -> Run {
@@ -17,14 +17,14 @@ fn auth(env: &TestEnv, engine: &FakeEngine, arguments: &[&str]) -> Run {
 }
 
 fn stored(entry: &Value) -> String {
-    json!({"auths": {"localhost:5000": entry}}).to_string()
+    json!({"auths": {"localhost:1": entry}}).to_string()
 }
 
 #[test]
 fn reports_source_user_kind_and_acceptance_of_credentials() {
     let file = stored(&json!({"auth": BOB}));
     let token = stored(&json!({"auth": "Ym9iOg==", "identitytoken": "idtok"}));
-    let refused = r#"{"message":"Get \"http://localhost:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"}"#;
+    let refused = r#"{"message":"Get \"http://localhost:1/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"}"#;
     let alice = r#"echo '{"Username":"alice","Secret":"s3cret"}'"#;
     let table = [
         // config.json, the engine's response → exit status, row on stdout, JSON on stdout, text in stderr
@@ -32,7 +32,7 @@ fn reports_source_user_kind_and_acceptance_of_credentials() {
             file.as_str(),
             Reply::json(200, "{}"),
             0,
-            "localhost:5000   config    bob        password   yes",
+            "localhost:1   config    bob        password   yes",
             json!({"source": "config", "username": "bob", "kind": "password", "accepted": true, "error": null}),
             "",
         ),
@@ -40,7 +40,7 @@ fn reports_source_user_kind_and_acceptance_of_credentials() {
             &token,
             Reply::json(200, "{}"),
             0,
-            "localhost:5000   config    bob        identity-token   yes",
+            "localhost:1   config    bob        identity-token   yes",
             json!({"source": "config", "username": "bob", "kind": "identity-token", "accepted": true}),
             "",
         ),
@@ -48,7 +48,7 @@ fn reports_source_user_kind_and_acceptance_of_credentials() {
             r#"{"credsStore":"x"}"#,
             Reply::json(200, "{}"),
             0,
-            "localhost:5000   helper:x   alice      password   yes",
+            "localhost:1   helper:x   alice      password   yes",
             json!({"source": "helper:x", "username": "alice", "accepted": true}),
             "",
         ),
@@ -56,35 +56,35 @@ fn reports_source_user_kind_and_acceptance_of_credentials() {
             &file,
             Reply::json(500, WRONG),
             3,
-            "localhost:5000   config    bob        password   no",
+            "localhost:1   config    bob        password   no",
             json!({"accepted": false, "username": "bob"}),
-            "localhost:5000 does not accept user `bob` from `",
+            "localhost:1 does not accept user `bob` from `",
         ),
         (
             &file,
             Reply::json(500, refused),
             6,
-            "localhost:5000   config    bob        password   unknown",
+            "localhost:1   config    bob        password   unknown",
             json!({"accepted": null}),
-            "cannot check the credentials for localhost:5000: Get",
+            "cannot check the credentials for localhost:1: Get",
         ),
     ];
     for (config, reply, status, row, json, told) in table {
         let env = TestEnv::new().with_config(config).with_helper("x", alice);
-        let engine = FakeEngine::start().on(AUTH, reply.clone()).on(AUTH, reply);
-        let run = auth(&env, &engine, &["localhost:5000"]);
+        let engine = FakeEngine::with_info().on(AUTH, reply.clone()).on(AUTH, reply);
+        let run = auth(&env, &engine, &["localhost:1"]);
         assert_eq!(run.status, status, "{run}");
         assert!(run.stderr.contains(told), "{run}");
         let lines: Vec<&str> = run.stdout.lines().collect();
         assert_eq!(lines.len(), 2, "{run}");
-        assert!(lines[0].starts_with("REGISTRY         SOURCE"), "{run}");
+        assert!(lines[0].starts_with("REGISTRY      SOURCE"), "{run}");
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(words(lines[1]), words(row), "{run}");
 
-        let run = auth(&env, &engine, &["--format", "json", "localhost:5000"]);
+        let run = auth(&env, &engine, &["--format", "json", "localhost:1"]);
         assert_eq!(run.status, status, "{run}");
         let line = run.json();
-        assert_eq!(line["registry"], "localhost:5000");
+        assert_eq!(line["registry"], "localhost:1");
         for (key, value) in json.as_object().unwrap() {
             assert_eq!(line[key], *value, "{key}: {run}");
         }
@@ -98,8 +98,8 @@ fn exits_3_without_credentials_and_without_an_engine() {
     let table = [
         (
             "{}",
-            "cannot check credentials for localhost:5000: no credentials are stored for it",
-            "docker login localhost:5000",
+            "cannot check credentials for localhost:1: no credentials are stored for it",
+            "docker login localhost:1",
         ),
         (
             r#"{"credsStore":"gone"}"#,
@@ -110,7 +110,7 @@ fn exits_3_without_credentials_and_without_an_engine() {
     ];
     for (config, told, hint) in table {
         let env = TestEnv::new().with_config(config);
-        let run = run(env.without_engine().args(["regpush", "auth", "--format", "json", "localhost:5000"]));
+        let run = run(env.without_engine().args(["regpush", "auth", "--format", "json", "localhost:1"]));
         assert_eq!(run.status, 3, "{run}");
         assert!(run.stderr.contains(told) && run.stderr.contains(hint), "{run}");
         assert_eq!((run.json()["source"].as_str(), &run.json()["accepted"]), (Some("none"), &json!(null)));
@@ -120,13 +120,13 @@ fn exits_3_without_credentials_and_without_an_engine() {
 #[test]
 fn checks_given_credentials_without_saving_them() {
     let env = TestEnv::new();
-    let engine = FakeEngine::start().on(AUTH, Reply::json(200, "{}"));
+    let engine = FakeEngine::with_info().on(AUTH, Reply::json(200, "{}"));
     let mut command = env.command(&engine);
-    command.args(["regpush", "auth", "-u", "ci", "--password-stdin", "https://localhost:5000/v2/"]);
+    command.args(["regpush", "auth", "-u", "ci", "--password-stdin", "https://localhost:1/v2/"]);
     let run = run_with_stdin(&mut command, b" pw \r\n");
     assert_eq!(run.status, 0, "{run}");
     let sent: Value = serde_json::from_slice(&engine.requests().last().unwrap().body).unwrap();
-    assert_eq!(sent, json!({"username": "ci", "password": " pw ", "serveraddress": "localhost:5000"}));
+    assert_eq!(sent, json!({"username": "ci", "password": " pw ", "serveraddress": "localhost:1"}));
     assert!(run.stdout.contains("command-line"), "{run}");
     assert!(!env.config_file().exists());
 }
@@ -134,19 +134,19 @@ fn checks_given_credentials_without_saving_them() {
 #[test]
 fn saves_typed_credentials_after_checking_them() {
     let env = TestEnv::new();
-    let engine = FakeEngine::start().on(AUTH, Reply::json(500, WRONG)).on(AUTH, Reply::json(200, "{}"));
-    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "auth", "--login", "localhost:5000"]);
+    let engine = FakeEngine::with_info().on(AUTH, Reply::json(500, WRONG)).on(AUTH, Reply::json(200, "{}"));
+    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "auth", "--login", "localhost:1"]);
     terminal.wait_for("Username: ");
     terminal.type_in("alice\r");
     terminal.wait_for("Password: ");
     assert!(!terminal.echoes());
     terminal.type_in("wrong\r");
-    terminal.wait_for("localhost:5000 does not accept this password for `alice`");
+    terminal.wait_for("localhost:1 does not accept this password for `alice`");
     terminal.wait_for("Username (alice): ");
     terminal.type_in("\r");
     terminal.wait_for("Password: ");
     terminal.type_in("s3cret\r");
-    terminal.wait_for("saved the credentials for localhost:5000 in `");
+    terminal.wait_for("saved the credentials for localhost:1 in `");
     let ended = terminal.finish();
     assert_eq!((ended.status, ended.restored), (0, true), "{}", ended.text);
     assert!(ended.text.contains("yes"), "{}", ended.text);
@@ -155,8 +155,8 @@ fn saves_typed_credentials_after_checking_them() {
 
     // If saving fails, `auth --login` still prints the result of the check of the typed credentials.
     let env = TestEnv::new().with_config(r#"{"credsStore":"gone"}"#);
-    let engine = FakeEngine::start().on(AUTH, Reply::json(200, "{}"));
-    let arguments = ["regpush", "auth", "--login", "--format", "json", "localhost:5000"];
+    let engine = FakeEngine::with_info().on(AUTH, Reply::json(200, "{}"));
+    let arguments = ["regpush", "auth", "--login", "--format", "json", "localhost:1"];
     let mut terminal = env.at_terminal(&engine, "xterm", &arguments);
     terminal.wait_for("Username: ");
     terminal.type_in("alice\r");
@@ -171,8 +171,8 @@ fn saves_typed_credentials_after_checking_them() {
     );
 
     // The prompt for a username offers the value of `--username`.
-    let engine = FakeEngine::start();
-    let arguments = ["regpush", "auth", "--login", "-u", "carol", "localhost:5000"];
+    let engine = FakeEngine::with_info();
+    let arguments = ["regpush", "auth", "--login", "-u", "carol", "localhost:1"];
     let mut terminal = env.at_terminal(&engine, "xterm", &arguments);
     terminal.wait_for("Username (carol): ");
     terminal.type_in("\x03");
@@ -186,9 +186,9 @@ fn explains_why_auth_cannot_check() {
     let table: [(&[&str], i32, &str, &str); 7] = [
         (&["localhost:99999"], 125, "`localhost:99999` is not a valid registry name", ""),
         (
-            &["https://me:hunter2@localhost:5000"],
+            &["https://me:hunter2@localhost:1"],
             125,
-            "`https://…@localhost:5000` is not a valid registry name",
+            "`https://…@localhost:1` is not a valid registry name",
             "",
         ),
         (&["team"], 125, "`team` is not a valid registry name", "write the registry as HOST or HOST:PORT"),
@@ -199,13 +199,13 @@ fn explains_why_auth_cannot_check() {
             "run `docker login`",
         ),
         (
-            &["--login", "localhost:5000"],
+            &["--login", "localhost:1"],
             3,
-            "cannot prompt for credentials for localhost:5000",
-            "`docker regpush auth --login -u NAME --password-stdin localhost:5000`",
+            "cannot prompt for credentials for localhost:1",
+            "`docker regpush auth --login -u NAME --password-stdin localhost:1`",
         ),
         (&["docker.io"], 3, "cannot check credentials for docker.io", "run `docker login` or"),
-        (&["-u", "me", "localhost:5000"], 125, "--username requires --login", ""),
+        (&["-u", "me", "localhost:1"], 125, "--username requires --login", ""),
     ];
     for (arguments, status, told, hint) in table {
         let run = run(env.without_engine().args(["regpush", "auth"]).args(arguments));
@@ -216,7 +216,7 @@ fn explains_why_auth_cannot_check() {
     let env = TestEnv::new().with_config(&stored(&json!({"auth": BOB})));
     let mut command = env.without_engine();
     let run =
-        run(command.env("DOCKER_HOST", "unix:///nothing/here").args(["regpush", "auth", "localhost:5000"]));
+        run(command.env("DOCKER_HOST", "unix:///nothing/here").args(["regpush", "auth", "localhost:1"]));
     assert_eq!(run.status, 4, "{run}");
     assert!(run.stdout.contains("unknown"), "{run}");
 }
@@ -232,7 +232,7 @@ fn checks_a_registry_token_at_the_registry_itself() {
         let host = registry.host.trim_start_matches("tcp://").to_owned();
         let config = json!({"auths": {&host: {"registrytoken": "RT-secret"}}}).to_string();
         let env = TestEnv::new().with_config(&config);
-        let engine = FakeEngine::start().on("GET /v1.41/info", Reply::json(200, "{}"));
+        let engine = FakeEngine::with_info();
         let run = auth(&env, &engine, &[&host]);
         assert_eq!(run.status, accepted, "{run}");
         let row = if accepted == 0 { "registry-token   yes" } else { "registry-token   no" };
@@ -252,7 +252,7 @@ fn challenge(text: &str) -> Reply {
 fn lists_stored_credentials_without_an_engine() {
     let config = json!({
         "auths": {
-            "localhost:5000": {"auth": BOB},
+            "localhost:1": {"auth": BOB},
             "https://old.example.com/v1/": {"auth": "Ym9iOg==", "identitytoken": "ID"},
             "https://index.docker.io/v1/": {},
             "https://index.docker.io/v1/access-token": {"auth": BOB},
@@ -279,7 +279,7 @@ fn lists_stored_credentials_without_an_engine() {
         REGISTRY               SOURCE               USERNAME   KIND\n\
         bad.example.com        helper:x             -          -\n\
         docker.io              helper:x             hubuser    password\n\
-        localhost:5000         config               bob        password\n\
+        localhost:1            config               bob        password\n\
         old.example.com        config               bob        identity-token\n\
         own.example.com        helper:y             -          -\n\
         plain.example.com      config               -          -\n\
@@ -298,15 +298,15 @@ fn lists_stored_credentials_without_an_engine() {
     assert_eq!(
         lines[1],
         json!({"registry": "docker.io", "source": "helper:x", "username": "hubuser", "kind": "password",
-            "accepted": null, "warnings": [], "error": null})
+            "accepted": null, "asked": null, "warnings": [], "error": null})
     );
 }
 
 #[test]
 fn ctrl_c_ends_auth_while_the_engine_hangs() {
     let env = TestEnv::new().with_config(&stored(&json!({"auth": BOB})));
-    let engine = FakeEngine::start().on(AUTH, Reply::json(200, "{").ending(End::Hang));
-    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "auth", "localhost:5000"]);
+    let engine = FakeEngine::with_info().on(AUTH, Reply::json(200, "{").ending(End::Hang));
+    let mut terminal = env.at_terminal(&engine, "xterm", &["regpush", "auth", "localhost:1"]);
     engine.wait_for_request(AUTH);
     terminal.type_in("\x03");
     assert_eq!(terminal.finish().status, 130);

@@ -176,6 +176,7 @@ fn every_long_option_has_a_variable() {
         ("REGPUSH_TO", "http://x"),
         ("REGPUSH_USERNAME", "a:b"),
         ("REGPUSH_VERIFY", "x"),
+        ("REGPUSH_VERIFY_WAIT", "soon"),
         ("REGPUSH_DIGEST_FILE", "/no/such/folder/file"),
         ("REGPUSH_METADATA_FILE", "/no/such/folder/file"),
     ];

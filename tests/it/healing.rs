@@ -242,7 +242,7 @@ fn exits_9_if_the_registry_serves_another_digest() {
     ] {
         let engine = FakeEngine::start().serving_pushed().on(PUSH, pushed());
         let engine = (0..3).fold(engine, |engine, _| engine.on(DISTRIBUTION, reply.clone()));
-        let unverified = push(&engine, &[]);
+        let unverified = push(&engine, &["--verify-wait", "2s"]);
         assert_eq!(unverified.status, 9, "{unverified}");
         let result = unverified.json();
         assert_eq!((&result["verified"], &result["digest"]), (&json!(false), &json!(null)), "{unverified}");
@@ -257,6 +257,86 @@ fn verification_asks_a_slow_registry_again() {
     let engine = FakeEngine::start().serving_pushed().on(PUSH, pushed()).on(DISTRIBUTION, names_nothing());
     let pushed = push(&engine, &[]);
     assert_eq!((pushed.status, &pushed.json()["verified"]), (0, &json!(true)), "{pushed}");
+}
+
+/// A cache in front of the registry may answer for some time as before the push.
+#[test]
+fn verification_waits_as_long_as_the_user_allows() {
+    let engine = FakeEngine::start()
+        .on(PUSH, pushed())
+        .on(DISTRIBUTION, names_nothing())
+        .on(DISTRIBUTION, names_nothing())
+        .on(DISTRIBUTION, names(OTHER))
+        .on(DISTRIBUTION, names(DIGEST));
+    let late = run(TestEnv::new().command(&engine).args(["regpush", IMAGE]));
+    assert_eq!(late.status, 0, "{late}");
+    let notes = [
+        "the registry does not have this tag; asking the registry again in 2s",
+        &format!("the tag in the registry points to {OTHER}; asking the registry again in 4s"),
+    ];
+    assert!(notes.iter().all(|note| late.stderr.contains(note)), "{late}");
+    assert!(late.stderr.contains(", verified"), "{late}");
+
+    let engine = FakeEngine::start().serving_pushed().on(PUSH, pushed()).on(DISTRIBUTION, names_nothing());
+    assert_eq!(push(&engine, &["--verify-wait", "0"]).status, 9);
+}
+
+/// An engine may report success although a web server answered each request.
+#[test]
+fn exits_9_if_a_web_server_answers_instead_of_the_registry() {
+    let page = || Reply { content_type: Some("text/html"), ..Reply::json(200, "<html>hello</html>") };
+    for verify in ["auto", "always"] {
+        let registry = FakeEngine::at_tcp()
+            .on("GET /v2/", Reply::json(200, "{}"))
+            .allow("GET /v2/app/manifests/1", page())
+            .allow("HEAD /v2/app/manifests/1", page());
+        let host = registry.host.trim_start_matches("tcp://").to_owned();
+        let unsure =
+            Reply::json(500, r#"{"message":"invalid character '<' looking for beginning of value"}"#);
+        let engine = FakeEngine::start()
+            .on_next_push(pushed())
+            .on(&format!("GET /v1.41/distribution/{host}/app:1/json"), unsure);
+        let env = TestEnv::new();
+        let mut command = env.command(&engine);
+        let web = run(command.args(["regpush", "--verify", verify, &format!("{host}/app:1")]));
+        assert_eq!(web.status, 9, "{web}");
+        let told = format!("was pushed as {DIGEST}, but {host} is not a registry: its manifest is not JSON");
+        assert!(web.stderr.contains(&told), "{web}");
+    }
+}
+
+/// An account may have the right to push, but not to read.
+#[test]
+fn update_pushes_if_the_registry_shows_no_tags() {
+    for (status, told) in [
+        (401, "denies access for user `alice` from the command line"),
+        (403, "denies access for user `alice` from the command line"),
+        (412, "answered 412 Precondition Failed"),
+    ] {
+        let basic = || Reply::json(401, "{}").header("WWW-Authenticate", "Basic realm=\"x\"");
+        let registry = FakeEngine::at_tcp()
+            .on("GET /v2/", basic())
+            .on("GET /v2/", Reply::json(200, "{}"))
+            .allow("HEAD /v2/app/manifests/1", Reply::json(status, ""))
+            .allow("GET /v2/app/manifests/1", Reply::json(status, ""));
+        let host = registry.host.trim_start_matches("tcp://").to_owned();
+        let unsure = Reply::json(404, "Not Found");
+        let engine = FakeEngine::start()
+            .on(&format!("GET /v1.41/images/{host}/app:1/json"), image(&[]))
+            .on_next_push(pushed())
+            .allow(&format!("GET /v1.41/distribution/{host}/app:1/json"), unsure);
+        let env = TestEnv::new();
+        let mut command = env.command(&engine);
+        command.args(["regpush", "--if-exists", "update", "-u", "alice", "--password-stdin"]);
+        let update = run_with_stdin(command.arg(format!("{host}/app:1")), b"s3cret");
+        assert_eq!(update.status, 0, "{update}");
+        for warning in ["cannot look up the tag in the registry: ", "cannot verify the push: "] {
+            let lines = update.stderr.lines().filter(|line| line.starts_with(&format!("warning: {warning}")));
+            let lines: Vec<&str> = lines.collect();
+            assert!(lines.len() == 1 && lines[0].contains(told), "{warning}: {update}");
+        }
+        drop(registry);
+    }
 }
 
 #[test]
@@ -426,7 +506,6 @@ fn begun() -> Reply {
 #[test]
 fn dry_run_prints_what_a_push_would_do() {
     let (registry, host) = registry();
-    let not_there = || Reply::json(404, "{}");
     let own = json!({"config": {"digest": ID}, "layers": [{"digest": OTHER}]}).to_string();
     let config = json!({"rootfs": {"diff_ids": ["sha256:aaaaaaaaaaaa0"]}}).to_string();
     let registry = registry
@@ -434,7 +513,6 @@ fn dry_run_prints_what_a_push_would_do() {
         // An account may have permission to upload layers but not to delete uploads.
         .on("DELETE /v2/app/blobs/uploads/1234?_state=x", Reply::json(403, "{}"))
         .on("GET /v2/app/tags/list?n=1000", Reply::json(200, r#"{"tags":["1","0.9"]}"#))
-        .on("GET /v2/app/manifests/1", not_there())
         .on("GET /v2/app/manifests/0.9", Reply::json(200, &own))
         .on(&format!("GET /v2/app/blobs/{ID}"), Reply::json(200, &config))
         .on(&format!("HEAD /v2/app/blobs/{OTHER}"), Reply::json(200, ""));

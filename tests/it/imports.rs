@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "engine",
             "error",
             "failure",
+            "net",
             "palette",
             "plugin",
             "present",

@@ -13,15 +13,15 @@ use serde_json::{Value, json};
 use crate::support::engine::{DIGEST, FakeEngine, Reply, digest_line, no_such_image, refusal};
 use crate::support::env::{Run, TestEnv, exists, run, run_with_stdin};
 
-const IMAGE: &str = "localhost:5000/app:1";
+const IMAGE: &str = "localhost:1/app:1";
 /// An image in a registry that cannot answer, since no program can listen on port 0.
-const NOWHERE: &str = "localhost:0/app:1";
-const HOST: &str = "localhost:5000";
+const NOWHERE: &str = "localhost:1/app:1";
+const HOST: &str = "localhost:1";
 /// The base64 encoding of `alice:s3cret`.
 const ALICE: &str = "YWxpY2U6czNjcmV0";
 /// The config.json that docker writes for the credentials [`ALICE`].
 const DOCKERS_FILE: &str =
-    "{\n\t\"auths\": {\n\t\t\"localhost:5000\": {\n\t\t\t\"auth\": \"YWxpY2U6czNjcmV0\"\n\t\t}\n\t}\n}";
+    "{\n\t\"auths\": {\n\t\t\"localhost:1\": {\n\t\t\t\"auth\": \"YWxpY2U6czNjcmV0\"\n\t\t}\n\t}\n}";
 /// The script of a credential helper that writes received credentials to `$HOME/stored`.
 const KEEPS: &str = r#"test "$1" = store && cat >"$HOME/stored""#;
 const WARNING: &str = "WARNING! Your credentials are stored unencrypted in '";
@@ -54,7 +54,7 @@ fn log_in(env: &TestEnv, engine: &FakeEngine, registry: &str) -> Run {
 }
 
 fn accepting() -> FakeEngine {
-    FakeEngine::start().on("POST /v1.41/auth", Reply::json(200, "{}"))
+    FakeEngine::with_info().on("POST /v1.41/auth", Reply::json(200, "{}"))
 }
 
 fn config(env: &TestEnv) -> String {
@@ -84,7 +84,7 @@ fn saves_typed_credentials_as_docker_does() {
         text.contains(WARNING) && text.contains("https://docs.docker.com/go/credential-store/"),
         "{text}"
     );
-    assert!(text.contains("saved the credentials for localhost:5000 in `"), "{text}");
+    assert!(text.contains("saved the credentials for localhost:1 in `"), "{text}");
     assert_only_config(&env);
 
     // The next push uses the saved credentials.
@@ -98,13 +98,10 @@ fn stores_credentials_in_the_helper_and_marks_config() {
     let table = [
         // config.json before saving, expected config.json after saving
         (r#"{"credsStore":"x"}"#, json!({"credsStore": "x", "auths": {HOST: {}}})),
-        (
-            r#"{"credHelpers":{"localhost:5000":"x"}}"#,
-            json!({"credHelpers": {HOST: "x"}, "auths": {HOST: {}}}),
-        ),
+        (r#"{"credHelpers":{"localhost:1":"x"}}"#, json!({"credHelpers": {HOST: "x"}, "auths": {HOST: {}}})),
         // When the plugin saves credentials to a helper, the plugin removes plain-text credentials from config.json.
         (
-            r#"{"credsStore":"x","auths":{"localhost:5000":{"auth":"b2xkOm9sZA==","email":"e"}}}"#,
+            r#"{"credsStore":"x","auths":{"localhost:1":{"auth":"b2xkOm9sZA==","email":"e"}}}"#,
             json!({"credsStore": "x", "auths": {HOST: {"email": "e"}}}),
         ),
     ];
@@ -121,8 +118,7 @@ fn stores_credentials_in_the_helper_and_marks_config() {
         );
         assert!(stored.ends_with("}\n"), "{stored:?}");
         assert!(
-            run.stderr
-                .contains("credentials for localhost:5000 in the credential helper `docker-credential-x`"),
+            run.stderr.contains("credentials for localhost:1 in the credential helper `docker-credential-x`"),
             "{run}"
         );
         assert!(!run.stderr.contains("WARNING"), "{run}");
@@ -144,14 +140,14 @@ fn writes_a_detected_store_to_config() {
 fn saves_the_identity_token_instead_of_the_password() {
     let token = r#"{"IdentityToken":"idtok","Status":"Login Succeeded"}"#;
     let env = TestEnv::new();
-    let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(200, token));
+    let engine = FakeEngine::with_info().on("POST /v1.41/auth", Reply::json(200, token));
     let kept = log_in(&env, &engine, HOST);
     let config: Value = serde_json::from_str(&config(&env)).unwrap();
     assert_eq!(config["auths"][HOST], json!({"auth": "YWxpY2U6", "identitytoken": "idtok"}));
     assert!(!kept.stderr.contains("WARNING"), "docker warns about passwords only: {kept}");
 
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", KEEPS);
-    let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(200, token));
+    let engine = FakeEngine::with_info().on("POST /v1.41/auth", Reply::json(200, token));
     assert_eq!(log_in(&env, &engine, HOST).status, 0);
     let stored: Value = serde_json::from_slice(&fs::read(env.path("home/stored")).unwrap()).unwrap();
     assert_eq!(stored, json!({"ServerURL": HOST, "Username": "<token>", "Secret": "idtok"}));
@@ -173,7 +169,7 @@ fn saves_only_credentials_that_the_registry_accepted() {
         let env = TestEnv::new();
         let engine = FakeEngine::start()
             .on_every_push(reply)
-            .allow("GET /v1.41/images/localhost:0/app:1/json", no_such_image());
+            .allow("GET /v1.41/images/localhost:1/app:1/json", no_such_image());
         let mut command = env.command(&engine);
         command.args(["regpush", "--save-credentials", "-u", "alice", "--password-stdin", NOWHERE]);
         assert_ne!(run_with_stdin(&mut command, b"s3cret").status, 0, "{given}");
@@ -182,8 +178,8 @@ fn saves_only_credentials_that_the_registry_accepted() {
 
     let env = TestEnv::new();
     let wrong =
-        r#"{"message":"login attempt to http://localhost:5000/v2/ failed with status: 401 Unauthorized"}"#;
-    let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(500, wrong));
+        r#"{"message":"login attempt to http://localhost:1/v2/ failed with status: 401 Unauthorized"}"#;
+    let engine = FakeEngine::with_info().on("POST /v1.41/auth", Reply::json(500, wrong));
     let refused = log_in(&env, &engine, HOST);
     assert_eq!(refused.status, 3, "{refused}");
     assert!(!exists(&env.config_file()));
@@ -196,8 +192,8 @@ fn does_not_save_credentials_that_were_not_needed() {
     let image = json!({"Id": DIGEST}).to_string();
     let names = json!({"Descriptor": {"digest": DIGEST, "size": 528}}).to_string();
     let engine = FakeEngine::start()
-        .on("GET /v1.41/images/localhost:0/app:1/json", Reply::json(200, &image))
-        .on("GET /v1.41/distribution/localhost:0/app:1/json", Reply::json(200, &names));
+        .on("GET /v1.41/images/localhost:1/app:1/json", Reply::json(200, &image))
+        .on("GET /v1.41/distribution/localhost:1/app:1/json", Reply::json(200, &names));
     let env = TestEnv::new();
     let mut command = env.command(&engine);
     command.args([
@@ -211,7 +207,7 @@ fn does_not_save_credentials_that_were_not_needed() {
         NOWHERE,
     ]);
     let unchanged = run_with_stdin(&mut command, b"wrong");
-    assert!(unchanged.status == 0 && unchanged.stderr.contains("unchanged localhost:0/app:1"), "{unchanged}");
+    assert!(unchanged.status == 0 && unchanged.stderr.contains("unchanged localhost:1/app:1"), "{unchanged}");
     assert!(!exists(&env.config_file()));
 }
 
@@ -240,18 +236,15 @@ fn saves_given_credentials_only_with_save_credentials() {
 fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
     let table = [
         // config.json, expected message
-        (r#"{"credsStore":"x"}"#, "failed to store credentials for localhost:5000: locked"),
+        (r#"{"credsStore":"x"}"#, "failed to store credentials for localhost:1: locked"),
         (
             r#"{"credsStore":"gone"}"#,
-            "`docker-credential-gone`, needed to store credentials for localhost:5000, is not in PATH",
+            "`docker-credential-gone`, needed to store credentials for localhost:1, is not in PATH",
         ),
         ("{ half", "config.json` is not valid JSON"),
         ("\u{feff}{}", "config.json` is not valid JSON"),
         (r#"{"auths":[]}"#, "`auths` in `"),
-        (
-            r#"{"auths":{"localhost:5000":null,"localhost:5000":null}}"#,
-            "it has several entries for the registry",
-        ),
+        (r#"{"auths":{"localhost:1":null,"localhost:1":null}}"#, "it has several entries for the registry"),
     ];
     for (text, told) in table {
         let env = TestEnv::new().with_config(text).with_helper("x", "echo locked; exit 1");
@@ -271,7 +264,7 @@ fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
         ]);
         let pushed = run_with_stdin(&mut command, b"s3cret\n");
         assert_eq!(pushed.status, 0, "{pushed}");
-        let warned = "cannot save the credentials for localhost:5000: ";
+        let warned = "cannot save the credentials for localhost:1: ";
         let warnings = pushed.json()["warnings"].as_array().unwrap().clone();
         let warnings: Vec<&str> = warnings.iter().filter_map(Value::as_str).collect();
         assert!(
@@ -297,7 +290,7 @@ fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
 #[test]
 fn follows_symlinks_and_makes_config_private() {
     let before = "{\n  \"zeta\": [1.50, {}],\n  \"auths\": {\n    \"a\": {\n      \"auth\": \"eDp5\"\n    }\n  },\n  \"alpha\": null\n}\n";
-    let after = "{\n  \"zeta\": [1.50, {}],\n  \"auths\": {\n    \"a\": {\n      \"auth\": \"eDp5\"\n    },\n    \"localhost:5000\": {\n      \"auth\": \"YWxpY2U6czNjcmV0\"\n    }\n  },\n  \"alpha\": null\n}\n";
+    let after = "{\n  \"zeta\": [1.50, {}],\n  \"auths\": {\n    \"a\": {\n      \"auth\": \"eDp5\"\n    },\n    \"localhost:1\": {\n      \"auth\": \"YWxpY2U6czNjcmV0\"\n    }\n  },\n  \"alpha\": null\n}\n";
     let env = TestEnv::new();
     fs::create_dir(env.path("dotfiles")).unwrap();
     fs::write(env.path("dotfiles/docker.json"), before).unwrap();
@@ -324,8 +317,7 @@ fn follows_symlinks_and_makes_config_private() {
 
 #[test]
 fn does_not_rewrite_credentials_already_stored() {
-    let env =
-        TestEnv::new().with_config(&format!(r#"{{"auths":{{"localhost:5000":{{"auth":"{ALICE}"}}}}}}"#));
+    let env = TestEnv::new().with_config(&format!(r#"{{"auths":{{"localhost:1":{{"auth":"{ALICE}"}}}}}}"#));
     fs::set_permissions(env.config_file(), fs::Permissions::from_mode(0o644)).unwrap();
     let modified = || fs::metadata(env.config_file()).unwrap().modified().unwrap();
     let before = modified();
@@ -340,13 +332,13 @@ fn does_not_rewrite_credentials_already_stored() {
 #[test]
 fn failed_mark_in_config_is_a_warning() {
     let old = r#"{"auth":"b2xkOm9sZA=="}"#;
-    let text = &format!(r#"{{"auths":{{"localhost:5000":{old},"localhost:5000":{old}}},"credsStore":"x"}}"#);
+    let text = &format!(r#"{{"auths":{{"localhost:1":{old},"localhost:1":{old}}},"credsStore":"x"}}"#);
     let env = TestEnv::new().with_config(text).with_helper("x", KEEPS);
     let engine = accepting();
     let kept = log_in(&env, &engine, HOST);
     assert_eq!(kept.status, 0, "{kept}");
     assert!(
-        kept.stderr.contains("credentials for localhost:5000 in the credential helper `docker-credential-x`"),
+        kept.stderr.contains("credentials for localhost:1 in the credential helper `docker-credential-x`"),
         "{kept}"
     );
     assert!(kept.stderr.contains("warning: the credential helper has the credentials, but config.json has no entry for them: cannot change `"), "{kept}");
@@ -436,7 +428,7 @@ fn killed_writer_leaves_a_complete_file() {
     let env = TestEnv::new().with_config(r#"{"auths":{"first.example.com":{"auth":"eDp5"}}}"#);
     // Starts `auth --login` for a registry, and returns when the fake engine has accepted the credentials.
     let start = |registry: &str| {
-        let engine = FakeEngine::start().on("POST /v1.41/auth", Reply::json(200, "{}"));
+        let engine = FakeEngine::with_info().on("POST /v1.41/auth", Reply::json(200, "{}"));
         let mut command = env.command(&engine);
         command.args(["regpush", "auth", "--login", "-u", "alice", "--password-stdin", registry]);
         let mut child =

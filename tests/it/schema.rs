@@ -214,7 +214,6 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
         .on("DELETE /v2/app/blobs/uploads/1", Reply::json(204, ""))
         .on(&format!("GET /v2/app/manifests/{DIGEST}"), Reply::json(200, &manifest))
         .on("GET /v2/app/tags/list", Reply::json(200, r#"{"tags":["1"]}"#))
-        .on("GET /v2/app/manifests/1", Reply::json(200, &manifest))
         .on("GET /v2/app/blobs/sha256:cc", Reply::json(404, "{}"));
     let host = registry.host.trim_start_matches("tcp://").to_owned();
     let names = json!({"Descriptor": {"digest": DIGEST, "size": 528}}).to_string();

@@ -116,6 +116,7 @@ impl Report<'_> {
         };
         line("Credentials:", format!("{who}; can write to {}", reference.familiar_repository()))?;
         let tag = match &findings.tag_names {
+            None if findings.unknown.is_some() => "cannot be looked up".to_owned(),
             None => "does not exist".to_owned(),
             Some(digest) if findings.is_same => format!("points to this image, {digest}"),
             Some(digest) => format!("points to another image, {digest}"),

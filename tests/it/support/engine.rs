@@ -171,6 +171,11 @@ impl FakeEngine {
         })
     }
 
+    /// Starts an engine that tells its settings for registries, any number of times.
+    pub fn with_info() -> Self {
+        Self::start().allow("GET /v1.41/info", Reply::json(200, "{}"))
+    }
+
     /// Starts a fake engine on a loopback port.
     pub fn at_tcp() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
