@@ -397,6 +397,10 @@ mod tests {
                 login: login(),
                 reason: reason(),
             },
+            RegistryError::LockedOut { registry: registry(), login: login(), reason: reason() },
+            RegistryError::WebPage { registry: registry(), redirect: None, is_sign_in: true },
+            RegistryError::WebPage { registry: registry(), redirect: None, is_sign_in: false },
+            RegistryError::NoManifest { registry: registry() },
             RegistryError::NoCatalog { registry: registry() },
             RegistryError::NoRepository {
                 registry: registry(),

@@ -36,6 +36,8 @@ need tmux tmux
 if [ "$engines" ]; then
     need_engines
     need jq jq
+    need nginx nginx-light
+    need tinyproxy tinyproxy-bin
     need htpasswd apache2-utils
     need docker-credential-pass golang-docker-credential-helpers
     need pass pass

@@ -46,3 +46,27 @@ impl RegistrySettings {
         self.secure.get(domain).map_or_else(|| is_on_loopback(domain) || in_network(), |secure| !secure)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_use_their_proxy_except_for_excluded_hosts() {
+        let table = [
+            // the engine has a proxy, its NO_PROXY, registry, expected result
+            (true, "", "registry.example.com", true),
+            (true, "other.com", "registry.example.com:5000", true),
+            (true, "example.com", "registry.example.com", false),
+            (true, "registry.example.com:443", "registry.example.com", false),
+            (true, "registry.example.com:443", "registry.example.com:5000", true),
+            (true, "", "localhost:5000", false),
+            (false, "", "registry.example.com", false),
+        ];
+        for (has_proxy, no_proxy, domain, want) in table {
+            let settings =
+                RegistrySettings { has_proxy, no_proxy: no_proxy.to_owned(), ..RegistrySettings::default() };
+            assert_eq!(settings.uses_proxy(domain), want, "{has_proxy} {no_proxy} {domain}");
+        }
+    }
+}

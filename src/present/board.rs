@@ -24,7 +24,7 @@ pub struct Row {
     bytes: (u64, u64),
     /// The upload rate of each layer, in the order of [`Progress::layers`].
     layer_rates: Vec<Rate>,
-    /// The time at which the current phase began.
+    /// The time at which the push of the image started.
     since: Instant,
 }
 
@@ -151,7 +151,7 @@ impl Board {
     }
 
     /// Describes the stage of an image: the wait before a retry, or a count such as `3 of 7 layers`. If the engine
-    /// has reported no layers, gives the time since the current phase began.
+    /// has reported no layers, gives the time since the push of the image started.
     pub fn stage(&self, row: &Row) -> String {
         if let Some(retry) = self.retry(row) {
             return retry;
@@ -179,7 +179,10 @@ impl Board {
 
 impl Row {
     fn enter(&mut self, phase: Phase, now: Instant) {
-        (self.phase, self.since) = (phase, now);
+        if self.phase == Phase::Waiting {
+            self.since = now;
+        }
+        self.phase = phase;
     }
 
     /// Returns whether the sizes of all layers are known. The classic store reports the size of a layer only when the
@@ -292,10 +295,10 @@ mod tests {
         board.measure(Instant::now());
         assert_eq!(standing(&board), "attempt 2 of 6 in 4s");
         board.show(0, &Update::Push);
-        assert!(
-            standing(&board).starts_with("in progress for "),
-            "a new attempt does not count bytes sent before"
-        );
+        // A new attempt does not count bytes sent before, and the time goes on.
+        board.measure(start + Duration::from_secs(90));
+        let expected = ["in progress for 89s", "in progress for 90s"];
+        assert!(expected.contains(&standing(&board).as_str()), "{}", standing(&board));
     }
 
     #[test]

@@ -264,7 +264,13 @@ mod tests {
         let denied = |source| failed(Class::Denied, source, false);
         let rejected = || failed(Class::Rejected, helper(), true);
         let expired = || failed(Class::Auth, helper(), true);
-        let table: [(&str, Vec<(Event, &str)>); 11] = [
+        let locked_out = || {
+            let Event::Failed(mut failed) = failed(Class::Auth, helper(), true) else { unreachable!() };
+            failed.failure.verdict.can_prompt = false;
+            Event::Failed(failed)
+        };
+        let table: [(&str, Vec<(Event, &str)>); 12] = [
+            ("a registry that refuses all logins is not asked again", vec![(locked_out(), "Fail")]),
             (
                 "retries are limited",
                 vec![(network(), "Wait 2 of 3"), (network(), "Wait 3 of 3"), (network(), "Fail")],

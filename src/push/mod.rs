@@ -328,14 +328,13 @@ impl<'a> Push<'a> {
         let mut other = self.engine.fork();
         let check = Box::pin(preflight::check(session, &mut other, &subject, reporter));
         let patience = preflight::patience(session, &subject);
-        match preflight::guard(check, patience, Box::pin(self.attempt_unchecked(&subject))).await {
-            Ok(result) => result,
-            Err(cause) => {
-                // Close the connection, since the engine then cancels the push.
-                self.engine.hang_up();
-                Err(cause.into())
-            }
+        let attempt = Box::pin(self.attempt_unchecked(&subject));
+        let result = preflight::guard(check, patience, attempt).await;
+        if result.is_err() {
+            // If a late refusal ended the attempt, the engine cancels the push when the connection closes.
+            self.engine.hang_up();
         }
+        result
     }
 
     /// Makes one attempt with credentials that the registry has not refused.

@@ -12,7 +12,7 @@ use futures_util::future::{Either, select};
 use crate::cli::{IfExists, Verify};
 use crate::engine::Engine;
 use crate::present::presenter::ImageReporter;
-use crate::push::error::{Cause, QueryError};
+use crate::push::error::{AttemptError, Cause, QueryError};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::registry::error::RegistryError;
@@ -22,6 +22,8 @@ use crate::registry::identity::Identity;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// The maximum time that a push waits for the registry's response.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The maximum time that a push waits for the check after a failed attempt.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Returns whether the plugin connects to the registry while the engine prepares the push. Without credentials and
 /// without verification, the plugin does not need the registry.
@@ -82,28 +84,29 @@ pub async fn patience(session: &Session<'_>, subject: &Subject<'_>) {
 }
 
 /// Runs `attempt` unless `check` ends with a refusal. If the check takes longer than `patience`, the attempt starts, and
-/// a later refusal ends the attempt.
+/// a later refusal ends the attempt. A refusal also replaces the error of a failed attempt, since the refusal says more.
 ///
 /// # Errors
-/// The refusal. The attempt did not run, or was dropped.
+/// The refusal, or the error of the attempt.
 pub async fn guard<T>(
     check: impl Future<Output = Result<(), Cause>>,
     patience: impl Future<Output = ()>,
-    attempt: impl Future<Output = T>,
-) -> Result<T, Cause> {
-    let check = pin!(check);
-    let check = match select(check, pin!(patience)).await {
-        Either::Left((found, _)) => {
-            found?;
-            return Ok(attempt.await);
-        }
-        Either::Right(((), check)) => check,
-    };
+    attempt: impl Future<Output = Result<T, AttemptError>>,
+) -> Result<T, AttemptError> {
+    let mut check = pin!(check);
+    if let Either::Left((found, _)) = select(&mut check, pin!(patience)).await {
+        found?;
+        return attempt.await;
+    }
     match select(pin!(attempt), check).await {
-        Either::Left((done, _)) => Ok(done),
+        Either::Left((Err(error), check)) => match tokio::time::timeout(AFTER_FAILURE, check).await {
+            Ok(Err(cause)) => Err(cause.into()),
+            _ => Err(error),
+        },
+        Either::Left((done, _)) => done,
         Either::Right((found, attempt)) => {
             found?;
-            Ok(attempt.await)
+            attempt.await
         }
     }
 }

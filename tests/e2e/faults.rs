@@ -329,7 +329,7 @@ fn is_not_believed(path: &str, fault: impl Fn(&Stage) + Sync, found: impl Fn(&St
         let believed = run(stage.engine.docker(&stage.home).args(["push", &believed.name]));
         assert_eq!(believed.status, 0, "docker does not notice it: {believed:?}");
         let image = stage.engine.image(&stage.home, &stage.proxy.name(&format!("{path}:1")), SMALL);
-        let pushed = stage.push(&[], &image.name);
+        let pushed = stage.push(&["--verify-wait", "3s"], &image.name);
         pushed.assert_fails(9, "unverified");
         assert_eq!(pushed.result["verified"], false);
         let message = pushed.result["error"]["message"].as_str().unwrap();

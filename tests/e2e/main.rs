@@ -11,6 +11,8 @@ mod endpoints;
 #[path = "../it/support/engine.rs"]
 mod fake_engine;
 mod faults;
+mod nginx;
+mod preflight;
 mod protocol;
 mod proxy;
 mod readme;

@@ -252,6 +252,33 @@ fn token_registry_decides_who_may_push() {
 }
 
 #[test]
+fn wrong_password_is_sent_to_the_token_server_once() {
+    for engine in with_tokens() {
+        println!("engine {}", engine.name);
+        let server = TokenServer::start();
+        let (home, registry) = (Home::new(), server.registry());
+        home.config(&json!({"auths": {registry.host(): {"auth": packed("alice", "wrong")}}}));
+        let images =
+            ["a", "b", "c"].map(|path| engine.image(&home, &registry.name(&format!("{path}:1")), SMALL));
+        let [a, b, c] = images.each_ref().map(|image| image.name.as_str());
+        let [to_x, to_y] = ["x", "y"].map(|path| registry.name(&format!("{path}/")));
+        let commands: [&[&str]; 6] = [
+            &[a],
+            &[a, b, c],
+            &[a, "--to", &to_x, "--to", &to_y],
+            &["--dry-run", a],
+            &["--if-exists", "update", a],
+            &["auth", &registry.host()],
+        ];
+        for arguments in commands {
+            let refused = run(engine.docker(&home).arg("regpush").args(arguments));
+            let failed_logins = std::mem::take(&mut server.asked.lock().unwrap().failed_logins);
+            assert_eq!((refused.status, failed_logins), (3, 1), "{arguments:?}: {refused:?}");
+        }
+    }
+}
+
+#[test]
 fn renews_a_token_that_expires_in_mid_push_without_prompting() {
     for engine in with_tokens() {
         println!("engine {}", engine.name);

@@ -311,3 +311,79 @@ fn ctrl_c_ends_auth_while_the_engine_hangs() {
     terminal.type_in("\x03");
     assert_eq!(terminal.finish().status, 130);
 }
+
+/// A registry without authentication accepts any password, and some registries ask for credentials only on writes.
+#[test]
+fn reports_that_the_registry_does_not_ask_for_credentials() {
+    let open = || {
+        let registry = FakeEngine::at_tcp().on("GET /v2/", Reply::json(200, "{}"));
+        let host = registry.host.trim_start_matches("tcp://").to_owned();
+        (registry, host)
+    };
+    let told = |run: &Run, host: &str| {
+        assert_eq!(run.status, 0, "{run}");
+        assert!(run.stderr.contains(&format!("{host} requires no credentials")), "{run}");
+    };
+    let (_registry, host) = open();
+    let env = TestEnv::new();
+    let run = auth(&env, &FakeEngine::with_info(), &[&host]);
+    told(&run, &host);
+    assert_eq!(run.stdout, "");
+
+    let (_registry, host) = open();
+    let config = json!({"auths": {&host: {"auth": BOB}}}).to_string();
+    let run = auth(&TestEnv::new().with_config(&config), &FakeEngine::with_info(), &[&host]);
+    told(&run, &host);
+    assert!(run.stdout.contains("bob        password   not asked"), "{run}");
+
+    let (_registry, host) = open();
+    let run =
+        auth(&TestEnv::new().with_config(&config), &FakeEngine::with_info(), &["--format", "json", &host]);
+    told(&run, &host);
+    assert_eq!((&run.json()["accepted"], &run.json()["asked"]), (&json!(null), &json!(false)), "{run}");
+
+    // `auth --login` saves nothing that the registry has not accepted.
+    let (registry, host) = open();
+    let log_in = |engine: &FakeEngine, options: &[&str]| {
+        let mut command = env.command(engine);
+        command.args(["regpush", "auth", "--login", "-u", "bob", "--password-stdin"]);
+        run_with_stdin(command.args(options), b"filepw")
+    };
+    let run = log_in(&FakeEngine::with_info(), &[&host]);
+    told(&run, &host);
+    assert!(run.stderr.contains("warning: nothing was saved") && !env.config_file().exists(), "{run}");
+    let registry = registry.on("GET /v2/", Reply::json(200, "{}"));
+    let run = log_in(&FakeEngine::with_info().on(AUTH, Reply::json(200, "{}")), &["--force", &host]);
+    told(&run, &host);
+    let saved = std::fs::read_to_string(env.config_file()).unwrap();
+    assert!(saved.contains(BOB) && run.stdout.contains("not asked"), "{run}");
+    drop(registry);
+
+    // `--force` saves credentials that neither the plugin nor the engine can check.
+    let unreachable =
+        || FakeEngine::with_info().on(AUTH, Reply::json(500, r#"{"message":"connection refused"}"#));
+    let env = TestEnv::new();
+    for (options, status) in [(vec!["localhost:1"], 6), (vec!["--force", "localhost:1"], 0)] {
+        let engine = unreachable();
+        let mut command = env.command(&engine);
+        command.args(["regpush", "auth", "--login", "-u", "bob", "--password-stdin"]).args(options);
+        let run = run_with_stdin(&mut command, b"filepw");
+        assert_eq!((run.status, env.config_file().exists()), (status, status == 0), "{run}");
+    }
+}
+
+/// The plugin cannot reach a registry on the engine's machine, so the engine answers both questions.
+#[test]
+fn asks_through_a_remote_engine_whether_the_registry_requires_credentials() {
+    for (without, accepted) in [(Reply::json(200, "{}"), "not asked"), (Reply::json(500, WRONG), "yes")] {
+        let env = TestEnv::new().with_config(&stored(&json!({"auth": BOB})));
+        let engine = FakeEngine::at_tcp().on(AUTH, without);
+        let engine = if accepted == "yes" { engine.on(AUTH, Reply::json(200, "{}")) } else { engine };
+        // The plugin does not treat `0.0.0.0` as this machine.
+        let remote = engine.host.replace("127.0.0.1", "0.0.0.0");
+        let mut command = env.command(&engine);
+        let run = run(command.env("DOCKER_HOST", remote).args(["regpush", "auth", "localhost:1"]));
+        assert_eq!(run.status, 0, "{run}");
+        assert!(run.stdout.contains(accepted), "{run}");
+    }
+}

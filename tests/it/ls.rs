@@ -1,9 +1,14 @@
 //! Tests of `ls`, which lists local images, or the repositories and tags of a registry. A second fake engine plays the
 //! registry.
 
+use std::io::{BufReader, Write};
+use std::net::TcpListener;
+use std::thread;
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
-use crate::support::engine::{DIGEST, FakeEngine, Reply};
+use crate::support::engine::{DIGEST, FakeEngine, Reply, read_head};
 use crate::support::env::{Run, TestEnv, run, run_with_stdin};
 
 const INFO: &str = "GET /v1.41/info";
@@ -568,4 +573,53 @@ fn answers_the_challenge_of_the_base_path_for_a_bare_401() {
     assert_eq!(run.status, 0, "{run}");
     assert!(run.stdout.contains(DIGEST), "{run}");
     assert_eq!(registry.requests()[2].header("authorization"), Some("Basic YWxpY2U6czNjcmV0"));
+}
+
+#[test]
+fn names_the_proxy_that_cannot_be_used() {
+    let refusing = FakeEngine::at_tcp().on("CONNECT registry.example.com:443", Reply::json(407, "no"));
+    let asks = refusing.host.trim_start_matches("tcp://").to_owned();
+    for (proxy, reason) in
+        [("127.0.0.1:1", "Connection refused"), (asks.as_str(), "tunnel error: proxy authorization required")]
+    {
+        let env = TestEnv::new();
+        let engine = engine();
+        let mut command = env.command(&engine);
+        command.env("HTTPS_PROXY", format!("http://user:s3cret@{proxy}"));
+        let run = run(command.args(["regpush", "ls", "registry.example.com/app"]));
+        assert_eq!(run.status, 6, "{run}");
+        let told = format!(
+            "cannot reach the registry registry.example.com through the proxy {proxy} (HTTPS_PROXY): {reason}"
+        );
+        assert!(run.stderr.contains(&told), "{run}");
+        assert!(run.stderr.contains("hint: check the proxy in HTTPS_PROXY"), "{run}");
+        assert!(!run.to_string().contains("s3cret"), "{run}");
+    }
+}
+
+/// Some servers without TLS leave a TLS handshake unanswered, instead of closing the connection.
+#[test]
+fn does_not_wait_for_a_tls_handshake_that_nobody_answers() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut first = [0];
+                // Every TLS record of a handshake begins with this byte (RFC 8446, 5.1).
+                while client.peek(&mut first).is_ok_and(|length| length > 0) && first[0] == 22 {
+                    thread::park();
+                }
+                let mut reader = BufReader::new(&client);
+                while let Ok(Some(_)) = read_head(&mut reader) {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{\"tags\":null}";
+                    (&client).write_all(answer).unwrap();
+                }
+            });
+        }
+    });
+    let started = Instant::now();
+    let listed = ls(&TestEnv::new(), &engine(), &[&format!("{host}/app")]);
+    assert_eq!(listed.status, 0, "{listed}");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }

@@ -247,7 +247,7 @@ fn explains_registries_that_ask_for_credentials_only_on_writes() {
     let engine = FakeEngine::start().on_next_push(refused());
     let image = format!("{host}/app:1");
     let hint = format!("hint: configure {host} to answer 401 at `/v2/`");
-    let stored = push(&engine, &[image.clone()]);
+    let stored = push(&engine, std::slice::from_ref(&image));
     assert_eq!(stored.status, 3, "{stored}");
     // Without verification, the plugin queries the registry only if it would send credentials.
     assert!(stored.stderr.contains(&hint), "{stored}");
