@@ -18,7 +18,6 @@ use crate::print::{print, tell, warn};
 use crate::push::conversation::{MAX_PROMPTS, PromptRequest};
 use crate::push::login::{Checked, LoginError, Question, check};
 use crate::reference::{HUB, credentials_key, registry_domain};
-use crate::registry::Registry;
 use crate::secret::Secret;
 use crate::setup::{engine, keyring, password_from_stdin, registry};
 use crate::text::sanitize;
@@ -170,31 +169,33 @@ impl Call<'_> {
             return Err(Error::NoLogin { registry: self.domain.clone(), login });
         }
         let mut engine = engine(self.docker, &self.keyring.config).await?;
-        let registry = self.find_out_if_asked(&mut engine).await?;
-        match (self.asked, registry) {
-            (Some(false), _) => Ok(()),
-            // Engines do not check registry tokens, so the plugin sends the token to the registry.
-            (_, Some(registry)) if answer.credentials.kind() == Some(Kind::RegistryToken) => {
-                let (credentials, login) = (answer.credentials.clone(), answer.login.clone());
-                Ok(registry.with_credentials(credentials, login).accepts().await?)
-            }
+        // Engines do not check registry tokens, so the plugin sends the token to the registry.
+        if answer.credentials.kind() == Some(Kind::RegistryToken) {
+            let (credentials, login) = (answer.credentials.clone(), answer.login.clone());
+            let registry = registry(self.docker, Some(&mut engine), &self.domain, credentials, login).await?;
+            self.asked = Some(registry.asks_for_credentials());
+            return Ok(registry.accepts().await?);
+        }
+        self.find_out_if_asked(&mut engine).await?;
+        match self.asked {
+            Some(false) => Ok(()),
             _ => self.checked(answer, &mut engine).await.map(drop),
         }
     }
 
-    /// Finds out whether the registry asks for credentials at `/v2/`. Sends no credentials. Returns a client of the
-    /// registry, or `None` if the plugin cannot reach the registry. Without an answer, the engine's later check counts.
+    /// Finds out whether the registry asks for credentials at `/v2/`. Sends no credentials. If the registry does not
+    /// answer, the engine's later check counts.
     ///
     /// # Errors
     /// The engine cannot be reached, or a web page answers instead of the registry.
-    async fn find_out_if_asked(&mut self, engine: &mut Engine) -> Result<Option<Registry>, Error> {
+    async fn find_out_if_asked(&mut self, engine: &mut Engine) -> Result<(), Error> {
         let (nobody, is_here) = (Credentials::anonymous(), engine.endpoint().address.is_here());
         if !is_on_loopback(&self.domain) || is_here {
             let login = Login::new(&nobody, Source::Nothing, Vec::new());
             match registry(self.docker, Some(engine), &self.domain, nobody.clone(), login).await {
                 Ok(registry) => {
                     self.asked = Some(registry.asks_for_credentials());
-                    return Ok(Some(registry));
+                    return Ok(());
                 }
                 Err(Error::Registry(error)) if error.is_web_page() && is_here => {
                     return Err(Error::Registry(error));
@@ -211,7 +212,7 @@ impl Call<'_> {
                 Err(_) => Some(true),
             };
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Lets the registry check the credentials, through the engine. An unclear response of the registry is an error.

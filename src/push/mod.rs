@@ -312,13 +312,12 @@ impl<'a> Push<'a> {
     async fn attempt(&mut self, active: &ActiveCredentials) -> Result<Outcome, AttemptError> {
         let subject = self.subject(active);
         self.log.record.progress = Progress::default();
-        let session = self.session;
-        let reporter = self.log.reporter;
+        let (session, reporter) = (self.session, self.log.reporter);
+        let patience = preflight::patience(session, self.engine.endpoint().address.is_here(), &subject);
         if self.engine.is_connect_expensive() {
-            let check = preflight::check(session, self.engine, &subject, reporter);
             let found = tokio::select! {
-                found = check => found,
-                () = preflight::patience(session, &subject) => Ok(()),
+                found = preflight::check(session, self.engine, &subject, reporter) => found,
+                () = patience => Ok(()),
             };
             return match found {
                 Ok(()) => self.attempt_unchecked(&subject).await,
@@ -327,7 +326,6 @@ impl<'a> Push<'a> {
         }
         let mut other = self.engine.fork();
         let check = Box::pin(preflight::check(session, &mut other, &subject, reporter));
-        let patience = preflight::patience(session, &subject);
         let attempt = Box::pin(self.attempt_unchecked(&subject));
         let result = preflight::guard(check, patience, attempt).await;
         if result.is_err() {

@@ -34,6 +34,8 @@ use crate::text::sanitize;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The timeout of an optional query, or of a direct query that the plugin can also make through the engine.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The maximum time that a push waits for a connection from the plugin to the registry.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Direct connections from the plugin to registries, shared by all pushes. Each pair of registry and credentials has
 /// one connection.
@@ -255,15 +257,23 @@ impl RegistryPool {
         let connection = self.connection(subject);
         let check = async {
             let is_here = engine.endpoint().address.is_here();
-            match self.registry(engine, subject).await {
+            let connect = self.registry(engine, subject);
+            let registry = if is_here {
+                connect.await
+            } else {
+                let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
+                connected.unwrap_or_else(|_| Err(no_answer(subject)))
+            };
+            match registry {
                 Ok(registry) => Ok(registry.check_identity(subject.reference.path(), is_push).await),
                 // The plugin cannot connect from here, or not to the registry that the engine reaches.
                 Err(QueryError::Cause(_)) if !is_here && !subject.active.credentials.is_anonymous() => {
                     Ok(check_through_engine(engine, subject).await?)
                 }
                 Err(error) => {
-                    if let QueryError::Cause(Cause::Registry(error)) = &error {
-                        connection.is_out_of_reach.set(error.is_about_the_way());
+                    if matches!(&error, QueryError::Cause(Cause::Registry(error)) if error.is_about_the_way())
+                    {
+                        connection.is_out_of_reach.set(true);
                     }
                     Err(error)
                 }

@@ -13,13 +13,12 @@ use crate::cli::{IfExists, Verify};
 use crate::engine::Engine;
 use crate::present::presenter::ImageReporter;
 use crate::push::error::{AttemptError, Cause, QueryError};
+use crate::push::pool::CONNECT_TIMEOUT;
 use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::registry::error::RegistryError;
 use crate::registry::identity::Identity;
 
-/// The maximum time that a push waits for a connection to the registry.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// The maximum time that a push waits for the registry's response.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The maximum time that a push waits for the check after a failed attempt.
@@ -70,17 +69,20 @@ pub async fn check(
 }
 
 /// Waits as long as a push waits for the check.
-pub async fn patience(session: &Session<'_>, subject: &Subject<'_>) {
+///
+/// * `is_here`: the engine is on this machine. Another engine may check the credentials itself, without a connection
+///   from the plugin to the registry.
+pub async fn patience(session: &Session<'_>, is_here: bool, subject: &Subject<'_>) {
     let pool = &session.pool;
     if subject.active.credentials.is_anonymous() || pool.is_out_of_reach(subject) {
         return;
     }
-    tokio::time::sleep(CONNECT_PATIENCE).await;
-    if pool.has_connected(subject.reference.domain()) {
-        tokio::time::sleep(PATIENCE - CONNECT_PATIENCE).await;
-    } else {
+    tokio::time::sleep(CONNECT_TIMEOUT).await;
+    if is_here && !pool.has_connected(subject.reference.domain()) {
         pool.set_out_of_reach(subject);
+        return;
     }
+    tokio::time::sleep(PATIENCE - CONNECT_TIMEOUT).await;
 }
 
 /// Runs `attempt` unless `check` ends with a refusal. If the check takes longer than `patience`, the attempt starts, and
