@@ -96,7 +96,8 @@ pub async fn guard<T>(
     attempt: impl Future<Output = Result<T, AttemptError>>,
 ) -> Result<T, AttemptError> {
     let mut check = pin!(check);
-    if let Either::Left((found, _)) = select(&mut check, pin!(patience)).await {
+    // Without patience, the attempt begins before the check.
+    if let Either::Right((found, _)) = select(pin!(patience), &mut check).await {
         found?;
         return attempt.await;
     }
