@@ -62,6 +62,10 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Docker's containerd store needs about half of the delay for an inspection.
 const SHORT_PUSH: Duration = Duration::from_millis(100);
 
+/// The delay after which the plugin connects to the registry early. In this time a push that needs no preparation sends
+/// its request to the engine, so that the engine works while the plugin builds its client.
+const REQUEST_FIRST: Duration = Duration::from_millis(1);
+
 /// One local image, and all destinations of that image.
 pub struct Batch<'a> {
     pub destinations: Vec<Destination<'a>>,
@@ -140,10 +144,13 @@ impl<'a> Push<'a> {
     async fn run(self) -> Result<Outcome, PushError> {
         self.log.reporter.show(&Update::Start { is_dry_run: self.options.dry_run });
         if !preflight::connects_early(self.session, self.engine) {
-            return self.prepare_and_push().await;
+            return Box::pin(self.prepare_and_push()).await;
         }
         let (session, domain, mut engine) = (self.session, self.registry(), self.engine.fork());
-        let connect = session.pool.connect_early(&mut engine, domain);
+        let connect = async {
+            tokio::time::sleep(REQUEST_FIRST).await;
+            session.pool.connect_early(&mut engine, domain).await;
+        };
         with_background(connect, Box::pin(self.prepare_and_push())).await
     }
 
@@ -219,7 +226,7 @@ impl<'a> Push<'a> {
                 Ok(outcome) => {
                     self.gate.open(&mut self.pass);
                     if conversation.are_accepted() {
-                        self.save(&active.credentials).await;
+                        Box::pin(self.save(&active.credentials)).await;
                     }
                     return Ok(outcome);
                 }
@@ -231,7 +238,8 @@ impl<'a> Push<'a> {
                 conversation.next(conversation::Event::Failed(self.failed(&cause, max_retries, &active)));
             if step == Step::CheckExisting {
                 let subject = self.subject(&active);
-                if let Some(named) = existing::find_same(self.session, self.engine, &subject).await {
+                if let Some(named) = Box::pin(existing::find_same(self.session, self.engine, &subject)).await
+                {
                     self.log
                         .note("the registry refuses to change the tag, which already points to this image");
                     return Ok(Outcome::new(Status::Unchanged, named));
@@ -255,9 +263,10 @@ impl<'a> Push<'a> {
             if conversation.are_accepted() && class != Class::Auth {
                 // Save the credentials although the push failed, because the registry accepted the credentials at the
                 // prompt.
-                self.save(&active.credentials).await;
+                Box::pin(self.save(&active.credentials)).await;
             }
-            active = self.fail_or_change_credentials(&mut conversation, step, cause, active).await?;
+            active =
+                Box::pin(self.fail_or_change_credentials(&mut conversation, step, cause, active)).await?;
             self.log.record.failures.clear();
         }
     }
@@ -316,11 +325,11 @@ impl<'a> Push<'a> {
         let patience = preflight::patience(session, self.engine.endpoint().address.is_here(), &subject);
         if self.engine.is_connect_expensive() {
             let found = tokio::select! {
-                found = preflight::check(session, self.engine, &subject, reporter) => found,
+                found = Box::pin(preflight::check(session, self.engine, &subject, reporter)) => found,
                 () = patience => Ok(()),
             };
             return match found {
-                Ok(()) => self.attempt_unchecked(&subject).await,
+                Ok(()) => Box::pin(self.attempt_unchecked(&subject)).await,
                 Err(cause) => Err(cause.into()),
             };
         }
@@ -338,7 +347,7 @@ impl<'a> Push<'a> {
     /// Makes one attempt with credentials that the registry has not refused.
     async fn attempt_unchecked(&mut self, subject: &Subject<'_>) -> Result<Outcome, AttemptError> {
         if self.options.dry_run {
-            return self.dry_run(subject).await;
+            return Box::pin(self.dry_run(subject)).await;
         }
         let existing = existing::outcome_before_upload(
             self.session,
@@ -347,7 +356,7 @@ impl<'a> Push<'a> {
             self.announcer,
             &mut self.log,
         );
-        if let Some(outcome) = existing.await? {
+        if let Some(outcome) = Box::pin(existing).await? {
             return Ok(outcome);
         }
         let prefetch = prefetch_image(self.session, self.engine.fork(), subject, self.announcer);
@@ -376,8 +385,8 @@ impl<'a> Push<'a> {
         // Open the gate before the verification, since the upload already shows that the registry accepts the
         // credentials.
         self.gate.open(&mut self.pass);
-        self.save(&subject.active.credentials).await;
-        verify::verify(session, self.engine, subject, &pushed, announcer, &mut self.log).await?;
+        Box::pin(self.save(&subject.active.credentials)).await;
+        Box::pin(verify::verify(session, self.engine, subject, &pushed, announcer, &mut self.log)).await?;
         announcer.announce_late(self.engine, subject).await?;
         Ok(Outcome::new(Status::Pushed, pushed))
     }

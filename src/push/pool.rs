@@ -265,10 +265,12 @@ impl RegistryPool {
                 connected.unwrap_or_else(|_| Err(no_answer(subject)))
             };
             match registry {
-                Ok(registry) => Ok(registry.check_identity(subject.reference.path(), is_push).await),
+                Ok(registry) => {
+                    Ok(Box::pin(registry.check_identity(subject.reference.path(), is_push)).await)
+                }
                 // The plugin cannot connect from here, or not to the registry that the engine reaches.
                 Err(QueryError::Cause(_)) if !is_here && !subject.active.credentials.is_anonymous() => {
-                    Ok(check_through_engine(engine, subject).await?)
+                    Ok(Box::pin(check_through_engine(engine, subject)).await?)
                 }
                 Err(error) => {
                     if matches!(&error, QueryError::Cause(Cause::Registry(error)) if error.is_about_the_way())
@@ -364,7 +366,8 @@ impl RegistryPool {
             let has_connected = Arc::clone(&anonymous.has_connected);
             Ok::<_, QueryError>(Registry::connect(domain, access, has_connected).await?)
         };
-        anonymous.registry.get_or_try_init(|| connect).await
+        // The future is large, and most pushes poll it only once or never.
+        anonymous.registry.get_or_try_init(|| Box::pin(connect)).await
     }
 
     /// Returns the engine's settings for registries, or the defaults if no setting can matter for this registry.
@@ -376,7 +379,7 @@ impl RegistryPool {
         if !is_special(domain) {
             return Ok(&self.defaults);
         }
-        self.settings.get_or_try_init(async || engine.registry_settings().await).await
+        self.settings.get_or_try_init(|| Box::pin(engine.registry_settings())).await
     }
 }
 

@@ -46,10 +46,7 @@ impl Registry {
     ) -> Result<Self, RegistryError> {
         let host = if domain == HUB { HUB_API } else { domain };
         let redactor = Redactor::new(access.credentials.secrets());
-        // Parsing the system's CAs takes some milliseconds, in which the plugin can talk to the engine.
-        let (name, tls, directory) = (domain.to_owned(), access.tls.clone(), access.certificates.clone());
-        let parsing = tokio::task::spawn_blocking(move || tls_config_for(&name, &tls, &directory));
-        let tls_config = parsing.await.expect("parsing does not panic, and the runtime is running")?;
+        let tls_config = tls_config_for(domain, &access.tls, &access.certificates)?;
         let api = url(domain, &format!("https://{host}/"))?;
         let mut client = builder(tls_config.clone(), Policy::custom(follow));
         client = client.connector_layer(MapResponseLayer::new(move |connection| {
