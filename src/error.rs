@@ -279,6 +279,8 @@ mod tests {
             failures: Vec::new(),
             is_renamed: false,
             asks_late: false,
+            pattern: None,
+            way: None,
         };
         Error::Push(PushError::Refused(Box::new(refusal)))
     }
@@ -384,7 +386,9 @@ mod tests {
         let answered = |status: u16| RegistryError::Answered {
             server: registry(),
             status: status.try_into().unwrap(),
+            code: None,
             reason: reason(),
+            retry_after: None,
         };
         let errors = [
             RegistryError::Unreachable { server: registry(), reason: reason(), proxy: None },
@@ -395,6 +399,21 @@ mod tests {
                 registry: registry(),
                 repository: "team/app".to_owned(),
                 login: login(),
+                reason: reason(),
+            },
+            answered(507),
+            RegistryError::ReadOnly { registry: registry(), reason: reason() },
+            RegistryError::TooLarge { registry: registry() },
+            RegistryError::ProxyRefused { registry: registry(), status: 403.try_into().unwrap() },
+            RegistryError::Redirected {
+                registry: registry(),
+                target: "https://other.example.com/v2/".to_owned(),
+            },
+            RegistryError::NoLocation { registry: registry() },
+            RegistryError::CatalogDenied { registry: registry(), login: login(), reason: reason() },
+            RegistryError::NoPushTarget {
+                registry: registry(),
+                repository: "app".to_owned(),
                 reason: reason(),
             },
             RegistryError::LockedOut { registry: registry(), login: login(), reason: reason() },

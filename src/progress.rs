@@ -165,6 +165,28 @@ impl Progress {
         self.layers.iter().any(|layer| layer.current > 0 || layer.state == LayerState::Pushed)
     }
 
+    /// Returns the time since the attempt began, and the number of bytes that the engine sent, if the engine sent bytes
+    /// and has not retried itself.
+    pub fn sent(&self) -> Option<(Duration, u64)> {
+        let was_retried = self.layers.iter().any(|layer| layer.was_retried);
+        let sent = self.layers.iter().filter(|layer| layer.is_active()).map(|layer| layer.current).sum();
+        Some((self.elapsed(), sent)).filter(|(_, sent)| *sent > 0 && !was_retried)
+    }
+
+    /// Returns whether the engine has not begun to send any layer.
+    pub fn has_begun_nothing(&self) -> bool {
+        let has_begun =
+            |layer: &Layer| layer.is_active() || layer.was_retried || layer.state == LayerState::Pushed;
+        !self.layers.iter().any(has_begun)
+    }
+
+    /// Returns the size in bytes of the largest layer that the engine has started to push and has not finished, as
+    /// reported by the engine.
+    pub fn largest_unfinished_layer(&self) -> Option<u64> {
+        let unfinished = self.layers.iter().filter(|layer| layer.is_active());
+        unfinished.map(|layer| layer.total).max().filter(|size| *size > 0)
+    }
+
     /// Returns whether a layer is unfinished although the engine itself has retried it.
     pub fn was_retried_in_vain(&self) -> bool {
         self.layers.iter().any(|layer| layer.was_retried && !layer.state.is_final())

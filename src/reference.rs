@@ -85,6 +85,18 @@ impl Reference {
         self.tag.as_deref().unwrap_or("latest")
     }
 
+    /// Returns this reference with `127.0.0.1` instead of `localhost`, or the reverse. `None` for other hosts.
+    pub fn under_loopback_name(&self) -> Option<Self> {
+        let (host, port) = self.domain.split_once(':').unwrap_or((&self.domain, ""));
+        let other = match host {
+            "localhost" => "127.0.0.1",
+            "127.0.0.1" => "localhost",
+            _ => return None,
+        };
+        let domain = if port.is_empty() { other.to_owned() } else { format!("{other}:{port}") };
+        Some(Self { domain, ..self.clone() })
+    }
+
     /// Returns this reference with an alternative host name of the same registry. Host names are not
     /// case-sensitive, so each change of letter case gives an alternative.
     ///

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use crate::failure::{Class, Verdict};
 
+/// The longest wait that a registry can demand, since a faulty registry may demand years.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
+
 /// The facts about a failed attempt to push that decide whether the plugin retries.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptFailure {
@@ -16,6 +19,39 @@ pub struct AttemptFailure {
     pub has_pushed_layer: bool,
     /// The maximum number of further attempts that can help; `u32::MAX`: no limit.
     pub max_retries: u32,
+    /// The time after which the registry allows another request (`Retry-After`), if the registry told.
+    pub retry_after: Option<Duration>,
+    /// The duration of the attempt, and the bytes that the engine sent. `None`: the engine itself retried, or sent
+    /// nothing.
+    pub sent: Option<(Duration, u64)>,
+}
+
+/// What failed attempts have in common, which shows a limit between the engine and the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// Each attempt ended after this time.
+    Time(Duration),
+    /// Each attempt ended after this number of bytes.
+    Bytes(u64),
+}
+
+impl Pattern {
+    /// Shorter attempts may end after the same time by chance.
+    const SHORTEST: Duration = Duration::from_secs(3);
+    /// After fewer bytes, two attempts may end by chance. A connection takes up to 4 MB before the registry reads a byte.
+    const FEWEST: u64 = 8 << 20;
+
+    /// Compares two attempts: the same time within 5 %, or the same number of bytes within 1 %.
+    fn of(first: (Duration, u64), second: (Duration, u64)) -> Option<Self> {
+        let is_near = |a: f64, b: f64, most: f64| (a - b).abs() <= most * a.max(b);
+        if first.0.min(second.0) >= Self::SHORTEST
+            && is_near(first.0.as_secs_f64(), second.0.as_secs_f64(), 0.05)
+        {
+            return Some(Self::Time(Duration::from_secs(second.0.as_secs_f64().round() as u64)));
+        }
+        let is_same = first.1.min(second.1) >= Self::FEWEST && is_near(first.1 as f64, second.1 as f64, 0.01);
+        is_same.then_some(Self::Bytes(second.1))
+    }
 }
 
 /// Counts the remaining attempts of a push, and computes the waits between attempts.
@@ -26,6 +62,10 @@ pub struct RetryBudget {
     left: u32,
     waits: Backoff,
     long_waits: Backoff,
+    /// [`AttemptFailure::sent`] of the last attempt.
+    last: Option<(Duration, u64)>,
+    /// What the last two attempts have in common. No attempt follows, since it would end in the same way.
+    pub pattern: Option<Pattern>,
 }
 
 /// The next attempt after a failed attempt.
@@ -47,13 +87,20 @@ impl fmt::Display for NextAttempt {
 impl RetryBudget {
     /// * `retries`: the maximum number of attempts after the first attempt.
     pub fn new(retries: u32) -> Self {
-        Self { ended: 0, left: retries, waits: Backoff::short(), long_waits: Backoff::long() }
+        let (waits, long_waits) = (Backoff::short(), Backoff::long());
+        Self { ended: 0, left: retries, waits, long_waits, last: None, pattern: None }
     }
 
     /// Counts a failed attempt, and returns the next attempt. `None`: a retry cannot help, or no attempt is left.
     pub fn after(&mut self, failure: &AttemptFailure) -> Option<NextAttempt> {
         self.ended += 1;
         if !is_transient(failure.verdict.class) {
+            return None;
+        }
+        let sent = failure.sent.filter(|_| matches!(failure.verdict.class, Class::Network | Class::Server));
+        let last = std::mem::replace(&mut self.last, sent);
+        self.pattern = last.zip(sent).and_then(|(last, sent)| Pattern::of(last, sent));
+        if self.pattern.is_some() {
             return None;
         }
         self.left = self.left.min(failure.verdict.retries).min(failure.max_retries);
@@ -66,7 +113,11 @@ impl RetryBudget {
             _ => &mut self.waits,
         };
         let number = self.ended + 1;
-        Some(NextAttempt { number, of: number.saturating_add(self.left), wait: waits.wait() })
+        let wait = match failure.retry_after {
+            Some(wait) => spread(wait.min(MAX_RETRY_AFTER), 0.1),
+            None => waits.wait(),
+        };
+        Some(NextAttempt { number, of: number.saturating_add(self.left), wait })
     }
 }
 
@@ -107,13 +158,18 @@ impl Backoff {
         Self { next: Duration::from_secs(5), longest: Duration::from_secs(60) }
     }
 
-    /// Returns the next wait, lengthened by a random factor between 1 and 2. So clients that failed at the same time
-    /// do not retry at the same time.
+    /// Returns the next wait, lengthened by a random factor between 1 and 2.
     fn wait(&mut self) -> Duration {
         let shortest = self.next;
         self.next = self.longest.min(2 * shortest);
-        shortest + shortest.mul_f64(fastrand::f64())
+        spread(shortest, 1.0)
     }
+}
+
+/// Lengthens a wait by a random part of at most `most`, so that clients that failed at the same time do not retry at the
+/// same time.
+fn spread(wait: Duration, most: f64) -> Duration {
+    wait + wait.mul_f64(most * fastrand::f64())
 }
 
 #[cfg(test)]
@@ -123,7 +179,13 @@ mod tests {
 
     fn failure(message: &str) -> AttemptFailure {
         let verdict = classify(&Evidence::of_text(message, true));
-        AttemptFailure { verdict, has_pushed_layer: false, max_retries: u32::MAX }
+        AttemptFailure {
+            verdict,
+            has_pushed_layer: false,
+            max_retries: u32::MAX,
+            retry_after: None,
+            sent: None,
+        }
     }
 
     /// Returns one entry for each attempt after the first: the shortest possible wait in seconds, and the number
@@ -136,6 +198,49 @@ mod tests {
                 (shortest, format!("{} of {}", again.number, again.of))
             })
             .collect()
+    }
+
+    #[test]
+    fn recognizes_attempts_that_end_at_the_same_point() {
+        const MIB: u64 = 1 << 20;
+        let table = [
+            // seconds and bytes of two attempts, expected pattern
+            ((60.0, 50 * MIB), (61.0, 40 * MIB), Some(Pattern::Time(Duration::from_secs(61)))),
+            ((60.0, 50 * MIB), (70.0, 40 * MIB), None),
+            ((1.0, 50 * MIB), (1.0, 40 * MIB), None),
+            ((8.0, 100 * MIB), (4.0, 100 * MIB), Some(Pattern::Bytes(100 * MIB))),
+            ((8.0, MIB), (4.0, MIB), None),
+        ];
+        let sent = |(seconds, bytes)| (Duration::from_secs_f64(seconds), bytes);
+        for (first, second, want) in table {
+            assert_eq!(Pattern::of(sent(first), sent(second)), want, "{first:?} {second:?}");
+        }
+        let mut budget = RetryBudget::new(5);
+        let ended = |class, seconds| AttemptFailure {
+            sent: Some((Duration::from_secs(seconds), MIB)),
+            verdict: Verdict::without_hint(class),
+            ..failure("")
+        };
+        assert!(budget.after(&ended(Class::Network, 60)).is_some());
+        assert!(
+            budget.after(&ended(Class::RateLimited, 60)).is_some(),
+            "a rate limit is no limit of a proxy"
+        );
+        assert!(budget.after(&ended(Class::Server, 60)).is_some());
+        assert!(budget.after(&ended(Class::Network, 60)).is_none());
+        assert_eq!(budget.pattern, Some(Pattern::Time(Duration::from_secs(60))));
+    }
+
+    #[test]
+    fn waits_as_long_as_the_registry_demands() {
+        let demanded = |seconds| AttemptFailure {
+            retry_after: Some(Duration::from_secs(seconds)),
+            verdict: Verdict::without_hint(Class::RateLimited),
+            ..failure("")
+        };
+        let wait = |seconds| RetryBudget::new(5).after(&demanded(seconds)).unwrap().wait.as_secs_f64();
+        assert!((7.0..=7.7).contains(&wait(7)) && (600.0..=660.0).contains(&wait(1_000_000)));
+        assert!(wait(0) < 0.1);
     }
 
     #[test]

@@ -35,6 +35,25 @@ pub fn sanitize(text: &str) -> String {
     line
 }
 
+/// Converts an error message of an engine or a registry into one sanitized line. Replaces an HTML page, which proxies
+/// send, with its title.
+pub fn one_line(message: &str) -> String {
+    // Go quotes pages, so a page may contain escaped line ends.
+    let message = message.replace("\\r\\n", " ").replace("\\n", " ");
+    // Changing only ASCII letters keeps the positions of bytes.
+    let lower = message.to_ascii_lowercase();
+    let Some(start) = ["<!doctype html", "<html"].iter().filter_map(|tag| lower.find(tag)).min() else {
+        return sanitize(&message);
+    };
+    let title = ["title>", "h1>"].iter().find_map(|tag| {
+        let begin = lower[start..].find(&format!("<{tag}"))? + start + tag.len() + 1;
+        let end = lower[begin..].find(&format!("</{tag}"))? + begin;
+        Some(&message[begin..end])
+    });
+    let before = message[..start].trim_end_matches(['"', ' ']);
+    sanitize(&format!("{before} {}", title.unwrap_or("a web page")))
+}
+
 /// Returns an error and its causes on one sanitized line.
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
@@ -159,6 +178,23 @@ mod tests {
         let table = [(0, "0s"), (99, "99s"), (100, "1m"), (5999, "99m"), (7300, "2h")];
         for (seconds, want) in table {
             assert_eq!(span(Duration::from_secs(seconds)), want);
+        }
+    }
+
+    #[test]
+    fn replaces_a_page_with_its_title() {
+        let table = [
+            ("denied: no", "denied: no"),
+            (
+                "unauthorized: <html>\r\n<head><title>401 Authorization Required</title></head></html>",
+                "unauthorized: 401 Authorization Required",
+            ),
+            (r#"value: "<html>\r\n<head><TITLE>405 Not Allowed</TITLE>\r\n""#, "value: 405 Not Allowed"),
+            ("<!DOCTYPE html><html><body><h1>Bad</h1>", "Bad"),
+            ("x <html>é", "x a web page"),
+        ];
+        for (message, want) in table {
+            assert_eq!(one_line(message), want, "{message}");
         }
     }
 

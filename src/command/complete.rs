@@ -32,8 +32,11 @@ use crate::reference::has_registry;
 use crate::setup::choice;
 use crate::text::{human_size, sanitize};
 
-/// Maximum time to wait for the engine's list of images after a user presses TAB.
-const TIMEOUT: Duration = Duration::from_millis(200);
+/// Maximum time to wait for the images of an engine on this machine after a user presses TAB. Docker's containerd store
+/// needs up to 10 ms for each image.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum time to wait for the images of an engine on another machine.
+const REMOTE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Value of cobra's `ShellCompDirective`: the shell may offer file names in addition to the candidates.
 const FILES: u8 = 0;
@@ -216,10 +219,10 @@ fn images(docker: &DockerOptions, all_tags: bool, current: &str) -> Vec<Completi
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();
     };
-    let listed = runtime.block_on(async { tokio::time::timeout(TIMEOUT, local_images(docker)).await });
+    let listed = runtime.block_on(local_images(docker, current));
     // Does not wait for a DNS lookup that is still running.
     runtime.shutdown_background();
-    let images = listed.ok().flatten().unwrap_or_default();
+    let images = listed.unwrap_or_default();
     let named = images.into_iter().filter(|image| has_registry(&image.name));
     let mut pairs: Vec<(String, String)> = named
         .map(|image| match image.name.rsplit_once(':') {
@@ -234,16 +237,22 @@ fn images(docker: &DockerOptions, all_tags: bool, current: &str) -> Vec<Completi
 
 /// Returns the engine's images; `None` if the engine cannot be reached. Does not connect over ssh, since each ssh
 /// connection must authenticate.
-async fn local_images(docker: &DockerOptions) -> Option<Vec<ImageSummary>> {
+///
+/// * `prefix`: the word before the cursor.
+async fn local_images(docker: &DockerOptions, prefix: &str) -> Option<Vec<ImageSummary>> {
     let directory = config::directory(docker.config.as_deref()).ok()?;
     let config = Config::load(&directory).ok()?;
     let endpoint = Endpoint::resolve(&choice(docker), &config).ok()?;
     if endpoint.is_connect_expensive() {
         return None;
     }
+    let limit = if endpoint.address.is_here() { TIMEOUT } else { REMOTE_TIMEOUT };
     let headers = headers::custom(&config).unwrap_or_default();
-    let mut engine = Engine::connect(endpoint, headers, None).await.ok()?;
-    engine.local_images(TIMEOUT).await.ok()
+    let listed = async {
+        let mut engine = Engine::connect(endpoint, headers, None).await.ok()?;
+        engine.local_images_with_prefix(limit, prefix).await.ok()
+    };
+    tokio::time::timeout(limit, listed).await.ok().flatten()
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Lists and inspects the images in the engine.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::error::EngineError;
 use crate::engine::{Engine, in_path, is_podman};
@@ -141,6 +142,20 @@ impl Engine {
     /// # Errors
     /// The engine cannot be reached, does not respond within `limit`, or does not return a list of images.
     pub async fn local_images(&mut self, limit: Duration) -> Result<Vec<ImageSummary>, EngineError> {
+        self.local_images_with_prefix(limit, "").await
+    }
+
+    /// Returns the local images whose familiar name begins with a prefix, and possibly other images.
+    ///
+    /// # Errors
+    /// The errors of [`local_images`](Self::local_images).
+    ///
+    /// Source: Docker Engine API 1.24, the filter `reference`, whose patterns are those of Go's `path.Match`.
+    pub async fn local_images_with_prefix(
+        &mut self,
+        limit: Duration,
+        prefix: &str,
+    ) -> Result<Vec<ImageSummary>, EngineError> {
         #[derive(Deserialize)]
         struct Image {
             /// The names of the image. Engines before API 1.43 send `null` for an image without a name.
@@ -153,7 +168,15 @@ impl Engine {
             #[serde(rename = "Size", default)]
             size: i64,
         }
-        let path = format!("{}/images/json", self.prefix);
+        let mut path = format!("{}/images/json", self.prefix);
+        // podman's patterns have other rules.
+        let patterns = if self.is_podman == Some(false) { name_patterns(prefix) } else { Vec::new() };
+        if !patterns.is_empty() {
+            let patterns: BTreeMap<String, bool> =
+                patterns.into_iter().map(|pattern| (pattern, true)).collect();
+            let filters = BTreeMap::from([("reference", patterns)]);
+            path += &format!("?filters={}", in_query(&filters));
+        }
         let asked = async {
             let response = self.call(Method::GET, &path, None, Bytes::new()).await?;
             if response.status() != StatusCode::OK {
@@ -228,7 +251,22 @@ impl Manifest {
     }
 }
 
-pub fn in_query(platform: &Platform) -> String {
-    let json = serde_json::to_string(platform).expect("texts make JSON");
+/// Returns a value as JSON in the query of a URL.
+pub fn in_query(value: &impl Serialize) -> String {
+    let json = serde_json::to_string(value).expect("texts make JSON");
     utf8_percent_encode(&json, NON_ALPHANUMERIC).to_string()
+}
+
+/// Returns the patterns that match all names with a prefix. Returns no patterns, which match all names, for a prefix with
+/// other characters than names have.
+///
+/// Docker compares a pattern with the name and with the repository. `*` does not match `/`.
+fn name_patterns(prefix: &str) -> Vec<String> {
+    /// The maximum number of further path components of a name after the prefix.
+    const DEPTH: usize = 6;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/:".contains(c);
+    if prefix.is_empty() || !prefix.chars().all(is_plain) {
+        return Vec::new();
+    }
+    (0..DEPTH).map(|depth| format!("{prefix}*{}", "/*".repeat(depth))).collect()
 }

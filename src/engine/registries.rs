@@ -14,6 +14,7 @@ use crate::failure::is_unknown_to_registry;
 use crate::net::settings::RegistrySettings;
 use crate::oci::{Descriptor, is_digest};
 use crate::secret::{Redactor, Secret};
+use crate::text::sanitize;
 
 /// The result of a distribution inspect: the manifest that a tag names in a registry, if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,13 @@ pub enum AuthAnswer {
     /// The registry refused the credentials, or the engine could not check them. `message`: the engine's
     /// reason, not sanitized.
     Refused { message: String },
+}
+
+/// Returns the `host:port` of a proxy, without the scheme, the user and the password.
+fn place_of(proxy: &str) -> &str {
+    let rest = proxy.split_once("://").map_or(proxy, |(_, rest)| rest);
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    rest.trim_end_matches('/')
 }
 
 impl Engine {
@@ -163,7 +171,10 @@ impl Engine {
                 .unwrap_or_default()
                 .iter()
                 .any(|option| option == "name=rootless"),
-            has_proxy: !(info.http_proxy.is_empty() && info.https_proxy.is_empty()),
+            proxy: [info.https_proxy, info.http_proxy]
+                .into_iter()
+                .find(|proxy| !proxy.is_empty())
+                .map(|proxy| sanitize(place_of(&proxy))),
             no_proxy: info.no_proxy,
         })
     }

@@ -16,18 +16,19 @@ pub struct RegistrySettings {
     /// Whether the engine runs without root. A rootless engine reads the certificates of registries from
     /// the user's configuration directory instead of `/etc`.
     pub is_rootless: bool,
-    /// The engine has an HTTP or HTTPS proxy.
-    pub has_proxy: bool,
+    /// The `host:port` of the engine's proxy, if the engine has an HTTP or HTTPS proxy.
+    pub proxy: Option<String>,
     /// The engine's `NO_PROXY`.
     pub no_proxy: String,
 }
 
 impl RegistrySettings {
-    /// Returns whether the engine connects to this registry through its proxy.
-    pub fn uses_proxy(&self, domain: &str) -> bool {
+    /// Returns the `host:port` of the proxy through which the engine connects to this registry.
+    pub fn proxy_for(&self, domain: &str) -> Option<&str> {
         let (host, port) = domain.rsplit_once(':').unwrap_or((domain, "443"));
         let port = port.parse().unwrap_or_default();
-        self.has_proxy && !is_on_loopback(domain) && !proxy::is_excluded(&self.no_proxy, host, port)
+        let is_direct = is_on_loopback(domain) || proxy::is_excluded(&self.no_proxy, host, port);
+        self.proxy.as_deref().filter(|_| !is_direct)
     }
 
     /// Returns whether the engine allows plain HTTP, or TLS with any certificate, for this registry.
@@ -54,19 +55,19 @@ mod tests {
     #[test]
     fn engines_use_their_proxy_except_for_excluded_hosts() {
         let table = [
-            // the engine has a proxy, its NO_PROXY, registry, expected result
-            (true, "", "registry.example.com", true),
-            (true, "other.com", "registry.example.com:5000", true),
-            (true, "example.com", "registry.example.com", false),
-            (true, "registry.example.com:443", "registry.example.com", false),
-            (true, "registry.example.com:443", "registry.example.com:5000", true),
-            (true, "", "localhost:5000", false),
-            (false, "", "registry.example.com", false),
+            // the engine's proxy, its NO_PROXY, registry, expected result
+            (Some("p:1"), "", "registry.example.com", Some("p:1")),
+            (Some("p:1"), "other.com", "registry.example.com:5000", Some("p:1")),
+            (Some("p:1"), "example.com", "registry.example.com", None),
+            (Some("p:1"), "registry.example.com:443", "registry.example.com", None),
+            (Some("p:1"), "registry.example.com:443", "registry.example.com:5000", Some("p:1")),
+            (Some("p:1"), "", "localhost:5000", None),
+            (None, "", "registry.example.com", None),
         ];
-        for (has_proxy, no_proxy, domain, want) in table {
-            let settings =
-                RegistrySettings { has_proxy, no_proxy: no_proxy.to_owned(), ..RegistrySettings::default() };
-            assert_eq!(settings.uses_proxy(domain), want, "{has_proxy} {no_proxy} {domain}");
+        for (proxy, no_proxy, domain, want) in table {
+            let (proxy, no_proxy) = (proxy.map(str::to_owned), no_proxy.to_owned());
+            let settings = RegistrySettings { proxy, no_proxy, ..RegistrySettings::default() };
+            assert_eq!(settings.proxy_for(domain), want, "{settings:?} {domain}");
         }
     }
 }

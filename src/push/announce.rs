@@ -12,6 +12,7 @@ use crate::push::error::PushError;
 use crate::push::platforms::Platforms;
 use crate::push::subject::Subject;
 use crate::reference::Reference;
+use crate::text::counted;
 
 /// The timeout of the request that inspects the image after the upload.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -73,11 +74,12 @@ impl<'a> Announcer<'a> {
         }
         let platforms = Platforms::of(&image.manifests, self.platform());
         if self.selection == Some(&PlatformSelection::All)
-            && let Some(Platforms { missing, .. }) = &platforms
-            && !missing.is_empty()
+            && let Some(Platforms { missing, missing_others, .. }) = &platforms
+            && (!missing.is_empty() || *missing_others > 0)
         {
-            let (reference, platforms) = (self.reference.familiar(), missing.clone());
-            return Err(PushError::Incomplete { reference, platforms });
+            let attestations = (*missing_others > 0).then(|| counted(*missing_others, "attestation"));
+            let platforms = missing.iter().cloned().chain(attestations).collect();
+            return Err(PushError::Incomplete { reference: self.reference.familiar(), platforms });
         }
         self.finish(platforms);
         Ok(())

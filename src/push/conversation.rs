@@ -5,7 +5,7 @@
 
 use crate::credentials::login::Source;
 use crate::failure::Class;
-use crate::retry::{AttemptFailure, NextAttempt, RetryBudget};
+use crate::retry::{AttemptFailure, NextAttempt, Pattern, RetryBudget};
 
 /// The maximum number of prompts for credentials in one push, or in one run of `auth --login`.
 pub const MAX_PROMPTS: usize = 3;
@@ -22,11 +22,44 @@ pub struct FailedAttempt {
     pub asks_late: bool,
     /// The attempt sent layer data, so the registry had accepted the credentials.
     pub has_moved: bool,
+    /// After the failure, the registry accepted an upload of this account.
+    pub may_write: bool,
+    /// Every layer was in the registry, so the engine had sent the manifest.
+    pub has_sent_manifest: bool,
 }
 
 impl FailedAttempt {
     fn class(&self) -> Class {
         self.failure.verdict.class
+    }
+
+    /// Returns whether the registry may have the image although the push failed: the registry refuses to change a tag,
+    /// or a proxy removes a header from the response to the manifest.
+    fn may_be_in_registry(&self) -> bool {
+        match self.class() {
+            Class::Rejected => true,
+            Class::Other => self.may_write && self.has_sent_manifest,
+            _ => false,
+        }
+    }
+
+    /// Returns whether a token may have expired during the upload. A refusal that says "denied" is about a token if the
+    /// registry accepts a new upload.
+    pub fn is_expired_token(&self) -> bool {
+        let is_refused = match self.class() {
+            Class::Auth => self.failure.verdict.can_prompt,
+            Class::Denied => self.may_write,
+            _ => false,
+        };
+        is_refused && !self.is_anonymous && self.has_moved
+    }
+
+    /// Returns whether the registry may refuse to mount layers from other repositories: it refused the engine, and
+    /// accepts an upload that mounts nothing.
+    fn is_refused_mount(&self) -> bool {
+        // The containerd store reports no status, so the class may be `Other`.
+        let is_refused = matches!(self.class(), Class::Auth | Class::Denied | Class::Other);
+        is_refused && self.may_write && !self.has_moved && !self.has_sent_manifest
     }
 }
 
@@ -56,6 +89,9 @@ pub enum Step {
     Attempt,
     /// Attempt the push again with the current credentials. The registry may issue a new token for these credentials.
     Repeat,
+    /// Attempt the push under another spelling of the registry's name, so that the engine does not try to mount layers
+    /// from other repositories.
+    AvoidMounts,
     /// Check whether the tag in the registry already names the local image.
     CheckExisting,
     /// Wait, then retry the push.
@@ -84,6 +120,8 @@ pub struct Conversation {
     budget: RetryBudget,
     /// [`Step::Repeat`], which renews an expired token, is still allowed. One push may take this step once.
     can_repeat: bool,
+    /// [`Step::AvoidMounts`] is still allowed. One push may take this step once.
+    can_avoid_mounts: bool,
     are_accepted: bool,
     has_terminal: bool,
     no_prompt: bool,
@@ -100,6 +138,7 @@ impl Conversation {
             retries,
             budget: RetryBudget::new(retries),
             can_repeat: true,
+            can_avoid_mounts: true,
             are_accepted: false,
             has_terminal,
             no_prompt,
@@ -112,25 +151,34 @@ impl Conversation {
         self.are_accepted
     }
 
+    /// Returns what the last two attempts have in common, if no attempt follows for this reason.
+    pub fn pattern(&self) -> Option<Pattern> {
+        self.budget.pattern
+    }
+
     /// Returns the next step after an event.
     ///
     /// # Panics
     /// If the event cannot result from the last step.
     pub fn next(&mut self, event: Event) -> Step {
         match (std::mem::replace(&mut self.state, State::Attempting), event) {
-            (State::Attempting, Event::Failed(failed)) if failed.class() == Class::Rejected => {
+            (State::Attempting, Event::Failed(failed)) if failed.may_be_in_registry() => {
                 self.state = State::CheckingExisting(failed);
                 Step::CheckExisting
             }
-            (State::Attempting, Event::Failed(failed))
-                if failed.class() == Class::Auth
-                    && failed.failure.verdict.can_prompt
-                    && !failed.is_anonymous
-                    && failed.has_moved
-                    && self.can_repeat =>
-            {
+            (State::Attempting, Event::Failed(failed)) if failed.is_expired_token() && self.can_repeat => {
                 self.can_repeat = false;
                 Step::Repeat
+            }
+            // Tokens expire before one layer is sent, so no credentials can help.
+            (State::Attempting, Event::Failed(failed)) if failed.is_expired_token() && failed.may_write => {
+                Step::Fail
+            }
+            (State::Attempting, Event::Failed(failed))
+                if failed.is_refused_mount() && self.can_avoid_mounts =>
+            {
+                self.can_avoid_mounts = false;
+                Step::AvoidMounts
             }
             (State::Attempting, Event::Failed(failed))
             | (State::CheckingExisting(failed), Event::NotInRegistry) => self.after_failure(failed),
@@ -238,9 +286,19 @@ mod tests {
             verdict: Verdict::without_hint(class),
             has_pushed_layer: false,
             max_retries: u32::MAX,
+            retry_after: None,
+            sent: None,
         };
         let is_anonymous = source == Source::Nothing;
-        Event::Failed(FailedAttempt { failure, source, is_anonymous, asks_late: false, has_moved })
+        Event::Failed(FailedAttempt {
+            failure,
+            source,
+            is_anonymous,
+            asks_late: false,
+            has_moved,
+            may_write: false,
+            has_sent_manifest: false,
+        })
     }
 
     fn helper() -> Source {

@@ -11,6 +11,7 @@ use crate::push::error::QueryError;
 use crate::push::pool::RegistryPool;
 use crate::push::subject::{Subject, inspect};
 use crate::registry::Registry;
+use crate::registry::error::{Misplaced, RegistryError};
 use crate::registry::manifest::ServedManifest;
 
 /// The maximum number of tags whose images are searched for the local image's layers, in addition to the tag to push.
@@ -42,6 +43,9 @@ pub struct Findings {
     /// The reason why the registry did not answer which manifest the tag names.
     #[serde(skip)]
     pub unknown: Option<String>,
+    /// A problem that only some engines have with the registry.
+    #[serde(skip)]
+    pub warning: Option<String>,
 }
 
 /// Queries the engine and the registry in the same order as a push, so that a dry run fails with the same error as a
@@ -59,7 +63,15 @@ pub async fn run(
 ) -> Result<Findings, QueryError> {
     let image = inspect(engine, subject).await?;
     let registry = pool.registry(engine, subject).await?;
-    registry.can_push(subject.reference.path()).await?;
+    let warning = match registry.probe_upload(subject.reference.path(), None).await {
+        Ok(()) => None,
+        // Docker's containerd store ignores the scheme, and its classic store does not.
+        Err(error @ RegistryError::UploadElsewhere { problem: Misplaced::Scheme, .. }) => Some(format!(
+            "docker's classic store cannot push there: {error}; {}",
+            error.hint().unwrap_or_default()
+        )),
+        Err(error) => return Err(error.into()),
+    };
     let (named, unknown) = match pool.resolve(engine, subject).await {
         Ok(named) => (named, None),
         // The account may have the right to push, but not to read.
@@ -93,6 +105,7 @@ pub async fn run(
         is_same,
         named,
         unknown,
+        warning,
         id: image.id,
         size: image.size,
         layers: image.layers,

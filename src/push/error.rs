@@ -12,7 +12,8 @@ use crate::push::login::LoginError;
 use crate::push::suggest::{Suggestion, looks_like_id};
 use crate::reference::Reference;
 use crate::registry::error::RegistryError;
-use crate::text::sanitize;
+use crate::retry::Pattern;
+use crate::text::{amount, sanitize};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
@@ -171,12 +172,53 @@ pub struct Refusal {
     pub is_renamed: bool,
     /// The registry does not ask for credentials at `/v2/`, but may ask when an image is pushed.
     pub asks_late: bool,
+    /// What the last two attempts have in common.
+    pub pattern: Option<Pattern>,
+    /// What is known about the connection between the engine and the registry.
+    pub way: Option<Way>,
+}
+
+/// Facts about the connection between the engine and the registry, which a hint names first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The engine connects to the registry through the proxy with this `host:port`.
+    Proxy(String),
+    /// The registry is on a loopback address, and answers the plugin. The engine connects to another machine.
+    OtherMachine,
+    /// The registry refuses the engine during an upload, and accepts a new upload of the same account.
+    ShortToken,
 }
 
 impl Refusal {
     /// Returns a hint for the user: a command to run or a setting to change.
     pub fn hint(&self) -> Option<String> {
         let reference = &self.reference;
+        if let Some(pattern) = self.pattern {
+            let limit = match pattern {
+                Pattern::Time(_) => "time limit (nginx: `client_body_timeout`, `proxy_read_timeout`)",
+                Pattern::Bytes(_) => "size limit (nginx: `client_max_body_size`)",
+            };
+            return Some(format!("raise the {limit} of the proxy in front of {}", reference.domain()));
+        }
+        let registry = reference.domain();
+        match &self.way {
+            Some(Way::Proxy(proxy)) => {
+                return Some(format!(
+                    "check the engine's proxy {proxy}, or add {registry} to the engine's NO_PROXY setting"
+                ));
+            }
+            Some(Way::OtherMachine) => {
+                return Some(format!(
+                    "push under a name that leads to this machine from the engine's: there, {registry} is the engine's machine"
+                ));
+            }
+            Some(Way::ShortToken) => {
+                return Some(format!(
+                    "raise the lifetime of the tokens that the token server of {registry} issues: a token expires before one layer is sent"
+                ));
+            }
+            None => {}
+        }
         if let Cause::Registry(_) = &self.cause {
             return self.cause.hint();
         }
@@ -217,6 +259,7 @@ impl Refusal {
         let hint = hint.replace("docker login {registry}", &docker_login(reference.domain()));
         let filled = hint.replace("{registry}", reference.domain());
         let filled = filled.replace("{repository}", &reference.familiar_repository());
+        let filled = filled.replace("{server}", &server_in(&self.cause.reason()));
         Some(filled.replace("{tag}", reference.tag_or_latest()))
     }
 }
@@ -227,6 +270,23 @@ impl fmt::Display for Refusal {
         let registry = reference.domain();
         write!(f, "cannot push {}{}: ", reference.familiar(), attempts(failures))?;
         let reason = cause.reason();
+        match self.pattern {
+            Some(Pattern::Time(time)) => {
+                write!(
+                    f,
+                    "each attempt ended after {}: a time limit in front of {registry}: ",
+                    format_duration(time)
+                )?;
+            }
+            Some(Pattern::Bytes(bytes)) => {
+                write!(
+                    f,
+                    "each attempt ended after {}: a size limit in front of {registry}: ",
+                    amount(bytes)
+                )?;
+            }
+            None => {}
+        }
         let Cause::Engine { verdict, .. } = cause else { return f.write_str(&reason) };
         match verdict.class {
             Class::Auth if login.anonymous => {
@@ -245,6 +305,13 @@ impl fmt::Display for Refusal {
             _ => f.write_str(&reason),
         }
     }
+}
+
+/// Returns the host of the first URL in a message.
+fn server_in(message: &str) -> String {
+    let rest = message.split_once("://").map_or("", |(_, rest)| rest);
+    let end = rest.find(['/', '"', ' ', '?', ':']).unwrap_or(rest.len());
+    if end == 0 { "the token server".to_owned() } else { rest[..end].to_owned() }
 }
 
 /// Returns `; the last attempt failed: …`, or an empty string if no attempt has failed.
@@ -293,6 +360,14 @@ impl Cause {
         self.verdict().class
     }
 
+    /// Returns the time after which the registry allows another request, if the registry told.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Registry(error) => error.retry_after(),
+            Self::Engine { .. } => None,
+        }
+    }
+
     pub fn reason(&self) -> String {
         match self {
             Self::Engine { reason, .. } if reason.is_empty() => "the engine gave no reason".to_owned(),
@@ -304,12 +379,7 @@ impl Cause {
     /// Returns a hint for the user if a direct request from the plugin to the registry failed.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Registry(error) => match &**error {
-                RegistryError::Denied { registry, login, .. } if !login.anonymous => Some(format!(
-                    "use an account that can read from {registry}, or push without --if-exists and --verify"
-                )),
-                error => error.hint(),
-            },
+            Self::Registry(error) => error.hint(),
             Self::Engine { .. } => None,
         }
     }
@@ -343,6 +413,8 @@ pub enum AttemptError {
         cause: Cause,
         /// The maximum number of further attempts that can help; `u32::MAX`: no limit.
         max_retries: u32,
+        /// After the failure, the registry accepted an upload of this account.
+        may_write: bool,
     },
     Fatal(PushError),
 }
@@ -355,7 +427,7 @@ impl From<PushError> for AttemptError {
 
 impl From<Cause> for AttemptError {
     fn from(cause: Cause) -> Self {
-        Self::Retryable { cause, max_retries: u32::MAX }
+        Self::Retryable { cause, max_retries: u32::MAX, may_write: false }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod announce;
 pub mod conversation;
+mod diagnose;
 pub mod dry_run;
 pub mod error;
 mod existing;
@@ -36,13 +37,13 @@ use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::engine::tag::TemporaryTag;
 use crate::event::{Event, LayerState};
-use crate::failure::Class;
+use crate::failure::{Class, Phase};
 use crate::platform::PlatformSelection;
 use crate::present::presenter::{ImageReporter, Level, Update};
 use crate::progress::Progress;
 use crate::push::announce::Announcer;
 use crate::push::conversation::{Conversation, FailedAttempt, Step};
-use crate::push::error::{AttemptError, Cause, PushError, Refusal};
+use crate::push::error::{AttemptError, Cause, PushError, Refusal, Way};
 use crate::push::gate::{ActiveCredentials, Gate, Pass};
 use crate::push::login::{LoginError, Question};
 use crate::push::naming::untag;
@@ -222,7 +223,7 @@ impl<'a> Push<'a> {
             }
             self.log.record.login = Some(active.login.clone());
             let attempt = self.in_time(async |push: &mut Self| push.attempt(&active).await).await?;
-            let (cause, max_retries) = match attempt {
+            let (cause, max_retries, may_write) = match attempt {
                 Ok(outcome) => {
                     self.gate.open(&mut self.pass);
                     if conversation.are_accepted() {
@@ -231,18 +232,35 @@ impl<'a> Push<'a> {
                     return Ok(outcome);
                 }
                 Err(AttemptError::Fatal(error)) => return Err(error),
-                Err(AttemptError::Retryable { cause, max_retries }) => (cause, max_retries),
+                Err(AttemptError::Retryable { cause, max_retries, may_write }) => {
+                    (cause, max_retries, may_write)
+                }
             };
             let class = cause.class();
-            let mut step =
-                conversation.next(conversation::Event::Failed(self.failed(&cause, max_retries, &active)));
+            let failed = self.failed(&cause, max_retries, may_write, &active);
+            let is_expired_token = failed.is_expired_token();
+            let mut step = conversation.next(conversation::Event::Failed(failed));
+            if step == Step::AvoidMounts {
+                self.log
+                    .note("the registry refuses the engine, but accepts uploads; trying once without mounts");
+                self.session.detours.borrow_mut().avoid_mounts(&self.target.reference);
+                continue;
+            }
             if step == Step::CheckExisting {
                 let subject = self.subject(&active);
                 if let Some(named) = Box::pin(existing::find_same(self.session, self.engine, &subject)).await
                 {
-                    self.log
-                        .note("the registry refuses to change the tag, which already points to this image");
-                    return Ok(Outcome::new(Status::Unchanged, named));
+                    if class == Class::Rejected {
+                        self.log.note(
+                            "the registry refuses to change the tag, which already points to this image",
+                        );
+                        return Ok(Outcome::new(Status::Unchanged, named));
+                    }
+                    let reason = cause.reason();
+                    self.log.warn(format!(
+                        "the engine reported a failure, but the registry has the image: {reason}"
+                    ));
+                    return Ok(Outcome::new(Status::Pushed, named));
                 }
                 step = conversation.next(conversation::Event::NotInRegistry);
             }
@@ -265,8 +283,15 @@ impl<'a> Push<'a> {
                 // prompt.
                 Box::pin(self.save(&active.credentials)).await;
             }
-            active =
-                Box::pin(self.fail_or_change_credentials(&mut conversation, step, cause, active)).await?;
+            let is_short_token = is_expired_token && may_write && step == Step::Fail;
+            let next = self.fail_or_change_credentials(&mut conversation, step, cause, active);
+            active = match Box::pin(next).await {
+                Err(PushError::Refused(mut refusal)) if is_short_token => {
+                    refusal.way = Some(Way::ShortToken);
+                    return Err(PushError::Refused(refusal));
+                }
+                next => next?,
+            };
             self.log.record.failures.clear();
         }
     }
@@ -294,7 +319,8 @@ impl<'a> Push<'a> {
             step = conversation.next(conversation::Event::NoNewerCredentials { has_prompt_failed });
         }
         let (class, is_typed) = (cause.class(), active.login.source == Source::Prompt);
-        let refusal = self.refusal(cause, active.login).await;
+        let mut refusal = self.refusal(cause, active.login).await;
+        refusal.pattern = conversation.pattern();
         match step {
             Step::Prompt => {
                 let (typed, are_accepted) = self.prompt(&refusal, &mut conversation.prompts_left).await?;
@@ -309,6 +335,7 @@ impl<'a> Push<'a> {
             }
             Step::Attempt
             | Step::Repeat
+            | Step::AvoidMounts
             | Step::CheckExisting
             | Step::Wait(_)
             | Step::FindNewerCredentials => {
@@ -396,9 +423,8 @@ impl<'a> Push<'a> {
         let needs_tag = matches!(self.options.if_exists, IfExists::Skip | IfExists::Fail);
         let found = dry_run::run(&self.session.pool, self.engine, subject, needs_tag).await;
         let findings = found.map_err(|error| subject.attempt_error(error))?;
-        if let Some(reason) = &findings.unknown {
-            self.log.warn(existing::cannot_look_up(reason));
-        }
+        let unknown = findings.unknown.as_deref().map(existing::cannot_look_up);
+        unknown.into_iter().chain(findings.warning.clone()).for_each(|warning| self.log.warn(warning));
         let findings = self.log.record.findings.insert(findings);
         let outcome = existing::if_exists_outcome(
             self.options.if_exists,
@@ -550,15 +576,29 @@ impl<'a> Push<'a> {
         })
     }
 
-    fn failed(&self, cause: &Cause, max_retries: u32, active: &ActiveCredentials) -> FailedAttempt {
+    fn failed(
+        &self,
+        cause: &Cause,
+        max_retries: u32,
+        may_write: bool,
+        active: &ActiveCredentials,
+    ) -> FailedAttempt {
         let progress = &self.log.record.progress;
         let has_pushed_layer = progress.counts().pushed > 0;
         FailedAttempt {
-            failure: AttemptFailure { verdict: cause.verdict(), has_pushed_layer, max_retries },
+            failure: AttemptFailure {
+                verdict: cause.verdict(),
+                has_pushed_layer,
+                max_retries,
+                retry_after: cause.retry_after(),
+                sent: progress.sent(),
+            },
             source: active.login.source.clone(),
             is_anonymous: active.login.anonymous,
             asks_late: self.session.pool.asks_late(self.registry()),
             has_moved: progress.has_moved(),
+            may_write,
+            has_sent_manifest: progress.phase() == Phase::Manifest,
         }
     }
 
@@ -574,7 +614,10 @@ impl<'a> Push<'a> {
         };
         let (failures, is_renamed) = (self.log.record.failures.clone(), self.target.is_renamed());
         let asks_late = self.session.pool.asks_late(self.registry());
-        Refusal { cause, reference: reference.clone(), login, suggestion, failures, is_renamed, asks_late }
+        let has_moved = self.log.record.progress.has_moved();
+        let way = diagnose::way(&self.session.pool, self.engine, reference.domain(), &cause, has_moved).await;
+        let reference = self.target.reference.clone();
+        Refusal { cause, reference, login, suggestion, failures, is_renamed, asks_late, pattern: None, way }
     }
 
     fn subject<'b>(&self, active: &'b ActiveCredentials) -> Subject<'b>

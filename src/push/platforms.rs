@@ -17,6 +17,9 @@ pub struct Platforms {
     pub others: usize,
     /// The number of platforms of the image, including `missing` platforms.
     pub all: usize,
+    /// The number of attestations and other manifests that the engine does not have.
+    #[serde(skip)]
+    pub missing_others: usize,
 }
 
 impl Platforms {
@@ -41,6 +44,10 @@ impl Platforms {
             missing: missing.map(named).collect(),
             others: if wanted.is_some() { 0 } else { others },
             all,
+            missing_others: manifests
+                .iter()
+                .filter(|manifest| manifest.platform.is_none() && !manifest.is_here)
+                .count(),
         };
         (all + others > 1 && !found.sent.is_empty()).then_some(found)
     }

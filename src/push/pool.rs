@@ -310,11 +310,25 @@ impl RegistryPool {
         self.connection(subject).is_out_of_reach.set(true);
     }
 
+    /// Returns the `host:port` of the proxy through which the engine connects to the registry, if the engine tells.
+    pub async fn proxy_of_engine(&self, engine: &mut Engine, domain: &str) -> Option<String> {
+        self.settings_for(engine, domain).await.ok()?.proxy_for(domain).map(str::to_owned)
+    }
+
+    /// Returns whether the registry has responded to the plugin.
+    pub fn has_responded(&self, domain: &str) -> bool {
+        self.anonymous(domain).registry.initialized()
+    }
+
     /// Returns whether the plugin and the engine reach the same server under the registry's name: the engine is on this
     /// machine, and connects to the registry without a proxy. Returns `false` if the engine does not tell.
     pub async fn engine_reaches_same_server(&self, engine: &mut Engine, domain: &str) -> bool {
         let is_here = engine.endpoint().address.is_here();
-        is_here && self.settings_for(engine, domain).await.is_ok_and(|settings| !settings.uses_proxy(domain))
+        is_here
+            && self
+                .settings_for(engine, domain)
+                .await
+                .is_ok_and(|settings| settings.proxy_for(domain).is_none())
     }
 
     /// Returns a direct connection to the registry, with the engine's settings for that registry.

@@ -1,10 +1,11 @@
 //! The state that all pushes in one run of the plugin share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use crate::cli::PushOptions;
 use crate::credentials::keyring::{Keyring, LookedUp};
@@ -33,6 +34,8 @@ pub struct Session<'a> {
     /// The repositories in which an upload hangs. Shared by all pushes, because an upload that hangs also blocks later
     /// pushes.
     pub detours: RefCell<Detours>,
+    /// The time at which the engine last reported that it sent bytes for any push of this run of the plugin.
+    pub last_movement: Cell<Instant>,
     /// The canonical names of the local tags that this run of the plugin has added and removes later. An image must
     /// have a tag outside this set, since engines delete an image together with its last tag.
     pub added_tags: RefCell<HashSet<String>>,
@@ -58,6 +61,7 @@ impl<'a> Session<'a> {
             gates: references.map(gate).collect(),
             pool: RegistryPool::new(trace),
             detours: RefCell::default(),
+            last_movement: Cell::new(Instant::now()),
             added_tags: RefCell::default(),
         }
     }

@@ -9,7 +9,7 @@ use crate::platform::Platform;
 use crate::push::error::{AttemptError, Cause, PushError, QueryError};
 use crate::push::gate::ActiveCredentials;
 use crate::reference::Reference;
-use crate::text::sanitize;
+use crate::text::one_line;
 
 /// The image to push, and the credentials for its registry.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,7 @@ impl Subject<'_> {
             repository: &self.reference.repository(),
             ..Evidence::of_text(message, !self.active.credentials.is_anonymous())
         });
-        QueryError::Cause(Cause::Engine { verdict, reason: sanitize(message) })
+        QueryError::Cause(Cause::Engine { verdict, reason: one_line(message) })
     }
 }
 

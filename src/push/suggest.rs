@@ -20,6 +20,8 @@ impl Suggestion {
     pub fn hint(&self, wanted: &str) -> String {
         match self {
             Self::Near(names) => format!("did you mean {}?", names.join(" or ")),
+            // The image exists under the name of the destination, which no tag has to change.
+            Self::Tag(name) if name == wanted => format!("did you mean {name}?"),
             Self::Tag(name) => format!("tag the image first: `docker tag {name} {wanted}`"),
         }
     }
@@ -70,6 +72,13 @@ pub fn looks_like_id(reference: &Reference) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn does_not_suggest_to_tag_an_image_with_its_own_name() {
+        let name = "localhost:5500/me/app:1";
+        let hint = Suggestion::Tag(name.to_owned()).hint(name);
+        assert_eq!(hint, "did you mean localhost:5500/me/app:1?");
+    }
 
     #[test]
     fn suggests_similar_names() {

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Client, ClientBuilder, Method, Proxy, RequestBuilder, Response, Url};
 use rustls::ClientConfig;
@@ -76,7 +78,7 @@ impl Registry {
     }
 
     /// Returns the value of `Authorization` from an earlier request with this scope.
-    fn known_authorization(&self, scope: &str) -> Option<Secret> {
+    pub(super) fn known_authorization(&self, scope: &str) -> Option<Secret> {
         let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(scope).or_else(|| known.get("")).cloned()
     }
@@ -96,14 +98,24 @@ impl Registry {
         authorization: Option<&Secret>,
     ) -> Result<Response, RegistryError> {
         let is_manifest = url.path().contains("/manifests/");
-        let mut request = self.client.request(method, url);
+        let mut request = self.request(method, url, authorization)?;
         if is_manifest {
             request = request.header(ACCEPT, MANIFESTS);
         }
-        if let Some(authorization) = authorization {
-            request = request.header(AUTHORIZATION, self.sensitive(authorization)?);
-        }
         self.send(&self.client, request).await
+    }
+
+    pub(super) fn request(
+        &self,
+        method: Method,
+        url: Url,
+        authorization: Option<&Secret>,
+    ) -> Result<RequestBuilder, RegistryError> {
+        let request = self.client.request(method, url);
+        Ok(match authorization {
+            Some(authorization) => request.header(AUTHORIZATION, self.sensitive(authorization)?),
+            None => request,
+        })
     }
 }
 
@@ -212,12 +224,13 @@ impl Registry {
         let (status, server) = (response.status(), self.server(response.url()));
         let target =
             response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let retry_after = retry_after(response.headers(), SystemTime::now());
         let body = self.start_of(response, MAX_REASON).await?;
         let reason = target
             .filter(|_| status.is_redirection())
             .map(|target| format!("it redirects to `{target}`"))
             .unwrap_or_else(|| reason(&body, status));
-        Ok(Refusal { status, code: code(&body), reason: sanitize(&self.redact(reason)), server })
+        Ok(Refusal { status, code: code(&body), reason: sanitize(&self.redact(reason)), server, retry_after })
     }
 
     pub(super) async fn unexpected(&self, response: Response) -> RegistryError {
@@ -227,7 +240,8 @@ impl Registry {
         }
     }
 
-    pub(super) fn refusal(&self, Refusal { status, reason, server, .. }: Refusal) -> RegistryError {
+    pub(super) fn refusal(&self, refusal: Refusal) -> RegistryError {
+        let Refusal { status, code, reason, server, retry_after } = refusal;
         match status {
             StatusCode::UNAUTHORIZED => self.unauthorized(reason),
             StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS if is_lock_out(&reason) => {
@@ -235,7 +249,7 @@ impl Registry {
             }
             StatusCode::FORBIDDEN => self.denied(reason),
             StatusCode::NOT_FOUND => self.not_a_registry(&format!("it answered {status}: {reason}")),
-            _ => RegistryError::Answered { server, status, reason },
+            _ => RegistryError::Answered { server, status, code, reason, retry_after },
         }
     }
 
@@ -284,6 +298,25 @@ pub struct Refusal {
     pub(super) reason: String,
     /// The server that sent the response: the registry, or its token server.
     pub(super) server: String,
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// Returns the time in the header `Retry-After`, which is a number of seconds or a date (RFC 9110, 10.2.3).
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match value.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).ok(),
+    }
+}
+
+/// Returns a URL for a message, without the query, the fragment and the user, which may contain secrets.
+pub fn shown(url: &Url) -> String {
+    let mut shown = url.clone();
+    shown.set_query(None);
+    shown.set_fragment(None);
+    let _ = (shown.set_username(""), shown.set_password(None));
+    sanitize(shown.as_str())
 }
 
 /// Returns the values of `WWW-Authenticate` in a response.
@@ -298,9 +331,13 @@ pub fn place(url: &Url) -> (&str, u16) {
 }
 
 /// Follows a redirect from a registry, unless the target changes HTTPS to HTTP. reqwest does not send the
-/// credentials to another host or port. Redirects of `/v2/` are not followed, because they may lead to a sign-in page.
+/// credentials to another host or port. Redirects of `/v2/` are not followed, because they may lead to a sign-in
+/// page, and redirects of uploads only if the method remains.
 pub fn follow(attempt: Attempt<'_>) -> Action {
-    if attempt.previous().first().is_some_and(|first| first.path() == PING) {
+    let first = attempt.previous().first().map_or("", Url::path);
+    // With these statuses, clients repeat a POST request as a GET request.
+    let loses_method = matches!(attempt.status().as_u16(), 301..=303);
+    if first == PING || (loses_method && first.contains("/blobs/uploads")) {
         return attempt.stop();
     }
     let is_downgrade = attempt.url().scheme() != "https"

@@ -17,12 +17,11 @@ use crate::net::tls::TlsProblem;
 use crate::reference::HUB;
 use crate::registry::access::Access;
 use crate::registry::client::{
-    MAX_REASON, MAX_REDIRECTS, build, builder, challenges, follow, tls_config_for, url,
+    MAX_REASON, MAX_REDIRECTS, build, builder, challenges, follow, shown, tls_config_for, url,
 };
 use crate::registry::error::RegistryError;
 use crate::registry::{PING, Ping, Registry};
 use crate::secret::Redactor;
-use crate::text::sanitize;
 
 /// The host of Docker Hub's API.
 const HUB_API: &str = "registry-1.docker.io";
@@ -192,14 +191,9 @@ impl Registry {
 
     /// Returns the error for a redirect to a server that is not a registry.
     fn elsewhere(&self, url: &Url, has_password: bool) -> RegistryError {
-        let mut shown = url.clone();
-        // The query and the user part may contain secrets.
-        shown.set_query(None);
-        shown.set_fragment(None);
-        let _ = (shown.set_username(""), shown.set_password(None));
         RegistryError::WebPage {
             registry: self.domain.clone(),
-            redirect: Some(sanitize(shown.as_str())),
+            redirect: Some(shown(url)),
             is_sign_in: has_password || is_sign_in(url),
         }
     }

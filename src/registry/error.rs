@@ -3,7 +3,9 @@
 use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use humantime::format_duration;
 use hyper::StatusCode;
 use serde_json::Value;
 
@@ -37,14 +39,44 @@ pub enum RegistryError {
     LockedOut { registry: String, login: Box<Login>, reason: String },
     #[error("{registry} denies access{}: {reason}", if login.anonymous { " without credentials".to_owned() } else { format!(" for {}", login.describe()) })]
     Denied { registry: String, login: Box<Login>, reason: String },
-    #[error("{registry} denies write access to {repository}{}: {reason}", if login.anonymous { " without credentials".to_owned() } else { format!(" for {}", login.describe()) })]
+    /// The registry denies access to its list of repositories.
+    #[error("{registry} denies access to its list of repositories{}: {reason}", if login.anonymous { " without credentials".to_owned() } else { format!(" for {}", login.describe()) })]
+    CatalogDenied { registry: String, login: Box<Login>, reason: String },
+    #[error("{registry} {}denies write access to {repository}{}: {reason}", if login.anonymous { String::new() } else { format!("accepts {}, but ", login.describe()) }, if login.anonymous { " without credentials" } else { "" })]
     MayNotWrite { registry: String, repository: String, login: Box<Login>, reason: String },
     #[error("{registry} does not list its repositories")]
     NoCatalog { registry: String },
     #[error("{registry} has no repository `{repository}`, or does not show it{}", if login.anonymous { " without credentials".to_owned() } else { format!(" to {}", login.describe()) })]
     NoRepository { registry: String, repository: String, login: Box<Login> },
-    #[error("{server} answered {status}: {reason}")]
-    Answered { server: String, status: StatusCode, reason: String },
+    /// * `code`: the error code of the registry, such as `TOOMANYREQUESTS`.
+    /// * `retry_after`: the time after which the server allows another request.
+    #[error("{server} answered {status}: {reason}{}", after(*retry_after))]
+    Answered {
+        server: String,
+        status: StatusCode,
+        code: Option<String>,
+        reason: String,
+        retry_after: Option<Duration>,
+    },
+    /// The registry creates no repositories by itself, or lacks the project of the repository.
+    #[error("{registry} has no repository or project for {repository}: {reason}")]
+    NoPushTarget { registry: String, repository: String, reason: String },
+    #[error("{registry} accepts no pushes: it is read-only, or a mirror of another registry ({reason})")]
+    ReadOnly { registry: String, reason: String },
+    #[error("{registry}, or a proxy in front of it, refuses requests of this size (413 Payload Too Large)")]
+    TooLarge { registry: String },
+    /// A proxy in front of the registry refused an upload with a web page.
+    #[error("a proxy in front of {registry} refuses the upload ({status})")]
+    ProxyRefused { registry: String, status: StatusCode },
+    /// The registry redirects uploads. Engines repeat a redirected request with another method, so the upload fails.
+    #[error("{registry} redirects uploads to {target}")]
+    Redirected { registry: String, target: String },
+    /// The registry started an upload, and named no location for the layer.
+    #[error("{registry} is not a registry, or a proxy in front of it removes the header `Location`")]
+    NoLocation { registry: String },
+    /// The registry started an upload at a location that an engine cannot use.
+    #[error("{registry} sends uploads to {location}, {problem}")]
+    UploadElsewhere { registry: String, location: String, problem: Misplaced },
     /// The registry is on `localhost` of the engine's machine, and the plugin runs on another machine.
     #[error("{registry} is on the engine's machine ({endpoint}) and cannot be reached from here")]
     Elsewhere { registry: String, endpoint: Arc<Endpoint> },
@@ -59,6 +91,27 @@ pub enum RegistryError {
     /// The registry requires a token, and the plugin cannot request a token.
     #[error("cannot get a token for {registry}: {reason}")]
     NoToken { registry: String, reason: String },
+}
+
+/// The reason why an engine cannot continue an upload at the location that the registry returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misplaced {
+    #[error("which is plain HTTP")]
+    Plain,
+    #[error("where no server answers with this scheme")]
+    Scheme,
+    #[error("which cannot be reached")]
+    Unreachable,
+    #[error("where no such upload exists")]
+    OtherServer,
+    #[error("which is another repository")]
+    OtherRepository,
+}
+
+/// Returns `; it asks to wait 7s`, or an empty string.
+fn after(retry_after: Option<Duration>) -> String {
+    let after = retry_after.filter(|after| !after.is_zero());
+    after.map(|after| format!("; it asks to wait {}", format_duration(after))).unwrap_or_default()
 }
 
 fn refused(registry: &str, login: &Login, reason: &str) -> String {
@@ -96,14 +149,20 @@ impl RegistryError {
             Self::Unauthorized { .. } | Self::LockedOut { .. } | Self::WebPage { is_sign_in: true, .. } => {
                 Class::Auth
             }
-            Self::Denied { .. } | Self::MayNotWrite { .. } => Class::Denied,
+            Self::Denied { .. } | Self::CatalogDenied { .. } | Self::MayNotWrite { .. } => Class::Denied,
             Self::NoRepository { .. } => Class::NotFound,
-            Self::Answered { status, .. } => match status.as_u16() {
-                429 => Class::RateLimited,
-                500.. => Class::Server,
+            Self::Answered { status, code, .. } => match (status.as_u16(), code.as_deref()) {
+                (429, _) | (_, Some("TOOMANYREQUESTS")) => Class::RateLimited,
+                (402 | 451 | 507, _) => Class::Rejected,
+                (408 | 500.., _) => Class::Server,
                 _ => Class::Other,
             },
-            Self::Elsewhere { .. }
+            Self::ReadOnly { .. } | Self::TooLarge { .. } | Self::NoPushTarget { .. } => Class::Rejected,
+            Self::ProxyRefused { .. } => Class::Denied,
+            Self::Redirected { .. }
+            | Self::NoLocation { .. }
+            | Self::UploadElsewhere { .. }
+            | Self::Elsewhere { .. }
             | Self::WebPage { is_sign_in: false, .. }
             | Self::NoCatalog { .. }
             | Self::NotARegistry { .. }
@@ -121,8 +180,18 @@ impl RegistryError {
             Self::Unreachable { reason, .. } => Some(classify(&Evidence::of_text(reason, true)))
                 .filter(|read| read.class == verdict.class)
                 .unwrap_or(verdict),
-            Self::LockedOut { .. } | Self::WebPage { .. } => Verdict { can_prompt: false, ..verdict },
+            Self::LockedOut { .. } | Self::WebPage { .. } | Self::ProxyRefused { .. } => {
+                Verdict { can_prompt: false, ..verdict }
+            }
             _ => verdict,
+        }
+    }
+
+    /// Returns the time after which the server allows another request, if the server told.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Answered { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 
@@ -204,7 +273,9 @@ impl RegistryError {
                     docker_login(registry)
                 ));
             }
-            Self::Denied { registry, login, .. } | Self::MayNotWrite { registry, login, .. }
+            Self::Denied { registry, login, .. }
+            | Self::CatalogDenied { registry, login, .. }
+            | Self::MayNotWrite { registry, login, .. }
                 if login.anonymous =>
             {
                 return Some(format!(
@@ -213,6 +284,12 @@ impl RegistryError {
                 ));
             }
             Self::Denied { registry, .. } => {
+                return Some(format!(
+                    "use an account that can read from {registry} (`{}`)",
+                    docker_login(registry)
+                ));
+            }
+            Self::CatalogDenied { registry, .. } => {
                 return Some(format!(
                     "use an account with access, or list the tags of one repository: `docker regpush ls {registry}/REPOSITORY`"
                 ));
@@ -240,10 +317,48 @@ impl RegistryError {
                     "list the tags of one repository: `docker regpush ls {registry}/REPOSITORY`{place}"
                 ));
             }
-            Self::Answered { status, .. } => match status.as_u16() {
-                429 => "wait a minute, then try again",
-                500.. => "try again later, or check the registry's log",
+            Self::Answered { .. } => match self.class() {
+                Class::RateLimited => "wait a minute, then try again",
+                Class::Server => "try again later, or check the registry's log",
+                Class::Rejected => "check the registry's settings: storage, subscription, policies",
                 _ => return None,
+            },
+            Self::NoPushTarget { registry, repository, .. } => {
+                return Some(format!(
+                    "check the name {registry}/{repository}, and that its repository or project exists in {registry}"
+                ));
+            }
+            Self::ReadOnly { .. } => {
+                "push to the registry that it mirrors, or switch off the read-only mode in its configuration"
+            }
+            Self::TooLarge { registry } => {
+                return Some(format!(
+                    "raise the request size limit of the proxy in front of {registry} (nginx: `client_max_body_size 0`)"
+                ));
+            }
+            Self::ProxyRefused { registry, .. } => {
+                return Some(format!(
+                    "allow POST, PATCH and PUT in the proxy in front of {registry}: the proxy answered, not the registry"
+                ));
+            }
+            Self::Redirected { target, .. } => {
+                let name = target.split_once("://").map_or(target.as_str(), |(_, rest)| rest);
+                let name = name.split_once("/v2/").map_or(name, |(name, _)| name);
+                return Some(format!("push to that name: `docker regpush IMAGE --to {name}/`"));
+            }
+            Self::NoLocation { .. } => {
+                "check the name and port, and let the proxy pass the header `Location`"
+            }
+            Self::UploadElsewhere { problem, .. } => match problem {
+                Misplaced::Plain | Misplaced::Scheme => {
+                    "set `X-Forwarded-Proto` and `Host` in the proxy in front of it, or `http.relativeurls: true` in its configuration"
+                }
+                Misplaced::Unreachable | Misplaced::OtherServer => {
+                    "set `Host` in the proxy in front of it, or correct `http.host` in its configuration"
+                }
+                Misplaced::OtherRepository => {
+                    "rewrite the header `Location` in the proxy in front of it, as it rewrites the path"
+                }
             },
             Self::Elsewhere { .. } => "run this command on that machine",
             Self::WebPage { is_sign_in: true, .. } => {

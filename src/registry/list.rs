@@ -46,10 +46,11 @@ impl Registry {
         }
         let names = |page: Page| page.repositories;
         let pages = self.pages("v2/_catalog", "registry:catalog:*", names, is_path).await;
-        let mut repositories = pages?.map_err(|refusal| match refusal.status.as_u16() {
+        let repositories = pages.map_err(catalog_denied)?.map_err(|refusal| match refusal.status.as_u16() {
             400 | 404 | 405 | 501 => RegistryError::NoCatalog { registry: self.domain.clone() },
             _ => self.refusal(refusal),
-        })?;
+        });
+        let mut repositories = repositories.map_err(catalog_denied)?;
         repositories.names.sort();
         repositories.names.dedup();
         Ok(repositories)
@@ -117,6 +118,16 @@ impl Registry {
                 Err(Endless) => return Err(self.not_a_registry("its list of names does not end")),
             }
         }
+    }
+}
+
+/// Converts a refusal of access into [`RegistryError::CatalogDenied`].
+fn catalog_denied(error: RegistryError) -> RegistryError {
+    match error {
+        RegistryError::Denied { registry, login, reason } => {
+            RegistryError::CatalogDenied { registry, login, reason }
+        }
+        error => error,
     }
 }
 

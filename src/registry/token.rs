@@ -132,7 +132,9 @@ impl Registry {
                 Err(RegistryError::Answered {
                     server: self.server(&self.api),
                     status: StatusCode::UNAUTHORIZED,
+                    code: None,
                     reason,
+                    retry_after: None,
                 })
             }
         }

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
 mod credentials;
+mod diagnosis;
 mod endpoints;
 #[expect(dead_code, reason = "the other test program uses all of it")]
 #[path = "../it/support/engine.rs"]

@@ -35,7 +35,8 @@ impl Nginx {
     /// Starts nginx in front of a registry.
     ///
     /// * `locations`: the blocks of the configuration inside `server`. `PROXY` stands for directives that forward a
-    ///   request to the registry without credentials, and `AUTH` for directives that require the password of `alice`.
+    ///   request to the registry without credentials, `AUTH` for directives that require the password of `alice`, and
+    ///   `REWRITE` for directives that forward a request with the path of the location replaced by `/v2/`.
     pub fn before(registry: &Registry, locations: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let root = directory.path().display();
@@ -49,7 +50,10 @@ impl Nginx {
             registry.port
         );
         let auth = format!("auth_basic \"test\"; auth_basic_user_file {};", users.display());
-        let locations = locations.replace("PROXY", &forward).replace("AUTH", &auth);
+        let rewrite =
+            format!("proxy_set_header Host $http_host; proxy_pass http://127.0.0.1:{}/v2/;", registry.port);
+        let locations =
+            locations.replace("PROXY", &forward).replace("AUTH", &auth).replace("REWRITE", &rewrite);
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temporary: String =
             temporary.iter().map(|kind| format!("{kind}_temp_path {root}/{kind};\n")).collect();

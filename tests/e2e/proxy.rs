@@ -128,6 +128,22 @@ impl Proxy {
         self.shared.rules.lock().expect("no thread panics").push(Rule { is_for, times, fault });
     }
 
+    /// Applies the fault for some time to all requests that `is_for` selects, beginning with the first of them.
+    pub fn fails_for(&self, time: Duration, is_for: Meant, fault: Fault) {
+        self.fails(usize::MAX, is_for, fault);
+        let shared = Arc::clone(&self.shared);
+        thread::spawn(move || {
+            while !shared.log.lock().expect("no thread panics").iter().any(|asked| asked.is_faulty) {
+                if shared.is_over.load(Ordering::SeqCst) {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            thread::sleep(time);
+            shared.rules.lock().expect("no thread panics").clear();
+        });
+    }
+
     pub fn log(&self) -> Vec<Asked> {
         self.shared.log.lock().expect("no thread panics").clone()
     }

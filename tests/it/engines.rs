@@ -696,8 +696,8 @@ fn completes_images_within_a_short_time_limit() {
     let hanging = FakeEngine::start().on(line, Reply::json(200, "[").ending(End::Hang));
     let started = Instant::now();
     assert_eq!(offered(&hanging, &["__complete", "regpush", "lo"], true), ":4\n");
-    // The plugin's time limit is 300 ms; the test allows 1 s for a busy machine.
-    assert!(started.elapsed().as_millis() < 1000, "{:?}", started.elapsed());
+    // The plugin's time limit is 2 s for a local engine; the test allows 5 s for a busy machine.
+    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
 
     for host in ["unix:///nothing/here", "tcp://127.0.0.1:0", "ssh://box", "nonsense://"] {
         let env = TestEnv::new().with_program("ssh", r#"echo run >"$HOME/ran""#);

@@ -41,7 +41,7 @@ pub async fn push_all(
         .map(|(asked, ended)| asked.target.clone().filter(|_| ended.is_none()))
         .collect();
     let leads: HashMap<String, Lead> =
-        targets.iter().flatten().map(|target| (target.reference.repository(), Lead::default())).collect();
+        targets.iter().flatten().flat_map(turns_of).map(|turn| (turn, Lead::default())).collect();
     let at_once = parallel(session.options);
     let mut unbegun: Vec<Option<&mut Record>> = records.iter_mut().map(Some).collect();
     let batches = batches(&targets, at_once).into_iter().map(|places| {
@@ -86,8 +86,8 @@ pub async fn push_all(
 
 /// Groups the destinations of images into batches, in the order of the pushes. A batch contains destinations of one
 /// local image; at present, each batch has one destination. If batches run at the same time, the first push to each
-/// repository comes before all other pushes, since the other pushes to a repository wait until the first push to that
-/// repository has ended.
+/// repository, and of each image to a registry, comes before all other pushes, since the other pushes wait until the
+/// first push has ended.
 ///
 /// * `targets`: the target of each image, in the order of `Results::asked`; `None` if the image has failed already.
 /// * `at_once`: the number of batches that run at the same time.
@@ -96,9 +96,16 @@ pub async fn push_all(
 fn batches(targets: &[Option<Target>], at_once: usize) -> Vec<Vec<usize>> {
     let places = targets.iter().enumerate().filter_map(|(at, target)| Some((at, target.as_ref()?)));
     let mut begun = HashSet::new();
-    let (first, rest): (Vec<_>, Vec<_>) =
-        places.partition(|(_, target)| at_once == 1 || begun.insert(target.reference.repository()));
+    let mut is_first = |target: &Target| turns_of(target).map(|turn| begun.insert(turn)) == [true, true];
+    let (first, rest): (Vec<_>, Vec<_>) = places.partition(|(_, target)| at_once == 1 || is_first(target));
     first.into_iter().chain(rest).map(|(at, _)| vec![at]).collect()
+}
+
+/// Returns the names of the leads that a push follows: one for its repository, and one for its image in the registry. If
+/// one image goes to two repositories of a registry, the registry mounts the layers in the second repository.
+fn turns_of(target: &Target) -> [String; 2] {
+    let image = format!("{} {}", target.reference.domain(), target.local_name);
+    [target.reference.repository(), image]
 }
 
 /// Pushes one batch over an idle connection to the engine, or over a new connection. Returns the result of each
@@ -110,13 +117,13 @@ async fn push_one_batch(
     leads: &HashMap<String, Lead>,
     mut batch: Batch<'_>,
 ) -> Vec<(usize, Finished)> {
-    // Waits for earlier pushes to the repositories of this batch. All batches go through their repositories in
-    // alphabetical order, so that no two batches wait for each other.
-    let repositories = batch.destinations.iter().map(|destination| destination.target.reference.repository());
-    let repositories: BTreeSet<String> = repositories.collect();
+    // Waits for earlier pushes to the repositories of this batch, and of its image to the same registries. All batches go
+    // through these names in alphabetical order, so that no two batches wait for each other.
+    let names = batch.destinations.iter().flat_map(|destination| turns_of(destination.target));
+    let names: BTreeSet<String> = names.collect();
     let mut turns = Vec::new();
-    for repository in &repositories {
-        turns.push(leads[repository].follow().await);
+    for name in &names {
+        turns.push(leads[name].follow().await);
     }
     let mut engine = engines.borrow_mut().pop().unwrap_or_else(|| spare.fork());
     let ended = push_batch(session, &mut engine, &mut batch).await;
@@ -125,7 +132,7 @@ async fn push_one_batch(
     ended
         .map(|(Destination { target, reporter, record }, (result, elapsed))| {
             if result.is_ok() {
-                leads[&target.reference.repository()].open();
+                turns_of(target).iter().for_each(|turn| leads[turn].open());
             }
             (reporter.at, Finished { result: result.map_err(Error::from), record: take(record), elapsed })
         })

@@ -88,7 +88,7 @@ impl TransportError {
             }
             Self::WantsTls { endpoint } => with_tls_options(
                 endpoint,
-                "pass --tlsverify with --tlscacert, --tlscert and --tlskey, or set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH",
+                "pass --tlsverify with --tlscacert, --tlscert and --tlskey, or set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH (/certs/client with docker:dind)",
             ),
             Self::Tls { endpoint, problem } => match problem {
                 TlsProblem::PlainText => with_tls_options(

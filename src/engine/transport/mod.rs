@@ -12,6 +12,7 @@ pub mod tunnel;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -26,6 +27,7 @@ use crate::engine::transport::dial::Forward;
 use crate::engine::transport::error::TransportError;
 use crate::engine::transport::stream::Closable;
 use crate::engine::transport::tunnel::Tunnel;
+use crate::failure::is_throttled_ssh;
 
 pub type Body = Full<Bytes>;
 
@@ -40,6 +42,10 @@ pub struct Transport {
     /// Whether the endpoint has responded at least once.
     was_heard: bool,
 }
+
+/// The shortest wait before another connection to an ssh server that refuses more connections. The wait is at most twice
+/// as long.
+const THROTTLED: Duration = Duration::from_secs(1);
 
 /// An open connection to an engine that carries HTTP requests.
 #[derive(Debug)]
@@ -88,6 +94,16 @@ impl Transport {
                 Err(_) => {}
             }
         }
+        let mut link = self.dial().await?;
+        let error = match link.send(request.clone()).await {
+            Ok(response) => return self.answered(link, response),
+            Err(error) => self.explain(error, link.tunnel).await,
+        };
+        // An ssh server that refuses more connections for a moment has not forwarded the request.
+        if !matches!(&error, TransportError::Tunnel { said, .. } if is_throttled_ssh(said)) {
+            return Err(error);
+        }
+        tokio::time::sleep(THROTTLED.mul_f64(1.0 + fastrand::f64())).await;
         let mut link = self.dial().await?;
         match link.send(request).await {
             Ok(response) => self.answered(link, response),

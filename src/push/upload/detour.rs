@@ -19,6 +19,8 @@ pub struct Detours {
     hanging: u32,
     /// The registries that the engine cannot reach under another spelling of their names.
     closed: HashSet<String>,
+    /// The repositories to which layers must not be mounted from other repositories.
+    without_mounts: HashSet<String>,
 }
 
 impl Detours {
@@ -43,6 +45,24 @@ impl Detours {
         }
     }
 
+    /// Makes later pushes to the repository use another name of the registry, so that the engine finds no layers to mount
+    /// from other repositories.
+    pub fn avoid_mounts(&mut self, reference: &Reference) {
+        self.without_mounts.insert(reference.repository());
+    }
+
+    pub fn avoids_mounts(&self, reference: &Reference) -> bool {
+        self.without_mounts.contains(&reference.repository())
+    }
+
+    /// Returns the reference with another name of the registry. `None`: use the name in the reference.
+    pub fn name(&self, reference: &Reference) -> Option<Reference> {
+        if self.avoids_mounts(reference) {
+            return reference.under_loopback_name().or_else(|| reference.under_another_name(1));
+        }
+        reference.under_another_name(self.next(reference)?)
+    }
+
     /// Records that the engine cannot reach the registry under another spelling of the registry's name.
     pub fn close(&mut self, reference: &Reference) {
         self.closed.insert(reference.domain().to_owned());
@@ -50,7 +70,7 @@ impl Detours {
 
     /// Returns the number of the next spelling of the registry's name, for [`Reference::under_another_name`]. `None`:
     /// use the name in the reference, because no upload under that name hangs or no other spelling can help.
-    pub fn next(&self, reference: &Reference) -> Option<u32> {
+    fn next(&self, reference: &Reference) -> Option<u32> {
         let is_possible = self.hanging <= Self::MOST && !self.closed.contains(reference.domain());
         Some(self.blocked(reference)).filter(|blocked| is_possible && *blocked > 0)
     }

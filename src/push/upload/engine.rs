@@ -1,5 +1,7 @@
 //! Uploads an image with the engine's push request, and detects stalls.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use humantime::format_duration;
@@ -8,20 +10,21 @@ use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
-use crate::engine::push::PushRequest;
+use crate::engine::push::{PushRequest, PushStream};
 use crate::engine::tag::TemporaryTag;
 use crate::event::{Event, LayerState, Narrowed};
-use crate::failure::{Class, Evidence, classify, stalled};
+use crate::failure::{Class, Evidence, classify, stalled, waiting};
 use crate::oci::Descriptor;
 use crate::present::presenter::Update;
 use crate::progress::Progress;
+use crate::push::diagnose::{Diagnosis, diagnose};
 use crate::push::error::{AttemptError, Cause, PushError};
 use crate::push::naming::untag;
 use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::{Subject, inspect};
 use crate::push::upload::watchdog::Watchdog;
-use crate::text::sanitize;
+use crate::text::one_line;
 
 /// How long the plugin reads the engine's stream after the stream reported that the push was refused. Later messages
 /// only repeat or explain the refusal.
@@ -48,6 +51,10 @@ struct StreamFacts {
     is_classic: bool,
     /// The engine reports nothing until the push has finished (podman).
     is_silent: bool,
+    /// The engine itself retries a layer.
+    is_retrying: bool,
+    /// The result of a diagnosis while the engine itself retried a layer.
+    diagnosis: Option<Diagnosis>,
 }
 
 impl StreamFacts {
@@ -57,6 +64,7 @@ impl StreamFacts {
             Event::ContentMissing => self.content_missing = true,
             Event::PlatformInsteadOfIndex(narrowed) => self.narrowed = Some(narrowed.clone()),
             Event::Layer { state: LayerState::Preparing, .. } => self.is_classic = true,
+            Event::Layer { state: LayerState::Retrying { .. }, .. } => self.is_retrying = true,
             _ => {}
         }
     }
@@ -67,6 +75,8 @@ enum StreamEnd {
     Properly,
     /// The plugin stopped the push after a stall.
     Stalled,
+    /// The plugin stopped the push, since the registry told why the engine's retries cannot help.
+    Diagnosed(Cause),
 }
 
 impl EngineUpload {
@@ -98,11 +108,12 @@ impl EngineUpload {
                 credentials_sent: !subject.active.credentials.is_anonymous(),
                 repository: &repository,
             });
-            Cause::Engine { verdict: verdict.uncancelled(), reason: sanitize(message) }
+            Cause::Engine { verdict: verdict.uncancelled(), reason: one_line(message) }
         };
+        let is_silent = facts.is_silent;
         let retryable = |cause: Cause| {
-            let max_retries = max_retries(session, subject, cause.class(), progress, facts.is_silent);
-            AttemptError::Retryable { cause, max_retries }
+            let max_retries = max_retries(session, subject, cause.class(), progress, is_silent);
+            AttemptError::Retryable { cause, max_retries, may_write: false }
         };
         // A refusal is the cause of the failure, even if the stream breaks after the refusal.
         if let Some(message) = &facts.refusal {
@@ -111,7 +122,8 @@ impl EngineUpload {
             // cause a failure of these classes.
             let is_about_name =
                 matches!(cause.class(), Class::Tls | Class::Auth | Class::Denied | Class::Other);
-            if detour.is_some() && is_about_name && !progress.has_moved() {
+            let avoids_mounts = session.detours.borrow().avoids_mounts(reference);
+            if detour.is_some() && !avoids_mounts && is_about_name && !progress.has_moved() {
                 session.detours.borrow_mut().close(reference);
                 let reason = format!(
                     "an earlier upload hangs in the engine, and a push under another spelling of the registry failed: {}",
@@ -119,11 +131,20 @@ impl EngineUpload {
                 );
                 return Err(retryable(Cause::Engine { verdict: stalled(), reason }));
             }
-            return Err(retryable(cause));
+            let layer = progress.largest_unfinished_layer();
+            let (cause, may_write) =
+                settle(session, engine, subject, layer, cause, facts.diagnosis.take()).await;
+            let max_retries = max_retries(session, subject, cause.class(), progress, is_silent);
+            return Err(AttemptError::Retryable { cause, max_retries, may_write });
         }
         match end {
             Ok(StreamEnd::Properly) => {}
+            Ok(StreamEnd::Diagnosed(cause)) => return Err(retryable(cause)),
             Ok(StreamEnd::Stalled) => {
+                if is_waiting_for_slot(session, engine, subject, progress).await {
+                    let reason = "the engine has not started this upload; other uploads occupy it".to_owned();
+                    return Err(retryable(Cause::Engine { verdict: waiting(), reason }));
+                }
                 if facts.is_classic {
                     session.detours.borrow_mut().hangs(reference, blocked_before);
                 }
@@ -168,8 +189,11 @@ impl EngineUpload {
         log: &ImageLog<'_>,
     ) -> Result<(), PushError> {
         let reference = subject.reference;
-        let next = session.detours.borrow().next(reference);
-        let Some(name) = next.and_then(|next| reference.under_another_name(next)) else { return Ok(()) };
+        let (name, avoids_mounts) = {
+            let detours = session.detours.borrow();
+            (detours.name(reference), detours.avoids_mounts(reference))
+        };
+        let Some(name) = name else { return Ok(()) };
         let is_free = match engine.inspect(&name.canonical()).await {
             Err(EngineError::Answered { status, .. }) => status == StatusCode::NOT_FOUND,
             Err(error @ EngineError::Transport(_)) => return Err(subject.engine_error(error)),
@@ -190,10 +214,14 @@ impl EngineUpload {
         match tagged {
             Ok(tag) => {
                 let names = (reference.familiar_repository(), name.familiar_repository());
-                log.note(&format!(
-                    "an earlier upload to {} hangs in the engine; pushing under another spelling, {}",
-                    names.0, names.1
-                ));
+                log.note(&if avoids_mounts {
+                    format!("pushing under another name, {}, for which the engine mounts no layers", names.1)
+                } else {
+                    format!(
+                        "an earlier upload to {} hangs in the engine; pushing under another spelling, {}",
+                        names.0, names.1
+                    )
+                });
                 self.detour = Some(tag);
                 Ok(())
             }
@@ -231,10 +259,13 @@ impl EngineUpload {
             return Err(EngineError::Silent { endpoint: engine.endpoint() });
         };
         let mut stream = stream?;
+        // The diagnosis starts when the engine reports a retry for the first time.
+        let mut diagnosis = None;
         facts.is_silent = stream.is_silent;
         let is_watched = !stream.is_silent && !limit.is_zero();
         loop {
-            let stalls = Some(watchdog.deadline(&log.record.progress)).filter(|_| is_watched);
+            let stalls =
+                Some(stall_deadline(session, &watchdog, &log.record.progress)).filter(|_| is_watched);
             let goes_on = tokio::select! {
                 // Poll the stream before the stall timeout. After a suspension of the plugin's process, data may have
                 // arrived although the timeout has passed.
@@ -244,15 +275,35 @@ impl EngineUpload {
                     let has_changed = log.record_event(&event);
                     facts.apply(&event);
                     watchdog.saw(&event, has_changed, Instant::now());
+                    if has_changed && matches!(event, Event::Layer { state: LayerState::Pushing { .. } | LayerState::Pushed, .. }) {
+                        session.last_movement.set(Instant::now());
+                    }
                     on_event(&event);
                 }) => more?,
-                () = until(stalls) => {
-                    if !engine.stop(stream).await {
-                        log.note("the engine did not confirm that it stopped the push");
+                found = finished(&mut diagnosis) => {
+                    diagnosis = None;
+                    match found.into_final_cause() {
+                        Ok(cause) => {
+                            stop(engine, stream, log).await;
+                            return Ok(StreamEnd::Diagnosed(cause));
+                        }
+                        Err(found) => facts.diagnosis = Some(found),
                     }
+                    continue;
+                }
+                () = until(stalls) => {
+                    // Another push may have moved since the wait began.
+                    if stall_deadline(session, &watchdog, &log.record.progress) > Instant::now() {
+                        continue;
+                    }
+                    stop(engine, stream, log).await;
                     return Ok(StreamEnd::Stalled);
                 }
             };
+            if facts.is_retrying && diagnosis.is_none() && facts.diagnosis.is_none() {
+                let layer = log.record.progress.largest_unfinished_layer();
+                diagnosis = Some(Box::pin(diagnose(session, engine.fork(), subject, layer)));
+            }
             if !goes_on {
                 return Ok(StreamEnd::Properly);
             }
@@ -260,6 +311,71 @@ impl EngineUpload {
                 deadline = Some(Instant::now() + AFTER_REFUSAL);
             }
         }
+    }
+}
+
+/// Returns the time at which a push counts as stalled. A push that has sent nothing may wait for an upload slot of the
+/// engine, so the push does not count as stalled while the engine sends layers of other pushes.
+fn stall_deadline(session: &Session<'_>, watchdog: &Watchdog, progress: &Progress) -> Instant {
+    let own = watchdog.deadline(progress);
+    if progress.has_begun_nothing() {
+        own.max(session.last_movement.get() + session.options.stall_timeout)
+    } else {
+        own
+    }
+}
+
+/// Returns whether a push stalled since the engine's upload slots are occupied: the engine has begun no layer, although
+/// the registry accepts uploads.
+async fn is_waiting_for_slot(
+    session: &Session<'_>,
+    engine: &Engine,
+    subject: &Subject<'_>,
+    progress: &Progress,
+) -> bool {
+    progress.has_begun_nothing()
+        && !progress.layers().is_empty()
+        && matches!(diagnose(session, engine.fork(), subject, None).await, Diagnosis::Healthy)
+}
+
+/// Stops a push, and tells the user if the engine does not confirm it.
+async fn stop(engine: &mut Engine, stream: PushStream, log: &ImageLog<'_>) {
+    if !engine.stop(stream).await {
+        log.note("the engine did not confirm that it stopped the push");
+    }
+}
+
+/// Waits until a diagnosis has finished; forever if there is none.
+async fn finished(diagnosis: &mut Option<Pin<Box<impl Future<Output = Diagnosis>>>>) -> Diagnosis {
+    match diagnosis {
+        Some(diagnosis) => diagnosis.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Replaces the cause of a failure with the registry's own response, if the engine's message may hide the cause. Also
+/// returns whether the registry accepts an upload of this account.
+///
+/// * `known`: the result of a diagnosis during the push.
+async fn settle(
+    session: &Session<'_>,
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+    layer: Option<u64>,
+    cause: Cause,
+    known: Option<Diagnosis>,
+) -> (Cause, bool) {
+    if !cause.verdict().is_unsettled {
+        return (cause, false);
+    }
+    let diagnosis = match known {
+        Some(diagnosis) => diagnosis,
+        None => diagnose(session, engine.fork(), subject, layer).await,
+    };
+    match diagnosis {
+        Diagnosis::Refused(error) => (Cause::Registry(error), false),
+        Diagnosis::Healthy => (cause, true),
+        Diagnosis::Unknown => (cause, false),
     }
 }
 

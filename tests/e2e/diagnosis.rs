@@ -1,0 +1,296 @@
+//! Tests of the diagnosis: the registry's own response decides what a failure means.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::nginx::Nginx;
+use crate::proxy::{Fault, Proxy, ask};
+use crate::support::{Home, Registry, engine, run};
+use crate::{PASSWORD, SMALL, packed};
+
+const ENGINES: [&str; 3] = ["docker-20.10", "docker-28-classic", "docker-28-containerd"];
+/// The longest time until the plugin reports a final refusal. The classic store itself retries for up to 50 s.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// The expected failure of a push.
+struct Failure<'a> {
+    engines: &'a [&'static str],
+    /// The `host:port` of the registry or of the proxy in front of it, which messages contain as `HOST`.
+    host: String,
+    /// The path of the image, and its size in bytes.
+    image: (&'a str, usize),
+    /// Push with the credentials of `alice`.
+    has_login: bool,
+    status: i32,
+    class: &'a str,
+    told: &'a [&'a str],
+}
+
+impl Failure<'_> {
+    /// Pushes an image with each engine, and asserts that the push fails at once.
+    fn assert(self) {
+        let Self { engines, host, image: (path, size), has_login, status, class, told } = self;
+        for name in engines.iter().copied() {
+            let engine = engine(name);
+            let home = Home::new();
+            if has_login {
+                home.config(&json!({"auths": {&host: {"auth": packed("alice", PASSWORD)}}}));
+            }
+            let image = engine.image(&home, &format!("{host}/{path}:1"), size);
+            let started = Instant::now();
+            let refused = run(engine.docker(&home).args(["regpush", "--format", "json", &image.name]));
+            let took = started.elapsed();
+            assert_eq!(refused.status, status, "{name}: {refused:?}");
+            let result: Value = serde_json::from_str(&refused.stdout).unwrap();
+            assert_eq!(result["error"]["class"], class, "{name}: {refused:?}");
+            for text in told {
+                assert!(refused.stderr.contains(&text.replace("HOST", &host)), "{name}: {text}: {refused:?}");
+            }
+            assert!(took < AT_ONCE, "{name}: {took:?}");
+        }
+    }
+}
+
+/// Asserts the exit status of `--dry-run`, and a part of its messages.
+fn dry_run_ends(host: &str, path: &str, status: i32, told: &str) {
+    let engine = engine("docker-28-classic");
+    let home = Home::new();
+    let image = engine.image(&home, &format!("{host}/{path}:1"), SMALL);
+    let dry = run(engine.docker(&home).args(["regpush", "--dry-run", &image.name]));
+    assert_eq!(dry.status, status, "{dry:?}");
+    assert!(dry.stderr.contains(&told.replace("HOST", host)), "{dry:?}");
+}
+
+#[test]
+fn read_only_registry_accepts_no_pushes() {
+    let registry = Registry::start(|config, _| {
+        config["storage"]["maintenance"] = json!({"readonly": {"enabled": true}});
+    });
+    let told = "HOST accepts no pushes: it is read-only, or a mirror of another registry (";
+    Failure {
+        engines: &ENGINES,
+        host: registry.host(),
+        image: ("app", SMALL),
+        has_login: false,
+        status: 1,
+        class: "rejected",
+        told: &[told, "hint: push to the registry that"],
+    }
+    .assert();
+    dry_run_ends(&registry.host(), "app", 1, told);
+}
+
+#[test]
+fn size_limit_of_a_proxy_is_named() {
+    let registry = Registry::open();
+    let nginx = Nginx::before(&registry, "location / { client_max_body_size 1m; PROXY }");
+    // docker 20.10 reports the status.
+    let told = [
+        "413 ",
+        "hint: raise the request size limit of the proxy in front of HOST (nginx: `client_max_body_size 0`)",
+    ];
+    Failure {
+        engines: &ENGINES,
+        host: nginx.host(),
+        image: ("app", 3 << 20),
+        has_login: false,
+        status: 1,
+        class: "rejected",
+        told: &told,
+    }
+    .assert();
+    // The plugin cancels each upload that it starts.
+    let log = nginx.take_log();
+    let count = |method, status| {
+        let own = log.iter().filter(|request| request.is_by_the_plugin());
+        own.filter(|request| (request.method.as_str(), request.status) == (method, status)).count()
+    };
+    // Only docker 28's classic store does not report the status.
+    assert_eq!((count("POST", 202), count("DELETE", 204)), (1, 1), "{log:?}");
+}
+
+#[test]
+fn upload_locations_elsewhere_are_named() {
+    let registry = Registry::start(|config, _| config["http"]["host"] = json!("http://nowhere.invalid:5000"));
+    let told = "HOST sends uploads to http://nowhere.invalid:5000/v2/app/blobs/uploads/";
+    let told = [
+        told,
+        "which cannot be reached",
+        "hint: set `Host` in the proxy in front of it, or correct `http.host`",
+    ];
+    Failure {
+        engines: &ENGINES,
+        host: registry.host(),
+        image: ("app", SMALL),
+        has_login: false,
+        status: 1,
+        class: "other",
+        told: &told,
+    }
+    .assert();
+    dry_run_ends(&registry.host(), "app", 1, told[0]);
+
+    let registry = Registry::open();
+    let nginx = Nginx::before(&registry, "location / { proxy_set_header X-Forwarded-Proto https; PROXY }");
+    let told = [
+        "HOST sends uploads to https://HOST/v2/app/blobs/uploads/",
+        "hint: set `X-Forwarded-Proto` and `Host`",
+    ];
+    // The containerd store ignores the scheme.
+    Failure {
+        engines: &ENGINES[..2],
+        host: nginx.host(),
+        image: ("app", SMALL),
+        has_login: false,
+        status: 1,
+        class: "other",
+        told: &told,
+    }
+    .assert();
+    dry_run_ends(
+        &nginx.host(),
+        "app",
+        0,
+        "warning: docker's classic store cannot push there: HOST sends uploads to https://",
+    );
+
+    let nginx = Nginx::before(&registry, "location /v2/mirror/ { REWRITE } location = /v2/ { PROXY }");
+    let told = ["HOST sends uploads to http://HOST/v2/app/blobs/uploads/", "which is another repository"];
+    Failure {
+        engines: &ENGINES,
+        host: nginx.host(),
+        image: ("mirror/app", SMALL),
+        has_login: false,
+        status: 1,
+        class: "other",
+        told: &told,
+    }
+    .assert();
+    dry_run_ends(&nginx.host(), "mirror/app", 1, told[0]);
+}
+
+#[test]
+fn redirects_of_uploads_are_named() {
+    let registry = Registry::open();
+    let nginx = Nginx::before(
+        &registry,
+        "location ~ /uploads/ { return 301 https://registry.example.com$request_uri; } location / { PROXY }",
+    );
+    let told = [
+        "HOST redirects uploads to https://registry.example.com/v2/app/blobs/uploads/",
+        "hint: push to that name: `docker regpush IMAGE --to registry.example.com/`",
+    ];
+    Failure {
+        engines: &ENGINES,
+        host: nginx.host(),
+        image: ("app", SMALL),
+        has_login: false,
+        status: 1,
+        class: "other",
+        told: &told,
+    }
+    .assert();
+    dry_run_ends(&nginx.host(), "app", 1, told[0]);
+}
+
+#[test]
+fn refusals_of_a_proxy_are_not_about_credentials() {
+    let registry = Registry::open();
+    let nginx = Nginx::before(&registry, "location ~ /uploads/ { return 403; } location / { PROXY }");
+    let told =
+        ["a proxy in front of HOST refuses the upload (403 Forbidden)", "hint: allow POST, PATCH and PUT"];
+    Failure {
+        engines: &ENGINES,
+        host: nginx.host(),
+        image: ("app", SMALL),
+        has_login: false,
+        status: 3,
+        class: "denied",
+        told: &told,
+    }
+    .assert();
+    dry_run_ends(&nginx.host(), "app", 3, told[0]);
+}
+
+#[test]
+fn read_only_accounts_are_accepted_but_may_not_write() {
+    let registry = Registry::open();
+    let nginx = Nginx::before(&registry, "location ~ /uploads/ { return 401; } location / { AUTH PROXY }");
+    let told = ["HOST accepts user `alice` from ", ", but denies write access to app"];
+    Failure {
+        engines: &ENGINES,
+        host: nginx.host(),
+        image: ("app", SMALL),
+        has_login: true,
+        status: 3,
+        class: "denied",
+        told: &told,
+    }
+    .assert();
+}
+
+/// Engines with the containerd store report neither the status nor the code of such a response.
+#[test]
+fn statuses_count_if_messages_say_nothing() {
+    for (status, seconds) in [
+        ("429 Too Many Requests", 4),
+        ("500 Internal Server Error", 4),
+        ("502 Bad Gateway", 4),
+        ("503 Service Unavailable", 4),
+    ] {
+        for name in ["docker-28-containerd", "docker-28-classic"] {
+            let engine = engine(name);
+            let (home, registry) = (Home::new(), Registry::open());
+            let proxy = Proxy::to(&registry);
+            proxy.fails_for(
+                Duration::from_secs(seconds),
+                ask::begin,
+                Fault::refusal(status, "X", "slow down"),
+            );
+            let image = engine.image(&home, &proxy.name("app:1"), SMALL);
+            let pushed = run(engine.docker(&home).args(["regpush", &image.name]));
+            assert_eq!(pushed.status, 0, "{name} {status}: {pushed:?}");
+        }
+    }
+}
+
+#[test]
+fn waits_as_long_as_the_registry_demands() {
+    for name in ["docker-28-containerd", "docker-28-classic", "docker-20.10"] {
+        let engine = engine(name);
+        let (home, registry) = (Home::new(), Registry::open());
+        let proxy = Proxy::to(&registry);
+        let slow = Fault::Answer {
+            status: "429 Too Many Requests",
+            headers: "Content-Type: application/json\r\nRetry-After: 7\r\n",
+            body: json!({"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]}).to_string(),
+        };
+        proxy.fails_for(Duration::from_secs(7), ask::begin, slow);
+        let image = engine.image(&home, &proxy.name("app:1"), SMALL);
+        let started = Instant::now();
+        let pushed = run(engine.docker(&home).args(["regpush", &image.name]));
+        let took = started.elapsed();
+        assert_eq!(pushed.status, 0, "{name}: {pushed:?}");
+        assert!(
+            took >= Duration::from_secs(7) && took < Duration::from_secs(15),
+            "{name}: {took:?} {pushed:?}"
+        );
+        assert!(pushed.stderr.contains("it asks to wait 7s"), "{name}: {pushed:?}");
+    }
+}
+
+/// The registry refuses to mount layers of another repository, and accepts their upload.
+#[test]
+fn refused_mounts_are_avoided_once() {
+    let engine = engine("docker-28-containerd");
+    let (home, registry) = (Home::new(), Registry::open());
+    let proxy = Proxy::to(&registry);
+    let first = engine.image(&home, &proxy.name("first:1"), SMALL);
+    assert_eq!(run(engine.docker(&home).args(["regpush", &first.name])).status, 0);
+    let is_mount = |method: &str, path: &str| method == "POST" && path.contains("mount=");
+    proxy.fails(1000, is_mount, Fault::refusal("403 Forbidden", "DENIED", "no"));
+    let pushed = run(engine.docker(&home).args(["regpush", &first.name, "--to", &proxy.name("second:1")]));
+    assert_eq!(pushed.status, 0, "{pushed:?}");
+    assert!(pushed.stderr.contains("trying once without mounts"), "{pushed:?}");
+}
