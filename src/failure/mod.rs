@@ -174,12 +174,8 @@ pub fn wants_tls(text: &str) -> bool {
 /// Messages of ssh if the other machine refuses more connections or sessions, in lower case.
 ///
 /// Source: OpenSSH `sshd_config(5)`, MaxStartups and MaxSessions; docker/compose#8191, #10117.
-const THROTTLED_SSH: [&str; 4] = [
-    "kex_exchange_identification",
-    "session open refused by peer",
-    "mux_client_request_session",
-    "connection reset by peer",
-];
+const THROTTLED_SSH: [&str; 3] =
+    ["kex_exchange_identification", "session open refused by peer", "mux_client_request_session"];
 
 /// Returns whether the stderr of ssh means that the other machine refuses more connections or sessions for a moment.
 pub fn is_throttled_ssh(said: &str) -> bool {

@@ -40,7 +40,7 @@ pub enum RegistryError {
     #[error("{registry} denies access{}: {reason}", if login.anonymous { " without credentials".to_owned() } else { format!(" for {}", login.describe()) })]
     Denied { registry: String, login: Box<Login>, reason: String },
     /// The registry denies access to its list of repositories.
-    #[error("{registry} denies access to its list of repositories{}: {reason}", if login.anonymous { " without credentials".to_owned() } else { format!(" for {}", login.describe()) })]
+    #[error("{registry} denies access{}: {reason}", if login.anonymous { " without credentials".to_owned() } else { format!(" for {}", login.describe()) })]
     CatalogDenied { registry: String, login: Box<Login>, reason: String },
     #[error("{registry} {}denies write access to {repository}{}: {reason}", if login.anonymous { String::new() } else { format!("accepts {}, but ", login.describe()) }, if login.anonymous { " without credentials" } else { "" })]
     MayNotWrite { registry: String, repository: String, login: Box<Login>, reason: String },

@@ -1,12 +1,14 @@
 //! Tests of the diagnosis: the registry's own response decides what a failure means.
 
+use std::process::Stdio;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::nginx::Nginx;
 use crate::proxy::{Fault, Proxy, ask};
-use crate::support::{Home, Registry, engine, run};
+use crate::support::{Home, Registry, SlowLine, engine, run};
 use crate::{PASSWORD, SMALL, packed};
 
 const ENGINES: [&str; 3] = ["docker-20.10", "docker-28-classic", "docker-28-containerd"];
@@ -293,4 +295,65 @@ fn refused_mounts_are_avoided_once() {
     let pushed = run(engine.docker(&home).args(["regpush", &first.name, "--to", &proxy.name("second:1")]));
     assert_eq!(pushed.status, 0, "{pushed:?}");
     assert!(pushed.stderr.contains("trying once without mounts"), "{pushed:?}");
+}
+
+/// The layers of one image occupy the upload slots of the engine, so the layers of another image wait.
+#[test]
+fn waiting_for_upload_slots_is_no_stall() {
+    const SLOW: (usize, usize) = (8, 12 << 20);
+    thread::scope(|scope| {
+        for name in ENGINES {
+            scope.spawn(move || {
+                let engine = engine(name);
+                let (home, far, near) = (Home::new(), Registry::open(), Registry::open());
+                let line = SlowLine::to(&far, 1 << 20);
+                let slow = engine.layered_image(&home, &line.name("slow:1"), SLOW);
+                let small = engine.layered_image(&home, &near.name("small:1"), (3, 1000));
+                let options = ["regpush", "--stall-timeout", "5s", "--verify", "never"];
+                let both = run(engine.docker(&home).args(options).args([&slow.name, &small.name]));
+                assert_eq!(both.status, 0, "{name}: {both:?}");
+                assert!(!both.stderr.contains("no progress"), "{name}: {both:?}");
+
+                // Another process of the plugin holds the slots.
+                let (far, near) = (Registry::open(), Registry::open());
+                let line = SlowLine::to(&far, 1 << 20);
+                let slow = engine.layered_image(&home, &line.name("slow:2"), SLOW);
+                let small = engine.layered_image(&home, &near.name("small:2"), (3, 1000));
+                let mut other = engine.docker(&home);
+                let mut other = other.args(options).arg(&slow.name).stderr(Stdio::null()).spawn().unwrap();
+                line.wait_until_moved(1 << 20);
+                let own = run(engine.docker(&home).args(options).arg(&small.name));
+                assert_eq!(own.status, 0, "{name}: {own:?}");
+                assert!(other.wait().unwrap().success(), "{name}");
+            });
+        }
+    });
+}
+
+/// The registry mounts the layers of the first repository in the second, so that the engine sends them once.
+#[test]
+fn image_for_two_repositories_of_a_registry_is_sent_once() {
+    for name in ENGINES {
+        let engine = engine(name);
+        let (home, registry) = (Home::new(), Registry::open());
+        let proxy = Proxy::to(&registry);
+        let image = engine.image(&home, &proxy.name("first:1"), SMALL);
+        let to = ["second:1", "third:1"].map(|path| proxy.name(path));
+        let pushed = run(engine.docker(&home).args([
+            "regpush",
+            &image.name,
+            "--to",
+            &image.name,
+            "--to",
+            &to[0],
+            "--to",
+            &to[1],
+        ]));
+        assert_eq!(pushed.status, 0, "{name}: {pushed:?}");
+        let is_layer = |method: &str, path: &str| method == "PATCH" && path.contains("/blobs/uploads/");
+        let sends = if name.ends_with("containerd") { ask::send } else { is_layer };
+        // The containerd store mounts the configuration too; the classic store sends it to each repository.
+        let most = if name.ends_with("containerd") { 2 } else { 4 };
+        assert!(proxy.count(sends) <= most, "{name}: {:?}", proxy.log());
+    }
 }

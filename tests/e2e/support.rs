@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use docker_regpush::oci::sha256;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portable_pty::CommandBuilder;
@@ -141,6 +142,36 @@ impl Engine {
         let tar = home.path("content.tar");
         ok(Command::new("tar").arg("-C").arg(home.root()).arg("-cf").arg(&tar).arg("content"));
         ok(self.docker(home).arg("import").arg(&tar).arg(name));
+        let id = ok(self.docker(home).args(["image", "inspect", "-f", "{{.Id}}", name]));
+        Image { engine: self, name: name.to_owned(), id: id.trim().to_owned() }
+    }
+
+    /// Makes an image with several layers of random content, by `docker load`.
+    ///
+    /// * `layers`: the number of layers, and the size in bytes of each.
+    pub fn layered_image(&self, home: &Home, name: &str, (count, size): (usize, usize)) -> Image<'_> {
+        let folder = home.path("layered");
+        fs::create_dir_all(&folder).expect("a folder");
+        let layers: Vec<String> = (0..count).map(|number| format!("{number}.tar")).collect();
+        let diff_ids = layers.iter().map(|layer| {
+            let content = home.path("content");
+            let mut random = fs::File::open("/dev/urandom").expect("random bytes").take(size as u64);
+            std::io::copy(&mut random, &mut fs::File::create(&content).expect("a file"))
+                .expect("random bytes");
+            let tar = folder.join(layer);
+            ok(Command::new("tar").arg("-C").arg(home.root()).arg("-cf").arg(&tar).arg("content"));
+            format!("sha256:{}", sha256(&fs::read(&tar).expect("a file")))
+        });
+        let diff_ids: Vec<String> = diff_ids.collect();
+        let config = json!({"architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+        fs::write(folder.join("config.json"), config.to_string()).expect("a file");
+        let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": layers}]);
+        fs::write(folder.join("manifest.json"), manifest.to_string()).expect("a file");
+        let tar = home.path("layered.tar");
+        ok(Command::new("tar").arg("-C").arg(&folder).arg("-cf").arg(&tar).arg("."));
+        ok(self.docker(home).args(["load", "-q", "-i"]).arg(&tar));
+        fs::remove_file(tar).expect("a file");
         let id = ok(self.docker(home).args(["image", "inspect", "-f", "{{.Id}}", name]));
         Image { engine: self, name: name.to_owned(), id: id.trim().to_owned() }
     }

@@ -403,6 +403,14 @@ fn runs_a_failing_ssh_once_and_reports_its_stderr() {
         let want = "-l\nme\n-p\n2222\n-o ConnectTimeout=30\n-T\n--\nbox\ndocker system dial-stdio\n";
         assert_eq!(argv, want);
     }
+    // An ssh server that refuses more connections may accept one a moment later.
+    let script = r#"echo run >>"$HOME/runs"; echo "kex_exchange_identification: read: Connection reset by peer" >&2; exit 255"#;
+    let env = TestEnv::new().with_program("ssh", script);
+    let throttled = push_to(&env, "ssh://me@box:2222", &[]);
+    assert_eq!(throttled.status, 4, "{throttled}");
+    assert!(throttled.stderr.contains("hint: raise MaxStartups and MaxSessions"), "{throttled}");
+    assert_eq!(fs::read_to_string(env.path("home/runs")).unwrap(), "run\nrun\n");
+
     // The command in the hint quotes host names, so that users can paste the command into a shell.
     let env = TestEnv::new().with_program("ssh", "exit 255");
     for (host, typed) in [

@@ -4,6 +4,7 @@ mod auth;
 mod cli;
 mod conversation;
 mod credentials;
+mod diagnosis;
 mod documents;
 mod engines;
 mod healing;
