@@ -26,7 +26,7 @@ pub struct AttemptFailure {
     pub sent: Option<(Duration, u64)>,
 }
 
-/// What failed attempts have in common, which shows a limit between the engine and the registry.
+/// The common point at which failed attempts ended, which shows a limit between the engine and the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
     /// Each attempt ended after this time.
@@ -64,7 +64,7 @@ pub struct RetryBudget {
     long_waits: Backoff,
     /// [`AttemptFailure::sent`] of the last attempt.
     last: Option<(Duration, u64)>,
-    /// What the last two attempts have in common. No attempt follows, since it would end in the same way.
+    /// The common point at which the last two attempts ended. No attempt follows, since it would end in the same way.
     pub pattern: Option<Pattern>,
 }
 
@@ -224,7 +224,7 @@ mod tests {
         assert!(budget.after(&ended(Class::Network, 60)).is_some());
         assert!(
             budget.after(&ended(Class::RateLimited, 60)).is_some(),
-            "a rate limit is no limit of a proxy"
+            "a rate limit does not come from a proxy"
         );
         assert!(budget.after(&ended(Class::Server, 60)).is_some());
         assert!(budget.after(&ended(Class::Network, 60)).is_none());

@@ -151,7 +151,7 @@ impl Conversation {
         self.are_accepted
     }
 
-    /// Returns what the last two attempts have in common, if no attempt follows for this reason.
+    /// Returns the common point at which the last two attempts ended, if no attempt follows for this reason.
     pub fn pattern(&self) -> Option<Pattern> {
         self.budget.pattern
     }

@@ -19,7 +19,7 @@ use crate::retry::is_transient;
 /// The maximum time for a diagnosis.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the registry's response to an upload shows.
+/// The result of a diagnosis.
 #[derive(Debug)]
 pub enum Diagnosis {
     /// The registry would accept an upload from the plugin.
@@ -56,6 +56,9 @@ pub async fn diagnose(
     let may_send = subject.active.credentials.is_anonymous() || pool.has_accepted(subject);
     let anonymous = ActiveCredentials::anonymous();
     let asking = if may_send { *subject } else { Subject { active: &anonymous, ..*subject } };
+    if pool.is_out_of_reach(&asking) {
+        return Diagnosis::Unknown;
+    }
     let probe = async {
         let registry = pool.registry(&mut engine, &asking).await?;
         Ok::<_, QueryError>(registry.probe_upload(subject.reference.path(), layer).await?)
@@ -78,7 +81,11 @@ pub async fn diagnose(
                 Diagnosis::Refused(error)
             }
         }
-        Ok(Err(_)) | Err(_) => Diagnosis::Unknown,
+        Ok(Err(_)) => Diagnosis::Unknown,
+        Err(_) => {
+            pool.set_out_of_reach(&asking);
+            Diagnosis::Unknown
+        }
     }
 }
 

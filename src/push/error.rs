@@ -172,9 +172,9 @@ pub struct Refusal {
     pub is_renamed: bool,
     /// The registry does not ask for credentials at `/v2/`, but may ask when an image is pushed.
     pub asks_late: bool,
-    /// What the last two attempts have in common.
+    /// The common point at which the last two attempts ended.
     pub pattern: Option<Pattern>,
-    /// What is known about the connection between the engine and the registry.
+    /// A fact about the connection between the engine and the registry.
     pub way: Option<Way>,
 }
 

@@ -297,6 +297,20 @@ fn refused_mounts_are_avoided_once() {
     assert!(pushed.stderr.contains("trying once without mounts"), "{pushed:?}");
 }
 
+/// A proxy removes the header that the containerd store needs. The registry has the image nevertheless.
+#[test]
+fn believes_the_registry_if_a_proxy_removes_the_digest() {
+    for name in ENGINES {
+        let engine = engine(name);
+        let (home, registry) = (Home::new(), Registry::open());
+        let nginx = Nginx::before(&registry, "location / { proxy_hide_header Docker-Content-Digest; PROXY }");
+        let image = engine.image(&home, &nginx.name("app:1"), SMALL);
+        let pushed = run(engine.docker(&home).args(["regpush", "--format", "json", &image.name]));
+        assert_eq!(pushed.status, 0, "{name}: {pushed:?}");
+        assert_eq!(pushed.json()["digest"], registry.digest("app", "1", None), "{name}: {pushed:?}");
+    }
+}
+
 /// The layers of one image occupy the upload slots of the engine, so the layers of another image wait.
 #[test]
 fn waiting_for_upload_slots_is_no_stall() {

@@ -1,5 +1,7 @@
 //! Tests of the diagnosis after a failed upload. A second fake engine plays the registry.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::engine::{FakeEngine, Ping, Reply, digest_line, refusal};
@@ -191,4 +193,19 @@ fn all_platforms_include_attestations() {
     let refused = run(TestEnv::new().command(&engine).args(image));
     assert_eq!(refused.status, 5, "{refused}");
     assert!(refused.stderr.contains("1 attestation missing") && engine.pushes().is_empty(), "{refused}");
+}
+
+/// A proxy in front of the registry may close each connection after some time.
+#[test]
+fn names_a_time_limit_that_ends_each_attempt() {
+    let ended =
+        Reply::stream([moving(), moving(), refusal("unexpected EOF")]).slowly(Duration::from_millis(1700));
+    let engine = FakeEngine::start().on_next_push(ended.clone()).on_next_push(ended);
+    let refused =
+        run(TestEnv::new().command(&engine).args(["regpush", "--verify", "never", "localhost:0/app:1"]));
+    assert_eq!(refused.status, 6, "{refused}");
+    let told = "each attempt ended after 3s: a time limit in front of localhost:0: unexpected EOF";
+    assert!(refused.stderr.contains(told), "{refused}");
+    assert!(refused.stderr.contains("hint: raise the time limit"), "{refused}");
+    assert_eq!(engine.pushes().len(), 2);
 }

@@ -698,6 +698,11 @@ fn completes_images_within_a_short_time_limit() {
         let (line, reply) = list();
         let engine = FakeEngine::start().on(line, reply);
         assert_eq!(offered(&engine, words, named_by_docker), want, "{words:?}");
+        // The engine finds the images, since Docker's containerd store needs some milliseconds for each image.
+        let word = words.last().unwrap();
+        let asked = engine.request("GET /v1.41/images/json").unwrap().line;
+        let filter = format!("%7B%22reference%22%3A%7B%22{word}%2A%22%3Atrue");
+        assert_eq!(asked.contains(&filter), !word.is_empty(), "{words:?}: {asked}");
     }
 
     let (line, _) = list();
