@@ -352,7 +352,8 @@ fn failed_verification_is_a_warning_or_with_always_an_error() {
     let image = "localhost:0/app:1";
     let verified = |verify: &str| {
         let engine = engine(image);
-        run(TestEnv::new().command(&engine).args(["regpush", "--format", "json", "--verify", verify, image]))
+        let arguments = ["regpush", "--format", "json", "--verify", verify, "--verify-wait", "2s", image];
+        run(TestEnv::new().command(&engine).args(arguments))
     };
     let auto = verified("auto");
     assert_eq!((auto.status, &auto.json()["verified"]), (0, &json!(null)), "{auto}");
@@ -374,7 +375,8 @@ fn verify_always_repeats_a_failed_distribution_request() {
     let engine = FakeEngine::start().serving_pushed().on(PUSH, pushed()).on(DISTRIBUTION, broken);
     let env = TestEnv::new();
     let mut command = env.command(&engine);
-    let asked = run(command.args(["regpush", "--format", "json", "--verify", "always", IMAGE]));
+    command.args(["regpush", "--format", "json", "--verify", "always", "--verify-wait", "2s", IMAGE]);
+    let asked = run(&mut command);
     // No registry listens on port 0, so the plugin cannot check the blobs.
     assert_eq!(asked.status, 6, "{asked}");
     assert!(asked.stderr.contains("cannot reach the registry localhost:0"), "{asked}");
