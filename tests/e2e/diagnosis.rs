@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::nginx::Nginx;
 use crate::proxy::{Fault, Proxy, ask};
-use crate::support::{Home, Registry, SlowLine, engine, run};
+use crate::support::{Home, PrivateEngine, Registry, SlowLine, engine, run};
 use crate::{PASSWORD, SMALL, packed};
 
 const ENGINES: [&str; 3] = ["docker-20.10", "docker-28-classic", "docker-28-containerd"];
@@ -297,18 +297,30 @@ fn refused_mounts_are_avoided_once() {
     assert!(pushed.stderr.contains("trying once without mounts"), "{pushed:?}");
 }
 
-/// A proxy removes the header that the containerd store needs. The registry has the image nevertheless.
+/// A proxy removes the header that the containerd store needs. If the header is missing only in the response to the
+/// manifest, the registry has the image nevertheless.
 #[test]
 fn believes_the_registry_if_a_proxy_removes_the_digest() {
+    const STRIP: &str = "proxy_hide_header Docker-Content-Digest; PROXY";
     for name in ENGINES {
         let engine = engine(name);
         let (home, registry) = (Home::new(), Registry::open());
-        let nginx = Nginx::before(&registry, "location / { proxy_hide_header Docker-Content-Digest; PROXY }");
+        let nginx =
+            Nginx::before(&registry, &format!("location ~ /manifests/ {{ {STRIP} }} location / {{ PROXY }}"));
         let image = engine.image(&home, &nginx.name("app:1"), SMALL);
         let pushed = run(engine.docker(&home).args(["regpush", "--format", "json", &image.name]));
         assert_eq!(pushed.status, 0, "{name}: {pushed:?}");
         assert_eq!(pushed.json()["digest"], registry.digest("app", "1", None), "{name}: {pushed:?}");
     }
+    let engine = engine("docker-28-containerd");
+    let (home, registry) = (Home::new(), Registry::open());
+    let nginx = Nginx::before(&registry, &format!("location / {{ {STRIP} }}"));
+    let image = engine.image(&home, &nginx.name("app:1"), SMALL);
+    let refused = run(engine.docker(&home).args(["regpush", &image.name]));
+    assert_eq!(refused.status, 1, "{refused:?}");
+    let hint =
+        format!("hint: let the proxy in front of {} pass the header `Docker-Content-Digest`", nginx.host());
+    assert!(refused.stderr.contains(&hint), "{refused:?}");
 }
 
 /// The layers of one image occupy the upload slots of the engine, so the layers of another image wait.
@@ -318,8 +330,13 @@ fn waiting_for_upload_slots_is_no_stall() {
     thread::scope(|scope| {
         for name in ENGINES {
             scope.spawn(move || {
-                let engine = engine(name);
+                // Other tests must not wait for the slots.
                 let (home, far, near) = (Home::new(), Registry::open(), Registry::open());
+                let socket = home.path("engine.sock");
+                let shared = engine(name);
+                let host = ["--host".to_owned(), format!("unix://{}", socket.display())];
+                let _private = PrivateEngine::start(&shared, &host);
+                let engine = shared.at(&socket);
                 let line = SlowLine::to(&far, 1 << 20);
                 let slow = engine.layered_image(&home, &line.name("slow:1"), SLOW);
                 let small = engine.layered_image(&home, &near.name("small:1"), (3, 1000));

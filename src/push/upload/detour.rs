@@ -45,6 +45,11 @@ impl Detours {
         }
     }
 
+    /// Returns whether uploads of this run of the plugin hang, and may occupy the engine's upload slots.
+    pub fn has_hanging(&self) -> bool {
+        self.hanging > 0
+    }
+
     /// Makes later pushes to the repository use another name of the registry, so that the engine finds no layers to mount
     /// from other repositories.
     pub fn avoid_mounts(&mut self, reference: &Reference) {

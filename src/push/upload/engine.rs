@@ -325,8 +325,8 @@ fn stall_deadline(session: &Session<'_>, watchdog: &Watchdog, progress: &Progres
     }
 }
 
-/// Returns whether a push stalled since the engine's upload slots are occupied: the engine has begun no layer, although
-/// the registry accepts uploads.
+/// Returns whether a push stalled since other programs occupy the engine's upload slots: the engine has begun no layer,
+/// although the registry accepts uploads, and no upload of this run of the plugin hangs.
 async fn is_waiting_for_slot(
     session: &Session<'_>,
     engine: &Engine,
@@ -335,6 +335,7 @@ async fn is_waiting_for_slot(
 ) -> bool {
     progress.has_begun_nothing()
         && !progress.layers().is_empty()
+        && !session.detours.borrow().has_hanging()
         && matches!(diagnose(session, engine.fork(), subject, None).await, Diagnosis::Healthy)
 }
 
