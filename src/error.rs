@@ -420,6 +420,7 @@ mod tests {
             RegistryError::WebPage { registry: registry(), redirect: None, is_sign_in: true },
             RegistryError::WebPage { registry: registry(), redirect: None, is_sign_in: false },
             RegistryError::NoManifest { registry: registry() },
+            RegistryError::TokenPage { registry: registry(), server: String::new() },
             RegistryError::NoCatalog { registry: registry() },
             RegistryError::NoRepository {
                 registry: registry(),

@@ -211,7 +211,7 @@ pub const RULES: &[Rule] = rules![
         "invalid repository name", "must be a storage reference", "destination specifies a digest", "could not parse reference",
         "couldn't parse reference", "failed to parse platform", "both os and architecture must be provided",
         "is not a valid repository", "is not a valid image", "invalid image reference", "repository name component",
-        "repository can only contain", "no host in request url", "tag can only contain", "not a valid tag", "refusing to create an ambiguous tag"], [],
+        "repository can only contain", "tag can only contain", "not a valid tag", "refusing to create an ambiguous tag"], [],
         Advice::new("write the reference as `registry.example.com/team/app:tag`, in lower case, without a scheme");
 
     // 5 · the engine has the image, but not all of its content
@@ -237,7 +237,7 @@ pub const RULES: &[Rule] = rules![
     // "unauthenticated pull rate limit")
     Is(Network), ["proxy authentication required", "proxy authorization required"], [407], PROXY_LOGIN;
     Is(Other), ["invalid content digest in response*invalid checksum digest format"], [], STRIPPED_DIGEST;
-    Is(Other), ["malformed http response", "stopped after 10 redirects", "did not include a token", "invalid checksum digest",
+    Is(Other), ["no host in request url", "malformed http response", "stopped after 10 redirects", "did not include a token", "invalid checksum digest",
         "invalid content digest in response", "got digest * expected", "unsupported protocol scheme", "not a valid registry"],
         [200, 202, 204], NOT_A_REGISTRY;
     Is(Auth), LOCK_OUT, [], LOCKED_OUT;

@@ -266,7 +266,8 @@ impl RegistryPool {
             };
             match registry {
                 Ok(registry) => {
-                    Ok(Box::pin(registry.check_identity(subject.reference.path(), is_push)).await)
+                    let check = Box::pin(registry.check_identity(subject.reference.path(), is_push));
+                    Ok::<_, QueryError>(check.await?)
                 }
                 // The plugin cannot connect from here, or not to the registry that the engine reaches.
                 Err(QueryError::Cause(_)) if !is_here && !subject.active.credentials.is_anonymous() => {

@@ -199,25 +199,24 @@ impl Registry {
     }
 }
 
-/// Returns whether a URL names a sign-in page, by words that single sign-on servers use.
+/// Words in the URLs of sign-in pages.
+const SIGN_IN: [&str; 8] = ["login", "log-in", "logon", "signin", "sign-in", "sign_in", "sso", "saml"];
+/// Words in the URLs of servers that issue tokens, and of sign-in pages.
+const TOKENS: [&str; 5] = ["oauth", "oidc", "openid", "authorize", "/auth"];
+
+/// Returns whether a URL to which a registry redirects names a sign-in page, by words that single sign-on servers use.
 fn is_sign_in(url: &Url) -> bool {
-    const WORDS: [&str; 13] = [
-        "login",
-        "log-in",
-        "logon",
-        "signin",
-        "sign-in",
-        "sign_in",
-        "sso",
-        "saml",
-        "oauth",
-        "oidc",
-        "openid",
-        "authorize",
-        "/auth",
-    ];
+    has_word(url, &SIGN_IN) || has_word(url, &TOKENS)
+}
+
+/// Returns whether a URL to which a token server redirects names a sign-in page. Another token server is none.
+pub fn leads_to_sign_in(url: &Url) -> bool {
+    has_word(url, &SIGN_IN)
+}
+
+fn has_word(url: &Url, words: &[&str]) -> bool {
     let text = format!("{}{}", url.host_str().unwrap_or_default(), url.path()).to_lowercase();
-    WORDS.iter().any(|word| text.contains(word))
+    words.iter().any(|word| text.contains(word))
 }
 
 #[cfg(test)]
@@ -238,5 +237,7 @@ mod tests {
         for (text, want) in table {
             assert_eq!(is_sign_in(&Url::parse(text).unwrap()), want, "{text}");
         }
+        let token_server = Url::parse("https://gitlab.example.com/jwt/auth").unwrap();
+        assert!(!leads_to_sign_in(&token_server) && is_sign_in(&token_server));
     }
 }

@@ -88,6 +88,10 @@ pub enum RegistryError {
     /// server redirects to another server; `is_sign_in`: the page is a sign-in page.
     #[error("{}", web_page(registry, redirect.as_deref(), *is_sign_in))]
     WebPage { registry: String, redirect: Option<String>, is_sign_in: bool },
+    /// A web page answers at the URL of the token server, such as the sign-in page of a proxy. `server`: the URL without
+    /// the query.
+    #[error("cannot get a token for {registry}: the token server {server} answers with a web page")]
+    TokenPage { registry: String, server: String },
     /// The registry requires a token, and the plugin cannot request a token.
     #[error("cannot get a token for {registry}: {reason}")]
     NoToken { registry: String, reason: String },
@@ -146,9 +150,10 @@ impl RegistryError {
         match self {
             Self::Unreachable { .. } => Class::Network,
             Self::Tls { .. } | Self::Certificates { .. } => Class::Tls,
-            Self::Unauthorized { .. } | Self::LockedOut { .. } | Self::WebPage { is_sign_in: true, .. } => {
-                Class::Auth
-            }
+            Self::Unauthorized { .. }
+            | Self::LockedOut { .. }
+            | Self::TokenPage { .. }
+            | Self::WebPage { is_sign_in: true, .. } => Class::Auth,
             Self::Denied { .. } | Self::CatalogDenied { .. } | Self::MayNotWrite { .. } => Class::Denied,
             Self::NoRepository { .. } => Class::NotFound,
             Self::Answered { status, code, .. } => match (status.as_u16(), code.as_deref()) {
@@ -180,9 +185,10 @@ impl RegistryError {
             Self::Unreachable { reason, .. } => Some(classify(&Evidence::of_text(reason, true)))
                 .filter(|read| read.class == verdict.class)
                 .unwrap_or(verdict),
-            Self::LockedOut { .. } | Self::WebPage { .. } | Self::ProxyRefused { .. } => {
-                Verdict { can_prompt: false, ..verdict }
-            }
+            Self::LockedOut { .. }
+            | Self::TokenPage { .. }
+            | Self::WebPage { .. }
+            | Self::ProxyRefused { .. } => Verdict { can_prompt: false, ..verdict },
             _ => verdict,
         }
     }
@@ -195,9 +201,9 @@ impl RegistryError {
         }
     }
 
-    /// Returns whether a web page answers instead of a registry.
+    /// Returns whether a web page answers instead of a registry or its token server.
     pub fn is_web_page(&self) -> bool {
-        matches!(self, Self::WebPage { .. })
+        matches!(self, Self::WebPage { .. } | Self::TokenPage { .. })
     }
 
     /// Returns whether the server answered a query for a manifest, and the answer is not a registry's.
@@ -361,7 +367,7 @@ impl RegistryError {
                 }
             },
             Self::Elsewhere { .. } => "run this command on that machine",
-            Self::WebPage { is_sign_in: true, .. } => {
+            Self::WebPage { is_sign_in: true, .. } | Self::TokenPage { .. } => {
                 "exempt `/v2/` and the token server from the sign-in page: docker cannot sign in there"
             }
             Self::NotARegistry { .. } | Self::NoManifest { .. } | Self::WebPage { .. } => {

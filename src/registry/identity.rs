@@ -6,6 +6,7 @@ use reqwest::Method;
 use crate::credentials::Kind;
 use crate::failure::{Class, Evidence, classify, is_lock_out};
 use crate::registry::client::Refusal;
+use crate::registry::error::RegistryError;
 use crate::registry::token::{Challenge, scope, write_scope};
 use crate::registry::{PING, Registry};
 use crate::secret::Secret;
@@ -29,9 +30,13 @@ impl Registry {
     ///
     /// * `repository`: the token is requested for this repository, and later requests use the token again.
     /// * `is_push`: request a token to push; otherwise a token to pull, which every account with access gets.
-    pub async fn check_identity(&self, repository: &str, is_push: bool) -> Identity {
+    ///
+    /// # Errors
+    /// [`RegistryError::TokenPage`]: a web page answers instead of the token server. Other failures are
+    /// [`Identity::Unclear`].
+    pub async fn check_identity(&self, repository: &str, is_push: bool) -> Result<Identity, RegistryError> {
         if !self.ping.asks_for_credentials {
-            return Identity::NotAsked;
+            return Ok(Identity::NotAsked);
         }
         let identity = match (Challenge::choose(&self.ping.challenges), self.access.credentials.kind()) {
             (
@@ -39,10 +44,10 @@ impl Registry {
                 Some(Kind::Password | Kind::IdentityToken),
             ) => match self.check_at_token_server(&realm, service, repository, is_push).await {
                 // The URL of the token server may be wrong, and the registry also accepts a password.
-                Identity::Unclear if Challenge::offers_basic(&self.ping.challenges) => {
+                Ok(Identity::Unclear) | Err(_) if Challenge::offers_basic(&self.ping.challenges) => {
                     self.check_password().await
                 }
-                identity => identity,
+                identity => identity?,
             },
             (Challenge::Basic, Some(Kind::Password)) => self.check_password().await,
             _ => Identity::Unclear,
@@ -50,7 +55,7 @@ impl Registry {
         if let Identity::Refused { reason } = &identity {
             let _ = self.refused.set(reason.clone());
         }
-        identity
+        Ok(identity)
     }
 
     /// Requests a token. Status 403 may be about the repository (GHCR, GitLab), so the request is then repeated
@@ -61,7 +66,7 @@ impl Registry {
         service: Option<String>,
         repository: &str,
         is_push: bool,
-    ) -> Identity {
+    ) -> Result<Identity, RegistryError> {
         let (pull, push) = (scope(repository), write_scope(repository));
         let requested = if is_push { &push } else { &pull };
         let refusal = match self.request_token(realm, service.clone(), requested).await {
@@ -71,22 +76,23 @@ impl Registry {
                     self.remember(&push, bearer());
                 }
                 self.remember(&pull, bearer());
-                return Identity::Accepted;
+                return Ok(Identity::Accepted);
             }
             Ok(Err(refusal)) => refusal,
-            Err(_) => return Identity::Unclear,
+            Err(error) if error.is_web_page() => return Err(error),
+            Err(_) => return Ok(Identity::Unclear),
         };
         if refusal.status != StatusCode::FORBIDDEN || is_lock_out(&refusal.reason) {
-            return identity_of(refusal);
+            return Ok(identity_of(refusal));
         }
-        match self.request_token(realm, service, "").await {
+        Ok(match self.request_token(realm, service, "").await {
             Ok(Ok(_)) => Identity::Accepted,
             Ok(Err(again)) if again.status == StatusCode::FORBIDDEN => {
                 Identity::Refused { reason: again.reason }
             }
             Ok(Err(again)) => identity_of(again),
             Err(_) => Identity::Unclear,
-        }
+        })
     }
 
     /// Sends the user name and the password to `/v2/`.

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 
 use http_auth::ChallengeRef;
 use hyper::StatusCode;
-use reqwest::header::AUTHORIZATION;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use reqwest::redirect::Policy;
 use serde::Deserialize;
 
@@ -15,7 +15,8 @@ use crate::failure::Class;
 use crate::net::is_loopback;
 use crate::net::tls::Tls;
 use crate::registry::Registry;
-use crate::registry::client::{MAX_BODY, Refusal, build, builder, place, tls_config_for, url};
+use crate::registry::client::{MAX_BODY, Refusal, build, builder, place, shown, tls_config_for, url};
+use crate::registry::connect::leads_to_sign_in;
 use crate::registry::error::RegistryError;
 use crate::secret::Secret;
 use crate::text::sanitize;
@@ -114,7 +115,8 @@ impl Registry {
                     (Ok(token), _) => Ok(Secret::new(format!("Bearer {}", token.expose()))),
                     // The URL of the token server may be wrong, and the registry also accepts a password.
                     (Err(error), Some(basic))
-                        if error.class() == Class::Other && Challenge::offers_basic(challenges) =>
+                        if (error.class() == Class::Other || error.is_web_page())
+                            && Challenge::offers_basic(challenges) =>
                     {
                         Ok(basic)
                     }
@@ -216,6 +218,17 @@ impl Registry {
             }
         };
         let response = self.send(&client, request).await?;
+        let is_page = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.to_str().is_ok_and(|kind| kind.contains("html")));
+        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let target = location.and_then(|location| response.url().join(location).ok());
+        let is_sign_in = response.status().is_redirection() && target.is_some_and(|to| leads_to_sign_in(&to));
+        if is_sign_in || (response.status().is_success() && is_page) {
+            let server = shown(response.url());
+            return Err(RegistryError::TokenPage { registry: self.domain.clone(), server });
+        }
         if !response.status().is_success() {
             return Ok(Err(self.read_refusal(response).await?));
         }

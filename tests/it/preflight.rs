@@ -237,6 +237,25 @@ fn ends_the_push_if_a_web_page_answers_instead_of_the_registry() {
     }
 }
 
+/// A proxy with single sign-on in front of the token server.
+#[test]
+fn ends_the_push_if_a_web_page_answers_instead_of_the_token_server() {
+    let page = Reply { content_type: Some("text/html"), ..Reply::json(200, "<html>sign in</html>") };
+    let redirect = Reply { status: 302, ..page.clone() }.header("Location", "https://sso.example.com/login");
+    for answer in [page, redirect] {
+        let (registry, host) = registry(BEARER);
+        let registry = registry.on(TOKEN, answer);
+        let engine = FakeEngine::start();
+        let ended = push(&engine, &[format!("{host}/app:1")]);
+        assert_eq!(ended.status, 3, "{ended}");
+        let told = format!(
+            "cannot get a token for {host}: the token server http://{host}/token answers with a web page"
+        );
+        assert!(ended.stderr.contains(&told) && engine.pushes().is_empty(), "{ended}");
+        drop(registry);
+    }
+}
+
 /// A registry that does not ask for credentials at `/v2/`, but for an upload. Docker's classic store never sends
 /// credentials to such a registry.
 #[test]
