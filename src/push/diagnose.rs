@@ -31,6 +31,11 @@ pub enum Diagnosis {
 }
 
 impl Diagnosis {
+    /// Returns whether the registry requires credentials, or other credentials.
+    pub fn requires_credentials(&self) -> bool {
+        matches!(self, Self::Refused(error) if matches!(**error, RegistryError::Unauthorized { .. }))
+    }
+
     /// Returns the refusal as the cause of a failed attempt, if another attempt cannot help.
     ///
     /// # Errors

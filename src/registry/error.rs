@@ -42,7 +42,7 @@ pub enum RegistryError {
     /// The registry denies access to its list of repositories.
     #[error("{registry} denies access{}: {reason}", if login.anonymous { " without credentials".to_owned() } else { format!(" for {}", login.describe()) })]
     CatalogDenied { registry: String, login: Box<Login>, reason: String },
-    #[error("{registry} {}denies write access to {repository}{}: {reason}", if login.anonymous { String::new() } else { format!("accepts {}, but ", login.describe()) }, if login.anonymous { " without credentials" } else { "" })]
+    #[error("{registry} denies access {}allowed to write to {repository}: {reason}", if login.anonymous { "without credentials: not ".to_owned() } else { format!("for {}: accepted, but not ", login.describe()) })]
     MayNotWrite { registry: String, repository: String, login: Box<Login>, reason: String },
     #[error("{registry} does not list its repositories")]
     NoCatalog { registry: String },

@@ -219,7 +219,7 @@ fn refusals_of_a_proxy_are_not_about_credentials() {
 fn read_only_accounts_are_accepted_but_may_not_write() {
     let registry = Registry::open();
     let nginx = Nginx::before(&registry, "location ~ /uploads/ { return 401; } location / { AUTH PROXY }");
-    let told = ["HOST accepts user `alice` from ", ", but denies write access to app"];
+    let told = ["HOST denies access for user `alice` from ", ": accepted, but not allowed to write to app: "];
     Failure {
         engines: &ENGINES,
         host: nginx.host(),

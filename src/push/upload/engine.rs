@@ -374,6 +374,8 @@ async fn settle(
         None => diagnose(session, engine.fork(), subject, layer).await,
     };
     match diagnosis {
+        // If both say that credentials are required, the engine's message has the hint with all ways to pass them.
+        diagnosis if diagnosis.requires_credentials() && cause.class() == Class::Auth => (cause, false),
         Diagnosis::Refused(error) => (Cause::Registry(error), false),
         Diagnosis::Healthy => (cause, true),
         Diagnosis::Unknown => (cause, false),
