@@ -165,10 +165,12 @@ impl Progress {
         self.layers.iter().any(|layer| layer.current > 0 || layer.state == LayerState::Pushed)
     }
 
-    /// Returns the time since the attempt began, and the number of bytes that the engine sent, if the engine sent bytes
-    /// and has not retried itself.
+    /// Returns the time since the attempt began, and the number of bytes that the engine sent, if the attempt ended while
+    /// the engine sent layers, and the engine has not retried itself.
     pub fn sent(&self) -> Option<(Duration, u64)> {
-        let was_retried = self.layers.iter().any(|layer| layer.was_retried);
+        let is_complete =
+            |layer: &Layer| layer.is_active() && layer.total > 0 && layer.current >= layer.total;
+        let was_retried = self.layers.iter().any(|layer| layer.was_retried || is_complete(layer));
         let sent = self.layers.iter().filter(|layer| layer.is_active()).map(|layer| layer.current).sum();
         Some((self.elapsed(), sent)).filter(|(_, sent)| *sent > 0 && !was_retried)
     }

@@ -99,6 +99,8 @@ impl RetryBudget {
         }
         let sent = failure.sent.filter(|_| matches!(failure.verdict.class, Class::Network | Class::Server));
         let last = std::mem::replace(&mut self.last, sent);
+        // An attempt that pushed a layer has made progress, so another attempt may finish the push.
+        let last = last.filter(|_| !failure.has_pushed_layer);
         self.pattern = last.zip(sent).and_then(|(last, sent)| Pattern::of(last, sent));
         if self.pattern.is_some() {
             return None;

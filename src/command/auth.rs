@@ -173,7 +173,7 @@ impl Call<'_> {
         if answer.credentials.kind() == Some(Kind::RegistryToken) {
             let (credentials, login) = (answer.credentials.clone(), answer.login.clone());
             let registry = registry(self.docker, Some(&mut engine), &self.domain, credentials, login).await?;
-            self.asked = Some(registry.asks_for_credentials());
+            self.asked = registry.asks_for_credentials();
             return Ok(registry.accepts().await?);
         }
         self.find_out_if_asked(&mut engine).await?;
@@ -194,7 +194,7 @@ impl Call<'_> {
             let login = Login::new(&nobody, Source::Nothing, Vec::new());
             match registry(self.docker, Some(engine), &self.domain, nobody.clone(), login).await {
                 Ok(registry) => {
-                    self.asked = Some(registry.asks_for_credentials());
+                    self.asked = registry.asks_for_credentials();
                     return Ok(());
                 }
                 Err(Error::Registry(error)) if error.is_web_page() && is_here => {

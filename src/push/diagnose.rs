@@ -19,6 +19,9 @@ use crate::retry::is_transient;
 /// The maximum time for a diagnosis.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The maximum time for a request for the engine's settings, after a failure.
+const INFO_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The result of a diagnosis.
 #[derive(Debug)]
 pub enum Diagnosis {
@@ -80,7 +83,12 @@ pub async fn diagnose(
                     | RegistryError::NoPushTarget { .. }
                     | RegistryError::NotARegistry { .. }
             );
-            if error.is_about_the_way() || (depends_on_account && !may_send) {
+            let is_final = !is_transient(error.class());
+            if error.is_about_the_way()
+                || (depends_on_account && !may_send)
+                || (is_final
+                    && !pool.engine_reaches_same_server(&mut engine, subject.reference.domain()).await)
+            {
                 Diagnosis::Unknown
             } else {
                 Diagnosis::Refused(error)
@@ -107,12 +115,14 @@ pub async fn way(
     has_moved: bool,
 ) -> Option<Way> {
     let Cause::Engine { verdict, .. } = cause else { return None };
-    if !matches!(verdict.class, Class::Network | Class::Server | Class::Other) {
+    if !matches!(verdict.class, Class::Network | Class::Server) {
         return None;
     }
     if is_on_loopback(domain) {
         let is_other = verdict.class == Class::Network && pool.has_responded(domain) && !has_moved;
         return is_other.then_some(Way::OtherMachine);
     }
-    pool.proxy_of_engine(engine, domain).await.map(Way::Proxy)
+    let asked = tokio::time::timeout(INFO_TIMEOUT, pool.proxy_of_engine(engine, domain)).await;
+    // Docker Desktop always has a proxy of its own.
+    asked.ok().flatten().filter(|proxy| !proxy.contains("docker.internal")).map(Way::Proxy)
 }

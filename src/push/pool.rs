@@ -19,7 +19,7 @@ use crate::engine::images::ImageInspect;
 use crate::engine::registries::{AuthAnswer, DistributionAnswer};
 use crate::failure::{Class, Evidence, classify};
 use crate::net::settings::RegistrySettings;
-use crate::net::{Trace, is_on_loopback};
+use crate::net::{Trace, is_on_loopback, proxy};
 use crate::oci::Descriptor;
 use crate::push::error::{Cause, QueryError};
 use crate::push::gate::ActiveCredentials;
@@ -298,7 +298,8 @@ impl RegistryPool {
 
     /// Returns whether the registry is known not to ask for credentials at `/v2/`.
     pub fn asks_late(&self, domain: &str) -> bool {
-        self.anonymous(domain).registry.get().is_some_and(|registry| !registry.asks_for_credentials())
+        let anonymous = self.anonymous(domain);
+        anonymous.registry.get().is_some_and(|registry| registry.asks_for_credentials() == Some(false))
     }
 
     /// Returns whether an earlier query could not reach the registry in time.
@@ -322,9 +323,12 @@ impl RegistryPool {
     }
 
     /// Returns whether the plugin and the engine reach the same server under the registry's name: the engine is on this
-    /// machine, and connects to the registry without a proxy. Returns `false` if the engine does not tell.
+    /// machine, and both connect to the registry without a proxy. Returns `false` if the engine does not tell.
     pub async fn engine_reaches_same_server(&self, engine: &mut Engine, domain: &str) -> bool {
-        let is_here = engine.endpoint().address.is_here();
+        let is_direct = ["https", "http"].iter().all(|scheme| {
+            format!("{scheme}://{domain}/").parse().is_ok_and(|url| matches!(proxy::setting(&url), Ok(None)))
+        });
+        let is_here = engine.endpoint().address.is_here() && is_direct;
         is_here
             && self
                 .settings_for(engine, domain)

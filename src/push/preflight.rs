@@ -42,7 +42,10 @@ pub async fn check(
     reporter: ImageReporter<'_>,
 ) -> Result<(), Cause> {
     let pool = &session.pool;
-    if subject.active.credentials.is_anonymous() && !connects_early(session, engine) {
+    // After a check that took too long, another check would send the credentials again.
+    if pool.is_out_of_reach(subject)
+        || (subject.active.credentials.is_anonymous() && !connects_early(session, engine))
+    {
         return Ok(());
     }
     // A dry run and `--if-exists` begin with queries, which need no right to push.
@@ -83,6 +86,7 @@ pub async fn patience(session: &Session<'_>, is_here: bool, subject: &Subject<'_
         return;
     }
     tokio::time::sleep(PATIENCE - CONNECT_TIMEOUT).await;
+    pool.set_out_of_reach(subject);
 }
 
 /// Runs `attempt` unless `check` ends with a refusal. If the check takes longer than `patience`, the attempt starts, and

@@ -91,9 +91,13 @@ impl Registry {
         }
     }
 
-    /// Returns whether the registry asks for credentials at `/v2/`. Docker logs in only to such registries.
-    pub fn asks_for_credentials(&self) -> bool {
-        self.ping.asks_for_credentials
+    /// Returns whether the registry asks for credentials at `/v2/`. Docker logs in only to such registries. `None`: the
+    /// registry refused the request in another way.
+    pub fn asks_for_credentials(&self) -> Option<bool> {
+        match (self.ping.asks_for_credentials, self.ping.is_open) {
+            (true, _) => Some(true),
+            (false, is_open) => Some(false).filter(|_| is_open),
+        }
     }
 
     /// Sends the first request with TLS. If TLS fails, or takes longer than [`TLS_GRACE`], sends the request with plain
@@ -137,8 +141,9 @@ impl Registry {
             let response = match (answer, &redirected_to) {
                 (Ok(response), _) => response,
                 (Err(error), None) => return Err(error),
-                // The registry itself responded, and the other server cannot be reached.
-                (Err(_), Some(_)) => return Err(self.elsewhere(&url, false)),
+                // The registry itself responded, and the sign-in page cannot be reached.
+                (Err(_), Some(_)) if is_sign_in(&url) => return Err(self.elsewhere(&url, false)),
+                (Err(error), Some(_)) => return Err(error),
             };
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let next = location.and_then(|location| url.join(location).ok());
@@ -164,7 +169,8 @@ impl Registry {
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_json = content_type.is_some_and(|content_type| content_type.contains("json"));
         let is_refused = status == StatusCode::UNAUTHORIZED;
-        let ping = Ping { asks_for_credentials: is_refused, challenges, redirected_to };
+        let is_open = status.is_success();
+        let ping = Ping { asks_for_credentials: is_refused, is_open, challenges, redirected_to };
         let can_be_page = status.is_success() || (is_refused && ping.challenges.is_empty());
         if can_be_page && !is_json {
             let body = self.start_of(response, MAX_REASON).await?;
@@ -184,8 +190,8 @@ impl Registry {
         }
         match (status, &ping.redirected_to) {
             (StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Ok(ping),
-            (_, Some(url)) => Err(self.elsewhere(url, false)),
-            (_, None) => Err(self.unexpected(response).await),
+            (status, Some(url)) if !is_transient(status) => Err(self.elsewhere(url, false)),
+            _ => Err(self.unexpected(response).await),
         }
     }
 
@@ -197,6 +203,11 @@ impl Registry {
             is_sign_in: has_password || is_sign_in(url),
         }
     }
+}
+
+/// Returns whether a later request may have another status.
+fn is_transient(status: StatusCode) -> bool {
+    status.is_server_error() || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status)
 }
 
 /// Words in the URLs of sign-in pages.

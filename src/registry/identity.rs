@@ -87,8 +87,12 @@ impl Registry {
         }
         Ok(match self.request_token(realm, service, "").await {
             Ok(Ok(_)) => Identity::Accepted,
-            Ok(Err(again)) if again.status == StatusCode::FORBIDDEN => {
-                Identity::Refused { reason: again.reason }
+            // A page of a proxy has no code, and a firewall refuses any credentials.
+            Ok(Err(again)) if again.status == StatusCode::FORBIDDEN && again.code.is_some() => {
+                match classify(&Evidence::of_text(&again.reason, true)).class {
+                    Class::Auth | Class::Denied => Identity::Refused { reason: again.reason },
+                    _ => Identity::Unclear,
+                }
             }
             Ok(Err(again)) => identity_of(again),
             Err(_) => Identity::Unclear,

@@ -31,6 +31,8 @@ const PING: &str = "/v2/";
 struct Ping {
     /// The status was 401.
     asks_for_credentials: bool,
+    /// The status was a success.
+    is_open: bool,
     /// The values of `WWW-Authenticate`.
     challenges: Vec<String>,
     /// The URL that the response came from, if the registry redirected the request.

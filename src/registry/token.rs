@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 
 use http_auth::ChallengeRef;
 use hyper::StatusCode;
+use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use reqwest::redirect::Policy;
 use serde::Deserialize;
@@ -224,15 +225,23 @@ impl Registry {
             .is_some_and(|kind| kind.to_str().is_ok_and(|kind| kind.contains("html")));
         let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let target = location.and_then(|location| response.url().join(location).ok());
-        let is_sign_in = response.status().is_redirection() && target.is_some_and(|to| leads_to_sign_in(&to));
-        if is_sign_in || (response.status().is_success() && is_page) {
-            let server = shown(response.url());
-            return Err(RegistryError::TokenPage { registry: self.domain.clone(), server });
+        let server = shown(response.url());
+        // A token server may redirect to itself, and engines follow.
+        let is_elsewhere =
+            |to: &Url| to.host_str() != response.url().host_str() && !leads_to_sign_in(response.url());
+        let is_sign_in = response.status().is_redirection()
+            && target.is_some_and(|to| leads_to_sign_in(&to) && is_elsewhere(&to));
+        let page = || RegistryError::TokenPage { registry: self.domain.clone(), server: server.clone() };
+        if is_sign_in {
+            return Err(page());
         }
         if !response.status().is_success() {
             return Ok(Err(self.read_refusal(response).await?));
         }
         let body = Secret::new(String::from_utf8_lossy(&self.body(response, MAX_BODY).await?).into_owned());
+        if is_page && body.expose().trim_start().starts_with('<') {
+            return Err(page());
+        }
         let answer: Option<Answer> = serde_json::from_str(body.expose()).ok();
         let token = answer.and_then(|answer| answer.token.or(answer.access_token));
         let token = token.filter(|token| !token.expose().is_empty());

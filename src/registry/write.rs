@@ -48,8 +48,8 @@ impl Registry {
         own.set_path(upload.path());
         own.set_query(upload.query());
         let mut result = self.check_location(&asked, &upload, &scope).await;
-        if let (Ok(()), Some(size)) = (&result, layer) {
-            result = self.probe_size(repository, own.clone(), &scope, size).await;
+        if let (Ok(()), Some(size)) = (&result, layer.filter(|_| place(&upload) == place(&self.api))) {
+            result = self.probe_size(own.clone(), &scope, size).await;
         }
         // A failure to cancel the upload is ignored. A registry drops an unfinished upload later, and the credentials
         // may lack the right to delete.
@@ -92,24 +92,18 @@ impl Registry {
 
     /// Sends the head of a request for a layer, and no layer. A server that limits the size of requests refuses the
     /// layer at once.
-    async fn probe_size(
-        &self,
-        repository: &str,
-        upload: Url,
-        scope: &str,
-        size: u64,
-    ) -> Result<(), RegistryError> {
+    async fn probe_size(&self, upload: Url, scope: &str, size: u64) -> Result<(), RegistryError> {
         let request = self
             .request(Method::PATCH, upload, self.known_authorization(scope).as_ref())?
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, HeaderValue::from(size))
             .body(reqwest::Body::wrap(Never(size)));
         match tokio::time::timeout(EARLY_ANSWER, self.send(&self.client, request)).await {
-            Ok(Ok(response)) if !response.status().is_success() => {
-                Err(self.refused_upload(repository, response).await)
+            Ok(Ok(response)) if response.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(RegistryError::TooLarge { registry: self.domain.clone() })
             }
-            // No answer: the server waits for the layer.
-            Ok(Ok(_) | Err(_)) | Err(_) => Ok(()),
+            // The server waits for the layer, or refuses this request for a reason that need not concern an engine.
+            _ => Ok(()),
         }
     }
 

@@ -131,7 +131,7 @@ impl EngineUpload {
                 );
                 return Err(retryable(Cause::Engine { verdict: stalled(), reason }));
             }
-            let layer = progress.largest_unfinished_layer();
+            let layer = size_to_probe(progress, facts.is_classic);
             let (cause, may_write) =
                 settle(session, engine, subject, layer, cause, facts.diagnosis.take()).await;
             let max_retries = max_retries(session, subject, cause.class(), progress, is_silent);
@@ -301,7 +301,7 @@ impl EngineUpload {
                 }
             };
             if facts.is_retrying && diagnosis.is_none() && facts.diagnosis.is_none() {
-                let layer = log.record.progress.largest_unfinished_layer();
+                let layer = size_to_probe(&log.record.progress, facts.is_classic);
                 diagnosis = Some(Box::pin(diagnose(session, engine.fork(), subject, layer)));
             }
             if !goes_on {
@@ -344,6 +344,13 @@ async fn stop(engine: &mut Engine, stream: PushStream, log: &ImageLog<'_>) {
     if !engine.stop(stream).await {
         log.note("the engine did not confirm that it stopped the push");
     }
+}
+
+/// Returns the size in bytes for which a diagnosis checks whether the registry accepts a layer of this size.
+fn size_to_probe(progress: &Progress, is_classic: bool) -> Option<u64> {
+    let size = progress.largest_unfinished_layer()?;
+    // The classic store reports the size of the uncompressed layer, and sends the compressed layer.
+    Some(if is_classic { size / 2 } else { size })
 }
 
 /// Waits until a diagnosis has finished; forever if there is none.
