@@ -408,6 +408,7 @@ mod tests {
             RegistryError::Redirected {
                 registry: registry(),
                 target: "https://other.example.com/v2/".to_owned(),
+                name: registry(),
             },
             RegistryError::NoLocation { registry: registry() },
             RegistryError::CatalogDenied { registry: registry(), login: login(), reason: reason() },

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hyper::body::Bytes;
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, Uri};
 use serde::Deserialize;
 
 use crate::credentials::Credentials;
@@ -39,11 +39,11 @@ pub enum AuthAnswer {
     Refused { message: String },
 }
 
-/// Returns the `host:port` of a proxy, without the scheme, the user and the password.
-fn place_of(proxy: &str) -> &str {
-    let rest = proxy.split_once("://").map_or(proxy, |(_, rest)| rest);
-    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
-    rest.trim_end_matches('/')
+/// Returns the `host[:port]` of a proxy, without the scheme, the user and the password. `None` if the URL is not valid.
+fn place_of(proxy: &str) -> Option<String> {
+    let url: Uri = proxy.parse().ok()?;
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(sanitize(&format!("{}{port}", url.host()?)))
 }
 
 impl Engine {
@@ -174,7 +174,7 @@ impl Engine {
             proxy: [info.https_proxy, info.http_proxy]
                 .into_iter()
                 .find(|proxy| !proxy.is_empty())
-                .map(|proxy| sanitize(place_of(&proxy))),
+                .and_then(|proxy| place_of(&proxy)),
             no_proxy: info.no_proxy,
         })
     }

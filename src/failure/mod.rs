@@ -14,6 +14,7 @@ mod rules;
 use hyper::StatusCode;
 
 pub use class::Class;
+pub use rules::{CHECK_REPOSITORY, RAISE_LIMIT, WAIT_AND_CORRECT};
 
 use Class::{Auth, ContentMissing, Denied, Engine, Network, Other, Rejected};
 use rules::Conclusion::{AuthUnlessSent, Is, NetworkUnlessManifest};
@@ -451,6 +452,14 @@ mod tests {
         }
         println!("classified correctly and in total, by engine: {by_engine:?}");
         assert_eq!(wrong, Vec::<String>::new());
+    }
+
+    /// A registry on several machines may not find a layer yet that another machine has stored.
+    #[test]
+    fn unknown_blobs_are_retried_after_all_layers_were_sent() {
+        let message = "manifest blob unknown: blob unknown to registry";
+        let verdict = classify(&Evidence { phase: Phase::Manifest, ..Evidence::of_text(message, true) });
+        assert!(verdict.class == Network && verdict.retries > 0, "{verdict:?}");
     }
 
     #[test]

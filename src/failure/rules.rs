@@ -86,9 +86,9 @@ const TOKEN_RIGHTS: Advice =
 const EXPIRED: Advice = Advice::new(
     "run `docker login {registry}` right before the push; on ECR `aws ecr get-login-password | docker login --username AWS --password-stdin {registry}`",
 );
-const LOCKED_OUT: Advice = Advice::without_prompt(
-    "wait about 15 minutes, and correct the password first (`docker login {registry}`)",
-);
+pub const WAIT_AND_CORRECT: &str =
+    "wait about 15 minutes, and correct the password first (`docker login {registry}`)";
+const LOCKED_OUT: Advice = Advice::without_prompt(WAIT_AND_CORRECT);
 const NO_LOGIN_CAME: Advice =
     Advice::new("run `docker login {registry}`; on Google `gcloud auth configure-docker {registry}`");
 const NO_REASON: Advice = Advice::about_account(
@@ -96,9 +96,9 @@ const NO_REASON: Advice = Advice::about_account(
 ).unsettled();
 const NEW_TAG: Advice = Advice::new("push another tag: this one exists and cannot be changed");
 const QUOTA: Advice = Advice::new("delete images in {registry}, or raise its quota");
-const TOO_LARGE: Advice = Advice::new(
-    "raise the request size limit of the proxy in front of {registry} (nginx: `client_max_body_size 0`)",
-);
+pub const RAISE_LIMIT: &str =
+    "raise the request size limit of the proxy in front of {registry} (nginx: `client_max_body_size 0`)";
+const TOO_LARGE: Advice = Advice::new(RAISE_LIMIT);
 const TRY_AGAIN: Advice =
     Advice::new("check that {registry} is up, then push again: its connection to the engine broke")
         .unsettled();
@@ -147,8 +147,9 @@ pub const SEE_REGISTRY: Advice = Advice::new("check the log of {registry}");
 const FORMAT: Advice = Advice::new(
     "build without attestations (`docker build --provenance=false`): the registry may not accept an image index with attestations",
 );
-const CREATE_REPOSITORY: Advice =
-    Advice::new("check the name {repository}, and that its repository or project exists in {registry}");
+pub const CHECK_REPOSITORY: &str =
+    "check the name {repository}, and that its repository or project exists in {registry}";
+const CREATE_REPOSITORY: Advice = Advice::new(CHECK_REPOSITORY);
 const UPDATE_ENGINE: Advice =
     Advice::new("update docker on the engine's machine, or unset DOCKER_API_VERSION");
 const UPDATE_PLUGIN: Advice = Advice::new("unset DOCKER_API_VERSION, or update docker-regpush");

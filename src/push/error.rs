@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use humantime::format_duration;
+use hyper::Uri;
 
 use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::engine::error::EngineError;
@@ -209,7 +210,7 @@ impl Refusal {
             }
             Some(Way::OtherMachine) => {
                 return Some(format!(
-                    "push under a name that leads to this machine from the engine's: there, {registry} is the engine's machine"
+                    "push under a host name of this machine: the engine looks up {registry} on its own machine"
                 ));
             }
             Some(Way::ShortToken) => {
@@ -309,9 +310,9 @@ impl fmt::Display for Refusal {
 
 /// Returns the host of the first URL in a message.
 fn server_in(message: &str) -> String {
-    let rest = message.split_once("://").map_or("", |(_, rest)| rest);
-    let end = rest.find(['/', '"', ' ', '?', ':']).unwrap_or(rest.len());
-    if end == 0 { "the token server".to_owned() } else { rest[..end].to_owned() }
+    let mut urls = message.split(['"', ' ']).filter(|word| word.contains("://"));
+    let host = urls.find_map(|word| Some(word.parse::<Uri>().ok()?.host()?.to_owned()));
+    host.unwrap_or_else(|| "the token server".to_owned())
 }
 
 /// Returns `; the last attempt failed: …`, or an empty string if no attempt has failed.

@@ -63,10 +63,6 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Docker's containerd store needs about half of the delay for an inspection.
 const SHORT_PUSH: Duration = Duration::from_millis(100);
 
-/// The delay after which the plugin connects to the registry early. In this time a push that needs no preparation sends
-/// its request to the engine, so that the engine works while the plugin builds its client.
-const REQUEST_FIRST: Duration = Duration::from_millis(1);
-
 /// One local image, and all destinations of that image.
 pub struct Batch<'a> {
     pub destinations: Vec<Destination<'a>>,
@@ -148,10 +144,7 @@ impl<'a> Push<'a> {
             return Box::pin(self.prepare_and_push()).await;
         }
         let (session, domain, mut engine) = (self.session, self.registry(), self.engine.fork());
-        let connect = async {
-            tokio::time::sleep(REQUEST_FIRST).await;
-            session.pool.connect_early(&mut engine, domain).await;
-        };
+        let connect = session.pool.connect_early(&mut engine, domain);
         with_background(connect, Box::pin(self.prepare_and_push())).await
     }
 
@@ -242,7 +235,7 @@ impl<'a> Push<'a> {
             let mut step = conversation.next(conversation::Event::Failed(failed));
             if step == Step::AvoidMounts {
                 self.log
-                    .note("the registry refuses the engine, but accepts uploads; trying once without mounts");
+                    .note("the registry refuses the engine's upload, but accepts one from the plugin; trying once without mounts");
                 self.session.detours.borrow_mut().avoid_mounts(&self.target.reference);
                 continue;
             }
@@ -365,7 +358,7 @@ impl<'a> Push<'a> {
         let attempt = Box::pin(self.attempt_unchecked(&subject));
         let result = preflight::guard(check, patience, attempt).await;
         if result.is_err() {
-            // If a late refusal ended the attempt, the engine cancels the push when the connection closes.
+            // A late refusal drops the attempt, and the engine cancels the push when the connection closes.
             self.engine.hang_up();
         }
         result

@@ -60,11 +60,9 @@ pub async fn check(
             if pool.engine_reaches_same_server(engine, domain).await {
                 return Err(Cause::Registry(error));
             }
-            // Later attempts do not wait for this server, and do not repeat the note.
-            if !pool.is_out_of_reach(subject) {
-                pool.set_out_of_reach(subject);
-                reporter.note(&format!("{error}; the engine may reach another server"));
-            }
+            // Later attempts do not ask this server again.
+            pool.set_out_of_reach(subject);
+            reporter.note(&format!("{error}; the engine may reach another server"));
             Ok(())
         }
         _ => Ok(()),

@@ -147,6 +147,8 @@ async fn find_mismatch(
     }
 }
 
+/// Queries the registry, and returns the difference between its content and the pushed image, as
+/// [`find_mismatch`] does.
 async fn compare(
     session: &Session<'_>,
     engine: &mut Engine,

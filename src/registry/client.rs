@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Client, ClientBuilder, Method, Proxy, RequestBuilder, Response, Url};
@@ -317,6 +317,18 @@ pub fn shown(url: &Url) -> String {
     shown.set_fragment(None);
     let _ = (shown.set_username(""), shown.set_password(None));
     sanitize(shown.as_str())
+}
+
+/// Returns the URL in the header `Location` of a response.
+pub fn location(response: &Response) -> Option<Url> {
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    response.url().join(location).ok()
+}
+
+/// Returns whether a response contains an HTML page, by its header `Content-Type`.
+pub fn is_html(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.contains("html"))
 }
 
 /// Returns the values of `WWW-Authenticate` in a response.

@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use hyper::StatusCode;
-use reqwest::header::{CONTENT_TYPE, LOCATION};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::redirect::Policy;
 use reqwest::{Response, Url};
 use tower::util::MapResponseLayer;
 
 use crate::credentials::Credentials;
 use crate::credentials::login::Login;
+use crate::failure::Class;
 use crate::net::tls::TlsProblem;
 use crate::reference::HUB;
 use crate::registry::access::Access;
 use crate::registry::client::{
-    MAX_REASON, MAX_REDIRECTS, build, builder, challenges, follow, shown, tls_config_for, url,
+    MAX_REASON, MAX_REDIRECTS, build, builder, challenges, follow, location, shown, tls_config_for, url,
 };
 use crate::registry::error::RegistryError;
 use crate::registry::{PING, Ping, Registry};
@@ -94,10 +95,7 @@ impl Registry {
     /// Returns whether the registry asks for credentials at `/v2/`. Docker logs in only to such registries. `None`: the
     /// registry refused the request in another way.
     pub fn asks_for_credentials(&self) -> Option<bool> {
-        match (self.ping.asks_for_credentials, self.ping.is_open) {
-            (true, _) => Some(true),
-            (false, is_open) => Some(false).filter(|_| is_open),
-        }
+        self.ping.asks_for_credentials
     }
 
     /// Sends the first request with TLS. If TLS fails, or takes longer than [`TLS_GRACE`], sends the request with plain
@@ -138,16 +136,12 @@ impl Registry {
         let mut redirected_to = None;
         for _ in 0..=MAX_REDIRECTS {
             let answer = self.send(&self.client, self.client.get(url.clone())).await;
-            let response = match (answer, &redirected_to) {
-                (Ok(response), _) => response,
-                (Err(error), None) => return Err(error),
+            let response = answer.map_err(|error| {
                 // The registry itself responded, and the sign-in page cannot be reached.
-                (Err(_), Some(_)) if is_sign_in(&url) => return Err(self.elsewhere(&url, false)),
-                (Err(error), Some(_)) => return Err(error),
-            };
-            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            let next = location.and_then(|location| url.join(location).ok());
-            if let Some(next) = next.filter(|_| response.status().is_redirection()) {
+                let is_page = redirected_to.is_some() && is_sign_in(&url);
+                if is_page { self.elsewhere(&url, false) } else { error }
+            })?;
+            if let Some(next) = location(&response).filter(|_| response.status().is_redirection()) {
                 if url.scheme() == "https" && next.scheme() != "https" {
                     return Err(self.elsewhere(&next, false));
                 }
@@ -169,8 +163,12 @@ impl Registry {
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_json = content_type.is_some_and(|content_type| content_type.contains("json"));
         let is_refused = status == StatusCode::UNAUTHORIZED;
-        let is_open = status.is_success();
-        let ping = Ping { asks_for_credentials: is_refused, is_open, challenges, redirected_to };
+        let asks_for_credentials = match status {
+            StatusCode::UNAUTHORIZED => Some(true),
+            status if status.is_success() => Some(false),
+            _ => None,
+        };
+        let ping = Ping { asks_for_credentials, challenges, redirected_to };
         let can_be_page = status.is_success() || (is_refused && ping.challenges.is_empty());
         if can_be_page && !is_json {
             let body = self.start_of(response, MAX_REASON).await?;
@@ -188,11 +186,12 @@ impl Registry {
             }
             return Ok(ping);
         }
-        match (status, &ping.redirected_to) {
-            (StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Ok(ping),
-            (status, Some(url)) if !is_transient(status) => Err(self.elsewhere(url, false)),
-            _ => Err(self.unexpected(response).await),
+        if matches!(status, StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Ok(ping);
         }
+        let error = self.unexpected(response).await;
+        let is_transient = matches!(error.class(), Class::RateLimited | Class::Server);
+        Err(ping.redirected_to.filter(|_| !is_transient).map_or(error, |url| self.elsewhere(&url, false)))
     }
 
     /// Returns the error for a redirect to a server that is not a registry.
@@ -205,11 +204,6 @@ impl Registry {
     }
 }
 
-/// Returns whether a later request may have another status.
-fn is_transient(status: StatusCode) -> bool {
-    status.is_server_error() || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status)
-}
-
 /// Words in the URLs of sign-in pages.
 const SIGN_IN: [&str; 8] = ["login", "log-in", "logon", "signin", "sign-in", "sign_in", "sso", "saml"];
 /// Words in the URLs of servers that issue tokens, and of sign-in pages.
@@ -220,9 +214,10 @@ fn is_sign_in(url: &Url) -> bool {
     has_word(url, &SIGN_IN) || has_word(url, &TOKENS)
 }
 
-/// Returns whether a URL to which a token server redirects names a sign-in page. Another token server is none.
-pub fn leads_to_sign_in(url: &Url) -> bool {
-    has_word(url, &SIGN_IN)
+/// Returns whether a token server redirects to a sign-in page on another host. A redirect to another URL of a token server
+/// is harmless, since engines follow it.
+pub fn redirects_to_sign_in(from: &Url, to: &Url) -> bool {
+    to.host_str() != from.host_str() && has_word(to, &SIGN_IN) && !has_word(from, &SIGN_IN)
 }
 
 fn has_word(url: &Url, words: &[&str]) -> bool {
@@ -248,7 +243,13 @@ mod tests {
         for (text, want) in table {
             assert_eq!(is_sign_in(&Url::parse(text).unwrap()), want, "{text}");
         }
-        let token_server = Url::parse("https://gitlab.example.com/jwt/auth").unwrap();
-        assert!(!leads_to_sign_in(&token_server) && is_sign_in(&token_server));
+        let redirects = |to: &str| {
+            let from = Url::parse("https://gitlab.example.com/jwt/auth").unwrap();
+            redirects_to_sign_in(&from, &Url::parse(to).unwrap())
+        };
+        assert!(redirects("https://sso.example.com/login"));
+        assert!(
+            !redirects("https://gitlab.example.com/login") && !redirects("https://auth.example.com/jwt/auth")
+        );
     }
 }

@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::docker::context::Endpoint;
-use crate::failure::{Class, Evidence, Verdict, classify, is_lock_out};
+use crate::failure::{
+    CHECK_REPOSITORY, Class, Evidence, RAISE_LIMIT, Verdict, WAIT_AND_CORRECT, classify, is_lock_out,
+};
 use crate::net::tls::TlsProblem;
 use crate::reference::HUB;
 use crate::text::sanitize;
@@ -69,8 +71,10 @@ pub enum RegistryError {
     #[error("a proxy in front of {registry} refuses the upload ({status})")]
     ProxyRefused { registry: String, status: StatusCode },
     /// The registry redirects uploads. Engines repeat a redirected request with another method, so the upload fails.
+    ///
+    /// * `name`: the `host[:port]` of `target`.
     #[error("{registry} redirects uploads to {target}")]
-    Redirected { registry: String, target: String },
+    Redirected { registry: String, target: String, name: String },
     /// The registry started an upload, and named no location for the layer.
     #[error("{registry} is not a registry, or a proxy in front of it removes the header `Location`")]
     NoLocation { registry: String },
@@ -108,7 +112,7 @@ pub enum Misplaced {
     Unreachable,
     #[error("where no such upload exists")]
     OtherServer,
-    #[error("which is another repository")]
+    #[error("which belongs to another repository")]
     OtherRepository,
 }
 
@@ -274,10 +278,7 @@ impl RegistryError {
                 ));
             }
             Self::LockedOut { registry, .. } => {
-                return Some(format!(
-                    "wait about 15 minutes, and correct the password first (`{}`)",
-                    docker_login(registry)
-                ));
+                return Some(WAIT_AND_CORRECT.replace("docker login {registry}", &docker_login(registry)));
             }
             Self::Denied { registry, login, .. }
             | Self::CatalogDenied { registry, login, .. }
@@ -330,26 +331,19 @@ impl RegistryError {
                 _ => return None,
             },
             Self::NoPushTarget { registry, repository, .. } => {
-                return Some(format!(
-                    "check the name {registry}/{repository}, and that its repository or project exists in {registry}"
-                ));
+                let hint = CHECK_REPOSITORY.replace("{repository}", &format!("{registry}/{repository}"));
+                return Some(hint.replace("{registry}", registry));
             }
             Self::ReadOnly { .. } => {
                 "push to the registry that it mirrors, or switch off the read-only mode in its configuration"
             }
-            Self::TooLarge { registry } => {
-                return Some(format!(
-                    "raise the request size limit of the proxy in front of {registry} (nginx: `client_max_body_size 0`)"
-                ));
-            }
+            Self::TooLarge { registry } => return Some(RAISE_LIMIT.replace("{registry}", registry)),
             Self::ProxyRefused { registry, .. } => {
                 return Some(format!(
                     "allow POST, PATCH and PUT in the proxy in front of {registry}: the proxy answered, not the registry"
                 ));
             }
-            Self::Redirected { target, .. } => {
-                let name = target.split_once("://").map_or(target.as_str(), |(_, rest)| rest);
-                let name = name.split_once("/v2/").map_or(name, |(name, _)| name);
+            Self::Redirected { name, .. } => {
                 return Some(format!("push to that name: `docker regpush IMAGE --to {name}/`"));
             }
             Self::NoLocation { .. } => {

@@ -7,20 +7,18 @@ use crate::credentials::Kind;
 use crate::failure::{Class, Evidence, classify, is_lock_out};
 use crate::registry::client::Refusal;
 use crate::registry::error::RegistryError;
-use crate::registry::token::{Challenge, scope, write_scope};
+use crate::registry::token::{Challenge, bearer, scope, write_scope};
 use crate::registry::{PING, Registry};
-use crate::secret::Secret;
 
 /// The result of a check of credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// The registry, or its token server, accepted the credentials.
     Accepted,
-    /// The registry does not ask for credentials at `/v2/`, so the plugin sent none.
-    NotAsked,
     /// The registry refused the credentials, for every repository. `reason`: redacted and sanitized.
     Refused { reason: String },
-    /// The response shows neither that the credentials are valid nor that they are not.
+    /// The registry does not ask for credentials at `/v2/`, so the plugin sent none; or the response shows neither that
+    /// the credentials are valid nor that they are not.
     Unclear,
 }
 
@@ -35,8 +33,8 @@ impl Registry {
     /// [`RegistryError::TokenPage`]: a web page answers instead of the token server. Other failures are
     /// [`Identity::Unclear`].
     pub async fn check_identity(&self, repository: &str, is_push: bool) -> Result<Identity, RegistryError> {
-        if !self.ping.asks_for_credentials {
-            return Ok(Identity::NotAsked);
+        if self.ping.asks_for_credentials != Some(true) {
+            return Ok(Identity::Unclear);
         }
         let identity = match (Challenge::choose(&self.ping.challenges), self.access.credentials.kind()) {
             (
@@ -71,11 +69,10 @@ impl Registry {
         let requested = if is_push { &push } else { &pull };
         let refusal = match self.request_token(realm, service.clone(), requested).await {
             Ok(Ok(token)) => {
-                let bearer = || Secret::new(format!("Bearer {}", token.expose()));
                 if is_push {
-                    self.remember(&push, bearer());
+                    self.remember(&push, bearer(&token));
                 }
-                self.remember(&pull, bearer());
+                self.remember(&pull, bearer(&token));
                 return Ok(Identity::Accepted);
             }
             Ok(Err(refusal)) => refusal,

@@ -29,10 +29,8 @@ const PING: &str = "/v2/";
 /// The response of a registry to `GET /v2/` without credentials.
 #[derive(Clone, Debug, Default)]
 struct Ping {
-    /// The status was 401.
-    asks_for_credentials: bool,
-    /// The status was a success.
-    is_open: bool,
+    /// `true`: the status was 401. `false`: the status was a success. `None`: any other status.
+    asks_for_credentials: Option<bool>,
     /// The values of `WWW-Authenticate`.
     challenges: Vec<String>,
     /// The URL that the response came from, if the registry redirected the request.

@@ -6,8 +6,7 @@ use std::sync::PoisonError;
 
 use http_auth::ChallengeRef;
 use hyper::StatusCode;
-use reqwest::Url;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use reqwest::header::AUTHORIZATION;
 use reqwest::redirect::Policy;
 use serde::Deserialize;
 
@@ -16,8 +15,10 @@ use crate::failure::Class;
 use crate::net::is_loopback;
 use crate::net::tls::Tls;
 use crate::registry::Registry;
-use crate::registry::client::{MAX_BODY, Refusal, build, builder, place, shown, tls_config_for, url};
-use crate::registry::connect::leads_to_sign_in;
+use crate::registry::client::{
+    MAX_BODY, Refusal, build, builder, is_html, location, place, shown, tls_config_for, url,
+};
+use crate::registry::connect::redirects_to_sign_in;
 use crate::registry::error::RegistryError;
 use crate::secret::Secret;
 use crate::text::sanitize;
@@ -84,6 +85,11 @@ impl Challenge {
     }
 }
 
+/// Returns the value of `Authorization` with a token.
+pub(super) fn bearer(token: &Secret) -> Secret {
+    Secret::new(format!("Bearer {}", token.expose()))
+}
+
 /// Parses the values of `WWW-Authenticate`. Ignores values that cannot be parsed.
 fn parse(headers: &[String]) -> Vec<ChallengeRef<'_>> {
     headers.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten().collect()
@@ -105,7 +111,7 @@ impl Registry {
         match (Challenge::choose(challenges), credentials.kind()) {
             (Challenge::Bearer { realm, service, scope: asked }, _) => {
                 if let Some(token) = &credentials.registry_token {
-                    return Ok(Secret::new(format!("Bearer {}", token.expose())));
+                    return Ok(bearer(token));
                 }
                 let realm = realm.ok_or_else(|| self.no_token("the registry does not name a token server"));
                 let token = match realm {
@@ -113,7 +119,7 @@ impl Registry {
                     Err(error) => Err(error),
                 };
                 match (token, self.basic()) {
-                    (Ok(token), _) => Ok(Secret::new(format!("Bearer {}", token.expose()))),
+                    (Ok(token), _) => Ok(bearer(&token)),
                     // The URL of the token server may be wrong, and the registry also accepts a password.
                     (Err(error), Some(basic))
                         if (error.class() == Class::Other || error.is_web_page())
@@ -219,27 +225,19 @@ impl Registry {
             }
         };
         let response = self.send(&client, request).await?;
-        let is_page = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.to_str().is_ok_and(|kind| kind.contains("html")));
-        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let target = location.and_then(|location| response.url().join(location).ok());
+        let is_redirection = response.status().is_redirection();
+        let target = location(&response).filter(|_| is_redirection);
         let server = shown(response.url());
-        // A token server may redirect to itself, and engines follow.
-        let is_elsewhere =
-            |to: &Url| to.host_str() != response.url().host_str() && !leads_to_sign_in(response.url());
-        let is_sign_in = response.status().is_redirection()
-            && target.is_some_and(|to| leads_to_sign_in(&to) && is_elsewhere(&to));
         let page = || RegistryError::TokenPage { registry: self.domain.clone(), server: server.clone() };
-        if is_sign_in {
+        if target.is_some_and(|target| redirects_to_sign_in(response.url(), &target)) {
             return Err(page());
         }
+        let is_html = is_html(&response);
         if !response.status().is_success() {
             return Ok(Err(self.read_refusal(response).await?));
         }
         let body = Secret::new(String::from_utf8_lossy(&self.body(response, MAX_BODY).await?).into_owned());
-        if is_page && body.expose().trim_start().starts_with('<') {
+        if is_html && body.expose().trim_start().starts_with('<') {
             return Err(page());
         }
         let answer: Option<Answer> = serde_json::from_str(body.expose()).ok();

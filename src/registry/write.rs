@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Response, Url};
 
 use crate::registry::Registry;
-use crate::registry::client::{place, shown};
+use crate::registry::client::{is_html, location, place, shown};
 use crate::registry::error::{Misplaced, RegistryError};
 use crate::registry::token::write_scope;
 
@@ -40,9 +40,8 @@ impl Registry {
         if response.status() != StatusCode::ACCEPTED {
             return Err(self.refused_upload(repository, response).await);
         }
-        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let upload = location.and_then(|location| asked.join(location).ok());
-        let upload = upload.ok_or_else(|| RegistryError::NoLocation { registry: self.domain.clone() })?;
+        let upload =
+            location(&response).ok_or_else(|| RegistryError::NoLocation { registry: self.domain.clone() })?;
         // Use only the path and query of the upload's URL, since no other host may receive the credentials.
         let mut own = self.api.clone();
         own.set_path(upload.path());
@@ -80,7 +79,8 @@ impl Registry {
             return Err(misplaced(Misplaced::Plain));
         }
         // Another server may be meant, if it knows the upload.
-        let status = self.client.get(upload.clone()).timeout(OTHER_SERVER).send().await;
+        let request = self.client.get(upload.clone()).timeout(OTHER_SERVER);
+        let status = self.send(&self.client, request).await;
         let is_scheme = upload.scheme() != asked.scheme();
         match status.map(|response| response.status()) {
             Ok(status) if status.is_success() || status == StatusCode::UNAUTHORIZED => Ok(()),
@@ -110,14 +110,11 @@ impl Registry {
     /// Returns the error for a response that refuses an upload.
     async fn refused_upload(&self, repository: &str, response: Response) -> RegistryError {
         let status = response.status();
-        let is_page = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.to_str().is_ok_and(|kind| kind.contains("html")));
-        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let target = location.and_then(|location| response.url().join(location).ok());
-        if let Some(target) = target.filter(|_| status.is_redirection()) {
-            return RegistryError::Redirected { registry: self.domain.clone(), target: shown(&target) };
+        let is_page = is_html(&response);
+        if let Some(target) = location(&response).filter(|_| status.is_redirection()) {
+            let port = target.port().map(|port| format!(":{port}")).unwrap_or_default();
+            let name = format!("{}{port}", target.host_str().unwrap_or_default());
+            return RegistryError::Redirected { registry: self.domain.clone(), target: shown(&target), name };
         }
         let registry = self.domain.clone();
         let refusal = match self.read_refusal(response).await {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::nginx::Nginx;
-use crate::proxy::{Fault, Proxy, ask};
+use crate::proxy::{Asked, Fault, Proxy, ask};
 use crate::support::{Home, PrivateEngine, Registry, SlowLine, engine, run};
 use crate::{PASSWORD, SMALL, packed};
 
@@ -29,7 +29,12 @@ struct Failure<'a> {
     told: &'a [&'a str],
 }
 
-impl Failure<'_> {
+impl<'a> Failure<'a> {
+    /// Returns the failure of a small image without credentials, on all engines, with exit status 1.
+    fn of(host: String, class: &'a str, told: &'a [&'a str]) -> Self {
+        Self { engines: &ENGINES, host, image: ("app", SMALL), has_login: false, status: 1, class, told }
+    }
+
     /// Pushes an image with each engine, and asserts that the push fails at once.
     fn assert(self) {
         let Self { engines, host, image: (path, size), has_login, status, class, told } = self;
@@ -70,16 +75,7 @@ fn read_only_registry_accepts_no_pushes() {
         config["storage"]["maintenance"] = json!({"readonly": {"enabled": true}});
     });
     let told = "HOST accepts no pushes: it is read-only, or a mirror of another registry (";
-    Failure {
-        engines: &ENGINES,
-        host: registry.host(),
-        image: ("app", SMALL),
-        has_login: false,
-        status: 1,
-        class: "rejected",
-        told: &[told, "hint: push to the registry that"],
-    }
-    .assert();
+    Failure::of(registry.host(), "rejected", &[told, "hint: push to the registry that"]).assert();
     dry_run_ends(&registry.host(), "app", 1, told);
 }
 
@@ -92,16 +88,7 @@ fn size_limit_of_a_proxy_is_named() {
         "413 ",
         "hint: raise the request size limit of the proxy in front of HOST (nginx: `client_max_body_size 0`)",
     ];
-    Failure {
-        engines: &ENGINES,
-        host: nginx.host(),
-        image: ("app", 3 << 20),
-        has_login: false,
-        status: 1,
-        class: "rejected",
-        told: &told,
-    }
-    .assert();
+    Failure { image: ("app", 3 << 20), ..Failure::of(nginx.host(), "rejected", &told) }.assert();
     // The plugin cancels each upload that it starts.
     let log = nginx.take_log();
     let count = |method, status| {
@@ -121,16 +108,7 @@ fn upload_locations_elsewhere_are_named() {
         "which cannot be reached",
         "hint: set `Host` in the proxy in front of it, or correct `http.host`",
     ];
-    Failure {
-        engines: &ENGINES,
-        host: registry.host(),
-        image: ("app", SMALL),
-        has_login: false,
-        status: 1,
-        class: "other",
-        told: &told,
-    }
-    .assert();
+    Failure::of(registry.host(), "other", &told).assert();
     dry_run_ends(&registry.host(), "app", 1, told[0]);
 
     let registry = Registry::open();
@@ -140,16 +118,7 @@ fn upload_locations_elsewhere_are_named() {
         "hint: set `X-Forwarded-Proto` and `Host`",
     ];
     // The containerd store ignores the scheme.
-    Failure {
-        engines: &ENGINES[..2],
-        host: nginx.host(),
-        image: ("app", SMALL),
-        has_login: false,
-        status: 1,
-        class: "other",
-        told: &told,
-    }
-    .assert();
+    Failure { engines: &ENGINES[..2], ..Failure::of(nginx.host(), "other", &told) }.assert();
     dry_run_ends(
         &nginx.host(),
         "app",
@@ -158,17 +127,9 @@ fn upload_locations_elsewhere_are_named() {
     );
 
     let nginx = Nginx::before(&registry, "location /v2/mirror/ { REWRITE } location = /v2/ { PROXY }");
-    let told = ["HOST sends uploads to http://HOST/v2/app/blobs/uploads/", "which is another repository"];
-    Failure {
-        engines: &ENGINES,
-        host: nginx.host(),
-        image: ("mirror/app", SMALL),
-        has_login: false,
-        status: 1,
-        class: "other",
-        told: &told,
-    }
-    .assert();
+    let told =
+        ["HOST sends uploads to http://HOST/v2/app/blobs/uploads/", "which belongs to another repository"];
+    Failure { image: ("mirror/app", SMALL), ..Failure::of(nginx.host(), "other", &told) }.assert();
     dry_run_ends(&nginx.host(), "mirror/app", 1, told[0]);
 }
 
@@ -183,16 +144,7 @@ fn redirects_of_uploads_are_named() {
         "HOST redirects uploads to https://registry.example.com/v2/app/blobs/uploads/",
         "hint: push to that name: `docker regpush IMAGE --to registry.example.com/`",
     ];
-    Failure {
-        engines: &ENGINES,
-        host: nginx.host(),
-        image: ("app", SMALL),
-        has_login: false,
-        status: 1,
-        class: "other",
-        told: &told,
-    }
-    .assert();
+    Failure::of(nginx.host(), "other", &told).assert();
     dry_run_ends(&nginx.host(), "app", 1, told[0]);
 }
 
@@ -202,16 +154,7 @@ fn refusals_of_a_proxy_are_not_about_credentials() {
     let nginx = Nginx::before(&registry, "location ~ /uploads/ { return 403; } location / { PROXY }");
     let told =
         ["a proxy in front of HOST refuses the upload (403 Forbidden)", "hint: allow POST, PATCH and PUT"];
-    Failure {
-        engines: &ENGINES,
-        host: nginx.host(),
-        image: ("app", SMALL),
-        has_login: false,
-        status: 3,
-        class: "denied",
-        told: &told,
-    }
-    .assert();
+    Failure { status: 3, ..Failure::of(nginx.host(), "denied", &told) }.assert();
     dry_run_ends(&nginx.host(), "app", 3, told[0]);
 }
 
@@ -220,16 +163,7 @@ fn read_only_accounts_are_accepted_but_may_not_write() {
     let registry = Registry::open();
     let nginx = Nginx::before(&registry, "location ~ /uploads/ { return 401; } location / { AUTH PROXY }");
     let told = ["HOST denies access for user `alice` from ", ": accepted, but not allowed to write to app: "];
-    Failure {
-        engines: &ENGINES,
-        host: nginx.host(),
-        image: ("app", SMALL),
-        has_login: true,
-        status: 3,
-        class: "denied",
-        told: &told,
-    }
-    .assert();
+    Failure { has_login: true, status: 3, ..Failure::of(nginx.host(), "denied", &told) }.assert();
 }
 
 /// Engines with the containerd store report neither the status nor the code of such a response.
@@ -279,6 +213,14 @@ fn waits_as_long_as_the_registry_demands() {
             "{name}: {took:?} {pushed:?}"
         );
         assert!(pushed.stderr.contains("it asks to wait 7s"), "{name}: {pushed:?}");
+        let log = proxy.log();
+        let is_begin = |asked: &&Asked| ask::begin(&asked.method, &asked.path);
+        // The engine's own requests, and one of the plugin.
+        assert_eq!(
+            log.iter().filter(is_begin).filter(|asked| !asked.is_engine).count(),
+            1,
+            "{name}: {log:?}"
+        );
     }
 }
 

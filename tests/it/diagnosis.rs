@@ -145,7 +145,7 @@ fn names_the_machine_that_localhost_means() {
     command.args(["regpush", "--verify", "never", "--retries", "0", "-u", "alice", "--password-stdin"]);
     let refused = run_with_stdin(command.arg(format!("{host}/app:1")), b"s3cret");
     assert_eq!(refused.status, 6, "{refused}");
-    assert!(refused.stderr.contains(&format!("there, {host} is the engine's machine")), "{refused}");
+    assert!(refused.stderr.contains(&format!("the engine looks up {host} on its own machine")), "{refused}");
     drop(registry);
 }
 
@@ -208,4 +208,20 @@ fn names_a_time_limit_that_ends_each_attempt() {
     assert!(refused.stderr.contains(told), "{refused}");
     assert!(refused.stderr.contains("hint: raise the time limit"), "{refused}");
     assert_eq!(engine.pushes().len(), 2);
+}
+
+/// The engine's stream may end while the plugin asks the registry.
+#[test]
+fn diagnosis_during_a_retry_is_finished_and_not_repeated() {
+    let (registry, host) = registry();
+    let slow = Reply { pieces: vec![b"{}".to_vec(), b"{}".to_vec()], ..Reply::json(429, "") };
+    let registry = registry.on(UPLOADS, slow.slowly(Duration::from_millis(500)));
+    let retrying = json!({"status": "Retrying in 5 seconds", "id": "0123456789ab"}).to_string();
+    let engine = FakeEngine::start().on_next_push(Reply::stream([retrying, refusal("unexpected EOF")]));
+    let mut command = TestEnv::new().command(&engine);
+    command.args(["regpush", "--format", "json", "--verify", "never", "--retries", "0", "-u", "alice"]);
+    let image = format!("{host}/app:1");
+    let refused = run_with_stdin(command.args(["--password-stdin", &image]), b"s3cret");
+    assert_eq!((refused.status, &refused.json()["error"]["class"]), (6, &json!("rate_limited")), "{refused}");
+    assert_eq!(registry.count(UPLOADS), 1, "{refused}");
 }

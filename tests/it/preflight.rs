@@ -256,6 +256,52 @@ fn ends_the_push_if_a_web_page_answers_instead_of_the_token_server() {
     }
 }
 
+/// The plugin cannot reach a registry on the machine of a remote engine, so the engine checks the credentials.
+#[test]
+fn remote_engine_checks_credentials_before_the_push() {
+    let refused =
+        r#"{"message":"login attempt to http://localhost:1/v2/ failed with status: 401 Unauthorized"}"#;
+    for (checked, status) in [(Reply::json(500, refused), 3), (Reply::json(200, "{}"), 0)] {
+        let engine = FakeEngine::at_tcp().on("POST /v1.41/auth", checked);
+        let engine =
+            if status == 0 { engine.on_every_push(Reply::stream([digest_line("1")])) } else { engine };
+        let mut command = TestEnv::new().command(&engine);
+        // The plugin does not treat `0.0.0.0` as this machine.
+        command.env("DOCKER_HOST", engine.host.replace("127.0.0.1", "0.0.0.0"));
+        command.args(["regpush", "--verify", "never", "-u", "alice", "--password-stdin"]);
+        let images = ["localhost:1/a:1", "localhost:1/b:1"];
+        let pushed = run_with_stdin(command.args(images), b"s3cret");
+        assert_eq!(pushed.status, status, "{pushed}");
+        assert_eq!(engine.pushes().len(), if status == 0 { 2 } else { 0 }, "{pushed}");
+        assert_eq!(engine.count("POST /v1.41/auth"), 1, "one check for all images");
+    }
+}
+
+/// The engine's proxy may lead to the registry, although the plugin reaches a web page.
+#[test]
+fn web_page_is_a_note_if_the_engine_uses_a_proxy() {
+    let page = Reply { content_type: Some("text/html"), ..Reply::json(200, "<p>hello</p>") };
+    for (proxy, status) in [("http://proxy.example.com:3128", 0), ("", 1)] {
+        let registry = FakeEngine::at_tcp().allow("GET /v2/", page.clone());
+        // The plugin does not treat `0.0.0.0` as this machine, so it requests the engine's settings.
+        let host = registry.host.replace("tcp://127.0.0.1", "0.0.0.0");
+        let info =
+            json!({"HttpProxy": proxy, "RegistryConfig": {"IndexConfigs": {&host: {"Secure": false}}}});
+        let engine = FakeEngine::start().allow("GET /v1.41/info", Reply::json(200, &info.to_string()));
+        let engine =
+            if status == 0 { engine.on_every_push(Reply::stream([digest_line("1")])) } else { engine };
+        let mut command = TestEnv::new().command(&engine);
+        command.env("NO_PROXY", "0.0.0.0").args(["regpush", "--verify", "never", "-u", "alice"]);
+        let image = format!("{host}/app:1");
+        let pushed = run_with_stdin(command.args(["--password-stdin", &image]), b"s3cret");
+        assert_eq!(pushed.status, status, "{pushed}");
+        let note = format!(
+            "{host} is not a registry: it answers with a web page; the engine may reach another server"
+        );
+        assert_eq!(pushed.stderr.contains(&note), status == 0, "{pushed}");
+    }
+}
+
 /// A registry that does not ask for credentials at `/v2/`, but for an upload. Docker's classic store never sends
 /// credentials to such a registry.
 #[test]

@@ -305,6 +305,10 @@ impl EngineUpload {
                 diagnosis = Some(Box::pin(diagnose(session, engine.fork(), subject, layer)));
             }
             if !goes_on {
+                // A diagnosis that is dropped would not cancel its upload.
+                if diagnosis.is_some() {
+                    facts.diagnosis = Some(finished(&mut diagnosis).await);
+                }
                 return Ok(StreamEnd::Properly);
             }
             if facts.refusal.is_some() && deadline.is_none() {
