@@ -95,8 +95,11 @@ fn size_limit_of_a_proxy_is_named() {
         let own = log.iter().filter(|request| request.is_by_the_plugin());
         own.filter(|request| (request.method.as_str(), request.status) == (method, status)).count()
     };
-    // Only docker 28's classic store does not report the status.
-    assert_eq!((count("POST", 202), count("DELETE", 204)), (1, 1), "{log:?}");
+    // The classic store of docker 28 never reports the status. nginx may close the connection before another
+    // engine has read it.
+    let started = count("POST", 202);
+    assert!(started >= 1, "{log:?}");
+    assert_eq!(count("DELETE", 204), started, "{log:?}");
 }
 
 #[test]
