@@ -43,6 +43,7 @@ need_engines() {
     need podman podman
     need curl curl
     need mount mount
+    need patchelf patchelf
     # The programs of the unpacked engines are linked to these libraries.
     ldconfig -p | grep -q libdevmapper.so || packages="$packages libdevmapper1.02.1"
     ldconfig -p | grep -q libseccomp.so || packages="$packages libseccomp2"
@@ -68,17 +69,19 @@ mirror() {
     done | grep -E "/$ID/?\$" | head -n 1
 }
 
-# unpack INTO SUITE PACKAGE...: downloads packages of a suite, and unpacks the packages into the folder INTO. Does
-# nothing if INTO is complete already.
+# unpack [--with-dependencies] INTO SUITE PACKAGE...: downloads packages of a suite, and unpacks the packages into the
+# folder INTO. Does nothing if INTO is complete already.
 unpack() {
+    dependencies=''
+    [ "$1" != --with-dependencies ] || { dependencies=yes && shift; }
     into=$1
     suite=$2
     shift 2
     [ ! -e "$into/complete" ] || return 0
     rm -rf "$into"
-    mkdir -p "$into/lists/partial" "$into/packages"
-    # apt downloads packages as a separate user, who must be able to write to this folder.
-    chmod 777 "$into/packages"
+    mkdir -p "$into/lists/partial" "$into/packages/partial"
+    # apt downloads packages as a separate user, who must be able to write to these folders.
+    chmod 777 "$into/packages" "$into/packages/partial"
     keyring=/usr/share/keyrings/$ID-archive-keyring.gpg
     signed=''
     [ ! -e "$keyring" ] || signed="[signed-by=$keyring]"
@@ -91,7 +94,14 @@ unpack() {
                 -oDir::State::Lists="$into/lists" -oDir::Cache::pkgcache= -oDir::Cache::srcpkgcache= "$@"
         }
         private update
-        private download "$@"
+        if [ "$dependencies" ]; then
+            # With an empty list of installed packages, apt downloads every dependency.
+            : >"$into/installed"
+            private -oDir::State::status="$into/installed" -oDir::Cache::archives="$into/packages" \
+                install -y --download-only --no-install-recommends "$@"
+        else
+            private download "$@"
+        fi
         # Since docker 26, the docker CLI is in the separate package docker-cli.
         set -- docker.io_*.deb
         if [ -e "$1" ] && ! dpkg -c "$1" | grep -q '/usr/bin/docker$'; then private download docker-cli; fi
@@ -105,6 +115,9 @@ unpack() {
 
 # unpack_docker SUITE: unpacks the docker engine and CLI of a suite into target/engines/SUITE.
 unpack_docker() { unpack "$root/target/engines/$1" "$1" docker.io containerd runc; }
+
+# unpack_podman SUITE: unpacks podman of a suite, with the libraries of that suite, into target/engines/SUITE-podman.
+unpack_podman() { unpack --with-dependencies "$root/target/engines/$1-podman" "$1" podman; }
 
 # start_docker NAME SUITE CONFIG: starts a docker engine at $work/NAME/docker.sock. Links the docker CLI of the suite
 # to $work/NAME/docker. Tests start more engines of the suite with $work/NAME/dockerd.
@@ -125,13 +138,24 @@ SCRIPT
     engine_pids="$engine_pids $!"
 }
 
-# start_podman CLI: starts podman's Docker API at $work/podman/docker.sock. Links the docker CLI at the path CLI to
-# $work/podman/docker.
+# start_podman NAME CLI [FOLDER]: starts podman's Docker API at $work/NAME/docker.sock. Links the docker CLI at the path CLI
+# to $work/NAME/docker. With a FOLDER from unpack_podman, starts the podman in that folder, otherwise the installed one.
 start_podman() {
-    at=$work/podman
+    at=$work/$1
     mkdir -p "$at"
-    ln -s "$1" "$at/docker"
-    podman --storage-driver vfs --root "$at/data" --runroot "$at/run" system service -t 0 "unix://$at/docker.sock" \
+    ln -s "$2" "$at/docker"
+    program=podman
+    : >"$at/containers.conf"
+    if [ "${3-}" ]; then
+        program=$at/program
+        cp "$3/usr/bin/podman" "$program"
+        # The program needs the libraries of its own suite, which may be newer than those of this machine.
+        patchelf --set-interpreter "$(find "$3/usr" -name 'ld-linux*' | head -n 1)" --force-rpath \
+            --set-rpath "$(dirname "$(find "$3/usr" -name libc.so.6)")" "$program"
+        printf '[engine]\nhelper_binaries_dir = ["%s"]\n' "$3/usr/lib/podman" >"$at/containers.conf"
+    fi
+    CONTAINERS_CONF_OVERRIDE=$at/containers.conf \
+        "$program" --storage-driver vfs --root "$at/data" --runroot "$at/run" system service -t 0 "unix://$at/docker.sock" \
         >"$at/log" 2>&1 &
     engine_pids="$engine_pids $!"
 }

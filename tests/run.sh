@@ -85,7 +85,10 @@ rm -rf "$logs"
 mkdir -p "$logs"
 if [ "$engines" ]; then
     choose_suites
-    (for suite in $suites; do unpack_docker "$suite"; done) >"$logs/unpack.log" 2>&1 &
+    (
+        for suite in $suites; do unpack_docker "$suite"; done
+        unpack_podman "$suite"
+    ) >"$logs/unpack.log" 2>&1 &
     unpacking=$!
     beside=$unpacking
 fi
@@ -117,7 +120,8 @@ if [ "$engines" ]; then
     start_docker docker-26 "$2" '{}'
     start_docker docker-28-classic "$3" '{"features":{"containerd-snapshotter":false}}'
     start_docker docker-28-containerd "$3" '{"features":{"containerd-snapshotter":true}}'
-    start_podman "$root/target/engines/$3/usr/bin/docker"
+    start_podman podman "$root/target/engines/$3/usr/bin/docker"
+    start_podman podman-5 "$root/target/engines/$3/usr/bin/docker" "$root/target/engines/$3-podman"
 fi
 
 # run_tests THREADS TARGET...: runs the tests of one target, and prints how long each test took.
@@ -125,7 +129,7 @@ run_tests() {
     threads=$1
     shift
     program=$(test_program "$@")
-    log=$logs/$(basename "$program").log
+    log=$logs/$(basename "$program")${FAKE_ENGINE_API-}.log
     # RUSTC_BOOTSTRAP=1 allows `--report-time`, which is an unstable option of Rust's test harness.
     { RUSTC_BOOTSTRAP=1 INSTA_UPDATE=no "$program" -Z unstable-options --report-time --test-threads "$threads" 2>&1 ||
         echo "failed" >"$logs/failed"; } | tee "$log"
@@ -154,6 +158,12 @@ fuzz build 2>"$logs/fuzz.log" &
 fuzz_build=$!
 beside=$fuzz_build
 run_tests "$waiting" --test it
+(
+    FAKE_ENGINE_API=1.55
+    export FAKE_ENGINE_API
+    step "the same tests against a fake engine with API $FAKE_ENGINE_API"
+    run_tests "$waiting" --test it
+)
 wait "$fuzz_build" || { tail -n 30 "$logs/fuzz.log" && fail "the fuzz targets do not build"; }
 
 # ---------------------------------------------------------------------------------------------
@@ -184,6 +194,7 @@ if [ "$engines" ]; then
     await_engine docker-28-classic '2[89]|[3-9][0-9]'
     await_engine docker-28-containerd '2[89]|[3-9][0-9]'
     await_engine podman '[4-9]'
+    await_engine podman-5 '[5-9]'
     # The e2e tests set PATH to this folder, which has no credential helpers. docker and the plugin would
     # use a helper in PATH.
     mkdir "$work/tools"

@@ -1,7 +1,7 @@
 //! Runs `docker regpush` through the real docker CLI, with real registries. The engines are docker 20.10, docker 26 or
-//! 27, docker 28 or later (one engine with the classic store, one with the containerd store), and podman. Each test has
-//! its own registries, repositories and content, since the containerd store mounts blobs across repositories, even if
-//! the registries differ in the port.
+//! 27, docker 28 or later (one engine with the classic store, one with the containerd store), the installed podman, and
+//! podman 5. Each test has its own registries, repositories and content, since the containerd store mounts blobs across
+//! repositories, even if the registries differ in the port.
 
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
@@ -89,7 +89,7 @@ fn open_registry_serves_the_printed_digest() {
         let result: Value = serde_json::from_str(&again.stdout).unwrap();
         assert_eq!(result["digest"], digest);
         // podman does not report layers.
-        let layers = usize::from(engine.name != "podman");
+        let layers = usize::from(!engine.is_podman());
         assert_eq!(result["layers"], json!({"total": layers, "pushed": 0, "exists": layers, "mounted": 0}));
 
         for name in [&image.name, &reference] {
@@ -284,7 +284,7 @@ fn ctrl_c_in_mid_push_stops_the_engine() {
         let mut terminal = Terminal::start(command, 80, 24);
         line.wait_until_moved(1_000_000);
         // podman does not report layers.
-        if engine.name != "podman" {
+        if !engine.is_podman() {
             terminal.wait_for(" of 60 MB");
         }
         terminal.type_in("\x03");

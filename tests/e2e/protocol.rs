@@ -115,6 +115,12 @@ fn failed_docker_push_prints_our_hint() {
         let long = push(&["image", "push", "--quiet", &image.name]);
         assert!(long.text.contains(&format!("docker regpush {}", image.name)), "{name}: {}", long.text);
 
+        if name != "docker-26" {
+            let one = push(&["push", "--platform", "linux/amd64", &image.name]);
+            let command = format!("docker regpush --platform linux/amd64 {}", image.name);
+            assert!(one.text.contains(&command), "{name}: {}", one.text);
+        }
+
         // A successful push prints no hint.
         let open = Registry::open();
         let fine = open.name("hooked/app:1");

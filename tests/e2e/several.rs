@@ -300,6 +300,9 @@ fn registry_holds_the_announced_platforms() {
     };
     let whole = registry.name("multi/whole:1");
     load(&engine, &home, &whole);
+    // The engine lists only the layer of its own platform.
+    let dry = push(&["--dry-run"], &whole);
+    assert_eq!(dry.json()["dry_run"]["missing_layers"].as_array().unwrap().len(), 2, "{dry:?}");
     let pushed = push(&["--platform", "all"], &whole);
     assert_eq!(pushed.status, 0, "{pushed:?}");
     let announced = "platforms: linux/amd64, linux/arm64 and 1 attestation, all in the engine\n";
@@ -337,6 +340,14 @@ fn registry_holds_the_announced_platforms() {
     assert_eq!(narrowed.json()["platforms"], platforms, "{narrowed:?}");
     assert_eq!(narrowed.json()["warnings"].as_array().unwrap().len(), 1, "{narrowed:?}");
     assert!(architectures(&registry, "multi/part").is_empty(), "a manifest, not an index");
+
+    // The push of an incomplete index replaces the complete one in the registry.
+    assert_eq!(push(&["--platform", "all"], &whole).status, 0);
+    assert_eq!(architectures(&registry, "multi/whole").len(), 3);
+    ok(engine.docker(&home).args(["image", "rm", "-f", "--platform", "linux/arm64", &whole]));
+    let narrowed = push(&[], &whole);
+    assert!(narrowed.stderr.contains("the tag then names this image"), "{narrowed:?}");
+    assert!(architectures(&registry, "multi/whole").is_empty(), "a manifest, not an index");
     engine.remove(&["-f", &whole, &part]);
 }
 
@@ -349,7 +360,7 @@ fn explains_engines_without_platform_support() {
         let why = match engine.name {
             "docker-20.10" => "the engine has API version 1.41; --platform requires 1.46",
             "docker-26" => "the engine has API version 1.45; --platform requires 1.46",
-            "podman" => "podman cannot push a single platform of an image",
+            "podman" | "podman-5" => "podman cannot push a single platform of an image",
             _ => {
                 assert_eq!(pushed.status, 0, "{pushed:?}");
                 return;

@@ -31,11 +31,11 @@ pub struct Engine {
     pub docker: PathBuf,
 }
 
-const ENGINES: [&str; 5] =
-    ["docker-20.10", "docker-26", "docker-28-classic", "docker-28-containerd", "podman"];
+const ENGINES: [&str; 6] =
+    ["docker-20.10", "docker-26", "docker-28-classic", "docker-28-containerd", "podman", "podman-5"];
 
 /// Returns all engines that `tests/run.sh` has started. podman is used with the newest docker CLI.
-pub fn engines() -> [Engine; 5] {
+pub fn engines() -> [Engine; 6] {
     ENGINES.map(engine)
 }
 
@@ -76,6 +76,10 @@ impl Engine {
         run(Command::new(&self.docker).arg("-H").arg(self.host()).arg("rmi").args(arguments))
     }
 
+    pub fn is_podman(&self) -> bool {
+        self.name.starts_with("podman")
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
@@ -98,7 +102,7 @@ impl Engine {
     /// Pulls an image. podman requires TLS even for registries on its own machine, so the function calls podman's
     /// native API, which has a parameter to disable TLS.
     pub fn pull(&self, home: &Home, name: &str) {
-        if self.name != "podman" {
+        if !self.is_podman() {
             ok(self.docker(home).args(["pull", "-q", name]));
             return;
         }
