@@ -39,7 +39,9 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
     };
     let refused = |error| match error {
         EntryError::Malformed(reason) => HookError::Malformed { path: path.clone(), reason },
-        EntryError::Foreign(value) => HookError::Foreign { path: path.clone(), value: sanitize(&value) },
+        EntryError::Foreign { key, value } => {
+            HookError::Foreign { path: path.clone(), key, value: sanitize(&value) }
+        }
     };
     // Invalid UTF-8 in config.json is an error, because the rest of the file must be written back unchanged.
     let not_text = |error: Utf8Error| refused(EntryError::Malformed(error.to_string()));
@@ -61,7 +63,7 @@ fn carry_out(action: HookAction, flag: Option<&Path>) -> Result<(String, u8), Ho
             let (told, status) = match is_installed(text.unwrap_or_default()) {
                 Ok(true) => ("installed".to_owned(), 0),
                 Ok(false) => ("not installed".to_owned(), 1),
-                Err(EntryError::Foreign(value)) => {
+                Err(EntryError::Foreign { value, .. }) => {
                     (format!("set to `{}` by another program", sanitize(&value)), 0)
                 }
                 Err(error) => return Err(refused(error)),
@@ -89,8 +91,24 @@ fn hints_told(text: Option<&str>) -> String {
         .map(|value| ("DOCKER_CLI_HOOKS", value))
         .or_else(|| variable("DOCKER_CLI_HINTS").map(|value| ("DOCKER_CLI_HINTS", value)))
         .or_else(|| feature.map(|value| ("features.hooks", value.to_owned())));
+    let set = |place| match place {
+        "features.hooks" => "`\"features\": {\"hooks\": \"true\"}` in config.json".to_owned(),
+        variable => format!("{variable}=true"),
+    };
     match told {
-        Some((place, value)) if go_bool(&value) == Ok(true) => format!("hints: on ({place}); docker shows them on a terminal\n"),
-        _ => "hints: off; to show them on a terminal, set DOCKER_CLI_HINTS=true, or `\"features\": {\"hooks\": \"true\"}` in config.json\n".to_owned(),
+        Some((place, value)) if go_bool(&value) == Ok(true) => {
+            format!("hints: on ({place}); docker shows them on a terminal\n")
+        }
+        // docker ignores the settings after the first one that is set.
+        Some((place, value)) => format!(
+            "hints: off ({place} is `{}`); to show them on a terminal, set {}\n",
+            sanitize(&value),
+            set(place)
+        ),
+        None => format!(
+            "hints: off; to show them on a terminal, set {}, or {}\n",
+            set("DOCKER_CLI_HINTS"),
+            set("features.hooks")
+        ),
     }
 }

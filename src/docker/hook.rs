@@ -1,13 +1,14 @@
 //! Writes the hint that docker shows after a failed `docker push`, and the entry in config.json that makes
 //! docker ask the plugin for this hint.
 //!
-//! Source: docker/cli `cli-plugins/hooks` and `cli-plugins/manager/hooks.go` (docker 26.1 and later).
+//! Source: docker/cli `cli-plugins/hooks` and `cli-plugins/manager/hooks.go` (docker 26.1 and later; `error-hooks`:
+//! docker/cli#6794, docker 29.3).
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use jsonc_parser::cst::{CstObject, CstRootNode};
+use jsonc_parser::cst::{CstObject, CstObjectProp, CstRootNode};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -18,8 +19,11 @@ use crate::secret::Secret;
 
 /// The docker commands after which docker runs the plugin: `docker push` and `docker image push`.
 const COMMANDS: &str = "push,image push";
+/// The keys of the entry. docker runs the plugin after each of the commands in `hooks`, and, since 29.3, after each failed
+/// command in `error-hooks`. docker runs the plugin only once if both keys match.
+const KEYS: [&str; 2] = ["hooks", "error-hooks"];
 /// The template of the hint. docker replaces `{{arg . 0}}` with the image name that the user gave to
-/// `docker push`. Every docker version with hooks has the `arg` function.
+/// `docker push`. Every docker version with hooks has the functions `arg` and `flag`.
 const TEMPLATE: &str = include_str!("../../plugin-metadata/hook.txt");
 
 /// Writes the JSON response that docker expects from the plugin after a `docker push`: a hint. The hint is
@@ -38,13 +42,13 @@ pub fn answer(question: &OsStr, mut out: impl Write) -> io::Result<()> {
         command_error: String,
     }
     let question: Question = serde_json::from_str(&question.to_string_lossy()).unwrap_or_default();
-    let options = if question.flags.contains_key("all-tags") { "--all-tags " } else { "" };
-    // Give no hint after a push with `--platform`: the command in the hint does not have that option, and
-    // could push other platforms.
-    let is_ours = !question.flags.contains_key("platform");
+    let options: String = [("all-tags", "--all-tags "), ("platform", r#"--platform {{flag . "platform"}} "#)]
+        .into_iter()
+        .filter(|(flag, _)| question.flags.get(*flag).is_some_and(|value| value != "false"))
+        .map(|(_, option)| option)
+        .collect();
     let hint = reason(&question.command_error)
-        .filter(|_| is_ours)
-        .map(|reason| TEMPLATE.trim_end().replace("{reason}", reason).replace("{options}", options));
+        .map(|reason| TEMPLATE.trim_end().replace("{reason}", reason).replace("{options}", &options));
     let answer = json!({"Type": 0, "Template": hint.unwrap_or_default()});
     writeln!(out, "{answer}")?;
     out.flush()
@@ -100,8 +104,8 @@ pub enum HookError {
     },
     #[error("cannot change `{}`: {reason}", path.display())]
     Malformed { path: PathBuf, reason: String },
-    #[error("`plugins.regpush.hooks` in `{}` is `{value}`, which `docker regpush` did not set", path.display())]
-    Foreign { path: PathBuf, value: String },
+    #[error("`plugins.regpush.{key}` in `{}` is `{value}`, which `docker regpush` did not set", path.display())]
+    Foreign { path: PathBuf, key: &'static str, value: String },
 }
 
 impl HookError {
@@ -113,7 +117,9 @@ impl HookError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Malformed { .. } => "fix that file first; docker cannot read it either",
-            Self::Foreign { .. } => "remove `plugins.regpush.hooks` from that file",
+            Self::Foreign { key, .. } => {
+                return Some(format!("remove `plugins.regpush.{key}` from that file"));
+            }
             Self::Config(_) | Self::Unwritable { .. } => return None,
         };
         Some(hint.to_owned())
@@ -124,7 +130,7 @@ impl HookError {
 #[derive(Debug, PartialEq, Eq)]
 pub enum EntryError {
     Malformed(String),
-    Foreign(String),
+    Foreign { key: &'static str, value: String },
 }
 
 // The text to insert into config.json depends on whether the file already has the JSON objects `plugins` and
@@ -132,10 +138,13 @@ pub enum EntryError {
 // byte. Each text except `NEW_FILE` goes right after an opening brace.
 
 /// The new content of a config.json that was missing or empty before.
-const NEW_FILE: &str = r#"{"plugins": {"regpush": {"hooks": "push,image push"}}}"#;
-const IN_ROOT: &str = "\n\t\"plugins\": {\"regpush\": {\"hooks\": \"push,image push\"}}";
-const IN_PLUGINS: &str = "\n\t\t\"regpush\": {\"hooks\": \"push,image push\"}";
-const IN_REGPUSH: &str = "\"hooks\": \"push,image push\"";
+const NEW_FILE: &str =
+    r#"{"plugins": {"regpush": {"hooks": "push,image push", "error-hooks": "push,image push"}}}"#;
+const IN_ROOT: &str =
+    "\n\t\"plugins\": {\"regpush\": {\"hooks\": \"push,image push\", \"error-hooks\": \"push,image push\"}}";
+const IN_PLUGINS: &str =
+    "\n\t\t\"regpush\": {\"hooks\": \"push,image push\", \"error-hooks\": \"push,image push\"}";
+const IN_REGPUSH: &str = "\"hooks\": \"push,image push\", \"error-hooks\": \"push,image push\"";
 
 /// Inserts the plugin's entry into the content of config.json. `text` is `None` if the file does not exist.
 pub fn install(text: Option<&str>) -> Result<Change, EntryError> {
@@ -143,14 +152,21 @@ pub fn install(text: Option<&str>) -> Result<Change, EntryError> {
     if text.trim().is_empty() {
         return Ok(changed(format!("{text}{NEW_FILE}")));
     }
-    if is_installed(text)? {
+    let missing: Vec<String> = KEYS
+        .iter()
+        .zip(keys_set(text)?)
+        .filter(|(_, is_set)| !is_set)
+        .map(|(key, _)| format!("\"{key}\": \"{COMMANDS}\""))
+        .collect();
+    if missing.is_empty() {
         return Ok(Change::Nothing);
     }
     let (_document, root) = parse(text)?;
+    let entry = missing.join(", ");
     let (object, entry) = match (nested(&root, &["plugins"])?, nested(&root, &["plugins", "regpush"])?) {
         (None, _) => (root, IN_ROOT),
         (Some(plugins), None) => (plugins, IN_PLUGINS),
-        (Some(_), Some(regpush)) => (regpush, IN_REGPUSH),
+        (Some(_), Some(regpush)) => (regpush, entry.as_str()),
     };
     let at = after_brace(&object);
     let end = if object.properties().is_empty() { "\n" } else { "," };
@@ -181,15 +197,21 @@ pub fn remove(text: Option<&str>) -> Result<Change, EntryError> {
             return Ok(changed([&text[..at], rest].concat()));
         }
     }
-    // docker has rewritten config.json in its own layout since `install`. Remove the entry, and all objects
-    // that would become empty.
-    for length in (0..=2).rev() {
-        let object = nested(&root, &["plugins", "regpush"][..length])?.expect("hooks were found in it");
-        if object.properties().len() > 1 || length == 0 {
-            let name = ["plugins", "regpush", "hooks"][length];
-            first_member(&object, name).expect("hooks were found in it").remove();
-            break;
-        }
+    // docker has rewritten config.json in its own layout since `install`, or an older version of the plugin wrote the
+    // entry. Remove the entry, and all objects that would become empty.
+    let path = ["plugins", "regpush"];
+    let regpush = nested(&root, &path)?.expect("hooks were found in it");
+    let own: Vec<_> = KEYS.iter().filter_map(|key| regpush.get(key)).collect();
+    if regpush.properties().len() > own.len() {
+        own.into_iter().for_each(CstObjectProp::remove);
+    } else {
+        let is_last = |length: &usize| {
+            nested(&root, &path[..*length])
+                .is_ok_and(|object| object.is_some_and(|object| object.properties().len() > 1))
+        };
+        let length = (0..path.len()).rev().find(is_last).unwrap_or_default();
+        let object = nested(&root, &path[..length])?.expect("hooks were found in it");
+        first_member(&object, path[length]).expect("hooks were found in it").remove();
     }
     Ok(changed(document.to_string()))
 }
@@ -201,17 +223,26 @@ fn changed(text: String) -> Change {
 
 /// Returns whether the content of config.json has the plugin's entry.
 pub fn is_installed(text: &str) -> Result<bool, EntryError> {
+    Ok(keys_set(text)?.contains(&true))
+}
+
+/// Returns which of [`KEYS`] the content of config.json sets for the plugin.
+fn keys_set(text: &str) -> Result<[bool; 2], EntryError> {
     if text.trim().is_empty() {
-        return Ok(false);
+        return Ok([false; 2]);
     }
     let (_document, root) = parse(text)?;
-    let Some(regpush) = nested(&root, &["plugins", "regpush"])? else { return Ok(false) };
-    let Some(hooks) = regpush.get("hooks") else { return Ok(false) };
-    match hooks.value().and_then(|value| value.as_string_lit()?.decoded_value().ok()) {
-        Some(value) if value == COMMANDS => Ok(true),
-        Some(value) => Err(EntryError::Foreign(value)),
-        None => Err(EntryError::Malformed("`plugins.regpush.hooks` is not a string".to_owned())),
+    let Some(regpush) = nested(&root, &["plugins", "regpush"])? else { return Ok([false; 2]) };
+    let mut set = [false; 2];
+    for (key, is_set) in KEYS.into_iter().zip(&mut set) {
+        let Some(member) = regpush.get(key) else { continue };
+        match member.value().and_then(|value| value.as_string_lit()?.decoded_value().ok()) {
+            Some(value) if value == COMMANDS => *is_set = true,
+            Some(value) => return Err(EntryError::Foreign { key, value }),
+            None => return Err(EntryError::Malformed(format!("`plugins.regpush.{key}` is not a string"))),
+        }
     }
+    Ok(set)
 }
 
 /// Parses the content of config.json into a document and its root object. The caller must keep the document
@@ -275,7 +306,8 @@ mod tests {
         let platform = r#"{"Flags":{"platform":""},"CommandError":"denied"}"#;
         let mut out = Vec::new();
         answer(OsStr::new(platform), &mut out).unwrap();
-        assert_eq!(out, b"{\"Template\":\"\",\"Type\":0}\n", "the command would push something else");
+        let hint = serde_json::from_slice::<serde_json::Value>(&out).unwrap()["Template"].to_string();
+        assert!(hint.contains(r#"docker regpush --platform {{flag . \"platform\"}} {{arg . 0}}"#), "{hint}");
         assert_eq!(
             hint_for("{{ .Evil }} denied").matches("{{").count(),
             1,
@@ -372,14 +404,40 @@ mod tests {
         }
     }
 
+    /// Before docker 29.3, and in earlier versions of the plugin, the entry has only `hooks`.
+    #[test]
+    fn adds_the_key_that_an_older_entry_lacks() {
+        let table = [
+            (
+                r#"{"plugins":{"regpush":{"hooks":"push,image push"}}}"#,
+                r#"{"plugins":{"regpush":{"error-hooks": "push,image push","hooks":"push,image push"}}}"#,
+            ),
+            (
+                r#"{"plugins":{"regpush":{"error-hooks":"push,image push","more":"1"}}}"#,
+                r#"{"plugins":{"regpush":{"hooks": "push,image push","error-hooks":"push,image push","more":"1"}}}"#,
+            ),
+        ];
+        for (text, want) in table {
+            assert_eq!(seen(install(Some(text))), Ok(Some(Some(want.to_owned()))), "{text}");
+            assert_eq!(seen(install(Some(want))), Ok(None), "{want}");
+            let without =
+                if text.contains("more") { r#"{"plugins":{"regpush":{"more":"1"}}}"# } else { "{}" };
+            assert_eq!(seen(remove(Some(want))), Ok(Some(Some(without.to_owned()))), "{want}");
+        }
+    }
+
     #[test]
     fn refuses_malformed_files_and_foreign_entries() {
         for text in ["{", "[]", "{} trailing", "{'a':1}", "{\"a\":1,}", "// x\n{}", "{\"plugins\":[]}"] {
             assert!(matches!(seen(install(Some(text))), Err(EntryError::Malformed(_))), "{text}");
         }
         let foreign = r#"{"plugins":{"regpush":{"hooks":"build"}}}"#;
-        assert_eq!(seen(install(Some(foreign))), Err(EntryError::Foreign("build".to_owned())));
-        assert_eq!(seen(remove(Some(foreign))), Err(EntryError::Foreign("build".to_owned())));
+        let error = || EntryError::Foreign { key: "hooks", value: "build".to_owned() };
+        assert_eq!(seen(install(Some(foreign))), Err(error()));
+        assert_eq!(seen(remove(Some(foreign))), Err(error()));
+        let foreign = r#"{"plugins":{"regpush":{"error-hooks":"build"}}}"#;
+        let error = EntryError::Foreign { key: "error-hooks", value: "build".to_owned() };
+        assert_eq!(seen(install(Some(foreign))), Err(error));
     }
 
     fn any_json() -> impl Strategy<Value = serde_json::Value> {

@@ -27,7 +27,8 @@ fn installs_and_removes_the_hook_without_a_trace() {
     );
     assert!(installed.stdout.contains("hints: off; to show them on a terminal, set DOCKER_CLI_HINTS=true"));
     let config: Value = serde_json::from_str(&fs::read_to_string(env.config_file()).unwrap()).unwrap();
-    assert_eq!(config["plugins"]["regpush"]["hooks"], "push,image push");
+    let commands = "push,image push";
+    assert_eq!(config["plugins"]["regpush"], json!({"hooks": commands, "error-hooks": commands}));
     assert_eq!(config["currentContext"], "far");
     assert_eq!(fs::metadata(env.config_file()).unwrap().mode() & 0o777, 0o640);
     let status = hook(&env, "status");
@@ -101,14 +102,30 @@ fn leaves_an_unexpected_config_unchanged() {
     }
 }
 
+/// docker reads DOCKER_CLI_HOOKS, then DOCKER_CLI_HINTS, then `features.hooks`, and only the first one that is set.
 #[test]
-fn status_reports_whether_hints_are_on() {
-    let env = TestEnv::new().with_config(r#"{"features":{"hooks":"true"}}"#);
-    assert!(hook(&env, "status").stdout.contains("hints: on (features.hooks)"));
-    let off = run(env.without_engine().env("DOCKER_CLI_HINTS", "0").args(["regpush", "hook", "status"]));
-    assert!(off.stdout.contains("hints: off"), "{off}");
-    let on = run(env.without_engine().env("DOCKER_CLI_HOOKS", "1").args(["regpush", "hook", "status"]));
-    assert!(on.stdout.contains("hints: on (DOCKER_CLI_HOOKS)"), "{on}");
+fn status_names_the_setting_that_decides_about_hints() {
+    let how = "to show them on a terminal, set";
+    let file = r#"`"features": {"hooks": "true"}` in config.json"#;
+    let table = [
+        // DOCKER_CLI_HOOKS, DOCKER_CLI_HINTS, features.hooks, expected line
+        ("1", "0", "false", "hints: on (DOCKER_CLI_HOOKS); docker shows them on a terminal".to_owned()),
+        ("0", "1", "true", format!("hints: off (DOCKER_CLI_HOOKS is `0`); {how} DOCKER_CLI_HOOKS=true")),
+        ("yes", "1", "true", format!("hints: off (DOCKER_CLI_HOOKS is `yes`); {how} DOCKER_CLI_HOOKS=true")),
+        ("", "true", "false", "hints: on (DOCKER_CLI_HINTS); docker shows them on a terminal".to_owned()),
+        ("", "0", "true", format!("hints: off (DOCKER_CLI_HINTS is `0`); {how} DOCKER_CLI_HINTS=true")),
+        ("", "", "true", "hints: on (features.hooks); docker shows them on a terminal".to_owned()),
+        ("", "", "false", format!("hints: off (features.hooks is `false`); {how} {file}")),
+        ("", "", "", format!("hints: off; {how} DOCKER_CLI_HINTS=true, or {file}")),
+    ];
+    for (hooks, hints, feature, want) in table {
+        let config = if feature.is_empty() { json!({}) } else { json!({"features": {"hooks": feature}}) };
+        let env = TestEnv::new().with_config(&config.to_string());
+        let mut command = env.without_engine();
+        command.env("DOCKER_CLI_HOOKS", hooks).env("DOCKER_CLI_HINTS", hints);
+        let status = run(command.args(["regpush", "hook", "status"]));
+        assert_eq!(status.stdout.lines().nth(1), Some(want.as_str()), "{status}");
+    }
 }
 
 #[test]
