@@ -6,6 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::cli::env::{with_boolean_flags, with_variables};
+use crate::cli::foreign::with_tip;
 use crate::cli::help::with_plain_help;
 use crate::cli::{
     AuthOptions, DockerOptions, HookAction, LOG_LEVELS, LsOptions, PluginCommand, PushOptions,
@@ -80,7 +81,7 @@ pub fn parse(args: &[OsString]) -> Result<Call, clap::Error> {
             _ => {}
         }
     }
-    let command: StandaloneCommand = parse_words(args)?;
+    let command: StandaloneCommand = parse_words(args).map_err(|error| with_tip(error, true))?;
     checked(command.docker, command.push, command.subcommand, StandaloneCommand::command())
 }
 
@@ -91,7 +92,8 @@ fn parse_plugin(docker: DockerOptions, rest: &[OsString]) -> Result<Call, clap::
         return parse_help(docker, of);
     }
     let words: Vec<OsString> = [NAME.into()].into_iter().chain(rest.iter().cloned()).collect();
-    let command: PluginCommand = parse_words(&words).map_err(misplaced)?;
+    let is_push = !rest.iter().any(|word| PluginCommand::command().find_subcommand(word).is_some());
+    let command: PluginCommand = parse_words(&words).map_err(|error| with_tip(misplaced(error), is_push))?;
     checked(docker, command.push, command.subcommand, PluginCommand::command())
 }
 

@@ -2,6 +2,7 @@
 
 pub mod argv;
 pub mod env;
+mod foreign;
 pub mod help;
 
 use std::ffi::OsString;
