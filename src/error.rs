@@ -17,6 +17,7 @@ use crate::docker::headers::HeadersError;
 use crate::docker::hook::HookError;
 use crate::engine::error::EngineError;
 use crate::failure::{Class, Evidence, classify};
+use crate::net::settings::insecure_registries;
 use crate::push::error::PushError;
 use crate::push::login::LoginError;
 use crate::push::suggest::Suggestion;
@@ -212,6 +213,7 @@ impl Error {
             }
             Self::Unchecked { registry, message } => {
                 let hint = classify(&Evidence::of_text(message, true)).hint;
+                let hint = hint.replace("{insecure}", &insecure_registries(registry));
                 return Some(hint.replace("{registry}", registry)).filter(|hint| !hint.contains('{'));
             }
             Self::WebLogin => {

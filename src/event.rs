@@ -75,14 +75,16 @@ pub enum LayerState {
     Retrying {
         seconds: u64,
     },
+    /// The engine does not push the layer, which other servers host: a layer of Windows.
+    SkippedForeign,
     /// A status that the plugin does not recognize, shown unchanged. The engine's statuses are not a documented API.
     Other(String),
 }
 
 impl LayerState {
-    /// Returns whether the registry has the layer.
+    /// Returns whether the engine does no more for the layer.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Pushed | Self::AlreadyExists | Self::MountedFrom(_))
+        matches!(self, Self::Pushed | Self::AlreadyExists | Self::MountedFrom(_) | Self::SkippedForeign)
     }
 }
 
@@ -96,6 +98,7 @@ impl fmt::Display for LayerState {
             Self::AlreadyExists => f.write_str("Layer already exists"),
             Self::MountedFrom(repository) => write!(f, "Mounted from {repository}"),
             Self::Retrying { seconds } => write!(f, "Retrying in {seconds} seconds"),
+            Self::SkippedForeign => f.write_str("Skipped foreign layer"),
             Self::Other(status) => f.write_str(status),
         }
     }

@@ -175,6 +175,11 @@ impl Progress {
         Some((self.elapsed(), sent)).filter(|(_, sent)| *sent > 0 && !was_retried)
     }
 
+    /// Returns whether the image has layers that other servers host, which the engine does not push.
+    pub fn has_foreign_layers(&self) -> bool {
+        self.layers.iter().any(|layer| layer.state == LayerState::SkippedForeign)
+    }
+
     /// Returns whether the engine has not begun to send any layer.
     pub fn has_begun_nothing(&self) -> bool {
         let has_begun =

@@ -60,15 +60,49 @@ impl ReferenceError {
     pub fn hint(&self, typed: &str) -> String {
         match self {
             Self::Uppercase { .. } => "write the repository in lower case".to_owned(),
-            _ => format!("write `{typed}` in the form `registry.example.com/team/app:tag`, without a scheme"),
+            Self::Format => format_hint(typed),
+            _ => general_hint(typed),
         }
     }
+}
+
+/// Returns a hint for a string that is not a reference, with the part of the string to change.
+fn format_hint(typed: &str) -> String {
+    if typed.ends_with(['\r', '\n']) {
+        return "remove the line break at its end: is the file or variable from Windows?".to_owned();
+    }
+    if let Some(name) = typed.strip_suffix(':').filter(|name| name.parse::<Reference>().is_ok()) {
+        return format!("write a tag after `{name}:`: is the variable for the tag set?");
+    }
+    if let Some((name, tag)) = typed.rsplit_once(':') {
+        let without = format!("{name}:{}", tag.replace('+', "-"));
+        if without.parse::<Reference>().is_ok() {
+            return format!("write `-` instead of `+`: `{without}`");
+        }
+    }
+    if let Some((first, _)) = typed.split_once('/')
+        && looks_like_domain(first)
+        && first.contains('_')
+    {
+        return format!("use another host name for {first}: docker accepts no underscore in a host name");
+    }
+    general_hint(typed)
+}
+
+fn general_hint(typed: &str) -> String {
+    format!("write `{typed}` in the form `registry.example.com/team/app:tag`, without a scheme")
 }
 
 impl Reference {
     /// Returns the `host[:port]` of the registry; `docker.io` for Docker Hub.
     pub fn domain(&self) -> &str {
         &self.domain
+    }
+
+    /// Returns whether the host name has an underscore. Such a reference is valid for docker, but not for the URL parser
+    /// of docker's classic store (moby#34975).
+    pub fn has_underscore_in_host(&self) -> bool {
+        self.domain.contains('_')
     }
 
     /// Returns the path, including the `library/` that docker adds for Docker Hub.
@@ -168,6 +202,11 @@ impl Reference {
     /// Returns the familiar reference with the tag: `app:latest`.
     pub fn familiar(&self) -> String {
         format!("{}:{}", self.familiar_repository(), self.tag_or_latest())
+    }
+
+    /// Returns the last component of the path, and the tag.
+    pub fn name_and_tag(&self) -> (&str, &str) {
+        (self.path.rsplit('/').next().unwrap_or(&self.path), self.tag_or_latest())
     }
 
     /// Returns the key under which docker stores credentials for the registry: the domain, or a historical

@@ -31,6 +31,17 @@ pub enum EngineError {
     Silent { endpoint: Arc<Endpoint> },
     #[error("the engine at {endpoint} has API version {}.{}; docker-regpush requires {}.{} or later", version.0, version.1, oldest.0, oldest.1)]
     TooOld { endpoint: Arc<Endpoint>, version: (u32, u32), oldest: (u32, u32) },
+    /// The engine does not support the API version of the request. `limit`: the oldest or newest version that the engine
+    /// supports. `helps_to_unset`: DOCKER_API_VERSION sets the version, and the plugin supports one that the engine
+    /// supports. `message`: the engine's error message, not sanitized.
+    #[error("the engine at {endpoint} does not support API version {}.{}: {}", version.0, version.1, sanitize(message))]
+    ApiVersionRefused {
+        endpoint: Arc<Endpoint>,
+        version: (u32, u32),
+        limit: String,
+        helps_to_unset: bool,
+        message: String,
+    },
     #[error("the engine's answer is longer than {} MB", .0 >> 20)]
     TooLong(usize),
     #[error("invalid API version (`{0}`) in DOCKER_API_VERSION")]
@@ -48,6 +59,14 @@ impl EngineError {
                 "check the engine's log (`journalctl -u docker`), then push again"
             }
             Self::ApiVersion(_) => "set it to a version like 1.41, or unset it",
+            Self::ApiVersionRefused { limit, helps_to_unset: true, .. } => {
+                return Some(format!("unset DOCKER_API_VERSION, or set it to {limit}"));
+            }
+            Self::ApiVersionRefused { limit, .. } => {
+                return Some(format!(
+                    "update docker-regpush: the engine requires API version {limit} or later"
+                ));
+            }
             Self::TooOld { .. } => "update docker on the engine's machine",
             Self::Redirected { .. } => {
                 "check --host, --context and DOCKER_HOST: a proxy in front of the engine redirects requests"

@@ -1,6 +1,6 @@
 //! Client for an engine's HTTP API: connects to the engine, agrees on an API version, and sends requests.
 //!
-//! Source: Docker Engine API 1.24 to 1.51. podman's Docker API accepts the same requests.
+//! Source: Docker Engine API 1.24 to 1.55. podman's Docker API accepts the same requests.
 
 pub mod error;
 pub mod images;
@@ -28,14 +28,14 @@ use crate::engine::error::{EngineError, error_message};
 use crate::engine::stream::DecodeError;
 use crate::engine::transport::Transport;
 use crate::engine::transport::error::TransportError;
-use crate::failure::wants_tls;
+use crate::failure::{refused_api_version, wants_tls};
 use crate::net::{Trace, USER_AGENT_VALUE};
 use crate::secret::{Redactor, Secret};
 use crate::text::sanitize;
 
 /// The newest API version that this client supports. For an older engine, the client uses the engine's
 /// version.
-const API_VERSION: (u32, u32) = (1, 51);
+const API_VERSION: (u32, u32) = (1, 55);
 /// Maximum size in bytes of a successful response that is not a stream, such as a list of images.
 const MAX_BODY: usize = 16 << 20;
 /// Maximum size in bytes of an error response. The largest normal error response is a proxy's HTML page.
@@ -71,6 +71,10 @@ pub struct Engine {
     /// The API version of requests. `None` if the engine reported no version; the engine then uses its
     /// default version.
     version: Option<(u32, u32)>,
+    /// The newest API version of the engine. `None` if the engine was not asked, or reported no version.
+    newest: Option<(u32, u32)>,
+    /// Whether `DOCKER_API_VERSION` sets `version`.
+    is_pinned: bool,
     /// Whether the engine is podman; `None` before the first successful ping.
     is_podman: Option<bool>,
     /// The start of each request's path, such as `/v1.41`. Empty if `version` is `None`.
@@ -124,6 +128,8 @@ impl Engine {
         let mut engine = Self {
             transport,
             version: None,
+            newest: None,
+            is_pinned: false,
             is_podman: None,
             prefix: String::new(),
             headers,
@@ -138,6 +144,7 @@ impl Engine {
             let number =
                 parse_version(&version).ok_or_else(|| EngineError::ApiVersion(sanitize(&version)))?;
             engine.agree_on(number);
+            engine.is_pinned = true;
             return Ok(engine);
         }
         let limit = if engine.is_connect_expensive() { LOGIN_TIMEOUT } else { PING_TIMEOUT };
@@ -151,6 +158,7 @@ impl Engine {
                 });
             }
             engine.agree_on(version.min(API_VERSION));
+            engine.newest = Some(version);
         }
         Ok(engine)
     }
@@ -162,6 +170,14 @@ impl Engine {
 
     fn speaks(&self, version: (u32, u32)) -> bool {
         self.version.is_some_and(|own| own >= version)
+    }
+
+    /// Returns whether the engine may require TLS from registries on loopback addresses.
+    ///
+    /// Source: docker 29.10 does if `insecure-registries` is set (moby#53868). The API versions of docker 29 begin with
+    /// 1.52. If the user sets the API version, the engine's own version is unknown.
+    pub fn may_require_tls_on_loopback(&self) -> bool {
+        self.is_pinned || self.newest.is_some_and(|newest| newest >= (1, 52))
     }
 
     /// Returns whether the engine lists the manifests of a multi-platform image.
@@ -252,6 +268,8 @@ impl Engine {
         Self {
             transport: Transport::new(self.endpoint()),
             version: self.version,
+            newest: self.newest,
+            is_pinned: self.is_pinned,
             is_podman: self.is_podman,
             prefix,
             headers,
@@ -376,7 +394,23 @@ impl Engine {
             Ok(body) if body.trim_ascii_start().starts_with(b"<") => {
                 DecodeError::not_json(&body, &self.redactor).into()
             }
-            Ok(body) => EngineError::Answered { status, message: self.redactor.redact(error_message(&body)) },
+            Ok(body) => {
+                let message = self.redactor.redact(error_message(&body));
+                match (self.version, refused_api_version(&message)) {
+                    (Some(version), Some(limit)) if status == StatusCode::BAD_REQUEST => {
+                        let endpoint = self.endpoint();
+                        let is_supported = parse_version(&limit).is_none_or(|limit| limit <= API_VERSION);
+                        EngineError::ApiVersionRefused {
+                            endpoint,
+                            version,
+                            limit,
+                            helps_to_unset: self.is_pinned && is_supported,
+                            message,
+                        }
+                    }
+                    _ => EngineError::Answered { status, message },
+                }
+            }
             Err(error) => error,
         }
     }

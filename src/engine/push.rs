@@ -56,8 +56,8 @@ impl Engine {
         let name = utf8_percent_encode(&reference.repository(), PATH).to_string();
         let mut path = format!("{}/images/{name}/push?tag={}", self.prefix, reference.tag_or_latest());
         if is_on_loopback(reference.domain()) {
-            // docker always allows plain HTTP to a registry on the engine's machine. podman allows plain HTTP
-            // only with this parameter.
+            // podman allows plain HTTP to a registry on its own machine only with this parameter. docker has a setting
+            // for it.
             path += "&tlsVerify=false";
         }
         if let Some(platform) = request.platform {

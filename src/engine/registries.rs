@@ -163,7 +163,14 @@ impl Engine {
         let config = info.registry_config.unwrap_or_default();
         let registries = config.registries.unwrap_or_default().into_iter();
         let networks = config.networks.unwrap_or_default();
+        // docker lists at least the settings for Docker Hub. Before 29.10, it always lists the loopback addresses, and
+        // since then only if its configuration does (moby#53868). podman lists the registries of its `registries.conf`,
+        // and never a network. To allow plain HTTP to a registry on podman's machine, a push request has
+        // `tlsVerify=false`.
+        let lists_settings = registries.len() > 0 || !networks.is_empty();
+        let decides_about_loopback = lists_settings && self.is_podman != Some(true);
         Ok(RegistrySettings {
+            decides_about_loopback,
             secure: registries.map(|(name, index)| (name, index.secure)).collect(),
             insecure_networks: networks.iter().filter_map(|network| network.parse().ok()).collect(),
             is_rootless: info

@@ -112,6 +112,8 @@ fn layer_state(status: &str, progress: Progress) -> LayerState {
         "Pushed" => LayerState::Pushed,
         // docker's classic store sends the first message, and the containerd store sends the second.
         "Layer already exists" | "Already exists" => LayerState::AlreadyExists,
+        // moby `distribution/push_v2.go`
+        "Skipped foreign layer" => LayerState::SkippedForeign,
         other => LayerState::Other(short(other, MAX_STATE)),
     }
 }
@@ -395,6 +397,10 @@ mod tests {
             (
                 r#"{"status":"Retrying in 14 seconds","id":"a"}"#,
                 layer("a", LayerState::Retrying { seconds: 14 }),
+            ),
+            (
+                r#"{"status":"Skipped foreign layer","progressDetail":{},"id":"a"}"#,
+                layer("a", LayerState::SkippedForeign),
             ),
             (
                 r#"{"status":"Un\u001b[2Javailable","id":"\u001b]a"}"#,

@@ -95,6 +95,48 @@ const NO_REASON: Advice = Advice::about_account(
     "check that this account can write to {repository} and has not expired, and that no firewall or proxy blocks the engine",
 ).unsettled();
 const NEW_TAG: Advice = Advice::new("push another tag: this one exists and cannot be changed");
+const PROXY_PROJECT: Advice = Advice::new(
+    "push to the registry that {repository} mirrors, or to another project: {registry} accepts no pushes there",
+);
+const SWITCHED_OFF: Advice = Advice::new(
+    "enable the service in the console of {registry} (API, billing), or push to the registry that replaced it",
+);
+const KEY_FILE: Advice = Advice::new(
+    "pass the whole key file: `docker login -u _json_key --password-stdin https://{registry} <key.json` (user `_json_key_base64` for a key in base64)",
+);
+const NAME_PARTS: Advice = Advice::new(
+    "add the missing part to the name {repository}: {registry} requires a project or repository before the image",
+);
+const FEWER_LAYERS: Advice =
+    Advice::new("combine RUN instructions in the Dockerfile, or squash the image, to get fewer layers");
+pub const FOREIGN_LAYERS: Advice = Advice::retried(
+    0,
+    "allow the layers' URLs in {registry} (`validation.manifests.urls.allow`), or add it to `allow-nondistributable-artifacts` in the engine's daemon.json",
+);
+const SMALLER: Advice = Advice::new("make the image smaller: {registry} limits the size of an image");
+/// The answer of a registry whose names have a structure of their own, or of a server that is not a registry.
+const CHECK_PATH: Advice = Advice::new(
+    "check the name {repository}: a project or repository key may be missing, or {registry} is not a registry",
+)
+.unsettled();
+const OTHER_NAME: Advice =
+    Advice::new("choose another name: the image of this name belongs to another repository");
+const STORAGE: Advice =
+    Advice::new("check the disk of {registry}: it is full, read-only, or not writable for the registry");
+const HELPER: Advice = Advice::new(
+    "check `credsStore` and `credHelpers` in config.json: docker cannot run the credential helper, or the helper fails",
+);
+const CONFIG_FILE: Advice =
+    Advice::new("make config.json readable for this user: `sudo chown -R $USER ~/.docker`");
+const FILE_RIGHTS: Advice =
+    Advice::new("check the owner of the file in the message (`ls -ld`): the engine may not use it");
+const SIGNATURE_POLICY: Advice = Advice::new(
+    "check /etc/containers/policy.json on the engine's machine, which decides which images podman accepts",
+);
+const HTTPS_PROXY: Advice =
+    Advice::new("set HTTPS_PROXY of the engine to an address with `http://`: the proxy does not speak TLS");
+const CHOOSE_PLATFORM: Advice =
+    Advice::new("pass `--platform os/arch`: the image has several platforms, and the engine cannot choose");
 const QUOTA: Advice = Advice::new("delete images in {registry}, or raise its quota");
 pub const RAISE_LIMIT: &str =
     "raise the request size limit of the proxy in front of {registry} (nginx: `client_max_body_size 0`)";
@@ -102,6 +144,9 @@ const TOO_LARGE: Advice = Advice::new(RAISE_LIMIT);
 const TRY_AGAIN: Advice =
     Advice::new("check that {registry} is up, then push again: its connection to the engine broke")
         .unsettled();
+const SLOW_ANSWER: Advice = Advice::new(
+    "raise --retries, or check the storage of {registry}: it needed more than 30 s to answer, and docker 29 gives up there",
+);
 const WAIT: Advice =
     Advice::new("wait a minute, then try again; authenticated users often have a higher limit").unsettled();
 const TRUST: Advice = Advice::new(
@@ -116,8 +161,9 @@ const STRIPPED_DIGEST: Advice = Advice::new(
 )
 .unsettled();
 const PLAIN_HTTP: Advice = Advice::new(
-    "add {registry} to `insecure-registries` in the engine's daemon.json, or enable TLS on it: it speaks plain HTTP",
-).unsettled();
+    "set `{insecure}` in the engine's daemon.json, beside its other entries, or enable TLS on {registry}: it speaks plain HTTP",
+)
+.unsettled();
 const PROXY_SCHEME: Advice = Advice::new(
     "set `X-Forwarded-Proto: https` in the proxy in front of {registry}: the registry returns plain HTTP addresses",
 ).unsettled();
@@ -131,7 +177,7 @@ pub const WAIT_FOR_SLOT: Advice = Advice::new(
 );
 const PROXY_LOGIN: Advice =
     Advice::retried(0, "add credentials to the engine's HTTP_PROXY and HTTPS_PROXY settings");
-const LOST_UPLOAD: Advice =
+pub const LOST_UPLOAD: Advice =
     Advice::retried(2, "push again; if it fails again, check the log of {registry}, which lost the upload");
 const CHECK_NAME: Advice =
     Advice::retried(1, "check the name {registry}, and that the engine's machine can resolve it").unsettled();
@@ -144,18 +190,25 @@ pub const PULL_AGAIN: Advice =
     Advice::new("pull or build the image again for the platform to push (`docker pull --platform`)");
 const SERVER_TROUBLE: Advice = Advice::new("try again later, or check the log of {registry}").unsettled();
 pub const SEE_REGISTRY: Advice = Advice::new("check the log of {registry}");
-const FORMAT: Advice = Advice::new(
+pub const FORMAT: Advice = Advice::new(
     "build without attestations (`docker build --provenance=false`): the registry may not accept an image index with attestations",
 );
 pub const CHECK_REPOSITORY: &str =
     "check the name {repository}, and that its repository or project exists in {registry}";
 const CREATE_REPOSITORY: Advice = Advice::new(CHECK_REPOSITORY);
-const UPDATE_ENGINE: Advice =
-    Advice::new("update docker on the engine's machine, or unset DOCKER_API_VERSION");
-const UPDATE_PLUGIN: Advice = Advice::new("unset DOCKER_API_VERSION, or update docker-regpush");
+const UPDATE_ENGINE: Advice = Advice::new("update docker on the engine's machine");
+const UPDATE_CLIENT: Advice = Advice::new("update docker and docker-regpush on this machine");
 pub const ENGINE_WENT: Advice =
     Advice::new("check the engine's log (`journalctl -u docker`): the engine or its builder stopped");
 const ENGINE_DISK: Advice = Advice::new("run `docker system prune`: the engine's disk is full");
+const ENGINE_FILES: Advice =
+    Advice::new("check the disk of the engine's machine: it is read-only, or has a quota");
+const START_ENGINE: Advice = Advice::new(
+    "start the engine (`systemctl start docker`), or choose another with `--context` or DOCKER_HOST",
+);
+const DAMAGED: Advice =
+    Advice::new("remove the image, then pull or build it again: the engine's copy is damaged");
+const ENGINE_LOG: Advice = Advice::new("check the engine's log (`journalctl -u docker`)");
 
 /// Phrases in the response of TLS servers to plain HTTP, in lower case.
 pub const WANTS_TLS: [&str; 3] = [
@@ -184,19 +237,32 @@ pub const RULES: &[Rule] = rules![
     Is(Cancelled), ["context canceled", "context cancelled", "upload cancelled", "operation was canceled"], [], TRY_AGAIN;
 
     // 2 · the engine, or the connection to it
-    Is(Engine), ["permission denied while trying to connect to the docker"], [],
+    Is(Engine), ["permission denied while trying to connect to the docker", "dial unix *permission denied"], [],
         Advice::new("join the `docker` group and log in again, or use sudo");
     Is(Engine), ["connect to the docker daemon", "connect to docker daemon", "connect to podman", "is the docker daemon running",
-        "failed to connect to the docker api", "error during connect", "docker daemon is not running"], [],
-        Advice::new("start the engine (`systemctl start docker`), or choose another with `--context` or DOCKER_HOST");
-    Is(Engine), ["client version * is too old"], [], UPDATE_PLUGIN;
+        "failed to connect to the docker api", "error during connect", "docker daemon is not running", "dial unix *no such file"], [],
+        START_ENGINE;
+    Is(Engine), ["client version * is too old"], [], UPDATE_CLIENT;
     Is(Engine), ["client version * is too", "requires api version", "client is newer than server"], [], UPDATE_ENGINE;
-    Is(Engine), ["authorization denied by plugin"], [], Advice::new("ask the engine's administrator: its authorization plugin denies this call");
-    Is(Other), ["errno 28"], [], SEE_REGISTRY;
+    Is(Engine), ["authorization denied by plugin", "authzplugin."], [], Advice::new("ask the engine's administrator: its authorization plugin denies this call");
+    Is(Other), ["permission denied*config.json", "config.json*permission denied"], [], CONFIG_FILE;
+    // A registry written in Python (docker-archive/docker-registry)
+    Is(Other), ["[errno "], [], SEE_REGISTRY;
+    // Errors of the storage driver `filesystem` of distribution, which containerd quotes.
+    Is(Server), ["filesystem: mkdir", "filesystem: open", "filesystem: write", "/var/lib/registry/"], [], STORAGE;
     Is(Engine), ["no space left on device"], [], ENGINE_DISK;
+    Is(Engine), ["read-only file system", "disk quota exceeded"], [], ENGINE_FILES;
+    // Go's `os.PathError`
+    Is(Engine), ["open /*: permission denied", "mkdir /*: permission denied"], [], FILE_RIGHTS;
+    Is(Other), ["source image rejected", "running image * is rejected by policy", "trust policy"], [], SIGNATURE_POLICY;
+    Is(Engine), ["creating signature"], [], Advice::new("check the key with which podman signs images (`gpg --list-secret-keys`)");
+    Is(Other), ["unknown shorthand flag", "unknown flag: "], [], Advice::new("check the options of the command");
     Is(Engine), ["file integrity checksum failed", "layer does not exist", "input/output error", "error creating overlay mount",
-        "error reading tar", "failed to get layer", "layer not known", "/containers/storage/overlay", "no such file or directory"], [],
-        Advice::new("remove the image, then pull or build it again: the engine's copy is damaged");
+        "error reading tar", "failed to get layer", "layer not known", "/containers/storage/overlay", "/overlay2/*no such file",
+        "/var/lib/docker/*no such file", "/var/lib/containers/*no such file", "/var/lib/containerd/*no such file"], [], DAMAGED;
+    Is(Engine), ["no such file or directory"], [], ENGINE_LOG;
+    Is(Engine), ["doesn't support multiplatform images"], [],
+        Advice::new("use the containerd store for images with several platforms: `\"features\": {\"containerd-snapshotter\": true}` in the engine's daemon.json");
     Is(Engine), ["failed to receive status"], [], ENGINE_WENT;
     Is(Engine), ["already in progress"], [], Advice::new("wait for the engine's earlier push of this image to end");
     Is(Auth), ["x-registry-auth"], [], LOG_IN;
@@ -204,10 +270,12 @@ pub const RULES: &[Rule] = rules![
     // 3 · no such image in the engine; engines use these messages only for the local store
     Is(NotFound), ["tag does not exist: ", "image not known", "no such image",
         "repository does not exist: ", "failed to find image", "does not resolve to an image id", "image not found locally",
-        "unable to find image", "no such id", "image does not exist locally"], [], BUILD_FIRST;
+        "unable to find image", "no such id", "image does not exist locally", "daemon: reference does not exist"], [], BUILD_FIRST;
 
-    // 4 · invalid references
-    Is(Class::Reference), ["invalid reference format", "invalid tag format", "must be lowercase", "cannot push a digest reference",
+    // 4 · invalid references; first valid references that do not fit the registry's own structure of names (GAR:
+    // gitpod-io/gitpod#3695)
+    Is(Rejected), ["missing image name", "should be of the form", "invalid project name"], [], NAME_PARTS;
+    Is(Class::Reference), ["invalid reference format", "invalid reference\n", "invalid tag format", "illegal tag name", "must be lowercase", "cannot push a digest reference",
         "not be more than 255", "64-byte hexadecimal", "invalid image name", "name invalid", "name_invalid",
         "invalid repository name", "must be a storage reference", "destination specifies a digest", "could not parse reference",
         "couldn't parse reference", "failed to parse platform", "both os and architecture must be provided",
@@ -216,17 +284,24 @@ pub const RULES: &[Rule] = rules![
         Advice::new("write the reference as `registry.example.com/team/app:tag`, in lower case, without a scheme");
 
     // 5 · the engine has the image, but not all of its content
+    // docker 29
+    Is(ContentMissing), ["no specific platform requested"], [], CHOOSE_PLATFORM;
     Is(ContentMissing), ["content digest * not found", "does not provide the specified platform", "does not provide any platform",
-        "does not match the specified platform", "manifests found for platform", "no specific platform requested",
+        "does not match the specified platform", "manifests found for platform",
         "no match for platform", "blob not found locally", "missing content"], [], PULL_AGAIN;
+
+    // docker 29 with the containerd store waits 30 s for the headers of a response.
+    Is(Network), ["timeout awaiting response headers"], [], SLOW_ANSWER;
 
     // 6 · certificates; a handshake timeout is a network failure
     Is(Network), ["handshake timeout"], [], TRY_AGAIN;
-    Is(Tls), ["server gave http response to https client", "first record does not look like a tls"], [], PLAIN_HTTP;
+    Is(Tls), ["proxyconnect*first record does not look like a tls", "proxyconnect*server gave http response"], [], HTTPS_PROXY;
+    // "only secure connections": Jib (GoogleContainerTools/jib)
+    Is(Tls), ["server gave http response to https client", "first record does not look like a tls", "only secure connections are allowed"], [], PLAIN_HTTP;
     Is(Tls), WANTS_TLS, [], PROXY_SCHEME;
     Is(Tls), ["failed to fetch oauth token*x509", "failed to fetch oauth token*certificate", "failed to fetch anonymous token*x509",
         "failed to fetch anonymous token*certificate"], [], TRUST_TOKEN_SERVER;
-    Is(Tls), ["missing key client.key", "missing client certificate", "certificate required", "bad certificate"], [],
+    Is(Tls), ["missing key * for client certificate", "missing client certificate", "certificate required", "bad certificate"], [],
         Advice::new("put client.cert and client.key into /etc/docker/certs.d/{registry}/ on the engine's machine: {registry} requires a client certificate");
     Is(Tls), ["common name", "ip sans", "certificate is valid for", "not valid for any names"], [],
         Advice::new("use the name in the certificate of {registry}, or reissue the certificate with this name (SAN)");
@@ -238,10 +313,18 @@ pub const RULES: &[Rule] = rules![
     // "unauthenticated pull rate limit")
     Is(Network), ["proxy authentication required", "proxy authorization required"], [407], PROXY_LOGIN;
     Is(Other), ["invalid content digest in response*invalid checksum digest format"], [], STRIPPED_DIGEST;
-    Is(Other), ["no host in request url", "malformed http response", "stopped after 10 redirects", "did not include a token", "invalid checksum digest",
+    // The bytes of a TLS alert, quoted by Go.
+    Is(Other), [r#"malformed http response "\x15\x03"#], [], PROXY_SCHEME;
+    Is(Other), ["no host in request url", "malformed http response", "malformed http status", "stopped after 10 redirects", "did not include a token", "invalid checksum digest",
         "invalid content digest in response", "got digest * expected", "unsupported protocol scheme", "not a valid registry"],
-        [200, 202, 204], NOT_A_REGISTRY;
+        [200, 202, 204, 301, 302, 303, 307, 308], NOT_A_REGISTRY;
     Is(Auth), LOCK_OUT, [], LOCKED_OUT;
+    // Google (gcp-gcr-orb#81)
+    Is(Auth), ["parse json key"], [], KEY_FILE;
+    // Services that are switched off: Google (gke-labs/vroom#449, google-github-actions/deploy-cloudrun#420)
+    Is(Rejected), ["deprecated and shutting down", "api has not been used", "enable google container registry api",
+        "enable the google container registry api", "api * is not enabled", "not enabled on project", "service_disabled", "billing * disabled", "billing to be enabled",
+        "billing account"], [], SWITCHED_OFF;
     Is(RateLimited), ["toomanyrequests", "too many requests", "rate exceeded", "rate limit", "ratelimit", "rate-limit", "hap429",
         "throttl", "request limit", "quota metric"], [429], WAIT;
 
@@ -251,9 +334,11 @@ pub const RULES: &[Rule] = rules![
         "does not have permission", "requires * permission", "lacks * permission"], [],
         Advice::new("give this account permission to push to {repository} (IAM policy or role)");
     Is(Denied), ["unauthorized to access repository", "no-repo-write-permission", "you do not have permission", "insufficient permission",
-        "insufficient privileges", "does not have sufficient", "insufficient rights", "not have access", "write access"], [], MAY_NOT_WRITE;
+        "insufficient privileges", "not enough permissions", "does not have sufficient", "insufficient rights", "not have access", "write access"], [], MAY_NOT_WRITE;
     Is(Denied), ["permission_denied", "installation not allowed", "reqpackageaccess", "insufficient scopes", "write_package"], [], TOKEN_RIGHTS;
     Is(Auth), ["token has expired", "token is expired", "token expired", "expired token", "expiredtoken"], [], EXPIRED;
+    // docker cannot save credentials, so the login did not happen.
+    Is(Other), ["error storing credentials", "error saving credentials"], [], HELPER;
     Is(Auth), ["no basic auth credentials", "incorrect username or password", "invalid username/password", "unauthenticated",
         "anonymous users", "could not find robot", "access denied. the provided password", "not login", "not logged in", "authenticate error",
         "invalid username or password", "wrong username or password", "bad credentials", "invalid credentials", "bad username or password",
@@ -264,20 +349,26 @@ pub const RULES: &[Rule] = rules![
 
     // 9 · refused content (checked before groups 10 to 13, because messages about refused content may begin with
     // "denied:", "unauthorized:" or "unknown:")
+    Is(Rejected), ["limit on number of layers", "too many layers", "max depth exceeded"], [], FEWER_LAYERS;
+    Is(Rejected), ["already associated with another repository"], [], OTHER_NAME;
     Is(Rejected), ["immutable", "immutability", "cannot be overwritten", "cannot overwrite", "can't overwrite", "not allow overwrit",
-        "does not allow updating", "cannot update tag", "tag invalid", "tag_invalid", "manifest tag did not match", "already exists in the"], [], NEW_TAG;
+        "does not allow updating", "cannot update tag", "tag already exists", "tag invalid", "tag_invalid", "manifest tag did not match", "already exists in the"], [], NEW_TAG;
     Is(Rejected), ["entity too large", "payload too large", "content too large", "request body too large", "body is too large"], [413], TOO_LARGE;
+    Is(Rejected), ["image too large"], [], SMALLER;
     Is(Rejected), ["quota", "upper limit", "hard limit", "limit is ", "storage limit", "size limit", "limit exceeded", "limit reached",
-        "exceeds the limit", "maximum allowed", "maximum number", "exceeded the maximum", "insufficient storage"], [507], QUOTA;
+        "exceeds the limit", "exceeds maximum", "exceeds the maximum", "too many tags", "too many images", "too many repositories", "maximum allowed", "maximum number", "exceeded the maximum", "insufficient storage"], [507], QUOTA;
     Is(Rejected), ["aka.ms/acr/firewall", "is not allowed access", "ip address is not allowed"], [],
         Advice::new("allow the engine's address in the firewall of {registry}, or push from inside its network");
     Is(Rejected), ["does not exist in the registry with id", "name unknown", "name_unknown", "name not known", "no default local repository",
         "repository \"*\" not found", "repository '*' not found", "repository not found", "project * not found", "namespace * not found", "namespace unknown",
         "project not found"], [], CREATE_REPOSITORY;
+    // Caches of other registries: Harbor (goharbor/harbor#12731)
+    Is(Rejected), ["to a proxy project", "to a pull-through cache", "to a pull through cache", "is a pull-through cache", "is a pull through cache",
+        "to a mirror", "is a mirror"], [], PROXY_PROJECT;
     Is(Rejected), ["manifest invalid", "manifest_invalid", "manifest unverified", "manifest_unverified", "manifest failed signature",
-        "schema 1", "media type", "media-type", "mediatype", "unsupported manifest"], [415], FORMAT;
+        "schema 1", "media type", "media-type", "mediatype", "unsupported manifest", "manifest.list is not supported", "manifest list is not supported"], [415], FORMAT;
     Is(Rejected), ["deploying to groups", "is disallowed", "read-only", "read only mode", "readonly", "is blocked",
-        "been blocked", "blocked by", "method not allowed", "policy violation", "violates", "vulnerabilit", "not signed", "unsupported: ", "is unsupported", "unsupported\n",
+        "been blocked", "blocked by", "method not allowed", "policy violation", "violates", "vulnerabilit", "not signed", "unsupported: ", "is unsupported", "unsupported\n", "push not supported",
         "policy_violation", "legal reasons", "payment required", "billing", "subscription", "pricing plan"], [402, 405, 409, 412, 451],
         Advice::new("check the settings of {registry} for {repository}: read-only mode, policies, subscription").unsettled();
 
@@ -287,7 +378,7 @@ pub const RULES: &[Rule] = rules![
 
     // 11 · messages that are probably about credentials; "denied" before "unauthorized" means missing rights
     Is(Auth), ["authentication required", "authentication is required"], [401], LOG_IN.unsettled();
-    Is(Denied), ["denied*unauthorized"], [], MAY_NOT_WRITE;
+    Is(Denied), ["denied*unauthorized", "unauthorized*403 forbidden"], [], MAY_NOT_WRITE;
     Is(Auth), ["unauthorized", "unauthorised", "authenticat", "credential"], [], LOG_IN.unsettled();
 
     // 12 · server errors, by HTTP status
@@ -304,7 +395,12 @@ pub const RULES: &[Rule] = rules![
     Is(Server), ["internal server error", "internal error", "service unavailable", "bad gateway", "gateway timeout", "gateway time-out",
         "temporarily unavailable", "unavailable", "unknown error", "registry: unknown unknown", "error from registry: unknown\n", "circuit breaker"], [], SERVER_TROUBLE;
 
+    // Harbor: two pushes of an image at the same time (goharbor/harbor#16995)
+    Is(Server), ["attach to a non existing artifact"], [], SERVER_TROUBLE;
+
     // 15 · the connection between engine and registry
+    // An index names a manifest that the registry does not show yet, or has lost.
+    Is(Network), ["manifest unknown", "manifest_unknown"], [], LOST_UPLOAD;
     NetworkUnlessManifest, ["blob upload invalid", "blob_upload_invalid"], [], LOST_UPLOAD;
     Is(Network), ["blob upload unknown", "blob_upload_unknown", "unknown blob", "blob unknown", "blob_unknown", "digest invalid", "digest_invalid",
         "size invalid", "size_invalid", "did not match uploaded", "did not match content length", "digest did not match"], [], LOST_UPLOAD;
@@ -313,4 +409,7 @@ pub const RULES: &[Rule] = rules![
     Is(Network), ["eof", "broken pipe", "closed network connection", "closed pipe"], [], MAY_BE_CUT;
     Is(Network), ["connection", "timeout", "timed out", "deadline exceeded", "dial tcp", "stream error", "goaway",
         "proxyconnect", "http2: ", "no response", "pected size", "request canceled", "must be retried", "retrying in", "read tcp", "write tcp"], [], TRY_AGAIN;
+
+    // 16 · wrong paths: Artifactory (docker/build-push-action#1115), GitLab, Harbor
+    Is(Other), [], [404], CHECK_PATH;
 ];

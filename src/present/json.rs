@@ -159,16 +159,17 @@ fn name(state: &LayerState) -> &'static str {
         LayerState::AlreadyExists => "exists",
         LayerState::MountedFrom(_) => "mounted",
         LayerState::Retrying { .. } => "retrying",
-        LayerState::Other(_) => "other",
+        LayerState::SkippedForeign | LayerState::Other(_) => "other",
     }
 }
 
 /// Returns a message with the details of a layer's state; `None` if the state has no details.
 fn text(state: &LayerState) -> Option<String> {
     match state {
-        LayerState::MountedFrom(_) | LayerState::Retrying { .. } | LayerState::Other(_) => {
-            Some(state.to_string())
-        }
+        LayerState::MountedFrom(_)
+        | LayerState::Retrying { .. }
+        | LayerState::SkippedForeign
+        | LayerState::Other(_) => Some(state.to_string()),
         _ => None,
     }
 }

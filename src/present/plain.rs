@@ -126,7 +126,14 @@ fn is_news(before: Option<&LayerState>, now: &LayerState) -> bool {
         }
         // The containerd store reports the state `Pushed` ten times a second.
         (Some(LayerState::Pushed), LayerState::Pushed) => false,
-        (_, LayerState::Pushed | LayerState::Retrying { .. } | LayerState::Other(_)) => true,
+        (Some(LayerState::SkippedForeign), LayerState::SkippedForeign) => false,
+        (
+            _,
+            LayerState::Pushed
+            | LayerState::Retrying { .. }
+            | LayerState::SkippedForeign
+            | LayerState::Other(_),
+        ) => true,
         _ => false,
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::engine::Engine;
 use crate::engine::images::ImageInspect;
 use crate::oci::{Descriptor, is_digest};
+use crate::platform::Platform;
 use crate::push::error::QueryError;
 use crate::push::pool::RegistryPool;
 use crate::push::subject::{Subject, inspect};
@@ -61,7 +62,8 @@ pub async fn run(
     subject: &Subject<'_>,
     needs_tag: bool,
 ) -> Result<Findings, QueryError> {
-    let image = inspect(engine, subject).await?;
+    let mut image = inspect(engine, subject).await?;
+    add_platforms(engine, subject, &mut image).await;
     let registry = pool.registry(engine, subject).await?;
     let warning = match registry.probe_upload(subject.reference.path(), None).await {
         Ok(()) => None,
@@ -110,6 +112,26 @@ pub async fn run(
         size: image.size,
         layers: image.layers,
     })
+}
+
+/// Adds the layers and the size of each platform that the engine has, since the engine reports the layers of one platform.
+/// Leaves the image as it is if the user chose one platform, if the engine lacks a platform and therefore pushes one only,
+/// or if the engine cannot inspect a platform (API before 1.49).
+async fn add_platforms(engine: &mut Engine, subject: &Subject<'_>, image: &mut ImageInspect) {
+    let platforms: Vec<Platform> =
+        image.manifests.iter().filter_map(|manifest| manifest.platform.clone()).collect();
+    let is_complete = image.manifests.iter().all(|manifest| manifest.is_here);
+    if subject.platform.is_some() || platforms.len() < 2 || !is_complete {
+        return;
+    }
+    let (mut layers, mut size) = (Vec::new(), 0_u64);
+    for platform in &platforms {
+        let Ok(Some(own)) = engine.inspect_platform(subject.local_name, platform).await else { return };
+        let new = own.layers.into_iter().filter(|layer| !layers.contains(layer)).collect::<Vec<_>>();
+        layers.extend(new);
+        size = size.saturating_add(own.size);
+    }
+    (image.layers, image.size) = (layers, size);
 }
 
 /// Searches the repository in the registry for the layers of the local image.

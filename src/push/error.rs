@@ -9,6 +9,7 @@ use hyper::Uri;
 use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::engine::error::EngineError;
 use crate::failure::{Class, Verdict};
+use crate::net::settings::insecure_registries;
 use crate::push::login::LoginError;
 use crate::push::suggest::{Suggestion, looks_like_id};
 use crate::reference::Reference;
@@ -223,6 +224,11 @@ impl Refusal {
         if let Cause::Registry(_) = &self.cause {
             return self.cause.hint();
         }
+        if reference.has_underscore_in_host() && self.cause.class() == Class::Other {
+            return Some(format!(
+                "use another host name for {registry}: it has an underscore, which docker does not accept in a host name"
+            ));
+        }
         if let Some(suggestion) = &self.suggestion {
             return Some(suggestion.hint(&reference.familiar()));
         }
@@ -259,6 +265,7 @@ impl Refusal {
         let hint = self.cause.verdict().hint;
         let hint = hint.replace("docker login {registry}", &docker_login(reference.domain()));
         let filled = hint.replace("{registry}", reference.domain());
+        let filled = filled.replace("{insecure}", &insecure_registries(reference.domain()));
         let filled = filled.replace("{repository}", &reference.familiar_repository());
         let filled = filled.replace("{server}", &server_in(&self.cause.reason()));
         Some(filled.replace("{tag}", reference.tag_or_latest()))

@@ -600,8 +600,9 @@ impl<'a> Push<'a> {
         let suggestion = match cause.class() {
             Class::NotFound => {
                 let wanted = self.target.local_name.parse().unwrap_or_else(|_| reference.clone());
-                // If the engine does not list its images, the error has no suggestion.
-                self.engine.local_images(LIST_TIMEOUT).await.ok().and_then(|images| suggest(&wanted, &images))
+                // If the engine does not list its images, the error suggests none of them.
+                let images = self.engine.local_images(LIST_TIMEOUT).await.unwrap_or_default();
+                suggest(&wanted, &images, self.target.may_be_destination_of.as_deref())
             }
             _ => None,
         };
@@ -681,6 +682,7 @@ pub async fn with_background<T>(task: impl Future<Output = ()>, work: impl Futur
 fn shows_access(event: &Event) -> bool {
     match event {
         Event::Layer { state: LayerState::Pushing { current, .. }, .. } => *current > 0,
+        Event::Layer { state: LayerState::SkippedForeign, .. } => false,
         Event::Layer { state, .. } => state.is_final(),
         Event::Pushed { .. } => true,
         _ => false,

@@ -66,7 +66,7 @@ impl Platforms {
             }
             (None, []) => format!("platforms: {sent}{others}, all in the engine"),
             (None, missing) => format!(
-                "platforms: the engine has {sent}, but not {}; unless the registry has the rest, the engine pushes one platform only, without attestations",
+                "platforms: the engine has {sent}, but not {}; the engine pushes one platform only, without attestations, and the tag then names this image, even if it names the complete one now",
                 missing.join(", ")
             ),
         }

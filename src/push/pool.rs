@@ -395,7 +395,7 @@ impl RegistryPool {
         engine: &mut Engine,
         domain: &str,
     ) -> Result<&RegistrySettings, EngineError> {
-        if !is_special(domain) {
+        if !is_special(domain) && !engine.may_require_tls_on_loopback() {
             return Ok(&self.defaults);
         }
         self.settings.get_or_try_init(|| Box::pin(engine.registry_settings())).await

@@ -11,6 +11,8 @@ const MAX_SIMILAR: usize = 3;
 pub enum Suggestion {
     /// Local images with a reference similar to the requested reference, the most similar first.
     Near(Vec<String>),
+    /// The image before this one, as the user typed it: the reference was probably meant as the destination of that image.
+    Destination(String),
     /// A local image in another repository, with the last path component and tag of the requested reference.
     Tag(String),
 }
@@ -19,6 +21,9 @@ impl Suggestion {
     /// Returns a hint for the user. `wanted`: the requested reference.
     pub fn hint(&self, wanted: &str) -> String {
         match self {
+            Self::Destination(image) => {
+                format!("to push {image} as {wanted}, run `docker regpush {image} --to {wanted}`")
+            }
             Self::Near(names) => format!("did you mean {}?", names.join(" or ")),
             // The image exists under the name of the destination, which no tag has to change.
             Self::Tag(name) if name == wanted => format!("did you mean {name}?"),
@@ -28,8 +33,14 @@ impl Suggestion {
 }
 
 /// Suggests images whose references differ from the wanted reference in a few letters or only in the tag. If no such
-/// image exists, suggests an image with the same last path component and tag.
-pub fn suggest(wanted: &Reference, images: &[ImageSummary]) -> Option<Suggestion> {
+/// image exists, suggests to push another image to the reference, or an image with the same last path component and tag.
+///
+/// * `destination_of`: an image that the user may have meant to push to `wanted`.
+pub fn suggest(
+    wanted: &Reference,
+    images: &[ImageSummary],
+    destination_of: Option<&str>,
+) -> Option<Suggestion> {
     let wanted_name = wanted.familiar();
     let limit = 2.max(wanted.path().len() / 4);
     let here: Vec<(&String, Reference)> =
@@ -44,6 +55,18 @@ pub fn suggest(wanted: &Reference, images: &[ImageSummary]) -> Option<Suggestion
         })
         .map(|(distance, name, _)| (distance, name))
         .collect();
+    let source = destination_of.and_then(|image| Some((image, image.parse::<Reference>().ok()?)));
+    if let Some((image, source)) = source
+        && here.iter().any(|(_, reference)| reference.canonical() == source.canonical())
+    {
+        // The repository that the user typed first is not what the user meant by the second name.
+        let is_other =
+            |name: &str| !name.parse::<Reference>().is_ok_and(|own| own.repository() == source.repository());
+        near.retain(|(_, name)| is_other(name));
+        if near.is_empty() {
+            return Some(Suggestion::Destination(image.to_owned()));
+        }
+    }
     if !near.is_empty() {
         near.sort();
         return Some(Suggestion::Near(
@@ -107,7 +130,7 @@ mod tests {
         for (wanted, here, want) in table {
             let image = |name: &&str| ImageSummary { name: (*name).to_owned(), ..ImageSummary::default() };
             let images: Vec<ImageSummary> = here.iter().map(image).collect();
-            assert_eq!(suggest(&wanted.parse().unwrap(), &images), want, "{wanted}");
+            assert_eq!(suggest(&wanted.parse().unwrap(), &images, None), want, "{wanted}");
         }
     }
 }

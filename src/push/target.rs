@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::failure::Class;
-use crate::reference::{HUB, Reference, ReferenceError};
+use crate::reference::{HUB, Reference, ReferenceError, has_registry};
 
 /// An image that the user typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +32,14 @@ pub struct Target {
     /// The image name that supplies the path and tag of the destination, if the typed text could also be an image ID.
     /// If the image in the engine does not have this name, the user typed an ID, which has no path and tag.
     pub stands_for: Option<Reference>,
+    /// The image before this one, if the user may have meant the reference as the destination of that image, as in the
+    /// syntax of `podman push`, `skopeo copy` and `crane push`.
+    pub may_be_destination_of: Option<String>,
 }
 
 impl Target {
     pub fn new(reference: Reference) -> Self {
-        Self { local_name: reference.canonical(), reference, stands_for: None }
+        Self { local_name: reference.canonical(), reference, stands_for: None, may_be_destination_of: None }
     }
 
     /// Returns whether the name of the image in the engine differs from the reference to push to.
@@ -63,6 +66,9 @@ pub enum TargetError {
     IdWithAllTags { typed: String },
     #[error("`{typed}` has no path and tag to append to --to {destination}")]
     Nameless { typed: String, destination: String },
+    /// The first word is a command of docker, and the words after it are probably its arguments.
+    #[error("`{typed}` is a command of docker, not of `docker regpush`")]
+    DockersCommand { typed: String, instead: String },
     #[error("{first} and {second} would both be pushed as {reference}")]
     Collision { first: String, second: String, reference: String },
 }
@@ -77,6 +83,7 @@ impl TargetError {
             | Self::TagWithAllTags { typed }
             | Self::IdWithAllTags { typed }
             | Self::Nameless { typed, .. }
+            | Self::DockersCommand { typed, .. }
             | Self::Collision { second: typed, .. } => typed,
         }
     }
@@ -96,6 +103,9 @@ impl TargetError {
             Self::IdWithAllTags { .. } => "pass a repository name, or remove --all-tags".to_owned(),
             Self::Nameless { destination, .. } => {
                 format!("give the full destination: `--to {destination}PATH:TAG`")
+            }
+            Self::DockersCommand { typed, instead } => {
+                format!("{instead}; to push an image of that name, write `docker.io/library/{typed}`")
             }
             Self::Collision { .. } => {
                 "give each image its own destination, or use one that ends with a slash".to_owned()
@@ -179,6 +189,12 @@ pub fn targets(
     to: &[String],
     all_tags: bool,
 ) -> Result<Vec<(String, Target)>, TargetError> {
+    if let [first, rest @ ..] = images
+        && to.is_empty()
+        && let Some(instead) = instead_of(first, rest)
+    {
+        return Err(TargetError::DockersCommand { typed: first.clone(), instead });
+    }
     let mut targets: Vec<(String, Target)> = Vec::new();
     let destinations = to.iter().map(|typed| Ok((typed, Destination::read(typed)?)));
     let destinations: Vec<(&String, Destination)> = destinations.collect::<Result<_, TargetError>>()?;
@@ -205,6 +221,12 @@ pub fn targets(
             targets.push((typed.clone(), sent_to(typed, &image, written, destination)?));
         }
     }
+    if let [(typed, image), (other, target)] = &mut targets[..]
+        && has_registry(other)
+        && (!has_registry(typed) || image.reference.name_and_tag() == target.reference.name_and_tag())
+    {
+        target.may_be_destination_of = Some(typed.clone()).filter(|_| to.is_empty() && !all_tags);
+    }
     let mut first: BTreeMap<String, (String, String)> = BTreeMap::new();
     let mut collision = None;
     targets.retain(|(typed, target)| {
@@ -226,6 +248,26 @@ pub fn targets(
         }
     });
     collision.map_or(Ok(targets), Err)
+}
+
+/// Returns what to do instead, if the first word is a command of docker.
+///
+/// * `rest`: the words after the first one.
+fn instead_of(first: &str, rest: &[String]) -> Option<String> {
+    let words = rest.join(" ");
+    Some(match (first, rest) {
+        // docker has the same commands after `image`: `docker image push`.
+        ("image", [command, rest @ ..]) => return instead_of(command, rest),
+        ("push", _) => "leave out `push`".to_owned(),
+        ("tag", [image, destination]) => format!("run `docker regpush {image} --to {destination}`"),
+        ("images" | "image" | "list", _) => "run `docker regpush ls`".to_owned(),
+        (
+            "build" | "buildx" | "commit" | "import" | "inspect" | "load" | "login" | "logout" | "manifest"
+            | "pull" | "rmi" | "run" | "save" | "search" | "tag",
+            _,
+        ) => format!("run `{}`", format!("docker {first} {words}").trim_end()),
+        _ => return None,
+    })
 }
 
 /// Returns the reference to push to if the user passed no `--to`: the name of the image.
@@ -278,7 +320,7 @@ fn sent_to(
         (Destination::Under(_), Image::Named(image)) if is_id(typed) => Some(image.clone()),
         _ => None,
     };
-    Ok(Target { reference, local_name, stands_for })
+    Ok(Target { reference, local_name, stands_for, may_be_destination_of: None })
 }
 
 /// Returns the name before the `@` of a digest reference, if the name has a tag.
@@ -294,6 +336,7 @@ pub fn expand(target: &Target, tags: &[String]) -> Vec<Target> {
         reference: target.reference.with_tag(tag),
         local_name: format!("{repository}:{tag}"),
         stands_for: None,
+        may_be_destination_of: None,
     };
     tags.iter().map(with).collect()
 }

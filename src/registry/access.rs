@@ -53,18 +53,18 @@ impl Access {
     }
 
     /// Returns whether the plugin may use plain HTTP, or TLS with any certificate, for the token server too, because
-    /// the engine allows this for the registry. Returns `false` for a registry on a loopback address, for which the
-    /// engine allows this without any setting.
+    /// the engine allows this for the registry. Returns `false` for a registry on a loopback address, for which most
+    /// engines allow this without any setting.
     pub(super) fn lends_insecurity(&self, domain: &str) -> bool {
         self.tls.skip_verify && !is_on_loopback(domain)
     }
 }
 
-/// Returns whether the engine's settings for a registry may differ from the defaults. A registry on a
-/// loopback address is always insecure, so its settings can differ only in the certificates directory of a
-/// rootless engine.
+/// Returns whether the settings of an engine before docker 29 may differ from the defaults for a registry. For these
+/// engines a registry on a loopback address is always insecure, so its settings can differ only in the certificates
+/// directory of a rootless engine.
 ///
-/// Source: moby `registry/config.go` (`loadInsecureRegistries`): loopback addresses are always insecure.
+/// Source: moby `registry/config.go` (`loadInsecureRegistries`).
 pub fn is_special(domain: &str) -> bool {
     !is_on_loopback(domain) || certificates_directory(true).join(domain).exists()
 }

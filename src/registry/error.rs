@@ -14,6 +14,7 @@ use crate::docker::context::Endpoint;
 use crate::failure::{
     CHECK_REPOSITORY, Class, Evidence, RAISE_LIMIT, Verdict, WAIT_AND_CORRECT, classify, is_lock_out,
 };
+use crate::net::settings::insecure_registries;
 use crate::net::tls::TlsProblem;
 use crate::reference::HUB;
 use crate::text::sanitize;
@@ -246,7 +247,8 @@ impl RegistryError {
                         )
                     }
                     TlsProblem::PlainText => format!(
-                        "add `{registry}` to `insecure-registries` in the engine's daemon.json if it speaks plain HTTP"
+                        "set `{}` in the engine's daemon.json, beside its other entries, if the registry speaks plain HTTP",
+                        insecure_registries(registry)
                     ),
                     TlsProblem::Expired | TlsProblem::NotYetValid => {
                         "renew its certificate, and check the clocks of both machines".to_owned()

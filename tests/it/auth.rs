@@ -370,6 +370,15 @@ fn reports_that_the_registry_does_not_ask_for_credentials() {
         let run = run_with_stdin(&mut command, b"filepw");
         assert_eq!((run.status, env.config_file().exists()), (status, status == 0), "{run}");
     }
+
+    // The hint fills in the registry.
+    let text = r#"{"message":"Get \"https://r.invalid:5000/v2/\": http: server gave HTTP response to HTTPS client"}"#;
+    let engine = FakeEngine::with_info().on(AUTH, Reply::json(500, text));
+    let mut command = env.command(&engine);
+    command.args(["regpush", "auth", "--login", "-u", "bob", "--password-stdin", "r.invalid:5000"]);
+    let run = run_with_stdin(&mut command, b"filepw");
+    let hint = r#"hint: set `"insecure-registries": ["r.invalid:5000"]` in the engine's daemon.json"#;
+    assert!(run.status == 6 && run.stderr.contains(hint), "{run}");
 }
 
 /// The plugin cannot reach a registry on the engine's machine, so the engine answers both questions.

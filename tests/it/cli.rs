@@ -47,6 +47,122 @@ fn usage_errors_exit_125_with_dockers_reason_on_stderr() {
     }
 }
 
+/// Users try the options of docker, podman, skopeo, crane, regctl, oras and kaniko.
+#[test]
+fn tips_name_the_option_that_does_the_same() {
+    let table = [
+        // options, beginning of the tip
+        ("--tls-verify=false app", "the engine connects to the registry: set `insecure-registries`"),
+        ("--insecure app", "the engine connects to the registry: set `insecure-registries`"),
+        ("--plain-http app", "the engine connects to the registry: set `insecure-registries`"),
+        ("--password hunter2 app", "pass the password on stdin: `--username NAME --password-stdin <FILE`"),
+        ("--password=hunter2 app", "pass the password on stdin: `--username NAME --password-stdin <FILE`"),
+        ("-phunter2 app", "pass the password on stdin: `--username NAME --password-stdin <FILE`"),
+        ("--creds me:hunter2 app", "pass the password on stdin: `--username NAME --password-stdin <FILE`"),
+        ("auth --password hunter2 r", "pass the password on stdin: `--username NAME --password-stdin <FILE`"),
+        ("--authfile f app", "the plugin uses docker's credentials: pass docker's `--config DIR`"),
+        ("-t r/app:2 app", "name the destination with `--to`: `docker regpush IMAGE --to DESTINATION`"),
+        ("--tag=r/app:2 app", "name the destination with `--to`: `docker regpush IMAGE --to DESTINATION`"),
+        (
+            "--destination r/app app",
+            "name the destination with `--to`: `docker regpush IMAGE --to DESTINATION`",
+        ),
+        ("--registry r app", "write the registry into the name, or pass `--to HOST/`"),
+        ("--all app", "pass `--all-tags` for all tags, or `--platform all` for all platforms"),
+        ("--multi-arch=all app", "pass `--platform all` for all platforms"),
+        ("--digestfile f app", "pass `--digest-file FILE`"),
+        ("--retry-times 3 app", "pass `--retries N`"),
+        ("-j 3 app", "pass `--parallel N`"),
+        ("--force app", "a push replaces an existing tag, unless you pass `--if-exists`"),
+        ("--user me app", "pass `--username NAME --password-stdin`"),
+        ("-o json app", "pass `--format json` for a result to parse"),
+        ("-v app", "pass docker's `--debug` before `regpush`"),
+        (
+            "--format {{.Digest}} app",
+            "the plugin has no Go templates: `--format ref` prints NAME@DIGEST, `--format json`",
+        ),
+        (
+            "ls --format {{json}} r",
+            "the plugin has no Go templates: `--format json` prints an object per line",
+        ),
+        ("--verfy never app", "a similar argument exists: '--verify'"),
+    ];
+    let env = TestEnv::new();
+    for (options, tip) in table {
+        let words: Vec<&str> = ["regpush"].into_iter().chain(options.split(' ')).collect();
+        let run = run(env.without_engine().args(&words));
+        assert_eq!(run.status, 125, "{options}: {run}");
+        assert!(run.stderr.contains(&format!("\n  tip: {tip}")), "{options}: {run}");
+        assert!(!run.stderr.contains("hunter2"), "{options}: {run}");
+    }
+    // A subcommand has no `--to`.
+    let run = run(env.without_engine().args(["regpush", "ls", "-t", "x"]));
+    assert!(!run.stderr.contains("--to"), "{run}");
+}
+
+#[test]
+fn commands_of_docker_are_no_images() {
+    let table = [
+        ("login", "run `docker login`"),
+        ("login registry.example.com", "run `docker login registry.example.com`"),
+        ("push app:1", "leave out `push`"),
+        ("push", "leave out `push`"),
+        ("pull app:1", "run `docker pull app:1`"),
+        ("tag app:1 r.example.com/app:1", "run `docker regpush app:1 --to r.example.com/app:1`"),
+        ("images", "run `docker regpush ls`"),
+        ("image push app:1", "leave out `push`"),
+        ("rmi app:1", "run `docker rmi app:1`"),
+    ];
+    let env = TestEnv::new();
+    for (typed, instead) in table {
+        let word = typed.split(' ').next().unwrap();
+        let words: Vec<&str> = ["regpush"].into_iter().chain(typed.split(' ')).collect();
+        let run = run(env.without_engine().args(&words));
+        let want = format!(
+            "error: `{word}` is a command of docker, not of `docker regpush`\nhint: {instead}; to push an image of that name, write `docker.io/library/{word}`\n"
+        );
+        assert_eq!((run.status, run.stderr.as_str()), (125, want.as_str()), "{typed}");
+    }
+    // With a tag or `--to`, the word is an image.
+    for words in [
+        &["regpush", "login:1"][..],
+        &["regpush", "-a", "docker.io/library/build"],
+        &["regpush", "push", "--to", "localhost:0/"],
+    ] {
+        let run = run(env.without_engine().env("DOCKER_HOST", "unix:///nothing").args(words));
+        assert_eq!(run.status, 4, "{words:?}: {run}");
+    }
+}
+
+/// Source: docker/cli#4877, moby#34975, nipreps/smriprep#330, microsoft/azure-pipelines-tasks#7388.
+#[test]
+fn hints_name_the_wrong_part_of_a_reference() {
+    let table = [
+        ("app:", "write a tag after `app:`: is the variable for the tag set?"),
+        ("r.example.com:5000/team/app:", "write a tag after `r.example.com:5000/team/app:`: is the variable"),
+        ("app:1.0+build.5", "write `-` instead of `+`: `app:1.0-build.5`"),
+        ("r.example.com:5000/app:1.0+b+c", "write `-` instead of `+`: `r.example.com:5000/app:1.0-b-c`"),
+        (
+            "my_registry:5000/app:1",
+            "use another host name for my_registry:5000: docker accepts no underscore",
+        ),
+        ("app:1\r", "remove the line break at its end: is the file or variable from Windows?"),
+        ("app:1\n", "remove the line break at its end: is the file or variable from Windows?"),
+        (
+            "http://r/app",
+            "write `http://r/app` in the form `registry.example.com/team/app:tag`, without a scheme",
+        ),
+    ];
+    let env = TestEnv::new();
+    for (typed, hint) in table {
+        for words in [&["regpush", typed][..], &["regpush", "app:1", "--to", typed]] {
+            let run = run(env.without_engine().args(words));
+            assert_eq!(run.status, 125, "{words:?}: {run}");
+            assert!(run.stderr.contains(&format!("\nhint: {hint}")), "{words:?}: {run}");
+        }
+    }
+}
+
 #[test]
 fn refuses_a_password_longer_than_64_kb() {
     let mut command = words(&TestEnv::new(), &["regpush", "-u", "me", "--password-stdin", "app"]);

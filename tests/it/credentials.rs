@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::support::engine::{FakeEngine, Reply, digest_line, refusal};
+use crate::support::engine::{FakeEngine, Ping, Reply, digest_line, refusal};
 use crate::support::env::{Run, TestEnv, exists, run, run_with_stdin};
 
 const IMAGE: &str = "localhost:0/app:1";
@@ -451,8 +451,9 @@ fn shows_no_secret_in_output_or_to_helpers() {
         tr '\0' '\n' </proc/self/environ >"$HOME/seen"; tr '\0' '\n' </proc/$PPID/cmdline >>"$HOME/seen"
         echo '{"Username":"alice","Secret":"hunter2secret"}'"#;
     let env = TestEnv::new().with_config(r#"{"credHelpers":{"localhost:0":"x"}}"#).with_helper("x", seen);
-    let engine =
-        FakeEngine::start().on_every_push(Reply::stream([refusal("unauthorized: authentication required")]));
+    let engine = FakeEngine::start()
+        .with_ping(Ping::Version("1.41"))
+        .on_every_push(Reply::stream([refusal("unauthorized: authentication required")]));
     let variable = r#"{"auths":{"elsewhere":{"auth":"Ym9iOmh1bnRlcjJzZWNyZXQ="}}}"#;
     let mut command = env.command(&engine);
     command.args(["-D", "regpush", "--format", "json", IMAGE]).env("DOCKER_AUTH_CONFIG", variable);

@@ -182,29 +182,57 @@ fn explains_incompatible_api_versions() {
     assert!(refused.stderr.contains(&want), "{refused}");
     assert!(refused.stderr.contains("hint: update docker on the engine's machine"), "{refused}");
 
-    let text =
-        "client version 1.51 is too old. Minimum supported API version is 1.60, please upgrade your client";
+    let text = "client version 1.55 is too old. Minimum supported API version is 1.60, please upgrade your client to a newer version";
     let body = json!({"message": text}).to_string();
     let new = FakeEngine::start()
         .with_ping(Ping::Version("1.70"))
-        .on("POST /v1.51/images/localhost:0/app/push", Reply::json(400, &body));
+        .allow("GET /v1.55/info", Reply::json(200, "{}"))
+        .on("POST /v1.55/images/localhost:0/app/push", Reply::json(400, &body));
     let refused = run(TestEnv::new().command(&new).args(["regpush", IMAGE]));
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("Minimum supported API version is 1.60"), "{refused}");
-    assert!(refused.stderr.contains("hint: unset DOCKER_API_VERSION, or update docker-regpush"), "{refused}");
+    let want =
+        format!("the engine at {} (from DOCKER_HOST) does not support API version 1.55: {text}", new.host);
+    assert!(refused.stderr.contains(&want), "{refused}");
+    assert!(
+        refused
+            .stderr
+            .contains("hint: update docker-regpush: the engine requires API version 1.60 or later\n"),
+        "{refused}"
+    );
+    // With the user's own version the hint names the variable.
+    let text = json!({"message": "client version 1.30 is too old. Minimum supported API version is 1.40, please upgrade"}).to_string();
+    let pinned = FakeEngine::start()
+        .allow("GET /v1.30/info", Reply::json(200, "{}"))
+        .on("POST /v1.30/images/localhost:0/app/push", Reply::json(400, &text));
+    let refused = push_to(&TestEnv::new(), &pinned.host, &[("DOCKER_API_VERSION", "1.30")]);
+    assert_eq!(refused.status, 4, "{refused}");
+    assert!(refused.stderr.contains("hint: unset DOCKER_API_VERSION, or set it to 1.40\n"), "{refused}");
 
+    // Without the variable, the plugin would use a version that the engine refuses too.
+    let text = json!({"message": "client version 1.51 is too old. Minimum supported API version is 1.60, please upgrade"}).to_string();
+    let pinned = FakeEngine::start()
+        .allow("GET /v1.51/info", Reply::json(200, "{}"))
+        .on("POST /v1.51/images/localhost:0/app/push", Reply::json(400, &text));
+    let refused = push_to(&TestEnv::new(), &pinned.host, &[("DOCKER_API_VERSION", "1.51")]);
+    assert!(
+        refused.stderr.contains("hint: update docker-regpush: the engine requires API version 1.60"),
+        "{refused}"
+    );
     let text = json!({"message": "client version 1.99 is too new. Maximum supported API version is 1.41"})
         .to_string();
-    let pinned = FakeEngine::start().on("POST /v1.99/images/localhost:0/app/push", Reply::json(400, &text));
+    let pinned = FakeEngine::start()
+        .allow("GET /v1.99/info", Reply::json(200, "{}"))
+        .on("POST /v1.99/images/localhost:0/app/push", Reply::json(400, &text));
     let refused = push_to(&TestEnv::new(), &pinned.host, &[("DOCKER_API_VERSION", "1.99")]);
     assert_eq!(refused.status, 4, "{refused}");
-    assert!(refused.stderr.contains("hint: update docker on the engine's machine, or unset"), "{refused}");
+    assert!(refused.stderr.contains("hint: unset DOCKER_API_VERSION, or set it to 1.41\n"), "{refused}");
     // The plugin prints the same hint if the engine refuses the API version of a request to list images.
     let listing = FakeEngine::start().on("GET /v1.99/images/json", Reply::json(400, &text));
     let mut command = TestEnv::new().command(&listing);
     let refused = run(command.env("DOCKER_API_VERSION", "1.99").args(["regpush", "-a", "localhost:0/app"]));
     assert_eq!(refused.status, 4, "{refused}");
-    assert!(refused.stderr.contains("hint: update docker on the engine's machine, or unset"), "{refused}");
+    assert!(refused.stderr.contains("hint: unset DOCKER_API_VERSION, or set it to 1.41\n"), "{refused}");
 }
 
 #[test]
@@ -218,7 +246,9 @@ fn reports_an_engine_that_requires_tls() {
     assert!(refused.stderr.contains("hint: pass --tlsverify"), "{refused}");
 
     // With `DOCKER_API_VERSION` the plugin sends no ping, so the push is the first request that the engine refuses.
-    let engine = FakeEngine::at_tcp().on_every_push(Reply { content_type: None, ..Reply::json(400, text) });
+    let engine = FakeEngine::at_tcp()
+        .allow("GET /v1.41/info", Reply::json(200, "{}"))
+        .on_every_push(Reply { content_type: None, ..Reply::json(400, text) });
     let refused = push_to(&TestEnv::new(), &engine.host, &[("DOCKER_API_VERSION", "1.41")]);
     assert_eq!(refused.status, 4, "{refused}");
     assert!(refused.stderr.contains("(from DOCKER_HOST) requires TLS"), "{refused}");

@@ -497,6 +497,14 @@ fn immutable_tag_with_the_same_image_is_unchanged() {
         FakeEngine::start().on(PUSH, refused()).on(INSPECT, image(&[OTHER])).on(DISTRIBUTION, names(DIGEST));
     let other = push(&engine, &[]);
     assert_eq!((other.status, &other.json()["error"]["class"]), (1, &json!("rejected")), "{other}");
+    // The first attempt stored the tag, but its answer was lost.
+    let engine = FakeEngine::start()
+        .on(PUSH, broken())
+        .on(PUSH, refused())
+        .on(INSPECT, image(&[DIGEST]))
+        .on(DISTRIBUTION, names(DIGEST));
+    let lost = push(&engine, &[]);
+    assert_eq!((lost.status, &lost.json()["status"]), (0, &json!("unchanged")), "{lost}");
 }
 
 const UPLOADS: &str = "POST /v2/app/blobs/uploads/";

@@ -51,7 +51,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "text",
         ],
     ),
-    ("error", &["credentials", "docker", "engine", "failure", "push", "reference", "registry", "text"]),
+    (
+        "error",
+        &["credentials", "docker", "engine", "failure", "net", "push", "reference", "registry", "text"],
+    ),
     ("net", &["secret"]),
     ("oci", &["platform"]),
     ("present", &["cli", "event", "failure", "palette", "progress", "retry", "text"]),

@@ -153,7 +153,7 @@ fn prefetch_and_pushes_share_one_helper_call() {
         r#"read registry; echo "$registry" >>"$HOME/asked"; sleep 0.3; echo '{"Username":"u","Secret":"s"}'"#;
     for version in ["1.41", ""] {
         let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
-        let engine = FakeEngine::start().serving_pushed().on_every_push(pushed("1"));
+        let engine = FakeEngine::with_info().serving_pushed().on_every_push(pushed("1"));
         let mut command = env.command(&engine);
         command.args(["regpush", "-q", "localhost:0/a:1", "localhost:0/b:1", "127.0.0.1:0/c:1"]);
         let run = run(command.env("DOCKER_API_VERSION", version));

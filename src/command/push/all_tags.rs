@@ -36,7 +36,7 @@ pub async fn expand_all(engine: &mut Engine, asked: &[Asked]) -> Result<Expanded
         tags.sort();
         tags.dedup();
         if tags.is_empty() {
-            let suggestion = suggest(&repository, &repositories(images.clone()));
+            let suggestion = suggest(&repository, &repositories(images.clone()), None);
             let error = Error::NoTags { repository: repository.familiar_repository(), suggestion };
             expanded.tagless.push((expanded.targets.len(), error));
             expanded.targets.push((typed.clone(), target.clone()));

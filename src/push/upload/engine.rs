@@ -104,6 +104,7 @@ impl EngineUpload {
                 message,
                 http_status,
                 content_missing: facts.content_missing,
+                has_foreign_layers: progress.has_foreign_layers(),
                 phase: progress.phase(),
                 credentials_sent: !subject.active.credentials.is_anonymous(),
                 repository: &repository,

@@ -67,7 +67,10 @@ impl Watchdog {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
+    use crate::engine::stream::Decoder;
 
     const LIMIT: Duration = Duration::from_secs(60);
 
@@ -155,6 +158,47 @@ mod tests {
             scenario.pass(10_000);
             assert_eq!(scenario.stalled, Some(want), "{states:?}");
         }
+    }
+
+    /// In both stores of docker 29, a layer without an upload slot is reported as `Preparing` or `Waiting`, and repeated
+    /// lines are no progress. The recordings have no times; the containerd store sends a line every 100 ms.
+    #[test]
+    fn recordings_of_docker_29_show_when_a_push_begins_and_stalls() {
+        #[derive(Deserialize)]
+        struct Recorded {
+            id: String,
+            engine: String,
+            http_status: u16,
+            stream: Vec<String>,
+        }
+        const INTERVAL: Duration = Duration::from_millis(100);
+        let mut stalled = Vec::new();
+        for line in include_str!("../../../tests/failures/recorded_29.jsonl").lines() {
+            let recorded: Recorded = serde_json::from_str(line).unwrap();
+            if recorded.http_status != 200 {
+                continue;
+            }
+            let start = Instant::now();
+            let mut watchdog = Watchdog::new(Duration::from_secs(10), start);
+            let (mut progress, mut now, mut has_begun) = (Progress::default(), start, false);
+            let name = format!("{} {}", recorded.engine, recorded.id);
+            for line in &recorded.stream {
+                now += INTERVAL;
+                if watchdog.deadline(&progress) <= now {
+                    stalled.push(recorded.id.clone());
+                    break;
+                }
+                let decoded = Decoder::default().decode(line.as_bytes(), |event| {
+                    let has_changed = progress.apply(&event);
+                    watchdog.saw(&event, has_changed, now);
+                });
+                decoded.unwrap();
+                has_begun |=
+                    ["\"Pushing\"", "\"Pushed\"", "\"Retrying in"].iter().any(|status| line.contains(status));
+                assert_eq!(progress.has_begun_nothing(), !has_begun, "{name}: {line}");
+            }
+        }
+        assert_eq!(stalled, ["stall"], "the others end before the limit, or report new values");
     }
 
     #[test]

@@ -16,6 +16,7 @@ fuzz_target!(|input: (u16, u8, &str)| {
         message,
         http_status: bit(0).then_some(http_status),
         content_missing: bit(1),
+        has_foreign_layers: bit(6),
         phase: if bit(2) { Phase::Manifest } else { Phase::Layers },
         credentials_sent: bit(3),
         repository: "localhost:5000/team/app",

@@ -1,8 +1,12 @@
 //! A fake engine on a Unix socket or a TCP port, which also serves as a fake registry. The fake engine replays recorded
 //! responses and records requests. The fake engine fails the test if no request came, if a planned request never came,
 //! or if a request was not planned. Pings need no plan.
+//!
+//! With the variable `FAKE_ENGINE_API=1.55`, every fake engine whose API version the test does not set behaves as docker
+//! 29 does instead of docker 20.10.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -12,7 +16,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// An HTTP request that the fake engine received.
 #[derive(Clone, Debug)]
@@ -56,18 +60,31 @@ pub enum End {
 /// How the fake engine answers a ping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ping {
-    /// Answers with API version 1.41, as docker 20.10 does.
+    /// Answers with API version 1.41, as docker 20.10 does; with 1.55 if `FAKE_ENGINE_API` says so.
     #[default]
-    Version141,
+    Normal,
     /// Answers without a header for the API version.
     NoVersion,
-    /// Answers `GET` with API version 1.41, but closes the connection on `HEAD`.
+    /// Answers `GET` as [`Normal`](Self::Normal), but closes the connection on `HEAD`.
     GetOnly,
     /// Answers with the given API version.
     Version(&'static str),
     /// Answers with status 400 and the given error message.
     Refused(&'static str),
 }
+
+impl Ping {
+    /// Returns whether the fake engine behaves as docker 29 does.
+    fn is_docker_29(self) -> bool {
+        let wanted = matches!(self, Self::Normal | Self::GetOnly);
+        wanted && env::var("FAKE_ENGINE_API").is_ok_and(|version| version == NEW_API)
+    }
+}
+
+/// The newest API version that the plugin supports.
+const NEW_API: &str = "1.55";
+/// The settings for registries of docker 29.
+const NEW_INFO: &str = r#"{"RegistryConfig":{"IndexConfigs":{"docker.io":{"Name":"docker.io","Mirrors":[],"Secure":true,"Official":true}},"InsecureRegistryCIDRs":["::1/128","127.0.0.0/8"]}}"#;
 
 #[derive(Clone, Debug)]
 pub struct Reply {
@@ -339,12 +356,20 @@ impl Drop for FakeEngine {
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State>, Condvar)) {
-    while let Ok(Some(request)) = read_request(&mut reader) {
+    while let Ok(Some(mut request)) = read_request(&mut reader) {
         let (reply, ping) = {
             let mut state = shared.0.lock().expect("no client panics");
+            let is_docker_29 = state.ping.is_docker_29();
+            if is_docker_29 {
+                // Tests plan requests of API version 1.41.
+                request.line = request.line.replacen(&format!("/v{NEW_API}/"), "/v1.41/", 1);
+            }
             state.requests.push(request.clone());
             shared.1.notify_all();
-            let reply = reply_to(&mut state, &request);
+            let mut reply = reply_to(&mut state, &request);
+            if is_docker_29 {
+                reply.pieces = reply.pieces.iter().map(|piece| as_docker_29(piece)).collect();
+            }
             if let Some((repository, tag)) = pushed(&request.line) {
                 let name = format!("{repository}:{tag}");
                 state.pushed.extend(digest_in(&reply).map(|digest| (name, digest)));
@@ -386,6 +411,18 @@ fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State
     }
 }
 
+/// Removes the members that docker 29 does not send: empty ones (API 1.52), and the deprecated `progress` and `error`.
+fn as_docker_29(piece: &[u8]) -> Vec<u8> {
+    let Ok(Value::Object(mut object)) = serde_json::from_slice(piece) else { return piece.to_owned() };
+    object.retain(|_, value| !matches!(value, Value::Null) && *value != json!("") && *value != json!([]));
+    if object.contains_key("errorDetail") {
+        object.remove("error");
+    }
+    object.remove("progress");
+    let end = if piece.ends_with(b"\r\n") { "\r\n" } else { "" };
+    format!("{}{end}", Value::Object(object)).into_bytes()
+}
+
 fn reply_to(state: &mut State, request: &Request) -> Reply {
     if is_ping(&request.line) {
         if let Ping::Refused(text) = state.ping {
@@ -399,7 +436,10 @@ fn reply_to(state: &mut State, request: &Request) -> Reply {
         return reply.clone();
     }
     if let Some(at) = state.planned.iter().position(|(line, _)| is_planned(line, &request.line)) {
-        let (_, reply) = state.planned.remove(at).expect("it was just found");
+        let (line, reply) = state.planned.remove(at).expect("it was just found");
+        if state.ping.is_docker_29() && inspected(&line).is_some() {
+            state.allowed.push((line, reply.clone()));
+        }
         if reply.status < 300 {
             change_names(state, &request.line);
         }
@@ -414,10 +454,17 @@ fn reply_to(state: &mut State, request: &Request) -> Reply {
     if let Some((_, reply)) = state.allowed.iter().find(|(line, _)| is_planned(line, &request.line)) {
         return reply.clone();
     }
-    answer_from_state(state, &request.line).unwrap_or_else(|| {
-        state.unplanned.push(request.line.clone());
-        Reply::json(404, r#"{"message":"page not found"}"#)
-    })
+    if let Some(reply) = answer_from_state(state, &request.line) {
+        return reply;
+    }
+    let as_docker_29 = state.ping.is_docker_29().then(|| answer_of_docker_29(&request.line)).flatten();
+    if let Some(reply) = as_docker_29 {
+        // Tests count only the requests that are sent to every engine.
+        state.requests.pop();
+        return reply;
+    }
+    state.unplanned.push(request.line.clone());
+    Reply::json(404, r#"{"message":"page not found"}"#)
 }
 
 fn is_ping(line: &str) -> bool {
@@ -480,11 +527,25 @@ fn answer_from_state(state: &State, line: &str) -> Option<Reply> {
             .filter(|(name, own)| *own == id && *name != id)
             .map(|(name, _)| name)
             .collect();
-        return Some(Reply::json(200, &serde_json::json!({"Id": id, "RepoTags": names}).to_string()));
+        return Some(Reply::json(200, &json!({"Id": id, "RepoTags": names}).to_string()));
     }
     let (_, name) = path.split_once("/distribution/").filter(|_| state.serves_pushed)?;
     let pushed = state.pushed.get(name.strip_suffix("/json")?)?;
     Some(Reply::json(200, &format!(r#"{{"Descriptor":{{"digest":"{pushed}","size":528}}}}"#)))
+}
+
+/// Returns the response to a request that the plugin sends only to docker 29: for the engine's settings, for the platforms
+/// of an image, and for the tag after a refusal.
+fn answer_of_docker_29(line: &str) -> Option<Reply> {
+    // The client of a proxy sends the whole URL, and a proxy may add a path.
+    let (_, path) = line.strip_prefix("GET ")?.split_once("/v1.41/")?;
+    if path == "info" {
+        Some(Reply::json(200, NEW_INFO))
+    } else if inspected(line).is_some() {
+        Some(Reply::json(200, &json!({"Id": DIGEST, "RootFS": {"Type": "layers"}}).to_string()))
+    } else {
+        path.starts_with("distribution/").then(|| Reply::json(404, r#"{"message":"manifest unknown"}"#))
+    }
 }
 
 /// The line of a plan that matches any push request.
@@ -537,7 +598,10 @@ fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool, ping: Ping) -
     }
     let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
     match ping {
-        Ping::Version141 | Ping::GetOnly => head += "Api-Version: 1.41\r\n",
+        Ping::Normal | Ping::GetOnly => {
+            let version = if ping.is_docker_29() { NEW_API } else { "1.41" };
+            head += &format!("Api-Version: {version}\r\n");
+        }
         Ping::Version(version) => head += &format!("Api-Version: {version}\r\n"),
         Ping::NoVersion | Ping::Refused(_) => {}
     }
@@ -584,5 +648,5 @@ pub fn no_such_image() -> Reply {
 }
 
 pub fn refusal(message: &str) -> String {
-    serde_json::json!({"errorDetail": {"message": message}, "error": message}).to_string()
+    json!({"errorDetail": {"message": message}, "error": message}).to_string()
 }
