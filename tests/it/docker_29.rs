@@ -80,7 +80,9 @@ fn engine_decides_whether_loopback_may_use_plain_http() {
     let text = format!(
         "failed to do request: Head \"https://{host}/v2/app/blobs/sha256:00\": http: server gave HTTP response to HTTPS client"
     );
-    let engine = engine_29(&settings(&[])).on_next_push(Reply::stream([refusal(&text)]));
+    let engine = engine_29(&settings(&[]))
+        .allow(&format!("GET /v1.55/images/{host}/app:1/json"), Reply::json(404, "{}"))
+        .on_next_push(Reply::stream([refusal(&text)]));
     let refused = push(&engine, &format!("{host}/app:1"));
     assert_eq!((refused.status, &refused.json()["error"]["class"]), (6, &json!("tls")), "{refused}");
     assert!(refused.stderr.contains(hint), "{refused}");
