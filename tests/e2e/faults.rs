@@ -142,10 +142,10 @@ fn stall_once() {
     on_each(|stage| {
         stage.proxy.fails(1, ask::send, Fault::Stall(MIDDLE));
         let image = stage.engine.image(&stage.home, &stage.proxy.name("stall/once:1"), LARGE);
-        let pushed = stage.push(&["--stall-timeout", "6s"], &image.name);
+        let pushed = stage.push(&["--stall-timeout", "12s"], &image.name);
         pushed.assert_is_there(&stage, "stall/once");
         assert_eq!(pushed.attempts(), 2);
-        let again = "no progress for 6s; attempt 2 of ";
+        let again = "no progress for 12s; attempt 2 of ";
         let printed = &pushed.run.stderr;
         assert!(printed.contains(again), "{printed}");
         if stage.engine.name.ends_with("containerd") {
