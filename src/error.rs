@@ -3,8 +3,8 @@
 //! [`Error`] wraps the errors of all modules, and returns the `class()` and `hint()` of the wrapped error. Only this
 //! module defines exit statuses.
 
-use std::io;
 use std::path::PathBuf;
+use std::{env, io};
 
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ use crate::docker::context::ContextError;
 use crate::docker::headers::HeadersError;
 use crate::docker::hook::HookError;
 use crate::engine::error::EngineError;
-use crate::failure::{Class, Evidence, classify};
+use crate::failure::{ACCESS_TOKEN, Class, Evidence, classify, wants_access_token};
 use crate::net::settings::insecure_registries;
 use crate::push::error::PushError;
 use crate::push::login::LoginError;
@@ -196,25 +196,35 @@ impl Error {
             Self::Registry(error) => return error.hint(),
             Self::RegistryName { .. } => "write the registry as HOST or HOST:PORT, such as `localhost:5000`",
             Self::NoLogin { registry, login } => {
-                if let Some(hint) = login.broken_hint() {
-                    return Some(hint.to_owned());
+                if let Some(hint) = login.broken_hint().or_else(|| login.refusal_hint(registry)) {
+                    return Some(hint);
                 }
                 return Some(format!(
                     "run `{}` or `docker regpush auth --login {registry}`",
                     docker_login(registry)
                 ));
             }
-            Self::LoginRefused { login, .. } if login.source == Source::CommandLine => {
-                "check --username and the password on stdin"
+            Self::LoginRefused { message, .. } if wants_access_token(message) => ACCESS_TOKEN,
+            Self::LoginRefused { registry, login, .. } if login.source == Source::Variable => {
+                return login.refusal_hint(registry).or_else(|| Some(SHADOWS.to_owned()));
             }
-            Self::LoginRefused { login, .. } if login.source == Source::Variable => SHADOWS,
-            Self::LoginRefused { registry, .. } => {
-                return Some(format!("run `{}` to log in again", docker_login(registry)));
+            Self::LoginRefused { registry, login, .. } => {
+                let hint = login.refusal_hint(registry).or_else(|| login.source.hint_to_check());
+                return Some(
+                    hint.unwrap_or_else(|| format!("run `{}` to log in again", docker_login(registry))),
+                );
             }
             Self::Unchecked { registry, message } => {
                 let hint = classify(&Evidence::of_text(message, true)).hint;
                 let hint = hint.replace("{insecure}", &insecure_registries(registry));
                 return Some(hint.replace("{registry}", registry)).filter(|hint| !hint.contains('{'));
+            }
+            Self::PasswordMissing if env::var_os("CI").is_some_and(|value| !value.is_empty()) => {
+                "check that the secret is set: jobs for pull requests from forks get no secrets"
+            }
+            Self::PasswordMissing => "write the password to stdin: `--password-stdin <FILE`",
+            Self::PasswordUnreadable(error) if error.kind() == io::ErrorKind::InvalidData => {
+                "write the password as UTF-8: PowerShell pipes UTF-16, unless `$OutputEncoding = [Text.UTF8Encoding]::new()` is set"
             }
             Self::WebLogin => {
                 "run `docker login`; with a password or access token, run `docker regpush auth --login -u NAME docker.io`"

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::{CredentialArgs, DockerOptions};
-use crate::credentials::Credentials;
+use crate::credentials::command::{Given, PasswordCommand};
 use crate::credentials::keyring::Keyring;
 use crate::credentials::login::Login;
 use crate::credentials::prompt::Terminal;
+use crate::credentials::{Credentials, buildx};
 use crate::docker::config::{self, Config};
 use crate::docker::context::{Choice, Endpoint, TlsChoice};
 use crate::docker::headers;
@@ -34,22 +35,23 @@ const MAX_PASSWORD: u64 = 64 << 10;
 /// * `warn`: receives the error message if config.json cannot be read.
 pub fn keyring(
     docker: &DockerOptions,
-    given: Option<Credentials>,
+    given: Option<Given>,
     variable: Option<Secret>,
     mut warn: impl FnMut(String),
 ) -> Result<(Keyring, Option<Terminal>), Error> {
     let directory = config::directory(docker.config.as_deref())?;
-    let (config, config_problem) = match Config::load(&directory) {
-        Ok(config) => (config, None),
+    let (config, config_problem, config_hint) = match Config::load(&directory) {
+        Ok(config) => (config, None, None),
         Err(error) => {
             let problem = with_causes(&error);
             warn(problem.clone());
-            (Config::empty(&directory), Some(problem))
+            (Config::empty(&directory), Some(problem), error.hint())
         }
     };
     let terminal = Terminal::find();
     let helper_timeout = terminal.is_none().then_some(UNATTENDED_HELPER);
-    Ok((Keyring { given, variable, config, config_problem, helper_timeout }, terminal))
+    let buildx = buildx::directory(&directory);
+    Ok((Keyring { given, variable, buildx, config, config_problem, config_hint, helper_timeout }, terminal))
 }
 
 /// Connects to the engine that docker's options and config.json select.
@@ -101,17 +103,27 @@ pub fn choice(docker: &DockerOptions) -> Choice {
     choice.with_environment()
 }
 
-/// Returns the credentials of `--username` and `--password-stdin`, or empty credentials for `--anonymous`; `None`
-/// without these options. With `--username`, reads the password from stdin.
-pub fn given_login(options: &CredentialArgs) -> Result<Option<Credentials>, Error> {
+/// Returns the credentials of `--username` with `--password-stdin` or `--password-command`, or empty credentials for
+/// `--anonymous`; `None` without these options. Reads the password of `--password-stdin` from stdin.
+///
+/// # Errors
+/// The password on stdin is missing, unreadable or too long.
+pub fn given_login(options: &CredentialArgs) -> Result<Option<Given>, Error> {
     if options.anonymous {
-        return Ok(Some(Credentials::anonymous()));
+        return Ok(Some(Given::Ready(Credentials::anonymous())));
     }
-    let Some(username) = options.username.clone() else { return Ok(None) };
-    Ok(Some(Credentials::basic(username, password_from_stdin()?)))
+    let CredentialArgs { username: Some(username), password_stdin, password_command, .. } = options else {
+        return Ok(None);
+    };
+    let username = username.clone();
+    Ok(match password_command {
+        Some(line) => Some(Given::Command(PasswordCommand { username, line: Secret::new(line.clone()) })),
+        None if *password_stdin => Some(Given::Ready(Credentials::basic(username, password_from_stdin()?))),
+        None => None,
+    })
 }
 
-pub fn password_from_stdin() -> Result<Secret, Error> {
+fn password_from_stdin() -> Result<Secret, Error> {
     let mut text = String::new();
     let read = io::stdin().take(MAX_PASSWORD + 1).read_to_string(&mut text);
     let text = Secret::new(text);

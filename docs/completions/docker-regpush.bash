@@ -41,7 +41,7 @@ _docker__regpush() {
 
     case "${cmd}" in
         docker__regpush)
-            opts="-a -q -u -c -D -H -l -h -V --all-tags --digest-file --dry-run --format --github-output --if-exists --keep-tag --metadata-file --no-prompt --parallel --platform --progress --quiet --retries --save-credentials --stall-timeout --timeout --to --verify --verify-wait --username --password-stdin --anonymous --disable-content-trust --config --context --debug --host --log-level --tls --tlscacert --tlscert --tlskey --tlsverify --help --version auth ls hook"
+            opts="-a -q -u -c -D -H -l -h -V --all-tags --digest-file --dry-run --format --github-output --if-exists --keep-tag --metadata-file --no-prompt --parallel --platform --progress --quiet --retries --save-credentials --stall-timeout --timeout --to --verify --verify-wait --username --password-stdin --password-command --anonymous --disable-content-trust --config --context --debug --host --log-level --tls --tlscacert --tlscert --tlskey --tlsverify --help --version auth ls hook"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -126,6 +126,10 @@ _docker__regpush() {
                     return 0
                     ;;
                 -u)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -233,7 +237,7 @@ _docker__regpush() {
             return 0
             ;;
         docker__subcmd__regpush__subcmd__auth)
-            opts="-u -h --login --force --username --password-stdin --format --help"
+            opts="-u -h --login --force --username --password-stdin --password-command --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -244,6 +248,10 @@ _docker__regpush() {
                     return 0
                     ;;
                 -u)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -315,7 +323,7 @@ _docker__regpush() {
             return 0
             ;;
         docker__subcmd__regpush__subcmd__ls)
-            opts="-u -h --username --password-stdin --anonymous --format --help"
+            opts="-u -h --username --password-stdin --password-command --anonymous --format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -326,6 +334,10 @@ _docker__regpush() {
                     return 0
                     ;;
                 -u)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --password-command)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_docker_regpush_global_optspecs
-    string join \n a/all-tags digest-file= dry-run format= github-output if-exists= keep-tag metadata-file= no-prompt parallel= platform= progress= q/quiet retries= save-credentials stall-timeout= timeout= to= verify= verify-wait= u/username= password-stdin anonymous disable-content-trust= config= c/context= D/debug= H/host= l/log-level= tls= tlscacert= tlscert= tlskey= tlsverify= h/help V/version
+    string join \n a/all-tags digest-file= dry-run format= github-output if-exists= keep-tag metadata-file= no-prompt parallel= platform= progress= q/quiet retries= save-credentials stall-timeout= timeout= to= verify= verify-wait= u/username= password-stdin password-command= anonymous disable-content-trust= config= c/context= D/debug= H/host= l/log-level= tls= tlscacert= tlscert= tlskey= tlsverify= h/help V/version
 end
 
 function __fish_docker_regpush_needs_command
@@ -49,6 +49,7 @@ always\t''
 never\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l verify-wait -d 'Ask again for this time if the registry does not show the image yet (default 30s)' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s u -l username -d 'Username for the registry, for this call only' -r
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l password-command -d 'Shell command that prints the password for --username' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l disable-content-trust -d 'Accepted and ignored, as in docker 29' -r -f -a "true\t''
 false\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l config -d 'Docker\'s config directory [default: $DOCKER_CONFIG or ~/.docker]' -r -f -a "(__fish_complete_directories)"
@@ -62,7 +63,7 @@ complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l tlscert -
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l tlskey -d 'Key of the client certificate [default: key.pem in $DOCKER_CERT_PATH or ~/.docker]' -r -F
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l tlsverify -d 'Use TLS and verify the engine\'s certificate [default: $DOCKER_TLS_VERIFY]' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s a -l all-tags -d 'Push all local tags of each repository'
-complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l dry-run -d 'Check everything and report what would be pushed, without pushing'
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l dry-run -d 'Check and report what would be pushed, without pushing'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l github-output -d 'Set GitHub Actions step outputs: digest, reference'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l keep-tag -d 'Keep the local tags that --to adds'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l no-prompt -d 'Never prompt for credentials'
@@ -76,6 +77,7 @@ complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -a "auth" -d
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -a "ls" -d 'List local images, the repositories of a registry, or the tags of a repository'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -a "hook" -d 'Manage the hint that docker shows after a failed docker push'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -s u -l username -d 'Username for the registry' -r
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l password-command -d 'Shell command that prints the password for --username' -r
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l format -d 'Output format: "table", "json" (one object per line) (default "table")' -r -f -a "table\t''
 json\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l login -d 'Prompt for credentials, check them, and save them as docker login does'
@@ -83,6 +85,7 @@ complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l f
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l password-stdin -d 'Read the password for --username from stdin'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -s h -l help -d 'Print help'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -s u -l username -d 'Username for the registry, for this call only' -r
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l password-command -d 'Shell command that prints the password for --username' -r
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l format -d 'Output format: "table", "json" (one object per line) (default "table")' -r -f -a "table\t''
 json\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l password-stdin -d 'Read the password for --username from stdin'

@@ -146,9 +146,9 @@ fn checked(
         None => Command::Push(Box::new(push)),
         Some(Subcommand::Hook { action }) => Command::Hook(action),
         Some(Subcommand::Auth(options)) => {
-            if options.username.is_some() && !options.login && !options.password_stdin {
-                let reason =
-                    "--username requires --login, which prompts for the password, or --password-stdin";
+            let has_password = options.password_stdin || options.password_command.is_some();
+            if options.username.is_some() && !options.login && !has_password {
+                let reason = "--username requires --login, which prompts for the password, or --password-stdin, or --password-command";
                 return Err(command.error(ErrorKind::MissingRequiredArgument, reason));
             }
             Command::Auth(options)

@@ -17,10 +17,11 @@ use crate::cli::{PushOptions, go_bool};
 /// * `words`: the words of the command line.
 pub fn with_variables(command: Command, words: &[OsString]) -> Command {
     /// Pairs of an option on the command line, and the options whose variables this option overrides.
-    const STRONGER: [(&str, &[&str]); 5] = [
-        ("anonymous", &["username", "password_stdin", "save_credentials"]),
+    const STRONGER: [(&str, &[&str]); 6] = [
+        ("anonymous", &["username", "password_stdin", "password_command", "save_credentials"]),
         ("username", &["anonymous"]),
-        ("password_stdin", &["anonymous"]),
+        ("password_stdin", &["anonymous", "password_command"]),
+        ("password_command", &["anonymous", "password_stdin"]),
         ("save_credentials", &["anonymous"]),
         ("progress", &["quiet"]),
     ];

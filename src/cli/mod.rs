@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, ValueEnum, ValueHint};
 
 use crate::platform::PlatformSelection;
@@ -111,7 +111,7 @@ pub struct PushOptions {
     /// Write the digest to a file (single image only)
     #[arg(long, value_name = "string", value_hint = ValueHint::FilePath)]
     pub digest_file: Option<PathBuf>,
-    /// Check everything and report what would be pushed, without pushing
+    /// Check and report what would be pushed, without pushing
     #[arg(long)]
     pub dry_run: bool,
     /// Result format on stdout: "ref" (NAME@DIGEST), "json" (default "ref")
@@ -176,20 +176,24 @@ pub struct PushOptions {
 #[derive(Args, Clone, Debug, Default)]
 pub struct CredentialArgs {
     /// Username for the registry, for this call only
-    #[arg(short, long, value_name = "string", requires = "password_stdin", value_parser = username)]
+    #[arg(short, long, value_name = "string", requires = "password", value_parser = username)]
     pub username: Option<String>,
     /// Read the password for --username from stdin
-    #[arg(long, requires = "username")]
+    #[arg(long, requires = "username", group = "password")]
     pub password_stdin: bool,
+    /// Shell command that prints the password for --username
+    #[arg(long, value_name = "command", requires = "username", group = "password", value_parser = NonEmptyStringValueParser::new())]
+    pub password_command: Option<String>,
     /// Use no credentials, even if Docker has some
-    #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
+    #[arg(long, conflicts_with_all = ["username", "password"])]
     pub anonymous: bool,
 }
 
 /// Options of `docker regpush auth`.
 #[derive(Args, Clone, Debug)]
 pub struct AuthOptions {
-    /// The registry, HOST[:PORT]; without it, list all stored credentials
+    /// The registry HOST[:PORT], or a repository there; without it, list all stored credentials
+    #[arg(value_name = "REGISTRY[/REPOSITORY]")]
     pub registry: Option<String>,
     /// Prompt for credentials, check them, and save them as docker login does
     #[arg(long, requires = "registry")]
@@ -201,8 +205,11 @@ pub struct AuthOptions {
     #[arg(short, long, value_name = "string", requires = "registry", value_parser = username)]
     pub username: Option<String>,
     /// Read the password for --username from stdin
-    #[arg(long, requires = "username")]
+    #[arg(long, requires = "username", group = "password")]
     pub password_stdin: bool,
+    /// Shell command that prints the password for --username
+    #[arg(long, value_name = "command", requires = "username", group = "password", value_parser = NonEmptyStringValueParser::new())]
+    pub password_command: Option<String>,
     /// Output format: "table", "json" (one object per line) (default "table")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub format: ListFormat,
@@ -427,6 +434,7 @@ Exit status:
 Examples:
   docker regpush auth
   docker regpush auth registry.example.com
+  docker regpush auth registry.example.com/team/app
   docker regpush auth --login registry.example.com
   docker regpush auth -u ci --password-stdin registry.example.com <token.txt";
 

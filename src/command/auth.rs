@@ -1,14 +1,18 @@
 //! The command `auth`: shows which credentials Docker has for a registry, and whether the registry accepts these
 //! credentials.
 
+use std::time::SystemTime;
+
+use humantime::format_rfc3339_seconds;
 use serde::Serialize;
 
-use crate::cli::{AuthOptions, DockerOptions, ListFormat};
+use crate::cli::{AuthOptions, CredentialArgs, DockerOptions, ListFormat};
 use crate::command::table::table;
-use crate::credentials::keyring::{Entry, Keyring};
+use crate::credentials::command::Given;
+use crate::credentials::keyring::{Entry, Keyring, LookedUp, Wanted};
 use crate::credentials::login::{Login, Source};
 use crate::credentials::prompt::Terminal;
-use crate::credentials::{Credentials, Kind};
+use crate::credentials::{Credentials, Kind, expiry};
 use crate::docker::context::without_user;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorReport};
@@ -17,15 +21,18 @@ use crate::net::is_on_loopback;
 use crate::print::{print, tell, warn};
 use crate::push::conversation::{MAX_PROMPTS, PromptRequest};
 use crate::push::login::{Checked, LoginError, Question, check};
-use crate::reference::{HUB, credentials_key, registry_domain};
+use crate::reference::{HUB, Reference, credentials_key, registry_domain};
+use crate::registry::error::RegistryError;
 use crate::secret::Secret;
-use crate::setup::{engine, keyring, password_from_stdin, registry};
+use crate::setup::{engine, given_login, keyring, registry};
 use crate::text::sanitize;
 
 /// One line of the output of `auth --format json`. The format is public: fields may be added, but never renamed.
 #[derive(Serialize)]
 struct Line<'a> {
     registry: &'a str,
+    /// The repository whose rights were checked: `HOST/PATH`. `null` without one.
+    repository: Option<String>,
     source: String,
     username: Option<&'a str>,
     kind: Option<&'static str>,
@@ -34,18 +41,24 @@ struct Line<'a> {
     accepted: Option<bool>,
     /// Whether the registry asks for credentials. `null` if the registry was not queried, or if its response was unclear.
     asked: Option<bool>,
+    /// Whether the credentials may pull from the repository. `null` if unknown, or without a repository.
+    pull: Option<bool>,
+    /// Whether the credentials may push to the repository. `null` if unknown, or without a repository.
+    push: Option<bool>,
+    /// When the secret expires, in the format of RFC 3339. `null` if the secret does not contain its end, or if the plugin
+    /// did not read the secret.
+    expires: Option<String>,
     warnings: &'a [String],
     error: Option<ErrorReport>,
 }
 
-/// Returns the credentials of `--username` and `--password-stdin`; `None` without these options. Reads the password
-/// from stdin.
+/// Returns the credentials of the options, as [`given_login`] does.
 ///
 /// # Errors
 /// The password on stdin is missing, unreadable or too long.
-pub fn given(options: &AuthOptions) -> Result<Option<Credentials>, Error> {
-    let Some(username) = options.username.clone().filter(|_| options.password_stdin) else { return Ok(None) };
-    Ok(Some(Credentials::basic(username, password_from_stdin()?)))
+pub fn given(options: &AuthOptions) -> Result<Option<Given>, Error> {
+    let AuthOptions { username, password_stdin, password_command, .. } = options.clone();
+    given_login(&CredentialArgs { username, password_stdin, password_command, anonymous: false })
 }
 
 /// Runs the command `auth`.
@@ -56,7 +69,7 @@ pub fn given(options: &AuthOptions) -> Result<Option<Credentials>, Error> {
 pub async fn run(
     docker: &DockerOptions,
     options: &AuthOptions,
-    given: Option<Credentials>,
+    given: Option<Given>,
     auth_config: Option<Secret>,
 ) -> Result<(), Error> {
     let mut warnings = Vec::new();
@@ -65,14 +78,31 @@ pub async fn run(
         warnings.push(warning);
     })?;
     let Some(typed) = &options.registry else { return list(&keyring, options.format).await };
-    let domain = registry_domain(typed).ok_or_else(|| Error::RegistryName { typed: without_user(typed) })?;
-    let mut call = Call { docker, options, keyring, terminal, domain, warnings, asked: None };
+    let (domain, repository) = place(typed)
+        .filter(|(_, repository)| repository.is_none() || !options.login)
+        .ok_or_else(|| Error::RegistryName { typed: without_user(typed) })?;
+    let rights = Rights::default();
+    let mut call =
+        Call { docker, options, keyring, terminal, domain, repository, warnings, asked: None, rights };
     let (answer, result) = call.answer().await;
     call.report(&answer, &result)?;
     if result.is_ok() && call.asked == Some(false) {
         tell(&format!("{} requires no credentials at `/v2/`", call.domain));
     }
     result
+}
+
+/// Splits what the user typed into the domain of the registry and the repository, if any. The paths `/v1/` and `/v2/` of a
+/// registry's URL are not a repository.
+fn place(typed: &str) -> Option<(String, Option<Reference>)> {
+    let rest = typed.split_once("://").map_or(typed, |(_, rest)| rest).trim_end_matches('/');
+    match rest.split_once('/') {
+        None | Some((_, "v1" | "v2")) => Some((registry_domain(typed)?, None)),
+        Some(_) => {
+            let repository: Reference = rest.parse().ok()?;
+            Some((repository.domain().to_owned(), Some(repository)))
+        }
+    }
 }
 
 /// Prints every registry for which Docker has credentials. Contacts no registry.
@@ -86,20 +116,24 @@ async fn list(keyring: &Keyring, format: ListFormat) -> Result<(), Error> {
             let row = |entry: &Entry| {
                 let username = entry.username.as_deref().map(sanitize).unwrap_or_default();
                 let kind = entry.kind.map(Kind::name).unwrap_or_default().to_owned();
-                [entry.registry.clone(), entry.source.name(), username, kind]
+                [entry.registry.clone(), entry.source.name(), username, kind, time(entry.expires)]
             };
-            table(["REGISTRY", "SOURCE", "USERNAME", "KIND"], entries.iter().map(row))
+            table(["REGISTRY", "SOURCE", "USERNAME", "KIND", "EXPIRES"], entries.iter().map(row))
         }
         ListFormat::Json => entries
             .iter()
             .map(|entry| {
                 let line = Line {
                     registry: &entry.registry,
+                    repository: None,
                     source: entry.source.name(),
                     username: entry.username.as_deref(),
                     kind: entry.kind.map(Kind::name),
                     accepted: None,
                     asked: None,
+                    pull: None,
+                    push: None,
+                    expires: entry.expires.map(|end| format_rfc3339_seconds(end).to_string()),
                     warnings: &[],
                     error: None,
                 };
@@ -108,6 +142,11 @@ async fn list(keyring: &Keyring, format: ListFormat) -> Result<(), Error> {
             .collect(),
     };
     print(&text)
+}
+
+/// Formats a time for a table; an empty string if there is none.
+fn time(end: Option<SystemTime>) -> String {
+    end.map(|end| expiry::clock(end, SystemTime::now())).unwrap_or_default()
 }
 
 fn json_line(line: &Line<'_>) -> String {
@@ -121,9 +160,18 @@ struct Call<'a> {
     keyring: Keyring,
     terminal: Option<Terminal>,
     domain: String,
+    repository: Option<Reference>,
     warnings: Vec<String>,
     /// Whether the registry asks for credentials; `None`: not known.
     asked: Option<bool>,
+    rights: Rights,
+}
+
+/// The actions in the repository that the registry allows; `None`: not known.
+#[derive(Default)]
+struct Rights {
+    pull: Option<bool>,
+    push: Option<bool>,
 }
 
 /// The credentials that `auth` checks or saves, and the source of these credentials.
@@ -138,6 +186,25 @@ impl Answer {
     }
 }
 
+/// Returns whether a request was allowed; `None` if the response does not tell.
+fn is_allowed(response: &Result<(), RegistryError>) -> Option<bool> {
+    match response {
+        // The registry has begun the upload, so it lets the account write.
+        Ok(()) | Err(RegistryError::NoLocation { .. } | RegistryError::UploadElsewhere { .. }) => Some(true),
+        Err(error) if matches!(error.class(), Class::Auth | Class::Denied | Class::Rejected) => Some(false),
+        Err(_) => None,
+    }
+}
+
+fn yes_or_no(answer: Option<bool>) -> String {
+    let word = match answer {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "unknown",
+    };
+    word.to_owned()
+}
+
 impl Call<'_> {
     /// Checks the credentials that Docker has for the registry or, with `--login`, logs in and saves new credentials.
     /// Returns the credentials, and the result of the check or login.
@@ -145,11 +212,33 @@ impl Call<'_> {
         let mut answer = Answer::new(&Credentials::anonymous(), Source::Nothing);
         let result =
             if self.options.login { self.log_in(&mut answer).await } else { self.check(&mut answer).await };
+        if matches!(result, Ok(()) | Err(Error::NoLogin { .. })) {
+            self.find_rights(&answer).await;
+        }
+        if result.is_ok()
+            && let Some(note) = answer.login.expiry_note(&self.domain)
+        {
+            tell(&note);
+        }
         (answer, result)
     }
 
+    /// Asks the registry what the credentials may do in the repository. Changes nothing there: an upload is started, and
+    /// cancelled.
+    async fn find_rights(&mut self, Answer { credentials, login }: &Answer) {
+        let Some(repository) = &self.repository else { return };
+        let Ok(mut engine) = engine(self.docker, &self.keyring.config).await else { return };
+        let (credentials, login) = (credentials.clone(), login.clone());
+        let connected = registry(self.docker, Some(&mut engine), &self.domain, credentials, login).await;
+        let Ok(registry) = connected else { return };
+        // A registry that answers that the tag does not exist has let the request pass.
+        let pull = registry.resolve(repository.path(), "latest").await.map(drop);
+        let push = registry.probe_upload(repository.path(), None).await;
+        self.rights = Rights { pull: is_allowed(&pull), push: is_allowed(&push) };
+    }
+
     async fn check(&mut self, answer: &mut Answer) -> Result<(), Error> {
-        let found = self.keyring.look_up(&self.domain, tell).await;
+        let found = self.keyring.look_up(&self.wanted(), tell).await;
         if let Some(shadow) = found.shadow {
             tell(&shadow);
         }
@@ -157,6 +246,9 @@ impl Call<'_> {
             self.warn(warning);
         }
         *answer = Answer { credentials: found.credentials, login: found.login };
+        if let Some(error) = found.failure {
+            return Err(LoginError::Command(error).into());
+        }
         if answer.credentials.is_anonymous() {
             // Without an engine, the plugin does not know how to connect to the registry.
             if let Ok(mut engine) = engine(self.docker, &self.keyring.config).await {
@@ -245,10 +337,18 @@ impl Call<'_> {
         }
         // Reads config.json before the prompt, so that the user does not type a password that cannot be saved.
         self.keyring.config_now()?;
-        let given = self.keyring.given.take();
-        if let Some(given) = &given {
-            *answer = Answer::new(given, Source::CommandLine);
-        }
+        let given = match self.keyring.given {
+            Some(_) => {
+                let LookedUp { credentials, login, failure, .. } =
+                    self.keyring.look_up(&self.wanted(), tell).await;
+                *answer = Answer { credentials: credentials.clone(), login };
+                if let Some(error) = failure {
+                    return Err(LoginError::Command(error).into());
+                }
+                Some(credentials)
+            }
+            None => None,
+        };
         let is_allowed = PromptRequest::to_log_in(self.terminal.is_some()).is_allowed();
         if given.is_none() && !is_allowed {
             return Err(Error::NoTerminal { registry: self.domain.clone() });
@@ -284,6 +384,10 @@ impl Call<'_> {
         Ok(())
     }
 
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted::to_push(&self.domain, self.repository.as_ref().map(Reference::path))
+    }
+
     fn warn(&mut self, warning: String) {
         warn(&warning);
         self.warnings.push(warning);
@@ -301,29 +405,51 @@ impl Call<'_> {
         match self.options.format {
             ListFormat::Json => print(&json_line(&Line {
                 registry: &self.domain,
+                repository: self.repository.as_ref().map(Reference::repository),
                 source: login.source.name(),
                 username: login.username.as_deref(),
                 kind,
                 accepted,
                 asked: self.asked,
+                pull: self.rights.pull,
+                push: self.rights.push,
+                expires: login.expires.map(|end| format_rfc3339_seconds(end).to_string()),
                 warnings: &self.warnings,
                 error: result.as_ref().err().map(ErrorReport::new),
             })),
-            ListFormat::Table if kind.is_some() => {
+            ListFormat::Table
+                if kind.is_some() || self.rights.pull.is_some() || self.rights.push.is_some() =>
+            {
                 let accepted = match accepted {
-                    Some(true) => "yes",
-                    Some(false) => "no",
-                    None if self.asked == Some(false) => "not asked",
-                    None => "unknown",
+                    None if self.asked == Some(false) => "not asked".to_owned(),
+                    accepted => yes_or_no(accepted),
                 };
-                let row = [
-                    self.domain.clone(),
-                    login.source.name(),
-                    login.username.clone().unwrap_or_default(),
-                    kind.unwrap_or_default().to_owned(),
-                    accepted.to_owned(),
-                ];
-                print(&table(["REGISTRY", "SOURCE", "USERNAME", "KIND", "ACCEPTED"], [row]))
+                let source = login.source.name();
+                let username = login.username.clone().unwrap_or_default();
+                let (kind, accepted) = (kind.unwrap_or_default().to_owned(), accepted);
+                let expires = time(login.expires);
+                print(&match &self.repository {
+                    None => {
+                        let row = [self.domain.clone(), source, username, kind, accepted, expires];
+                        table(["REGISTRY", "SOURCE", "USERNAME", "KIND", "ACCEPTED", "EXPIRES"], [row])
+                    }
+                    Some(repository) => {
+                        let [pull, push] = [self.rights.pull, self.rights.push].map(yes_or_no);
+                        let name = repository.repository();
+                        let row = [name, source, username, kind, accepted, pull, push, expires];
+                        let heads = [
+                            "REPOSITORY",
+                            "SOURCE",
+                            "USERNAME",
+                            "KIND",
+                            "ACCEPTED",
+                            "PULL",
+                            "PUSH",
+                            "EXPIRES",
+                        ];
+                        table(heads, [row])
+                    }
+                })
             }
             // Without credentials, the table would have no row. The caller prints the error about missing
             // credentials.

@@ -8,14 +8,16 @@ use serde::Serialize;
 
 use crate::cli::{DockerOptions, ListFormat, LsOptions};
 use crate::command::table::table;
-use crate::credentials::Credentials;
-use crate::credentials::keyring::Keyring;
+use crate::credentials::buildx::Action;
+use crate::credentials::command::Given;
+use crate::credentials::keyring::{Keyring, Wanted};
 use crate::docker::context::without_user;
 use crate::engine::error::EngineError;
 use crate::engine::images::{ImageSummary, LIST_TIMEOUT};
 use crate::engine::transport::error::TransportError;
 use crate::error::Error;
 use crate::print::{print, tell, warn};
+use crate::push::login::LoginError;
 use crate::reference::{HUB, Reference, compare_tags, has_registry, registry_domain};
 use crate::registry::Registry;
 use crate::registry::error::{RegistryError, is_without_catalog};
@@ -40,7 +42,7 @@ enum Place {
 pub async fn run(
     docker: &DockerOptions,
     options: &LsOptions,
-    given: Option<Credentials>,
+    given: Option<Given>,
     auth_config: Option<Secret>,
 ) -> Result<(), Error> {
     let place = place(options.registry.as_deref())?;
@@ -51,12 +53,13 @@ pub async fn run(
             if is_without_catalog(&domain) {
                 return Err(RegistryError::NoCatalog { registry: domain }.into());
             }
-            let found = connect(docker, &keyring, &domain).await?.repositories().await?;
+            let found = connect(docker, &keyring, &domain, None).await?.repositories().await?;
             warn_if_incomplete(&domain, &found);
             repositories(&domain, &found.names, options.format)
         }
         Place::Repository(repository) => {
-            let registry = Arc::new(connect(docker, &keyring, repository.domain()).await?);
+            let registry =
+                Arc::new(connect(docker, &keyring, repository.domain(), Some(repository.path())).await?);
             let found = registry.tags(repository.path()).await?;
             warn_if_incomplete(repository.domain(), &found);
             let tags = found.names;
@@ -99,7 +102,12 @@ fn shown(typed: &str) -> String {
     if typed.contains("://") { without_user(typed) } else { typed.to_owned() }
 }
 
-async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Result<Registry, Error> {
+async fn connect(
+    docker: &DockerOptions,
+    keyring: &Keyring,
+    domain: &str,
+    repository: Option<&str>,
+) -> Result<Registry, Error> {
     let mut engine = match engine(docker, &keyring.config).await {
         Ok(engine) => Some(engine),
         // Continues if the engine cannot be reached, since the registry can be listed without the engine. Other
@@ -114,7 +122,11 @@ async fn connect(docker: &DockerOptions, keyring: &Keyring, domain: &str) -> Res
         }
         Err(error) => return Err(error),
     };
-    let found = keyring.look_up(domain, tell).await;
+    let wanted = Wanted { registry: domain, repository, action: Action::Pull };
+    let found = keyring.look_up(&wanted, tell).await;
+    if let Some(error) = found.failure {
+        return Err(LoginError::Command(error).into());
+    }
     found.shadow.iter().for_each(|shadow| tell(shadow));
     found.warnings.iter().for_each(|warning| warn(warning));
     registry(docker, engine.as_mut(), domain, found.credentials, found.login).await

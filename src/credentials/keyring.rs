@@ -1,15 +1,19 @@
 //! Looks up the credentials for a registry in all sources, in order of precedence.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
+use crate::credentials::buildx::{Action, HUB_BACKED};
+use crate::credentials::command::Given;
 use crate::credentials::entry::{bad_variable_entry, decode, decode_auth, from_variable, read_variable};
-use crate::credentials::login::{Broken, CredentialsError, Login, Source};
-use crate::credentials::{Credentials, Kind, helper};
+use crate::credentials::login::{Broken, CredentialsError, Login, Source, docker_login};
+use crate::credentials::remark::near_miss;
+use crate::credentials::{Credentials, Kind, buildx, expiry, helper};
 use crate::docker::config::{AuthEntry, Config};
-use crate::reference::{HUB, HUB_CREDENTIALS_KEY, credentials_key};
+use crate::reference::{HUB, HUB_CREDENTIALS_KEY, Reference, credentials_key};
 use crate::secret::Secret;
-use crate::text::sanitize;
+use crate::text::{sanitize, with_causes};
 
 /// The result of a lookup: credentials for one registry, their source, and warnings about broken sources.
 #[derive(Debug)]
@@ -18,6 +22,8 @@ pub struct LookedUp {
     pub login: Login,
     /// A warning if DOCKER_AUTH_CONFIG overrides credentials that `docker login` stored.
     pub shadow: Option<String>,
+    /// The error of `--password-command`. The push then cannot continue, because no other source is tried.
+    pub failure: Option<CredentialsError>,
     /// One warning for each broken source except config.json. The plugin reports an error in config.json when
     /// it reads the file.
     pub warnings: Vec<String>,
@@ -26,12 +32,14 @@ pub struct LookedUp {
 /// A registry for which Docker stores credentials, for the list that `docker regpush auth` prints.
 #[derive(Debug)]
 pub struct Entry {
-    /// The domain of the registry: `host[:port]`.
+    /// The domain of the registry: `host[:port]`, or the name of buildx's folder.
     pub registry: String,
     pub source: Source,
     pub username: Option<String>,
     /// The kind of the stored secret; `None` if config.json names the registry but no secret was found.
     pub kind: Option<Kind>,
+    /// When the secret expires, if the secret is in config.json and contains its end.
+    pub expires: Option<SystemTime>,
 }
 
 /// The keys under which `docker login` stores the tokens of a browser login to Docker Hub. These tokens are
@@ -39,48 +47,141 @@ pub struct Entry {
 pub const HUB_TOKEN_KEYS: [&str; 2] =
     ["https://index.docker.io/v1/access-token", "https://index.docker.io/v1/refresh-token"];
 
+/// The purpose of a lookup: a registry or repository, and an action there.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The domain of the registry.
+    pub registry: &'a str,
+    /// The path of the repository; `None`: the whole registry.
+    pub repository: Option<&'a str>,
+    pub action: Action,
+}
+
+impl<'a> Wanted<'a> {
+    /// Credentials for pushes to a registry.
+    pub fn to_push(registry: &'a str, repository: Option<&'a str>) -> Self {
+        Self { registry, repository, action: Action::Push }
+    }
+}
+
 /// All sources of credentials, in the order in which the plugin tries them.
 #[derive(Debug)]
 pub struct Keyring {
     /// Credentials from the command line. If they are set, the plugin tries no other source.
-    pub given: Option<Credentials>,
+    pub given: Option<Given>,
     /// The value of `DOCKER_AUTH_CONFIG`.
     pub variable: Option<Secret>,
+    /// The directory of [buildx's scoped credentials](buildx).
+    pub buildx: PathBuf,
     pub config: Config,
     /// The error from reading config.json, if any. The plugin reports this error at once, and again if a
     /// registry refuses the push.
     pub config_problem: Option<String>,
-    /// The time limit for a credential helper; `None` if the user may have to type a PIN.
+    /// A hint for the user about `config_problem`, if the plugin has one.
+    pub config_hint: Option<String>,
+    /// The time limit for a credential helper, or for the command of `--password-command`; `None` if the user may have to type a PIN.
     pub helper_timeout: Option<Duration>,
 }
 
 impl Keyring {
-    /// Looks up the credentials for a registry on the command line, then in `DOCKER_AUTH_CONFIG`,
+    /// Looks up credentials on the command line, then in `DOCKER_AUTH_CONFIG`, buildx's scoped credentials,
     /// `credHelpers`, `credsStore` and `auths`. Skips a source that is broken or has no credentials for the
     /// registry.
     ///
     /// Unlike docker, which asks only the first configured helper, continues with the next source if that
     /// helper has no credentials.
     ///
-    /// * `registry`: the domain of the registry.
-    /// * `tell`: called with a message about each helper that takes longer than 3 s.
-    pub async fn look_up(&self, registry: &str, tell: impl FnMut(&str)) -> LookedUp {
-        let key = credentials_key(registry);
+    /// * `tell`: called with a message about each program that takes longer than 3 s, and with the stderr of the command of
+    ///   `--password-command`.
+    pub async fn look_up(&self, wanted: &Wanted<'_>, tell: impl FnMut(&str)) -> LookedUp {
+        let (registry, key) = (wanted.registry, credentials_key(wanted.registry));
         let mut problems = Vec::new();
+        let mut failure = None;
         let found = match &self.given {
-            Some(credentials) => Some((credentials.clone(), Source::CommandLine)),
-            None => self.search(key, &mut problems, tell).await,
+            Some(Given::Ready(credentials)) => Some((credentials.clone(), Source::CommandLine)),
+            Some(Given::Command(command)) => match command.run(self.helper_timeout, tell).await {
+                Ok(credentials) => Some((credentials, Source::Command)),
+                Err(error) => {
+                    failure = Some(error);
+                    Some((Credentials::anonymous(), Source::Command))
+                }
+            },
+            None => self.search(wanted, &mut problems, tell).await,
         };
         let (credentials, source) = found.unwrap_or((Credentials::anonymous(), Source::Nothing));
         let shadowed = if source == Source::Variable { self.stored(key) } else { None };
         let shadow = shadowed
             .map(|stored| format!("DOCKER_AUTH_CONFIG overrides the credentials for {registry} in {stored}"));
         let broken = self.config_problem.as_ref().map(|_| Broken::Config);
-        let broken = broken.or_else(|| problems.first().map(CredentialsError::broken));
+        // A locked helper says more than an entry that is broken too.
+        let kinds = problems.iter().map(CredentialsError::broken);
+        let broken = broken.or_else(|| kinds.min_by_key(|kind| *kind as u8));
         let warnings: Vec<String> = problems.iter().map(|problem| sanitize(&problem.to_string())).collect();
         let problems = self.config_problem.iter().chain(&warnings).cloned().collect();
-        let login = Login { broken, ..Login::new(&credentials, source, problems) };
-        LookedUp { credentials, login, shadow, warnings }
+        let mut login = Login { broken, ..Login::new(&credentials, source, problems) };
+        if login.anonymous && self.given.is_none() {
+            login.remark = self.config_hint.clone().or_else(|| self.why_nothing(registry));
+        }
+        LookedUp { credentials, login, shadow, failure, warnings }
+    }
+
+    /// Returns whether a repository may have credentials of its own, other than those of the registry.
+    pub fn is_scoped(&self, reference: &Reference) -> bool {
+        let is_scoped_at = |registry| {
+            let of = |repository| buildx::folders(&self.buildx, registry, repository, Action::Push);
+            let key = credentials_key(registry);
+            let count = of(Some(reference.path())).len() - of(None).len();
+            of(Some(reference.path())).iter().take(count).any(|folder| may_have(folder, key))
+        };
+        let domain = reference.domain();
+        let is_given = self.given.is_some() || self.shadow_of_kept(domain).is_some();
+        !is_given && (is_scoped_at(domain) || (HUB_BACKED.contains(&domain) && is_scoped_at(HUB)))
+    }
+
+    /// Returns why Docker probably has no credentials for a registry: it has some for another name of the registry, or
+    /// another user has some.
+    fn why_nothing(&self, registry: &str) -> Option<String> {
+        let key = credentials_key(registry);
+        let auths = self.config.auths.iter().filter(|(name, entry)| {
+            let is_set = decode(entry).is_ok_and(|found| found.is_some());
+            !HUB_TOKEN_KEYS.contains(&name.as_str()) && (is_set || !helpers(&self.config, name).is_empty())
+        });
+        let names = auths.map(|(name, _)| name).chain(self.config.credential_helpers.keys());
+        let variable = self.variable.as_ref().and_then(|text| read_variable(text).ok()).unwrap_or_default();
+        let others = names.chain(variable.keys()).filter(|name| *name != key);
+        if let Some(other) = near_miss(registry, others.map(|name| (name.clone(), host(name)))) {
+            return Some(format!(
+                "run `{}`: Docker has credentials for {}, and this push looks for {registry}",
+                docker_login(registry),
+                sanitize(&other)
+            ));
+        }
+        let (user, config) = config_before_sudo()?;
+        let entry = entry_for(&config.auths, key).map(|(_, entry)| entry);
+        let is_set = entry.is_some_and(|entry| decode(entry).is_ok_and(|found| found.is_some()));
+        let has_helper = config.credential_helpers.contains_key(key)
+            || (entry.is_some() && config.credentials_store.is_some());
+        let is_other = config.path != self.config.path;
+        (is_other && (is_set || has_helper)).then(|| {
+            format!(
+                "run it without sudo, or as `sudo env DOCKER_CONFIG={} docker regpush …`: {user} has credentials for {registry}, and root has none",
+                config.path.parent().unwrap_or(&config.path).display()
+            )
+        })
+    }
+
+    /// Returns a hint if config.json had credentials for a registry when the plugin read the file, and has none now.
+    pub fn why_vanished(&self, registry: &str, login: &Login) -> Option<String> {
+        let (Source::File(path) | Source::Buildx(path)) = &login.source else { return None };
+        let now = Config::load(path.parent()?).ok()?;
+        let is_there = entry_for(&now.auths, credentials_key(registry))
+            .is_some_and(|(_, entry)| decode(entry).is_ok_and(|found| found.is_some()));
+        (!is_there).then(|| {
+            format!(
+                "give each job its own DOCKER_CONFIG: the credentials for {registry} were removed from `{}` during this call",
+                path.display()
+            )
+        })
     }
 
     /// Returns a warning if DOCKER_AUTH_CONFIG overrides credentials that the plugin has just saved for a
@@ -95,28 +196,67 @@ impl Keyring {
 
     async fn search(
         &self,
+        wanted: &Wanted<'_>,
+        problems: &mut Vec<CredentialsError>,
+        mut tell: impl FnMut(&str),
+    ) -> Option<(Credentials, Source)> {
+        let key = credentials_key(wanted.registry);
+        if let Some(text) = &self.variable
+            && let Some(credentials) = keep(problems, from_variable(text, key))
+        {
+            return Some((credentials, Source::Variable));
+        }
+        if let Some(found) = self.search_buildx(wanted, problems, &mut tell).await {
+            return Some(found);
+        }
+        let store = credentials_store(&self.config);
+        if let Some(found) = self.search_config(&self.config, store, key, problems, &mut tell).await {
+            return Some(found);
+        }
+        if !HUB_BACKED.contains(&wanted.registry) {
+            return None;
+        }
+        self.search_buildx(&Wanted { registry: HUB, ..*wanted }, problems, tell).await
+    }
+
+    /// Looks up credentials in buildx's folders. Unlike buildx, continues with the next folder if a folder has none.
+    async fn search_buildx(
+        &self,
+        wanted: &Wanted<'_>,
+        problems: &mut Vec<CredentialsError>,
+        mut tell: impl FnMut(&str),
+    ) -> Option<(Credentials, Source)> {
+        let key = credentials_key(wanted.registry);
+        for folder in buildx::folders(&self.buildx, wanted.registry, wanted.repository, wanted.action) {
+            let Some(config) = keep(problems, load_scoped(&folder).map(Some)) else { continue };
+            let store = config.credentials_store.clone();
+            if let Some((credentials, _)) = self.search_config(&config, store, key, problems, &mut tell).await
+            {
+                return Some((credentials, Source::Buildx(config.path)));
+            }
+        }
+        None
+    }
+
+    /// Looks up credentials as configured in one config.json.
+    ///
+    /// * `store`: the credential helper for all registries.
+    async fn search_config(
+        &self,
+        config: &Config,
+        store: Option<String>,
         key: &str,
         problems: &mut Vec<CredentialsError>,
         mut tell: impl FnMut(&str),
     ) -> Option<(Credentials, Source)> {
-        let mut keep = |result: Result<Option<Credentials>, CredentialsError>| {
-            result.unwrap_or_else(|problem| {
-                problems.push(problem);
-                None
-            })
-        };
-        if let Some(text) = &self.variable
-            && let Some(credentials) = keep(from_variable(text, key))
-        {
-            return Some((credentials, Source::Variable));
+        if let Some(None) = config.credential_helpers.get(key) {
+            let problem = "is not the name of a credential helper (`credHelpers`)";
+            problems.push(bad_entry(config, key, problem));
         }
-        if let Some(None) = self.config.credential_helpers.get(key) {
-            keep(Err(self.bad_entry(key, "is not the name of a credential helper (`credHelpers`)")));
-        }
-        let entry = entry_for(&self.config.auths, key);
-        for name in helpers(&self.config, key) {
-            if let Some(mut credentials) = keep(helper::get(&name, key, self.helper_timeout, &mut tell).await)
-            {
+        let entry = entry_for(&config.auths, key);
+        for name in helpers_with(config, store, key) {
+            let answer = helper::get(&name, key, self.helper_timeout, &mut tell).await;
+            if let Some(mut credentials) = keep(problems, answer) {
                 // Helpers do not store registry tokens, so docker always reads the registry token from
                 // config.json.
                 credentials.registry_token = entry.and_then(|(_, entry)| entry.registry_token.clone());
@@ -124,8 +264,8 @@ impl Keyring {
             }
         }
         let (name, entry) = entry?;
-        let credentials = keep(decode(entry).map_err(|problem| self.bad_entry(name, problem)))?;
-        Some((credentials, Source::File(self.config.path.clone())))
+        let decoded = decode(entry).map_err(|problem| bad_entry(config, name, problem));
+        Some((keep(problems, decoded)?, Source::File(config.path.clone())))
     }
 
     /// Returns the source in which `docker login` stored credentials for a registry. Reads only config.json,
@@ -146,10 +286,14 @@ impl Keyring {
     pub async fn list(&self, mut tell: impl FnMut(&str)) -> (Vec<Entry>, Vec<CredentialsError>) {
         let (mut entries, mut problems) = (BTreeMap::new(), Vec::new());
         // If several sources have credentials for a registry, keep only the source that a push would use.
-        let mut put = |name: &str, source: Source, username: Option<String>, kind: Option<Kind>| {
+        let mut put = |name: &str,
+                       source: Source,
+                       username: Option<String>,
+                       kind: Option<Kind>,
+                       expires: Option<SystemTime>| {
             if !HUB_TOKEN_KEYS.contains(&name) {
                 let registry = shown(name);
-                let entry = Entry { registry: registry.clone(), source, username, kind };
+                let entry = Entry { registry: registry.clone(), source, username, kind, expires };
                 entries.entry(registry).or_insert(entry);
             }
         };
@@ -158,8 +302,9 @@ impl Keyring {
                 Ok(auths) => {
                     for (name, auth) in auths {
                         match decode_auth(&auth) {
-                            Ok((username, _)) => {
-                                put(&name, Source::Variable, Some(username), Some(Kind::Password));
+                            Ok((username, password)) => {
+                                let expires = expiry::expires(password.expose());
+                                put(&name, Source::Variable, Some(username), Some(Kind::Password), expires);
                             }
                             Err(problem) => problems.push(bad_variable_entry(&name, problem)),
                         }
@@ -187,7 +332,7 @@ impl Keyring {
                 if helpers(&self.config, &registry).first() == Some(name) {
                     let kind = if username == helper::TOKEN { Kind::IdentityToken } else { Kind::Password };
                     let username = Some(username).filter(|_| kind == Kind::Password);
-                    put(&registry, Source::Helper(name.clone()), username, Some(kind));
+                    put(&registry, Source::Helper(name.clone()), username, Some(kind), None);
                 }
             }
         }
@@ -195,23 +340,83 @@ impl Keyring {
         for (name, entry) in &self.config.auths {
             match decode(entry) {
                 Ok(Some(found)) => {
-                    let kind = found.kind();
-                    put(name, file(), found.username, kind);
+                    let (kind, expires) = (found.kind(), found.expires());
+                    put(name, file(), found.username, kind, expires);
                 }
                 // The entry is empty: a helper has the credentials, or no source has any.
                 Ok(None) => {}
-                Err(problem) => problems.push(self.bad_entry(name, problem)),
+                Err(problem) => problems.push(bad_entry(&self.config, name, problem)),
             }
         }
         for (name, source) in registries(&self.config) {
-            put(&name, source, None, None);
+            put(&name, source, None, None, None);
+        }
+        for (name, folder) in buildx::all(&self.buildx) {
+            match read_scoped(&name, &folder) {
+                Ok(found) => {
+                    let (kind, expires) = (found.kind(), found.expires());
+                    let source = Source::Buildx(folder);
+                    let entry =
+                        Entry { registry: sanitize(&name), source, username: found.username, kind, expires };
+                    entries.insert(name, entry);
+                }
+                Err(problem) => problems.push(problem),
+            }
         }
         (entries.into_values().collect(), problems)
     }
+}
 
-    fn bad_entry(&self, registry: &str, problem: &'static str) -> CredentialsError {
-        CredentialsError::Entry { registry: sanitize(registry), path: self.config.path.clone(), problem }
+/// Reads the credentials in the config.json of buildx's folder `name`; returns empty credentials if a helper has them.
+fn read_scoped(name: &str, folder: &Path) -> Result<Credentials, CredentialsError> {
+    let config = load_scoped(folder)?;
+    let Some((key, entry)) = entry_for(&config.auths, credentials_key(buildx::registry(name))) else {
+        return Ok(Credentials::anonymous());
+    };
+    let found = decode(entry).map_err(|problem| bad_entry(&config, key, problem))?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Returns whether a folder of buildx has credentials for a registry, names a credential helper for it, or is broken.
+fn may_have(folder: &Path, key: &str) -> bool {
+    load_scoped(folder).map_or(true, |config| {
+        let store = config.credentials_store.clone();
+        let is_set = |entry| !matches!(decode(entry), Ok(None));
+        entry_for(&config.auths, key).is_some_and(|(_, entry)| is_set(entry))
+            || !helpers_with(&config, store, key).is_empty()
+    })
+}
+
+fn load_scoped(folder: &Path) -> Result<Config, CredentialsError> {
+    Config::load(folder).map_err(|error| CredentialsError::Scoped { reason: with_causes(&error) })
+}
+
+/// Adds the error of a broken source to the problems.
+fn keep<T>(problems: &mut Vec<CredentialsError>, result: Result<Option<T>, CredentialsError>) -> Option<T> {
+    result.unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    })
+}
+
+fn bad_entry(config: &Config, registry: &str, problem: &'static str) -> CredentialsError {
+    CredentialsError::Entry { registry: sanitize(registry), path: config.path.clone(), problem }
+}
+
+/// Returns the user who runs the plugin with sudo, and the user's config.json. Returns `None` without sudo, or if the file
+/// cannot be read.
+fn config_before_sudo() -> Option<(String, Config)> {
+    #[cfg(unix)]
+    {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let user = std::env::var("SUDO_USER").ok().filter(|user| !user.is_empty() && user != "root")?;
+        let home = nix::unistd::User::from_name(&user).ok()??.dir;
+        Some((sanitize(&user), Config::load(&home.join(".docker")).ok()?))
     }
+    #[cfg(not(unix))]
+    None
 }
 
 /// Returns the name of the credential helper for all registries: `credsStore`, or else docker's default for
@@ -237,11 +442,16 @@ pub fn credentials_store(config: &Config) -> Option<String> {
 /// Returns the credential helpers to try for a registry: first the helper in `credHelpers`, then the helper
 /// for all registries. Returns no helper if the name in `credHelpers` is empty.
 pub fn helpers(config: &Config, key: &str) -> Vec<String> {
+    helpers_with(config, credentials_store(config), key)
+}
+
+/// * `store`: the helper for all registries.
+fn helpers_with(config: &Config, store: Option<String>, key: &str) -> Vec<String> {
     let own = config.credential_helpers.get(key).cloned().flatten();
     if own.as_ref().is_some_and(String::is_empty) {
         return Vec::new();
     }
-    let mut helpers: Vec<String> = own.into_iter().chain(credentials_store(config)).collect();
+    let mut helpers: Vec<String> = own.into_iter().chain(store).collect();
     helpers.dedup();
     helpers
 }
@@ -319,12 +529,14 @@ mod tests {
     fn debug_output_shows_no_secret() {
         let credentials = basic("alice", "hunter2");
         let login = Login::new(&credentials, Source::Prompt, Vec::new());
-        let found = LookedUp { credentials, login, shadow: None, warnings: Vec::new() };
+        let found = LookedUp { credentials, login, shadow: None, failure: None, warnings: Vec::new() };
         let keyring = Keyring {
-            given: Some(basic("alice", "hunter2")),
+            given: Some(Given::Ready(basic("alice", "hunter2"))),
             variable: Some(Secret::new("hunter2".to_owned())),
+            buildx: PathBuf::default(),
             config: Config::default(),
             config_problem: None,
+            config_hint: None,
             helper_timeout: None,
         };
         assert!(!format!("{found:?}{keyring:?}").contains("hunter2"));

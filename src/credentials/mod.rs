@@ -1,16 +1,22 @@
 //! Finds credentials for registries, prompts for and saves credentials, and encodes credentials for the
 //! engine.
 
+pub mod buildx;
+pub mod command;
 mod entry;
+pub mod expiry;
 mod helper;
 pub mod keyring;
 pub mod login;
+mod process;
 pub mod prompt;
+mod remark;
 pub mod save;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde::Serialize;
+use std::time::SystemTime;
 
 use crate::secret::Secret;
 
@@ -67,6 +73,16 @@ impl Credentials {
 
     pub fn is_anonymous(&self) -> bool {
         self.kind().is_none()
+    }
+
+    /// Returns when the secret that engines use expires; `None` if the secret does not contain its end.
+    pub fn expires(&self) -> Option<SystemTime> {
+        let secret = match self.kind()? {
+            Kind::RegistryToken => &self.registry_token,
+            Kind::IdentityToken => &self.identity_token,
+            Kind::Password => &self.password,
+        };
+        expiry::expires(exposed(secret.as_ref()))
     }
 
     /// Returns these credentials as the JSON that docker sends to the engine, without empty fields.

@@ -17,7 +17,7 @@ use crate::credentials::entry::decode;
 use crate::credentials::keyring::{Keyring, credentials_store, helpers, shown};
 use crate::credentials::login::{CredentialsError, Source};
 use crate::credentials::{Credentials, Kind, helper};
-use crate::docker::config::{Config, ConfigError};
+use crate::docker::config::{Config, ConfigError, hint_to_own};
 use crate::docker::edit::{self, Change, EditError, object_at, object_of, set};
 use crate::docker::file::Mode;
 use crate::failure::Class;
@@ -52,6 +52,13 @@ impl SaveError {
                 ));
             }
             Self::Helper(_) => "fix the credential helper; the credentials were not saved",
+            Self::Config(error) if error.hint().is_some() => {
+                return error.hint().map(|hint| format!("{hint}; the credentials were not saved"));
+            }
+            Self::Unwritable { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                let directory = path.parent().unwrap_or(path);
+                return Some(format!("{}; the credentials were not saved", hint_to_own(directory)));
+            }
             Self::Config(ConfigError::Unreadable { .. }) => {
                 "check the permissions of that file; the credentials were not saved"
             }

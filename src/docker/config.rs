@@ -15,6 +15,9 @@ use crate::docker::file::read_file;
 use crate::failure::Class;
 use crate::secret::Secret;
 
+/// The name of the file with Docker's configuration.
+pub const FILE_NAME: &str = "config.json";
+
 /// The values of Docker's config.json that this plugin uses.
 #[derive(Debug, Default)]
 pub struct Config {
@@ -59,6 +62,8 @@ pub enum ConfigError {
         #[source]
         source: serde_json::Error,
     },
+    #[error("`{}` is {encoding}, which docker cannot read", path.display())]
+    Encoding { path: PathBuf, encoding: &'static str },
     #[error("`{}` is not a JSON object", path.display())]
     NotAnObject { path: PathBuf },
     #[error("`{key}` in `{}` does not have the form that docker expects", path.display())]
@@ -71,6 +76,39 @@ impl ConfigError {
     pub fn class(&self) -> Class {
         Class::Other
     }
+
+    /// Returns a command that repairs the file, if the plugin knows one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Encoding { .. } => Some(
+                "save it as UTF-8 without a byte order mark: PowerShell saved it (use `[IO.File]::WriteAllText(PATH, TEXT)` there)"
+                    .to_owned(),
+            ),
+            Self::Unreadable { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some(hint_to_own(path))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Returns a hint for a file or directory that this user may not read or write.
+pub fn hint_to_own(path: &Path) -> String {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        // A directory that this user may not enter hides the owner of the file.
+        let mut shown = path;
+        while shown.metadata().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            let Some(parent) = shown.parent() else { break };
+            shown = parent;
+        }
+        let owner = shown.metadata().map(|metadata| metadata.uid());
+        if owner.is_ok_and(|owner| owner != rustix::process::geteuid().as_raw()) {
+            return format!("run `sudo chown -R \"$(id -un)\" '{}'`: another user owns it", shown.display());
+        }
+    }
+    format!("check the permissions of `{}`", path.display())
 }
 
 /// Returns Docker's config directory: `--config`, else `DOCKER_CONFIG`, else `~/.docker`.
@@ -91,7 +129,7 @@ pub fn directory(flag: Option<&Path>) -> Result<PathBuf, ConfigError> {
 impl Config {
     /// Returns the empty config of a directory without a config.json.
     pub fn empty(directory: &Path) -> Self {
-        Self { path: directory.join("config.json"), ..Self::default() }
+        Self { path: directory.join(FILE_NAME), ..Self::default() }
     }
 
     /// Reads `config.json` in a directory. If the file is missing or empty, returns an empty config.
@@ -105,6 +143,14 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(config),
             Err(source) => return Err(ConfigError::Unreadable { path: config.path, source }),
         };
+        let encoding = match bytes.as_slice() {
+            [0xEF, 0xBB, 0xBF, ..] => Some("UTF-8 with a byte order mark"),
+            [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] | [b'{', 0, ..] | [0, b'{', ..] => Some("UTF-16"),
+            _ => None,
+        };
+        if let Some(encoding) = encoding {
+            return Err(ConfigError::Encoding { path: config.path, encoding });
+        }
         // As in docker, invalid UTF-8 in one value does not make the other values unreadable.
         config.read_text(&String::from_utf8_lossy(&bytes))?;
         Ok(config)

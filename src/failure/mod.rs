@@ -14,13 +14,13 @@ mod rules;
 use hyper::StatusCode;
 
 pub use class::Class;
-pub use rules::{CHECK_REPOSITORY, RAISE_LIMIT, WAIT_AND_CORRECT};
+pub use rules::{ACCESS_TOKEN, CHECK_REPOSITORY, RAISE_LIMIT, WAIT_AND_CORRECT};
 
 use Class::{Auth, ContentMissing, Denied, Engine, Network, Other, Rejected};
 use rules::Conclusion::{AuthUnlessSent, Is, NetworkUnlessManifest};
 use rules::{
     Advice, ENGINE_WENT, FOREIGN_LAYERS, FORMAT, LOCK_OUT, LOG_IN, LOST_UPLOAD, MAY_NOT_WRITE, PULL_AGAIN,
-    RULES, Rule, SEE_REGISTRY, STALLED, WAIT_FOR_SLOT, WANTS_TLS,
+    RULES, Rule, SEE_REGISTRY, STALLED, TWO_FACTOR, WAIT_FOR_SLOT, WANTS_TLS,
 };
 
 /// The progress of a push at the time of the failure.
@@ -200,6 +200,12 @@ pub fn is_usage(text: &str) -> bool {
 pub fn is_lock_out(text: &str) -> bool {
     let text = text.to_lowercase();
     LOCK_OUT.iter().any(|words| contains(&text, words))
+}
+
+/// Returns whether a registry accepts only an access token as password, because of two-factor authentication.
+pub fn wants_access_token(text: &str) -> bool {
+    let text = text.to_lowercase();
+    TWO_FACTOR.iter().any(|words| contains(&text, words))
 }
 
 /// Returns whether a response with status 400 to plain HTTP comes from a TLS server: Go (dockerd), nginx or Apache.

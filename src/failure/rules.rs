@@ -217,6 +217,13 @@ pub const WANTS_TLS: [&str; 3] = [
     "speaking plain http to an ssl",
 ];
 
+/// Phrases of registries that accept no password of an account with two-factor authentication, in lower case.
+///
+/// Source: GitLab ("HTTP Basic: Access denied. … 2FA enabled"), Docker Hub ("must log in with a Personal Access Token").
+pub const TWO_FACTOR: [&str; 5] =
+    [" 2fa", "two-factor", "two factor", "personal access token", "token instead of a password"];
+pub const ACCESS_TOKEN: &str = "use an access token as password: the registry accepts no passwords of accounts with two-factor authentication";
+
 /// Phrases of registries that refuse all logins for some time after failed logins, in lower case.
 ///
 /// Source: Docker Hub (docker/hub-feedback#2201), Artifactory ("Blocked due to recurrent login failures").
@@ -337,12 +344,13 @@ pub const RULES: &[Rule] = rules![
         "insufficient privileges", "not enough permissions", "does not have sufficient", "insufficient rights", "not have access", "write access"], [], MAY_NOT_WRITE;
     Is(Denied), ["permission_denied", "installation not allowed", "reqpackageaccess", "insufficient scopes", "write_package"], [], TOKEN_RIGHTS;
     Is(Auth), ["token has expired", "token is expired", "token expired", "expired token", "expiredtoken"], [], EXPIRED;
+    Is(Auth), TWO_FACTOR, [], Advice::new(ACCESS_TOKEN);
     // docker cannot save credentials, so the login did not happen.
     Is(Other), ["error storing credentials", "error saving credentials"], [], HELPER;
     Is(Auth), ["no basic auth credentials", "incorrect username or password", "invalid username/password", "unauthenticated",
         "anonymous users", "could not find robot", "access denied. the provided password", "not login", "not logged in", "authenticate error",
         "invalid username or password", "wrong username or password", "bad credentials", "invalid credentials", "bad username or password",
-        "login required", "requires login", "invalid_token", "invalid token", "must be authenticated", "personal access token",
+        "login required", "requires login", "invalid_token", "invalid token", "must be authenticated",
         "please login", "please log in", "docker login", "error getting credentials", "bad refresh token", "invalid_grant",
         "could not authenticate", "unable to authenticate", "not authenticated", "failed to authenticate",
         "authentication failed", "unable to retrieve auth token"], [], LOG_IN;

@@ -272,7 +272,7 @@ impl PromptRequest<'_> {
             _ => false,
         };
         let can_ask = self.has_terminal && !self.no_prompt && !self.has_prompt_failed;
-        can_help && can_ask && self.prompts_left > 0 && *self.source != Source::CommandLine
+        can_help && can_ask && self.prompts_left > 0 && !self.source.is_given()
     }
 }
 
@@ -420,6 +420,7 @@ mod tests {
             (Class::Auth, &helper, true),
             (Class::Auth, &Source::Prompt, true),
             (Class::Auth, &Source::CommandLine, false),
+            (Class::Auth, &Source::Command, false),
             (Class::Denied, &helper, true),
             (Class::Denied, &Source::Prompt, false),
             (Class::Rejected, &helper, false),

@@ -8,7 +8,7 @@ use hyper::Uri;
 
 use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::engine::error::EngineError;
-use crate::failure::{Class, Verdict};
+use crate::failure::{ACCESS_TOKEN, Class, Verdict};
 use crate::net::settings::insecure_registries;
 use crate::push::login::LoginError;
 use crate::push::suggest::{Suggestion, looks_like_id};
@@ -222,7 +222,9 @@ impl Refusal {
             None => {}
         }
         if let Cause::Registry(_) = &self.cause {
-            return self.cause.hint();
+            // The registry's error has no remark about credentials that have vanished since the lookup.
+            let remark = self.login.remark.clone().filter(|_| self.cause.class() == Class::Auth);
+            return remark.or_else(|| self.cause.hint());
         }
         if reference.has_underscore_in_host() && self.cause.class() == Class::Other {
             return Some(format!(
@@ -234,7 +236,17 @@ impl Refusal {
         }
         let is_refused_login = matches!(self.cause.class(), Class::Auth | Class::Denied);
         if let Some(hint) = self.login.broken_hint().filter(|_| self.login.anonymous && is_refused_login) {
-            return Some(hint.to_owned());
+            return Some(hint);
+        }
+        let hint = self.cause.verdict().hint;
+        let is_about_login = self.cause.class() == Class::Auth
+            || (self.cause.class() == Class::Denied && self.login.anonymous);
+        if is_about_login
+            && self.cause.verdict().can_prompt
+            && hint != ACCESS_TOKEN
+            && let Some(hint) = self.login.refusal_hint(registry)
+        {
+            return Some(hint);
         }
         if self.asks_late && is_refused_login && !self.login.anonymous {
             return Some(format!(
@@ -245,13 +257,8 @@ impl Refusal {
         if self.login.source == Source::Variable && self.cause.class() == Class::Auth {
             return Some(SHADOWS.to_owned());
         }
-        if self.login.source == Source::CommandLine && self.cause.class() == Class::Auth {
-            let hint = if self.login.anonymous {
-                "remove --anonymous"
-            } else {
-                "check --username and the password on stdin"
-            };
-            return Some(hint.to_owned());
+        if let Some(hint) = self.login.source.hint_to_check().filter(|_| self.cause.class() == Class::Auth) {
+            return Some(if self.login.anonymous { "remove --anonymous".to_owned() } else { hint });
         }
         if self.cause.class() == Class::NotFound && self.is_renamed {
             return Some("run `docker images` to list local images".to_owned());

@@ -10,6 +10,7 @@
 //! times.)
 
 use std::cell::Cell;
+use std::time::SystemTime;
 
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -26,15 +27,21 @@ pub struct ActiveCredentials {
     pub login: Login,
     /// The only repository that uses these credentials, typed because the earlier credentials have no push access.
     /// `None`: all repositories of the registry.
-    only_for: Option<String>,
+    pub only_for: Option<String>,
+    found_at: SystemTime,
 }
 
 impl ActiveCredentials {
+    /// Returns whether the secret has expired since the plugin found it, by the clock of this machine.
+    pub fn has_expired(&self) -> bool {
+        self.login.expires.is_some_and(|end| self.found_at < end && end <= SystemTime::now())
+    }
+
     /// Returns empty credentials, for steps of a push that do not contact the registry.
     pub fn anonymous() -> Self {
         let credentials = Credentials::anonymous();
         let login = Login::new(&credentials, Source::Nothing, Vec::new());
-        Self { number: 0, credentials, login, only_for: None }
+        Self { number: 0, credentials, login, only_for: None, found_at: SystemTime::now() }
     }
 }
 
@@ -77,7 +84,7 @@ impl Logins {
         only_for: Option<String>,
     ) -> ActiveCredentials {
         let number = u32::try_from(self.active.len()).unwrap_or(u32::MAX).saturating_add(1);
-        let active = ActiveCredentials { number, credentials, login, only_for };
+        let active = ActiveCredentials { number, credentials, login, only_for, found_at: SystemTime::now() };
         self.active.push(active.clone());
         active
     }
@@ -89,23 +96,31 @@ pub type Pass<'a> = MutexGuard<'a, Logins>;
 
 #[derive(Debug)]
 pub struct Gate {
+    /// The only repository that uses the gate and its credentials; `None`: all repositories of the registry that have no
+    /// gate of their own.
+    pub repository: Option<String>,
     logins: Mutex<Logins>,
     /// The registry has accepted a push with the newest credentials, so pushes may run in parallel.
     is_open: Cell<bool>,
     /// A prompt for the registry gave no usable credentials. The plugin does not prompt again for this registry in
     /// this run.
     pub has_prompt_failed: Cell<bool>,
+    /// The command of `--password-command` ran again after a refusal, and the registry has accepted no push since.
+    pub has_renewed: Cell<bool>,
     /// The user passed `--save-credentials`, and no push has tried to save the registry's credentials so far.
     pub must_be_saved: Cell<bool>,
 }
 
 impl Gate {
+    /// * `repository`: see [`Gate::repository`].
     /// * `must_be_saved`: the user passed `--save-credentials`.
-    pub fn new(must_be_saved: bool) -> Self {
+    pub fn new(repository: Option<String>, must_be_saved: bool) -> Self {
         Self {
+            repository,
             logins: Mutex::default(),
             is_open: Cell::new(false),
             has_prompt_failed: Cell::new(false),
+            has_renewed: Cell::new(false),
             must_be_saved: Cell::new(must_be_saved),
         }
     }
@@ -125,6 +140,7 @@ impl Gate {
     pub fn open(&self, pass: &mut Option<Pass<'_>>) {
         if pass.take().is_some() {
             self.is_open.set(true);
+            self.has_renewed.set(false);
         }
     }
 
@@ -200,7 +216,7 @@ mod tests {
 
     #[test]
     fn admits_one_push_until_the_gate_opens() {
-        let gate = Gate::new(false);
+        let gate = Gate::new(None, false);
         let mut pass = now(gate.enter());
         assert!(pass.is_some() && now(gate.enter()).is_none(), "the second push waits");
         gate.open(&mut pass);

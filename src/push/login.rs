@@ -1,7 +1,7 @@
 //! Prompts the user for credentials. The engine checks the credentials with the registry before a push uses them.
 
 use crate::credentials::Credentials;
-use crate::credentials::login::docker_login;
+use crate::credentials::login::{CredentialsError, docker_login};
 use crate::credentials::prompt::{PromptError, Terminal};
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
@@ -23,6 +23,9 @@ pub enum LoginError {
         #[source]
         source: PromptError,
     },
+    /// The command of `--password-command` returned no password.
+    #[error(transparent)]
+    Command(#[from] CredentialsError),
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -32,6 +35,11 @@ impl LoginError {
     pub fn hint(&self) -> Option<String> {
         let registry = match self {
             Self::Engine(error) => return error.hint(),
+            Self::Command(_) => {
+                return Some(
+                    "run the command in a shell: it must print the password, and exit with 0".to_owned(),
+                );
+            }
             Self::NothingTyped { registry }
             | Self::GivenUp { registry, .. }
             | Self::Prompt { registry, .. } => registry,

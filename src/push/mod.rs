@@ -5,6 +5,7 @@
 
 mod announce;
 pub mod conversation;
+mod credentials;
 mod diagnose;
 pub mod dry_run;
 pub mod error;
@@ -16,6 +17,7 @@ pub mod outcome;
 pub mod platforms;
 mod pool;
 mod preflight;
+mod save;
 pub mod session;
 mod subject;
 pub mod suggest;
@@ -54,7 +56,6 @@ use crate::push::suggest::suggest;
 use crate::push::target::Target;
 use crate::push::upload::Route;
 use crate::retry::{AttemptFailure, NextAttempt, root_cause};
-use crate::text::with_causes;
 
 /// The timeout for listing the engine's images, which serve only to suggest an image in a hint.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -125,7 +126,7 @@ impl<'a> Push<'a> {
             target,
             options,
             engine,
-            gate: &session.gates[target.reference.domain()],
+            gate: session.gate(&target.reference),
             pass: None,
             route: Route::default(),
             announcer,
@@ -208,11 +209,17 @@ impl<'a> Push<'a> {
     async fn push_with_auth(&mut self) -> Result<Outcome, PushError> {
         let has_terminal = self.session.terminal.is_some();
         let mut conversation = Conversation::new(self.options.retries, has_terminal, self.options.no_prompt);
-        let mut active = self.enter().await;
+        let mut active = self.enter().await?;
         loop {
             if self.pass.is_none() && !self.gate.is_open() {
                 // The registry has accepted no push with the newest credentials so far, so this push must run alone.
-                active = self.enter().await;
+                active = self.enter().await?;
+            }
+            if active.has_expired() && active.login.source == Source::Command {
+                active = match self.newer_than(active.number).await {
+                    Some(newer) => newer,
+                    None => self.renew(&active, false).await.unwrap_or(active),
+                };
             }
             self.log.record.login = Some(active.login.clone());
             let attempt = self.in_time(async |push: &mut Self| push.attempt(&active).await).await?;
@@ -307,6 +314,12 @@ impl<'a> Push<'a> {
             if let Some(newer) = self.newer_than(active.number).await {
                 conversation.next(conversation::Event::NewerCredentials);
                 return Ok(newer);
+            }
+            if cause.class() == Class::Auth
+                && let Some(renewed) = self.renew(&active, true).await
+            {
+                conversation.next(conversation::Event::NewerCredentials);
+                return Ok(renewed);
             }
             let has_prompt_failed = self.gate.has_prompt_failed.get();
             step = conversation.next(conversation::Event::NoNewerCredentials { has_prompt_failed });
@@ -431,26 +444,23 @@ impl<'a> Push<'a> {
 
     /// Returns the credentials for the registry. Keeps the pass of the registry's gate until the registry has accepted
     /// a push with these credentials.
-    async fn enter(&mut self) -> ActiveCredentials {
+    ///
+    /// # Errors
+    /// The command of `--password-command` fails.
+    async fn enter(&mut self) -> Result<ActiveCredentials, PushError> {
         let mut pass = self.gate.enter().await;
         let active = match pass.of(&self.target.reference.repository()) {
             Some(active) => active.clone(),
-            None => {
-                let found = match pass.prefetched.take() {
-                    Some(found) => found,
-                    None => self.session.look_up(self.registry(), self.log.reporter.reporter).await,
-                };
-                if let Some(shadow) = found.shadow {
-                    self.log.note(&shadow);
-                }
-                for warning in found.warnings {
-                    self.log.warn(warning);
-                }
-                pass.add(found.credentials, found.login, None)
-            }
+            None => credentials::find(self.session, &mut pass, &self.target.reference, &mut self.log).await?,
         };
         self.pass = Some(pass).filter(|_| !self.gate.is_open());
-        active
+        Ok(active)
+    }
+
+    /// Runs the command of `--password-command` again, and returns the new credentials. This push must hold the pass.
+    async fn renew(&mut self, active: &ActiveCredentials, is_refused: bool) -> Option<ActiveCredentials> {
+        let (pass, reference) = (self.pass.as_mut()?, &self.target.reference);
+        credentials::renew(self.session, pass, reference, active, is_refused, &mut self.log).await
     }
 
     /// Returns the next credentials after the given number, added by another push. If this method returns `None`, no
@@ -509,39 +519,12 @@ impl<'a> Push<'a> {
             self.gate.close();
         }
         let pass = self.pass.as_mut().expect("held while prompting");
-        pass.add(typed, login, only_for)
+        pass.add(typed, login, self.gate.repository.clone().or(only_for))
     }
 
-    /// Saves credentials that the user typed or passed as options, for `--save-credentials`. Logs a warning if saving
-    /// fails.
     async fn save(&mut self, credentials: &Credentials) {
-        let source = self.log.record.login.as_ref().map(|login| &login.source);
-        let is_new = matches!(source, Some(Source::Prompt | Source::CommandLine));
-        if !is_new || credentials.is_anonymous() || !self.gate.must_be_saved.replace(false) {
-            return;
-        }
-        let (keyring, reporter) = (&self.session.keyring, self.log.reporter);
-        let dialogue = self.session.lock_terminal_for_helper().await;
-        let held = dialogue.is_some().then(|| reporter.reporter.hold());
-        let key = self.target.reference.credentials_key();
-        let saved = keyring.save(key, credentials, |line| reporter.say(Level::Asking, line)).await;
-        drop((held, dialogue));
-        match saved {
-            Ok(kept) => {
-                reporter.note(&kept.to_string());
-                if let Some(warning) = kept.plain_text_warning() {
-                    reporter.say(Level::Notice, &warning);
-                }
-                let shadow = keyring.shadow_of_kept(self.registry());
-                for warning in kept.unmarked.into_iter().chain(shadow) {
-                    self.log.warn(warning);
-                }
-            }
-            Err(error) => {
-                let registry = self.registry();
-                self.log.warn(format!("cannot save the credentials for {registry}: {}", with_causes(&error)));
-            }
-        }
+        let reference = &self.target.reference;
+        save::save(self.session, self.engine, self.gate, reference, credentials, &mut self.log).await;
     }
 
     async fn wait(&mut self, next: &NextAttempt) {
@@ -595,7 +578,10 @@ impl<'a> Push<'a> {
         }
     }
 
-    async fn refusal(&mut self, cause: Cause, login: Login) -> Refusal {
+    async fn refusal(&mut self, cause: Cause, mut login: Login) -> Refusal {
+        if cause.class() == Class::Auth {
+            login.remark = self.session.keyring.why_vanished(self.registry(), &login).or(login.remark);
+        }
         let reference = &self.target.reference;
         let suggestion = match cause.class() {
             Class::NotFound => {

@@ -47,7 +47,8 @@ pub struct RegistryPool {
     defaults: RegistrySettings,
     /// The clients without credentials, by the domain of the registry.
     anonymous: RefCell<HashMap<String, Rc<Anonymous>>>,
-    /// The connections, by the domain of the registry and the [number](ActiveCredentials::number) of the credentials.
+    /// The connections, by the only repository that uses the credentials, or else the domain of the registry, and by
+    /// the [number](ActiveCredentials::number) of the credentials.
     connections: RefCell<HashMap<(String, u32), Rc<Connection>>>,
     trace: Option<Trace>,
 }
@@ -67,6 +68,8 @@ struct Connection {
     identity: OnceCell<Identity>,
     /// An earlier query timed out or could not reach the registry, so queries with the short timeout are skipped.
     is_out_of_reach: Cell<bool>,
+    /// A push has told the user when the credentials expire.
+    has_told_expiry: Cell<bool>,
 }
 
 /// The result of a direct query about the tag of an image.
@@ -91,7 +94,9 @@ impl RegistryPool {
     }
 
     fn connection(&self, subject: &Subject<'_>) -> Rc<Connection> {
-        let key = (subject.reference.domain().to_owned(), subject.active.number);
+        let active = subject.active;
+        let place = active.only_for.clone().unwrap_or_else(|| subject.reference.domain().to_owned());
+        let key = (place, active.number);
         Rc::clone(self.connections.borrow_mut().entry(key).or_default())
     }
 
@@ -300,6 +305,12 @@ impl RegistryPool {
     pub fn asks_late(&self, domain: &str) -> bool {
         let anonymous = self.anonymous(domain);
         anonymous.registry.get().is_some_and(|registry| registry.asks_for_credentials() == Some(false))
+    }
+
+    /// Returns whether no push has told the user so far when the credentials expire. Returns `false` from the second call
+    /// on.
+    pub fn tells_expiry(&self, subject: &Subject<'_>) -> bool {
+        !self.connection(subject).has_told_expiry.replace(true)
     }
 
     /// Returns whether an earlier query could not reach the registry in time.

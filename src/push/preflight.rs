@@ -56,6 +56,12 @@ pub async fn check(
             let error = RegistryError::refused_credentials(domain, &subject.active.login, reason);
             Err(Cause::Registry(Box::new(error)))
         }
+        Ok(Identity::Accepted) if pool.tells_expiry(subject) => {
+            if let Some(note) = subject.active.login.expiry_note(domain) {
+                reporter.note(&note);
+            }
+            Ok(())
+        }
         Err(QueryError::Cause(Cause::Registry(error))) if error.is_web_page() => {
             if pool.engine_reaches_same_server(engine, domain).await {
                 return Err(Cause::Registry(error));

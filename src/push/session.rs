@@ -8,7 +8,8 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::cli::PushOptions;
-use crate::credentials::keyring::{Keyring, LookedUp};
+use crate::credentials::command::Given;
+use crate::credentials::keyring::{Keyring, LookedUp, Wanted};
 use crate::credentials::prompt::Terminal;
 use crate::net::Trace;
 use crate::present::presenter::{Level, Reporter};
@@ -27,8 +28,8 @@ pub struct Session<'a> {
     pub naming: Mutex<()>,
     /// Locked while a prompt, or a credential helper that may prompt, uses the terminal.
     dialogue: Mutex<()>,
-    /// The gates of the registries, by the domain of the registry.
-    pub gates: HashMap<String, Gate>,
+    /// The gates, by the domain of the registry, or by the repository if the repository has credentials of its own.
+    gates: HashMap<String, Gate>,
     /// Direct connections to registries, for queries that the engine cannot make or makes more slowly.
     pub pool: RegistryPool,
     /// The repositories in which an upload hangs. Shared by all pushes, because an upload that hangs also blocks later
@@ -50,15 +51,22 @@ impl<'a> Session<'a> {
         references: impl Iterator<Item = &'r Reference>,
         trace: Option<Trace>,
     ) -> Self {
-        let gate =
-            |reference: &Reference| (reference.domain().to_owned(), Gate::new(options.save_credentials));
+        let mut gates = HashMap::new();
+        for reference in references {
+            let gate = |repository| Gate::new(repository, options.save_credentials);
+            gates.entry(reference.domain().to_owned()).or_insert_with(|| gate(None));
+            if keyring.is_scoped(reference) {
+                let repository = reference.repository();
+                gates.entry(repository.clone()).or_insert_with(|| gate(Some(repository)));
+            }
+        }
         Self {
             options,
             keyring,
             terminal,
             naming: Mutex::default(),
             dialogue: Mutex::default(),
-            gates: references.map(gate).collect(),
+            gates,
             pool: RegistryPool::new(trace),
             detours: RefCell::default(),
             last_movement: Cell::new(Instant::now()),
@@ -79,24 +87,38 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Looks up the credentials for a registry in the keyring.
-    pub async fn look_up(&self, registry: &str, reporter: &Reporter) -> LookedUp {
+    /// Returns the gate of the credentials that a push to a reference uses.
+    pub fn gate(&self, reference: &Reference) -> &Gate {
+        self.gates.get(&reference.repository()).unwrap_or_else(|| &self.gates[reference.domain()])
+    }
+
+    /// Looks up the credentials for a push in the keyring.
+    pub async fn look_up(&self, reference: &Reference, reporter: &Reporter) -> LookedUp {
+        let repository = self.gate(reference).repository.as_ref().map(|_| reference.path());
+        let wanted = Wanted::to_push(reference.domain(), repository);
         let dialogue = self.lock_terminal_for_helper().await;
         let held = dialogue.is_some().then(|| reporter.hold());
-        let found = self.keyring.look_up(registry, |line| reporter.say(Level::Asking, line)).await;
+        let found = self.keyring.look_up(&wanted, |line| reporter.say(Level::Asking, line)).await;
         drop((held, dialogue));
         found
     }
 
-    /// Looks up the credentials for all registries in advance, since credential helpers and the engine may be slow.
+    /// Looks up the credentials for all references in advance, since credential helpers and the engine may be slow.
     ///
-    /// * `registries`: the domains of the registries, without duplicates. Credential helpers prompt in this order.
-    pub async fn prefetch_credentials(&self, registries: &[String], reporter: &Reporter) {
-        let lookups = registries.iter().map(async |registry| {
-            let mut pass = self.gates[registry].enter().await;
+    /// * `references`: credential helpers prompt in this order.
+    pub async fn prefetch_credentials(&self, references: &[Reference], reporter: &Reporter) {
+        // The command may ask its user, so it runs only when a push needs the password.
+        if matches!(self.keyring.given, Some(Given::Command(_))) {
+            return;
+        }
+        let mut seen = HashSet::new();
+        let first =
+            references.iter().filter(|reference| seen.insert(std::ptr::from_ref(self.gate(reference))));
+        let lookups = first.map(async |reference| {
+            let mut pass = self.gate(reference).enter().await;
             // A push may have looked up the credentials already.
             if pass.is_empty() {
-                pass.prefetched = Some(self.look_up(registry, reporter).await);
+                pass.prefetched = Some(self.look_up(reference, reporter).await);
             }
         });
         join_all(lookups).await;

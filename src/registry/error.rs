@@ -12,7 +12,8 @@ use serde_json::Value;
 use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::docker::context::Endpoint;
 use crate::failure::{
-    CHECK_REPOSITORY, Class, Evidence, RAISE_LIMIT, Verdict, WAIT_AND_CORRECT, classify, is_lock_out,
+    ACCESS_TOKEN, CHECK_REPOSITORY, Class, Evidence, RAISE_LIMIT, Verdict, WAIT_AND_CORRECT, classify,
+    is_lock_out, wants_access_token,
 };
 use crate::net::settings::insecure_registries;
 use crate::net::tls::TlsProblem;
@@ -181,6 +182,19 @@ impl RegistryError {
         }
     }
 
+    /// Returns a hint for refused credentials with which nothing seems to be wrong, or for missing credentials.
+    fn hint_to_log_in(&self) -> Option<String> {
+        let Self::Unauthorized { registry, login, .. } = self else { return None };
+        Some(match &login.source {
+            Source::Variable => SHADOWS.to_owned(),
+            Source::CommandLine if login.anonymous => "remove --anonymous".to_owned(),
+            source if let Some(hint) = source.hint_to_check() => hint,
+            _ => login.broken_hint().filter(|_| login.anonymous).unwrap_or_else(|| {
+                format!("run `{}`, or pass `--username NAME --password-stdin`", docker_login(registry))
+            }),
+        })
+    }
+
     /// Returns the verdict that decides about retries and prompts.
     pub fn verdict(&self) -> Verdict {
         let verdict = Verdict::without_hint(self.class());
@@ -263,22 +277,14 @@ impl RegistryError {
                 });
             }
             Self::Certificates { .. } => "fix or remove that file; docker cannot use it either",
-            Self::Unauthorized { login, .. } if login.source == Source::Variable => SHADOWS,
-            Self::Unauthorized { login, .. } if login.source == Source::CommandLine && login.anonymous => {
-                "remove --anonymous"
+            Self::Unauthorized { reason, .. } if wants_access_token(reason) => ACCESS_TOKEN,
+            Self::Unauthorized { registry, login, .. } if !login.anonymous || login.broken.is_none() => {
+                if let Some(hint) = login.refusal_hint(registry) {
+                    return Some(hint);
+                }
+                return self.hint_to_log_in();
             }
-            Self::Unauthorized { login, .. } if login.source == Source::CommandLine => {
-                "check --username and the password on stdin"
-            }
-            Self::Unauthorized { login, .. } if login.anonymous && login.broken_hint().is_some() => {
-                return login.broken_hint().map(str::to_owned);
-            }
-            Self::Unauthorized { registry, .. } => {
-                return Some(format!(
-                    "run `{}`, or pass `--username NAME --password-stdin`",
-                    docker_login(registry)
-                ));
-            }
+            Self::Unauthorized { .. } => return self.hint_to_log_in(),
             Self::LockedOut { registry, .. } => {
                 return Some(WAIT_AND_CORRECT.replace("docker login {registry}", &docker_login(registry)));
             }
@@ -287,10 +293,13 @@ impl RegistryError {
             | Self::MayNotWrite { registry, login, .. }
                 if login.anonymous =>
             {
-                return Some(format!(
-                    "run `{}`, or pass `--username NAME --password-stdin`",
-                    docker_login(registry)
-                ));
+                let hint = login.refusal_hint(registry);
+                return hint.or_else(|| {
+                    Some(format!(
+                        "run `{}`, or pass `--username NAME --password-stdin`",
+                        docker_login(registry)
+                    ))
+                });
             }
             Self::Denied { registry, .. } => {
                 return Some(format!(

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -144,15 +144,89 @@ fn failed_docker_push_prints_our_hint() {
     }
 }
 
+/// Copies the plugin into a directory that every user may enter.
+fn program_for_everyone(home: &Home) -> PathBuf {
+    let program = home.path("docker-regpush");
+    fs::copy(env!("CARGO_BIN_EXE_docker-regpush"), &program).unwrap();
+    for path in [home.root(), &program] {
+        set_mode(path, 0o755);
+    }
+    program
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn as_nobody(home: &Home, program: &Path) -> Command {
+    let mut command = home.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
+    command
+}
+
+#[test]
+fn config_that_this_user_may_not_read_is_named() {
+    let home = Home::new();
+    let program = program_for_everyone(&home);
+    let (directory, config) = (home.path("config"), home.path("config/config.json"));
+    fs::create_dir(&directory).unwrap();
+    fs::write(&config, "{}").unwrap();
+    let assert_hint = |hint: String| {
+        let mut command = as_nobody(&home, &program);
+        let refused = run(command.arg("--config").arg(&directory).args(["regpush", "auth", "localhost:1"]));
+        let hint = format!("hint: {hint}\n");
+        assert!(refused.status == 3 && refused.stderr.contains(&hint), "{hint}: {refused:?}");
+    };
+    let chown_hint =
+        |path: &Path| format!("run `sudo chown -R \"$(id -un)\" '{}'`: another user owns it", path.display());
+    set_mode(&config, 0o600);
+    assert_hint(chown_hint(&config));
+    set_mode(&directory, 0o700);
+    assert_hint(chown_hint(&directory));
+    chown(&directory, Some(65534), None).unwrap();
+    chown(&config, Some(65534), None).unwrap();
+    set_mode(&config, 0);
+    assert_hint(format!("check the permissions of `{}`", config.display()));
+}
+
+/// A list of users that only this test sees names the user who ran sudo.
+#[test]
+fn credentials_of_the_user_who_ran_sudo_are_named() {
+    let home = Home::new();
+    let other = home.path("other/.docker");
+    fs::create_dir_all(&other).unwrap();
+    let passwd =
+        format!("root:x:0:0::/root:/bin/sh\nsam:x:4711:4711::{}:/bin/sh\n", home.path("other").display());
+    fs::write(home.path("passwd"), passwd).unwrap();
+    let auth = |config: &str| {
+        fs::write(other.join("config.json"), config).unwrap();
+        let mut command = home.command("unshare");
+        let script = r#"mount --bind "$1" /etc/passwd && shift && exec "$@""#;
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(home.path("passwd"));
+        command.arg(env!("CARGO_BIN_EXE_docker-regpush")).args(["regpush", "auth", "localhost:1"]);
+        run(command.env("SUDO_USER", "sam"))
+    };
+    let hint = format!(
+        "hint: run it without sudo, or as `sudo env DOCKER_CONFIG={} docker regpush …`: sam has credentials for localhost:1, and root has none\n",
+        other.display()
+    );
+    for config in
+        [r#"{"auths":{"localhost:1":{"auth":"Y2k6eA=="}}}"#, r#"{"credHelpers":{"localhost:1":"x"}}"#]
+    {
+        let refused = auth(config);
+        assert!(refused.status == 3 && refused.stderr.contains(&hint), "{refused:?}");
+    }
+    for config in ["{}", r#"{"credsStore":"x"}"#, r#"{"auths":{"localhost:1":{}}}"#] {
+        let refused = auth(config);
+        assert!(refused.status == 3 && !refused.stderr.contains("sudo"), "{refused:?}");
+    }
+}
+
 /// The owner of config.json may write to the file, but cannot create a new file with the group of config.json.
 #[test]
 fn config_keeps_its_owner_and_group() {
     let home = Home::new();
-    let program = home.path("docker-regpush");
-    fs::copy(env!("CARGO_BIN_EXE_docker-regpush"), &program).unwrap();
-    for path in [home.root(), &program] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
+    let program = program_for_everyone(&home);
     let (directory, config) = (home.path("config"), home.path("config/config.json"));
     fs::create_dir(&directory).unwrap();
     fs::write(&config, "{}").unwrap();
@@ -160,9 +234,7 @@ fn config_keeps_its_owner_and_group() {
         chown(path, Some(65534), Some(0)).unwrap();
     }
     for (action, is_there) in [("install", true), ("remove", false)] {
-        let mut command = home.command("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
-        ok(command.arg("--config").arg(&directory).args(["hook", action]));
+        ok(as_nobody(&home, &program).arg("--config").arg(&directory).args(["hook", action]));
         let metadata = fs::metadata(&config).unwrap();
         assert_eq!((metadata.uid(), metadata.gid()), (65534, 0), "{action}");
         assert_eq!(fs::read_to_string(&config).unwrap() != "{}", is_there, "{action}");

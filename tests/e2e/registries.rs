@@ -28,7 +28,7 @@ const ISSUER: &str = "test issuer";
 const LEEWAY: u64 = 60;
 
 /// A token server, as specified in distribution's `docs/spec/auth/token.md`. The user `alice` has all permissions, and
-/// `bob` may only pull.
+/// `bob` may only pull. The password of `carol`, who has all permissions, is a JSON Web Token that has not expired.
 struct TokenServer {
     port: u16,
     key: EcdsaKeyPair,
@@ -131,7 +131,9 @@ impl TokenServer {
 
     fn answer(&self, login: Option<(String, String)>, scopes: &[String]) -> (&'static str, Value) {
         let mut asked = self.asked.lock().unwrap();
-        let is_good = |(_, password): &(String, String)| password == PASSWORD;
+        let is_good = |(user, password): &(String, String)| {
+            password == PASSWORD || (user == "carol" && end(password).is_some_and(|end| end > now()))
+        };
         if login.as_ref().is_some_and(|login| !is_good(login)) {
             asked.failed_logins += 1;
             return ("401 Unauthorized", json!({"details": "incorrect username or password"}));
@@ -143,13 +145,15 @@ impl TokenServer {
             .map(|scope| {
                 let (rest, actions) = scope.rsplit_once(':').unwrap();
                 let (kind, name) = rest.split_once(':').unwrap();
-                let may = |action: &&str| user == "alice" || (user == "bob" && *action == "pull");
+                let may = |action: &&str| {
+                    user == "alice" || user == "carol" || (user == "bob" && *action == "pull")
+                };
                 let actions: Vec<&str> = actions.split(',').filter(may).collect();
                 json!({"type": kind, "name": name, "actions": actions})
             })
             .collect();
         let is_for_push = json!(access).to_string().contains("push");
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = now();
         asked.push_tokens += usize::from(is_for_push);
         let is_second = is_for_push && asked.push_tokens == 2;
         let end = match asked.short.filter(|_| is_second) {
@@ -168,6 +172,21 @@ impl TokenServer {
         // Because of `expires_in`, the engine assumes that the token is valid for 600 s.
         ("200 OK", json!({"token": token, "access_token": token, "expires_in": 600}))
     }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// Returns a JSON Web Token without a signature, as a password for `carol`.
+fn token(end: u64) -> String {
+    let parts = [json!({"alg": "none"}), json!({"sub": "carol", "exp": end})];
+    format!("{}.sig", parts.map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join("."))
+}
+
+fn end(token: &str) -> Option<u64> {
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice::<Value>(&claims).ok()?["exp"].as_u64()
 }
 
 fn with_tokens() -> [Engine; 3] {
@@ -248,6 +267,142 @@ fn token_registry_decides_who_may_push() {
             "{nobody:?}"
         );
         assert!(nobody.stderr.contains(&format!("{host} requires authentication")), "{nobody:?}");
+    }
+}
+
+#[test]
+fn auth_shows_the_rights_in_a_repository() {
+    for engine in with_tokens() {
+        println!("engine {}", engine.name);
+        let server = TokenServer::start();
+        let (home, registry) = (Home::new(), server.registry());
+        let name = registry.name("tok/app");
+        let auth = |options: &[&str], password: &str| {
+            let mut docker = engine.docker(&home);
+            docker.args(["regpush", "auth", "--password-stdin", "-u"]).args(options).arg(&name);
+            run_with_stdin(&mut docker, password.as_bytes())
+        };
+        let table = [("alice", "yes yes yes"), ("bob", "yes yes no")];
+        for (user, rights) in table {
+            let shown = auth(&[user], PASSWORD);
+            let row: Vec<&str> = shown.stdout.lines().last().unwrap_or_default().split_whitespace().collect();
+            let want = format!("{name} command-line {user} password {rights} -");
+            assert_eq!((shown.status, row.join(" ")), (0, want), "{shown:?}");
+            let shown = json(&auth(&[user, "--format", "json"], PASSWORD));
+            let rights = json!([shown["repository"], shown["accepted"], shown["pull"], shown["push"]]);
+            assert_eq!(rights, json!([name, true, true, user == "alice"]));
+        }
+        let wrong = auth(&["alice", "--format", "json"], "wrong");
+        assert_eq!((wrong.status, &json(&wrong)["push"]), (3, &Value::Null), "{wrong:?}");
+        assert_eq!(server.asked.lock().unwrap().failed_logins, 1);
+        assert!(!registry.log().contains("\"PUT "), "{}", registry.log());
+
+        // Without credentials: a registry that asks for some, and one that does not.
+        let nobody = run(engine.docker(&home).args(["regpush", "auth", "--format", "json", &name]));
+        let line = json(&nobody);
+        assert_eq!(
+            (nobody.status, json!([line["pull"], line["push"]])),
+            (3, json!([false, false])),
+            "{nobody:?}"
+        );
+        let open_registry = Registry::open();
+        let open = open_registry.name("tok/app");
+        let shown = ok(engine.docker(&home).args(["regpush", "auth", &open]));
+        let row: Vec<&str> = shown.lines().last().unwrap_or_default().split_whitespace().collect();
+        assert_eq!(row.join(" "), format!("{open} none - - not asked yes yes -"));
+    }
+}
+
+#[test]
+fn repository_uses_the_scoped_credentials_of_buildx() {
+    for engine in with_tokens() {
+        println!("engine {}", engine.name);
+        let server = TokenServer::start();
+        let (home, registry) = (Home::new(), server.registry());
+        let host = registry.host();
+        let auths = |user: &str| json!({"auths": {&host: {"auth": packed(user, PASSWORD)}}});
+        home.config(&auths("bob"));
+        let folder = home.path(&format!(".docker/buildx/config/{host}/tok/app@pull,push"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("config.json"), auths("alice").to_string()).unwrap();
+        let [app, other] =
+            ["tok/app:1", "tok/other:1"].map(|path| engine.image(&home, &registry.name(path), SMALL));
+        let both = run(engine.docker(&home).args(["regpush", "--format", "json", &app.name, &other.name]));
+        assert_eq!(both.status, 3, "{both:?}");
+        let results: Vec<Value> =
+            both.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let logins: Vec<_> =
+            results.iter().map(|result| (&result["status"], &result["credentials"])).collect();
+        assert_eq!(logins[0], (&json!("pushed"), &json!({"source": "buildx", "username": "alice"})));
+        assert_eq!(logins[1], (&json!("failed"), &json!({"source": "config", "username": "bob"})));
+        let shown = ok(engine.docker(&home).args(["regpush", "auth", &registry.name("tok/app")]));
+        assert!(shown.contains("buildx") && shown.contains("alice"), "{shown}");
+    }
+}
+
+#[test]
+fn credentials_that_expire_are_named() {
+    for engine in with_tokens() {
+        println!("engine {}", engine.name);
+        let server = TokenServer::start();
+        let (home, registry) = (Home::new(), server.registry());
+        let host = registry.host();
+        let image = engine.image(&home, &registry.name("tok/app:1"), SMALL);
+        let log_in = |password: &str| {
+            home.config(&json!({"auths": {&host: {"auth": packed("carol", password)}}}));
+        };
+        let (expired, short) = (token(now() - 3 * 3600 - 60), token(now() + 300));
+
+        log_in(&expired);
+        let refused = push(&engine, &home, &image.name);
+        assert_eq!((refused.status, server.asked.lock().unwrap().failed_logins), (3, 1), "{refused:?}");
+        let hint = json(&refused)["error"]["hint"].as_str().unwrap_or_default().to_owned();
+        assert!(hint.starts_with(&format!("the credentials for {host} expired at ")), "{refused:?}");
+        assert!(hint.ends_with(&format!("3h ago: run `docker login {host}` again")), "{refused:?}");
+
+        log_in(&short);
+        let pushed = push(&engine, &home, &image.name);
+        assert!(
+            pushed.status == 0 && pushed.stderr.contains(&format!("the credentials for {host} expire at "))
+        );
+        let shown = run(engine.docker(&home).args(["regpush", "auth", &host]));
+        assert!(shown.stdout.contains(" UTC") && shown.stderr.contains("expire at "), "{shown:?}");
+
+        // The command runs again, since the first token has expired.
+        home.config(&json!({}));
+        let ran = home.path("ran").display().to_string();
+        let command =
+            format!("if test -e '{ran}'; then echo {short}; else echo >'{ran}'; echo {expired}; fi");
+        let mut docker = engine.docker(&home);
+        docker.args(["-D", "regpush", "-u", "carol", "--password-command", &command, &image.name]);
+        let healed = run(&mut docker);
+        assert_eq!((healed.status, server.asked.lock().unwrap().failed_logins), (0, 2), "{healed:?}");
+        for run in [refused, pushed, shown, healed] {
+            assert!(![&expired, &short].iter().any(|secret| format!("{run:?}").contains(*secret)), "{run:?}");
+        }
+    }
+}
+
+#[test]
+fn password_command_replaces_a_refused_password() {
+    for engine in with_tokens() {
+        println!("engine {}", engine.name);
+        let server = TokenServer::start();
+        let (home, registry) = (Home::new(), server.registry());
+        let image = engine.image(&home, &registry.name("tok/app:1"), SMALL);
+        let ran = home.path("ran").display().to_string();
+        let command = format!("if test -e {ran}; then echo '{PASSWORD}'; else echo >'{ran}'; echo old; fi");
+        let push = |command: &str| {
+            let words = ["regpush", "--format", "json", "-u", "alice", "--password-command", command];
+            run(engine.docker(&home).args(words).arg(&image.name))
+        };
+        let pushed = push(&command);
+        assert_eq!(pushed.status, 0, "{pushed:?}");
+        assert_eq!(json(&pushed)["credentials"], json!({"source": "command", "username": "alice"}));
+        assert_eq!(server.asked.lock().unwrap().failed_logins, 1);
+        let refused = push("echo old");
+        assert_eq!(refused.status, 3, "{refused:?}");
+        assert_eq!(server.asked.lock().unwrap().failed_logins, 2, "the same password is sent once");
     }
 }
 

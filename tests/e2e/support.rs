@@ -410,6 +410,16 @@ impl Registry {
         });
     }
 
+    /// Waits until the registry has stored a blob completely.
+    pub fn wait_for_a_blob(&self) {
+        wait_for("a blob is stored", || {
+            let mut find = Command::new("find");
+            find.arg(self.data()).args(["-path", "*/_layers/*/link", "-size", "+0"]).stderr(Stdio::null());
+            let found = find.output().expect("find is everywhere");
+            (!found.stdout.is_empty()).then_some(())
+        });
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }

@@ -79,7 +79,7 @@ fn reports_source_user_kind_and_acceptance_of_credentials() {
         assert_eq!(lines.len(), 2, "{run}");
         assert!(lines[0].starts_with("REGISTRY      SOURCE"), "{run}");
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(words(lines[1]), words(row), "{run}");
+        assert_eq!(words(lines[1]), words(&format!("{row} -")), "{run}");
 
         let run = auth(&env, &engine, &["--format", "json", "localhost:1"]);
         assert_eq!(run.status, status, "{run}");
@@ -276,15 +276,15 @@ fn lists_stored_credentials_without_an_engine() {
     let table = list(&[]);
     assert_eq!(table.status, 0, "{table}");
     let want = "\
-        REGISTRY               SOURCE               USERNAME   KIND\n\
-        bad.example.com        helper:x             -          -\n\
-        docker.io              helper:x             hubuser    password\n\
-        localhost:1            config               bob        password\n\
-        old.example.com        config               bob        identity-token\n\
-        own.example.com        helper:y             -          -\n\
-        plain.example.com      config               -          -\n\
-        shadowed.example.com   DOCKER_AUTH_CONFIG   eve        password\n\
-        token.example.com      helper:x             -          identity-token\n";
+        REGISTRY               SOURCE               USERNAME   KIND             EXPIRES\n\
+        bad.example.com        helper:x             -          -                -\n\
+        docker.io              helper:x             hubuser    password         -\n\
+        localhost:1            config               bob        password         -\n\
+        old.example.com        config               bob        identity-token   -\n\
+        own.example.com        helper:y             -          -                -\n\
+        plain.example.com      config               -          -                -\n\
+        shadowed.example.com   DOCKER_AUTH_CONFIG   eve        password         -\n\
+        token.example.com      helper:x             -          identity-token   -\n";
     assert_eq!(table.stdout, want, "{table}");
     for warning in [
         "warning: credential helper `docker-credential-y` failed to list its credentials: not implemented",
@@ -298,7 +298,7 @@ fn lists_stored_credentials_without_an_engine() {
     assert_eq!(
         lines[1],
         json!({"registry": "docker.io", "source": "helper:x", "username": "hubuser", "kind": "password",
-            "accepted": null, "asked": null, "warnings": [], "error": null})
+            "accepted": null, "asked": null, "repository": null, "pull": null, "push": null, "expires": null, "warnings": [], "error": null})
     );
 }
 

@@ -209,10 +209,10 @@ fn accepts_the_answer_of_a_helper_that_closes_stdin() {
 }
 
 /// The script of a credential helper that starts a child process, and then hangs.
-const HANGS: &str = r#"sleep 1000 & echo $$ $! >"$HOME/new"; mv "$HOME/new" "$HOME/processes"; wait"#;
+pub const HANGS: &str = r#"sleep 1000 & echo $$ $! >"$HOME/new"; mv "$HOME/new" "$HOME/processes"; wait"#;
 
 /// Waits until the helper with the script [`HANGS`] and its child process have exited.
-fn wait_until_ended(env: &TestEnv) {
+pub fn wait_until_ended(env: &TestEnv) {
     let processes = fs::read_to_string(env.path("home/processes")).expect("the helper was started");
     assert_eq!(processes.split_whitespace().count(), 2, "{processes}");
     // A zombie counts as exited, since orphans remain zombies if no process reaps them.

@@ -165,6 +165,7 @@ fn every_long_option_has_a_variable() {
         ("REGPUSH_KEEP_TAG", "maybe"),
         ("REGPUSH_NO_PROMPT", "maybe"),
         ("REGPUSH_PARALLEL", "0"),
+        ("REGPUSH_PASSWORD_COMMAND", "x"),
         ("REGPUSH_PASSWORD_STDIN", "maybe"),
         ("REGPUSH_PLATFORM", "a/b/c/d"),
         ("REGPUSH_PROGRESS", "fancy"),

@@ -1,6 +1,7 @@
 //! Runs the executable in a clean environment, with a fake engine that replays recorded responses.
 
 mod auth;
+mod buildx;
 mod cli;
 mod conversation;
 mod credentials;
@@ -14,9 +15,11 @@ mod hostile;
 mod imports;
 mod ls;
 mod output;
+mod password_command;
 mod preflight;
 mod push;
 mod refusals;
+mod remarks;
 mod saving;
 mod schema;
 mod screen;

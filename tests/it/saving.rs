@@ -213,9 +213,12 @@ fn does_not_save_credentials_that_were_not_needed() {
 
 #[test]
 fn saves_given_credentials_only_with_save_credentials() {
-    let push = |options: &[&str]| {
+    let push = |options: &[&str], answer: &str| {
         let env = TestEnv::new();
-        let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+        let mut engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+        if !options.is_empty() {
+            engine = engine.on("POST /v1.41/auth", Reply::json(200, answer));
+        }
         let mut command = env.command(&engine);
         command
             .args(["regpush", "-q", "--verify", "never", "-u", "alice", "--password-stdin"])
@@ -225,10 +228,14 @@ fn saves_given_credentials_only_with_save_credentials() {
         assert_eq!(run.status, 0, "{run}");
         (env, run)
     };
-    let (env, run) = push(&["--save-credentials"]);
+    let (env, run) = push(&["--save-credentials"], "{}");
     assert_eq!(config(&env), DOCKERS_FILE);
     assert!(run.stderr.contains(WARNING), "{run}");
-    assert!(!exists(&push(&[]).0.config_file()));
+    // As `docker login` does, saves the token that the registry issues for the password.
+    let (env, run) = push(&["--save-credentials"], r#"{"IdentityToken":"idtok"}"#);
+    let saved: Value = serde_json::from_str(&config(&env)).unwrap();
+    assert_eq!(saved["auths"][HOST], json!({"auth": "YWxpY2U6", "identitytoken": "idtok"}), "{run}");
+    assert!(!exists(&push(&[], "").0.config_file()));
 }
 
 /// After a successful push, a failure to save the credentials is only a warning.
@@ -242,13 +249,15 @@ fn failed_save_is_a_warning_of_push_and_an_error_of_auth() {
             "`docker-credential-gone`, needed to store credentials for localhost:1, is not in PATH",
         ),
         ("{ half", "config.json` is not valid JSON"),
-        ("\u{feff}{}", "config.json` is not valid JSON"),
+        ("\u{feff}{}", "config.json` is UTF-8 with a byte order mark, which docker cannot read"),
         (r#"{"auths":[]}"#, "`auths` in `"),
         (r#"{"auths":{"localhost:1":null,"localhost:1":null}}"#, "it has several entries for the registry"),
     ];
     for (text, told) in table {
         let env = TestEnv::new().with_config(text).with_helper("x", "echo locked; exit 1");
-        let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+        let engine = FakeEngine::start()
+            .allow("POST /v1.41/auth", Reply::json(200, "{}"))
+            .on_every_push(Reply::stream([digest_line("1")]));
         let mut command = env.command(&engine);
         command.args([
             "regpush",
@@ -350,7 +359,9 @@ fn warns_if_docker_auth_config_overrides_saved_credentials() {
     let variable = json!({"auths": {HOST: {"auth": "ZXZlOng="}}}).to_string();
     let hidden = "warning: DOCKER_AUTH_CONFIG overrides the saved credentials";
     let env = TestEnv::new();
-    let engine = FakeEngine::start().on_every_push(Reply::stream([digest_line("1")]));
+    let engine = FakeEngine::start()
+        .on("POST /v1.41/auth", Reply::json(200, "{}"))
+        .on_every_push(Reply::stream([digest_line("1")]));
     let mut command = env.command(&engine);
     command.args([
         "regpush",

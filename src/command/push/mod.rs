@@ -18,7 +18,7 @@ use crate::command::push::all_tags::{Expanded, expand_all};
 use crate::command::push::files::Files;
 use crate::command::push::results::{Asked, Finished, Results, text};
 use crate::command::push::schedule::push_all;
-use crate::credentials::Credentials;
+use crate::credentials::command::Given;
 use crate::credentials::keyring::Keyring;
 use crate::credentials::prompt::Terminal;
 use crate::error::Error;
@@ -28,6 +28,7 @@ use crate::push::outcome::Record;
 use crate::push::session::Session;
 use crate::push::target::{Target, targets};
 use crate::push::with_background;
+use crate::reference::Reference;
 use crate::secret::Secret;
 use crate::setup::{engine, given_login, keyring, trace};
 
@@ -110,7 +111,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// A problem prevents all pushes, or the user gave up at a prompt. An error that concerns only one image is
     /// stored in the result of that image.
-    async fn all(&mut self, given: Option<Credentials>, auth_config: Option<Secret>) -> Result<(), Error> {
+    async fn all(&mut self, given: Option<Given>, auth_config: Option<Secret>) -> Result<(), Error> {
         self.files =
             Some(Files::prepare(self.options, self.results.asked.len() > 1 || self.options.all_tags)?);
         let mut warnings = Vec::new();
@@ -135,8 +136,9 @@ impl<'a> Run<'a> {
         }
         self.records.resize_with(self.results.asked.len(), Record::default);
         let reporter = Rc::clone(self.reporter.insert(self.new_reporter()));
-        let registries: Vec<String> = self.results.registries().into_iter().map(str::to_owned).collect();
-        let prefetch = session.prefetch_credentials(&registries, &reporter);
+        let references: Vec<Reference> =
+            self.results.asked.iter().filter_map(Asked::reference).cloned().collect();
+        let prefetch = session.prefetch_credentials(&references, &reporter);
         let push =
             async { push_all(&session, &reporter, asked.await?, &mut self.results, &mut self.records).await };
         with_background(prefetch, push).await
