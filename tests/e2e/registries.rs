@@ -19,6 +19,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
 
+use crate::nginx::Nginx;
 use crate::support::{Engine, Home, Registry, Run, SlowLine, engine, engines, ok, run, run_with_stdin};
 use crate::{PASSWORD, SMALL, packed};
 
@@ -44,6 +45,8 @@ struct Asked {
     /// token to check the credentials. `None`: the default of 600 s.
     short: Option<u64>,
     push_tokens: usize,
+    /// Every later token for a push is as short as `short`.
+    are_all_short: bool,
 }
 
 impl TokenServer {
@@ -155,10 +158,11 @@ impl TokenServer {
         let is_for_push = json!(access).to_string().contains("push");
         let now = now();
         asked.push_tokens += usize::from(is_for_push);
-        let is_second = is_for_push && asked.push_tokens == 2;
+        let is_second =
+            is_for_push && (asked.push_tokens == 2 || (asked.are_all_short && asked.push_tokens > 2));
         let end = match asked.short.filter(|_| is_second) {
             Some(seconds) => {
-                asked.short = None;
+                asked.short = asked.short.filter(|_| asked.are_all_short);
                 now - LEEWAY + seconds
             }
             None => now + 600,
@@ -459,6 +463,41 @@ fn renews_a_token_that_expires_in_mid_push_without_prompting() {
             attempts == 2,
             "{pushed:?}"
         );
+    }
+}
+
+/// The proxy forwards a layer after it has received the whole layer, and by then the token has expired. A proxy that streams
+/// forwards the request at once, with a token that is still valid.
+#[test]
+fn tokens_that_expire_before_a_layer_is_sent_are_named() {
+    for engine in with_tokens() {
+        println!("engine {}", engine.name);
+        let server = TokenServer::start();
+        let (home, registry) = (Home::new(), server.registry());
+        let buffering = format!(
+            "location / {{ proxy_set_header Host $http_host; proxy_request_buffering on; proxy_pass http://127.0.0.1:{}; }}",
+            registry.port
+        );
+        let nginx = Nginx::before(&registry, &buffering);
+        // The registry reads up to 256 kB of a request that it has refused. It closes the connection in the middle of a longer
+        // one, and nginx then answers 502.
+        let line = SlowLine::to_port(nginx.port, 50_000);
+        let image = engine.image(&home, &line.name("expires/app:1"), 200_000);
+        let host = line.name("").trim_end_matches('/').to_owned();
+        home.config(&json!({"auths": {&host: {"auth": packed("alice", PASSWORD)}}}));
+        {
+            let mut asked = server.asked.lock().unwrap();
+            (asked.short, asked.are_all_short) = (Some(2), true);
+        }
+        let refused = push(&engine, &home, &image.name);
+        assert_eq!(
+            (refused.status, json(&refused)["error"]["class"].as_str()),
+            (3, Some("auth")),
+            "{refused:?}"
+        );
+        let hint = format!("raise the lifetime of the tokens that the token server of {host} issues");
+        assert!(refused.stderr.contains(&hint), "{refused:?}");
+        assert_eq!(server.asked.lock().unwrap().failed_logins, 0);
     }
 }
 

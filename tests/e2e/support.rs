@@ -542,10 +542,14 @@ pub struct SlowLine {
 
 impl SlowLine {
     pub fn to(registry: &Registry, bytes_per_second: usize) -> Self {
+        Self::to_port(registry.port, bytes_per_second)
+    }
+
+    pub fn to_port(target: u16, bytes_per_second: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let line = Self { port, moved: Arc::default() };
-        let (target, moved) = (registry.port, Arc::clone(&line.moved));
+        let moved = Arc::clone(&line.moved);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(registry) = TcpStream::connect(("127.0.0.1", target)) else { return };

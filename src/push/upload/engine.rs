@@ -134,7 +134,8 @@ impl EngineUpload {
             }
             let layer = size_to_probe(progress, facts.is_classic);
             let (cause, may_write) =
-                settle(session, engine, subject, layer, cause, facts.diagnosis.take()).await;
+                settle(session, engine, subject, layer, cause, progress.has_moved(), facts.diagnosis.take())
+                    .await;
             let max_retries = max_retries(session, subject, cause.class(), progress, is_silent);
             return Err(AttemptError::Retryable { cause, max_retries, may_write });
         }
@@ -376,9 +377,13 @@ async fn settle(
     subject: &Subject<'_>,
     layer: Option<u64>,
     cause: Cause,
+    has_moved: bool,
     known: Option<Diagnosis>,
 ) -> (Cause, bool) {
-    if !cause.verdict().is_unsettled {
+    let verdict = cause.verdict();
+    // The registry accepted the credentials before it received layer data, so a token may have expired.
+    let may_be_expired = has_moved && verdict.class == Class::Auth && verdict.can_prompt;
+    if !verdict.is_unsettled && !may_be_expired {
         return (cause, false);
     }
     let diagnosis = match known {
