@@ -10,7 +10,7 @@ use crate::credentials::entry::{bad_variable_entry, decode, decode_auth, from_va
 use crate::credentials::login::{Broken, CredentialsError, Login, Source, docker_login};
 use crate::credentials::remark::near_miss;
 use crate::credentials::{Credentials, Kind, buildx, expiry, helper};
-use crate::docker::config::{AuthEntry, Config};
+use crate::docker::config::{AuthEntry, Config, FILE_NAME};
 use crate::reference::{HUB, HUB_CREDENTIALS_KEY, Reference, credentials_key};
 use crate::secret::Secret;
 use crate::text::{sanitize, with_causes};
@@ -134,7 +134,7 @@ impl Keyring {
             of(Some(reference.path())).iter().take(count).any(|folder| may_have(folder, key))
         };
         let domain = reference.domain();
-        let is_given = self.given.is_some() || self.shadow_of_kept(domain).is_some();
+        let is_given = self.given.is_some() || self.variable_has(credentials_key(domain));
         !is_given && (is_scoped_at(domain) || (HUB_BACKED.contains(&domain) && is_scoped_at(HUB)))
     }
 
@@ -184,14 +184,25 @@ impl Keyring {
         })
     }
 
-    /// Returns a warning if DOCKER_AUTH_CONFIG overrides credentials that the plugin has just saved for a
-    /// registry.
+    /// Returns a warning if DOCKER_AUTH_CONFIG or a folder of buildx overrides credentials that the plugin has just saved for
+    /// a registry.
     pub fn shadow_of_kept(&self, registry: &str) -> Option<String> {
-        let variable = self.variable.as_ref()?;
-        from_variable(variable, credentials_key(registry)).ok()??;
+        let key = credentials_key(registry);
+        if self.variable_has(key) {
+            return Some(format!(
+                "DOCKER_AUTH_CONFIG overrides the saved credentials for {registry}: change or unset it to use them"
+            ));
+        }
+        let folders = buildx::folders(&self.buildx, registry, None, Action::Push);
+        let folder = folders.iter().find(|folder| may_have(folder, key))?;
         Some(format!(
-            "DOCKER_AUTH_CONFIG overrides the saved credentials for {registry}: change or unset it to use them"
+            "`{}` overrides the saved credentials for {registry}: remove it to use them",
+            folder.join(FILE_NAME).display()
         ))
+    }
+
+    fn variable_has(&self, key: &str) -> bool {
+        self.variable.as_ref().is_some_and(|text| matches!(from_variable(text, key), Ok(Some(_))))
     }
 
     async fn search(

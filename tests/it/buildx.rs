@@ -205,6 +205,22 @@ fn wrong_password_is_sent_once_beside_a_folder_without_credentials() {
 }
 
 #[test]
+fn folder_that_overrides_saved_credentials_is_named() {
+    let asks = Reply::json(401, "{}").header("WWW-Authenticate", "Basic realm=\"x\"");
+    let registry = FakeEngine::at_tcp().on("GET /v2/", asks);
+    let host = registry.host.trim_start_matches("tcp://").to_owned();
+    let env = TestEnv::new();
+    write(&env, &[(&format!("{host}@push"), auths(&host, "alice"))]);
+    let accepted = r#"{"IdentityToken":"","Status":"Login Succeeded"}"#;
+    let engine = FakeEngine::with_info().on("POST /v1.41/auth", Reply::json(200, accepted));
+    let words = ["regpush", "auth", "--login", "-u", "bob", "--password-command", "echo hunter2", &host];
+    let saved = run(env.command(&engine).args(words));
+    assert_eq!(saved.status, 0, "{saved}");
+    let warning = format!("config.json` overrides the saved credentials for {host}: remove it to use them");
+    assert!(saved.stderr.contains(&warning), "{saved}");
+}
+
+#[test]
 fn auth_lists_the_folders() {
     let env = TestEnv::new().with_config(&auths("localhost:0", "docker"));
     write(
