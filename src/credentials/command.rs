@@ -41,7 +41,7 @@ impl PasswordCommand {
     pub async fn run(
         &self,
         limit: Option<Duration>,
-        tell: impl FnMut(&str),
+        tell: &mut dyn FnMut(&str),
     ) -> Result<Credentials, CredentialsError> {
         let failed = |reason: String| CredentialsError::CommandFailed { reason };
         let mut command = shell(self.line.expose());

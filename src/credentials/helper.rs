@@ -49,7 +49,7 @@ pub async fn get(
     helper: &str,
     key: &str,
     helper_timeout: Option<Duration>,
-    tell: impl FnMut(&str),
+    tell: &mut dyn FnMut(&str),
 ) -> Result<Option<Credentials>, CredentialsError> {
     let call = Call {
         helper,
@@ -75,7 +75,7 @@ pub async fn store(
     key: &str,
     credentials: &Credentials,
     helper_timeout: Option<Duration>,
-    tell: impl FnMut(&str),
+    tell: &mut dyn FnMut(&str),
 ) -> Result<(), CredentialsError> {
     let (username, secret) = match (&credentials.identity_token, &credentials.password) {
         (Some(token), _) => (TOKEN, token.expose()),
@@ -98,7 +98,7 @@ pub async fn store(
 pub async fn list(
     helper: &str,
     helper_timeout: Option<Duration>,
-    tell: impl FnMut(&str),
+    tell: &mut dyn FnMut(&str),
 ) -> Result<BTreeMap<String, String>, CredentialsError> {
     let call = Call { helper, action: "list", task: "to list its credentials".to_owned(), helper_timeout };
     // The helper needs no input for `list`, but docker sends the word `unused`.
@@ -130,7 +130,7 @@ impl Call<'_> {
         CredentialsError::HelperFailed { helper: sanitize(self.helper), task: self.task.clone(), reason }
     }
 
-    async fn run(&self, input: &Secret, tell: impl FnMut(&str)) -> Result<Answer, CredentialsError> {
+    async fn run(&self, input: &Secret, tell: &mut dyn FnMut(&str)) -> Result<Answer, CredentialsError> {
         let program =
             in_path(&format!("{PREFIX}{}{}", self.helper, env::consts::EXE_SUFFIX)).map_err(|found| {
                 CredentialsError::HelperMissing {

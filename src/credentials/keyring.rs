@@ -93,20 +93,20 @@ impl Keyring {
     ///
     /// * `tell`: called with a message about each program that takes longer than 3 s, and with the stderr of the command of
     ///   `--password-command`.
-    pub async fn look_up(&self, wanted: &Wanted<'_>, tell: impl FnMut(&str)) -> LookedUp {
+    pub async fn look_up(&self, wanted: &Wanted<'_>, mut tell: impl FnMut(&str)) -> LookedUp {
         let (registry, key) = (wanted.registry, credentials_key(wanted.registry));
         let mut problems = Vec::new();
         let mut failure = None;
         let found = match &self.given {
             Some(Given::Ready(credentials)) => Some((credentials.clone(), Source::CommandLine)),
-            Some(Given::Command(command)) => match command.run(self.helper_timeout, tell).await {
+            Some(Given::Command(command)) => match command.run(self.helper_timeout, &mut tell).await {
                 Ok(credentials) => Some((credentials, Source::Command)),
                 Err(error) => {
                     failure = Some(error);
                     Some((Credentials::anonymous(), Source::Command))
                 }
             },
-            None => self.search(wanted, &mut problems, tell).await,
+            None => self.search(wanted, &mut problems, &mut tell).await,
         };
         let (credentials, source) = found.unwrap_or((Credentials::anonymous(), Source::Nothing));
         let shadowed = if source == Source::Variable { self.stored(key) } else { None };
@@ -209,7 +209,7 @@ impl Keyring {
         &self,
         wanted: &Wanted<'_>,
         problems: &mut Vec<CredentialsError>,
-        mut tell: impl FnMut(&str),
+        tell: &mut dyn FnMut(&str),
     ) -> Option<(Credentials, Source)> {
         let key = credentials_key(wanted.registry);
         if let Some(text) = &self.variable
@@ -217,11 +217,11 @@ impl Keyring {
         {
             return Some((credentials, Source::Variable));
         }
-        if let Some(found) = self.search_buildx(wanted, problems, &mut tell).await {
+        if let Some(found) = self.search_buildx(wanted, problems, tell).await {
             return Some(found);
         }
         let store = credentials_store(&self.config);
-        if let Some(found) = self.search_config(&self.config, store, key, problems, &mut tell).await {
+        if let Some(found) = self.search_config(&self.config, store, key, problems, tell).await {
             return Some(found);
         }
         if !HUB_BACKED.contains(&wanted.registry) {
@@ -235,14 +235,13 @@ impl Keyring {
         &self,
         wanted: &Wanted<'_>,
         problems: &mut Vec<CredentialsError>,
-        mut tell: impl FnMut(&str),
+        tell: &mut dyn FnMut(&str),
     ) -> Option<(Credentials, Source)> {
         let key = credentials_key(wanted.registry);
         for folder in buildx::folders(&self.buildx, wanted.registry, wanted.repository, wanted.action) {
             let Some(config) = keep(problems, load_scoped(&folder).map(Some)) else { continue };
             let store = config.credentials_store.clone();
-            if let Some((credentials, _)) = self.search_config(&config, store, key, problems, &mut tell).await
-            {
+            if let Some((credentials, _)) = self.search_config(&config, store, key, problems, tell).await {
                 return Some((credentials, Source::Buildx(config.path)));
             }
         }
@@ -258,7 +257,7 @@ impl Keyring {
         store: Option<String>,
         key: &str,
         problems: &mut Vec<CredentialsError>,
-        mut tell: impl FnMut(&str),
+        tell: &mut dyn FnMut(&str),
     ) -> Option<(Credentials, Source)> {
         if let Some(None) = config.credential_helpers.get(key) {
             let problem = "is not the name of a credential helper (`credHelpers`)";
@@ -266,7 +265,7 @@ impl Keyring {
         }
         let entry = entry_for(&config.auths, key);
         for name in helpers_with(config, store, key) {
-            let answer = helper::get(&name, key, self.helper_timeout, &mut tell).await;
+            let answer = helper::get(&name, key, self.helper_timeout, tell).await;
             if let Some(mut credentials) = keep(problems, answer) {
                 // Helpers do not store registry tokens, so docker always reads the registry token from
                 // config.json.

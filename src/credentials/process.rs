@@ -71,21 +71,21 @@ impl Run<'_> {
     ///
     /// # Errors
     /// The reason why the program cannot be started, or has not answered in time.
-    pub async fn answer(self, mut tell: impl FnMut(&str)) -> Result<Answer, String> {
+    pub async fn answer(self, tell: &mut dyn FnMut(&str)) -> Result<Answer, String> {
         let said = Said::default();
         let (limit, shows_stderr) = (self.limit, self.shows_stderr);
         let waiting = format!("waiting for {} …", self.waits_for);
         let ended = {
             let told = async {
                 if shows_stderr {
-                    let _ = timeout(SLOW, said.pass_on(&mut tell)).await;
+                    let _ = timeout(SLOW, said.pass_on(tell)).await;
                 } else {
                     tokio::time::sleep(SLOW).await;
                 }
                 tell(&waiting);
                 let listen = async {
                     if shows_stderr || limit.is_none() {
-                        said.pass_on(&mut tell).await;
+                        said.pass_on(tell).await;
                     }
                     std::future::pending::<()>().await;
                 };
@@ -100,7 +100,7 @@ impl Run<'_> {
             }
         };
         if shows_stderr {
-            said.tell_new_lines(true, &mut tell);
+            said.tell_new_lines(true, tell);
         }
         let Some(answer) = ended else {
             return Err(format!("it did not answer within {}s", limit.unwrap_or_default().as_secs()));
@@ -179,7 +179,7 @@ impl Said {
     /// Passes each new line to `tell`, for example the request to touch a security key. Never returns.
     ///
     /// A line that the program leaves without a line end is probably a prompt, and is passed after a pause.
-    async fn pass_on(&self, tell: &mut impl FnMut(&str)) {
+    async fn pass_on(&self, tell: &mut dyn FnMut(&str)) {
         let mut before = 0;
         loop {
             let now = self.bytes.borrow().len();
@@ -190,7 +190,7 @@ impl Said {
     }
 
     /// * `is_end`: the last line is complete even without a line end.
-    fn tell_new_lines(&self, is_end: bool, tell: &mut impl FnMut(&str)) {
+    fn tell_new_lines(&self, is_end: bool, tell: &mut dyn FnMut(&str)) {
         let (lines, whole) = {
             let bytes = self.bytes.borrow();
             let told = self.told.get();

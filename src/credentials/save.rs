@@ -91,13 +91,13 @@ impl Keyring {
         &self,
         key: &str,
         credentials: &Credentials,
-        tell: impl FnMut(&str),
+        mut tell: impl FnMut(&str),
     ) -> Result<Kept, SaveError> {
         let path = &self.config.path;
         let config = self.config_now()?;
         let helper = helpers(&config, key).into_iter().next();
         if let Some(helper) = &helper {
-            helper::store(helper, key, credentials, self.helper_timeout, tell).await?;
+            helper::store(helper, key, credentials, self.helper_timeout, &mut tell).await?;
         }
         // docker uses a default credential store only while `auths` and `credHelpers` are empty. So the
         // plugin must set `credsStore` to the default store when it adds the first entry to `auths`.
