@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::{CredentialArgs, DockerOptions};
-use crate::credentials::command::{Given, PasswordCommand};
+use crate::credentials::command::{Given, MAX_PASSWORD, PasswordCommand};
 use crate::credentials::keyring::Keyring;
 use crate::credentials::login::Login;
 use crate::credentials::prompt::Terminal;
@@ -21,14 +21,10 @@ use crate::print::{tell, warn};
 use crate::registry::Registry;
 use crate::registry::access::Access;
 use crate::secret::Secret;
-use crate::text::with_causes;
+use crate::text::{with_causes, without_line_end};
 
 /// Timeout of a credential helper if no terminal is available for prompts of the helper.
 const UNATTENDED_HELPER: Duration = Duration::from_secs(30);
-
-/// Maximum size of a password on stdin, in bytes. Tokens have a few thousand bytes, so more input than this
-/// maximum means that stdin is a wrong file or never ends.
-const MAX_PASSWORD: u64 = 64 << 10;
 
 /// Returns the keyring with all sources of credentials, and the terminal for prompts if there is one.
 ///
@@ -125,16 +121,12 @@ pub fn given_login(options: &CredentialArgs) -> Result<Option<Given>, Error> {
 
 fn password_from_stdin() -> Result<Secret, Error> {
     let mut text = String::new();
-    let read = io::stdin().take(MAX_PASSWORD + 1).read_to_string(&mut text);
+    let read = io::stdin().take(MAX_PASSWORD as u64 + 1).read_to_string(&mut text);
     let text = Secret::new(text);
-    if read.map_err(Error::PasswordUnreadable)? as u64 > MAX_PASSWORD {
+    if read.map_err(Error::PasswordUnreadable)? > MAX_PASSWORD {
         return Err(Error::PasswordTooLong);
     }
-    // Removes only one line end, and no spaces, since a password may end in spaces.
-    let password = text
-        .expose()
-        .strip_suffix('\n')
-        .map_or(text.expose(), |line| line.strip_suffix('\r').unwrap_or(line));
+    let password = without_line_end(text.expose());
     if password.is_empty() {
         return Err(Error::PasswordMissing);
     }

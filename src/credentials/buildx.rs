@@ -43,13 +43,24 @@ pub fn directory(docker: &Path) -> PathBuf {
 /// * `repository`: the path of the repository, which a folder must match exactly; `None`: only folders for the whole
 ///   registry.
 pub fn folders(directory: &Path, registry: &str, repository: Option<&str>, action: Action) -> Vec<PathBuf> {
-    let host = if registry == HUB { HUB_FOLDER } else { registry };
-    let mut found = Vec::new();
-    if let Some(repository) = repository {
-        found.extend(folders_of(directory, &format!("{host}/{repository}"), action));
-    }
-    found.extend(folders_of(directory, host, action));
+    let own = repository.map(|repository| repository_folders(directory, registry, repository, action));
+    let mut found = own.unwrap_or_default();
+    found.extend(folders_of(directory, host(registry), action));
     found
+}
+
+/// Returns those of the [`folders`] that are only for the repository.
+pub fn repository_folders(
+    directory: &Path,
+    registry: &str,
+    repository: &str,
+    action: Action,
+) -> Vec<PathBuf> {
+    folders_of(directory, &format!("{}/{repository}", host(registry)), action)
+}
+
+fn host(registry: &str) -> &str {
+    if registry == HUB { HUB_FOLDER } else { registry }
 }
 
 /// Returns the names of all folders, each with its path.
@@ -81,13 +92,14 @@ fn folders_of(directory: &Path, name: &str, action: Action) -> Vec<PathBuf> {
     let mut parent = directory.to_owned();
     let mut parts = name.split('/');
     let last = parts.next_back().unwrap_or_default();
-    if !is_folder(&parent)
-        || !parts.all(|part| {
-            parent.push(part);
-            is_folder(&parent)
-        })
-    {
+    if !is_folder(&parent) {
         return Vec::new();
+    }
+    for part in parts {
+        parent.push(part);
+        if !is_folder(&parent) {
+            return Vec::new();
+        }
     }
     let entries = parent.read_dir().into_iter().flatten().flatten();
     let mut found: Vec<(Reverse<usize>, PathBuf)> = entries

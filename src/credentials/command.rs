@@ -9,9 +9,10 @@ use crate::credentials::Credentials;
 use crate::credentials::login::CredentialsError;
 use crate::credentials::process::{Run, quotable};
 use crate::secret::{Redactor, Secret};
+use crate::text::without_line_end;
 
-/// The longest accepted password, in bytes.
-const MAX_PASSWORD: usize = 64 << 10;
+/// The longest accepted password, in bytes. Tokens have a few thousand bytes, so a longer one is probably a wrong file.
+pub const MAX_PASSWORD: usize = 64 << 10;
 
 /// Credentials from the command line.
 #[derive(Clone, Debug)]
@@ -62,8 +63,7 @@ impl PasswordCommand {
             let last = last.map(|line| format!(": {line}")).unwrap_or_default();
             return Err(failed(format!("{}{last}", answer.status)));
         }
-        let text = answer.stdout.expose();
-        let text = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+        let text = without_line_end(answer.stdout.expose());
         if !answer.is_utf8 {
             return Err(failed("its output is not UTF-8 text".to_owned()));
         }

@@ -115,7 +115,7 @@ impl Keyring {
         let broken = self.config_problem.as_ref().map(|_| Broken::Config);
         // A locked helper says more than an entry that is broken too.
         let kinds = problems.iter().map(CredentialsError::broken);
-        let broken = broken.or_else(|| kinds.min_by_key(|kind| *kind as u8));
+        let broken = broken.or_else(|| kinds.min());
         let warnings: Vec<String> = problems.iter().map(|problem| sanitize(&problem.to_string())).collect();
         let problems = self.config_problem.iter().chain(&warnings).cloned().collect();
         let mut login = Login { broken, ..Login::new(&credentials, source, problems) };
@@ -128,10 +128,8 @@ impl Keyring {
     /// Returns whether a repository may have credentials of its own, other than those of the registry.
     pub fn is_scoped(&self, reference: &Reference) -> bool {
         let is_scoped_at = |registry| {
-            let of = |repository| buildx::folders(&self.buildx, registry, repository, Action::Push);
-            let key = credentials_key(registry);
-            let count = of(Some(reference.path())).len() - of(None).len();
-            of(Some(reference.path())).iter().take(count).any(|folder| may_have(folder, key))
+            let folders = buildx::repository_folders(&self.buildx, registry, reference.path(), Action::Push);
+            folders.iter().any(|folder| may_have(folder, credentials_key(registry)))
         };
         let domain = reference.domain();
         let is_given = self.given.is_some() || self.variable_has(credentials_key(domain));
@@ -368,7 +366,13 @@ impl Keyring {
                     let source = Source::Buildx(folder);
                     let entry =
                         Entry { registry: sanitize(&name), source, username: found.username, kind, expires };
-                    entries.insert(name, entry);
+                    // A push uses DOCKER_AUTH_CONFIG first, and goes on if a folder has no credentials.
+                    let is_hidden = entries.get(&name).is_some_and(|other: &Entry| {
+                        other.source == Source::Variable || (kind.is_none() && other.kind.is_some())
+                    });
+                    if !is_hidden {
+                        entries.insert(name, entry);
+                    }
                 }
                 Err(problem) => problems.push(problem),
             }

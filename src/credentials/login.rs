@@ -153,7 +153,7 @@ pub struct Login {
 }
 
 /// The kinds of sources of credentials that can be broken. The kind that says most comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Broken {
     /// The whole config.json. `docker login` would rewrite the file, and lose all values that docker cannot
     /// read.

@@ -259,7 +259,7 @@ impl Drop for Started {
         }
         // Kill the current child processes of the program, and those found before Ctrl-C killed the program.
         // `self.child.id()` is `None` if the plugin has waited for the program's exit: another
-        // process may now have the helper's id.
+        // process may now have the program's id.
         let children = self.child.id().map(|_| descendants(id)).unwrap_or_default();
         for process in children.iter().chain(&self.children) {
             let _ = kill_process(*process, Signal::KILL);

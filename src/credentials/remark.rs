@@ -47,9 +47,9 @@ pub fn about(credentials: &Credentials) -> Option<&'static str> {
     } else if is_eaten_robot(username) {
         "Harbor's robots are named `robot$NAME`: write the name in single quotes, so that the shell does not replace `$NAME`"
     } else if is_unfilled(username) {
-        "the user name looks like a variable that was not filled in"
+        "the user name looks like a variable that was not filled in: check the name of the variable"
     } else if is_unfilled(secret) {
-        "the password looks like a variable that was not filled in"
+        "the password looks like a variable that was not filled in: check the name of the variable"
     } else if is_quoted(secret) {
         "the password is in quotes: remove them"
     } else if is_pair(username, secret) {

@@ -243,4 +243,17 @@ fn auth_lists_the_folders() {
     ];
     assert_eq!(rows, want, "{list}");
     assert!(list.stderr.contains("buildx/config/h/config.json` is not valid JSON"), "{list}");
+
+    // The list names the source that a push would use.
+    let source_with = |folder: String, variable: &str| {
+        let env = TestEnv::new().with_config(&auths("localhost:0", "docker"));
+        write(&env, &[("localhost:0", folder)]);
+        let mut command = env.without_engine();
+        command.args(["regpush", "auth", "--format", "json"]).env("DOCKER_AUTH_CONFIG", variable);
+        run(&mut command).json()["source"].clone()
+    };
+    let full = || auths("localhost:0", "alice");
+    assert_eq!(source_with(full(), ""), "buildx");
+    assert_eq!(source_with(full(), &auths("localhost:0", "variable")), "DOCKER_AUTH_CONFIG");
+    assert_eq!(source_with("{}".to_owned(), ""), "config");
 }
