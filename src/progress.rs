@@ -23,6 +23,8 @@ pub struct Layer {
     pub total: u64,
     /// The engine itself has retried the layer.
     was_retried: bool,
+    /// The engine has sent data of the layer, perhaps before a retry.
+    has_moved: bool,
 }
 
 impl Layer {
@@ -104,6 +106,7 @@ impl Progress {
                     current: 0,
                     total: 0,
                     was_retried: false,
+                    has_moved: false,
                 };
                 self.layers.push(layer);
                 self.by_id.insert(id.to_owned(), self.layers.len() - 1);
@@ -115,6 +118,7 @@ impl Progress {
         match state {
             LayerState::Pushing { current, total } => {
                 (layer.current, layer.total) = (*current, layer.total.max(*total));
+                layer.has_moved |= *current > 0;
             }
             LayerState::Pushed => layer.current = layer.total.max(layer.current),
             LayerState::Retrying { .. } => {
@@ -162,7 +166,7 @@ impl Progress {
 
     /// Returns whether the engine sent layer data, which shows that the registry accepted the credentials.
     pub fn has_moved(&self) -> bool {
-        self.layers.iter().any(|layer| layer.current > 0 || layer.state == LayerState::Pushed)
+        self.layers.iter().any(|layer| layer.has_moved || layer.state == LayerState::Pushed)
     }
 
     /// Returns the time since the attempt began, and the number of bytes that the engine sent, if the attempt ended while
@@ -270,6 +274,7 @@ mod tests {
             (vec![], Phase::Start, false),
             (vec![("a", LayerState::Preparing)], Phase::Layers, false),
             (vec![("a", pushing(1, 9))], Phase::Layers, true),
+            (vec![("a", pushing(1, 9)), ("a", LayerState::Retrying { seconds: 5 })], Phase::Layers, true),
             (vec![("a", LayerState::AlreadyExists)], Phase::Manifest, false),
             (vec![("a", LayerState::Pushed), ("b", LayerState::Waiting)], Phase::Layers, true),
             (vec![("a", LayerState::Pushed), ("b", LayerState::AlreadyExists)], Phase::Manifest, true),
