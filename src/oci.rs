@@ -105,7 +105,12 @@ pub fn is_digest(text: &str) -> bool {
 
 /// Returns the SHA-256 hash of `bytes` in lower-case hexadecimal (FIPS 180-4).
 pub fn sha256(bytes: &[u8]) -> String {
-    digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest(&SHA256, bytes).as_ref())
+}
+
+/// Returns bytes in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

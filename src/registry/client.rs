@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
+use hyper::body::Bytes;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
@@ -17,7 +18,7 @@ use crate::failure::is_lock_out;
 use crate::net::tls::{self, Tls, TlsProblem};
 use crate::net::{USER_AGENT_VALUE, proxy};
 use crate::registry::error::{RegistryError, code, reason, root_cause};
-use crate::registry::{PING, Registry};
+use crate::registry::{Authorization, PING, Registry};
 use crate::secret::Secret;
 use crate::text::{sanitize, with_causes};
 
@@ -48,8 +49,22 @@ impl Registry {
 
     /// Sends a request. If the registry asks for credentials, sends the request again with credentials.
     pub(super) async fn ask(&self, method: Method, url: Url, scope: &str) -> Result<Response, RegistryError> {
-        let known = self.known_authorization(scope);
-        let response = self.ask_with(method.clone(), url.clone(), known.as_ref()).await?;
+        let is_manifest = url.path().contains("/manifests/");
+        let headers =
+            is_manifest.then(|| HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(MANIFESTS))]));
+        let headers = headers.unwrap_or_default();
+        self.ask_repeatable(&Repeatable { client: &self.client, method, url, headers, body: None }, scope)
+            .await
+    }
+
+    /// Sends a request. If the registry asks for credentials, sends the request again with credentials.
+    pub(super) async fn ask_repeatable(
+        &self,
+        request: &Repeatable<'_>,
+        scope: &str,
+    ) -> Result<Response, RegistryError> {
+        let known = self.known_authorization(scope).map(|known| known.value);
+        let response = self.send_repeatable(request, known.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
@@ -61,15 +76,15 @@ impl Registry {
         let authorization = self.authorize(challenges, scope, &refusal.reason).await?;
         // The registry has accepted this password at another path, so the refusal is about this request. A second
         // request would be another failed login.
-        if known.is_some_and(|known| known.expose() == authorization.expose()) {
+        if known.is_some_and(|known| known.expose() == authorization.value.expose()) {
             return Err(self.denied(refusal.reason));
         }
-        let response = self.ask_with(method, url, Some(&authorization)).await?;
+        let response = self.send_repeatable(request, Some(&authorization.value)).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let refusal = self.read_refusal(response).await?;
             // The token server accepted the credentials, but the user has no permission for this request.
             let kind = self.access.credentials.kind();
-            let was_taken = authorization.expose().starts_with("Bearer ")
+            let was_taken = authorization.value.expose().starts_with("Bearer ")
                 && matches!(kind, Some(Kind::Password | Kind::IdentityToken));
             return Err(if was_taken { self.denied(refusal.reason) } else { self.refusal(refusal) });
         }
@@ -78,13 +93,13 @@ impl Registry {
     }
 
     /// Returns the value of `Authorization` from an earlier request with this scope.
-    pub(super) fn known_authorization(&self, scope: &str) -> Option<Secret> {
+    pub(super) fn known_authorization(&self, scope: &str) -> Option<Authorization> {
         let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(scope).or_else(|| known.get("")).cloned()
     }
 
     /// Keeps a value of `Authorization` for later requests with this scope.
-    pub(super) fn remember(&self, scope: &str, authorization: Secret) {
+    pub(super) fn remember(&self, scope: &str, authorization: Authorization) {
         self.authorization
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -97,12 +112,25 @@ impl Registry {
         url: Url,
         authorization: Option<&Secret>,
     ) -> Result<Response, RegistryError> {
-        let is_manifest = url.path().contains("/manifests/");
-        let mut request = self.request(method, url, authorization)?;
-        if is_manifest {
-            request = request.header(ACCEPT, MANIFESTS);
+        let headers = HeaderMap::new();
+        let request = Repeatable { client: &self.client, method, url, headers, body: None };
+        self.send_repeatable(&request, authorization).await
+    }
+
+    async fn send_repeatable(
+        &self,
+        request: &Repeatable<'_>,
+        authorization: Option<&Secret>,
+    ) -> Result<Response, RegistryError> {
+        let Repeatable { client, method, url, headers, body } = request;
+        let mut asked = client.request(method.clone(), url.clone()).headers(headers.clone());
+        if let Some(authorization) = authorization {
+            asked = asked.header(AUTHORIZATION, self.sensitive(authorization)?);
         }
-        self.send(&self.client, request).await
+        if let Some(body) = body {
+            asked = asked.body(body.clone());
+        }
+        self.send(client, asked).await
     }
 
     pub(super) fn request(
@@ -289,6 +317,15 @@ impl Registry {
     }
 }
 
+/// A request that can be sent again, with credentials.
+pub(super) struct Repeatable<'a> {
+    pub(super) client: &'a Client,
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Option<Bytes>,
+}
+
 /// An error response of a server, with the reason of the error.
 pub struct Refusal {
     pub(super) status: StatusCode,
@@ -380,12 +417,15 @@ pub fn tls_config_for(registry: &str, tls: &Tls, directory: &Path) -> Result<Cli
 }
 
 pub fn builder(tls_config: ClientConfig, redirects: Policy) -> ClientBuilder {
+    unlimited_builder(tls_config, redirects).read_timeout(READ_TIMEOUT).timeout(TIMEOUT)
+}
+
+/// Returns a client that waits for a response without a limit, for uploads.
+pub fn unlimited_builder(tls_config: ClientConfig, redirects: Policy) -> ClientBuilder {
     Client::builder()
         .user_agent(USER_AGENT_VALUE)
         .tls_backend_preconfigured(tls_config)
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        .timeout(TIMEOUT)
         .redirect(redirects)
         .no_proxy()
         .proxy(Proxy::custom(|url| {

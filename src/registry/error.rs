@@ -94,6 +94,12 @@ pub enum RegistryError {
     /// server redirects to another server; `is_sign_in`: the page is a sign-in page.
     #[error("{}", web_page(registry, redirect.as_deref(), *is_sign_in))]
     WebPage { registry: String, redirect: Option<String>, is_sign_in: bool },
+    /// The registry refused a blob or a manifest from the plugin. `verdict`: the verdict on the text of the refusal.
+    #[error("{server} answered {status}: {reason}")]
+    Refused { server: String, status: StatusCode, reason: String, verdict: Verdict },
+    /// The registry lost an upload, so the blob must be sent again. `reason`: the failure before.
+    #[error("{registry} lost an upload: {reason}")]
+    UploadLost { registry: String, reason: String },
     /// A web page answers at the URL of the token server, such as the sign-in page of a proxy. `server`: the URL without
     /// the query.
     #[error("cannot get a token for {registry}: the token server {server} answers with a web page")]
@@ -154,7 +160,8 @@ impl RegistryError {
 
     pub fn class(&self) -> Class {
         match self {
-            Self::Unreachable { .. } => Class::Network,
+            Self::Unreachable { .. } | Self::UploadLost { .. } => Class::Network,
+            Self::Refused { verdict, .. } => verdict.class,
             Self::Tls { .. } | Self::Certificates { .. } => Class::Tls,
             Self::Unauthorized { .. }
             | Self::LockedOut { .. }
@@ -204,6 +211,7 @@ impl RegistryError {
             Self::Unreachable { reason, .. } => Some(classify(&Evidence::of_text(reason, true)))
                 .filter(|read| read.class == verdict.class)
                 .unwrap_or(verdict),
+            Self::Refused { verdict, .. } => *verdict,
             Self::LockedOut { .. }
             | Self::TokenPage { .. }
             | Self::WebPage { .. }
@@ -245,6 +253,8 @@ impl RegistryError {
                 return Some(format!("check the proxy in {variable}, or add the host to NO_PROXY"));
             }
             Self::Unreachable { .. } => "check its name and port, and the network",
+            Self::UploadLost { .. } => "push again, or check the registry's log",
+            Self::Refused { verdict, .. } => verdict.hint,
             Self::Tls { registry, directory, problem, .. } => {
                 let directory = directory.display();
                 let host = if registry == HUB { "registry-1.docker.io" } else { registry };

@@ -7,8 +7,8 @@ use crate::credentials::Kind;
 use crate::failure::{Class, Evidence, classify, is_lock_out};
 use crate::registry::client::Refusal;
 use crate::registry::error::RegistryError;
-use crate::registry::token::{Challenge, bearer, scope, write_scope};
-use crate::registry::{PING, Registry};
+use crate::registry::token::{Challenge, scope, write_scope};
+use crate::registry::{Authorization, PING, Registry};
 
 /// The result of a check of credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +70,9 @@ impl Registry {
         let refusal = match self.request_token(realm, service.clone(), requested).await {
             Ok(Ok(token)) => {
                 if is_push {
-                    self.remember(&push, bearer(&token));
+                    self.remember(&push, token.clone());
                 }
-                self.remember(&pull, bearer(&token));
+                self.remember(&pull, token);
                 return Ok(Identity::Accepted);
             }
             Ok(Err(refusal)) => refusal,
@@ -101,7 +101,7 @@ impl Registry {
         let (Some(basic), Ok(url)) = (self.basic(), self.path(PING)) else { return Identity::Unclear };
         match self.ask_with(Method::GET, url, Some(&basic)).await {
             Ok(response) if response.status().is_success() => {
-                self.remember("", basic);
+                self.remember("", Authorization::lasting(basic));
                 Identity::Accepted
             }
             Ok(response) => self.read_refusal(response).await.map_or(Identity::Unclear, identity_of),

@@ -10,12 +10,14 @@ pub mod error;
 pub mod identity;
 pub mod list;
 pub mod manifest;
+mod probe;
 pub mod read;
 mod token;
-mod write;
+pub mod write;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use reqwest::{Client, Url};
 use rustls::ClientConfig;
@@ -37,6 +39,37 @@ struct Ping {
     redirected_to: Option<Url>,
 }
 
+/// A value of the header `Authorization`.
+#[derive(Clone, Debug)]
+struct Authorization {
+    value: Secret,
+    /// The origin of a token; `None` for a password, or for a token that the user stored.
+    issue: Option<Issue>,
+}
+
+/// The token server that issued a token, and the times at which the token was issued and ends.
+#[derive(Clone, Debug)]
+struct Issue {
+    realm: String,
+    service: Option<String>,
+    issued: Instant,
+    ends: Instant,
+}
+
+impl Authorization {
+    /// Returns the value for a password, or for a token that the user stored.
+    fn lasting(value: Secret) -> Self {
+        Self { value, issue: None }
+    }
+
+    /// Returns whether a token ends within a minute and was not issued just now.
+    fn ends_soon(&self, now: Instant) -> bool {
+        const SOON: Duration = Duration::from_secs(60);
+        const NEW: Duration = Duration::from_secs(1);
+        self.issue.as_ref().is_some_and(|issue| issue.ends < now + SOON && issue.issued + NEW < now)
+    }
+}
+
 /// A client of a registry that has responded to `GET /v2/`.
 #[derive(Debug)]
 pub struct Registry {
@@ -51,9 +84,11 @@ pub struct Registry {
     /// Redacts the credentials, and each token obtained with these credentials, in messages.
     redactor: Mutex<Redactor>,
     /// For each scope, the value of `Authorization` to send in later requests. The scope `""` is for all scopes.
-    authorization: Mutex<BTreeMap<String, Secret>>,
+    authorization: Mutex<BTreeMap<String, Authorization>>,
     /// The response to `GET /v2/` without credentials.
     ping: Ping,
+    /// The server to which the registry redirected the body of an upload. The next upload starts there.
+    uploads_at: Mutex<Option<Url>>,
     /// The reason why the registry refused the credentials. The plugin does not send refused credentials again.
     refused: OnceLock<String>,
 }

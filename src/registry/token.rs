@@ -3,23 +3,25 @@
 //! Source: distribution `docs/spec/auth/token.md`; RFC 7235 for challenges.
 
 use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use http_auth::ChallengeRef;
 use hyper::StatusCode;
 use reqwest::header::AUTHORIZATION;
 use reqwest::redirect::Policy;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::credentials::Kind;
 use crate::failure::Class;
 use crate::net::is_loopback;
 use crate::net::tls::Tls;
-use crate::registry::Registry;
 use crate::registry::client::{
     MAX_BODY, Refusal, build, builder, is_html, location, place, shown, tls_config_for, url,
 };
 use crate::registry::connect::redirects_to_sign_in;
 use crate::registry::error::RegistryError;
+use crate::registry::{Authorization, Issue, Registry};
 use crate::secret::Secret;
 use crate::text::sanitize;
 
@@ -36,6 +38,13 @@ pub fn scope(repository: &str) -> String {
 pub fn write_scope(repository: &str) -> String {
     format!("repository:{repository}:pull,push")
 }
+
+/// The lifetime of a token if the token server reports none.
+///
+/// Source: distribution `docs/spec/auth/token.md`.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// The longest lifetime that a token server can name, so that the time at which a token ends can be computed.
+const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The authentication scheme that a registry requires, from the header `WWW-Authenticate`.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,7 +95,7 @@ impl Challenge {
 }
 
 /// Returns the value of `Authorization` with a token.
-pub(super) fn bearer(token: &Secret) -> Secret {
+fn bearer(token: &Secret) -> Secret {
     Secret::new(format!("Bearer {}", token.expose()))
 }
 
@@ -102,7 +111,7 @@ impl Registry {
         challenges: &[String],
         scope: &str,
         reason: &str,
-    ) -> Result<Secret, RegistryError> {
+    ) -> Result<Authorization, RegistryError> {
         let credentials = &self.access.credentials;
         if let Some(reason) = self.refused.get() {
             return Err(self.unauthorized(reason.clone()));
@@ -111,7 +120,7 @@ impl Registry {
         match (Challenge::choose(challenges), credentials.kind()) {
             (Challenge::Bearer { realm, service, scope: asked }, _) => {
                 if let Some(token) = &credentials.registry_token {
-                    return Ok(bearer(token));
+                    return Ok(Authorization::lasting(bearer(token)));
                 }
                 let realm = realm.ok_or_else(|| self.no_token("the registry does not name a token server"));
                 let token = match realm {
@@ -119,22 +128,25 @@ impl Registry {
                     Err(error) => Err(error),
                 };
                 match (token, self.basic()) {
-                    (Ok(token), _) => Ok(bearer(&token)),
+                    (Ok(token), _) => Ok(token),
                     // The URL of the token server may be wrong, and the registry also accepts a password.
                     (Err(error), Some(basic))
                         if (error.class() == Class::Other || error.is_web_page())
                             && Challenge::offers_basic(challenges) =>
                     {
-                        Ok(basic)
+                        Ok(Authorization::lasting(basic))
                     }
                     (Err(error), _) => Err(error),
                 }
             }
-            (Challenge::Basic, Some(Kind::Password)) => self.basic().ok_or_else(unauthorized),
+            (Challenge::Basic, Some(Kind::Password)) => {
+                self.basic().map(Authorization::lasting).ok_or_else(unauthorized)
+            }
             (Challenge::Basic, None) => Err(unauthorized()),
             (Challenge::Basic, _) => {
                 Err(self.unauthorized("it requires a password, and only a token is stored".to_owned()))
             }
+            (Challenge::Unknown { .. }, _) if challenges.is_empty() => Err(unauthorized()),
             (Challenge::Unknown { schemes }, _) => {
                 let reason =
                     format!("it requires an unsupported authentication scheme ({schemes}): {reason}");
@@ -161,7 +173,7 @@ impl Registry {
         realm: &str,
         service: Option<String>,
         scope: &str,
-    ) -> Result<Secret, RegistryError> {
+    ) -> Result<Authorization, RegistryError> {
         self.request_token(realm, service, scope).await?.map_err(|refusal| {
             if matches!(refusal.status.as_u16(), 400 | 401 | 403) {
                 self.unauthorized(refusal.reason)
@@ -177,11 +189,12 @@ impl Registry {
         realm: &str,
         service: Option<String>,
         scope: &str,
-    ) -> Result<Result<Secret, Refusal>, RegistryError> {
+    ) -> Result<Result<Authorization, Refusal>, RegistryError> {
         #[derive(Deserialize)]
         struct Answer {
             token: Option<Secret>,
             access_token: Option<Secret>,
+            expires_in: Option<Value>,
         }
         let credentials = &self.access.credentials;
         // Some registries name the token server by a path on their own host.
@@ -205,6 +218,7 @@ impl Registry {
         };
         // The client does not follow redirects, because another server must not receive the credentials.
         let client = build(&self.domain, builder(tls_config, Policy::none()))?;
+        let asked_service = service.clone();
         let fields = service.map(|service| ("service", service)).into_iter();
         // A challenge may contain several scopes, separated by spaces.
         let fields = fields.chain(scope.split_whitespace().map(|scope| ("scope", scope.to_owned())));
@@ -241,11 +255,31 @@ impl Registry {
             return Err(page());
         }
         let answer: Option<Answer> = serde_json::from_str(body.expose()).ok();
+        let lifetime = answer.as_ref().and_then(|answer| answer.expires_in.as_ref()?.as_f64());
+        let lifetime = lifetime.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let token = answer.and_then(|answer| answer.token.or(answer.access_token));
         let token = token.filter(|token| !token.expose().is_empty());
         let token = token.ok_or_else(|| self.no_token("the token server returned no token"))?;
         self.redactor.lock().unwrap_or_else(PoisonError::into_inner).add(&token);
-        Ok(Ok(token))
+        let issued = Instant::now();
+        let ends = issued + lifetime.unwrap_or(LIFETIME).min(MAX_LIFETIME);
+        let issue = Issue { realm, service: asked_service, issued, ends };
+        Ok(Ok(Authorization { value: bearer(&token), issue: Some(issue) }))
+    }
+
+    /// Returns the value of `Authorization` for a request with this scope whose body cannot be sent a second time. A token
+    /// that ends within a minute is replaced first, if the token server issues another. Returns `None` if the registry has
+    /// not asked for credentials so far.
+    pub(super) async fn fresh_authorization(&self, scope: &str) -> Option<Secret> {
+        let known = self.known_authorization(scope)?;
+        if known.ends_soon(Instant::now())
+            && let Some(Issue { realm, service, .. }) = &known.issue
+            && let Ok(newer) = self.token(realm, service.clone(), scope).await
+        {
+            self.remember(scope, newer.clone());
+            return Some(newer.value);
+        }
+        Some(known.value)
     }
 }
 

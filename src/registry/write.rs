@@ -1,180 +1,536 @@
-//! Checks whether a registry would accept an upload: starts an upload as an engine does, and cancels it.
+//! Uploads blobs and manifests to one repository of a registry.
 //!
-//! Source: OCI distribution specification 1.1, "Pushing a blob in chunks". The `DELETE` request that cancels an upload is
-//! from the API of the registry software `distribution`.
+//! Source: OCI distribution specification 1.1, "Push".
 
-use std::convert::Infallible;
+use std::io;
+use std::mem::take;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use reqwest::{Method, Response, Url};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, ClientBuilder, Method, Response, Url};
+use tokio::sync::mpsc;
 
+use crate::failure::{Class, Evidence, Phase, classify};
+use crate::net::tls::Tls;
+use crate::oci::is_digest;
 use crate::registry::Registry;
-use crate::registry::client::{is_html, location, place, shown};
+use crate::registry::client::{
+    MAX_REDIRECTS, Repeatable, build, challenges, is_html, location, place, shown, tls_config_for,
+    unlimited_builder,
+};
 use crate::registry::error::{Misplaced, RegistryError};
 use crate::registry::token::write_scope;
 
-/// The maximum time that the plugin waits for a refusal of a layer by its size. A server that checks the size answers
-/// before the layer is sent.
-const EARLY_ANSWER: Duration = Duration::from_secs(2);
-/// The maximum time for a request to another server that the location of an upload names.
-const OTHER_SERVER: Duration = Duration::from_secs(5);
+/// The maximum time to cancel an upload.
+const CANCEL: Duration = Duration::from_secs(5);
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// The header with the digest of a manifest (OCI distribution specification 1.1).
+const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-impl Registry {
-    /// Checks whether the registry would accept an upload to a repository.
-    ///
-    /// * `layer`: the size of a layer in bytes, to check whether the registry accepts a layer of this size; `None`: the
-    ///   size is not checked.
+/// Uploads to one repository of a registry. Requests that store data have no time limit, since a registry may need long to
+/// store a blob.
+pub struct Writer {
+    registry: Arc<Registry>,
+    repository: String,
+    /// The scope of a token that may pull from and push to the repository.
+    scope: String,
+    clients: Clients,
+    /// Notes for the user that [`take_notes`](Self::take_notes) has not returned so far.
+    notes: Mutex<Vec<String>>,
+}
+
+/// The HTTP clients for uploads.
+struct Clients {
+    /// For requests that can be sent again.
+    requests: Client,
+    /// For bodies that cannot be sent again: each uses a fresh connection, since the registry may just be closing a
+    /// connection that was used before.
+    bodies: Client,
+    /// For servers other than the registry: without a client certificate.
+    other_servers: Client,
+}
+
+/// An upload that a registry has started. Each response of the registry may change the URL.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    url: Url,
+    /// The URL belongs to the registry, which may receive credentials.
+    is_own: bool,
+}
+
+/// The result of an attempt to mount a blob from another repository.
+#[derive(Debug)]
+pub enum Mounted {
+    Yes,
+    /// The registry did not mount the blob, and may have started an upload instead.
+    No(Option<Upload>),
+}
+
+/// The result of a request with the data of a blob.
+#[derive(Debug)]
+pub enum Sent {
+    /// The registry received all data of the request.
+    Received(Upload),
+    /// The registry stored the blob.
+    Stored,
+    /// The registry redirects the request to another URL, and has received nothing of it.
+    Redirected(Upload),
+    /// The registry asks for other credentials, such as a new token. A new token is known now.
+    Authorized,
+}
+
+/// A manifest in the registry.
+#[derive(Clone, Debug)]
+pub struct ManifestInfo {
+    pub digest: String,
+    /// The size in bytes.
+    pub size: u64,
+    pub media_type: String,
+}
+
+impl Writer {
+    /// # Errors
+    /// The TLS configuration cannot be used.
+    pub fn new(registry: Arc<Registry>, repository: &str) -> Result<Self, RegistryError> {
+        let (domain, access) = (&registry.domain, &registry.access);
+        let finish = |client: ClientBuilder| {
+            let is_at_own_name = registry.api.host_str().is_some_and(|host| domain.starts_with(host));
+            let addresses = access.addresses.as_slice();
+            let host = registry.api.host_str().unwrap_or_default();
+            let client = match addresses.is_empty() || !is_at_own_name {
+                true => client,
+                false => client.resolve_to_addrs(host, addresses),
+            };
+            build(domain, client)
+        };
+        let own = || unlimited_builder(registry.tls_config.clone(), Policy::none());
+        let skip_verify = access.tls.skip_verify && access.lends_insecurity(domain);
+        let tls = Tls { identity: None, skip_verify, ..access.tls.clone() };
+        let anonymous_tls = tls_config_for(domain, &tls, &access.certificates)?;
+        let clients = Clients {
+            requests: finish(own())?,
+            bodies: finish(own().pool_max_idle_per_host(0))?,
+            other_servers: build(
+                domain,
+                unlimited_builder(anonymous_tls, Policy::none()).pool_max_idle_per_host(0),
+            )?,
+        };
+        Ok(Self {
+            repository: repository.to_owned(),
+            scope: write_scope(repository),
+            clients,
+            notes: Mutex::default(),
+            registry,
+        })
+    }
+
+    /// Returns notes about the registry's answers, once.
+    pub fn take_notes(&self) -> Vec<String> {
+        take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the size in bytes of a blob in the repository; `None` if the repository does not have the blob, or if the
+    /// registry does not tell the size.
     ///
     /// # Errors
-    /// The reason why an upload would fail. [`RegistryError::MayNotWrite`] if the account has no right to push.
-    pub async fn probe_upload(&self, repository: &str, layer: Option<u64>) -> Result<(), RegistryError> {
-        let scope = write_scope(repository);
-        let asked = self.path(&format!("v2/{repository}/blobs/uploads/"))?;
-        let begun = self.ask(Method::POST, asked.clone(), &scope).await;
-        let response = begun.map_err(|error| self.may_not_write(repository, error))?;
-        if response.status() != StatusCode::ACCEPTED {
-            return Err(self.refused_upload(repository, response).await);
+    /// The registry cannot be reached, or refuses the request.
+    pub async fn size_of(&self, digest: &str) -> Result<Option<u64>, RegistryError> {
+        let url = self.path(&format!("blobs/{digest}"))?;
+        let response = self.registry.ask(Method::HEAD, url, &self.scope).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => Ok(content_length(&response)),
+            // A redirect led to a blob store that refuses HEAD.
+            _ if place(response.url()) != place(&self.registry.api) => Ok(None),
+            _ => Err(self.refused(response, Phase::Layers).await),
         }
-        let upload =
-            location(&response).ok_or_else(|| RegistryError::NoLocation { registry: self.domain.clone() })?;
-        // Use only the path and query of the upload's URL, since no other host may receive the credentials.
-        let mut own = self.api.clone();
-        own.set_path(upload.path());
-        own.set_query(upload.query());
-        let mut result = self.check_location(&asked, &upload, &scope).await;
-        if let (Ok(()), Some(size)) = (&result, layer.filter(|_| place(&upload) == place(&self.api))) {
-            result = self.probe_size(own.clone(), &scope, size).await;
-        }
-        // A failure to cancel the upload is ignored. A registry drops an unfinished upload later, and the credentials
-        // may lack the right to delete.
-        let _ = self.ask(Method::DELETE, own, &scope).await;
-        result
     }
 
-    /// Checks that an engine can continue an upload at the location that the registry returned. An engine sends the
-    /// layers to the location as it is.
-    async fn check_location(&self, asked: &Url, upload: &Url, scope: &str) -> Result<(), RegistryError> {
-        let misplaced = |problem: Misplaced| RegistryError::UploadElsewhere {
-            registry: self.domain.clone(),
-            location: shown(upload),
-            problem,
+    /// Returns the manifest that a tag or a digest names in the repository.
+    ///
+    /// # Errors
+    /// The registry cannot be reached, or refuses the request.
+    pub async fn manifest(&self, reference: &str) -> Result<Option<ManifestInfo>, RegistryError> {
+        let url = self.path(&format!("manifests/{reference}"))?;
+        let response = self.registry.ask(Method::HEAD, url, &self.scope).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if !response.status().is_success() {
+            return Err(self.refused(response, Phase::Manifest).await);
+        }
+        let header = |name: HeaderName| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let named = header(DIGEST).filter(|digest| is_digest(digest)).zip(content_length(&response));
+        Ok(named.zip(header(CONTENT_TYPE)).map(|((digest, size), media_type)| ManifestInfo {
+            digest,
+            size,
+            media_type,
+        }))
+    }
+
+    /// Mounts a blob from another repository of the registry, with the credentials for this repository.
+    ///
+    /// # Errors
+    /// The registry cannot be reached, or refuses uploads.
+    pub async fn mount(&self, digest: &str, from: &str) -> Result<Mounted, RegistryError> {
+        let mut url = self.path("blobs/uploads/")?;
+        url.query_pairs_mut().append_pair("mount", digest).append_pair("from", from);
+        let response = self.ask(Method::POST, url, HeaderMap::new(), None).await?;
+        match response.status() {
+            StatusCode::CREATED => Ok(Mounted::Yes),
+            StatusCode::ACCEPTED => Ok(Mounted::No(self.next(&response)?)),
+            _ => Err(self.refused(response, Phase::Start).await),
+        }
+    }
+
+    /// Starts an upload. Follows redirects with the statuses 307 and 308.
+    ///
+    /// # Errors
+    /// The registry cannot be reached, or refuses uploads.
+    pub async fn start(&self) -> Result<Upload, RegistryError> {
+        let mut url = self.path("blobs/uploads/")?;
+        let server = self.uploads_at().take();
+        if let Some(server) = server
+            && let Ok(response) =
+                self.ask(Method::POST, moved_to(&url, &server), HeaderMap::new(), None).await
+            && response.status() == StatusCode::ACCEPTED
+            && let Some(upload) = self.next(&response)?
+        {
+            *self.uploads_at() = Some(server);
+            return Ok(upload);
+        }
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.ask(Method::POST, url.clone(), HeaderMap::new(), None).await?;
+            if response.status() == StatusCode::ACCEPTED {
+                let next = self.next(&response)?;
+                let domain = || self.registry.domain.clone();
+                return next.ok_or_else(|| RegistryError::NoLocation { registry: domain() });
+            }
+            match location(&response).filter(|_| keeps_method(response.status())) {
+                Some(target) => {
+                    self.check_scheme(response.url(), &target)?;
+                    url = target;
+                }
+                None => return Err(self.refused(response, Phase::Start).await),
+            }
+        }
+        Err(self.too_many_redirects())
+    }
+
+    /// Sends data of a blob. The caller cannot send the body again, so a token that ends soon is replaced first.
+    ///
+    /// * `digest`: finishes the upload with this digest. `None`: the upload goes on.
+    ///
+    /// # Errors
+    /// The registry cannot be reached, or refuses the data.
+    pub async fn send(
+        &self,
+        upload: &Upload,
+        body: BlobBody,
+        digest: Option<&str>,
+    ) -> Result<Sent, RegistryError> {
+        let client = if upload.is_own { &self.clients.bodies } else { &self.clients.other_servers };
+        let request = match digest {
+            Some(digest) => client.put(finishing(upload, digest)),
+            None => client.patch(upload.url.clone()),
         };
-        let is_same_server = upload.scheme() == asked.scheme() && place(upload) == place(asked);
-        if is_same_server {
-            if !is_other_repository(asked.path(), upload.path()) {
+        let mut request = request.header(CONTENT_TYPE, OCTETS);
+        if upload.is_own
+            && let Some(authorization) = self.registry.fresh_authorization(&self.scope).await
+        {
+            request = request.header(AUTHORIZATION, self.registry.sensitive(&authorization)?);
+        }
+        let response = self.registry.send(client, request.body(reqwest::Body::wrap(body))).await?;
+        let status = response.status();
+        let is_success = status.is_success() && !is_html(&response);
+        if is_success && digest.is_some() {
+            return Ok(Sent::Stored);
+        }
+        if is_success {
+            return Ok(Sent::Received(self.next(&response)?.unwrap_or_else(|| upload.clone())));
+        }
+        if let Some(target) = location(&response).filter(|_| keeps_method(status)) {
+            self.check_scheme(response.url(), &target)?;
+            return Ok(Sent::Redirected(self.at(target)));
+        }
+        if status == StatusCode::UNAUTHORIZED && upload.is_own {
+            let challenges = challenges(&response);
+            let refusal = self.registry.read_refusal(response).await?;
+            let newer = self.registry.authorize(&challenges, &self.scope, &refusal.reason).await?;
+            let known = self.registry.known_authorization(&self.scope);
+            if known.is_some_and(|known| known.value.expose() == newer.value.expose()) {
+                return Err(self.registry.denied(refusal.reason));
+            }
+            self.registry.remember(&self.scope, newer);
+            return Ok(Sent::Authorized);
+        }
+        Err(self.refused(response, Phase::Layers).await)
+    }
+
+    /// Returns the number of bytes of an upload that the registry has received, and the upload's new URL. `None`: the
+    /// registry does not know the upload, or does not tell.
+    ///
+    /// # Errors
+    /// The registry cannot be reached, or refuses the request.
+    pub async fn offset(&self, upload: &Upload) -> Result<Option<(u64, Upload)>, RegistryError> {
+        let response = self.ask(Method::GET, upload.url.clone(), HeaderMap::new(), None).await?;
+        let status = response.status();
+        if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+            return Err(self.refused(response, Phase::Layers).await);
+        }
+        if !status.is_success() {
+            return Ok(None);
+        }
+        let range = response.headers().get(RANGE).and_then(|range| range.to_str().ok()).and_then(received);
+        let next = self.next(&response)?.unwrap_or_else(|| upload.clone());
+        Ok(range.map(|offset| (offset, next)))
+    }
+
+    /// Finishes an upload. `body`: the whole blob, or nothing if the registry has received the blob.
+    ///
+    /// # Errors
+    /// The registry cannot be reached, or refuses the blob.
+    pub async fn finish(&self, upload: &Upload, digest: &str, body: Bytes) -> Result<(), RegistryError> {
+        self.put(finishing(upload, digest), OCTETS, body, Phase::Layers).await
+    }
+
+    /// Starts the next upload at the server to which the registry has redirected an upload.
+    pub fn start_at(&self, upload: &Upload) {
+        *self.uploads_at() = Some(upload.url.clone());
+    }
+
+    /// Cancels an upload. Ignores errors, since a registry drops unfinished uploads later.
+    pub async fn cancel(&self, upload: &Upload) {
+        let cancelling = self.ask(Method::DELETE, upload.url.clone(), HeaderMap::new(), None);
+        let _ = tokio::time::timeout(CANCEL, cancelling).await;
+    }
+
+    /// Stores a manifest under a tag or under its digest.
+    ///
+    /// # Errors
+    /// The registry cannot be reached, or refuses the manifest.
+    pub async fn put_manifest(
+        &self,
+        reference: &str,
+        media_type: HeaderValue,
+        body: Bytes,
+    ) -> Result<(), RegistryError> {
+        let url = self.path(&format!("manifests/{reference}"))?;
+        self.put(url, media_type, body, Phase::Manifest).await
+    }
+
+    /// Returns the error for an upload that the registry has lost.
+    ///
+    /// * `reason`: the failure after which the registry lost the upload.
+    pub fn lost(&self, reason: &str) -> RegistryError {
+        RegistryError::UploadLost { registry: self.registry.domain.clone(), reason: reason.to_owned() }
+    }
+}
+
+impl Writer {
+    fn uploads_at(&self) -> MutexGuard<'_, Option<Url>> {
+        self.registry.uploads_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, path: &str) -> Result<Url, RegistryError> {
+        self.registry.path(&format!("v2/{}/{path}", self.repository))
+    }
+
+    /// Sends a request that can be sent again. Only the registry receives credentials and a client certificate.
+    async fn ask(
+        &self,
+        method: Method,
+        url: Url,
+        headers: HeaderMap,
+        body: Option<Bytes>,
+    ) -> Result<Response, RegistryError> {
+        if self.at(url.clone()).is_own {
+            let client = &self.clients.requests;
+            let request = Repeatable { client, method, url, headers, body };
+            return self.registry.ask_repeatable(&request, &self.scope).await;
+        }
+        let client = &self.clients.other_servers;
+        let request = client.request(method, url).headers(headers).body(body.unwrap_or_default());
+        self.registry.send(client, request).await
+    }
+
+    /// Sends a blob or a manifest. Follows redirects with the statuses 307 and 308.
+    async fn put(
+        &self,
+        mut url: Url,
+        media_type: HeaderValue,
+        body: Bytes,
+        phase: Phase,
+    ) -> Result<(), RegistryError> {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, media_type)]);
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.ask(Method::PUT, url, headers.clone(), Some(body.clone())).await?;
+            if response.status().is_success() && !is_html(&response) {
                 return Ok(());
             }
-            // The upload may exist under this path too.
-            return match self.ask(Method::GET, upload.clone(), scope).await {
-                Ok(response) if response.status().is_success() => Ok(()),
-                _ => Err(misplaced(Misplaced::OtherRepository)),
-            };
-        }
-        if asked.scheme() == "https" && upload.scheme() == "http" {
-            return Err(misplaced(Misplaced::Plain));
-        }
-        // Another server may be meant, if it knows the upload.
-        let request = self.client.get(upload.clone()).timeout(OTHER_SERVER);
-        let status = self.send(&self.client, request).await;
-        let is_scheme = upload.scheme() != asked.scheme();
-        match status.map(|response| response.status()) {
-            Ok(status) if status.is_success() || status == StatusCode::UNAUTHORIZED => Ok(()),
-            Ok(_) => Err(misplaced(Misplaced::OtherServer)),
-            Err(_) if is_scheme => Err(misplaced(Misplaced::Scheme)),
-            Err(_) => Err(misplaced(Misplaced::Unreachable)),
-        }
-    }
-
-    /// Sends the head of a request for a layer, and no layer. A server that limits the size of requests refuses the
-    /// layer at once.
-    async fn probe_size(&self, upload: Url, scope: &str, size: u64) -> Result<(), RegistryError> {
-        let request = self
-            .request(Method::PATCH, upload, self.known_authorization(scope).as_ref())?
-            .header(CONTENT_TYPE, "application/octet-stream")
-            .header(CONTENT_LENGTH, HeaderValue::from(size))
-            .body(reqwest::Body::wrap(Never(size)));
-        match tokio::time::timeout(EARLY_ANSWER, self.send(&self.client, request)).await {
-            Ok(Ok(response)) if response.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(RegistryError::TooLarge { registry: self.domain.clone() })
+            match location(&response).filter(|_| keeps_method(response.status())) {
+                Some(target) => {
+                    self.check_scheme(response.url(), &target)?;
+                    url = target;
+                }
+                None => return Err(self.refused(response, phase).await),
             }
-            // The server waits for the layer, or refuses this request for a reason that need not concern an engine.
-            _ => Ok(()),
         }
+        Err(self.too_many_redirects())
     }
 
-    /// Returns the error for a response that refuses an upload.
-    async fn refused_upload(&self, repository: &str, response: Response) -> RegistryError {
+    fn too_many_redirects(&self) -> RegistryError {
+        self.registry.not_a_registry("it redirects uploads too often")
+    }
+
+    fn at(&self, url: Url) -> Upload {
+        let api = &self.registry.api;
+        Upload { is_own: place(&url) == place(api) && url.scheme() == api.scheme(), url }
+    }
+
+    /// Returns the upload at the location that a response names. A location on the registry's host with another scheme or
+    /// port comes from a proxy that does not tell the registry its own, so scheme and port remain.
+    fn next(&self, response: &Response) -> Result<Option<Upload>, RegistryError> {
+        let Some(mut url) = location(response) else { return Ok(None) };
+        let api = &self.registry.api;
+        let is_from_registry = self.at(response.url().clone()).is_own;
+        if is_from_registry && url.host_str() == api.host_str() && !self.at(url.clone()).is_own {
+            let note = format!("the registry sends uploads to {}; going on at {}", origin(&url), origin(api));
+            let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+            url = moved_to(&url, api);
+        }
+        self.check_scheme(response.url(), &url)?;
+        Ok(Some(self.at(url)))
+    }
+
+    /// # Errors
+    /// A server that uses TLS sends the upload to a URL without TLS.
+    fn check_scheme(&self, from: &Url, to: &Url) -> Result<(), RegistryError> {
+        if from.scheme() != "https" || to.scheme() == "https" {
+            return Ok(());
+        }
+        let registry = self.registry.domain.clone();
+        Err(RegistryError::UploadElsewhere { registry, location: shown(to), problem: Misplaced::Plain })
+    }
+
+    /// Returns the error for a response that refuses an upload. The text of a refusal decides about its class, as for a
+    /// refusal that an engine reports.
+    async fn refused(&self, response: Response, phase: Phase) -> RegistryError {
         let status = response.status();
-        let is_page = is_html(&response);
-        if let Some(target) = location(&response).filter(|_| status.is_redirection()) {
-            let port = target.port().map(|port| format!(":{port}")).unwrap_or_default();
-            let name = format!("{}{port}", target.host_str().unwrap_or_default());
-            return RegistryError::Redirected { registry: self.domain.clone(), target: shown(&target), name };
+        // Another server, such as a blob store with signed URLs, receives no credentials.
+        if !self.at(response.url().clone()).is_own && matches!(status.as_u16(), 401 | 403 | 404) {
+            return self.lost(&format!("{} answered {status}", origin(response.url())));
         }
-        let registry = self.domain.clone();
-        let refusal = match self.read_refusal(response).await {
-            Ok(refusal) => refusal,
-            Err(error) => return error,
+        let error = self.registry.refused_upload(&self.repository, response).await;
+        let (server, reason) = match &error {
+            RegistryError::Answered { server, reason, .. } => (server.clone(), reason.clone()),
+            RegistryError::MayNotWrite { reason, .. }
+            | RegistryError::NoPushTarget { reason, .. }
+            | RegistryError::NotARegistry { reason, .. } => {
+                (format!("the registry {}", self.registry.domain), reason.clone())
+            }
+            _ => return error,
         };
-        match status {
-            StatusCode::FORBIDDEN if is_page => RegistryError::ProxyRefused { registry, status },
-            StatusCode::METHOD_NOT_ALLOWED => RegistryError::ReadOnly { registry, reason: refusal.reason },
-            StatusCode::PAYLOAD_TOO_LARGE => RegistryError::TooLarge { registry },
-            StatusCode::NOT_FOUND if refusal.code.is_some() => RegistryError::NoPushTarget {
-                registry,
-                repository: repository.to_owned(),
-                reason: refusal.reason,
-            },
-            status if status.is_success() && is_page => {
-                RegistryError::WebPage { registry, redirect: None, is_sign_in: false }
-            }
-            _ => self.may_not_write(repository, self.refusal(refusal)),
+        if error.class() == Class::RateLimited || status.is_server_error() {
+            return error;
         }
-    }
-
-    /// Converts a refusal of access into [`RegistryError::MayNotWrite`].
-    fn may_not_write(&self, repository: &str, error: RegistryError) -> RegistryError {
-        match error {
-            RegistryError::Denied { registry, login, reason } => {
-                RegistryError::MayNotWrite { registry, repository: repository.to_owned(), login, reason }
-            }
-            error => error,
+        let verdict = classify(&Evidence {
+            phase,
+            repository: &format!("{}/{}", self.registry.domain, self.repository),
+            ..Evidence::of_text(&reason, !self.registry.access.credentials.is_anonymous())
+        });
+        let is_other = matches!(error, RegistryError::Answered { .. } | RegistryError::NotARegistry { .. })
+            || (matches!(error, RegistryError::NoPushTarget { .. }) && phase != Phase::Start);
+        if is_other || verdict.class == Class::Rejected {
+            return RegistryError::Refused { server, status, reason, verdict };
         }
+        error
     }
 }
 
-/// Returns whether the location of an upload names another repository than the request, as after a proxy has rewritten
-/// the path of the request, but not the location.
-///
-/// Some registries have upload paths without a repository, such as `/artifacts-uploads/…` (Google Artifact Registry).
-fn is_other_repository(asked: &str, upload: &str) -> bool {
-    let repository =
-        |path: &str| path.split_once("/blobs/upload").map(|(repository, _)| repository.to_owned());
-    repository(upload).is_some_and(|upload| Some(upload) != repository(asked))
+/// The data of a blob, as the body of a request. Ends with an error if the sender is dropped before it sent `None`, so that
+/// the registry does not take an incomplete body for a complete one.
+pub struct BlobBody {
+    /// The chunks of the blob; `None` after the last chunk.
+    pub chunks: mpsc::Receiver<Option<Bytes>>,
+    /// Incremented by the number of bytes that were handed to the connection.
+    pub sent: Arc<AtomicU64>,
+    /// The number of bytes in all chunks, if known.
+    pub length: Option<u64>,
 }
 
-/// The body of a request that announces its size and sends nothing.
-struct Never(u64);
-
-impl Body for Never {
+impl Body for BlobBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Pending
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let chunk = std::task::ready!(self.chunks.poll_recv(context));
+        Poll::Ready(match chunk {
+            Some(Some(chunk)) => {
+                self.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                Some(Ok(Frame::data(chunk)))
+            }
+            Some(None) => None,
+            None => Some(Err(io::Error::other("the upload was stopped"))),
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0)
+        self.length.map(SizeHint::with_exact).unwrap_or_default()
     }
+}
+
+/// Returns the URL of the request that finishes an upload.
+fn finishing(upload: &Upload, digest: &str) -> Url {
+    let mut url = upload.url.clone();
+    // The target of a redirect has the query of the redirected request.
+    if url.query_pairs().any(|(name, _)| name == "digest") {
+        return url;
+    }
+    url.query_pairs_mut().append_pair("digest", digest);
+    url
+}
+
+/// Returns whether a redirect with this status repeats the request with the same method.
+fn keeps_method(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
+}
+
+/// Returns the number of received bytes from the header `Range` of an upload, such as `0-1023` or `bytes=0-1023`. Some
+/// registries send `0-0` if they have received nothing.
+fn received(range: &str) -> Option<u64> {
+    let range = range.trim().trim_start_matches("bytes=");
+    let last: u64 = range.strip_prefix("0-")?.parse().ok()?;
+    Some(if last == 0 { 0 } else { last + 1 })
+}
+
+fn content_length(response: &Response) -> Option<u64> {
+    response.headers().get("content-length")?.to_str().ok()?.parse().ok()
+}
+
+/// Returns a URL with the scheme, host and port of another.
+fn moved_to(url: &Url, server: &Url) -> Url {
+    let mut moved = server.clone();
+    moved.set_path(url.path());
+    moved.set_query(url.query());
+    moved
+}
+
+fn origin(url: &Url) -> String {
+    shown(&moved_to(&Url::parse("http://x/").expect("a valid URL"), url))
 }
 
 #[cfg(test)]
@@ -182,16 +538,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locations_of_other_repositories_are_recognized() {
+    fn reads_the_number_of_received_bytes() {
         let table = [
-            ("/v2/app/blobs/uploads/1234", false),
-            ("/v2/app/blobs/upload/1:1234", false),
-            ("/artifacts-uploads/namespaces/x/uploads/1234", false),
-            ("/v2/mirror/app/blobs/uploads/1234", true),
-            ("/prefix/v2/app/blobs/uploads/1234", true),
+            ("0-1023", Some(1024)),
+            ("bytes=0-9", Some(10)),
+            ("0-0", Some(0)),
+            ("5-9", None),
+            ("0-", None),
+            ("", None),
         ];
-        for (upload, want) in table {
-            assert_eq!(is_other_repository("/v2/app/blobs/uploads/", upload), want, "{upload}");
+        for (range, want) in table {
+            assert_eq!(received(range), want, "{range}");
         }
     }
 }
