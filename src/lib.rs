@@ -23,6 +23,7 @@ pub mod progress;
 pub mod push;
 pub mod reference;
 pub mod registry;
+pub mod relay;
 pub mod retry;
 pub mod secret;
 pub mod setup;

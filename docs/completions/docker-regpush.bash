@@ -41,7 +41,7 @@ _docker__regpush() {
 
     case "${cmd}" in
         docker__regpush)
-            opts="-a -q -u -c -D -H -l -h -V --all-tags --digest-file --dry-run --format --github-output --if-exists --keep-tag --metadata-file --no-prompt --parallel --platform --progress --quiet --retries --save-credentials --stall-timeout --timeout --to --verify --verify-wait --username --password-stdin --password-command --anonymous --disable-content-trust --config --context --debug --host --log-level --tls --tlscacert --tlscert --tlskey --tlsverify --help --version auth ls hook"
+            opts="-a -q -u -c -D -H -l -h -V --all-tags --digest-file --dry-run --format --github-output --if-exists --keep-tag --metadata-file --no-prompt --parallel --platform --progress --quiet --relay --retries --save-credentials --stall-timeout --timeout --to --verify --verify-wait --username --password-stdin --password-command --anonymous --disable-content-trust --config --context --debug --host --log-level --tls --tlscacert --tlscert --tlskey --tlsverify --help --version auth ls hook"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -95,6 +95,10 @@ _docker__regpush() {
                     ;;
                 --progress)
                     COMPREPLY=($(compgen -W "auto tty plain json rawjson none" -- "${cur}"))
+                    return 0
+                    ;;
+                --relay)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
                     return 0
                     ;;
                 --retries)

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_docker_regpush_global_optspecs
-    string join \n a/all-tags digest-file= dry-run format= github-output if-exists= keep-tag metadata-file= no-prompt parallel= platform= progress= q/quiet retries= save-credentials stall-timeout= timeout= to= verify= verify-wait= u/username= password-stdin password-command= anonymous disable-content-trust= config= c/context= D/debug= H/host= l/log-level= tls= tlscacert= tlscert= tlskey= tlsverify= h/help V/version
+    string join \n a/all-tags digest-file= dry-run format= github-output if-exists= keep-tag metadata-file= no-prompt parallel= platform= progress= q/quiet relay= retries= save-credentials stall-timeout= timeout= to= verify= verify-wait= u/username= password-stdin password-command= anonymous disable-content-trust= config= c/context= D/debug= H/host= l/log-level= tls= tlscacert= tlscert= tlskey= tlsverify= h/help V/version
 end
 
 function __fish_docker_regpush_needs_command
@@ -40,6 +40,9 @@ plain\t''
 json\t'The plugin\'s events, one per line'
 rawjson\t'The engine\'s own objects, one per line'
 none\t''"
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l relay -d 'The plugin uploads: "auto", "always", "never" (default "auto")' -r -f -a "auto\t''
+always\t''
+never\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l retries -d 'Maximum retries after transient failures (default 5)' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l stall-timeout -d 'Retry an upload without progress after this time; 0: never (default 60s)' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l timeout -d 'Time limit per image, including retries' -r
@@ -47,7 +50,7 @@ complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l to -d 'De
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l verify -d 'Verify the result in the registry: "auto", "always", "never" (default "auto")' -r -f -a "auto\t''
 always\t''
 never\t''"
-complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l verify-wait -d 'Ask again for this time if the registry does not show the image yet (default 30s)' -r
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l verify-wait -d 'Maximum wait until the registry shows the image (default 30s)' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s u -l username -d 'Username for the registry, for this call only' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l password-command -d 'Shell command that prints the password for --username' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l disable-content-trust -d 'Accepted and ignored, as in docker 29' -r -f -a "true\t''

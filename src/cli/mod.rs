@@ -144,6 +144,9 @@ pub struct PushOptions {
     /// Print only the result, warnings and errors: --progress none
     #[arg(short, long)]
     pub quiet: bool,
+    /// The plugin uploads: "auto", "always", "never" (default "auto")
+    #[arg(long, value_enum, default_value_t, value_name = "string")]
+    pub relay: RelayMode,
     /// Maximum retries after transient failures (default 5)
     #[arg(long, value_name = "int", default_value_t = 5)]
     pub retries: u32,
@@ -162,7 +165,7 @@ pub struct PushOptions {
     /// Verify the result in the registry: "auto", "always", "never" (default "auto")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub verify: Verify,
-    /// Ask again for this time if the registry does not show the image yet (default 30s)
+    /// Maximum wait until the registry shows the image (default 30s)
     #[arg(long, value_name = "duration", default_value = "30s", value_parser = duration)]
     pub verify_wait: Duration,
     #[command(flatten)]
@@ -315,6 +318,25 @@ pub enum IfExists {
     Update,
     Skip,
     Fail,
+}
+
+/// Whether the engine uploads the image, or the plugin through a relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RelayMode {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+impl RelayMode {
+    /// Returns the name of the way in which the image is uploaded, in JSON output.
+    pub fn route(self) -> &'static str {
+        match self {
+            Self::Always => "relay",
+            Self::Auto | Self::Never => "engine",
+        }
+    }
 }
 
 /// Whether the plugin verifies, after a push, that the registry serves the pushed image.

@@ -41,6 +41,8 @@ pub struct ImageInspect {
     /// The image's digests in registries (`RepoDigests`). Two images with a common digest have the same
     /// content.
     pub digests: Vec<String>,
+    /// The repositories of these digests.
+    pub repositories: Vec<String>,
     /// The digests of the image's uncompressed layers.
     pub layers: Vec<String>,
     /// The image's names in the engine (`RepoTags`).
@@ -127,7 +129,9 @@ impl Engine {
         let answer: Answer = serde_json::from_slice(&body).map_err(unreadable)?;
         let digest = |name: &String| name.split_once('@').map(|(_, digest)| digest.to_owned());
         let own = answer.repo_digests.unwrap_or_default();
+        let repository = |name: &String| name.split_once('@').map(|(repository, _)| sanitize(repository));
         Ok(ImageInspect {
+            repositories: own.iter().filter_map(repository).collect(),
             digests: own.iter().filter_map(digest).collect(),
             id: sanitize(&answer.id),
             size: u64::try_from(answer.size).unwrap_or_default(),

@@ -1,6 +1,8 @@
 //! Adds temporary tags to images for a push, and removes these tags.
 
+use std::fs;
 use std::mem::take;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,13 @@ pub enum Removed {
     IsTheLast,
 }
 
+impl Removed {
+    /// Returns whether the image does not have the tag now.
+    pub fn is_final(self) -> bool {
+        self != Self::IsTheLast
+    }
+}
+
 /// A tag that the plugin added to an image in the engine. Dropping this value removes the tag, even after an
 /// error, Ctrl-C or a panic.
 #[derive(Debug)]
@@ -33,6 +42,8 @@ pub struct TemporaryTag {
     /// The ID of the image to which the tag was added.
     id: String,
     pub name: Reference,
+    /// A file that is removed after the tag.
+    record: Option<PathBuf>,
 }
 
 impl Engine {
@@ -40,6 +51,7 @@ impl Engine {
     ///
     /// * `image`: a reference or an ID of the image.
     /// * `id`: the ID of the image. The tag is removed only if the tag still names this image.
+    /// * `record`: a file that is removed after the tag.
     ///
     /// # Errors
     /// The engine cannot be reached, or refuses to add the tag.
@@ -50,13 +62,14 @@ impl Engine {
         image: &str,
         id: &str,
         name: &Reference,
+        record: Option<PathBuf>,
     ) -> Result<TemporaryTag, EngineError> {
         let repository = utf8_percent_encode(&name.repository(), PATH).to_string();
         let tag = name.tag_or_latest();
         let path = format!("{}/images/{}/tag?repo={repository}&tag={tag}", self.prefix, in_path(image));
         // Create `made` before the request. If the request fails although the engine added the tag, dropping
         // `made` removes the tag.
-        let made = TemporaryTag { engine: Some(self.fork()), id: id.to_owned(), name: name.clone() };
+        let made = TemporaryTag { engine: Some(self.fork()), id: id.to_owned(), name: name.clone(), record };
         let response = self.call(Method::POST, &path, None, Bytes::new()).await?;
         if !response.status().is_success() {
             return Err(self.refusal(response).await);
@@ -75,6 +88,9 @@ impl Engine {
         let removed = removed.unwrap_or_else(|_| Err(self.silent()));
         // `drop` must not retry a removal that the engine refused.
         tag.engine = None;
+        if removed.as_ref().is_ok_and(|removed| removed.is_final()) {
+            forget(tag.record.take());
+        }
         removed
     }
 
@@ -82,7 +98,7 @@ impl Engine {
     /// remove the image too (docker 20.10 and 28, podman: measured).
     ///
     /// Source: Docker Engine API 1.24, `DELETE /images/{name}`.
-    async fn untag(&mut self, name: &Reference, id: &str) -> Result<Removed, EngineError> {
+    pub async fn untag(&mut self, name: &Reference, id: &str) -> Result<Removed, EngineError> {
         match self.inspect(&name.canonical()).await {
             Ok(image) if image.id != id => return Ok(Removed::WasMoved),
             Ok(image) if image.names.len() < 2 => return Ok(Removed::IsTheLast),
@@ -98,6 +114,13 @@ impl Engine {
             StatusCode::OK | StatusCode::NOT_FOUND => self.whole(response).await.map(|_| Removed::IsGone),
             _ => Err(self.refusal(response).await),
         }
+    }
+}
+
+/// Removes the record of a tag. If the file remains, the next call that reads it removes it.
+fn forget(record: Option<PathBuf>) {
+    if let Some(record) = record {
+        let _ = fs::remove_file(record);
     }
 }
 
@@ -118,7 +141,7 @@ impl Drop for TemporaryTag {
         const AGAIN: Duration = Duration::from_millis(300);
         let Some(mut engine) = self.engine.take() else { return };
         let removals = take(&mut engine.removals);
-        let (name, id) = (self.name.clone(), self.id.clone());
+        let (name, id, record) = (self.name.clone(), self.id.clone(), self.record.take());
         let turn = Arc::clone(&removals.turn);
         // Use a new thread, because `drop` cannot await, and the current runtime may be shutting down.
         let removal = std::thread::spawn(move || {
@@ -127,9 +150,13 @@ impl Drop for TemporaryTag {
                 return;
             };
             let removed = async {
-                if let Ok(Removed::WasNotThere) = engine.untag(&name, &id).await {
+                let mut removed = engine.untag(&name, &id).await;
+                if let Ok(Removed::WasNotThere) = removed {
                     tokio::time::sleep(AGAIN).await;
-                    let _ = engine.untag(&name, &id).await;
+                    removed = engine.untag(&name, &id).await;
+                }
+                if removed.is_ok_and(Removed::is_final) {
+                    forget(record);
                 }
             };
             // The result is ignored, because `drop` cannot report an error.

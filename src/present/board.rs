@@ -275,7 +275,7 @@ mod tests {
         let start = Instant::now();
         let mut board = Board::new(vec!["app:1".to_owned()], start);
         assert_eq!(board.under_way().count(), 0);
-        board.show(0, &Update::Start { is_dry_run: false });
+        board.show(0, &Update::Start { is_dry_run: false, route: "engine" });
         board.measure(start + Duration::from_secs(20));
         assert!(standing(&board).starts_with("in progress for "), "{}", standing(&board));
         for (id, state) in [("a", LayerState::AlreadyExists), ("b", LayerState::Waiting)] {

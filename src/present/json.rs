@@ -28,7 +28,10 @@ struct Line<'a> {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 enum JsonEvent<'a> {
-    Start,
+    /// `route`: the route of the upload, `engine`, or `relay` if the plugin uploads the image.
+    Start {
+        route: &'a str,
+    },
     /// The state of a layer. `current` and `total` are the sent bytes and all bytes of the layer, as reported by the
     /// engine. `total` is `null` if the engine has not reported the size.
     Layer {
@@ -104,7 +107,7 @@ impl<W: Write> Json<W> {
 impl<W: Write> Presenter for Json<W> {
     fn show(&mut self, at: usize, update: &Update<'_>) {
         match update {
-            Update::Start { .. } => self.tell(at, JsonEvent::Start),
+            Update::Start { route, .. } => self.tell(at, JsonEvent::Start { route }),
             Update::Push => {
                 if let Some((_, progress)) = self.images.get_mut(at) {
                     *progress = Progress::default();
@@ -196,7 +199,7 @@ mod tests {
             Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
             Event::Pushed { tag: "1".to_owned(), digest: "sha256:00".to_owned(), size: 5 },
         ];
-        json.show(0, &Update::Start { is_dry_run: false });
+        json.show(0, &Update::Start { is_dry_run: false, route: "engine" });
         for event in &events {
             json.show(0, &Update::Event(event));
         }
@@ -211,7 +214,7 @@ mod tests {
         let shown: Vec<&str> =
             shown.lines().map(|line| &line[r#"{"time":"2026-11-22T10:11:12.345Z","#.len()..]).collect();
         insta::assert_snapshot!(shown.join("\n"), @r#"
-        "reference":"docker.io/library/app:1","event":"start"}
+        "reference":"docker.io/library/app:1","event":"start","route":"engine"}
         "reference":"docker.io/library/app:1","event":"layer","id":"aaa","state":"waiting","text":null,"current":0,"total":null}
         "reference":"docker.io/library/app:1","event":"layer","id":"aaa","state":"pushing","text":null,"current":5,"total":9}
         "reference":"docker.io/library/app:1","event":"layer","id":"aaa","state":"retrying","text":"Retrying in 5 seconds","current":0,"total":9}

@@ -71,7 +71,7 @@ impl<W: Write> Plain<W> {
 impl<W: Write> Presenter for Plain<W> {
     fn show(&mut self, at: usize, update: &Update<'_>) {
         match update {
-            Update::Start { is_dry_run } => {
+            Update::Start { is_dry_run, .. } => {
                 if let Some(row) = self.board.rows.get(at) {
                     let what = if *is_dry_run { "looking at" } else { "pushing" };
                     self.lines.line(&format!("{what} {}", row.name));
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn prints_important_events_once() {
         let mut plain = plain(&["app:1"]);
-        plain.show(0, &Update::Start { is_dry_run: false });
+        plain.show(0, &Update::Start { is_dry_run: false, route: "engine" });
         for event in events() {
             plain.show(0, &Update::Event(&event));
         }
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn prefixes_lines_with_the_image_if_several() {
         let mut plain = plain(&["app:1", "web:2"]);
-        plain.show(1, &Update::Start { is_dry_run: true });
+        plain.show(1, &Update::Start { is_dry_run: true, route: "engine" });
         plain.show(1, &Update::Event(&layer("aaa", LayerState::Pushed)));
         let next = NextAttempt { number: 2, of: 6, wait: Duration::from_millis(1400) };
         plain.show(1, &Update::Wait(&next, "broken pipe"));

@@ -12,6 +12,8 @@ pub enum Update<'a> {
     /// Work on the image starts. A dry run only inspects the image.
     Start {
         is_dry_run: bool,
+        /// The route of the upload: `engine`, or `relay` if the plugin uploads the image.
+        route: &'static str,
     },
     /// An attempt to push the image starts. The presenter discards the progress of an earlier attempt.
     Push,

@@ -71,6 +71,9 @@ pub enum PushError {
         "{reference} was pushed as {digest}, one platform only: the engine does not have all platforms of the index"
     )]
     Narrowed { reference: String, digest: String },
+    /// `--relay always` requires the relay, and the engine cannot use it.
+    #[error("cannot push {reference} through the relay: {reason}")]
+    NoRelay { reference: String, reason: String },
     #[error(transparent)]
     Login(LoginError),
 }
@@ -80,7 +83,7 @@ impl PushError {
         match self {
             Self::Refused(refusal) => refusal.cause.class(),
             Self::Engine { source, .. } => source.class(),
-            Self::Unconfirmed { .. } | Self::NoPlatforms { .. } => Class::Engine,
+            Self::Unconfirmed { .. } | Self::NoPlatforms { .. } | Self::NoRelay { .. } => Class::Engine,
             Self::Exists { .. } => Class::Exists,
             Self::Unverified { .. } => Class::Unverified,
             Self::Unverifiable { cause, .. } => cause.class(),
@@ -125,6 +128,7 @@ impl PushError {
                 }
             },
             Self::Unverifiable { cause, .. } => return cause.hint(),
+            Self::NoRelay { .. } => "remove `--relay always`, so that the engine uploads the image",
             Self::TimedOut { .. } => "check the registry's log, or raise --timeout",
             Self::Login(error) => return error.hint(),
         };

@@ -128,7 +128,7 @@ impl<'a> Push<'a> {
             engine,
             gate: session.gate(&target.reference),
             pass: None,
-            route: Route::default(),
+            route: Route::new(options.relay),
             announcer,
             time_left: options.timeout.filter(|timeout| !timeout.is_zero()),
             log,
@@ -140,7 +140,9 @@ impl<'a> Push<'a> {
     /// # Errors
     /// [`PushError`]. The record contains the progress of the push up to the error.
     async fn run(self) -> Result<Outcome, PushError> {
-        self.log.reporter.show(&Update::Start { is_dry_run: self.options.dry_run });
+        self.log
+            .reporter
+            .show(&Update::Start { is_dry_run: self.options.dry_run, route: self.options.relay.route() });
         if !preflight::connects_early(self.session, self.engine) {
             return Box::pin(self.prepare_and_push()).await;
         }

@@ -63,7 +63,7 @@ pub async fn ensure_tag(
         return Ok(None);
     }
     let naming = session.naming.lock().await;
-    let tag = engine.tag(subject.local_name, &image.id, reference).await;
+    let tag = engine.tag(subject.local_name, &image.id, reference, None).await;
     drop(naming);
     let tag = tag.map_err(|error| subject.engine_error(error))?;
     if session.options.keep_tag {

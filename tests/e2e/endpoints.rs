@@ -437,6 +437,9 @@ fn reaches_an_engine_over_ssh_with_one_login_and_explains_each_failure() {
     let digest = registry.digest("ssh/app", "1", None);
     assert_eq!(pushed.stdout, format!("{}@{digest}\n", registry.name("ssh/app")));
     push_by_context(&engine, &home, "box", &format!("host={host}"), &image.name);
+    let relayed = push(&engine, &home, &[("REGPUSH_RELAY", "always")], &["-H", &host], &image.name);
+    assert_eq!(relayed.status, 4, "{relayed:?}");
+    assert!(relayed.stderr.contains("the engine is on another machine"), "{relayed:?}");
 
     let no_engine = push(&engine, &home, &[], &["-H", &format!("{place}/nothing/here.sock")], &image.name);
     assert_eq!(no_engine.status, 4, "{no_engine:?}");

@@ -1,5 +1,6 @@
 //! Tests how a push ends after a fault between an engine and a registry. Each row of the table in
-//! docs/when-it-breaks.md has a test with docker's classic image store and a test with the containerd image store.
+//! docs/when-it-breaks.md has a test with docker's classic image store and a test with the containerd image store, and each
+//! of them without and with the relay.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::proxy::{Fault, Meant, Proxy, ask};
+use crate::proxy::{Asked, Fault, Meant, Proxy, ask};
 use crate::support::{Engine, Home, MANIFESTS, PrivateEngine, Registry, Run, engine, ok, run, wait_for};
 
 const ENGINES: [&str; 3] = ["docker-20.10", "docker-28-classic", "docker-28-containerd"];
@@ -26,19 +27,24 @@ struct Stage {
     home: Home,
     registry: Registry,
     proxy: Proxy,
+    /// The plugin uploads the image (`--relay always`).
+    is_relay: bool,
 }
 
 impl Stage {
-    fn new(name: &'static str) -> Self {
+    fn new(name: &'static str, is_relay: bool) -> Self {
         let registry = Registry::open();
-        Self { engine: engine(name), home: Home::new(), proxy: Proxy::to(&registry), registry }
+        Self { engine: engine(name), home: Home::new(), proxy: Proxy::to(&registry), registry, is_relay }
     }
 
     fn push(&self, options: &[&str], image: &str) -> Pushed {
         let mut command = self.engine.docker(&self.home);
-        command.args(["regpush", "--format", "json"]).args(options).arg(image);
+        command
+            .args(["regpush", "--format", "json", "--relay", relay(self.is_relay)])
+            .args(options)
+            .arg(image);
         let run = run(&mut command);
-        println!("{}: {} {}", self.engine.name, run.stderr, run.stdout);
+        println!("{}, relay {}: {} {}", self.engine.name, relay(self.is_relay), run.stderr, run.stdout);
         let result = serde_json::from_str(&run.stdout).expect("an object of JSON");
         Pushed { run, result }
     }
@@ -52,6 +58,11 @@ impl Stage {
             log.iter().filter(|asked| asked.is_faulty).all(|asked| asked.has_ended).then_some(())
         });
     }
+}
+
+/// Returns the value of `--relay`.
+fn relay(is_relay: bool) -> &'static str {
+    if is_relay { "always" } else { "never" }
 }
 
 struct Pushed {
@@ -77,12 +88,12 @@ impl Pushed {
     }
 }
 
-/// Runs a test on all engines concurrently, since the tests mostly wait.
+/// Runs a test on all engines, without and with the relay, concurrently, since the tests mostly wait.
 fn on_each(test: impl Fn(Stage) + Sync) {
     thread::scope(|scope| {
-        for name in ENGINES {
+        for (name, is_relay) in ENGINES.iter().flat_map(|name| [(*name, false), (*name, true)]) {
             let test = &test;
-            scope.spawn(move || test(Stage::new(name)));
+            scope.spawn(move || test(Stage::new(name, is_relay)));
         }
     });
 }
@@ -141,23 +152,25 @@ fn too_many_requests_twice() {
 fn stall_once() {
     on_each(|stage| {
         stage.proxy.fails(1, ask::send, Fault::Stall(MIDDLE));
-        let image = stage.engine.image(&stage.home, &stage.proxy.name("stall/once:1"), LARGE);
+        let path = format!("stall/once-{}", relay(stage.is_relay));
+        let image = stage.engine.image(&stage.home, &stage.proxy.name(&format!("{path}:1")), LARGE);
         let pushed = stage.push(&["--stall-timeout", "12s"], &image.name);
-        pushed.assert_is_there(&stage, "stall/once");
+        pushed.assert_is_there(&stage, &path);
         assert_eq!(pushed.attempts(), 2);
         let again = "no progress for 12s; attempt 2 of ";
         let printed = &pushed.run.stderr;
         assert!(printed.contains(again), "{printed}");
-        if stage.engine.name.ends_with("containerd") {
+        if stage.engine.name.ends_with("containerd") || stage.is_relay {
             stage.assert_has_let_go();
         } else {
             // The classic store never closes a stalled upload, so the plugin retries with the registry's host name in
             // another letter case.
-            let other = stage.proxy.name("stall/once").replacen('l', "L", 1);
+            let other = stage.proxy.name(&path).replacen('l', "L", 1);
             assert!(printed.contains(&format!("under another spelling, {other}")), "{printed}");
         }
         let mut images = stage.engine.docker(&stage.home);
-        images.args(["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=*/stall/once"]);
+        images.args(["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter"]);
+        images.arg(format!("reference=*/{path}"));
         let left = stage.engine.while_images_stay(|| ok(&mut images));
         assert_eq!(left, format!("{}\n", image.name), "no other name is left");
     });
@@ -193,7 +206,7 @@ fn timeout_for_all() {
         assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
         pushed.assert_fails(7, "stalled");
         assert!(pushed.run.stderr.contains("within 4s"), "{:?}", pushed.run);
-        if stage.engine.name.ends_with("containerd") {
+        if stage.engine.name.ends_with("containerd") || stage.is_relay {
             stage.assert_has_let_go();
         }
         stage.registry.assert_no_manifest("stall/timeout");
@@ -206,9 +219,10 @@ fn registry_restarted_in_mid_blob() {
         let name = stage.registry.name("restart/app:1");
         let image = stage.engine.image(&stage.home, &name, 6 * LARGE);
         thread::scope(|scope| {
+            let relay = relay(stage.is_relay);
             let registry = &mut stage.registry;
             let mut command = stage.engine.docker(&stage.home);
-            let pushing = scope.spawn(move || run(command.args(["regpush", &image.name])));
+            let pushing = scope.spawn(move || run(command.args(["regpush", "--relay", relay, &image.name])));
             registry.wait_for_an_upload();
             if stage.engine.name.ends_with("containerd") {
                 // This store sends the image's config beside the layer. A registry that is killed while it stores the
@@ -240,7 +254,7 @@ fn registry_gone() {
             "attempt 2 of 3 in ",
             "attempt 3 of 3 in ",
             "after 3 attempts, each with the same error: ",
-            "connection refused",
+            "onnection refused",
         ] {
             assert!(pushed.run.stderr.contains(words), "{words}: {:?}", pushed.run);
         }
@@ -253,10 +267,11 @@ fn registry_gone_in_mid_blob() {
         let name = stage.registry.name("gone/middle:1");
         let image = stage.engine.image(&stage.home, &name, 6 * LARGE);
         thread::scope(|scope| {
-            let (engine, home) = (&stage.engine, &stage.home);
+            let (engine, home, relay) = (&stage.engine, &stage.home, relay(stage.is_relay));
             let registry = &mut stage.registry;
             let pushing = scope.spawn(move || {
-                run(engine.docker(home).args(["regpush", "--retries", "2", "--format", "json", &image.name]))
+                let options = ["--relay", relay, "--retries", "2", "--format", "json"];
+                run(engine.docker(home).arg("regpush").args(options).arg(&image.name))
             });
             registry.wait_for_an_upload();
             registry.kill();
@@ -264,6 +279,11 @@ fn registry_gone_in_mid_blob() {
             println!("{}: {}", engine.name, run.stderr);
             let pushed = Pushed { result: serde_json::from_str(&run.stdout).unwrap(), run };
             pushed.assert_fails(6, "network");
+            if stage.is_relay {
+                // The relay itself repeats the request that failed.
+                assert_eq!(pushed.attempts(), 1, "{:?}", pushed.run);
+                return;
+            }
             // An engine with the classic store itself retries the upload for 50 s, so the plugin retries the push only
             // once.
             let tries = if engine.name.ends_with("containerd") { 3 } else { 2 };
@@ -289,7 +309,11 @@ fn is_tried_once(path: &str, is_for: Meant, fault: &Fault, status: i32, class: &
         // An image has at least two blobs. The engine may send a request about the second blob before the registry
         // refuses the request about the first blob.
         let once = once.max(2);
-        assert!((1..=once).contains(&stage.proxy.count(is_for)), "{once}: {:?}", stage.proxy.log());
+        let log = stage.proxy.log();
+        // The relay may have begun an upload of each of its three bodies.
+        let (once, of_engine) = if stage.is_relay { (3, false) } else { (once, true) };
+        let is_sent = |asked: &&Asked| is_for(&asked.method, &asked.path) && asked.is_engine == of_engine;
+        assert!((1..=once).contains(&log.iter().filter(is_sent).count()), "{once}: {log:?}");
     });
 }
 

@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
+#[path = "../it/support/body.rs"]
+mod body;
 mod credentials;
 mod diagnosis;
 mod endpoints;
@@ -18,6 +20,7 @@ mod protocol;
 mod proxy;
 mod readme;
 mod registries;
+mod relay;
 mod saving;
 mod several;
 mod support;

@@ -12,6 +12,7 @@ use docker_regpush::oci::sha256;
 use rustix::net::sockopt::set_socket_linger;
 use serde_json::json;
 
+use crate::body::Body;
 use crate::fake_engine::read_head;
 use crate::support::Registry;
 
@@ -211,7 +212,7 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
         });
         log.len() - 1
     };
-    let mut body = Body::of(&head, reader);
+    let mut body = Body::of(&head.headers, reader);
     match fault {
         None => pass_on(&head, &mut body, &client, shared.registry),
         Some(Fault::Then(then)) => {
@@ -251,54 +252,6 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
             let head = format!("HTTP/1.1 201 Created\r\nDocker-Content-Digest: sha256:{digest}\r\n");
             let head = format!("{head}Location: {path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             (&client).write_all(head.as_bytes())
-        }
-    }
-}
-
-/// A reader of a request body, which removes the transfer encoding.
-enum Body<R> {
-    Known(io::Take<R>),
-    /// A chunked body, from which the reader removes the sizes and line endings of the chunks.
-    Chunked {
-        reader: R,
-        left: usize,
-        is_over: bool,
-    },
-}
-
-impl<R: BufRead> Body<R> {
-    fn of(head: &Head, reader: R) -> Self {
-        if head.header("transfer-encoding") == Some("chunked") {
-            return Self::Chunked { reader, left: 0, is_over: false };
-        }
-        let length = head.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-        Self::Known(reader.take(length))
-    }
-}
-
-impl<R: BufRead> Read for Body<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Known(body) => body.read(buffer),
-            Self::Chunked { is_over: true, .. } => Ok(0),
-            Self::Chunked { reader, left, is_over } => {
-                let mut line = String::new();
-                if *left == 0 {
-                    reader.read_line(&mut line)?;
-                    *left = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
-                }
-                if *left == 0 {
-                    *is_over = true;
-                    return reader.read_line(&mut line).map(|_| 0);
-                }
-                let most = buffer.len().min(*left);
-                let read = reader.read(&mut buffer[..most])?;
-                *left -= read;
-                if *left == 0 {
-                    reader.read_line(&mut line)?;
-                }
-                Ok(read)
-            }
         }
     }
 }

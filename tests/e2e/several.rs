@@ -279,13 +279,13 @@ fn index(home: &Home, name: &str) -> std::path::PathBuf {
     tar
 }
 
-fn load(engine: &Engine, home: &Home, name: &str) {
+pub fn load(engine: &Engine, home: &Home, name: &str) {
     let tar = index(home, name);
     ok(engine.docker(home).args([Path::new("load"), Path::new("-q"), Path::new("-i"), &tar]));
 }
 
 /// Returns the architectures in the index under the tag `1`, or nothing if the tag names a manifest.
-fn architectures(registry: &Registry, repository: &str) -> Vec<String> {
+pub fn architectures(registry: &Registry, repository: &str) -> Vec<String> {
     let manifest = registry.manifest(repository, "1");
     let manifests = manifest["manifests"].as_array().cloned().unwrap_or_default();
     manifests.iter().map(|one| one["platform"]["architecture"].as_str().unwrap().to_owned()).collect()

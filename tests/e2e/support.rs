@@ -154,16 +154,34 @@ impl Engine {
     ///
     /// * `layers`: the number of layers, and the size in bytes of each.
     pub fn layered_image(&self, home: &Home, name: &str, (count, size): (usize, usize)) -> Image<'_> {
+        let random = |_| {
+            let mut content = Vec::new();
+            let random = fs::File::open("/dev/urandom").expect("random bytes");
+            random.take(size as u64).read_to_end(&mut content).expect("random bytes");
+            content
+        };
+        self.image_of(home, name, (0..count).map(random))
+    }
+
+    /// Makes an image by `docker load`, with one layer for each content. Empty content makes a layer without files.
+    pub fn image_of(&self, home: &Home, name: &str, contents: impl Iterator<Item = Vec<u8>>) -> Image<'_> {
+        /// The size in bytes of an archive without files.
+        const NO_FILES: usize = 1024;
         let folder = home.path("layered");
         fs::create_dir_all(&folder).expect("a folder");
-        let layers: Vec<String> = (0..count).map(|number| format!("{number}.tar")).collect();
-        let diff_ids = layers.iter().map(|layer| {
-            let content = home.path("content");
-            let mut random = fs::File::open("/dev/urandom").expect("random bytes").take(size as u64);
-            std::io::copy(&mut random, &mut fs::File::create(&content).expect("a file"))
-                .expect("random bytes");
-            let tar = folder.join(layer);
-            ok(Command::new("tar").arg("-C").arg(home.root()).arg("-cf").arg(&tar).arg("content"));
+        let mut layers = Vec::new();
+        let diff_ids = contents.enumerate().map(|(number, bytes)| {
+            let layer = format!("{number}.tar");
+            let tar = folder.join(&layer);
+            layers.push(layer);
+            if bytes.is_empty() {
+                fs::write(&tar, [0; NO_FILES]).expect("a file");
+            } else {
+                fs::write(home.path("content"), bytes).expect("a file");
+                let mut pack = Command::new("tar");
+                pack.args(["--mtime=@0", "-C"]).arg(home.root()).arg("-cf").arg(&tar).arg("content");
+                ok(&mut pack);
+            }
             format!("sha256:{}", sha256(&fs::read(&tar).expect("a file")))
         });
         let diff_ids: Vec<String> = diff_ids.collect();

@@ -170,6 +170,7 @@ fn every_long_option_has_a_variable() {
         ("REGPUSH_PLATFORM", "a/b/c/d"),
         ("REGPUSH_PROGRESS", "fancy"),
         ("REGPUSH_QUIET", "maybe"),
+        ("REGPUSH_RELAY", "sometimes"),
         ("REGPUSH_RETRIES", "-1"),
         ("REGPUSH_SAVE_CREDENTIALS", "maybe"),
         ("REGPUSH_STALL_TIMEOUT", "soon"),

@@ -726,7 +726,7 @@ fn removes_the_other_name_on_panic() {
         runtime.block_on(async {
             let mut engine = Engine::connect(endpoint, HeaderMap::new(), None).await.unwrap();
             let name: Reference = "Localhost:0/app:1".parse().unwrap();
-            let _tag = engine.tag(IMAGE, ID, &name).await.unwrap();
+            let _tag = engine.tag(IMAGE, ID, &name, None).await.unwrap();
             panic!("in the middle of a push");
         })
     }));

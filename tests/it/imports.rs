@@ -75,12 +75,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "progress",
             "reference",
             "registry",
+            "relay",
             "retry",
             "secret",
             "text",
         ],
     ),
     ("registry", &["credentials", "docker", "failure", "net", "oci", "reference", "secret", "text"]),
+    (
+        "relay",
+        &["credentials", "engine", "event", "failure", "oci", "reference", "registry", "retry", "secret"],
+    ),
     ("retry", &["failure"]),
     ("secret", &["text"]),
     (

@@ -19,6 +19,7 @@ mod password_command;
 mod preflight;
 mod push;
 mod refusals;
+mod relay;
 mod remarks;
 mod saving;
 mod schema;

@@ -24,11 +24,13 @@ struct Line<'a> {
     name: Option<String>,
     tag: Option<&'a str>,
     status: &'static str,
+    /// The route of the upload: `engine`, or `relay` if the plugin uploads the image.
+    route: &'static str,
     digest: Option<&'a str>,
     /// Size of the manifest, in bytes.
     size: Option<u64>,
     layers: LayerCounts,
-    /// Number of bytes that the engine has reported as sent.
+    /// Number of sent bytes, as reported by the engine or counted by the relay.
     bytes: u64,
     attempts: u32,
     seconds: f64,
@@ -55,6 +57,8 @@ struct LineCredentials<'a> {
 pub struct Report<'a> {
     pub typed: &'a str,
     pub reference: Option<&'a Reference>,
+    /// The route of the upload: `engine`, or `relay` if the plugin uploads the image.
+    pub route: &'static str,
     pub record: &'a Record,
     pub elapsed: Duration,
     pub result: &'a Result<Outcome, Error>,
@@ -151,6 +155,7 @@ impl Report<'_> {
                 Some(Status::WouldPush) => "would_push",
                 None => "failed",
             },
+            route: self.route,
             digest: named.map(|named| named.digest.as_str()),
             size: named.map(|named| named.size),
             layers: self.record.progress.counts(),

@@ -28,7 +28,7 @@ use crate::text::one_line;
 
 /// How long the plugin reads the engine's stream after the stream reported that the push was refused. Later messages
 /// only repeat or explain the refusal.
-const AFTER_REFUSAL: Duration = Duration::from_secs(2);
+pub const AFTER_REFUSAL: Duration = Duration::from_secs(2);
 /// The timeout for the registry to confirm a push for which the engine reported no digest.
 const CONFIRMATION: Duration = Duration::from_secs(30);
 
@@ -209,7 +209,7 @@ impl EngineUpload {
         let own = reference.canonical();
         let naming = session.naming.lock().await;
         let tagged = match engine.inspect(&own).await {
-            Ok(image) => engine.tag(&own, &image.id, &name).await,
+            Ok(image) => engine.tag(&own, &image.id, &name, None).await,
             Err(error) => Err(error),
         };
         drop(naming);
@@ -277,14 +277,12 @@ impl EngineUpload {
                     let has_changed = log.record_event(&event);
                     facts.apply(&event);
                     watchdog.saw(&event, has_changed, Instant::now());
-                    if has_changed && matches!(event, Event::Layer { state: LayerState::Pushing { .. } | LayerState::Pushed, .. }) {
-                        session.last_movement.set(Instant::now());
-                    }
+                    record_movement(session, &event, has_changed);
                     on_event(&event);
                 }) => more?,
                 found = finished(&mut diagnosis) => {
                     diagnosis = None;
-                    match found.into_final_cause() {
+                    match Diagnosis::into_final_cause(found) {
                         Ok(cause) => {
                             stop(engine, stream, log).await;
                             return Ok(StreamEnd::Diagnosed(cause));
@@ -320,9 +318,17 @@ impl EngineUpload {
     }
 }
 
+/// Records the time at which an upload moved, for all pushes.
+pub fn record_movement(session: &Session<'_>, event: &Event, has_changed: bool) {
+    let is_movement = |state: &LayerState| matches!(state, LayerState::Pushing { .. } | LayerState::Pushed);
+    if has_changed && matches!(event, Event::Layer { state, .. } if is_movement(state)) {
+        session.last_movement.set(Instant::now());
+    }
+}
+
 /// Returns the time at which a push counts as stalled. A push that has sent nothing may wait for an upload slot of the
 /// engine, so the push does not count as stalled while the engine sends layers of other pushes.
-fn stall_deadline(session: &Session<'_>, watchdog: &Watchdog, progress: &Progress) -> Instant {
+pub fn stall_deadline(session: &Session<'_>, watchdog: &Watchdog, progress: &Progress) -> Instant {
     let own = watchdog.deadline(progress);
     if progress.has_begun_nothing() {
         own.max(session.last_movement.get() + session.options.stall_timeout)
@@ -346,7 +352,7 @@ async fn is_waiting_for_slot(
 }
 
 /// Stops a push, and tells the user if the engine does not confirm it.
-async fn stop(engine: &mut Engine, stream: PushStream, log: &ImageLog<'_>) {
+pub async fn stop(engine: &mut Engine, stream: PushStream, log: &ImageLog<'_>) {
     if !engine.stop(stream).await {
         log.note("the engine did not confirm that it stopped the push");
     }
@@ -359,10 +365,10 @@ fn size_to_probe(progress: &Progress, is_classic: bool) -> Option<u64> {
     Some(if is_classic { size / 2 } else { size })
 }
 
-/// Waits until a diagnosis has finished; forever if there is none.
-async fn finished(diagnosis: &mut Option<Pin<Box<impl Future<Output = Diagnosis>>>>) -> Diagnosis {
-    match diagnosis {
-        Some(diagnosis) => diagnosis.await,
+/// Waits for a future; forever if there is none.
+pub async fn finished<T>(future: &mut Option<Pin<Box<impl Future<Output = T>>>>) -> T {
+    match future {
+        Some(future) => future.await,
         None => std::future::pending().await,
     }
 }
@@ -437,7 +443,7 @@ async fn confirm(
     Some(named)
 }
 
-async fn until(deadline: Option<Instant>) {
+pub async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

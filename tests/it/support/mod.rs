@@ -1,3 +1,4 @@
+pub mod body;
 pub mod engine;
 pub mod env;
 pub mod schema;

@@ -1,0 +1,445 @@
+//! The state of one attempt to push an image through the relay, shared by the requests of the engine.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::mem::take;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use reqwest::header::HeaderValue;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::credentials::Credentials;
+use crate::event::LayerState;
+use crate::failure::Class;
+use crate::oci::{Descriptor, hex};
+use crate::reference::Reference;
+use crate::registry::Registry;
+use crate::registry::error::RegistryError;
+use crate::registry::write::{Mounted, Upload, Writer};
+use crate::relay::layers::{Layers, Row};
+use crate::relay::window::Arrived;
+use crate::retry::{AttemptFailure, RetryBudget};
+use crate::secret::Secret;
+
+/// The maximum number of blobs that the relay sends at the same time. The relay keeps up to
+/// [`KEPT`](super::window::KEPT) bytes of each, and the containerd store opens the requests for all layers at once.
+const BODIES: usize = 3;
+/// The username of the engine at the relay.
+const USERNAME: &str = "regpush";
+
+/// The reason why a push through the relay failed.
+#[derive(Debug)]
+pub struct Failure {
+    pub error: RegistryError,
+    /// Another attempt can help, because the registry lost data that only the engine has. The relay itself has already
+    /// repeated all other requests.
+    pub can_retry: bool,
+}
+
+/// The state of a blob in the repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blob {
+    /// The engine sends the blob.
+    Arriving,
+    /// The engine has sent the blob, and the registry may not have stored it yet. The size is in bytes.
+    Storing(u64),
+    /// The repository has the blob. The size is in bytes.
+    Stored(u64),
+}
+
+/// An upload that the engine has started at the relay.
+#[derive(Debug, Default)]
+pub struct Started {
+    /// The blob that has arrived, and the sender of the digest under which the engine finishes the upload.
+    pub arrived: Option<(Arrived, oneshot::Sender<String>)>,
+}
+
+/// One attempt to push an image through the relay.
+pub struct Job {
+    /// The path of the repository, which is the same at the relay and at the registry.
+    pub repository: String,
+    /// The only tag that the engine may push.
+    pub tag: String,
+    pub writer: Writer,
+    pub layers: Layers,
+    /// Limits the number of blobs that are sent at the same time.
+    bodies: Arc<Semaphore>,
+    /// Repositories of the registry that may have blobs of the image.
+    mount_sources: Vec<String>,
+    retries: u32,
+    password: Secret,
+    was_reached: AtomicBool,
+    state: Mutex<State>,
+    /// Changes with the state.
+    version: watch::Sender<()>,
+    /// The background tasks. Each has a reference to the job, so [`stop`](Self::stop) must end them.
+    tasks: Mutex<JoinSet<()>>,
+    /// The time until which a request waits before its repetition.
+    waits_until: Arc<Mutex<Option<Instant>>>,
+    /// Locked while a manifest is stored, in the order in which the engine sent the manifests.
+    manifest_turn: AsyncMutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    blobs: HashMap<String, Blob>,
+    uploads: HashMap<String, Started>,
+    /// Uploads at the registry that have received nothing, such as after a mount that the registry refused.
+    unused_uploads: Vec<Upload>,
+    /// The manifests that the engine sent, by tag and by digest.
+    manifests: HashMap<String, Manifest>,
+    /// The number of manifests that the registry has not stored so far.
+    unstored: usize,
+    failure: Option<Failure>,
+}
+
+/// A manifest that the engine sent.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    pub descriptor: Descriptor,
+    pub media_type: HeaderValue,
+}
+
+impl Job {
+    /// * `retries`: how often a request to the registry is repeated after transient failures.
+    /// * `mount_sources`: other repositories of the registry that may have blobs of the image.
+    ///
+    /// # Errors
+    /// The TLS configuration for the registry cannot be used.
+    pub fn new(
+        registry: Arc<Registry>,
+        reference: &Reference,
+        retries: u32,
+        mount_sources: Vec<String>,
+    ) -> Result<Arc<Self>, RegistryError> {
+        let writer = Writer::new(registry, reference.path())?;
+        let mut random = [0; 24];
+        SystemRandom::new().fill(&mut random).expect("the system has random numbers");
+        Ok(Arc::new(Self {
+            repository: reference.path().to_owned(),
+            tag: reference.tag_or_latest().to_owned(),
+            writer,
+            layers: Layers::default(),
+            bodies: Arc::new(Semaphore::new(BODIES)),
+            mount_sources,
+            retries,
+            password: Secret::new(hex(&random)),
+            was_reached: AtomicBool::new(false),
+            state: Mutex::default(),
+            version: watch::Sender::new(()),
+            tasks: Mutex::default(),
+            waits_until: Arc::default(),
+            manifest_turn: AsyncMutex::default(),
+        }))
+    }
+
+    /// Returns the credentials with which the engine may use the relay.
+    pub fn credentials(&self) -> Credentials {
+        Credentials::basic(USERNAME.to_owned(), self.password.clone())
+    }
+
+    /// Records that the engine has reached the relay with its credentials.
+    pub fn set_reached(&self) {
+        self.was_reached.store(true, Ordering::Relaxed);
+    }
+
+    pub fn was_reached(&self) -> bool {
+        self.was_reached.load(Ordering::Relaxed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and wakes all tasks that wait for a change.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.state());
+        self.version.send_replace(());
+        changed
+    }
+
+    /// Waits until `check` returns a value. Calls `check` after each change of the state.
+    async fn until<T>(&self, mut check: impl FnMut(&State) -> Option<T>) -> T {
+        let mut version = self.version.subscribe();
+        loop {
+            if let Some(value) = check(&self.state()) {
+                return value;
+            }
+            // The sender exists as long as `self`, so this wait does not fail.
+            let _ = version.changed().await;
+        }
+    }
+
+    /// Ends all background tasks.
+    pub fn stop(&self) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+
+    /// Returns the time until which a request to the registry waits before its repetition.
+    pub fn waits_until(&self) -> Option<Instant> {
+        *self.waits_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a task in the background until it ends or the job is stopped.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    /// Ends the push with a failure, unless it has failed already.
+    pub fn fail(&self, failure: Failure) {
+        self.change(|state| _ = state.failure.get_or_insert(failure));
+    }
+
+    /// Ends the push because the registry refuses it.
+    pub fn refuse(&self, error: RegistryError) {
+        self.fail(Failure { error, can_retry: false });
+    }
+
+    /// Waits until the push has failed.
+    pub async fn failed(&self) {
+        self.until(|state| state.failure.as_ref().map(|_| ())).await;
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.state().failure.is_some()
+    }
+
+    /// Returns notes about the registry's answers.
+    pub fn notes(&self) -> Vec<String> {
+        self.writer.take_notes()
+    }
+
+    pub fn take_failure(&self) -> Option<Failure> {
+        self.state().failure.take()
+    }
+
+    /// Waits until the registry has stored everything that the engine sent, or the push has failed.
+    pub async fn settled(&self) {
+        self.until(|state| {
+            let is_stored = state.unstored == 0 && state.blobs.values().all(is_stored);
+            (is_stored || state.failure.is_some()).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until a blob may be sent.
+    pub async fn slot(&self) -> OwnedSemaphorePermit {
+        let bodies = Arc::clone(&self.bodies);
+        bodies.acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// Returns the counter and the waits of the retries of one request.
+    pub fn retries(&self) -> Retries {
+        Retries { budget: RetryBudget::new(self.retries), waits_until: Arc::clone(&self.waits_until) }
+    }
+}
+
+impl Job {
+    /// Returns the size in bytes of a blob if the repository has it. Mounts the blob from a repository that may have it.
+    pub async fn find(&self, digest: &str) -> Result<Option<u64>, RegistryError> {
+        if let Some(Blob::Storing(size) | Blob::Stored(size)) = self.blob(digest) {
+            return Ok(Some(size));
+        }
+        let mut found = self.writer.size_of(digest).await?;
+        for from in &self.mount_sources {
+            if found.is_none() && self.mount(digest, from).await {
+                found = self.writer.size_of(digest).await?;
+            }
+        }
+        if let Some(size) = found {
+            self.change(|state| state.blobs.insert(digest.to_owned(), Blob::Stored(size)));
+        }
+        Ok(found)
+    }
+
+    /// Mounts a blob from another repository of the registry. Returns whether the repository has the blob now. If the
+    /// registry starts an upload instead, the next blob uses that upload.
+    pub async fn mount(&self, digest: &str, from: &str) -> bool {
+        match self.writer.mount(digest, from).await {
+            Ok(Mounted::Yes) => true,
+            Ok(Mounted::No(upload)) => {
+                let unused = {
+                    let unused_uploads = &mut self.state().unused_uploads;
+                    let has_enough = !unused_uploads.is_empty();
+                    upload.and_then(|upload| {
+                        if has_enough {
+                            Some(upload)
+                        } else {
+                            unused_uploads.push(upload);
+                            None
+                        }
+                    })
+                };
+                if let Some(upload) = unused {
+                    self.writer.cancel(&upload).await;
+                }
+                false
+            }
+            Err(error) => {
+                // The upload that follows shows whether the registry refuses more than the mount. Refused credentials are
+                // not sent again.
+                if error.class() == Class::Auth {
+                    self.refuse(error);
+                }
+                false
+            }
+        }
+    }
+
+    /// Cancels uploads at the registry that were not needed.
+    pub async fn cancel_unused_uploads(&self) {
+        let unused = take(&mut self.state().unused_uploads);
+        for upload in unused {
+            self.writer.cancel(&upload).await;
+        }
+    }
+
+    /// Starts an upload at the registry.
+    pub async fn start(&self, retries: &mut Retries, row: Option<&Row>) -> Result<Upload, RegistryError> {
+        if let Some(spare) = self.state().unused_uploads.pop() {
+            return Ok(spare);
+        }
+        loop {
+            match self.writer.start().await {
+                Ok(upload) => return Ok(upload),
+                Err(error) => retries.wait_after(error, row).await?,
+            }
+        }
+    }
+
+    pub fn blob(&self, digest: &str) -> Option<Blob> {
+        self.state().blobs.get(digest).copied()
+    }
+
+    pub fn set_blob(&self, digest: &str, blob: Blob) {
+        self.change(|state| state.blobs.insert(digest.to_owned(), blob));
+    }
+
+    /// Forgets a blob that has not arrived.
+    pub fn forget_blob(&self, digest: &str) {
+        self.change(|state| state.blobs.remove(digest));
+    }
+
+    /// Reserves a blob for the request that sends it. Returns `false` if another request sends or has sent the blob.
+    pub fn reserve(&self, digest: &str) -> bool {
+        self.change(|state| match state.blobs.get(digest) {
+            Some(_) => false,
+            None => {
+                state.blobs.insert(digest.to_owned(), Blob::Arriving);
+                true
+            }
+        })
+    }
+
+    /// Waits until a blob has arrived in another request. Returns `false` if that request failed.
+    pub async fn arrives(&self, digest: &str) -> bool {
+        self.until(|state| match state.blobs.get(digest) {
+            Some(Blob::Arriving) => None,
+            blob => Some(blob.is_some()),
+        })
+        .await
+    }
+
+    /// Adds an upload that the engine starts, and returns its ID.
+    pub fn add_upload(&self) -> String {
+        let mut random = [0; 16];
+        SystemRandom::new().fill(&mut random).expect("the system has random numbers");
+        let id = hex(&random);
+        self.state().uploads.insert(id.clone(), Started::default());
+        id
+    }
+
+    pub fn put_upload(&self, id: &str, started: Started) {
+        self.state().uploads.insert(id.to_owned(), started);
+    }
+
+    pub fn take_upload(&self, id: &str) -> Option<Started> {
+        self.state().uploads.remove(id)
+    }
+
+    pub fn manifest(&self, reference: &str) -> Option<Manifest> {
+        self.state().manifests.get(reference).cloned()
+    }
+
+    /// Records a manifest that the registry has.
+    pub fn add_manifest(&self, reference: &str, manifest: Manifest) {
+        self.state().manifests.insert(reference.to_owned(), manifest);
+    }
+
+    /// Stores a manifest in the registry, after all blobs. The manifests are stored in the order of the calls.
+    pub fn store_manifest(self: &Arc<Self>, reference: String, manifest: Manifest, body: Bytes) {
+        let digest = manifest.descriptor.digest.clone();
+        let media_type = manifest.media_type.clone();
+        self.change(|state| {
+            state.unstored += 1;
+            state.manifests.insert(digest, manifest.clone());
+            state.manifests.insert(reference.clone(), manifest);
+        });
+        let job = Arc::clone(self);
+        self.spawn(async move {
+            let _turn = job.manifest_turn.lock().await;
+            job.until(|state| state.blobs.values().all(is_stored).then_some(())).await;
+            let mut retries = job.retries();
+            loop {
+                let put = job.writer.put_manifest(&reference, media_type.clone(), body.clone()).await;
+                let Err(error) = put else { break };
+                if let Err(error) = retries.wait_after(error, None).await {
+                    return job.refuse(error);
+                }
+            }
+            job.change(|state| state.unstored -= 1);
+        });
+    }
+}
+
+fn is_stored(blob: &Blob) -> bool {
+    matches!(blob, Blob::Stored(_))
+}
+
+/// The retries of one request to the registry.
+pub struct Retries {
+    budget: RetryBudget,
+    waits_until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Retries {
+    /// Waits before a request is repeated, as long as the registry demands.
+    ///
+    /// * `row`: shows the wait.
+    ///
+    /// # Errors
+    /// The failure, if a retry cannot help or none is left.
+    pub async fn wait_after(&mut self, error: RegistryError, row: Option<&Row>) -> Result<(), RegistryError> {
+        let failure = AttemptFailure {
+            verdict: error.verdict(),
+            has_pushed_layer: false,
+            max_retries: u32::MAX,
+            retry_after: error.retry_after(),
+            sent: None,
+        };
+        let Some(next) = self.budget.after(&failure) else { return Err(error) };
+        let mut left = next.wait;
+        {
+            let until = Instant::now() + left;
+            let mut latest = self.waits_until.lock().unwrap_or_else(PoisonError::into_inner);
+            *latest = Some(latest.map_or(until, |latest| latest.max(until)));
+        }
+        while !left.is_zero() {
+            if let Some(row) = row {
+                row.set(LayerState::Retrying { seconds: left.as_secs_f64().ceil() as u64 });
+            }
+            let step = left.min(Duration::from_secs(1));
+            tokio::time::sleep(step).await;
+            left -= step;
+        }
+        Ok(())
+    }
+}

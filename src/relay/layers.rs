@@ -1,0 +1,119 @@
+//! The progress of the blobs of one push at the registry, reported as the events of layers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::event::{Event, LayerState};
+
+/// The state of one blob.
+#[derive(Debug)]
+pub struct Row {
+    /// 12 hex digits: of the digest, or a random ID if the digest is not known before the blob has arrived.
+    id: String,
+    /// The number of bytes that were handed to the connection with the registry.
+    pub sent: Arc<AtomicU64>,
+    state: Mutex<(State, Option<LayerState>)>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// `total`: the size of the blob in bytes; 0 if it is not known.
+    Sending {
+        total: u64,
+    },
+    /// The registry has stored the blob. The size is in bytes.
+    Stored {
+        size: u64,
+    },
+    Is(LayerState),
+}
+
+/// The blobs of one push, in the order in which the engine named them.
+#[derive(Debug, Default)]
+pub struct Layers(Mutex<Vec<Arc<Row>>>);
+
+impl Row {
+    pub fn set(&self, state: LayerState) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = State::Is(state);
+    }
+
+    /// * `total`: the size of the blob in bytes; 0 if it is not known.
+    pub fn sends(&self, total: u64) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = State::Sending { total };
+    }
+
+    /// * `size`: the size of the blob in bytes.
+    pub fn is_stored(&self, size: u64) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = State::Stored { size };
+    }
+
+    /// Adds the events for the changes of the blob since the last call.
+    fn add_changes(&self, events: &mut Vec<Event>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, then) = match &state.0 {
+            State::Is(state) => (state.clone(), None),
+            State::Sending { total } => {
+                (LayerState::Pushing { current: self.sent.load(Ordering::Relaxed), total: *total }, None)
+            }
+            // The event with the size comes first, so that the sent bytes of a quick blob count too.
+            State::Stored { size } => {
+                (LayerState::Pushing { current: *size, total: *size }, Some(LayerState::Pushed))
+            }
+        };
+        let last = then.clone().unwrap_or_else(|| now.clone());
+        if state.1.as_ref() == Some(&last) {
+            return;
+        }
+        state.1 = Some(last);
+        let states = [now].into_iter().chain(then);
+        events.extend(states.map(|state| Event::Layer { id: self.id.clone(), state }));
+    }
+}
+
+impl Layers {
+    /// Adds a blob.
+    ///
+    /// * `name`: the digest of the blob, or the ID of the upload if the digest is not known.
+    pub fn add(&self, name: &str, state: LayerState) -> Arc<Row> {
+        let id: String = name.rsplit(':').next().unwrap_or_default().chars().take(12).collect();
+        let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(row) = rows.iter().find(|row| row.id == id) {
+            return Arc::clone(row);
+        }
+        let row = Arc::new(Row { id, sent: Arc::default(), state: Mutex::new((State::Is(state), None)) });
+        rows.push(Arc::clone(&row));
+        row
+    }
+
+    /// Returns the events for the blobs whose state has changed since the last call.
+    pub fn changes(&self) -> Vec<Event> {
+        let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = Vec::new();
+        rows.iter().for_each(|row| row.add_changes(&mut events));
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_each_change_once() {
+        let layers = Layers::default();
+        let row = layers.add("sha256:0123456789abcdef", LayerState::Waiting);
+        let event = |state| vec![Event::Layer { id: "0123456789ab".to_owned(), state }];
+        assert_eq!(layers.changes(), event(LayerState::Waiting));
+        assert_eq!(layers.changes(), []);
+        row.sends(9);
+        row.sent.store(4, Ordering::Relaxed);
+        assert_eq!(layers.changes(), event(LayerState::Pushing { current: 4, total: 9 }));
+        row.is_stored(9);
+        let stored =
+            [event(LayerState::Pushing { current: 9, total: 9 }), event(LayerState::Pushed)].concat();
+        assert_eq!(layers.changes(), stored);
+        row.sent.store(1, Ordering::Relaxed);
+        layers.add("sha256:0123456789abcdef", LayerState::AlreadyExists);
+        assert_eq!(layers.changes(), [], "a blob has one row");
+    }
+}

@@ -1,0 +1,64 @@
+//! Records of the temporary names that the relay adds to images, so that a later call removes the names that a killed call
+//! left in the engine.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Engine;
+use crate::engine::tag::Removed;
+use crate::oci::sha256;
+use crate::reference::Reference;
+
+/// The directory of the records, in Docker's config directory.
+const DIRECTORY: &str = "regpush/relay";
+
+/// A temporary name of an image.
+#[derive(Deserialize, Serialize)]
+struct Record {
+    /// The endpoint of the engine.
+    endpoint: String,
+    name: String,
+    /// The ID of the image.
+    id: String,
+}
+
+/// Records a temporary name. Returns the file of the record, which must be removed together with the name.
+///
+/// * `config`: Docker's config directory.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn record(config: &Path, engine: &Engine, name: &Reference, id: &str) -> io::Result<PathBuf> {
+    let record =
+        Record { endpoint: engine.endpoint().to_string(), name: name.canonical(), id: id.to_owned() };
+    let directory = config.join(DIRECTORY);
+    fs::create_dir_all(&directory)?;
+    let text = serde_json::to_string(&record)?;
+    let path = directory.join(format!("{}.json", &sha256(text.as_bytes())[..16]));
+    let mut file = tempfile::NamedTempFile::new_in(&directory)?;
+    io::Write::write_all(&mut file, text.as_bytes())?;
+    file.persist(&path).map_err(|error| error.error)?;
+    Ok(path)
+}
+
+/// Removes the names that killed calls left in the engine. A name whose address is in use belongs to a call that runs.
+pub async fn remove_old(config: &Path, engine: &mut Engine) {
+    let Ok(files) = fs::read_dir(config.join(DIRECTORY)) else { return };
+    for path in files.flatten().map(|file| file.path()) {
+        let record = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+        let Some(record) = record.filter(|record| record.endpoint == engine.endpoint().to_string()) else {
+            continue;
+        };
+        let Ok(name) = record.name.parse::<Reference>() else { continue };
+        // While this call listens at the address, no other call uses the name.
+        let address = name.domain().parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback());
+        let Some(_lock) = address.and_then(|address| TcpListener::bind(address).ok()) else { continue };
+        if engine.untag(&name, &record.id).await.is_ok_and(Removed::is_final) {
+            // If the file remains, the next call finds no name and removes the file.
+            let _ = fs::remove_file(&path);
+        }
+    }
+}

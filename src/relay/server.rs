@@ -1,0 +1,381 @@
+//! Answers the requests that the engine sends to the relay: the part of a registry's API that engines use for a push.
+//!
+//! Any program on this machine can connect to a loopback address. So a request needs the password of the call, and the relay
+//! limits the number and the time of connections that have not sent it.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ring::digest::{SHA256, digest as hash};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::failure::Class;
+use crate::oci::{Descriptor, sha256};
+use crate::relay::blob::Transfer;
+use crate::relay::job::{Blob, Job, Manifest, Started};
+use crate::relay::request::{Asked, Refusal};
+use crate::relay::window::Arrived;
+
+/// The maximum number of connections that have not sent the password. One more connection closes the oldest. The containerd
+/// store opens two connections for each layer at once, since it tries TLS first.
+const MAX_UNAUTHENTICATED: usize = 512;
+/// The time in which a new connection must send the password.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The wait before the next connection if the process has no free file descriptor.
+const BUSY: Duration = Duration::from_millis(100);
+/// The maximum time between two requests of the engine on a connection, and for the headers of a request.
+const IDLE: Duration = Duration::from_secs(120);
+/// The maximum size in bytes of the headers of a request.
+const MAX_HEADERS: usize = 64 << 10;
+/// The maximum size in bytes of a manifest (OCI distribution specification 1.1).
+const MAX_MANIFEST: usize = 4 << 20;
+/// The maximum time for a query to the registry before the relay answers "not found". docker 29 waits for 30 s.
+const QUERY: Duration = Duration::from_secs(15);
+/// The first byte of a TLS handshake. Engines try TLS first.
+const TLS: u8 = 0x16;
+/// The answer to a TLS handshake, after which engines use plain HTTP.
+const NO_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+type Answer = Response<Full<Bytes>>;
+
+/// The connections that have not sent the password, the oldest first.
+#[derive(Clone, Debug, Default)]
+struct Unauthenticated(Arc<Mutex<VecDeque<(u64, AbortHandle)>>>);
+
+impl Unauthenticated {
+    fn list(&self) -> MutexGuard<'_, VecDeque<(u64, AbortHandle)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, id: u64, connection: AbortHandle) {
+        let mut list = self.list();
+        list.push_back((id, connection));
+        if list.len() > MAX_UNAUTHENTICATED
+            && let Some((_, oldest)) = list.pop_front()
+        {
+            oldest.abort();
+        }
+    }
+
+    fn remove(&self, id: u64) {
+        self.list().retain(|(found, _)| *found != id);
+    }
+}
+
+/// Accepts connections. Dropping the returned future closes all connections.
+pub async fn serve(listener: &TcpListener, job: &Arc<Job>) {
+    let (mut connections, unauthenticated) = (JoinSet::new(), Unauthenticated::default());
+    for id in 0.. {
+        while connections.try_join_next().is_some() {}
+        let Ok((stream, _)) = listener.accept().await else {
+            // The process has no free file descriptor, until a connection ends.
+            tokio::time::sleep(BUSY).await;
+            continue;
+        };
+        // A failure here concerns only the speed.
+        let _ = stream.set_nodelay(true);
+        let (job, inside) = (Arc::clone(job), unauthenticated.clone());
+        let connection = connections.spawn(async move {
+            serve_connection(stream, job, &inside, id).await;
+            inside.remove(id);
+        });
+        unauthenticated.add(id, connection);
+    }
+}
+
+/// Answers the requests on one connection.
+async fn serve_connection(stream: TcpStream, job: Arc<Job>, unauthenticated: &Unauthenticated, id: u64) {
+    let mut first = [0];
+    let peeked = tokio::time::timeout(LOGIN_TIMEOUT, stream.peek(&mut first)).await;
+    if !matches!(peeked, Ok(Ok(1))) {
+        return;
+    }
+    if first[0] == TLS {
+        // An error means that the engine has closed the connection.
+        let _ = tokio::time::timeout(LOGIN_TIMEOUT, refuse_tls(stream)).await;
+        return;
+    }
+    let is_known = Arc::new(AtomicBool::new(false));
+    let service = service_fn(|request| {
+        let (job, is_known, unauthenticated) =
+            (Arc::clone(&job), Arc::clone(&is_known), unauthenticated.clone());
+        async move {
+            if !job.is_authorized(request.headers().get(AUTHORIZATION)) {
+                return Ok::<_, Infallible>(refusal(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "no password"));
+            }
+            if !is_known.swap(true, Ordering::Relaxed) {
+                unauthenticated.remove(id);
+            }
+            Ok(answer(&job, request).await)
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(MAX_HEADERS);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let timeout = async {
+        tokio::time::sleep(LOGIN_TIMEOUT).await;
+        if is_known.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    };
+    tokio::select! {
+        // An error means that the connection is broken, or that the request is not HTTP.
+        _ = &mut connection => {}
+        () = timeout => {}
+    }
+}
+
+/// Answers a TLS handshake. Reads the handshake first, because the system resets a connection that is closed with unread
+/// data, and the engine then loses the answer.
+async fn refuse_tls(mut stream: TcpStream) -> io::Result<()> {
+    let mut handshake = [0; 4096];
+    let _: usize = stream.read(&mut handshake).await?;
+    stream.write_all(NO_TLS).await?;
+    stream.shutdown().await?;
+    while stream.read(&mut handshake).await? > 0 {}
+    Ok(())
+}
+
+impl Job {
+    /// Returns whether a value of `Authorization` contains the password of this call.
+    fn is_authorized(&self, value: Option<&HeaderValue>) -> bool {
+        let expected = self.credentials().basic_auth().expect("the credentials have a password");
+        let expected = hash(&SHA256, format!("Basic {}", expected.expose()).as_bytes());
+        // The time to compare two hashes does not depend on the password.
+        let is_right =
+            value.is_some_and(|value| hash(&SHA256, value.as_bytes()).as_ref() == expected.as_ref());
+        if is_right {
+            self.set_reached();
+        }
+        is_right
+    }
+}
+
+/// Answers one request of the engine.
+async fn answer(job: &Arc<Job>, request: Request<Incoming>) -> Answer {
+    let uri = request.uri();
+    let query = uri.query().unwrap_or_default();
+    match Asked::parse(request.method(), uri.path(), query, &job.repository, &job.tag) {
+        Asked::Ping => with_body(StatusCode::OK, "application/json", "{}"),
+        Asked::Start { mount } => start(job, mount).await,
+        Asked::Receive { id } => receive(job, &id, request.into_body()).await,
+        Asked::Finish { id, digest } => finish(job, &id, digest, request.into_body()).await,
+        Asked::Cancel { id } => {
+            job.take_upload(&id);
+            empty(StatusCode::NO_CONTENT)
+        }
+        Asked::FindBlob { digest } => find_blob(job, &digest).await,
+        Asked::FindManifest { reference } => find_manifest(job, &reference).await,
+        Asked::PutManifest { reference } => put_manifest(job, reference, request).await,
+        Asked::Invalid(Refusal { status, code, reason }) => refusal(status, code, reason),
+    }
+}
+
+/// `HEAD blobs/DIGEST`. A failure means "not found": the upload that follows shows the failure.
+async fn find_blob(job: &Arc<Job>, digest: &str) -> Answer {
+    match tokio::time::timeout(QUERY, job.find(digest)).await {
+        Ok(Ok(Some(size))) => {
+            let mut answer = with_header(empty(StatusCode::OK), DIGEST, digest);
+            answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
+            answer
+        }
+        Ok(Err(error)) if error.class() == Class::Auth => {
+            job.refuse(error);
+            std::future::pending().await
+        }
+        _ => refusal(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", "no such blob"),
+    }
+}
+
+/// `POST blobs/uploads/`: starts an upload at the relay, or mounts a blob at the registry.
+async fn start(job: &Arc<Job>, mount: Option<(String, String)>) -> Answer {
+    if let Some((digest, from)) = mount {
+        let mounted =
+            async { job.mount(&digest, &from).await && matches!(job.find(&digest).await, Ok(Some(_))) };
+        if tokio::time::timeout(QUERY, mounted).await.unwrap_or_default() {
+            let location = format!("/v2/{}/blobs/{digest}", job.repository);
+            return with_header(created(&location), DIGEST, &digest);
+        }
+    }
+    accepted(job, &job.add_upload(), 0)
+}
+
+/// `PATCH blobs/uploads/ID`: receives a blob whose digest the engine tells later.
+async fn receive(job: &Arc<Job>, id: &str, body: Incoming) -> Answer {
+    if !matches!(job.take_upload(id), Some(Started { arrived: None })) {
+        return refusal(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "no such upload");
+    }
+    let (arrived, wanted) = transfer(job, body, id.to_owned(), None).await;
+    let end = arrived.size;
+    job.put_upload(id, Started { arrived: Some((arrived, wanted)) });
+    accepted(job, id, end)
+}
+
+/// `PUT blobs/uploads/ID?digest=DIGEST`: finishes an upload. The body is the whole blob, or empty after a `PATCH`.
+async fn finish(job: &Arc<Job>, id: &str, digest: String, body: Incoming) -> Answer {
+    match job.take_upload(id) {
+        Some(Started { arrived: Some((arrived, wanted)) }) => {
+            if !body.is_end_stream() {
+                return refusal(StatusCode::BAD_REQUEST, "SIZE_INVALID", "a second part of a blob");
+            }
+            store(job, &digest, arrived, wanted).await
+        }
+        Some(Started { arrived: None }) => {
+            while !job.reserve(&digest) {
+                if job.arrives(&digest).await {
+                    // Another request has sent this blob.
+                    drain(body).await;
+                    return stored(job, &digest);
+                }
+            }
+            let (arrived, wanted) = transfer(job, body, digest.clone(), Some(&digest)).await;
+            store(job, &digest, arrived, wanted).await
+        }
+        None => refusal(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "no such upload"),
+    }
+}
+
+/// Forwards a blob to the registry, and waits until the whole blob has arrived. Waits forever if the blob cannot be
+/// forwarded, since an engine would retry after an error. The push then ends with the failure.
+async fn transfer(
+    job: &Arc<Job>,
+    incoming: Incoming,
+    name: String,
+    digest: Option<&str>,
+) -> (Arrived, oneshot::Sender<String>) {
+    let (arrived, has_arrived) = oneshot::channel();
+    let (want, wanted) = oneshot::channel();
+    let size = incoming.size_hint().exact();
+    let digest = digest.map(str::to_owned);
+    let transfer = Transfer { job: Arc::clone(job), incoming, name, digest, size, arrived, wanted };
+    job.spawn(transfer.run());
+    match has_arrived.await {
+        Ok(arrived) => (arrived, want),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Stores a blob that has arrived. Answers the engine at once, while the registry may still store the blob.
+async fn store(job: &Arc<Job>, digest: &str, arrived: Arrived, want: oneshot::Sender<String>) -> Answer {
+    // The registry checks digests of other algorithms.
+    if digest.starts_with("sha256:") && arrived.digest.is_some_and(|own| own != digest) {
+        job.forget_blob(digest);
+        return refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", "the blob has another digest");
+    }
+    job.set_blob(digest, Blob::Storing(arrived.size));
+    if want.send(digest.to_owned()).is_err() {
+        return std::future::pending().await;
+    }
+    stored(job, digest)
+}
+
+/// `HEAD manifests/REFERENCE`.
+async fn find_manifest(job: &Arc<Job>, reference: &str) -> Answer {
+    let unknown = || refusal(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "no such manifest");
+    let found = match job.manifest(reference) {
+        Some(manifest) => Some(manifest),
+        None => match tokio::time::timeout(QUERY, job.writer.manifest(reference)).await {
+            Ok(Ok(Some(named))) => HeaderValue::from_str(&named.media_type).ok().map(|media_type| {
+                let manifest = Manifest { descriptor: Descriptor::new(named.digest, named.size), media_type };
+                job.add_manifest(reference, manifest.clone());
+                manifest
+            }),
+            _ => None,
+        },
+    };
+    let Some(Manifest { descriptor, media_type }) = found else { return unknown() };
+    let mut answer = with_header(empty(StatusCode::OK), DIGEST, &descriptor.digest);
+    answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(descriptor.size));
+    answer.headers_mut().insert(CONTENT_TYPE, media_type);
+    answer
+}
+
+/// `PUT manifests/REFERENCE`. Answers the engine at once, while the registry may still store blobs.
+async fn put_manifest(job: &Arc<Job>, reference: String, request: Request<Incoming>) -> Answer {
+    let invalid = |reason| refusal(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", reason);
+    let media_type = request.headers().get(CONTENT_TYPE).cloned();
+    let Some(media_type) = media_type else { return invalid("no media type") };
+    // docker 20.10 sends a manifest of this type after a refusal of the right one. Its digest is another.
+    if media_type.as_bytes().starts_with(b"application/vnd.docker.distribution.manifest.v1+") {
+        return invalid("schema 1");
+    }
+    let body = match Limited::new(request.into_body(), MAX_MANIFEST).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => return refusal(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", "more than 4 MB"),
+    };
+    let own = format!("sha256:{}", sha256(&body));
+    let digest = if reference.starts_with("sha512:") { reference.clone() } else { own };
+    if reference.starts_with("sha256:") && reference != digest {
+        return invalid("another digest");
+    }
+    let descriptor = Descriptor::new(digest.clone(), body.len() as u64);
+    let location = format!("/v2/{}/manifests/{reference}", job.repository);
+    job.store_manifest(reference, Manifest { descriptor, media_type }, body);
+    with_header(created(&location), DIGEST, &digest)
+}
+
+/// Reads the rest of a body.
+async fn drain(mut body: Incoming) {
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
+fn stored(job: &Job, digest: &str) -> Answer {
+    with_header(created(&format!("/v2/{}/blobs/{digest}", job.repository)), DIGEST, digest)
+}
+
+fn created(location: &str) -> Answer {
+    with_header(empty(StatusCode::CREATED), hyper::header::LOCATION, location)
+}
+
+/// Returns the answer for an upload of which the relay has received `end` bytes.
+fn accepted(job: &Job, id: &str, end: u64) -> Answer {
+    let location = format!("/v2/{}/blobs/uploads/{id}", job.repository);
+    let answer = with_header(empty(StatusCode::ACCEPTED), hyper::header::LOCATION, &location);
+    let answer = with_header(answer, UPLOAD_ID, id);
+    with_header(answer, hyper::header::RANGE, &format!("0-{}", end.saturating_sub(1)))
+}
+
+fn refusal(status: StatusCode, code: &str, message: &str) -> Answer {
+    let body = format!(r#"{{"errors":[{{"code":"{code}","message":"{message}"}}]}}"#);
+    let answer = with_body(status, "application/json", &body);
+    if status == StatusCode::UNAUTHORIZED {
+        return with_header(answer, hyper::header::WWW_AUTHENTICATE, r#"Basic realm="docker regpush""#);
+    }
+    answer
+}
+
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    answer
+}
+
+fn with_body(status: StatusCode, kind: &'static str, body: &str) -> Answer {
+    let mut answer = Response::new(Full::from(body.to_owned()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+fn with_header(mut answer: Answer, name: HeaderName, value: &str) -> Answer {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        answer.headers_mut().insert(name, value);
+    }
+    answer
+}

@@ -1,0 +1,520 @@
+//! Tests the relay between a client that behaves like an engine and a fake registry with faults that no real registry shows
+//! on request.
+
+#![expect(clippy::unwrap_used, reason = "all of it is a test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use docker_regpush::credentials::Credentials;
+use docker_regpush::net::settings::RegistrySettings;
+use docker_regpush::oci::sha256;
+use docker_regpush::push::gate::ActiveCredentials;
+use docker_regpush::reference::Reference;
+use docker_regpush::registry::Registry;
+use docker_regpush::registry::access::Access;
+use docker_regpush::relay::Relay;
+use docker_regpush::relay::job::{Failure, Job};
+use docker_regpush::secret::Secret;
+
+use crate::support::body::Body;
+use crate::support::engine::read_head;
+
+/// The size in bytes of a blob that the relay keeps as a whole, and of a blob that it does not.
+const KEPT: usize = 4 << 20;
+const LARGE: usize = 24 << 20;
+
+/// The maximum time of a push in these tests.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A fault that the registry shows once.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// Closes the connection after this number of bytes of a blob, and keeps `kept` of them.
+    Cut { after: usize, kept: usize },
+    /// Like `Cut`, and forgets the upload.
+    Lose { after: usize },
+    /// Stores the blob, and closes the connection without an answer.
+    StoreSilently,
+    /// Stores the blob, and answers when the test says so.
+    AnswerLate,
+    /// Answers 201 before the blob has arrived.
+    AnswerEarly,
+    /// Answers a blob with this status.
+    Status(u16),
+    /// Answers the start of an upload with this status.
+    StartStatus(u16),
+    /// Names a location with another scheme and port on the same host.
+    WrongPort,
+}
+
+#[derive(Default)]
+struct State {
+    faults: Vec<Fault>,
+    uploads: BTreeMap<String, Vec<u8>>,
+    blobs: BTreeMap<String, Vec<u8>>,
+    manifests: BTreeSet<String>,
+    /// The method and the path of each request, without the query.
+    requests: Vec<String>,
+    /// The token that the registry requires, and its lifetime in seconds.
+    token_lifetime: Option<u64>,
+    tokens: usize,
+    /// The registry answers each request that finishes an upload like [`Fault::AnswerLate`].
+    holds_finish: bool,
+    /// The registry answers a request with [`Fault::AnswerLate`] now.
+    may_answer: bool,
+}
+
+/// A registry that verifies digests.
+struct FakeRegistry {
+    domain: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl FakeRegistry {
+    fn start(faults: &[Fault]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let domain = listener.local_addr().unwrap().to_string();
+        let state = Arc::new(Mutex::new(State { faults: faults.to_vec(), ..State::default() }));
+        let (shared, own) = (Arc::clone(&state), domain.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (shared, own) = (Arc::clone(&shared), own.clone());
+                // An error means that the relay has closed the connection.
+                thread::spawn(move || serve(stream, &shared, &own));
+            }
+        });
+        Self { domain, state }
+    }
+
+    fn count(&self, start: &str) -> usize {
+        self.state.lock().unwrap().requests.iter().filter(|request| request.starts_with(start)).count()
+    }
+}
+
+fn serve(mut stream: TcpStream, shared: &Mutex<State>, domain: &str) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    if std::io::BufRead::fill_buf(&mut reader)?.first() == Some(&0x16) {
+        return stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n");
+    }
+    let Some((line, headers)) = read_head(&mut reader)? else { return Ok(()) };
+    let mut words = line.split(' ');
+    let (method, target) = (words.next().unwrap(), words.next().unwrap().to_owned());
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let id = path.rsplit('/').next().unwrap().to_owned();
+    let digest =
+        query.split('&').find_map(|pair| pair.strip_prefix("digest=")).map(|d| d.replace("%3A", ":"));
+    let mut body = Body::of(&headers, reader);
+    let is_data = matches!(method, "PATCH" | "PUT") && path.contains("/uploads/");
+    let is_start = method == "POST";
+    let fault = {
+        let mut state = shared.lock().unwrap();
+        state.requests.push(format!("{method} {path}"));
+        let is_meant = |fault: &Fault| match fault {
+            Fault::StartStatus(_) | Fault::WrongPort => is_start,
+            _ => is_data,
+        };
+        let at = state.faults.first().is_some_and(is_meant);
+        at.then(|| state.faults.remove(0))
+    };
+    let is_authorized = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+    let mut answer = |status: u16, headers: &str, text: &str| {
+        let length = text.len();
+        let head =
+            format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+        stream.write_all(format!("{head}{text}").as_bytes())
+    };
+    let lifetime = shared.lock().unwrap().token_lifetime;
+    if let Some(lifetime) = lifetime {
+        if path == "/token" {
+            let mut state = shared.lock().unwrap();
+            state.tokens += 1;
+            let token = format!(r#"{{"token":"token-{}","expires_in":{lifetime}}}"#, state.tokens);
+            return answer(200, "Content-Type: application/json\r\n", &token);
+        }
+        if !is_authorized {
+            return answer(401, &format!("WWW-Authenticate: Bearer realm=\"http://{domain}/token\"\r\n"), "");
+        }
+    }
+    let location = format!("Location: /v2/app/blobs/uploads/{id}\r\n");
+    match fault {
+        Some(Fault::Cut { after, kept }) => {
+            let mut more = vec![0; after];
+            body.read_exact(&mut more)?;
+            let mut state = shared.lock().unwrap();
+            let data = state.uploads.entry(id).or_default();
+            data.extend(more);
+            data.truncate(kept);
+            return Ok(());
+        }
+        Some(Fault::Lose { after }) => {
+            std::io::copy(&mut body.take(after as u64), &mut std::io::sink())?;
+            shared.lock().unwrap().uploads.remove(&id);
+            return Ok(());
+        }
+        Some(Fault::AnswerEarly) => {
+            answer(201, "", "")?;
+            return std::io::copy(&mut body, &mut std::io::sink()).map(|_| ());
+        }
+        Some(Fault::Status(status) | Fault::StartStatus(status)) => {
+            std::io::copy(&mut body, &mut std::io::sink())?;
+            return answer(status, "", "");
+        }
+        _ => {}
+    }
+    match method {
+        "GET" if path == "/v2/" => answer(200, "", ""),
+        "HEAD" => match shared.lock().unwrap().blobs.get(&id) {
+            Some(blob) => {
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", blob.len());
+                stream.write_all(head.as_bytes())
+            }
+            None => answer(404, "", ""),
+        },
+        "POST" => {
+            let mut state = shared.lock().unwrap();
+            let id = format!("u{}", state.requests.len());
+            state.uploads.insert(id.clone(), Vec::new());
+            let server = if matches!(fault, Some(Fault::WrongPort)) { "https://127.0.0.1:1" } else { "" };
+            answer(202, &format!("Location: {server}/v2/app/blobs/uploads/{id}\r\n"), "")
+        }
+        "GET" => match shared.lock().unwrap().uploads.get(&id) {
+            Some(data) => {
+                answer(204, &format!("{location}Range: 0-{}\r\n", data.len().saturating_sub(1)), "")
+            }
+            None => answer(404, "", r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"x"}]}"#),
+        },
+        "PATCH" | "PUT" if path.contains("/uploads/") => {
+            let mut more = Vec::new();
+            body.read_to_end(&mut more)?;
+            let mut state = shared.lock().unwrap();
+            let Some(mut data) = state.uploads.remove(&id) else {
+                return answer(404, "", r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"x"}]}"#);
+            };
+            data.extend(more);
+            let Some(digest) = digest else {
+                state.uploads.insert(id, data);
+                return answer(202, &location, "");
+            };
+            if format!("sha256:{}", sha256(&data)) != digest {
+                return answer(400, "", r#"{"errors":[{"code":"DIGEST_INVALID","message":"x"}]}"#);
+            }
+            let holds = state.holds_finish;
+            state.blobs.insert(digest, data);
+            drop(state);
+            match fault {
+                Some(Fault::StoreSilently) => Ok(()),
+                _ if holds || matches!(fault, Some(Fault::AnswerLate)) => {
+                    while !shared.lock().unwrap().may_answer {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                    answer(201, "", "")
+                }
+                _ => answer(201, "", ""),
+            }
+        }
+        "PUT" => {
+            std::io::copy(&mut body, &mut std::io::sink())?;
+            shared.lock().unwrap().manifests.insert(id);
+            answer(201, "", "")
+        }
+        _ => answer(202, "", ""),
+    }
+}
+
+/// A client of the relay that behaves like an engine.
+#[derive(Clone)]
+struct Client {
+    address: SocketAddr,
+    authorization: String,
+}
+
+/// The status, the headers, and nothing of the body.
+type Answer = (u16, BTreeMap<String, String>);
+
+impl Client {
+    fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {}\r\n",
+            self.authorization
+        );
+        stream.write_all(format!("{head}{headers}\r\n").as_bytes()).unwrap();
+        // The relay may end the push, and then closes the connection.
+        let _ = stream.write_all(body);
+        let Ok(Some((line, headers))) = read_head(&mut BufReader::new(stream)) else {
+            return (0, BTreeMap::new());
+        };
+        let status = line.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, headers.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect())
+    }
+
+    fn start(&self) -> String {
+        let (status, headers) = self.ask("POST", "/v2/app/blobs/uploads/", "Content-Length: 0\r\n", b"");
+        assert_eq!(status, 202);
+        headers["location"].clone()
+    }
+
+    /// Sends a blob like the containerd store. Returns the status.
+    fn put(&self, blob: &[u8]) -> u16 {
+        let path = format!("{}?digest=sha256:{}", self.start(), sha256(blob));
+        self.ask("PUT", &path, &format!("Content-Length: {}\r\n", blob.len()), blob).0
+    }
+
+    /// Sends a blob like the classic store, under a digest. Returns the statuses of both requests.
+    fn patch(&self, blob: &[u8], digest: &str) -> (u16, u16) {
+        let path = self.start();
+        let mut chunked = Vec::new();
+        for chunk in blob.chunks(100_000) {
+            chunked.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+            chunked.extend(chunk);
+            chunked.extend(b"\r\n");
+        }
+        chunked.extend(b"0\r\n\r\n");
+        let (status, headers) = self.ask("PATCH", &path, "Transfer-Encoding: chunked\r\n", &chunked);
+        if status != 202 {
+            return (status, 0);
+        }
+        let path = format!("{}?digest={digest}", headers["location"]);
+        (status, self.ask("PUT", &path, "Content-Length: 0\r\n", b"").0)
+    }
+}
+
+/// Runs `engine` as a client of a relay to the registry. Waits until the registry has stored everything, or until the push
+/// has failed. Returns the failure, the result of the client, and the notes.
+fn through_relay<T: Send + 'static>(
+    registry: &FakeRegistry,
+    retries: u32,
+    engine: impl FnOnce(Client) -> T + Send + 'static,
+) -> (Option<Failure>, Option<T>, Vec<String>) {
+    // reqwest needs a crypto provider even without TLS; another test may have installed a provider already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let login = ActiveCredentials::anonymous().login;
+        let password = Secret::new("secret".to_owned());
+        let credentials = match registry.state.lock().unwrap().token_lifetime {
+            Some(_) => Credentials::basic("alice".to_owned(), password),
+            None => Credentials::anonymous(),
+        };
+        let settings = RegistrySettings::default();
+        let access =
+            Access::new(&registry.domain, &settings, credentials, login, None, |_| {}).await.unwrap();
+        let connected = Registry::connect(&registry.domain, access, Arc::default()).await.unwrap();
+        let reference: Reference = format!("{}/app:1", registry.domain).parse().unwrap();
+        let job = Job::new(Arc::new(connected), &reference, retries, Vec::new()).unwrap();
+        let relay = Relay::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let server = relay.serve(&job);
+        let packed = job.credentials().basic_auth().unwrap();
+        let authorization = format!("Basic {}", packed.expose());
+        let client = Client { address: relay.domain().parse().unwrap(), authorization };
+        let (sender, mut receiver) = tokio::sync::oneshot::channel();
+        thread::spawn(move || sender.send(engine(client)));
+        let mut result = None;
+        let work = async {
+            tokio::select! {
+                done = &mut receiver => result = Some(done.expect("the client has not panicked")),
+                () = job.failed() => {}
+            }
+            job.settled().await;
+        };
+        let done = tokio::time::timeout(PATIENCE, work).await;
+        assert!(done.is_ok(), "the push hangs: {:?}", registry.state.lock().unwrap().requests);
+        drop(server);
+        let failure = job.take_failure();
+        (failure, result, job.notes())
+    })
+}
+
+/// Returns a blob without repetitions, so that doubled or missing content changes the digest.
+fn blob(size: usize) -> Vec<u8> {
+    (0u64..).flat_map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).take(size).collect()
+}
+
+#[test]
+fn goes_on_where_the_registry_stopped() {
+    use Fault::{Cut, Lose, StartStatus, Status, StoreSilently};
+    const MIB: usize = 1 << 20;
+    let table: [(usize, &[Fault]); 10] = [
+        // size of the blob, faults
+        (LARGE, &[Cut { after: 20 * MIB, kept: 20 * MIB }]),
+        (LARGE, &[Cut { after: 20 * MIB, kept: 18 * MIB + 7 }]),
+        (LARGE, &[Cut { after: 20 * MIB, kept: 19 * MIB }, Cut { after: MIB, kept: 20 * MIB }]),
+        (LARGE, &[StoreSilently]),
+        (KEPT, &[Cut { after: 2 * MIB, kept: 0 }]),
+        (KEPT, &[Lose { after: 2 * MIB }]),
+        (KEPT, &[Status(503), Status(404)]),
+        (KEPT, &[StartStatus(503), StartStatus(500)]),
+        (1000, &[Status(500), Lose { after: 10 }]),
+        (0, &[Status(503)]),
+    ];
+    thread::scope(|scope| {
+        for (size, faults) in table {
+            for is_classic in [false, true] {
+                scope.spawn(move || {
+                    let case = format!("{size} {faults:?} classic: {is_classic}");
+                    let registry = FakeRegistry::start(faults);
+                    let content = blob(size);
+                    let digest = format!("sha256:{}", sha256(&content));
+                    let wanted = digest.clone();
+                    let (failure, sent, _) = through_relay(&registry, 5, move |client| {
+                        if is_classic { client.patch(&content, &wanted).1 } else { client.put(&content) }
+                    });
+                    assert!(failure.is_none(), "{case}: {failure:?}");
+                    assert_eq!(sent, Some(201), "{case}");
+                    let state = registry.state.lock().unwrap();
+                    assert!(state.blobs.contains_key(&digest), "{case}: {:?}", state.requests);
+                    assert!(state.faults.is_empty(), "{case}");
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn asks_how_much_has_arrived_before_it_sends_again() {
+    let registry = FakeRegistry::start(&[Fault::Cut { after: 20 << 20, kept: 18 << 20 }]);
+    let (failure, _, _) = through_relay(&registry, 5, |client| client.put(&blob(LARGE)));
+    assert!(failure.is_none(), "{failure:?}");
+    let requests = registry.state.lock().unwrap().requests.clone();
+    let of_upload: Vec<&str> = requests
+        .iter()
+        .filter(|request| request.contains("/uploads/u"))
+        .map(|request| request.split(' ').next().unwrap())
+        .collect();
+    assert_eq!(of_upload, ["PUT", "GET", "PATCH", "PUT"], "{requests:?}");
+}
+
+/// docker 29 waits for 30 s. The relay answers the engine when the blob has arrived, before the registry has stored it.
+#[test]
+fn answers_the_engine_before_the_registry_has_stored_a_blob() {
+    for (size, is_classic) in [(LARGE, false), (LARGE, true), (1000, false), (1000, true)] {
+        let registry = FakeRegistry::start(&if is_classic { vec![] } else { vec![Fault::AnswerLate] });
+        if is_classic {
+            // The classic store finishes the upload in a request of its own.
+            registry.state.lock().unwrap().holds_finish = true;
+        }
+        let state = Arc::clone(&registry.state);
+        let (failure, sent, _) = through_relay(&registry, 5, move |client| {
+            let content = blob(size);
+            let digest = format!("sha256:{}", sha256(&content));
+            let status = if is_classic { client.patch(&content, &digest).1 } else { client.put(&content) };
+            state.lock().unwrap().may_answer = true;
+            status
+        });
+        assert!(failure.is_none(), "{failure:?}");
+        assert_eq!(sent, Some(201), "{size} classic: {is_classic}");
+    }
+}
+
+#[test]
+fn early_answers_of_the_registry_do_not_stop_the_engine() {
+    let registry = FakeRegistry::start(&[Fault::AnswerEarly]);
+    let (failure, sent, _) = through_relay(&registry, 5, |client| client.put(&blob(LARGE)));
+    assert!(failure.is_none(), "{failure:?}");
+    assert_eq!(sent, Some(201));
+}
+
+#[test]
+fn failures_end_the_push_as_the_registry_reported_them() {
+    use Fault::{Lose, StartStatus, Status};
+    let table: [(usize, &[Fault], bool, &str); 5] = [
+        // size of the blob, faults, whether another attempt of the engine can help, part of the message
+        (LARGE, &[Lose { after: 20 << 20 }], true, "lost an upload"),
+        (LARGE, &[Status(403)], false, "denies access"),
+        (KEPT, &[StartStatus(405)], false, "read-only"),
+        (1000, &[Status(413)], false, "413"),
+        (1000, &[Status(503), Status(503), Status(503)], false, "503"),
+    ];
+    thread::scope(|scope| {
+        for (size, faults, can_retry, message) in table {
+            scope.spawn(move || {
+                let registry = FakeRegistry::start(faults);
+                let (failure, ..) = through_relay(&registry, 2, move |client| client.put(&blob(size)));
+                let failure = failure.unwrap_or_else(|| panic!("{faults:?}: no failure"));
+                assert_eq!(failure.can_retry, can_retry, "{faults:?}: {failure:?}");
+                assert!(failure.error.to_string().contains(message), "{faults:?}: {}", failure.error);
+            });
+        }
+    });
+}
+
+#[test]
+fn wrong_digests_are_not_stored() {
+    let registry = FakeRegistry::start(&[]);
+    let other = format!("sha256:{}", "0".repeat(64));
+    let (failure, sent, _) = through_relay(&registry, 5, move |client| client.patch(&blob(KEPT), &other));
+    assert!(failure.is_none(), "{failure:?}");
+    assert_eq!(sent, Some((202, 400)));
+    assert!(registry.state.lock().unwrap().blobs.is_empty());
+}
+
+#[test]
+fn sends_a_blob_once_that_arrives_twice() {
+    let registry = FakeRegistry::start(&[]);
+    let (failure, sent, _) = through_relay(&registry, 5, |client| {
+        thread::scope(|scope| {
+            let sending: Vec<_> = (0..4).map(|_| scope.spawn(|| client.put(&blob(LARGE)))).collect();
+            sending.into_iter().map(|sent| sent.join().unwrap()).collect::<Vec<_>>()
+        })
+    });
+    assert!(failure.is_none(), "{failure:?}");
+    assert_eq!(sent, Some(vec![201; 4]));
+    assert_eq!(registry.count("PUT /v2/app/blobs/uploads/"), 1);
+}
+
+#[test]
+fn stores_the_manifest_after_the_blobs() {
+    let registry = FakeRegistry::start(&[Fault::Status(503)]);
+    let (failure, sent, _) = through_relay(&registry, 5, |client| {
+        let blob = client.put(&blob(1000));
+        let schema = |version: u8| {
+            let kind = format!("application/vnd.docker.distribution.manifest.v{version}+json");
+            let head = format!("Content-Type: {kind}\r\nContent-Length: 2\r\n");
+            client.ask("PUT", "/v2/app/manifests/1", &head, b"{}").0
+        };
+        (blob, schema(1), schema(2), client.ask("HEAD", "/v2/app/manifests/1", "", b""))
+    });
+    assert!(failure.is_none(), "{failure:?}");
+    let (blob, first, second, (status, headers)) = sent.unwrap();
+    assert_eq!((blob, first, second, status), (201, 400, 201, 200));
+    assert_eq!(headers["docker-content-digest"], format!("sha256:{}", sha256(b"{}")));
+    let requests = registry.state.lock().unwrap().requests.clone();
+    assert_eq!(requests.last().unwrap(), "PUT /v2/app/manifests/1", "{requests:?}");
+}
+
+#[test]
+fn keeps_scheme_and_port_if_the_location_has_others() {
+    let registry = FakeRegistry::start(&[Fault::WrongPort]);
+    let (failure, sent, notes) = through_relay(&registry, 5, |client| client.put(&blob(KEPT)));
+    assert!(failure.is_none(), "{failure:?}");
+    assert_eq!(sent, Some(201));
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(
+        notes[0].starts_with("the registry sends uploads to https://127.0.0.1:1/; going on at "),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn replaces_a_token_that_ends_within_a_minute() {
+    for (lifetime, want) in [(30, 2), (300, 1)] {
+        let registry = FakeRegistry::start(&[]);
+        registry.state.lock().unwrap().token_lifetime = Some(lifetime);
+        let (failure, sent, _) = through_relay(&registry, 5, |client| {
+            let first = client.put(&blob(KEPT));
+            // A token that was issued less than a second ago is not replaced.
+            thread::sleep(Duration::from_millis(1100));
+            (first, client.put(&blob(KEPT + 1)))
+        });
+        assert!(failure.is_none(), "{failure:?}");
+        assert_eq!(sent, Some((201, 201)));
+        assert_eq!(registry.state.lock().unwrap().tokens, want, "{lifetime} s");
+    }
+}
