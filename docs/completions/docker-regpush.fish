@@ -40,7 +40,7 @@ plain\t''
 json\t'The plugin\'s events, one per line'
 rawjson\t'The engine\'s own objects, one per line'
 none\t''"
-complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l relay -d 'The plugin uploads: "auto", "always", "never" (default "auto")' -r -f -a "auto\t''
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l relay -d 'Upload by the plugin: "auto", "always", "never" (default "auto")' -r -f -a "auto\t''
 always\t''
 never\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l retries -d 'Maximum retries after transient failures (default 5)' -r

@@ -144,7 +144,7 @@ pub struct PushOptions {
     /// Print only the result, warnings and errors: --progress none
     #[arg(short, long)]
     pub quiet: bool,
-    /// The plugin uploads: "auto", "always", "never" (default "auto")
+    /// Upload by the plugin: "auto", "always", "never" (default "auto")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub relay: RelayMode,
     /// Maximum retries after transient failures (default 5)
@@ -330,7 +330,7 @@ pub enum RelayMode {
 }
 
 impl RelayMode {
-    /// Returns the name of the way in which the image is uploaded, in JSON output.
+    /// Returns the route of the upload, as JSON output names it.
     pub fn route(self) -> &'static str {
         match self {
             Self::Always => "relay",

@@ -420,7 +420,7 @@ pub fn builder(tls_config: ClientConfig, redirects: Policy) -> ClientBuilder {
     unlimited_builder(tls_config, redirects).read_timeout(READ_TIMEOUT).timeout(TIMEOUT)
 }
 
-/// Returns a client that waits for a response without a limit, for uploads.
+/// Returns a client builder without a time limit for responses, for uploads.
 pub fn unlimited_builder(tls_config: ClientConfig, redirects: Policy) -> ClientBuilder {
     Client::builder()
         .user_agent(USER_AGENT_VALUE)

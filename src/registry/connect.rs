@@ -65,7 +65,7 @@ impl Registry {
             redactor: Mutex::new(redactor),
             authorization: Mutex::default(),
             ping: Ping::default(),
-            uploads_at: Mutex::default(),
+            upload_server: Mutex::default(),
             refused: OnceLock::new(),
         };
         (registry.api, registry.ping) = if registry.access.tls.skip_verify {
@@ -88,7 +88,7 @@ impl Registry {
             redactor: Mutex::new(Redactor::new(credentials.secrets())),
             authorization: Mutex::default(),
             ping: self.ping.clone(),
-            uploads_at: Mutex::default(),
+            upload_server: Mutex::default(),
             refused: OnceLock::new(),
             access: Access { credentials, login, ..self.access.clone() },
         }

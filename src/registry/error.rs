@@ -97,7 +97,8 @@ pub enum RegistryError {
     /// The registry refused a blob or a manifest from the plugin. `verdict`: the verdict on the text of the refusal.
     #[error("{server} answered {status}: {reason}")]
     Refused { server: String, status: StatusCode, reason: String, verdict: Verdict },
-    /// The registry lost an upload, so the blob must be sent again. `reason`: the failure before.
+    /// The registry lost an upload, so the blob must be sent again. `reason`: the failure after which the
+    /// upload was lost.
     #[error("{registry} lost an upload: {reason}")]
     UploadLost { registry: String, reason: String },
     /// A web page answers at the URL of the token server, such as the sign-in page of a proxy. `server`: the URL without

@@ -44,29 +44,29 @@ struct Ping {
 struct Authorization {
     value: Secret,
     /// The origin of a token; `None` for a password, or for a token that the user stored.
-    issue: Option<Issue>,
+    origin: Option<TokenOrigin>,
 }
 
-/// The token server that issued a token, and the times at which the token was issued and ends.
+/// The token server that issued a token, and the times at which the token was issued and expires.
 #[derive(Clone, Debug)]
-struct Issue {
+struct TokenOrigin {
     realm: String,
     service: Option<String>,
     issued: Instant,
-    ends: Instant,
+    expires: Instant,
 }
 
 impl Authorization {
     /// Returns the value for a password, or for a token that the user stored.
     fn lasting(value: Secret) -> Self {
-        Self { value, issue: None }
+        Self { value, origin: None }
     }
 
-    /// Returns whether a token ends within a minute and was not issued just now.
-    fn ends_soon(&self, now: Instant) -> bool {
+    /// Returns whether a token expires within a minute and was not issued just now.
+    fn expires_soon(&self, now: Instant) -> bool {
         const SOON: Duration = Duration::from_secs(60);
         const NEW: Duration = Duration::from_secs(1);
-        self.issue.as_ref().is_some_and(|issue| issue.ends < now + SOON && issue.issued + NEW < now)
+        self.origin.as_ref().is_some_and(|origin| origin.expires < now + SOON && origin.issued + NEW < now)
     }
 }
 
@@ -88,7 +88,7 @@ pub struct Registry {
     /// The response to `GET /v2/` without credentials.
     ping: Ping,
     /// The server to which the registry redirected the body of an upload. The next upload starts there.
-    uploads_at: Mutex<Option<Url>>,
+    upload_server: Mutex<Option<Url>>,
     /// The reason why the registry refused the credentials. The plugin does not send refused credentials again.
     refused: OnceLock<String>,
 }

@@ -21,7 +21,7 @@ use crate::registry::client::{
 };
 use crate::registry::connect::redirects_to_sign_in;
 use crate::registry::error::RegistryError;
-use crate::registry::{Authorization, Issue, Registry};
+use crate::registry::{Authorization, Registry, TokenOrigin};
 use crate::secret::Secret;
 use crate::text::sanitize;
 
@@ -43,7 +43,7 @@ pub fn write_scope(repository: &str) -> String {
 ///
 /// Source: distribution `docs/spec/auth/token.md`.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// The longest lifetime that a token server can name, so that the time at which a token ends can be computed.
+/// Longer lifetimes of tokens are shortened to this, so that the time at which a token expires can be computed.
 const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The authentication scheme that a registry requires, from the header `WWW-Authenticate`.
@@ -262,18 +262,18 @@ impl Registry {
         let token = token.ok_or_else(|| self.no_token("the token server returned no token"))?;
         self.redactor.lock().unwrap_or_else(PoisonError::into_inner).add(&token);
         let issued = Instant::now();
-        let ends = issued + lifetime.unwrap_or(LIFETIME).min(MAX_LIFETIME);
-        let issue = Issue { realm, service: asked_service, issued, ends };
-        Ok(Ok(Authorization { value: bearer(&token), issue: Some(issue) }))
+        let expires = issued + lifetime.unwrap_or(LIFETIME).min(MAX_LIFETIME);
+        let origin = TokenOrigin { realm, service: asked_service, issued, expires };
+        Ok(Ok(Authorization { value: bearer(&token), origin: Some(origin) }))
     }
 
     /// Returns the value of `Authorization` for a request with this scope whose body cannot be sent a second time. A token
-    /// that ends within a minute is replaced first, if the token server issues another. Returns `None` if the registry has
+    /// that expires within a minute is replaced first, if the token server issues another. Returns `None` if the registry has
     /// not asked for credentials so far.
     pub(super) async fn fresh_authorization(&self, scope: &str) -> Option<Secret> {
         let known = self.known_authorization(scope)?;
-        if known.ends_soon(Instant::now())
-            && let Some(Issue { realm, service, .. }) = &known.issue
+        if known.expires_soon(Instant::now())
+            && let Some(TokenOrigin { realm, service, .. }) = &known.origin
             && let Ok(newer) = self.token(realm, service.clone(), scope).await
         {
             self.remember(scope, newer.clone());

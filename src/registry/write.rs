@@ -50,8 +50,8 @@ pub struct Writer {
 struct Clients {
     /// For requests that can be sent again.
     requests: Client,
-    /// For bodies that cannot be sent again: each uses a fresh connection, since the registry may just be closing a
-    /// connection that was used before.
+    /// For bodies that cannot be sent again: each uses a fresh connection, since the registry may close an idle connection
+    /// at any time.
     bodies: Client,
     /// For servers other than the registry: without a client certificate.
     other_servers: Client,
@@ -82,13 +82,13 @@ pub enum Sent {
     Stored,
     /// The registry redirects the request to another URL, and has received nothing of it.
     Redirected(Upload),
-    /// The registry asks for other credentials, such as a new token. A new token is known now.
-    Authorized,
+    /// The registry refused the token. The plugin has a new one now, so the data must be sent again.
+    NeedsNewToken,
 }
 
-/// A manifest in the registry.
+/// The descriptor of a manifest in the registry, with its media type.
 #[derive(Clone, Debug)]
-pub struct ManifestInfo {
+pub struct ManifestDescriptor {
     pub digest: String,
     /// The size in bytes.
     pub size: u64,
@@ -157,7 +157,7 @@ impl Writer {
     ///
     /// # Errors
     /// The registry cannot be reached, or refuses the request.
-    pub async fn manifest(&self, reference: &str) -> Result<Option<ManifestInfo>, RegistryError> {
+    pub async fn manifest(&self, reference: &str) -> Result<Option<ManifestDescriptor>, RegistryError> {
         let url = self.path(&format!("manifests/{reference}"))?;
         let response = self.registry.ask(Method::HEAD, url, &self.scope).await?;
         if response.status() == StatusCode::NOT_FOUND {
@@ -168,7 +168,7 @@ impl Writer {
         }
         let header = |name: HeaderName| response.headers().get(name)?.to_str().ok().map(str::to_owned);
         let named = header(DIGEST).filter(|digest| is_digest(digest)).zip(content_length(&response));
-        Ok(named.zip(header(CONTENT_TYPE)).map(|((digest, size), media_type)| ManifestInfo {
+        Ok(named.zip(header(CONTENT_TYPE)).map(|((digest, size), media_type)| ManifestDescriptor {
             digest,
             size,
             media_type,
@@ -196,14 +196,14 @@ impl Writer {
     /// The registry cannot be reached, or refuses uploads.
     pub async fn start(&self) -> Result<Upload, RegistryError> {
         let mut url = self.path("blobs/uploads/")?;
-        let server = self.uploads_at().take();
+        let server = self.upload_server().take();
         if let Some(server) = server
             && let Ok(response) =
                 self.ask(Method::POST, moved_to(&url, &server), HeaderMap::new(), None).await
             && response.status() == StatusCode::ACCEPTED
             && let Some(upload) = self.next(&response)?
         {
-            *self.uploads_at() = Some(server);
+            *self.upload_server() = Some(server);
             return Ok(upload);
         }
         for _ in 0..=MAX_REDIRECTS {
@@ -269,7 +269,7 @@ impl Writer {
                 return Err(self.registry.denied(refusal.reason));
             }
             self.registry.remember(&self.scope, newer);
-            return Ok(Sent::Authorized);
+            return Ok(Sent::NeedsNewToken);
         }
         Err(self.refused(response, Phase::Layers).await)
     }
@@ -302,8 +302,8 @@ impl Writer {
     }
 
     /// Starts the next upload at the server to which the registry has redirected an upload.
-    pub fn start_at(&self, upload: &Upload) {
-        *self.uploads_at() = Some(upload.url.clone());
+    pub fn set_upload_server(&self, upload: &Upload) {
+        *self.upload_server() = Some(upload.url.clone());
     }
 
     /// Cancels an upload. Ignores errors, since a registry drops unfinished uploads later.
@@ -335,8 +335,8 @@ impl Writer {
 }
 
 impl Writer {
-    fn uploads_at(&self) -> MutexGuard<'_, Option<Url>> {
-        self.registry.uploads_at.lock().unwrap_or_else(PoisonError::into_inner)
+    fn upload_server(&self) -> MutexGuard<'_, Option<Url>> {
+        self.registry.upload_server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path(&self, path: &str) -> Result<Url, RegistryError> {
@@ -396,7 +396,8 @@ impl Writer {
     }
 
     /// Returns the upload at the location that a response names. A location on the registry's host with another scheme or
-    /// port comes from a proxy that does not tell the registry its own, so scheme and port remain.
+    /// port means that a proxy did not pass its scheme and port to the registry, so the scheme and port of the registry's
+    /// API remain.
     fn next(&self, response: &Response) -> Result<Option<Upload>, RegistryError> {
         let Some(mut url) = location(response) else { return Ok(None) };
         let api = &self.registry.api;
@@ -427,7 +428,8 @@ impl Writer {
     /// refusal that an engine reports.
     async fn refused(&self, response: Response, phase: Phase) -> RegistryError {
         let status = response.status();
-        // Another server, such as a blob store with signed URLs, receives no credentials.
+        // Another server, such as a blob store with signed URLs, received no credentials, so this status means that the URL
+        // of the upload is not valid any more.
         if !self.at(response.url().clone()).is_own && matches!(status.as_u16(), 401 | 403 | 404) {
             return self.lost(&format!("{} answered {status}", origin(response.url())));
         }
@@ -459,7 +461,7 @@ impl Writer {
 }
 
 /// The data of a blob, as the body of a request. Ends with an error if the sender is dropped before it sent `None`, so that
-/// the registry does not take an incomplete body for a complete one.
+/// the registry does not treat an incomplete body as complete.
 pub struct BlobBody {
     /// The chunks of the blob; `None` after the last chunk.
     pub chunks: mpsc::Receiver<Option<Bytes>>,

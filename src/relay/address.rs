@@ -7,12 +7,12 @@ use ring::digest::{SHA256, digest};
 /// The ports that the relay prefers. Systems choose the ports of outgoing connections from higher ones.
 const PORTS: std::ops::Range<u16> = 10_240..32_768;
 
-/// Returns the preferred address of the relay for a registry: always the same for a user and a registry, and different for
-/// others.
+/// Returns the preferred address of the relay for a registry: always the same for a user and a registry, and almost always
+/// different for others.
 ///
-/// Engines remember under the name of a registry which layers it has: docker's classic store by address and port, and the
-/// containerd store by address. With another address, the engine would ask a registry for repositories of another registry,
-/// and podman would send all layers again.
+/// Engines remember by registry address which repositories have a layer: docker's classic store by address and port, and the
+/// containerd store by address. If two registries shared an address, the engine would ask one registry for repositories of
+/// the other. If the address changed between calls, podman would send all layers again.
 ///
 /// * `user`: identifies the user on this machine.
 /// * `domain`: the `host[:port]` of the registry.

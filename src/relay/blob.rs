@@ -20,7 +20,7 @@ use crate::relay::window::{Arrived, EngineLeft, Source};
 const SMALL: u64 = 128 << 10;
 /// The maximum number of redirects to follow for one blob.
 const MAX_REDIRECTS: usize = 5;
-/// How long the sent data of a blob is kept for a second request, while the registry has not confirmed it.
+/// The time for which data is kept after the last byte was sent, if the registry has not confirmed the blob.
 const KEEPING: Duration = Duration::from_secs(3);
 
 /// The reason why a blob was not stored.
@@ -52,9 +52,9 @@ pub struct Transfer {
     pub digest: Option<String>,
     /// The size of the blob in bytes, if the engine told it before the data.
     pub size: Option<u64>,
-    /// Receives the size and the digest of the blob when the whole blob has arrived.
+    /// Sends the size and the digest to the task that answers the engine, when the whole blob has arrived.
     pub arrived: oneshot::Sender<Arrived>,
-    /// Sends the digest under which to store the blob. The sender is dropped if the blob must not be stored.
+    /// Receives the digest under which to store the blob. The sender is dropped if the blob must not be stored.
     pub wanted: oneshot::Receiver<String>,
 }
 
@@ -89,7 +89,7 @@ impl Transfer {
             forwarding.stream(&mut source, wanted).await?
         };
         if let Some(row) = row {
-            row.is_stored(source.end());
+            row.set_stored(source.end());
         }
         job.set_blob(&digest, Blob::Stored(source.end()));
         Ok(())
@@ -107,7 +107,7 @@ struct Forwarding<'a> {
 }
 
 impl Forwarding<'_> {
-    /// Reports to the engine's request that the whole blob has arrived, once.
+    /// Reports once, to the task that answers the engine, that the whole blob has arrived.
     fn report_arrival(&mut self, source: &mut Source) {
         if let Some(arrived) = source.arrived()
             && let Some(sender) = self.arrived.take()
@@ -119,7 +119,7 @@ impl Forwarding<'_> {
 
     fn show_sending(&self, source: &Source) {
         if let Some(row) = self.row {
-            row.sends(self.size.or(source.is_complete().then_some(source.end())).unwrap_or_default());
+            row.set_sending(self.size.or(source.is_complete().then_some(source.end())).unwrap_or_default());
         }
     }
 
@@ -189,7 +189,7 @@ impl Forwarding<'_> {
                     upload = next;
                     let error = self.job.writer.lost("it redirected the upload to another server");
                     if !source.has_kept(offset) {
-                        self.job.writer.start_at(&upload);
+                        self.job.writer.set_upload_server(&upload);
                         return Err(lost(error));
                     }
                     finishing = digest;
@@ -199,10 +199,10 @@ impl Forwarding<'_> {
                     }
                     continue;
                 }
-                Ok(Sent::Authorized) if has_authorized => {
+                Ok(Sent::NeedsNewToken) if has_authorized => {
                     return Err(self.job.writer.lost("it asked for credentials again").into());
                 }
-                Ok(Sent::Authorized) => {
+                Ok(Sent::NeedsNewToken) => {
                     has_authorized = true;
                     self.job.writer.lost("the token has expired")
                 }
@@ -290,7 +290,7 @@ impl Forwarding<'_> {
         Ok(reported)
     }
 
-    /// Asks the registry how much of a blob it has received after a failed request. Starts again if the registry has lost
+    /// After a failed request, asks the registry how much of the blob it has received. Starts again if the registry has lost
     /// the upload and the whole blob is kept.
     ///
     /// * `error`: the failure, if the registry has lost data that is not kept.
@@ -356,7 +356,7 @@ async fn feed(
             return std::future::pending().await;
         }
     }
-    // hyper drops a body whose length is known after the last byte, and does not wait for its end.
+    // If the length is known, hyper drops the body after the last byte, and does not read `None`.
     let _ = chunks.send(None).await;
     Ok(())
 }
@@ -366,7 +366,7 @@ fn is_about_upload(error: &RegistryError) -> bool {
     matches!(error, RegistryError::Refused { status, .. } if matches!(status.as_u16(), 400 | 404 | 416))
 }
 
-/// Returns the failure if only the engine can send the blob again.
+/// Returns the failure for a blob that only the engine can send again.
 fn lost(error: RegistryError) -> End {
     End::Failed(Failure { error, can_retry: true })
 }

@@ -37,15 +37,14 @@ const USERNAME: &str = "regpush";
 #[derive(Debug)]
 pub struct Failure {
     pub error: RegistryError,
-    /// Another attempt can help, because the registry lost data that only the engine has. The relay itself has already
-    /// repeated all other requests.
+    /// Another attempt can help, because the registry lost data that only the engine has.
     pub can_retry: bool,
 }
 
 /// The state of a blob in the repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blob {
-    /// The engine sends the blob.
+    /// The engine is sending the blob.
     Arriving,
     /// The engine has sent the blob, and the registry may not have stored it yet. The size is in bytes.
     Storing(u64),
@@ -80,7 +79,7 @@ pub struct Job {
     version: watch::Sender<()>,
     /// The background tasks. Each has a reference to the job, so [`stop`](Self::stop) must end them.
     tasks: Mutex<JoinSet<()>>,
-    /// The time until which a request waits before its repetition.
+    /// The latest time until which a request waits before a retry.
     waits_until: Arc<Mutex<Option<Instant>>>,
     /// Locked while a manifest is stored, in the order in which the engine sent the manifests.
     manifest_turn: AsyncMutex<()>,
@@ -107,7 +106,7 @@ pub struct Manifest {
 }
 
 impl Job {
-    /// * `retries`: how often a request to the registry is repeated after transient failures.
+    /// * `retries`: the maximum number of retries for one blob or one manifest.
     /// * `mount_sources`: other repositories of the registry that may have blobs of the image.
     ///
     /// # Errors
@@ -181,7 +180,7 @@ impl Job {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 
-    /// Returns the time until which a request to the registry waits before its repetition.
+    /// Returns the latest time until which a request to the registry waits before a retry.
     pub fn waits_until(&self) -> Option<Instant> {
         *self.waits_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -236,7 +235,7 @@ impl Job {
         bodies.acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    /// Returns the counter and the waits of the retries of one request.
+    /// Returns the retries for one blob or one manifest.
     pub fn retries(&self) -> Retries {
         Retries { budget: RetryBudget::new(self.retries), waits_until: Arc::clone(&self.waits_until) }
     }
@@ -261,7 +260,7 @@ impl Job {
     }
 
     /// Mounts a blob from another repository of the registry. Returns whether the repository has the blob now. If the
-    /// registry starts an upload instead, the next blob uses that upload.
+    /// registry starts an upload instead, one such upload is kept for the next blob, and others are cancelled.
     pub async fn mount(&self, digest: &str, from: &str) -> bool {
         match self.writer.mount(digest, from).await {
             Ok(Mounted::Yes) => true,
@@ -302,7 +301,7 @@ impl Job {
         }
     }
 
-    /// Starts an upload at the registry.
+    /// Returns the unused upload if there is one, or starts an upload at the registry.
     pub async fn start(&self, retries: &mut Retries, row: Option<&Row>) -> Result<Upload, RegistryError> {
         if let Some(spare) = self.state().unused_uploads.pop() {
             return Ok(spare);
@@ -404,14 +403,14 @@ fn is_stored(blob: &Blob) -> bool {
     matches!(blob, Blob::Stored(_))
 }
 
-/// The retries of one request to the registry.
+/// The retries for one blob or one manifest.
 pub struct Retries {
     budget: RetryBudget,
     waits_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Retries {
-    /// Waits before a request is repeated, as long as the registry demands.
+    /// Waits before a retry, as long as the registry demands.
     ///
     /// * `row`: shows the wait.
     ///

@@ -38,12 +38,12 @@ impl Row {
     }
 
     /// * `total`: the size of the blob in bytes; 0 if it is not known.
-    pub fn sends(&self, total: u64) {
+    pub fn set_sending(&self, total: u64) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = State::Sending { total };
     }
 
     /// * `size`: the size of the blob in bytes.
-    pub fn is_stored(&self, size: u64) {
+    pub fn set_stored(&self, size: u64) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = State::Stored { size };
     }
 
@@ -105,10 +105,10 @@ mod tests {
         let event = |state| vec![Event::Layer { id: "0123456789ab".to_owned(), state }];
         assert_eq!(layers.changes(), event(LayerState::Waiting));
         assert_eq!(layers.changes(), []);
-        row.sends(9);
+        row.set_sending(9);
         row.sent.store(4, Ordering::Relaxed);
         assert_eq!(layers.changes(), event(LayerState::Pushing { current: 4, total: 9 }));
-        row.is_stored(9);
+        row.set_stored(9);
         let stored =
             [event(LayerState::Pushing { current: 9, total: 9 }), event(LayerState::Pushed)].concat();
         assert_eq!(layers.changes(), stored);

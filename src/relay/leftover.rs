@@ -44,7 +44,8 @@ pub fn record(config: &Path, engine: &Engine, name: &Reference, id: &str) -> io:
     Ok(path)
 }
 
-/// Removes the names that killed calls left in the engine. A name whose address is in use belongs to a call that runs.
+/// Removes the names that killed calls left in the engine. Keeps a name whose address is in use, since
+/// that call may still be running.
 pub async fn remove_old(config: &Path, engine: &mut Engine) {
     let Ok(files) = fs::read_dir(config.join(DIRECTORY)) else { return };
     for path in files.flatten().map(|file| file.path()) {

@@ -45,7 +45,7 @@ pub struct Relay {
 impl Relay {
     /// Listens on a loopback address.
     ///
-    /// * `preferred`: the address to use if it is free; the port of this address is not used otherwise.
+    /// * `preferred`: the address to use; if its port is in use, the system chooses another port.
     ///
     /// # Errors
     /// No port of the loopback address can be bound.

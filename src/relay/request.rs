@@ -9,7 +9,7 @@ use crate::oci::is_digest;
 
 /// A request of the engine for the repository of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum EngineRequest {
     Ping,
     /// Start an upload, or mount a blob (digest) from another repository (path).
     Start {
@@ -54,7 +54,7 @@ impl Refusal {
     }
 }
 
-impl Asked {
+impl EngineRequest {
     /// * `repository`, `tag`: the repository and the tag that the engine may push.
     pub fn parse(method: &Method, path: &str, query: &str, repository: &str, tag: &str) -> Self {
         let refused = |status, code, reason| Self::Invalid(Refusal::new(status, code, reason));
@@ -131,29 +131,44 @@ mod tests {
         let id = || own("1a");
         let table = [
             // method, path, query, status of a refusal, expected request
-            (Method::GET, "/v2/", "", is(Asked::Ping)),
-            (Method::HEAD, blob.as_str(), "", is(Asked::FindBlob { digest: digest.clone() })),
+            (Method::GET, "/v2/", "", is(EngineRequest::Ping)),
+            (Method::HEAD, blob.as_str(), "", is(EngineRequest::FindBlob { digest: digest.clone() })),
             (Method::GET, blob.as_str(), "", refused(405)),
-            (Method::POST, "/v2/team/app/blobs/uploads/", "", is(Asked::Start { mount: None })),
+            (Method::POST, "/v2/team/app/blobs/uploads/", "", is(EngineRequest::Start { mount: None })),
             (
                 Method::POST,
                 "/v2/team/app/blobs/uploads/",
                 mount_query.as_str(),
-                is(Asked::Start { mount: Some((digest.clone(), own("team/base"))) }),
+                is(EngineRequest::Start { mount: Some((digest.clone(), own("team/base"))) }),
             ),
-            (Method::POST, "/v2/team/app/blobs/uploads", "mount=x&from=y", is(Asked::Start { mount: None })),
+            (
+                Method::POST,
+                "/v2/team/app/blobs/uploads",
+                "mount=x&from=y",
+                is(EngineRequest::Start { mount: None }),
+            ),
             (Method::POST, "/v2/team/app/blobs/uploads/1a", "", refused(405)),
-            (Method::PATCH, "/v2/team/app/blobs/uploads/1a", "", is(Asked::Receive { id: id() })),
+            (Method::PATCH, "/v2/team/app/blobs/uploads/1a", "", is(EngineRequest::Receive { id: id() })),
             (
                 Method::PUT,
                 "/v2/team/app/blobs/uploads/1a",
                 digest_query.as_str(),
-                is(Asked::Finish { id: id(), digest: digest.clone() }),
+                is(EngineRequest::Finish { id: id(), digest: digest.clone() }),
             ),
             (Method::PUT, "/v2/team/app/blobs/uploads/1a", "digest=x", refused(400)),
-            (Method::DELETE, "/v2/team/app/blobs/uploads/1a", "", is(Asked::Cancel { id: id() })),
-            (Method::PUT, "/v2/team/app/manifests/1", "", is(Asked::PutManifest { reference: own("1") })),
-            (Method::HEAD, by_digest.as_str(), "", is(Asked::FindManifest { reference: digest.clone() })),
+            (Method::DELETE, "/v2/team/app/blobs/uploads/1a", "", is(EngineRequest::Cancel { id: id() })),
+            (
+                Method::PUT,
+                "/v2/team/app/manifests/1",
+                "",
+                is(EngineRequest::PutManifest { reference: own("1") }),
+            ),
+            (
+                Method::HEAD,
+                by_digest.as_str(),
+                "",
+                is(EngineRequest::FindManifest { reference: digest.clone() }),
+            ),
             (Method::PUT, "/v2/team/app/manifests/2", "", refused(404)),
             (Method::GET, "/v2/team/app/manifests/1", "", refused(404)),
             (Method::DELETE, "/v2/team/app/manifests/1", "", refused(405)),
@@ -164,9 +179,11 @@ mod tests {
             (Method::PUT, "/v2/team/app/../other/manifests/1", "", refused(405)),
         ];
         for (method, path, query, (status, want)) in table {
-            let asked = Asked::parse(&method, path, query, "team/app", "1");
+            let asked = EngineRequest::parse(&method, path, query, "team/app", "1");
             match (asked, want) {
-                (Asked::Invalid(refused), None) => assert_eq!(refused.status, status, "{method} {path}"),
+                (EngineRequest::Invalid(refused), None) => {
+                    assert_eq!(refused.status, status, "{method} {path}")
+                }
                 (asked, want) => assert_eq!(Some(asked), want, "{method} {path}?{query}"),
             }
         }

@@ -1,6 +1,6 @@
 //! Answers the requests that the engine sends to the relay: the part of a registry's API that engines use for a push.
 //!
-//! Any program on this machine can connect to a loopback address. So a request needs the password of the call, and the relay
+//! Any program on this machine can connect to a loopback address. So a request needs the password of the attempt, and the relay
 //! limits the number and the time of connections that have not sent it.
 
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ use crate::failure::Class;
 use crate::oci::{Descriptor, sha256};
 use crate::relay::blob::Transfer;
 use crate::relay::job::{Blob, Job, Manifest, Started};
-use crate::relay::request::{Asked, Refusal};
+use crate::relay::request::{EngineRequest, Refusal};
 use crate::relay::window::Arrived;
 
 /// The maximum number of connections that have not sent the password. One more connection closes the oldest. The containerd
@@ -153,7 +153,7 @@ async fn refuse_tls(mut stream: TcpStream) -> io::Result<()> {
 }
 
 impl Job {
-    /// Returns whether a value of `Authorization` contains the password of this call.
+    /// Returns whether a value of `Authorization` contains the password of the attempt.
     fn is_authorized(&self, value: Option<&HeaderValue>) -> bool {
         let expected = self.credentials().basic_auth().expect("the credentials have a password");
         let expected = hash(&SHA256, format!("Basic {}", expected.expose()).as_bytes());
@@ -171,23 +171,24 @@ impl Job {
 async fn answer(job: &Arc<Job>, request: Request<Incoming>) -> Answer {
     let uri = request.uri();
     let query = uri.query().unwrap_or_default();
-    match Asked::parse(request.method(), uri.path(), query, &job.repository, &job.tag) {
-        Asked::Ping => with_body(StatusCode::OK, "application/json", "{}"),
-        Asked::Start { mount } => start(job, mount).await,
-        Asked::Receive { id } => receive(job, &id, request.into_body()).await,
-        Asked::Finish { id, digest } => finish(job, &id, digest, request.into_body()).await,
-        Asked::Cancel { id } => {
+    match EngineRequest::parse(request.method(), uri.path(), query, &job.repository, &job.tag) {
+        EngineRequest::Ping => with_body(StatusCode::OK, "application/json", "{}"),
+        EngineRequest::Start { mount } => start(job, mount).await,
+        EngineRequest::Receive { id } => receive(job, &id, request.into_body()).await,
+        EngineRequest::Finish { id, digest } => finish(job, &id, digest, request.into_body()).await,
+        EngineRequest::Cancel { id } => {
             job.take_upload(&id);
             empty(StatusCode::NO_CONTENT)
         }
-        Asked::FindBlob { digest } => find_blob(job, &digest).await,
-        Asked::FindManifest { reference } => find_manifest(job, &reference).await,
-        Asked::PutManifest { reference } => put_manifest(job, reference, request).await,
-        Asked::Invalid(Refusal { status, code, reason }) => refusal(status, code, reason),
+        EngineRequest::FindBlob { digest } => find_blob(job, &digest).await,
+        EngineRequest::FindManifest { reference } => find_manifest(job, &reference).await,
+        EngineRequest::PutManifest { reference } => put_manifest(job, reference, request).await,
+        EngineRequest::Invalid(Refusal { status, code, reason }) => refusal(status, code, reason),
     }
 }
 
-/// `HEAD blobs/DIGEST`. A failure means "not found": the upload that follows shows the failure.
+/// `HEAD blobs/DIGEST`. After a failure, answers "not found", since the upload that follows reports the failure. Refused
+/// credentials end the push.
 async fn find_blob(job: &Arc<Job>, digest: &str) -> Answer {
     match tokio::time::timeout(QUERY, job.find(digest)).await {
         Ok(Ok(Some(size))) => {
@@ -232,7 +233,7 @@ async fn finish(job: &Arc<Job>, id: &str, digest: String, body: Incoming) -> Ans
     match job.take_upload(id) {
         Some(Started { arrived: Some((arrived, wanted)) }) => {
             if !body.is_end_stream() {
-                return refusal(StatusCode::BAD_REQUEST, "SIZE_INVALID", "a second part of a blob");
+                return refusal(StatusCode::BAD_REQUEST, "SIZE_INVALID", "a second chunk of a blob");
             }
             store(job, &digest, arrived, wanted).await
         }
@@ -311,13 +312,13 @@ async fn put_manifest(job: &Arc<Job>, reference: String, request: Request<Incomi
     let invalid = |reason| refusal(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", reason);
     let media_type = request.headers().get(CONTENT_TYPE).cloned();
     let Some(media_type) = media_type else { return invalid("no media type") };
-    // docker 20.10 sends a manifest of this type after a refusal of the right one. Its digest is another.
+    // docker 20.10 sends a manifest of this type after a refusal of the right one. Its digest differs.
     if media_type.as_bytes().starts_with(b"application/vnd.docker.distribution.manifest.v1+") {
         return invalid("schema 1");
     }
     let body = match Limited::new(request.into_body(), MAX_MANIFEST).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(_) => return refusal(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", "more than 4 MB"),
+        Err(_) => return refusal(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", "more than 4 MiB"),
     };
     let own = format!("sha256:{}", sha256(&body));
     let digest = if reference.starts_with("sha512:") { reference.clone() } else { own };

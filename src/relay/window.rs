@@ -83,7 +83,7 @@ impl Source {
         }
     }
 
-    /// Waits until the blob has ended, or until `limit` bytes have arrived. Returns whether the blob has ended.
+    /// Waits until the blob has ended, or until more than `limit` bytes have arrived. Returns whether the blob has ended.
     ///
     /// # Errors
     /// The engine closed the connection.

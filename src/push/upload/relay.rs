@@ -63,8 +63,8 @@ struct Facts {
 
 /// The reason why the plugin stopped following a push.
 enum End {
-    /// The engine's stream ended, and the registry has stored everything that the engine sent.
-    Properly,
+    /// The engine's stream ended and the registry has stored everything, or the engine has reported a refusal.
+    Finished,
     /// The job has failed.
     Failed,
     Stalled,
@@ -129,7 +129,7 @@ impl RelayUpload {
             return Err(refused(message, None));
         }
         match end {
-            Ok(End::Properly | End::Failed) => {}
+            Ok(End::Finished | End::Failed) => {}
             Ok(End::Stalled) => {
                 let reason = format!("no progress for {}", format_duration(session.options.stall_timeout));
                 return Err(Cause::Engine { verdict: stalled(), reason }.into());
@@ -264,7 +264,7 @@ async fn follow(
         let has_stalled = tokio::select! {
             biased;
             () = job.failed() => break End::Failed,
-            () = until(deadline) => break End::Properly,
+            () = until(deadline) => break End::Finished,
             answer = finished(&mut pushing) => {
                 pushing = None;
                 stream = Some(answer?);
@@ -274,14 +274,14 @@ async fn follow(
                 if !more? {
                     stream = None;
                     if facts.refusal.is_some() {
-                        break End::Properly;
+                        break End::Finished;
                     }
                 }
                 false
             }
             () = job.settled(), if pushing.is_none() && stream.is_none() => {
                 show(session, job, log, &mut watchdog, on_event);
-                break if job.has_failed() { End::Failed } else { End::Properly };
+                break if job.has_failed() { End::Failed } else { End::Finished };
             }
             _ = ticks.tick() => false,
             () = until(deadline_of_stall) => true,
@@ -362,7 +362,8 @@ impl Facts {
                 report(session, event, log, watchdog, on_event);
             }
             Event::Layer { .. } => {
-                // The engine may compress a layer before it sends data.
+                // Progress of the engine, such as while it compresses a layer, resets the stall timer. The event stands for
+                // any event that is not about a blob at the registry.
                 watchdog.saw(&Event::ContentMissing, has_changed, Instant::now());
             }
             Event::Refused { message } => _ = self.refusal.get_or_insert_with(|| message.clone()),

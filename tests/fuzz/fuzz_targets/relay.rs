@@ -3,7 +3,7 @@
 #![no_main]
 
 use docker_regpush::oci::is_digest;
-use docker_regpush::relay::request::Asked;
+use docker_regpush::relay::request::EngineRequest;
 use hyper::Method;
 use libfuzzer_sys::fuzz_target;
 
@@ -13,14 +13,16 @@ fuzz_target!(|bytes: &[u8]| {
     let mut next = || parts.next().unwrap_or_default();
     let (method, path, query) = (next(), next(), next());
     let Ok(method) = Method::from_bytes(method.as_bytes()) else { return };
-    let asked = Asked::parse(&method, path, query, "team/app", "1");
-    let is_refused = matches!(asked, Asked::Invalid(_));
-    assert!(is_refused || asked == Asked::Ping || path.starts_with("/v2/team/app/"), "{path}");
+    let asked = EngineRequest::parse(&method, path, query, "team/app", "1");
+    let is_refused = matches!(asked, EngineRequest::Invalid(_));
+    assert!(is_refused || asked == EngineRequest::Ping || path.starts_with("/v2/team/app/"), "{path}");
     match asked {
-        Asked::PutManifest { reference } | Asked::FindManifest { reference } => {
+        EngineRequest::PutManifest { reference } | EngineRequest::FindManifest { reference } => {
             assert!(reference == "1" || is_digest(&reference), "{path}");
         }
-        Asked::Finish { digest, .. } | Asked::FindBlob { digest } => assert!(is_digest(&digest), "{path}"),
+        EngineRequest::Finish { digest, .. } | EngineRequest::FindBlob { digest } => {
+            assert!(is_digest(&digest), "{path}")
+        }
         _ => {}
     }
 });
