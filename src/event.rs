@@ -1,12 +1,13 @@
-//! The events of a push, as reported by the engine.
+//! The events of a push, as reported by the engine or by the relay.
 
 use std::fmt;
 
-/// An event from the engine's stream. All strings are [sanitized](crate::text::sanitize), except in
+/// An event from the engine's stream, or from the relay. All strings are [sanitized](crate::text::sanitize), except in
 /// [`Event::Refused`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The state of a layer. `id`: 12 hex digits of the layer's diff ID or digest.
+    /// The state of a layer. `id`: 12 hex digits of the layer's diff ID or digest, or of the relay's upload if the digest is
+    /// not known.
     Layer { id: String, state: LayerState },
     /// The registry accepted the manifest (status line `TAG: digest: … size: …`). `size`: the size of the manifest in
     /// bytes.
@@ -71,7 +72,7 @@ pub enum LayerState {
     Pushed,
     AlreadyExists,
     MountedFrom(String),
-    /// The engine itself retries the layer after a wait.
+    /// The engine itself, or the relay, retries the layer after a wait.
     Retrying {
         seconds: u64,
     },

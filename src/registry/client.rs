@@ -1,5 +1,6 @@
 //! Sends HTTP requests to a registry, and reads the responses.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
@@ -17,6 +18,7 @@ use crate::credentials::Kind;
 use crate::failure::is_lock_out;
 use crate::net::tls::{self, Tls, TlsProblem};
 use crate::net::{USER_AGENT_VALUE, proxy};
+use crate::reference::HUB;
 use crate::registry::error::{RegistryError, code, reason, root_cause};
 use crate::registry::{Authorization, PING, Registry};
 use crate::secret::Secret;
@@ -68,17 +70,7 @@ impl Registry {
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        // The request had no `Authorization` header, or the token in this header has expired.
-        let challenges = challenges(&response);
-        let refusal = self.read_refusal(response).await?;
-        // Some registries send challenges only at `/v2/`.
-        let challenges = if challenges.is_empty() { &self.ping.challenges } else { &challenges };
-        let authorization = self.authorize(challenges, scope, &refusal.reason).await?;
-        // The registry has accepted this password at another path, so the refusal is about this request. A second
-        // request would be another failed login.
-        if known.is_some_and(|known| known.expose() == authorization.value.expose()) {
-            return Err(self.denied(refusal.reason));
-        }
+        let authorization = self.authorize_after(response, scope, known.as_ref()).await?;
         let response = self.send_repeatable(request, Some(&authorization.value)).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let refusal = self.read_refusal(response).await?;
@@ -90,6 +82,32 @@ impl Registry {
         }
         self.remember(scope, authorization);
         Ok(response)
+    }
+
+    /// Returns another value of `Authorization` after a response with status 401: the request had none, or the token in it
+    /// has expired.
+    ///
+    /// * `sent`: the value that the request had.
+    ///
+    /// # Errors
+    /// The registry, or its token server, refuses the credentials. [`RegistryError::Denied`] if there is no other value.
+    pub(super) async fn authorize_after(
+        &self,
+        response: Response,
+        scope: &str,
+        sent: Option<&Secret>,
+    ) -> Result<Authorization, RegistryError> {
+        let challenges = challenges(&response);
+        let refusal = self.read_refusal(response).await?;
+        // Some registries send challenges only at `/v2/`.
+        let challenges = if challenges.is_empty() { &self.ping.challenges } else { &challenges };
+        let authorization = self.authorize(challenges, scope, &refusal.reason).await?;
+        // The registry has accepted this password at another path, so the refusal is about this request. A second
+        // request would be another failed login.
+        if sent.is_some_and(|sent| sent.expose() == authorization.value.expose()) {
+            return Err(self.denied(refusal.reason));
+        }
+        Ok(authorization)
     }
 
     /// Returns the value of `Authorization` from an earlier request with this scope.
@@ -418,6 +436,17 @@ pub fn tls_config_for(registry: &str, tls: &Tls, directory: &Path) -> Result<Cli
 
 pub fn builder(tls_config: ClientConfig, redirects: Policy) -> ClientBuilder {
     unlimited_builder(tls_config, redirects).read_timeout(READ_TIMEOUT).timeout(TIMEOUT)
+}
+
+/// Makes a client of a registry connect to the addresses that were looked up before.
+///
+/// * `api`: the base URL of the registry's API.
+pub fn resolved(client: ClientBuilder, domain: &str, api: &Url, addresses: &[SocketAddr]) -> ClientBuilder {
+    // Docker Hub's API has another host than the domain whose addresses were looked up.
+    if domain == HUB || addresses.is_empty() {
+        return client;
+    }
+    client.resolve_to_addrs(api.host_str().unwrap_or_default(), addresses)
 }
 
 /// Returns a client builder without a time limit for responses, for uploads.

@@ -18,7 +18,8 @@ use crate::net::tls::TlsProblem;
 use crate::reference::HUB;
 use crate::registry::access::Access;
 use crate::registry::client::{
-    MAX_REASON, MAX_REDIRECTS, build, builder, challenges, follow, location, shown, tls_config_for, url,
+    MAX_REASON, MAX_REDIRECTS, build, builder, challenges, follow, location, resolved, shown, tls_config_for,
+    url,
 };
 use crate::registry::error::RegistryError;
 use crate::registry::{PING, Ping, Registry};
@@ -53,9 +54,7 @@ impl Registry {
             has_connected.store(true, Ordering::Relaxed);
             connection
         }));
-        if host == domain && !access.addresses.is_empty() {
-            client = client.resolve_to_addrs(api.host_str().unwrap_or_default(), &access.addresses);
-        }
+        client = resolved(client, domain, &api, &access.addresses);
         let mut registry = Self {
             domain: domain.to_owned(),
             api,

@@ -13,8 +13,9 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Response, Url};
 
+use crate::failure::{Class, Evidence, Phase, classify};
 use crate::registry::Registry;
-use crate::registry::client::{is_html, location, place, shown};
+use crate::registry::client::{Refusal, is_html, location, place, shown};
 use crate::registry::error::{Misplaced, RegistryError};
 use crate::registry::token::write_scope;
 
@@ -38,7 +39,7 @@ impl Registry {
         let begun = self.ask(Method::POST, asked.clone(), &scope).await;
         let response = begun.map_err(|error| self.may_not_write(repository, error))?;
         if response.status() != StatusCode::ACCEPTED {
-            return Err(self.refused_upload(repository, response).await);
+            return Err(self.refused_upload(repository, response, Phase::Start).await);
         }
         let upload =
             location(&response).ok_or_else(|| RegistryError::NoLocation { registry: self.domain.clone() })?;
@@ -111,8 +112,16 @@ impl Registry {
         }
     }
 
-    /// Returns the error for a response that refuses an upload.
-    pub(super) async fn refused_upload(&self, repository: &str, response: Response) -> RegistryError {
+    /// Returns the error for a response that refuses an upload, a blob or a manifest. If the status does not settle the
+    /// class, the text of the refusal does, as for a refusal that an engine reports.
+    ///
+    /// * `phase`: the phase of the push to which the request belongs.
+    pub(super) async fn refused_upload(
+        &self,
+        repository: &str,
+        response: Response,
+        phase: Phase,
+    ) -> RegistryError {
         let status = response.status();
         let is_page = is_html(&response);
         if let Some(target) = location(&response).filter(|_| status.is_redirection()) {
@@ -125,11 +134,17 @@ impl Registry {
             Ok(refusal) => refusal,
             Err(error) => return error,
         };
+        let verdict = classify(&Evidence {
+            phase,
+            repository: &format!("{registry}/{repository}"),
+            ..Evidence::of_text(&refusal.reason, !self.access.credentials.is_anonymous())
+        });
+        let is_start = phase == Phase::Start;
         match status {
             StatusCode::FORBIDDEN if is_page => RegistryError::ProxyRefused { registry, status },
             StatusCode::METHOD_NOT_ALLOWED => RegistryError::ReadOnly { registry, reason: refusal.reason },
             StatusCode::PAYLOAD_TOO_LARGE => RegistryError::TooLarge { registry },
-            StatusCode::NOT_FOUND if refusal.code.is_some() => RegistryError::NoPushTarget {
+            StatusCode::NOT_FOUND if is_start && refusal.code.is_some() => RegistryError::NoPushTarget {
                 registry,
                 repository: repository.to_owned(),
                 reason: refusal.reason,
@@ -137,7 +152,17 @@ impl Registry {
             status if status.is_success() && is_page => {
                 RegistryError::WebPage { registry, redirect: None, is_sign_in: false }
             }
-            _ => self.may_not_write(repository, self.refusal(refusal)),
+            _ => {
+                let is_rejected = status == StatusCode::FORBIDDEN && verdict.class == Class::Rejected;
+                let is_settled = matches!(status.as_u16(), 401..=403 | 407 | 408 | 429 | 451)
+                    || (status == StatusCode::NOT_FOUND && is_start);
+                let is_unsettled = status.is_client_error() && !is_settled;
+                if is_rejected || is_unsettled {
+                    let Refusal { server, reason, .. } = refusal;
+                    return RegistryError::Refused { server, status, reason, verdict };
+                }
+                self.may_not_write(repository, self.refusal(refusal))
+            }
         }
     }
 

@@ -22,16 +22,20 @@ use crate::registry::token::scope;
 const MAX_PARTS: usize = 10_000;
 
 impl Registry {
-    /// Returns the descriptor (digest and size) of the manifest that a tag names; `None` if the tag does not
-    /// exist.
+    /// Returns the descriptor (digest and size) of the manifest that a tag or a digest names; `None` if this manifest does
+    /// not exist.
     ///
     /// # Errors
     /// The registry cannot be reached, or refuses the request.
-    pub async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Descriptor>, RegistryError> {
-        if !is_tag(tag) {
+    pub async fn resolve(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<Descriptor>, RegistryError> {
+        if !is_tag(reference) && !is_digest(reference) {
             return Ok(None);
         }
-        let url = self.path(&format!("v2/{repository}/manifests/{tag}"))?;
+        let url = self.path(&format!("v2/{repository}/manifests/{reference}"))?;
         let response = self.ask(Method::HEAD, url, &scope(repository)).await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
@@ -45,7 +49,7 @@ impl Registry {
             (Some(digest), Some(size)) => Ok(Some(Descriptor::new(digest.to_owned(), size))),
             // A registry may omit `Docker-Content-Digest` and `Content-Length` (OCI distribution specification,
             // "Checking if content exists").
-            _ => Ok(self.manifest(repository, tag).await?.map(|manifest| manifest.descriptor)),
+            _ => Ok(self.manifest(repository, reference).await?.map(|manifest| manifest.descriptor)),
         }
     }
 
@@ -154,14 +158,24 @@ impl Registry {
     /// # Errors
     /// The registry cannot be reached, or refuses the request.
     pub async fn has_blob(&self, repository: &str, digest: &str) -> Result<bool, RegistryError> {
+        Ok(self.head_blob(repository, digest, &scope(repository)).await?.is_some())
+    }
+
+    /// Returns the response to a query for a blob; `None` if the registry does not have the blob.
+    pub(super) async fn head_blob(
+        &self,
+        repository: &str,
+        digest: &str,
+        scope: &str,
+    ) -> Result<Option<Response>, RegistryError> {
         let url = self.blob(repository, digest)?;
-        let response = self.ask(Method::HEAD, url.clone(), &scope(repository)).await?;
+        let response = self.ask(Method::HEAD, url.clone(), scope).await?;
         match response.status() {
-            StatusCode::NOT_FOUND => Ok(false),
-            status if status.is_success() => Ok(true),
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => Ok(Some(response)),
             // A redirect to a blob store shows that the blob exists. The signed URL of the store accepts only
             // GET, so this HEAD request fails.
-            _ if place(response.url()) != place(&url) => Ok(true),
+            _ if place(response.url()) != place(&url) => Ok(Some(response)),
             _ => Err(self.unexpected(response).await),
         }
     }

@@ -12,17 +12,17 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, Method, Response, Url};
-use tokio::sync::mpsc;
+use reqwest::{Client, Method, Response, Url};
+use tokio::sync::{OnceCell, mpsc};
 
-use crate::failure::{Class, Evidence, Phase, classify};
+use crate::failure::Phase;
 use crate::net::tls::Tls;
-use crate::oci::is_digest;
+use crate::oci::Descriptor;
 use crate::registry::Registry;
 use crate::registry::client::{
-    MAX_REDIRECTS, Repeatable, build, challenges, is_html, location, place, shown, tls_config_for,
+    MAX_REDIRECTS, Repeatable, build, is_html, location, place, resolved, shown, tls_config_for,
     unlimited_builder,
 };
 use crate::registry::error::{Misplaced, RegistryError};
@@ -31,8 +31,6 @@ use crate::registry::token::write_scope;
 /// The maximum time to cancel an upload.
 const CANCEL: Duration = Duration::from_secs(5);
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
-/// The header with the digest of a manifest (OCI distribution specification 1.1).
-const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// Uploads to one repository of a registry. Requests that store data have no time limit, since a registry may need long to
 /// store a blob.
@@ -53,8 +51,9 @@ struct Clients {
     /// For bodies that cannot be sent again: each uses a fresh connection, since the registry may close an idle connection
     /// at any time.
     bodies: Client,
-    /// For servers other than the registry: without a client certificate.
-    other_servers: Client,
+    /// For servers other than the registry: without a client certificate. Made if it is needed, since reading the system's CA
+    /// certificates takes time.
+    other_servers: OnceCell<Client>,
 }
 
 /// An upload that a registry has started. Each response of the registry may change the URL.
@@ -86,41 +85,21 @@ pub enum Sent {
     NeedsNewToken,
 }
 
-/// The descriptor of a manifest in the registry, with its media type.
-#[derive(Clone, Debug)]
-pub struct ManifestDescriptor {
-    pub digest: String,
-    /// The size in bytes.
-    pub size: u64,
-    pub media_type: String,
-}
-
 impl Writer {
     /// # Errors
     /// The TLS configuration cannot be used.
     pub fn new(registry: Arc<Registry>, repository: &str) -> Result<Self, RegistryError> {
-        let (domain, access) = (&registry.domain, &registry.access);
-        let finish = |client: ClientBuilder| {
-            let is_at_own_name = registry.api.host_str().is_some_and(|host| domain.starts_with(host));
-            let addresses = access.addresses.as_slice();
-            let host = registry.api.host_str().unwrap_or_default();
-            let client = match addresses.is_empty() || !is_at_own_name {
-                true => client,
-                false => client.resolve_to_addrs(host, addresses),
-            };
-            build(domain, client)
+        let client = |client| {
+            build(
+                &registry.domain,
+                resolved(client, &registry.domain, &registry.api, &registry.access.addresses),
+            )
         };
         let own = || unlimited_builder(registry.tls_config.clone(), Policy::none());
-        let skip_verify = access.tls.skip_verify && access.lends_insecurity(domain);
-        let tls = Tls { identity: None, skip_verify, ..access.tls.clone() };
-        let anonymous_tls = tls_config_for(domain, &tls, &access.certificates)?;
         let clients = Clients {
-            requests: finish(own())?,
-            bodies: finish(own().pool_max_idle_per_host(0))?,
-            other_servers: build(
-                domain,
-                unlimited_builder(anonymous_tls, Policy::none()).pool_max_idle_per_host(0),
-            )?,
+            requests: client(own())?,
+            bodies: client(own().pool_max_idle_per_host(0))?,
+            other_servers: OnceCell::new(),
         };
         Ok(Self {
             repository: repository.to_owned(),
@@ -142,37 +121,17 @@ impl Writer {
     /// # Errors
     /// The registry cannot be reached, or refuses the request.
     pub async fn size_of(&self, digest: &str) -> Result<Option<u64>, RegistryError> {
-        let url = self.path(&format!("blobs/{digest}"))?;
-        let response = self.registry.ask(Method::HEAD, url, &self.scope).await?;
-        match response.status() {
-            StatusCode::NOT_FOUND => Ok(None),
-            status if status.is_success() => Ok(content_length(&response)),
-            // A redirect led to a blob store that refuses HEAD.
-            _ if place(response.url()) != place(&self.registry.api) => Ok(None),
-            _ => Err(self.refused(response, Phase::Layers).await),
-        }
+        let response = self.registry.head_blob(&self.repository, digest, &self.scope).await?;
+        // A redirect to a blob store that refuses HEAD does not tell the size.
+        Ok(response.filter(|response| response.status().is_success()).as_ref().and_then(content_length))
     }
 
-    /// Returns the manifest that a tag or a digest names in the repository.
+    /// Returns the descriptor of the manifest that a tag or a digest names in the repository; `None` if there is none.
     ///
     /// # Errors
     /// The registry cannot be reached, or refuses the request.
-    pub async fn manifest(&self, reference: &str) -> Result<Option<ManifestDescriptor>, RegistryError> {
-        let url = self.path(&format!("manifests/{reference}"))?;
-        let response = self.registry.ask(Method::HEAD, url, &self.scope).await?;
-        if response.status() == StatusCode::NOT_FOUND {
-            return Ok(None);
-        }
-        if !response.status().is_success() {
-            return Err(self.refused(response, Phase::Manifest).await);
-        }
-        let header = |name: HeaderName| response.headers().get(name)?.to_str().ok().map(str::to_owned);
-        let named = header(DIGEST).filter(|digest| is_digest(digest)).zip(content_length(&response));
-        Ok(named.zip(header(CONTENT_TYPE)).map(|((digest, size), media_type)| ManifestDescriptor {
-            digest,
-            size,
-            media_type,
-        }))
+    pub async fn resolve(&self, reference: &str) -> Result<Option<Descriptor>, RegistryError> {
+        self.registry.resolve(&self.repository, reference).await
     }
 
     /// Mounts a blob from another repository of the registry, with the credentials for this repository.
@@ -182,7 +141,7 @@ impl Writer {
     pub async fn mount(&self, digest: &str, from: &str) -> Result<Mounted, RegistryError> {
         let mut url = self.path("blobs/uploads/")?;
         url.query_pairs_mut().append_pair("mount", digest).append_pair("from", from);
-        let response = self.ask(Method::POST, url, HeaderMap::new(), None).await?;
+        let response = self.ask(Method::POST, url).await?;
         match response.status() {
             StatusCode::CREATED => Ok(Mounted::Yes),
             StatusCode::ACCEPTED => Ok(Mounted::No(self.next(&response)?)),
@@ -190,38 +149,20 @@ impl Writer {
         }
     }
 
-    /// Starts an upload. Follows redirects with the statuses 307 and 308.
+    /// Starts an upload.
     ///
     /// # Errors
     /// The registry cannot be reached, or refuses uploads.
     pub async fn start(&self) -> Result<Upload, RegistryError> {
-        let mut url = self.path("blobs/uploads/")?;
-        let server = self.upload_server().take();
-        if let Some(server) = server
-            && let Ok(response) =
-                self.ask(Method::POST, moved_to(&url, &server), HeaderMap::new(), None).await
-            && response.status() == StatusCode::ACCEPTED
-            && let Some(upload) = self.next(&response)?
-        {
-            *self.upload_server() = Some(server);
-            return Ok(upload);
-        }
-        for _ in 0..=MAX_REDIRECTS {
-            let response = self.ask(Method::POST, url.clone(), HeaderMap::new(), None).await?;
-            if response.status() == StatusCode::ACCEPTED {
-                let next = self.next(&response)?;
-                let domain = || self.registry.domain.clone();
-                return next.ok_or_else(|| RegistryError::NoLocation { registry: domain() });
+        let url = self.path("blobs/uploads/")?;
+        let server = self.upload_server().clone();
+        if let Some(server) = server {
+            if let Ok(upload) = self.start_at(moved_to(&url, &server)).await {
+                return Ok(upload);
             }
-            match location(&response).filter(|_| keeps_method(response.status())) {
-                Some(target) => {
-                    self.check_scheme(response.url(), &target)?;
-                    url = target;
-                }
-                None => return Err(self.refused(response, Phase::Start).await),
-            }
+            *self.upload_server() = None;
         }
-        Err(self.too_many_redirects())
+        self.start_at(url).await
     }
 
     /// Sends data of a blob. The caller cannot send the body again, so a token that ends soon is replaced first.
@@ -236,16 +177,18 @@ impl Writer {
         body: BlobBody,
         digest: Option<&str>,
     ) -> Result<Sent, RegistryError> {
-        let client = if upload.is_own { &self.clients.bodies } else { &self.clients.other_servers };
+        let (client, authorization) = if upload.is_own {
+            (&self.clients.bodies, self.registry.fresh_authorization(&self.scope).await)
+        } else {
+            (self.other_servers().await?, None)
+        };
         let request = match digest {
             Some(digest) => client.put(finishing(upload, digest)),
             None => client.patch(upload.url.clone()),
         };
         let mut request = request.header(CONTENT_TYPE, OCTETS);
-        if upload.is_own
-            && let Some(authorization) = self.registry.fresh_authorization(&self.scope).await
-        {
-            request = request.header(AUTHORIZATION, self.registry.sensitive(&authorization)?);
+        if let Some(authorization) = &authorization {
+            request = request.header(AUTHORIZATION, self.registry.sensitive(authorization)?);
         }
         let response = self.registry.send(client, request.body(reqwest::Body::wrap(body))).await?;
         let status = response.status();
@@ -256,18 +199,12 @@ impl Writer {
         if is_success {
             return Ok(Sent::Received(self.next(&response)?.unwrap_or_else(|| upload.clone())));
         }
-        if let Some(target) = location(&response).filter(|_| keeps_method(status)) {
+        if let Some(target) = redirect(&response) {
             self.check_scheme(response.url(), &target)?;
             return Ok(Sent::Redirected(self.at(target)));
         }
         if status == StatusCode::UNAUTHORIZED && upload.is_own {
-            let challenges = challenges(&response);
-            let refusal = self.registry.read_refusal(response).await?;
-            let newer = self.registry.authorize(&challenges, &self.scope, &refusal.reason).await?;
-            let known = self.registry.known_authorization(&self.scope);
-            if known.is_some_and(|known| known.value.expose() == newer.value.expose()) {
-                return Err(self.registry.denied(refusal.reason));
-            }
+            let newer = self.registry.authorize_after(response, &self.scope, authorization.as_ref()).await?;
             self.registry.remember(&self.scope, newer);
             return Ok(Sent::NeedsNewToken);
         }
@@ -280,7 +217,7 @@ impl Writer {
     /// # Errors
     /// The registry cannot be reached, or refuses the request.
     pub async fn offset(&self, upload: &Upload) -> Result<Option<(u64, Upload)>, RegistryError> {
-        let response = self.ask(Method::GET, upload.url.clone(), HeaderMap::new(), None).await?;
+        let response = self.ask(Method::GET, upload.url.clone()).await?;
         let status = response.status();
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
             return Err(self.refused(response, Phase::Layers).await);
@@ -308,7 +245,7 @@ impl Writer {
 
     /// Cancels an upload. Ignores errors, since a registry drops unfinished uploads later.
     pub async fn cancel(&self, upload: &Upload) {
-        let cancelling = self.ask(Method::DELETE, upload.url.clone(), HeaderMap::new(), None);
+        let cancelling = self.ask(Method::DELETE, upload.url.clone());
         let _ = tokio::time::timeout(CANCEL, cancelling).await;
     }
 
@@ -343,51 +280,78 @@ impl Writer {
         self.registry.path(&format!("v2/{}/{path}", self.repository))
     }
 
-    /// Sends a request that can be sent again. Only the registry receives credentials and a client certificate.
-    async fn ask(
+    /// Sends a request without a body. See [`ask_with`](Self::ask_with).
+    async fn ask(&self, method: Method, url: Url) -> Result<Response, RegistryError> {
+        self.ask_with(method, url, HeaderMap::new(), None).await
+    }
+
+    /// Sends a request that can be sent again. Follows redirects that keep the method. Only the registry receives
+    /// credentials and a client certificate.
+    async fn ask_with(
         &self,
         method: Method,
-        url: Url,
+        mut url: Url,
         headers: HeaderMap,
         body: Option<Bytes>,
     ) -> Result<Response, RegistryError> {
-        if self.at(url.clone()).is_own {
-            let client = &self.clients.requests;
-            let request = Repeatable { client, method, url, headers, body };
-            return self.registry.ask_repeatable(&request, &self.scope).await;
+        for redirects in 0.. {
+            let (method, headers, body) = (method.clone(), headers.clone(), body.clone());
+            let response = if self.at(url.clone()).is_own {
+                let request = Repeatable { client: &self.clients.requests, method, url, headers, body };
+                self.registry.ask_repeatable(&request, &self.scope).await?
+            } else {
+                let client = self.other_servers().await?;
+                let request = client.request(method, url).headers(headers).body(body.unwrap_or_default());
+                self.registry.send(client, request).await?
+            };
+            match redirect(&response).filter(|_| redirects < MAX_REDIRECTS) {
+                Some(target) => {
+                    self.check_scheme(response.url(), &target)?;
+                    url = target;
+                }
+                None => return Ok(response),
+            }
         }
-        let client = &self.clients.other_servers;
-        let request = client.request(method, url).headers(headers).body(body.unwrap_or_default());
-        self.registry.send(client, request).await
+        unreachable!("the loop returns after the last redirect")
     }
 
-    /// Sends a blob or a manifest. Follows redirects with the statuses 307 and 308.
+    /// Returns the client for servers other than the registry.
+    async fn other_servers(&self) -> Result<&Client, RegistryError> {
+        let make = async || {
+            let (domain, access) = (&self.registry.domain, &self.registry.access);
+            let skip_verify = access.tls.skip_verify && access.lends_insecurity(domain);
+            let tls = Tls { identity: None, skip_verify, ..access.tls.clone() };
+            let tls_config = tls_config_for(domain, &tls, &access.certificates)?;
+            build(domain, unlimited_builder(tls_config, Policy::none()).pool_max_idle_per_host(0))
+        };
+        self.clients.other_servers.get_or_try_init(make).await
+    }
+
+    /// Starts an upload at a URL.
+    async fn start_at(&self, url: Url) -> Result<Upload, RegistryError> {
+        let response = self.ask(Method::POST, url).await?;
+        if response.status() != StatusCode::ACCEPTED {
+            return Err(self.refused(response, Phase::Start).await);
+        }
+        let registry = &self.registry.domain;
+        self.next(&response)?.ok_or_else(|| RegistryError::NoLocation { registry: registry.clone() })
+    }
+
+    /// Stores a blob or a manifest.
     async fn put(
         &self,
-        mut url: Url,
+        url: Url,
         media_type: HeaderValue,
         body: Bytes,
         phase: Phase,
     ) -> Result<(), RegistryError> {
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, media_type)]);
-        for _ in 0..=MAX_REDIRECTS {
-            let response = self.ask(Method::PUT, url, headers.clone(), Some(body.clone())).await?;
-            if response.status().is_success() && !is_html(&response) {
-                return Ok(());
-            }
-            match location(&response).filter(|_| keeps_method(response.status())) {
-                Some(target) => {
-                    self.check_scheme(response.url(), &target)?;
-                    url = target;
-                }
-                None => return Err(self.refused(response, phase).await),
-            }
+        let response = self.ask_with(Method::PUT, url, headers, Some(body)).await?;
+        // A web page is the answer of a proxy.
+        if response.status().is_success() && !is_html(&response) {
+            return Ok(());
         }
-        Err(self.too_many_redirects())
-    }
-
-    fn too_many_redirects(&self) -> RegistryError {
-        self.registry.not_a_registry("it redirects uploads too often")
+        Err(self.refused(response, phase).await)
     }
 
     fn at(&self, url: Url) -> Upload {
@@ -424,8 +388,7 @@ impl Writer {
         Err(RegistryError::UploadElsewhere { registry, location: shown(to), problem: Misplaced::Plain })
     }
 
-    /// Returns the error for a response that refuses an upload. The text of a refusal decides about its class, as for a
-    /// refusal that an engine reports.
+    /// Returns the error for a response that refuses an upload, a blob or a manifest.
     async fn refused(&self, response: Response, phase: Phase) -> RegistryError {
         let status = response.status();
         // Another server, such as a blob store with signed URLs, received no credentials, so this status means that the URL
@@ -433,30 +396,7 @@ impl Writer {
         if !self.at(response.url().clone()).is_own && matches!(status.as_u16(), 401 | 403 | 404) {
             return self.lost(&format!("{} answered {status}", origin(response.url())));
         }
-        let error = self.registry.refused_upload(&self.repository, response).await;
-        let (server, reason) = match &error {
-            RegistryError::Answered { server, reason, .. } => (server.clone(), reason.clone()),
-            RegistryError::MayNotWrite { reason, .. }
-            | RegistryError::NoPushTarget { reason, .. }
-            | RegistryError::NotARegistry { reason, .. } => {
-                (format!("the registry {}", self.registry.domain), reason.clone())
-            }
-            _ => return error,
-        };
-        if error.class() == Class::RateLimited || status.is_server_error() {
-            return error;
-        }
-        let verdict = classify(&Evidence {
-            phase,
-            repository: &format!("{}/{}", self.registry.domain, self.repository),
-            ..Evidence::of_text(&reason, !self.registry.access.credentials.is_anonymous())
-        });
-        let is_other = matches!(error, RegistryError::Answered { .. } | RegistryError::NotARegistry { .. })
-            || (matches!(error, RegistryError::NoPushTarget { .. }) && phase != Phase::Start);
-        if is_other || verdict.class == Class::Rejected {
-            return RegistryError::Refused { server, status, reason, verdict };
-        }
-        error
+        self.registry.refused_upload(&self.repository, response, phase).await
     }
 }
 
@@ -506,9 +446,11 @@ fn finishing(upload: &Upload, digest: &str) -> Url {
     url
 }
 
-/// Returns whether a redirect with this status repeats the request with the same method.
-fn keeps_method(status: StatusCode) -> bool {
-    matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
+/// Returns the target of a redirect that keeps the method of the request (RFC 9110, 15.4.8 and 15.4.9).
+fn redirect(response: &Response) -> Option<Url> {
+    let status = response.status();
+    let keeps_method = matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+    location(response).filter(|_| keeps_method)
 }
 
 /// Returns the number of received bytes from the header `Range` of an upload, such as `0-1023` or `bytes=0-1023`. Some

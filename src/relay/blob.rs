@@ -9,12 +9,12 @@ use futures_util::future::{Either, select};
 use hyper::body::{Bytes, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::event::LayerState;
 use crate::registry::error::RegistryError;
 use crate::registry::write::{BlobBody, Sent, Upload};
-use crate::relay::job::{Blob, Failure, Job, Retries};
+use crate::relay::job::{Blob, Failure, Job};
 use crate::relay::layers::Row;
 use crate::relay::window::{Arrived, EngineLeft, Source};
+use crate::retry::RetryBudget;
 
 /// The maximum size in bytes of a blob that is held in memory as a whole and sent in one request.
 const SMALL: u64 = 128 << 10;
@@ -79,7 +79,7 @@ impl Transfer {
         // blob to the engine.
         let mut source = Source::new(incoming, digest.is_none());
         let is_small = source.fill(SMALL).await?;
-        let row = (!source.is_document()).then(|| job.layers.add(&name, LayerState::Waiting));
+        let row = (!source.is_document()).then(|| job.layers.add(&name));
         let row = row.as_deref();
         let retries = job.retries();
         let mut forwarding = Forwarding { job: &job, row, digest, size, arrived: Some(arrived), retries };
@@ -103,17 +103,15 @@ struct Forwarding<'a> {
     digest: Option<String>,
     size: Option<u64>,
     arrived: Option<oneshot::Sender<Arrived>>,
-    retries: Retries,
+    retries: RetryBudget,
 }
 
 impl Forwarding<'_> {
     /// Reports once, to the task that answers the engine, that the whole blob has arrived.
     fn report_arrival(&mut self, source: &mut Source) {
-        if let Some(arrived) = source.arrived()
-            && let Some(sender) = self.arrived.take()
-        {
+        if let Some(sender) = self.arrived.take_if(|_| source.is_complete()) {
             // The engine may have closed the connection. `wanted` shows this too.
-            let _ = sender.send(arrived);
+            let _ = sender.send(source.arrived());
         }
     }
 
@@ -286,7 +284,7 @@ impl Forwarding<'_> {
     async fn wait_after(&mut self, error: RegistryError) -> Result<RegistryError, RegistryError> {
         let lost = || self.job.writer.lost(&error.to_string());
         let (reported, lost) = (lost(), is_about_upload(&error).then(lost));
-        self.retries.wait_after(lost.unwrap_or(error), self.row).await?;
+        self.job.wait_after(lost.unwrap_or(error), &mut self.retries, self.row).await?;
         Ok(reported)
     }
 
@@ -303,7 +301,7 @@ impl Forwarding<'_> {
         let found = loop {
             match self.job.writer.offset(&upload).await {
                 Ok(found) => break found,
-                Err(error) => self.retries.wait_after(error, self.row).await?,
+                Err(error) => self.job.wait_after(error, &mut self.retries, self.row).await?,
             }
         };
         if let Some((offset, upload)) = found
@@ -327,7 +325,7 @@ impl Forwarding<'_> {
             if is_about_upload(&error) {
                 return Err(lost(self.job.writer.lost(&reason)));
             }
-            self.retries.wait_after(error, self.row).await?;
+            self.job.wait_after(error, &mut self.retries, self.row).await?;
             if self.has(digest, source.end()).await {
                 return Ok(());
             }

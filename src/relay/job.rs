@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::mem::take;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +14,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::credentials::Credentials;
-use crate::event::LayerState;
 use crate::failure::Class;
 use crate::oci::{Descriptor, hex};
 use crate::reference::Reference;
@@ -79,8 +77,6 @@ pub struct Job {
     version: watch::Sender<()>,
     /// The background tasks. Each has a reference to the job, so [`stop`](Self::stop) must end them.
     tasks: Mutex<JoinSet<()>>,
-    /// The latest time until which a request waits before a retry.
-    waits_until: Arc<Mutex<Option<Instant>>>,
     /// Locked while a manifest is stored, in the order in which the engine sent the manifests.
     manifest_turn: AsyncMutex<()>,
 }
@@ -89,20 +85,15 @@ pub struct Job {
 struct State {
     blobs: HashMap<String, Blob>,
     uploads: HashMap<String, Started>,
-    /// Uploads at the registry that have received nothing, such as after a mount that the registry refused.
-    unused_uploads: Vec<Upload>,
-    /// The manifests that the engine sent, by tag and by digest.
-    manifests: HashMap<String, Manifest>,
+    /// An upload at the registry that has received nothing, after a mount that the registry refused.
+    unused_upload: Option<Upload>,
+    /// The manifests that the engine sent, or that the registry has, by tag and by digest.
+    manifests: HashMap<String, Descriptor>,
     /// The number of manifests that the registry has not stored so far.
     unstored: usize,
     failure: Option<Failure>,
-}
-
-/// A manifest that the engine sent.
-#[derive(Clone, Debug)]
-pub struct Manifest {
-    pub descriptor: Descriptor,
-    pub media_type: HeaderValue,
+    /// The latest time until which a request waits before a retry.
+    waits_until: Option<Instant>,
 }
 
 impl Job {
@@ -118,8 +109,6 @@ impl Job {
         mount_sources: Vec<String>,
     ) -> Result<Arc<Self>, RegistryError> {
         let writer = Writer::new(registry, reference.path())?;
-        let mut random = [0; 24];
-        SystemRandom::new().fill(&mut random).expect("the system has random numbers");
         Ok(Arc::new(Self {
             repository: reference.path().to_owned(),
             tag: reference.tag_or_latest().to_owned(),
@@ -128,12 +117,11 @@ impl Job {
             bodies: Arc::new(Semaphore::new(BODIES)),
             mount_sources,
             retries,
-            password: Secret::new(hex(&random)),
+            password: Secret::new(random_hex::<24>()),
             was_reached: AtomicBool::new(false),
             state: Mutex::default(),
             version: watch::Sender::new(()),
             tasks: Mutex::default(),
-            waits_until: Arc::default(),
             manifest_turn: AsyncMutex::default(),
         }))
     }
@@ -182,7 +170,7 @@ impl Job {
 
     /// Returns the latest time until which a request to the registry waits before a retry.
     pub fn waits_until(&self) -> Option<Instant> {
-        *self.waits_until.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state().waits_until
     }
 
     /// Runs a task in the background until it ends or the job is stopped.
@@ -205,10 +193,6 @@ impl Job {
     /// Waits until the push has failed.
     pub async fn failed(&self) {
         self.until(|state| state.failure.as_ref().map(|_| ())).await;
-    }
-
-    pub fn has_failed(&self) -> bool {
-        self.state().failure.is_some()
     }
 
     /// Returns notes about the registry's answers.
@@ -236,8 +220,40 @@ impl Job {
     }
 
     /// Returns the retries for one blob or one manifest.
-    pub fn retries(&self) -> Retries {
-        Retries { budget: RetryBudget::new(self.retries), waits_until: Arc::clone(&self.waits_until) }
+    pub fn retries(&self) -> RetryBudget {
+        RetryBudget::new(self.retries)
+    }
+
+    /// Waits before a retry, as long as the registry demands.
+    ///
+    /// * `row`: shows the wait.
+    ///
+    /// # Errors
+    /// The failure, if a retry cannot help or none is left.
+    pub async fn wait_after(
+        &self,
+        error: RegistryError,
+        retries: &mut RetryBudget,
+        row: Option<&Row>,
+    ) -> Result<(), RegistryError> {
+        const STEP: Duration = Duration::from_secs(1);
+        let failure = AttemptFailure {
+            verdict: error.verdict(),
+            has_pushed_layer: false,
+            max_retries: u32::MAX,
+            retry_after: error.retry_after(),
+            sent: None,
+        };
+        let Some(next) = retries.after(&failure) else { return Err(error) };
+        let end = Instant::now() + next.wait;
+        self.change(|state| state.waits_until = state.waits_until.max(Some(end)));
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            if let Some(row) = row {
+                row.set_retrying(left.as_secs_f64().ceil() as u64);
+            }
+            tokio::time::sleep(left.min(STEP)).await;
+        }
+        Ok(())
     }
 }
 
@@ -265,20 +281,11 @@ impl Job {
         match self.writer.mount(digest, from).await {
             Ok(Mounted::Yes) => true,
             Ok(Mounted::No(upload)) => {
-                let unused = {
-                    let unused_uploads = &mut self.state().unused_uploads;
-                    let has_enough = !unused_uploads.is_empty();
-                    upload.and_then(|upload| {
-                        if has_enough {
-                            Some(upload)
-                        } else {
-                            unused_uploads.push(upload);
-                            None
-                        }
-                    })
-                };
-                if let Some(upload) = unused {
-                    self.writer.cancel(&upload).await;
+                let is_needed = self.state().unused_upload.is_none();
+                match upload {
+                    Some(upload) if is_needed => self.state().unused_upload = Some(upload),
+                    Some(upload) => self.writer.cancel(&upload).await,
+                    None => {}
                 }
                 false
             }
@@ -293,23 +300,23 @@ impl Job {
         }
     }
 
-    /// Cancels uploads at the registry that were not needed.
-    pub async fn cancel_unused_uploads(&self) {
-        let unused = take(&mut self.state().unused_uploads);
-        for upload in unused {
+    /// Cancels an upload at the registry that was not needed.
+    pub async fn cancel_unused_upload(&self) {
+        let unused = self.state().unused_upload.take();
+        if let Some(upload) = unused {
             self.writer.cancel(&upload).await;
         }
     }
 
     /// Returns the unused upload if there is one, or starts an upload at the registry.
-    pub async fn start(&self, retries: &mut Retries, row: Option<&Row>) -> Result<Upload, RegistryError> {
-        if let Some(spare) = self.state().unused_uploads.pop() {
-            return Ok(spare);
+    pub async fn start(&self, retries: &mut RetryBudget, row: Option<&Row>) -> Result<Upload, RegistryError> {
+        if let Some(unused) = self.state().unused_upload.take() {
+            return Ok(unused);
         }
         loop {
             match self.writer.start().await {
                 Ok(upload) => return Ok(upload),
-                Err(error) => retries.wait_after(error, row).await?,
+                Err(error) => self.wait_after(error, retries, row).await?,
             }
         }
     }
@@ -349,9 +356,7 @@ impl Job {
 
     /// Adds an upload that the engine starts, and returns its ID.
     pub fn add_upload(&self) -> String {
-        let mut random = [0; 16];
-        SystemRandom::new().fill(&mut random).expect("the system has random numbers");
-        let id = hex(&random);
+        let id = random_hex::<16>();
         self.state().uploads.insert(id.clone(), Started::default());
         id
     }
@@ -364,22 +369,26 @@ impl Job {
         self.state().uploads.remove(id)
     }
 
-    pub fn manifest(&self, reference: &str) -> Option<Manifest> {
+    pub fn manifest(&self, reference: &str) -> Option<Descriptor> {
         self.state().manifests.get(reference).cloned()
     }
 
     /// Records a manifest that the registry has.
-    pub fn add_manifest(&self, reference: &str, manifest: Manifest) {
+    pub fn add_manifest(&self, reference: &str, manifest: Descriptor) {
         self.state().manifests.insert(reference.to_owned(), manifest);
     }
 
     /// Stores a manifest in the registry, after all blobs. The manifests are stored in the order of the calls.
-    pub fn store_manifest(self: &Arc<Self>, reference: String, manifest: Manifest, body: Bytes) {
-        let digest = manifest.descriptor.digest.clone();
-        let media_type = manifest.media_type.clone();
+    pub fn store_manifest(
+        self: &Arc<Self>,
+        reference: String,
+        manifest: Descriptor,
+        media_type: HeaderValue,
+        body: Bytes,
+    ) {
         self.change(|state| {
             state.unstored += 1;
-            state.manifests.insert(digest, manifest.clone());
+            state.manifests.insert(manifest.digest.clone(), manifest.clone());
             state.manifests.insert(reference.clone(), manifest);
         });
         let job = Arc::clone(self);
@@ -390,7 +399,7 @@ impl Job {
             loop {
                 let put = job.writer.put_manifest(&reference, media_type.clone(), body.clone()).await;
                 let Err(error) = put else { break };
-                if let Err(error) = retries.wait_after(error, None).await {
+                if let Err(error) = job.wait_after(error, &mut retries, None).await {
                     return job.refuse(error);
                 }
             }
@@ -403,42 +412,9 @@ fn is_stored(blob: &Blob) -> bool {
     matches!(blob, Blob::Stored(_))
 }
 
-/// The retries for one blob or one manifest.
-pub struct Retries {
-    budget: RetryBudget,
-    waits_until: Arc<Mutex<Option<Instant>>>,
-}
-
-impl Retries {
-    /// Waits before a retry, as long as the registry demands.
-    ///
-    /// * `row`: shows the wait.
-    ///
-    /// # Errors
-    /// The failure, if a retry cannot help or none is left.
-    pub async fn wait_after(&mut self, error: RegistryError, row: Option<&Row>) -> Result<(), RegistryError> {
-        let failure = AttemptFailure {
-            verdict: error.verdict(),
-            has_pushed_layer: false,
-            max_retries: u32::MAX,
-            retry_after: error.retry_after(),
-            sent: None,
-        };
-        let Some(next) = self.budget.after(&failure) else { return Err(error) };
-        let mut left = next.wait;
-        {
-            let until = Instant::now() + left;
-            let mut latest = self.waits_until.lock().unwrap_or_else(PoisonError::into_inner);
-            *latest = Some(latest.map_or(until, |latest| latest.max(until)));
-        }
-        while !left.is_zero() {
-            if let Some(row) = row {
-                row.set(LayerState::Retrying { seconds: left.as_secs_f64().ceil() as u64 });
-            }
-            let step = left.min(Duration::from_secs(1));
-            tokio::time::sleep(step).await;
-            left -= step;
-        }
-        Ok(())
-    }
+/// Returns a random number in hexadecimal.
+fn random_hex<const BYTES: usize>() -> String {
+    let mut random = [0; BYTES];
+    SystemRandom::new().fill(&mut random).expect("the system has random numbers");
+    hex(&random)
 }

@@ -12,52 +12,63 @@ pub struct Row {
     id: String,
     /// The number of bytes that were handed to the connection with the registry.
     pub sent: Arc<AtomicU64>,
+    /// The state, and the state that was reported last.
     state: Mutex<(State, Option<LayerState>)>,
 }
 
-#[derive(Clone, Debug)]
+/// Sizes are in bytes.
+#[derive(Clone, Copy, Debug)]
 enum State {
-    /// `total`: the size of the blob in bytes; 0 if it is not known.
+    Waiting,
+    /// `total`: the size of the blob; 0 if it is not known.
     Sending {
         total: u64,
     },
-    /// The registry has stored the blob. The size is in bytes.
+    /// The plugin waits before it sends more of the blob.
+    Retrying {
+        seconds: u64,
+    },
+    /// The registry has stored the blob.
     Stored {
         size: u64,
     },
-    Is(LayerState),
 }
 
-/// The blobs of one push, in the order in which the engine named them.
+/// The blobs of one push, in the order in which they arrived.
 #[derive(Debug, Default)]
 pub struct Layers(Mutex<Vec<Arc<Row>>>);
 
 impl Row {
-    pub fn set(&self, state: LayerState) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = State::Is(state);
+    fn set(&self, state: State) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = state;
+    }
+
+    pub fn set_retrying(&self, seconds: u64) {
+        self.set(State::Retrying { seconds });
     }
 
     /// * `total`: the size of the blob in bytes; 0 if it is not known.
     pub fn set_sending(&self, total: u64) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = State::Sending { total };
+        self.set(State::Sending { total });
     }
 
     /// * `size`: the size of the blob in bytes.
     pub fn set_stored(&self, size: u64) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = State::Stored { size };
+        self.set(State::Stored { size });
     }
 
     /// Adds the events for the changes of the blob since the last call.
     fn add_changes(&self, events: &mut Vec<Event>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, then) = match &state.0 {
-            State::Is(state) => (state.clone(), None),
+        let (now, then) = match state.0 {
+            State::Waiting => (LayerState::Waiting, None),
             State::Sending { total } => {
-                (LayerState::Pushing { current: self.sent.load(Ordering::Relaxed), total: *total }, None)
+                (LayerState::Pushing { current: self.sent.load(Ordering::Relaxed), total }, None)
             }
+            State::Retrying { seconds } => (LayerState::Retrying { seconds }, None),
             // The event with the size comes first, so that the sent bytes of a quick blob count too.
             State::Stored { size } => {
-                (LayerState::Pushing { current: *size, total: *size }, Some(LayerState::Pushed))
+                (LayerState::Pushing { current: size, total: size }, Some(LayerState::Pushed))
             }
         };
         let last = then.clone().unwrap_or_else(|| now.clone());
@@ -71,16 +82,16 @@ impl Row {
 }
 
 impl Layers {
-    /// Adds a blob.
+    /// Returns the row of a blob, and adds the row if there is none.
     ///
     /// * `name`: the digest of the blob, or the ID of the upload if the digest is not known.
-    pub fn add(&self, name: &str, state: LayerState) -> Arc<Row> {
+    pub fn add(&self, name: &str) -> Arc<Row> {
         let id: String = name.rsplit(':').next().unwrap_or_default().chars().take(12).collect();
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(row) = rows.iter().find(|row| row.id == id) {
             return Arc::clone(row);
         }
-        let row = Arc::new(Row { id, sent: Arc::default(), state: Mutex::new((State::Is(state), None)) });
+        let row = Arc::new(Row { id, sent: Arc::default(), state: Mutex::new((State::Waiting, None)) });
         rows.push(Arc::clone(&row));
         row
     }
@@ -101,7 +112,7 @@ mod tests {
     #[test]
     fn reports_each_change_once() {
         let layers = Layers::default();
-        let row = layers.add("sha256:0123456789abcdef", LayerState::Waiting);
+        let row = layers.add("sha256:0123456789abcdef");
         let event = |state| vec![Event::Layer { id: "0123456789ab".to_owned(), state }];
         assert_eq!(layers.changes(), event(LayerState::Waiting));
         assert_eq!(layers.changes(), []);
@@ -113,7 +124,7 @@ mod tests {
             [event(LayerState::Pushing { current: 9, total: 9 }), event(LayerState::Pushed)].concat();
         assert_eq!(layers.changes(), stored);
         row.sent.store(1, Ordering::Relaxed);
-        layers.add("sha256:0123456789abcdef", LayerState::AlreadyExists);
+        layers.add("sha256:0123456789abcdef");
         assert_eq!(layers.changes(), [], "a blob has one row");
     }
 }

@@ -1,6 +1,7 @@
 //! Records of the temporary names that the relay adds to images, so that a later call removes the names that a killed call
 //! left in the engine.
 
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -36,10 +37,11 @@ pub fn record(config: &Path, engine: &Engine, name: &Reference, id: &str) -> io:
         Record { endpoint: engine.endpoint().to_string(), name: name.canonical(), id: id.to_owned() };
     let directory = config.join(DIRECTORY);
     fs::create_dir_all(&directory)?;
-    let text = serde_json::to_string(&record)?;
-    let path = directory.join(format!("{}.json", &sha256(text.as_bytes())[..16]));
+    let text = serde_json::to_vec(&record)?;
+    let path = directory.join(format!("{}.json", &sha256(&text)[..16]));
+    // Another call must not read an incomplete record.
     let mut file = tempfile::NamedTempFile::new_in(&directory)?;
-    io::Write::write_all(&mut file, text.as_bytes())?;
+    file.write_all(&text)?;
     file.persist(&path).map_err(|error| error.error)?;
     Ok(path)
 }

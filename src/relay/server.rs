@@ -26,7 +26,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::failure::Class;
 use crate::oci::{Descriptor, sha256};
 use crate::relay::blob::Transfer;
-use crate::relay::job::{Blob, Job, Manifest, Started};
+use crate::relay::job::{Blob, Job, Started};
 use crate::relay::request::{EngineRequest, Refusal};
 use crate::relay::window::Arrived;
 
@@ -191,11 +191,7 @@ async fn answer(job: &Arc<Job>, request: Request<Incoming>) -> Answer {
 /// credentials end the push.
 async fn find_blob(job: &Arc<Job>, digest: &str) -> Answer {
     match tokio::time::timeout(QUERY, job.find(digest)).await {
-        Ok(Ok(Some(size))) => {
-            let mut answer = with_header(empty(StatusCode::OK), DIGEST, digest);
-            answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
-            answer
-        }
+        Ok(Ok(Some(size))) => found(digest, size),
         Ok(Err(error)) if error.class() == Class::Auth => {
             job.refuse(error);
             std::future::pending().await
@@ -210,8 +206,7 @@ async fn start(job: &Arc<Job>, mount: Option<(String, String)>) -> Answer {
         let mounted =
             async { job.mount(&digest, &from).await && matches!(job.find(&digest).await, Ok(Some(_))) };
         if tokio::time::timeout(QUERY, mounted).await.unwrap_or_default() {
-            let location = format!("/v2/{}/blobs/{digest}", job.repository);
-            return with_header(created(&location), DIGEST, &digest);
+            return stored(job, &digest);
         }
     }
     accepted(job, &job.add_upload(), 0)
@@ -288,23 +283,15 @@ async fn store(job: &Arc<Job>, digest: &str, arrived: Arrived, want: oneshot::Se
 
 /// `HEAD manifests/REFERENCE`.
 async fn find_manifest(job: &Arc<Job>, reference: &str) -> Answer {
-    let unknown = || refusal(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "no such manifest");
-    let found = match job.manifest(reference) {
-        Some(manifest) => Some(manifest),
-        None => match tokio::time::timeout(QUERY, job.writer.manifest(reference)).await {
-            Ok(Ok(Some(named))) => HeaderValue::from_str(&named.media_type).ok().map(|media_type| {
-                let manifest = Manifest { descriptor: Descriptor::new(named.digest, named.size), media_type };
-                job.add_manifest(reference, manifest.clone());
-                manifest
-            }),
-            _ => None,
-        },
-    };
-    let Some(Manifest { descriptor, media_type }) = found else { return unknown() };
-    let mut answer = with_header(empty(StatusCode::OK), DIGEST, &descriptor.digest);
-    answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(descriptor.size));
-    answer.headers_mut().insert(CONTENT_TYPE, media_type);
-    answer
+    if job.manifest(reference).is_none()
+        && let Ok(Ok(Some(found))) = tokio::time::timeout(QUERY, job.writer.resolve(reference)).await
+    {
+        job.add_manifest(reference, found);
+    }
+    match job.manifest(reference) {
+        Some(Descriptor { digest, size, .. }) => found(&digest, size),
+        None => refusal(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "no such manifest"),
+    }
 }
 
 /// `PUT manifests/REFERENCE`. Answers the engine at once, while the registry may still store blobs.
@@ -327,7 +314,7 @@ async fn put_manifest(job: &Arc<Job>, reference: String, request: Request<Incomi
     }
     let descriptor = Descriptor::new(digest.clone(), body.len() as u64);
     let location = format!("/v2/{}/manifests/{reference}", job.repository);
-    job.store_manifest(reference, Manifest { descriptor, media_type }, body);
+    job.store_manifest(reference, descriptor, media_type, body);
     with_header(created(&location), DIGEST, &digest)
 }
 
@@ -336,6 +323,16 @@ async fn drain(mut body: Incoming) {
     while let Some(Ok(_)) = body.frame().await {}
 }
 
+/// Returns the answer to a `HEAD` request for a blob or a manifest that exists.
+///
+/// * `size`: in bytes.
+fn found(digest: &str, size: u64) -> Answer {
+    let mut answer = with_header(empty(StatusCode::OK), DIGEST, digest);
+    answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
+    answer
+}
+
+/// Returns the answer for a blob that the registry has, or that the plugin stores.
 fn stored(job: &Job, digest: &str) -> Answer {
     with_header(created(&format!("/v2/{}/blobs/{digest}", job.repository)), DIGEST, digest)
 }

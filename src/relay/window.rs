@@ -130,12 +130,9 @@ impl Source {
         self.start = self.end;
     }
 
-    /// Returns the digest and the size of the blob, after the whole blob has arrived.
-    pub fn arrived(&mut self) -> Option<Arrived> {
-        if !self.is_complete {
-            return None;
-        }
+    /// Returns the digest and the size of the blob, once, after the whole blob has arrived.
+    pub fn arrived(&mut self) -> Arrived {
         let digest = self.hash.take().map(|hash| format!("sha256:{}", hex(hash.finish().as_ref())));
-        Some(Arrived { digest, size: self.end })
+        Arrived { digest, size: self.end }
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::PASSWORD;
 use crate::nginx::Nginx;
-use crate::proxy::{Fault, Proxy, ask};
+use crate::proxy::{Asked, Fault, Meant, Proxy, ask};
 use crate::several::{architectures, load};
 use crate::support::{Engine, Home, Registry, Run, engine, ok, run, wait_for};
 
@@ -41,6 +42,23 @@ fn push(engine: &Engine, home: &Home, options: &[&str], image: &str) -> Run {
     pushed
 }
 
+/// Pushes an image, and asserts that the registry then serves the digest in the plugin's result. Returns the result.
+///
+/// * `path`: the repository, whose tag `1` the image has.
+fn assert_pushed(
+    engine: &Engine,
+    home: &Home,
+    options: &[&str],
+    image: &str,
+    (registry, path): (&Registry, &str),
+) -> Value {
+    let pushed = push(engine, home, options, image);
+    assert_eq!(pushed.status, 0, "{}: {pushed:?}", engine.name);
+    let result = pushed.json();
+    assert_eq!(result["digest"], registry.digest(path, "1", None), "{}", engine.name);
+    result
+}
+
 /// Returns the names of all images that contain `text`, in the engine.
 fn images(engine: &Engine, home: &Home, text: &str) -> BTreeSet<String> {
     let mut list = engine.docker(home);
@@ -50,7 +68,7 @@ fn images(engine: &Engine, home: &Home, text: &str) -> BTreeSet<String> {
 }
 
 /// Returns the files that record temporary names.
-fn records(home: &Home) -> Vec<std::path::PathBuf> {
+fn records(home: &Home) -> Vec<PathBuf> {
     let files = fs::read_dir(home.path(".docker/regpush/relay")).into_iter().flatten();
     files.map(|file| file.unwrap().path()).collect()
 }
@@ -71,7 +89,7 @@ fn same_digest_as_a_direct_push_and_nothing_left() {
         assert_eq!(result["layers"], json!({"total": 3, "pushed": 3, "exists": 0, "mounted": 0}), "{result}");
         assert!(result["bytes"].as_u64().unwrap() >= 3 * LARGE as u64 / 4, "{result}");
         assert_eq!(images(engine, home, &path), before, "the tags are the same");
-        assert_eq!(records(home), Vec::<std::path::PathBuf>::new());
+        assert_eq!(records(home), Vec::<PathBuf>::new());
         let digest = registry.digest(&path, "1", None);
         assert_eq!(result["digest"], digest);
 
@@ -79,9 +97,7 @@ fn same_digest_as_a_direct_push_and_nothing_left() {
         proxy.clear();
         let again = push(engine, home, &[], &name);
         assert_eq!((again.status, &again.json()["digest"]), (0, &json!(digest)), "{again:?}");
-        let sent = |log: Vec<crate::proxy::Asked>| {
-            log.iter().filter(|asked| ask::send(&asked.method, &asked.path)).count()
-        };
+        let sent = |log: Vec<Asked>| log.iter().filter(|asked| ask::send(&asked.method, &asked.path)).count();
         assert_eq!(sent(proxy.log()), 0, "{:?}", proxy.log());
 
         // The engine itself pushes the same digest to another registry.
@@ -152,27 +168,61 @@ fn resets_in_the_middle_of_a_large_layer() {
         proxy.fails(1, ask::send, Fault::Reset(50_000_000));
         let path = format!("reset/{}", engine.name);
         let image = engine.image(home, &proxy.name(&format!("{path}:1")), 100_000_000);
-        let pushed = push(engine, home, &[], &image.name);
-        assert_eq!(pushed.status, 0, "{pushed:?}");
-        assert_eq!(pushed.json()["digest"], registry.digest(&path, "1", None));
+        assert_pushed(engine, home, &[], &image.name, (&registry, &path));
     });
+}
+
+/// Makes the registry answer the first request that `is_for` selects with 429, and pushes an image. Asserts that the relay waits
+/// as long as the registry asks, and repeats the request within the same attempt.
+fn waits(engine: &Engine, home: &Home, is_for: Meant, headers: &'static str, wait: u64, options: &[&str]) {
+    let registry = Registry::open();
+    let proxy = Proxy::to(&registry);
+    let body = json!({"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]}).to_string();
+    proxy.fails(1, is_for, Fault::Answer { status: "429 Too Many Requests", headers, body });
+    let path = format!("wait/{}-{wait}", engine.name);
+    let image = engine.image(home, &proxy.name(&format!("{path}:1")), 100_000);
+    let started = Instant::now();
+    let result = assert_pushed(engine, home, options, &image.name, (&registry, &path));
+    assert!(started.elapsed() >= Duration::from_secs(wait), "{:?}", started.elapsed());
+    assert_eq!(result["attempts"], 1, "{result}");
 }
 
 #[test]
 fn waits_as_long_as_the_registry_asks() {
     on_each(|engine, home| {
-        let registry = Registry::open();
-        let proxy = Proxy::to(&registry);
-        let headers = "Content-Type: application/json\r\nRetry-After: 3\r\n";
-        let body = json!({"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]}).to_string();
-        proxy.fails(1, ask::begin, Fault::Answer { status: "429 Too Many Requests", headers, body });
-        let image = engine.image(home, &proxy.name(&format!("wait/{}:1", engine.name)), 100_000);
-        let started = Instant::now();
-        let pushed = push(engine, home, &[], &image.name);
-        assert_eq!(pushed.status, 0, "{pushed:?}");
-        assert!(started.elapsed() >= Duration::from_secs(3), "{:?}", started.elapsed());
-        assert_eq!(pushed.json()["attempts"], 1, "the relay repeats the request");
+        waits(engine, home, ask::begin, "Content-Type: application/json\r\nRetry-After: 3\r\n", 3, &[]);
     });
+}
+
+#[test]
+fn wait_that_the_registry_asks_for_is_no_stall() {
+    let headers = "Content-Type: application/json\r\nRetry-After: 15\r\n";
+    let options = ["--stall-timeout", "12s"];
+    waits(&engine("docker-28-containerd"), &Home::new(), ask::manifest, headers, 15, &options);
+}
+
+/// The classic store asks for layers that it knows from another repository, and does not ask to mount them, since the address
+/// of the relay is another registry for it.
+#[test]
+fn mounts_layers_from_a_repository_that_the_engine_has_pushed_to() {
+    for name in ["docker-20.10", "docker-28-classic"] {
+        let (engine, home, registry) = (engine(name), Home::new(), Registry::open());
+        let proxy = Proxy::to(&registry);
+        let (old, new) =
+            (proxy.name(&format!("mounts/{name}:1")), proxy.name(&format!("mounts/{name}-new:1")));
+        let image = engine.layered_image(&home, &old, (2, 500_000));
+        ok(engine.docker(&home).args(["push", "-q", &old]));
+        proxy.clear();
+        ok(engine.docker(&home).args(["tag", &old, &new]));
+        let path = format!("mounts/{name}-new");
+        let result = assert_pushed(&engine, &home, &[], &new, (&registry, &path));
+        assert_eq!(result["layers"]["exists"], 2, "{result}");
+        let log = proxy.log();
+        let mounts = log.iter().filter(|asked| asked.path.contains("mount=sha256")).count();
+        assert!(mounts >= 2, "{log:?}");
+        engine.remove(&["-f", &new]);
+        drop(image);
+    }
 }
 
 /// docker 29 waits for 30 s, so the relay answers the engine before the registry has stored a layer.
@@ -185,9 +235,8 @@ fn registry_that_needs_long_to_store_a_layer() {
         proxy.fails(1, ask::send, Fault::Then(Arc::new(slow)));
         let path = format!("slow/{}", engine.name);
         let image = engine.image(home, &proxy.name(&format!("{path}:1")), LARGE);
-        let pushed = push(engine, home, &[], &image.name);
-        assert_eq!((pushed.status, &pushed.json()["attempts"]), (0, &json!(1)), "{pushed:?}");
-        assert_eq!(pushed.json()["digest"], registry.digest(&path, "1", None));
+        let result = assert_pushed(engine, home, &[], &image.name, (&registry, &path));
+        assert_eq!(result["attempts"], 1, "{result}");
     });
 }
 
@@ -248,32 +297,50 @@ fn only_the_engine_can_use_the_relay() {
     });
 }
 
+/// A push that has started, as a process of the docker CLI.
+fn start(engine: &Engine, home: &Home, image: &str) -> Child {
+    let mut command = engine.docker(home);
+    command.args(["regpush", "--relay", "always", "-q", image]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Kills the plugin, which is a child of the docker CLI, so that the plugin cannot clean up.
+fn kill_plugin(mut docker: Child) {
+    let plugins = Command::new("pgrep").args(["-P", &docker.id().to_string()]).output().unwrap();
+    for plugin in String::from_utf8(plugins.stdout).unwrap().split_whitespace() {
+        let _ = kill(Pid::from_raw(plugin.parse().unwrap()), Signal::SIGKILL);
+    }
+    docker.wait().unwrap();
+}
+
 #[test]
 fn killed_calls_leave_nothing_that_the_next_call_does_not_remove() {
     thread::scope(|scope| {
         for name in ["docker-28-classic", "docker-28-containerd"] {
             scope.spawn(move || {
                 let (engine, home, registry) = (engine(name), Home::new(), Registry::open());
+                let proxy = Proxy::to(&registry);
                 let path = format!("killed/{name}");
-                let image = engine.image(&home, &registry.name(&format!("{path}:1")), LARGE);
+                let image = engine.image(&home, &proxy.name(&format!("{path}:1")), LARGE);
                 let before = images(&engine, &home, &path);
+                // This kill comes while the image has its temporary name.
+                proxy.fails(1, ask::send, Fault::Stall(1 << 20));
+                let stalled = start(&engine, &home, &image.name);
+                wait_for("the upload stalls", || {
+                    proxy.log().iter().any(|asked| asked.is_faulty).then_some(())
+                });
+                kill_plugin(stalled);
+                assert_eq!(records(&home).len(), 1, "the record of the temporary name");
+                assert_eq!(images(&engine, &home, &path).len(), before.len() + 1, "the temporary name");
                 for moment in 0..20 {
-                    let mut command = engine.docker(&home);
-                    command.args(["regpush", "--relay", "always", "-q", &image.name]);
-                    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+                    let pushing = start(&engine, &home, &image.name);
                     // The moment of the kill is what the test varies.
                     thread::sleep(Duration::from_millis(25 + 15 * moment));
-                    let plugins =
-                        Command::new("pgrep").args(["-P", &child.id().to_string()]).output().unwrap();
-                    for plugin in String::from_utf8(plugins.stdout).unwrap().split_whitespace() {
-                        let _ = kill(Pid::from_raw(plugin.parse().unwrap()), Signal::SIGKILL);
-                    }
-                    child.wait().unwrap();
+                    kill_plugin(pushing);
                 }
-                let pushed = push(&engine, &home, &[], &image.name);
-                assert_eq!(pushed.status, 0, "{pushed:?}");
+                assert_pushed(&engine, &home, &[], &image.name, (&registry, &path));
                 assert_eq!(images(&engine, &home, &path), before);
-                assert_eq!(records(&home), Vec::<std::path::PathBuf>::new());
+                assert_eq!(records(&home), Vec::<PathBuf>::new());
             });
         }
     });
@@ -288,9 +355,7 @@ fn proxies_that_buffer_and_proxies_that_do_not() {
             let nginx = Nginx::before(&registry, &location);
             let path = format!("nginx/{}-{buffering}", engine.name);
             let image = engine.image(home, &nginx.name(&format!("{path}:1")), LARGE);
-            let pushed = push(engine, home, &[], &image.name);
-            assert_eq!(pushed.status, 0, "{pushed:?}");
-            assert_eq!(pushed.json()["digest"], registry.digest(&path, "1", None));
+            assert_pushed(engine, home, &[], &image.name, (&registry, &path));
         }
     });
 }
@@ -313,9 +378,7 @@ fn credentials_are_not_sent_to_the_server_that_receives_a_redirected_upload() {
         home.config(&json!({"auths": {front.host(): {"auth": login}}}));
         let path = format!("redirected/{}", engine.name);
         let image = engine.image(home, &front.name(&format!("{path}:1")), LARGE);
-        let pushed = push(engine, home, &[], &image.name);
-        assert_eq!(pushed.status, 0, "{pushed:?}");
-        assert_eq!(pushed.json()["digest"], registry.digest(&path, "1", None));
+        assert_pushed(engine, home, &[], &image.name, (&registry, &path));
         let received = store.take_log();
         assert!(
             received.iter().any(|request| ["PATCH", "PUT"].contains(&request.method.as_str())),

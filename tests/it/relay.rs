@@ -22,7 +22,8 @@ use docker_regpush::relay::job::{Failure, Job};
 use docker_regpush::secret::Secret;
 
 use crate::support::body::Body;
-use crate::support::engine::read_head;
+use crate::support::engine::{FakeEngine, Reply, read_head, refusal};
+use crate::support::env::{TestEnv, run};
 
 /// The size in bytes of a blob that the relay keeps as a whole, and of a blob that it does not.
 const KEPT: usize = 4 << 20;
@@ -50,6 +51,8 @@ enum Fault {
     StartStatus(u16),
     /// Names a location with another scheme and port on the same host.
     WrongPort,
+    /// Redirects a blob to the registry at this port, after this number of bytes.
+    Redirect { after: usize, port: u16 },
 }
 
 #[derive(Default)]
@@ -155,6 +158,12 @@ fn serve(mut stream: TcpStream, shared: &Mutex<State>, domain: &str) -> std::io:
             std::io::copy(&mut body.take(after as u64), &mut std::io::sink())?;
             shared.lock().unwrap().uploads.remove(&id);
             return Ok(());
+        }
+        Some(Fault::Redirect { after, port }) => {
+            std::io::copy(&mut Read::by_ref(&mut body).take(after as u64), &mut std::io::sink())?;
+            answer(307, &format!("Location: http://127.0.0.1:{port}{target}\r\n"), "")?;
+            // The system resets a connection that is closed with unread data, and the relay then loses the answer.
+            return std::io::copy(&mut body, &mut std::io::sink()).map(|_| ());
         }
         Some(Fault::AnswerEarly) => {
             answer(201, "", "")?;
@@ -286,50 +295,76 @@ impl Client {
     }
 }
 
+/// The result of a push through a relay.
+struct Done<T> {
+    failure: Option<Failure>,
+    /// The result of the client; `None` if the push failed before the client ended.
+    sent: Option<T>,
+    notes: Vec<String>,
+}
+
 /// Runs `engine` as a client of a relay to the registry. Waits until the registry has stored everything, or until the push
-/// has failed. Returns the failure, the result of the client, and the notes.
+/// has failed.
 fn through_relay<T: Send + 'static>(
     registry: &FakeRegistry,
     retries: u32,
     engine: impl FnOnce(Client) -> T + Send + 'static,
 ) -> (Option<Failure>, Option<T>, Vec<String>) {
+    let runtime = runtime();
+    let Done { failure, sent, notes } = runtime.block_on(async {
+        let connected = connect(registry).await;
+        attempt(&connected, registry, retries, engine).await
+    });
+    (failure, sent, notes)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Connects to a registry as a push does.
+async fn connect(registry: &FakeRegistry) -> Arc<Registry> {
     // reqwest needs a crypto provider even without TLS; another test may have installed a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let login = ActiveCredentials::anonymous().login;
-        let password = Secret::new("secret".to_owned());
-        let credentials = match registry.state.lock().unwrap().token_lifetime {
-            Some(_) => Credentials::basic("alice".to_owned(), password),
-            None => Credentials::anonymous(),
-        };
-        let settings = RegistrySettings::default();
-        let access =
-            Access::new(&registry.domain, &settings, credentials, login, None, |_| {}).await.unwrap();
-        let connected = Registry::connect(&registry.domain, access, Arc::default()).await.unwrap();
-        let reference: Reference = format!("{}/app:1", registry.domain).parse().unwrap();
-        let job = Job::new(Arc::new(connected), &reference, retries, Vec::new()).unwrap();
-        let relay = Relay::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let server = relay.serve(&job);
-        let packed = job.credentials().basic_auth().unwrap();
-        let authorization = format!("Basic {}", packed.expose());
-        let client = Client { address: relay.domain().parse().unwrap(), authorization };
-        let (sender, mut receiver) = tokio::sync::oneshot::channel();
-        thread::spawn(move || sender.send(engine(client)));
-        let mut result = None;
-        let work = async {
-            tokio::select! {
-                done = &mut receiver => result = Some(done.expect("the client has not panicked")),
-                () = job.failed() => {}
-            }
-            job.settled().await;
-        };
-        let done = tokio::time::timeout(PATIENCE, work).await;
-        assert!(done.is_ok(), "the push hangs: {:?}", registry.state.lock().unwrap().requests);
-        drop(server);
-        let failure = job.take_failure();
-        (failure, result, job.notes())
-    })
+    let login = ActiveCredentials::anonymous().login;
+    let password = Secret::new("secret".to_owned());
+    let credentials = match registry.state.lock().unwrap().token_lifetime {
+        Some(_) => Credentials::basic("alice".to_owned(), password),
+        None => Credentials::anonymous(),
+    };
+    let settings = RegistrySettings::default();
+    let access = Access::new(&registry.domain, &settings, credentials, login, None, |_| {}).await.unwrap();
+    Arc::new(Registry::connect(&registry.domain, access, Arc::default()).await.unwrap())
+}
+
+/// Makes one attempt to push. See [`through_relay`].
+async fn attempt<T: Send + 'static>(
+    connected: &Arc<Registry>,
+    registry: &FakeRegistry,
+    retries: u32,
+    engine: impl FnOnce(Client) -> T + Send + 'static,
+) -> Done<T> {
+    let reference: Reference = format!("{}/app:1", registry.domain).parse().unwrap();
+    let job = Job::new(Arc::clone(connected), &reference, retries, Vec::new()).unwrap();
+    let relay = Relay::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let server = relay.serve(&job);
+    let packed = job.credentials().basic_auth().unwrap();
+    let authorization = format!("Basic {}", packed.expose());
+    let client = Client { address: relay.domain().parse().unwrap(), authorization };
+    let (sender, mut receiver) = tokio::sync::oneshot::channel();
+    thread::spawn(move || sender.send(engine(client)));
+    let mut sent = None;
+    let work = async {
+        tokio::select! {
+            done = &mut receiver => sent = Some(done.expect("the client has not panicked")),
+            () = job.failed() => {}
+        }
+        job.settled().await;
+    };
+    let done = tokio::time::timeout(PATIENCE, work).await;
+    assert!(done.is_ok(), "the push hangs: {:?}", registry.state.lock().unwrap().requests);
+    drop(server);
+    Done { failure: job.take_failure(), sent, notes: job.notes() }
 }
 
 /// Returns a blob without repetitions, so that doubled or missing content changes the digest.
@@ -517,4 +552,39 @@ fn replaces_a_token_that_ends_within_a_minute() {
         assert_eq!(sent, Some((201, 201)));
         assert_eq!(registry.state.lock().unwrap().tokens, want, "{lifetime} s");
     }
+}
+
+/// The data that was sent before the redirect cannot be sent again, so only the next attempt can reach the other server.
+#[test]
+fn next_attempt_starts_at_the_server_to_which_a_blob_was_redirected() {
+    let other = FakeRegistry::start(&[]);
+    let port = other.domain.rsplit(':').next().unwrap().parse().unwrap();
+    let registry = FakeRegistry::start(&[Fault::Redirect { after: 20 << 20, port }]);
+    runtime().block_on(async {
+        let connected = connect(&registry).await;
+        let first = attempt(&connected, &registry, 5, |client| client.put(&blob(LARGE))).await;
+        let failure = first.failure.expect("the first attempt fails");
+        assert!(failure.can_retry, "{failure:?}");
+        let second = attempt(&connected, &registry, 5, |client| client.put(&blob(LARGE))).await;
+        assert!(second.failure.is_none(), "{:?}", second.failure);
+        assert_eq!(second.sent, Some(201));
+    });
+    assert_eq!((registry.count("POST"), other.count("POST")), (1, 1), "one upload starts at each server");
+    assert_eq!(other.state.lock().unwrap().blobs.len(), 1);
+}
+
+#[test]
+fn engine_that_cannot_reach_the_relay_is_named() {
+    let registry = FakeRegistry::start(&[]);
+    let image = format!("{}/app:1", registry.domain);
+    let refused = "dial tcp 127.1.2.3:20000: connect: connection refused";
+    let engine = FakeEngine::start()
+        .has(&image, "sha256:1111111111111111111111111111111111111111111111111111111111111111")
+        .on_next_push(Reply::stream([refusal(refused)]));
+    let env = TestEnv::new();
+    let run = run(env.command(&engine).args(["regpush", "--relay", "always", &image]));
+    assert_eq!(run.status, 4, "{run}");
+    assert!(run.stderr.contains("the engine cannot reach the plugin at 127."), "{run}");
+    assert!(run.stderr.contains("hint: remove `--relay always`"), "{run}");
+    assert_eq!(engine.names(), [image], "the temporary name is removed");
 }

@@ -1,19 +1,16 @@
 //! Uploads an image with the engine's push request, and detects stalls.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 
-use humantime::format_duration;
 use hyper::StatusCode;
 use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
-use crate::engine::push::{PushRequest, PushStream};
+use crate::engine::push::PushRequest;
 use crate::engine::tag::TemporaryTag;
-use crate::event::{Event, LayerState, Narrowed};
-use crate::failure::{Class, Evidence, classify, stalled, waiting};
+use crate::event::Event;
+use crate::failure::{Class, stalled, waiting};
 use crate::oci::Descriptor;
 use crate::present::presenter::Update;
 use crate::progress::Progress;
@@ -23,12 +20,10 @@ use crate::push::naming::untag;
 use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::{Subject, inspect};
-use crate::push::upload::watchdog::Watchdog;
-use crate::text::one_line;
+use crate::push::upload::stream::{
+    AFTER_REFUSAL, AttemptLog, StreamFacts, finished, no_progress, stop, until,
+};
 
-/// How long the plugin reads the engine's stream after the stream reported that the push was refused. Later messages
-/// only repeat or explain the refusal.
-pub const AFTER_REFUSAL: Duration = Duration::from_secs(2);
 /// The timeout for the registry to confirm a push for which the engine reported no digest.
 const CONFIRMATION: Duration = Duration::from_secs(30);
 
@@ -38,36 +33,6 @@ pub struct EngineUpload {
     /// The local tag with another spelling of the registry's name, if an upload under the usual name hangs in the
     /// engine.
     detour: Option<TemporaryTag>,
-}
-
-/// Facts about one push, collected from the engine's stream.
-#[derive(Debug, Default)]
-struct StreamFacts {
-    /// The raw message of the first [`Event::Refused`]. Later refusals only repeat or explain the first refusal.
-    refusal: Option<String>,
-    content_missing: bool,
-    narrowed: Option<Narrowed>,
-    /// The engine uses Docker's classic store, the only store that reports `Preparing`.
-    is_classic: bool,
-    /// The engine reports nothing until the push has finished (podman).
-    is_silent: bool,
-    /// The engine itself retries a layer.
-    is_retrying: bool,
-    /// The result of a diagnosis while the engine itself retried a layer.
-    diagnosis: Option<Diagnosis>,
-}
-
-impl StreamFacts {
-    fn apply(&mut self, event: &Event) {
-        match event {
-            Event::Refused { message } => _ = self.refusal.get_or_insert_with(|| message.clone()),
-            Event::ContentMissing => self.content_missing = true,
-            Event::PlatformInsteadOfIndex(narrowed) => self.narrowed = Some(narrowed.clone()),
-            Event::Layer { state: LayerState::Preparing, .. } => self.is_classic = true,
-            Event::Layer { state: LayerState::Retrying { .. }, .. } => self.is_retrying = true,
-            _ => {}
-        }
-    }
 }
 
 /// The reason why the plugin stopped reading the engine's stream, unless the connection broke.
@@ -99,18 +64,9 @@ impl EngineUpload {
         self.clean_up(session, engine, log).await;
         let repository = detour.as_ref().unwrap_or(reference).repository();
         let progress = &log.record.progress;
-        let refused = |message: &str, http_status| {
-            let verdict = classify(&Evidence {
-                message,
-                http_status,
-                content_missing: facts.content_missing,
-                has_foreign_layers: progress.has_foreign_layers(),
-                phase: progress.phase(),
-                credentials_sent: !subject.active.credentials.is_anonymous(),
-                repository: &repository,
-            });
-            Cause::Engine { verdict: verdict.uncancelled(), reason: one_line(message) }
-        };
+        let credentials_sent = !subject.active.credentials.is_anonymous();
+        let refused =
+            |message: &str, status| facts.cause(message, status, progress, credentials_sent, &repository);
         let is_silent = facts.is_silent;
         let retryable = |cause: Cause| {
             let max_retries = max_retries(session, subject, cause.class(), progress, is_silent);
@@ -150,12 +106,10 @@ impl EngineUpload {
                 if facts.is_classic {
                     session.detours.borrow_mut().hangs(reference, blocked_before);
                 }
-                let reason = format!("no progress for {}", format_duration(session.options.stall_timeout));
-                return Err(retryable(Cause::Engine { verdict: stalled(), reason }));
+                return Err(retryable(no_progress(session.options.stall_timeout)));
             }
             Err(EngineError::Answered { status, message }) => {
-                let message = if message.trim().is_empty() { status.to_string() } else { message };
-                return Err(retryable(refused(&message, Some(status.as_u16()))));
+                return Err(retryable(refused(&message, Some(status))));
             }
             Err(error) => {
                 let error = engine.explain(error).await;
@@ -241,7 +195,7 @@ impl EngineUpload {
         subject: &Subject<'_>,
         log: &mut ImageLog<'_>,
         facts: &mut StreamFacts,
-        mut on_event: impl FnMut(&Event),
+        on_event: impl FnMut(&Event),
     ) -> Result<StreamEnd, EngineError> {
         let request = PushRequest {
             reference: self.detour.as_ref().map_or(subject.reference, |tag| &tag.name),
@@ -249,14 +203,13 @@ impl EngineUpload {
             platform: subject.platform,
             wants_objects: log.reporter.wants_objects(),
         };
-        let limit = session.options.stall_timeout;
-        let mut watchdog = Watchdog::new(limit, Instant::now());
+        let mut attempt = AttemptLog::new(session, log, on_event);
         let mut deadline: Option<Instant> = None;
         // The engine may be slow to respond, since the engine resolves the registry's host name first.
         let answered = async { Some(engine.push(&request).await) };
         let Some(stream) = (tokio::select! {
             stream = answered => stream,
-            () = until(Some(watchdog.deadline(&log.record.progress)).filter(|_| !limit.is_zero())) => None,
+            () = until(attempt.stall_deadline()) => None,
         }) else {
             return Err(EngineError::Silent { endpoint: engine.endpoint() });
         };
@@ -264,27 +217,23 @@ impl EngineUpload {
         // The diagnosis starts when the engine reports a retry for the first time.
         let mut diagnosis = None;
         facts.is_silent = stream.is_silent;
-        let is_watched = !stream.is_silent && !limit.is_zero();
+        let is_watched = !stream.is_silent;
         loop {
-            let stalls =
-                Some(stall_deadline(session, &watchdog, &log.record.progress)).filter(|_| is_watched);
+            let stalls = attempt.stall_deadline().filter(|_| is_watched);
             let goes_on = tokio::select! {
                 // Poll the stream before the stall timeout. After a suspension of the plugin's process, data may have
                 // arrived although the timeout has passed.
                 biased;
                 () = until(deadline) => false,
                 more = stream.next(|event| {
-                    let has_changed = log.record_event(&event);
                     facts.apply(&event);
-                    watchdog.saw(&event, has_changed, Instant::now());
-                    record_movement(session, &event, has_changed);
-                    on_event(&event);
+                    attempt.report(&event);
                 }) => more?,
                 found = finished(&mut diagnosis) => {
                     diagnosis = None;
                     match Diagnosis::into_final_cause(found) {
                         Ok(cause) => {
-                            stop(engine, stream, log).await;
+                            stop(engine, stream, attempt.log).await;
                             return Ok(StreamEnd::Diagnosed(cause));
                         }
                         Err(found) => facts.diagnosis = Some(found),
@@ -293,15 +242,15 @@ impl EngineUpload {
                 }
                 () = until(stalls) => {
                     // Another push may have moved since the wait began.
-                    if stall_deadline(session, &watchdog, &log.record.progress) > Instant::now() {
+                    if attempt.stall_deadline() > Some(Instant::now()) {
                         continue;
                     }
-                    stop(engine, stream, log).await;
+                    stop(engine, stream, attempt.log).await;
                     return Ok(StreamEnd::Stalled);
                 }
             };
             if facts.is_retrying && diagnosis.is_none() && facts.diagnosis.is_none() {
-                let layer = size_to_probe(&log.record.progress, facts.is_classic);
+                let layer = size_to_probe(&attempt.log.record.progress, facts.is_classic);
                 diagnosis = Some(Box::pin(diagnose(session, engine.fork(), subject, layer)));
             }
             if !goes_on {
@@ -315,25 +264,6 @@ impl EngineUpload {
                 deadline = Some(Instant::now() + AFTER_REFUSAL);
             }
         }
-    }
-}
-
-/// Records the time at which an upload moved, for all pushes.
-pub fn record_movement(session: &Session<'_>, event: &Event, has_changed: bool) {
-    let is_movement = |state: &LayerState| matches!(state, LayerState::Pushing { .. } | LayerState::Pushed);
-    if has_changed && matches!(event, Event::Layer { state, .. } if is_movement(state)) {
-        session.last_movement.set(Instant::now());
-    }
-}
-
-/// Returns the time at which a push counts as stalled. A push that has sent nothing may wait for an upload slot of the
-/// engine, so the push does not count as stalled while the engine sends layers of other pushes.
-pub fn stall_deadline(session: &Session<'_>, watchdog: &Watchdog, progress: &Progress) -> Instant {
-    let own = watchdog.deadline(progress);
-    if progress.has_begun_nothing() {
-        own.max(session.last_movement.get() + session.options.stall_timeout)
-    } else {
-        own
     }
 }
 
@@ -351,26 +281,11 @@ async fn is_waiting_for_slot(
         && matches!(diagnose(session, engine.fork(), subject, None).await, Diagnosis::Healthy)
 }
 
-/// Stops a push, and tells the user if the engine does not confirm it.
-pub async fn stop(engine: &mut Engine, stream: PushStream, log: &ImageLog<'_>) {
-    if !engine.stop(stream).await {
-        log.note("the engine did not confirm that it stopped the push");
-    }
-}
-
 /// Returns the size in bytes for which a diagnosis checks whether the registry accepts a layer of this size.
 fn size_to_probe(progress: &Progress, is_classic: bool) -> Option<u64> {
     let size = progress.largest_unfinished_layer()?;
     // The classic store reports the size of the uncompressed layer, and sends the compressed layer.
     Some(if is_classic { size / 2 } else { size })
-}
-
-/// Waits for a future; forever if there is none.
-pub async fn finished<T>(future: &mut Option<Pin<Box<impl Future<Output = T>>>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Replaces the cause of a failure with the registry's own response, if the engine's message may hide the cause. Also
@@ -441,25 +356,4 @@ async fn confirm(
     log.record.verified = Some(true);
     log.note("the engine reported no digest; the registry confirmed the image");
     Some(named)
-}
-
-pub async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keeps_the_first_refusal() {
-        let mut facts = StreamFacts::default();
-        for message in ["denied", "later"] {
-            facts.apply(&Event::Refused { message: message.to_owned() });
-        }
-        assert_eq!(facts.refusal.as_deref(), Some("denied"));
-    }
 }

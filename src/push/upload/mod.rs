@@ -3,6 +3,7 @@
 pub mod detour;
 mod engine;
 mod relay;
+mod stream;
 mod watchdog;
 
 use crate::cli::RelayMode;

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use humantime::format_duration;
 use hyper::StatusCode;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -13,8 +12,8 @@ use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::engine::push::{PushRequest, PushStream};
 use crate::engine::tag::TemporaryTag;
-use crate::event::{Event, LayerState, Narrowed};
-use crate::failure::{Class, Evidence, classify, stalled};
+use crate::event::{Event, LayerState};
+use crate::failure::Class;
 use crate::oci::Descriptor;
 use crate::present::presenter::Update;
 use crate::progress::Progress;
@@ -23,12 +22,12 @@ use crate::push::naming::untag;
 use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::{Subject, inspect_all};
-use crate::push::upload::engine::{AFTER_REFUSAL, finished, record_movement, stall_deadline, stop, until};
-use crate::push::upload::watchdog::Watchdog;
+use crate::push::upload::stream::{
+    AFTER_REFUSAL, AttemptLog, StreamFacts, finished, no_progress, stop, until,
+};
 use crate::reference::Reference;
 use crate::relay::job::Job;
 use crate::relay::{Relay, address, leftover};
-use crate::text::one_line;
 
 /// The time between two updates of the progress.
 const TICK: Duration = Duration::from_millis(100);
@@ -50,23 +49,10 @@ struct Open {
     mount_sources: Vec<String>,
 }
 
-/// Facts from the engine's stream.
-#[derive(Default)]
-struct Facts {
-    /// The raw message of the first refusal.
-    refusal: Option<String>,
-    content_missing: bool,
-    narrowed: Option<Narrowed>,
-    /// The progress of the layers as the engine reports it.
-    progress: Progress,
-}
-
 /// The reason why the plugin stopped following a push.
 enum End {
-    /// The engine's stream ended and the registry has stored everything, or the engine has reported a refusal.
-    Finished,
-    /// The job has failed.
-    Failed,
+    /// The push has failed; or the engine's stream ended, and the registry has stored everything.
+    Over,
     Stalled,
 }
 
@@ -95,8 +81,11 @@ impl RelayUpload {
         let job = Job::new(registry, reference, session.options.retries, open.mount_sources.clone());
         let job = job.map_err(|error| subject.attempt_error(error.into()))?;
         log.reporter.show(&Update::Push);
-        let mut facts = Facts::default();
-        let end = follow(session, engine, subject, open, &job, log, &mut facts, &mut on_event).await;
+        let mut facts = StreamFacts::default();
+        // The progress of the layers as the engine reports it. The record has the progress at the registry.
+        let mut engine_progress = Progress::default();
+        let attempt = AttemptLog::new(session, log, &mut on_event);
+        let end = follow(engine, subject, open, &job, attempt, &mut facts, &mut engine_progress).await;
         job.notes().iter().for_each(|note| log.note(note));
         if let Some(failure) = job.take_failure() {
             // The relay has already repeated the request.
@@ -104,47 +93,32 @@ impl RelayUpload {
             let cause = Cause::Registry(Box::new(failure.error));
             return Err(AttemptError::Retryable { cause, max_retries, may_write: false });
         }
-        let refused = |message: &str, http_status| {
+        let refused = |message: &str, status| {
             // The temporary name means nothing to users.
-            let shown = one_line(&message.replace(open.name.domain(), reference.domain()));
-            let verdict = classify(&Evidence {
-                http_status,
-                content_missing: facts.content_missing,
-                has_foreign_layers: facts.progress.has_foreign_layers(),
-                phase: facts.progress.phase(),
-                repository: &open.name.repository(),
-                ..Evidence::of_text(message, true)
-            });
-            let is_about_way = matches!(verdict.class, Class::Network | Class::Tls | Class::Other);
+            let message = message.replace(open.name.domain(), reference.domain());
+            let cause = facts.cause(&message, status, &engine_progress, true, &reference.repository());
+            let is_about_way = matches!(cause.class(), Class::Network | Class::Tls | Class::Other);
             if is_about_way && !job.was_reached() {
-                return AttemptError::from(unusable(format!(
-                    "the engine cannot reach the plugin at {}: {}",
-                    open.name.domain(),
-                    one_line(message)
-                )));
+                let address = open.name.domain();
+                let reason = cause.reason().replace(reference.domain(), address);
+                return unusable(format!("the engine cannot reach the plugin at {address}: {reason}")).into();
             }
-            Cause::Engine { verdict: verdict.uncancelled(), reason: shown }.into()
+            AttemptError::from(cause)
         };
         if let Some(message) = &facts.refusal {
             return Err(refused(message, None));
         }
         match end {
-            Ok(End::Finished | End::Failed) => {}
-            Ok(End::Stalled) => {
-                let reason = format!("no progress for {}", format_duration(session.options.stall_timeout));
-                return Err(Cause::Engine { verdict: stalled(), reason }.into());
-            }
-            Err(EngineError::Answered { status, message }) => {
-                let message = if message.trim().is_empty() { status.to_string() } else { message };
-                return Err(refused(&message, Some(status.as_u16())));
-            }
+            Ok(End::Over) => {}
+            Ok(End::Stalled) => return Err(no_progress(session.options.stall_timeout).into()),
+            Err(EngineError::Answered { status, message }) => return Err(refused(&message, Some(status))),
             Err(error) => return Err(subject.engine_error(engine.explain(error).await).into()),
         }
         let tag = reference.tag_or_latest();
-        let stored = job.manifest(tag).map(|manifest| manifest.descriptor);
+        let stored = job.manifest(tag);
         let descriptor = stored
             .ok_or_else(|| PushError::Unconfirmed { reference: reference.familiar(), tag: tag.to_owned() })?;
-        job.cancel_unused_uploads().await;
+        job.cancel_unused_upload().await;
         let Descriptor { digest, size, .. } = descriptor.clone();
         let event = Event::Pushed { tag: tag.to_owned(), digest, size };
         log.record_event(&event);
@@ -226,25 +200,21 @@ fn mount_sources(repositories: &[String], reference: &Reference) -> Vec<String> 
 }
 
 /// Sends the push request, and follows the push until the registry has stored the image, or until a failure.
-#[expect(clippy::too_many_arguments, reason = "the parts of one attempt")]
 async fn follow(
-    session: &Session<'_>,
     engine: &mut Engine,
     subject: &Subject<'_>,
     open: &Open,
     job: &Arc<Job>,
-    log: &mut ImageLog<'_>,
-    facts: &mut Facts,
-    on_event: &mut impl FnMut(&Event),
+    mut attempt: AttemptLog<'_, '_, impl FnMut(&Event)>,
+    facts: &mut StreamFacts,
+    engine_progress: &mut Progress,
 ) -> Result<End, EngineError> {
-    let limit = session.options.stall_timeout;
-    let mut watchdog = Watchdog::new(limit, Instant::now());
     let credentials = job.credentials();
     let request = PushRequest {
         reference: &open.name,
         credentials: &credentials,
         platform: subject.platform,
-        wants_objects: log.reporter.wants_objects(),
+        wants_objects: attempt.log.reporter.wants_objects(),
     };
     let mut pushing = Some(Box::pin(engine.push(&request)));
     let mut stream: Option<PushStream> = None;
@@ -254,56 +224,56 @@ async fn follow(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut deadline: Option<Instant> = None;
     let end = loop {
-        // A request that waits as long as the registry demands is not stalled.
-        let stalls = |log: &ImageLog<'_>, watchdog: &Watchdog| {
-            let waits_until = job.waits_until().map(|until| until + limit);
-            waits_until.max(Some(stall_deadline(session, watchdog, &log.record.progress)))
-        };
-        let deadline_of_stall = stalls(log, &watchdog).filter(|_| !limit.is_zero());
-        let mut events = Vec::new();
-        let has_stalled = tokio::select! {
+        let stalls = stall_deadline(&attempt, job);
+        tokio::select! {
             biased;
-            () = job.failed() => break End::Failed,
-            () = until(deadline) => break End::Finished,
+            () = job.failed() => break End::Over,
+            () = until(deadline) => break End::Over,
             answer = finished(&mut pushing) => {
                 pushing = None;
                 stream = Some(answer?);
-                false
             }
-            more = next(&mut stream, |event| events.push(event)) => {
+            more = next(&mut stream, |event| {
+                facts.apply(&event);
+                report(&event, engine_progress.apply(&event), open, &mut attempt);
+            }) => {
                 if !more? {
                     stream = None;
                     if facts.refusal.is_some() {
-                        break End::Finished;
+                        break End::Over;
                     }
                 }
-                false
             }
-            () = job.settled(), if pushing.is_none() && stream.is_none() => {
-                show(session, job, log, &mut watchdog, on_event);
-                break if job.has_failed() { End::Failed } else { End::Finished };
+            () = job.settled(), if pushing.is_none() && stream.is_none() => break End::Over,
+            _ = ticks.tick() => job.layers.changes().iter().for_each(|event| attempt.report(event)),
+            () = until(stalls) => {
+                // A blob may have moved since the last tick.
+                job.layers.changes().iter().for_each(|event| attempt.report(event));
+                if stall_deadline(&attempt, job) <= Some(Instant::now()) {
+                    break End::Stalled;
+                }
             }
-            _ = ticks.tick() => false,
-            () = until(deadline_of_stall) => true,
-        };
-        for event in events {
-            facts.apply(session, &event, open, log, &mut watchdog, on_event);
-        }
-        show(session, job, log, &mut watchdog, on_event);
-        if has_stalled && stalls(log, &watchdog) <= Some(Instant::now()) {
-            break End::Stalled;
         }
         if facts.refusal.is_some() && deadline.is_none() {
             deadline = Some(Instant::now() + AFTER_REFUSAL);
         }
     };
+    job.layers.changes().iter().for_each(|event| attempt.report(event));
     // Close the engine's connections before its push request, so that the engine sees no failure that it would retry.
     drop(server);
     drop(pushing);
     if let Some(stream) = stream {
-        stop(engine, stream, log).await;
+        stop(engine, stream, attempt.log).await;
     }
     Ok(end)
+}
+
+/// Returns the time at which the push counts as stalled; `None`: never. A request that waits as long as the registry demands
+/// is not stalled.
+fn stall_deadline(attempt: &AttemptLog<'_, '_, impl FnMut(&Event)>, job: &Job) -> Option<Instant> {
+    let own = attempt.stall_deadline()?;
+    let waits_until = job.waits_until().map(|until| until + attempt.session.options.stall_timeout);
+    waits_until.max(Some(own))
 }
 
 /// Waits for more of the engine's stream; forever if there is no stream.
@@ -314,65 +284,30 @@ async fn next(stream: &mut Option<PushStream>, on_event: impl FnMut(Event)) -> R
     }
 }
 
-/// Shows the changes of the blobs at the registry.
-fn show(
-    session: &Session<'_>,
-    job: &Job,
-    log: &mut ImageLog<'_>,
-    watchdog: &mut Watchdog,
-    on_event: &mut impl FnMut(&Event),
-) {
-    for event in job.layers.changes() {
-        report(session, &event, log, watchdog, on_event);
-    }
-}
-
-/// Shows and records an event.
+/// Reports an event of the engine's stream. Only the states of layers that the engine does not send are reported, since the
+/// relay reports the others.
+///
+/// * `has_changed`: the event changed the progress of the engine.
 fn report(
-    session: &Session<'_>,
     event: &Event,
-    log: &mut ImageLog<'_>,
-    watchdog: &mut Watchdog,
-    on_event: &mut impl FnMut(&Event),
+    has_changed: bool,
+    open: &Open,
+    attempt: &mut AttemptLog<'_, '_, impl FnMut(&Event)>,
 ) {
-    let has_changed = log.record_event(event);
-    record_movement(session, event, has_changed);
-    watchdog.saw(event, has_changed, Instant::now());
-    on_event(event);
-}
-
-impl Facts {
-    /// Applies an event of the engine's stream. Only the states of layers that the engine does not send are shown, since
-    /// the relay reports the others.
-    fn apply(
-        &mut self,
-        session: &Session<'_>,
-        event: &Event,
-        open: &Open,
-        log: &mut ImageLog<'_>,
-        watchdog: &mut Watchdog,
-        on_event: &mut impl FnMut(&Event),
-    ) {
-        let has_changed = self.progress.apply(event);
-        match event {
-            Event::Layer {
-                state: LayerState::AlreadyExists | LayerState::MountedFrom(_) | LayerState::SkippedForeign,
-                ..
-            } => {
-                report(session, event, log, watchdog, on_event);
-            }
-            Event::Layer { .. } => {
-                // Progress of the engine, such as while it compresses a layer, resets the stall timer. The event stands for
-                // any event that is not about a blob at the registry.
-                watchdog.saw(&Event::ContentMissing, has_changed, Instant::now());
-            }
-            Event::Refused { message } => _ = self.refusal.get_or_insert_with(|| message.clone()),
-            Event::ContentMissing => self.content_missing = true,
-            Event::PlatformInsteadOfIndex(narrowed) => self.narrowed = Some(narrowed.clone()),
-            // The registry may not have stored the manifest so far.
-            Event::Pushed { .. } => {}
-            Event::Note { text } if text.contains(open.name.domain()) => {}
-            Event::Note { .. } | Event::Object { .. } => _ = log.record_event(event),
-        }
+    match event {
+        Event::Layer {
+            state: LayerState::AlreadyExists | LayerState::MountedFrom(_) | LayerState::SkippedForeign,
+            ..
+        } => attempt.report(event),
+        // The engine may compress a layer before it sends data.
+        Event::Layer { .. } if has_changed => attempt.saw_work(),
+        Event::Note { text } if text.contains(open.name.domain()) => {}
+        Event::Note { .. } | Event::Object { .. } => attempt.report(event),
+        // The facts have these, and the registry may not have stored a pushed manifest so far.
+        Event::Layer { .. }
+        | Event::Pushed { .. }
+        | Event::Refused { .. }
+        | Event::ContentMissing
+        | Event::PlatformInsteadOfIndex(_) => {}
     }
 }

@@ -35,7 +35,7 @@ impl Watchdog {
         if !has_changed {
             return;
         }
-        self.moved = now;
+        self.moved(now);
         match event {
             Event::Layer { id, state: LayerState::Pushing { .. } } => match self.sending.get_mut(id) {
                 Some((_, last)) => *last = now,
@@ -45,6 +45,11 @@ impl Watchdog {
             Event::Layer { id, state: LayerState::Retrying { .. } } => _ = self.sending.remove(id),
             _ => {}
         }
+    }
+
+    /// Records that the push is at work.
+    pub fn moved(&mut self, now: Instant) {
+        self.moved = now;
     }
 
     /// Returns the time at which the push counts as stalled if the engine reports no change before.
