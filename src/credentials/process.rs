@@ -8,7 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 #[cfg(unix)]
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getpgid, getpgrp, getpid, kill_process, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -30,7 +30,7 @@ const MAX_SAID: usize = 64 << 10;
 /// The greatest number of characters that the plugin quotes from a program's stdout, from its stderr, or from one line of
 /// its stderr.
 const MAX_REASON: usize = 200;
-/// The interval at which the plugin looks for new stderr lines and new child processes of a program.
+/// The interval at which the plugin looks for new stderr lines of a program.
 const LISTENING: Duration = Duration::from_millis(100);
 
 /// One run of a program.
@@ -127,7 +127,12 @@ impl Run<'_> {
         if has_group {
             self.command.process_group(0);
         }
-        let mut started = Started::new(self.command.kill_on_drop(true).spawn()?, has_group);
+        // Linux then makes the program's child processes children of the plugin if the program exits first.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        let child = self.command.kill_on_drop(true).spawn()?;
+        let group = child.id().filter(|_| has_group);
+        let mut started = Started { child, group, has_ended: false };
         let child = &mut started.child;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut answer = Zeroizing::new(Vec::with_capacity(4096));
@@ -144,21 +149,16 @@ impl Run<'_> {
             let talk =
                 async { tokio::try_join!(written, read, keep_start(stderr.expect("piped"), &said.bytes)) };
             tokio::pin!(talk);
-            let mut ticks = tokio::time::interval(LISTENING);
-            loop {
-                tokio::select! {
-                    talked = &mut talk => {
+            tokio::select! {
+                talked = &mut talk => {
+                    talked?;
+                    started.child.wait().await?
+                }
+                status = started.child.wait() => {
+                    if let Ok(talked) = timeout(AFTERMATH, &mut talk).await {
                         talked?;
-                        break started.child.wait().await?;
                     }
-                    status = started.child.wait() => {
-                        let status = status?;
-                        if let Ok(talked) = timeout(AFTERMATH, &mut talk).await {
-                            talked?;
-                        }
-                        break status;
-                    }
-                    _ = ticks.tick() => started.look_at_children(),
+                    status?
                 }
             }
         };
@@ -213,57 +213,42 @@ impl Said {
 #[cfg_attr(windows, expect(dead_code, reason = "there the program alone is ended"))]
 struct Started {
     child: Child,
-    /// Whether the program leads a process group of its own.
-    has_group: bool,
+    /// The process group of the program, if it has one of its own.
+    group: Option<u32>,
     has_ended: bool,
-    #[cfg(unix)]
-    id: Option<Pid>,
-    /// The child processes that the plugin last found for the program. The system cannot list these processes
-    /// after the program has exited.
-    #[cfg(unix)]
-    children: Vec<Pid>,
-}
-
-impl Started {
-    fn new(child: Child, has_group: bool) -> Self {
-        Self {
-            #[cfg(unix)]
-            id: child.id().and_then(|id| Pid::from_raw(id.cast_signed())),
-            #[cfg(unix)]
-            children: Vec::new(),
-            child,
-            has_group,
-            has_ended: false,
-        }
-    }
-
-    fn look_at_children(&mut self) {
-        #[cfg(unix)]
-        if let Some(id) = self.id.filter(|_| !self.has_group) {
-            let children = descendants(id);
-            // The system lists no child processes of a program that has exited. Keep those found before.
-            if !is_zombie(id) {
-                self.children = children;
-            }
-        }
-    }
 }
 
 #[cfg(unix)]
 impl Drop for Started {
     fn drop(&mut self) {
-        let Some(id) = self.id.filter(|_| !self.has_ended) else { return };
-        if self.has_group {
-            let _ = kill_process_group(id, Signal::KILL);
+        if self.has_ended {
             return;
         }
-        // Kill the current child processes of the program, and those found before Ctrl-C killed the program.
-        // `self.child.id()` is `None` if the plugin has waited for the program's exit: another
-        // process may now have the program's id.
-        let children = self.child.id().map(|_| descendants(id)).unwrap_or_default();
-        for process in children.iter().chain(&self.children) {
+        match self.group.and_then(|group| Pid::from_raw(group.cast_signed())) {
+            Some(group) => _ = kill_process_group(group, Signal::KILL),
+            None => kill_descendants_in_own_group(),
+        }
+    }
+}
+
+/// Kills all descendants of this process that are in its process group. Other programs of the plugin have their own
+/// process group or session, and so have services that a program started, such as gpg-agent.
+#[cfg(unix)]
+fn kill_descendants_in_own_group() {
+    let mut killed = Vec::new();
+    // The descendants may start processes until they have received the signal.
+    loop {
+        let mut found = descendants(getpid());
+        found.retain(|process| {
+            !killed.contains(process) && getpgid(Some(*process)).is_ok_and(|group| group == getpgrp())
+        });
+        if found.is_empty() {
+            return;
+        }
+        for process in &found {
             let _ = kill_process(*process, Signal::KILL);
         }
+        killed.append(&mut found);
     }
 }
 
@@ -281,16 +266,6 @@ fn descendants(process: Pid) -> Vec<Pid> {
         .filter_map(Pid::from_raw)
         .collect();
     children.into_iter().flat_map(|child| descendants(child).into_iter().chain([child])).collect()
-}
-
-/// Returns whether a child process has exited but was not waited for yet. Always returns false on systems
-/// other than Linux.
-///
-/// Source: proc(5), `/proc/PID/stat`.
-#[cfg(unix)]
-fn is_zombie(process: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
-    stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, state)| state.starts_with(" Z")))
 }
 
 /// Reads a stream to its end into the buffer `into`.
@@ -410,34 +385,6 @@ mod tests {
         ];
         for (text, want) in table {
             assert_eq!(quotable(text, &redactor).as_deref(), want, "{text:?}");
-        }
-    }
-
-    /// Regression: if Ctrl-C killed a helper just before the plugin listed its child processes, the child
-    /// processes kept running.
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
-    async fn keeps_the_children_of_an_exited_helper() {
-        let mut command = Command::new("sh");
-        command.args(["-c", "sleep 1000 & echo started; wait"]).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut started = Started::new(command.spawn().unwrap(), false);
-        let mut line = [0; 8];
-        started.child.stdout.take().unwrap().read_exact(&mut line).await.unwrap();
-        started.look_at_children();
-        let before = started.children.clone();
-        assert_eq!(before.len(), 1);
-        kill_process(started.id.unwrap(), Signal::KILL).unwrap();
-        // Wait until the killed helper is a zombie.
-        while !is_zombie(started.id.unwrap()) {
-            std::thread::yield_now();
-        }
-        started.look_at_children();
-        assert_eq!(started.children, before);
-        drop(started);
-        while std::fs::read_to_string(format!("/proc/{}/stat", before[0].as_raw_nonzero()))
-            .is_ok_and(|stat| !stat.contains(") Z "))
-        {
-            std::thread::yield_now();
         }
     }
 }

@@ -305,6 +305,17 @@ fn ctrl_c_ends_the_command_and_its_children() {
     wait_until_ended(&env);
 }
 
+/// Regression: if Ctrl-C killed the command just after the command had started a process, the process kept running.
+#[test]
+fn child_processes_end_if_ctrl_c_kills_the_command_first() {
+    let interrupted = format!("trap '' HUP; {}", HANGS.replace("; wait", "; kill -INT 0"));
+    let env = TestEnv::new().with_program("interrupted", &interrupted);
+    let words = ["regpush", "-u", "ci", "--password-command", "interrupted", IMAGE];
+    let ended = env.at_terminal(&FakeEngine::start(), "xterm", &words).finish();
+    assert_eq!(ended.status, 130, "{}", ended.text);
+    wait_until_ended(&env);
+}
+
 #[test]
 fn password_is_in_no_argv_environment_or_output() {
     let seen = r#"
