@@ -54,6 +54,9 @@ pub enum Error {
     OneDigest,
     #[error("--digest-file and --metadata-file name the same file")]
     SameFile,
+    /// A file of `--ca-file`, `--cert-file` or `--key-file` cannot be used.
+    #[error("{reason}")]
+    ConnectionFile { reason: String },
     #[error("cannot write `{}`", path.display())]
     File {
         path: PathBuf,
@@ -141,7 +144,9 @@ impl Error {
             Self::Reference { .. } => Class::Reference,
             Self::NoTags { .. } => Class::NotFound,
             Self::Target(error) => error.class(),
-            Self::OneLogin { .. } | Self::OneDigest | Self::SameFile => Class::Reference,
+            Self::OneLogin { .. } | Self::OneDigest | Self::SameFile | Self::ConnectionFile { .. } => {
+                Class::Reference
+            }
             Self::Context(error) => error.class(),
             Self::Headers(error) => error.class(),
             Self::Engine(error) => error.class(),
@@ -190,6 +195,7 @@ impl Error {
             }
             Self::OneDigest => "use --metadata-file for several images",
             Self::SameFile => "use a different file for each",
+            Self::ConnectionFile { .. } => "pass a PEM file that this user can read",
             Self::Engine(error) => return error.hint(),
             Self::Push(error) => return error.hint(),
             Self::Login(error) => return error.hint(),
@@ -284,6 +290,7 @@ mod tests {
         let cause = Cause::Engine { verdict, reason: "why".to_owned() };
         let (reference, login) = (IMAGE.parse().unwrap(), login());
         let refusal = Refusal {
+            can_relay: false,
             cause,
             reference,
             login,

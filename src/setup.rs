@@ -1,10 +1,12 @@
 //! Sets up the credentials, engine, registry and terminal for a command, from the options of the command.
 
+use std::fs;
 use std::io::{self, Read as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cli::{CredentialArgs, DockerOptions};
+use crate::cli::{ConnectionArgs, CredentialArgs, DockerOptions};
 use crate::credentials::command::{Given, MAX_PASSWORD, PasswordCommand};
 use crate::credentials::keyring::Keyring;
 use crate::credentials::login::Login;
@@ -16,10 +18,11 @@ use crate::docker::headers;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::net::settings::RegistrySettings;
+use crate::net::tls::{self, Identity, Pem, Tls};
 use crate::net::{Trace, is_on_loopback};
 use crate::print::{tell, warn};
 use crate::registry::Registry;
-use crate::registry::access::Access;
+use crate::registry::access::{Access, ConnectionOptions};
 use crate::secret::Secret;
 use crate::text::{with_causes, without_line_end};
 
@@ -57,10 +60,37 @@ pub async fn engine(docker: &DockerOptions, config: &Config) -> Result<Engine, E
     Ok(Engine::connect(endpoint, headers, trace(docker)).await?)
 }
 
+/// Reads the files of the options for connections to registries.
+///
+/// # Errors
+/// A file cannot be read, or cannot be used.
+pub fn connection(args: &ConnectionArgs) -> Result<ConnectionOptions, Error> {
+    let read = |name: &'static str, path: &Path| {
+        let file = || format!("{name} `{}`", path.display());
+        let text = fs::read_to_string(path)
+            .map_err(|error| Error::ConnectionFile { reason: format!("cannot read {}: {error}", file()) })?;
+        Ok::<_, Error>(Pem { path: path.to_owned(), text: Secret::new(text) })
+    };
+    let authorities = args.ca_file.as_deref().map(|path| read("--ca-file", path)).transpose()?;
+    let identity = match (&args.cert_file, &args.key_file) {
+        (Some(certificate), Some(key)) => {
+            Some(Identity { certificate: read("--cert-file", certificate)?, key: read("--key-file", key)? })
+        }
+        _ => None,
+    };
+    let skip_verify = authorities.is_none();
+    // These settings do not read the system's CAs.
+    let alone = Tls { authorities, identity, with_system: false, skip_verify };
+    tls::config(&alone).map_err(|problem| Error::ConnectionFile { reason: problem.to_string() })?;
+    let Tls { authorities, identity, .. } = alone;
+    Ok(ConnectionOptions { authorities, identity, verify: args.tls_verify, plain_http: args.plain_http })
+}
+
 /// Connects to a registry, with the engine's settings for registries. Without an engine, uses docker's default
 /// settings.
 pub async fn registry(
     docker: &DockerOptions,
+    connection: &ConnectionOptions,
     engine: Option<&mut Engine>,
     domain: &str,
     credentials: Credentials,
@@ -76,7 +106,7 @@ pub async fn registry(
         }
         None => RegistrySettings::default(),
     };
-    let access = Access::new(domain, &settings, credentials, login, trace(docker), warn).await?;
+    let access = Access::new(domain, &settings, connection, credentials, login, trace(docker), warn).await?;
     Ok(Registry::connect(domain, access, Arc::default()).await?)
 }
 

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_docker_regpush_global_optspecs
-    string join \n a/all-tags digest-file= dry-run format= github-output if-exists= keep-tag metadata-file= no-prompt parallel= platform= progress= q/quiet relay= retries= save-credentials stall-timeout= timeout= to= verify= verify-wait= u/username= password-stdin password-command= anonymous disable-content-trust= config= c/context= D/debug= H/host= l/log-level= tls= tlscacert= tlscert= tlskey= tlsverify= h/help V/version
+    string join \n a/all-tags digest-file= dry-run format= github-output if-exists= keep-tag metadata-file= no-prompt parallel= platform= progress= q/quiet relay= retries= save-credentials stall-timeout= timeout= to= verify= verify-wait= limit-rate= chunk-size= ca-file= cert-file= key-file= tls-verify= plain-http u/username= password-stdin password-command= anonymous disable-content-trust= config= c/context= D/debug= H/host= l/log-level= tls= tlscacert= tlscert= tlskey= tlsverify= h/help V/version
 end
 
 function __fish_docker_regpush_needs_command
@@ -51,6 +51,12 @@ complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l verify -d
 always\t''
 never\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l verify-wait -d 'Maximum wait until the registry shows the image (default 30s)' -r
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l limit-rate -d 'Upload at most this number of bytes per second, such as 5m' -r
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l chunk-size -d 'Upload layers in chunks of this size, such as 10m; 0: one stream' -r
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l ca-file -d 'CA certificates of registries, beside those of the system' -r -F
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l cert-file -d 'Client certificate for registries' -r -F
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l key-file -d 'Key of the client certificate' -r -F
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l tls-verify -d 'Check certificates of registries; --tls-verify=false: accept any' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s u -l username -d 'Username for the registry, for this call only' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l password-command -d 'Shell command that prints the password for --username' -r
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l disable-content-trust -d 'Accepted and ignored, as in docker 29' -r -f -a "true\t''
@@ -72,6 +78,7 @@ complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l keep-tag 
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l no-prompt -d 'Never prompt for credentials'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s q -l quiet -d 'Print only the result, warnings and errors: --progress none'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l save-credentials -d 'Save credentials from prompt or --username, as docker login does'
+complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l plain-http -d 'Use plain HTTP for registries'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l password-stdin -d 'Read the password for --username from stdin'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -l anonymous -d 'Use no credentials, even if Docker has some'
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -81,18 +88,28 @@ complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -a "ls" -d '
 complete -c docker-regpush -n "__fish_docker_regpush_needs_command" -a "hook" -d 'Manage the hint that docker shows after a failed docker push'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -s u -l username -d 'Username for the registry' -r
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l password-command -d 'Shell command that prints the password for --username' -r
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l ca-file -d 'CA certificates of registries, beside those of the system' -r -F
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l cert-file -d 'Client certificate for registries' -r -F
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l key-file -d 'Key of the client certificate' -r -F
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l tls-verify -d 'Check certificates of registries; --tls-verify=false: accept any' -r
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l format -d 'Output format: "table", "json" (one object per line) (default "table")' -r -f -a "table\t''
 json\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l login -d 'Prompt for credentials, check them, and save them as docker login does'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l force -d 'Save the credentials even if the registry does not check them'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l password-stdin -d 'Read the password for --username from stdin'
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -l plain-http -d 'Use plain HTTP for registries'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand auth" -s h -l help -d 'Print help'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -s u -l username -d 'Username for the registry, for this call only' -r
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l password-command -d 'Shell command that prints the password for --username' -r
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l ca-file -d 'CA certificates of registries, beside those of the system' -r -F
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l cert-file -d 'Client certificate for registries' -r -F
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l key-file -d 'Key of the client certificate' -r -F
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l tls-verify -d 'Check certificates of registries; --tls-verify=false: accept any' -r
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l format -d 'Output format: "table", "json" (one object per line) (default "table")' -r -f -a "table\t''
 json\t''"
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l password-stdin -d 'Read the password for --username from stdin'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l anonymous -d 'Use no credentials, even if Docker has some'
+complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -l plain-http -d 'Use plain HTTP for registries'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand ls" -s h -l help -d 'Print help'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand hook; and not __fish_seen_subcommand_from install remove status" -s h -l help -d 'Print help'
 complete -c docker-regpush -n "__fish_docker_regpush_using_subcommand hook; and not __fish_seen_subcommand_from install remove status" -f -a "install" -d 'Enable the hint after a failed docker push'

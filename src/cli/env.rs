@@ -6,9 +6,10 @@ use std::ffi::OsString;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Args, Command, Id};
 
-use crate::cli::{PushOptions, go_bool};
+use crate::cli::{ConnectionArgs, PushOptions, go_bool};
 
-/// Lets environment variables set the long options of a push: `REGPUSH_PROGRESS=plain`, `REGPUSH_DRY_RUN=1`.
+/// Lets environment variables set the long options of a push: `REGPUSH_PROGRESS=plain`, `REGPUSH_DRY_RUN=1`. The variables
+/// of [`ConnectionArgs`] set the options of `auth` and `ls` too.
 /// Commas separate several values of an option. An empty variable counts as unset.
 ///
 /// An option on the command line overrides the variable of the same option, and the variables of options that
@@ -36,16 +37,27 @@ pub fn with_variables(command: Command, words: &[OsString]) -> Command {
     };
     let is_weaker =
         |id: &Id| STRONGER.iter().any(|(strong, weak)| weak.contains(&id.as_str()) && is_typed(strong));
-    set.into_iter().filter(|(id, _)| !is_weaker(id)).fold(command, |command, (id, name)| {
-        command.mut_arg(id, |arg| {
-            match (arg.get_action(), env::var(&name)) {
-                // Split only a variable at commas, because a value on the command line may contain commas.
-                (ArgAction::Append, Ok(list)) => {
-                    arg.default_values(list.split(',').map(str::to_owned).collect::<Vec<_>>())
-                }
-                _ => arg.env(name).hide_env(true),
+    let connection = ConnectionArgs::augment_args(Command::new("connection"));
+    let is_about_connection = |id: &Id| connection.get_arguments().any(|arg| arg.get_id() == id);
+    set.into_iter().filter(|(id, _)| !is_weaker(id)).fold(command, |mut command, (id, name)| {
+        if is_about_connection(&id) {
+            for subcommand in ["auth", "ls"] {
+                command = command.mut_subcommand(subcommand, |command| with_variable(command, &id, &name));
             }
-        })
+        }
+        with_variable(command, &id, &name)
+    })
+}
+
+fn with_variable(command: Command, id: &Id, name: &str) -> Command {
+    command.mut_arg(id.clone(), |arg| {
+        match (arg.get_action(), env::var(name)) {
+            // Split only a variable at commas, because a value on the command line may contain commas.
+            (ArgAction::Append, Ok(list)) => {
+                arg.default_values(list.split(',').map(str::to_owned).collect::<Vec<_>>())
+            }
+            _ => arg.env(name.to_owned()).hide_env(true),
+        }
     })
 }
 

@@ -2,7 +2,7 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-const TLS: &str = "the engine connects to the registry: set `insecure-registries` in its daemon.json";
+const TLS: &str = "pass `--tls-verify=false` to accept any certificate, or `--plain-http` for plain HTTP";
 const PASSWORD: &str = "pass the password on stdin: `--username NAME --password-stdin <FILE`";
 const STORED: &str = "the plugin uses docker's credentials: pass docker's `--config DIR` before `regpush`, or set DOCKER_AUTH_CONFIG";
 const TEMPLATE: &str =
@@ -40,13 +40,7 @@ pub fn with_tip(mut error: clap::Error, is_push: bool) -> clap::Error {
 /// Returns the tip for an option of another tool.
 fn tip(option: &str, is_push: bool) -> Option<&'static str> {
     Some(match option.split('=').next().unwrap_or_default() {
-        "--tls-verify"
-        | "--dest-tls-verify"
-        | "--insecure"
-        | "--insecure-registry"
-        | "--plain-http"
-        | "--skip-tls-verify"
-        | "-k" => TLS,
+        "--dest-tls-verify" | "--insecure" | "--insecure-registry" | "--skip-tls-verify" | "-k" => TLS,
         "--password" | "-p" | "--creds" | "--dest-creds" | "--dest-username" | "--dest-password" => PASSWORD,
         "--authfile" | "--dest-authfile" | "--registry-config" => STORED,
         _ if !is_push => return None,

@@ -168,11 +168,72 @@ pub struct PushOptions {
     /// Maximum wait until the registry shows the image (default 30s)
     #[arg(long, value_name = "duration", default_value = "30s", value_parser = duration)]
     pub verify_wait: Duration,
+    /// Upload at most this number of bytes per second, such as 5m
+    #[arg(long, value_name = "bytes", value_parser = size, allow_negative_numbers = true)]
+    pub limit_rate: Option<u64>,
+    /// Upload layers in chunks of this size, such as 10m; 0: one stream
+    #[arg(long, value_name = "bytes", value_parser = size, allow_negative_numbers = true)]
+    pub chunk_size: Option<u64>,
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
     #[command(flatten)]
     pub given: CredentialArgs,
     /// Accepted and ignored, as in docker 29
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, action = ArgAction::Set, default_value_t = true, default_missing_value = "true")]
     pub disable_content_trust: bool,
+}
+
+impl PushOptions {
+    /// Returns the option that makes the first upload go through the relay; `None`: the engine uploads.
+    pub fn relay_wanted_by(&self) -> Option<&'static str> {
+        match self.relay {
+            RelayMode::Always => Some("--relay always"),
+            RelayMode::Auto => self.relay_option(),
+            RelayMode::Never => None,
+        }
+    }
+
+    /// Returns the name of an option that only an upload through the relay can fulfil; `None` without such an option.
+    pub fn relay_option(&self) -> Option<&'static str> {
+        let is_positive = |number: Option<u64>| number.is_some_and(|number| number > 0);
+        let limits =
+            [("--limit-rate", is_positive(self.limit_rate)), ("--chunk-size", is_positive(self.chunk_size))];
+        let limit = limits.into_iter().find(|(_, is_set)| *is_set);
+        self.connection.first().or(limit.map(|(name, _)| name))
+    }
+}
+
+/// How the plugin connects to registries and their token servers, in one run of the plugin.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ConnectionArgs {
+    /// CA certificates of registries, beside those of the system
+    #[arg(long, value_name = "file", value_hint = ValueHint::FilePath)]
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate for registries
+    #[arg(long, value_name = "file", value_hint = ValueHint::FilePath, requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// Key of the client certificate
+    #[arg(long, value_name = "file", value_hint = ValueHint::FilePath, requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+    /// Check certificates of registries; --tls-verify=false: accept any
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL")]
+    pub tls_verify: Option<bool>,
+    /// Use plain HTTP for registries
+    #[arg(long)]
+    pub plain_http: bool,
+}
+
+impl ConnectionArgs {
+    /// Returns the name of the first of these options that is set.
+    pub fn first(&self) -> Option<&'static str> {
+        let set = [
+            ("--ca-file", self.ca_file.is_some()),
+            ("--cert-file", self.cert_file.is_some()),
+            ("--tls-verify", self.tls_verify.is_some()),
+            ("--plain-http", self.plain_http),
+        ];
+        set.into_iter().find(|(_, is_set)| *is_set).map(|(name, _)| name)
+    }
 }
 
 /// Credentials for one run of the plugin. They override all credentials that Docker has stored.
@@ -213,6 +274,8 @@ pub struct AuthOptions {
     /// Shell command that prints the password for --username
     #[arg(long, value_name = "command", requires = "username", group = "password", value_parser = NonEmptyStringValueParser::new())]
     pub password_command: Option<String>,
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
     /// Output format: "table", "json" (one object per line) (default "table")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub format: ListFormat,
@@ -226,6 +289,8 @@ pub struct LsOptions {
     pub registry: Option<String>,
     #[command(flatten)]
     pub given: CredentialArgs,
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
     /// Output format: "table", "json" (one object per line) (default "table")
     #[arg(long, value_enum, default_value_t, value_name = "string")]
     pub format: ListFormat,
@@ -252,6 +317,26 @@ fn any_path() -> impl TypedValueParser<Value = PathBuf> {
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
     humantime::parse_duration(text).map(|duration| duration.min(YEAR))
+}
+
+/// Parses a number of bytes such as `300`, `256k`, `5m` or `1g`, with the units of curl: `k` is 1024 bytes.
+///
+/// # Errors
+/// The text is not such a number.
+fn size(text: &str) -> Result<u64, &'static str> {
+    const REASON: &str = "expected a number of bytes such as 300, 256k, 5m or 1g";
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        _ => return Err(REASON),
+    };
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(REASON);
+    }
+    digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or(REASON)
 }
 
 /// Checks a user name. Rejects a colon, which ends the user name in Basic authentication (RFC 7617, 2).
@@ -327,16 +412,6 @@ pub enum RelayMode {
     Auto,
     Always,
     Never,
-}
-
-impl RelayMode {
-    /// Returns the route of the upload, as JSON output names it.
-    pub fn route(self) -> &'static str {
-        match self {
-            Self::Always => "relay",
-            Self::Auto | Self::Never => "engine",
-        }
-    }
 }
 
 /// Whether the plugin verifies, after a push, that the registry serves the pushed image.

@@ -22,9 +22,11 @@ use crate::print::{print, tell, warn};
 use crate::push::conversation::{MAX_PROMPTS, PromptRequest};
 use crate::push::login::{Checked, LoginError, Question, check};
 use crate::reference::{HUB, Reference, credentials_key, registry_domain};
+use crate::registry::Registry;
+use crate::registry::access::ConnectionOptions;
 use crate::registry::error::RegistryError;
 use crate::secret::Secret;
-use crate::setup::{engine, given_login, keyring, registry};
+use crate::setup::{connection, engine, given_login, keyring, registry};
 use crate::text::sanitize;
 
 /// One line of the output of `auth --format json`. The format is public: fields may be added, but never renamed.
@@ -82,8 +84,19 @@ pub async fn run(
         .filter(|(_, repository)| repository.is_none() || !options.login)
         .ok_or_else(|| Error::RegistryName { typed: without_user(typed) })?;
     let rights = Rights::default();
-    let mut call =
-        Call { docker, options, keyring, terminal, domain, repository, warnings, asked: None, rights };
+    let connection = connection(&options.connection)?;
+    let mut call = Call {
+        connection,
+        docker,
+        options,
+        keyring,
+        terminal,
+        domain,
+        repository,
+        warnings,
+        asked: None,
+        rights,
+    };
     let (answer, result) = call.answer().await;
     call.report(&answer, &result)?;
     if result.is_ok() && call.asked == Some(false) {
@@ -155,6 +168,7 @@ fn json_line(line: &Line<'_>) -> String {
 
 /// The state of one run of `auth` for one registry.
 struct Call<'a> {
+    connection: ConnectionOptions,
     docker: &'a DockerOptions,
     options: &'a AuthOptions,
     keyring: Keyring,
@@ -229,7 +243,7 @@ impl Call<'_> {
         let Some(repository) = &self.repository else { return };
         let Ok(mut engine) = engine(self.docker, &self.keyring.config).await else { return };
         let (credentials, login) = (credentials.clone(), login.clone());
-        let connected = registry(self.docker, Some(&mut engine), &self.domain, credentials, login).await;
+        let connected = self.connect(&mut engine, credentials, login).await;
         let Ok(registry) = connected else { return };
         // A registry that answers that the tag does not exist has let the request pass.
         let pull = registry.resolve(repository.path(), "latest").await.map(drop);
@@ -264,7 +278,7 @@ impl Call<'_> {
         // Engines do not check registry tokens, so the plugin sends the token to the registry.
         if answer.credentials.kind() == Some(Kind::RegistryToken) {
             let (credentials, login) = (answer.credentials.clone(), answer.login.clone());
-            let registry = registry(self.docker, Some(&mut engine), &self.domain, credentials, login).await?;
+            let registry = self.connect(&mut engine, credentials, login).await?;
             self.asked = registry.asks_for_credentials();
             return Ok(registry.accepts().await?);
         }
@@ -284,12 +298,14 @@ impl Call<'_> {
         let (nobody, is_here) = (Credentials::anonymous(), engine.endpoint().address.is_here());
         if !is_on_loopback(&self.domain) || is_here {
             let login = Login::new(&nobody, Source::Nothing, Vec::new());
-            match registry(self.docker, Some(engine), &self.domain, nobody.clone(), login).await {
+            match self.connect(engine, nobody.clone(), login).await {
                 Ok(registry) => {
                     self.asked = registry.asks_for_credentials();
                     return Ok(());
                 }
-                Err(Error::Registry(error)) if error.is_web_page() && is_here => {
+                Err(Error::Registry(error))
+                    if (error.is_web_page() && is_here) || self.connection.is_set() =>
+                {
                     return Err(Error::Registry(error));
                 }
                 Err(Error::Registry(_)) => {}
@@ -298,7 +314,7 @@ impl Call<'_> {
         }
         if !is_here {
             // Without credentials, the engine's login fails if the registry asks for credentials.
-            self.asked = match check(engine, nobody, credentials_key(&self.domain)).await? {
+            self.asked = match check(engine, None, nobody, credentials_key(&self.domain)).await? {
                 Ok(Checked { unchecked: None, .. }) => Some(false),
                 Ok(_) => None,
                 Err(_) => Some(true),
@@ -307,10 +323,30 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Lets the registry check the credentials, through the engine. An unclear response of the registry is an error.
+    async fn connect(
+        &self,
+        engine: &mut Engine,
+        credentials: Credentials,
+        login: Login,
+    ) -> Result<Registry, Error> {
+        registry(self.docker, &self.connection, Some(engine), &self.domain, credentials, login).await
+    }
+
+    /// Returns the client with which the plugin checks credentials itself. `None`: the engine checks them.
+    async fn of_call(&self, engine: &mut Engine) -> Result<Option<Registry>, Error> {
+        if !self.connection.is_set() {
+            return Ok(None);
+        }
+        let nobody = Credentials::anonymous();
+        let login = Login::new(&nobody, Source::Nothing, Vec::new());
+        self.connect(engine, nobody, login).await.map(Some)
+    }
+
+    /// Lets the registry check the credentials. An unclear response of the registry is an error.
     async fn checked(&self, answer: &Answer, engine: &mut Engine) -> Result<Credentials, Error> {
         let key = credentials_key(&self.domain);
-        match check(engine, answer.credentials.clone(), key).await? {
+        let of_call = self.of_call(engine).await?;
+        match check(engine, of_call.as_ref(), answer.credentials.clone(), key).await? {
             Ok(checked) => self.sure(checked),
             Err(message) => Err(Error::LoginRefused {
                 registry: self.domain.clone(),
@@ -364,8 +400,14 @@ impl Call<'_> {
         }
         let credentials = match (given, &self.terminal) {
             (None, Some(terminal)) => {
-                let mut question =
-                    Question { registry: &self.domain, key: &key, terminal, engine: &mut engine };
+                let of_call = self.of_call(&mut engine).await?;
+                let mut question = Question {
+                    registry: &self.domain,
+                    of_call: of_call.as_ref(),
+                    key: &key,
+                    terminal,
+                    engine: &mut engine,
+                };
                 let typed = question.ask(username, &mut MAX_PROMPTS.clone(), tell).await?;
                 *answer = Answer::new(&typed.credentials, Source::Prompt);
                 self.sure(typed)?

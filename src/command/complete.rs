@@ -284,7 +284,7 @@ mod tests {
         let table: [(&[&str], &[&str]); 10] = [
             (&["regpush", "--progress", ""], &["auto", "tty", "plain", "json", "rawjson", "none", ":4"]),
             (&["regpush", "--progress", "p"], &["plain", ":4"]),
-            (&["regpush", "--t"], &["--timeout", "--to", ":4"]),
+            (&["regpush", "--t"], &["--timeout", "--to", "--tls-verify", ":4"]),
             (&["regpush", "--progress=p"], &["plain", ":4"]),
             (&["regpush", "-q", "--format", "j"], &["json", ":4"]),
             (&["regpush", "hook", ""], &["install", "remove", "status", ":4"]),

@@ -20,11 +20,12 @@ use crate::print::{print, tell, warn};
 use crate::push::login::LoginError;
 use crate::reference::{HUB, Reference, compare_tags, has_registry, registry_domain};
 use crate::registry::Registry;
+use crate::registry::access::ConnectionOptions;
 use crate::registry::error::{RegistryError, is_without_catalog};
 use crate::registry::list::Names;
 use crate::registry::read::digests;
 use crate::secret::Secret;
-use crate::setup::{engine, keyring, registry};
+use crate::setup::{connection, engine, keyring, registry};
 use crate::text::{human_size, with_causes};
 
 /// The engine, registry or repository whose content `ls` lists.
@@ -47,19 +48,22 @@ pub async fn run(
 ) -> Result<(), Error> {
     let place = place(options.registry.as_deref())?;
     let (keyring, _) = keyring(docker, given, auth_config, |warning| warn(&warning))?;
+    let connection = connection(&options.connection)?;
+    let connect = async |domain: &str, repository: Option<&str>| {
+        connect(docker, &connection, &keyring, domain, repository).await
+    };
     let text = match place {
         Place::Engine => images(docker, &keyring, options.format).await?,
         Place::Registry(domain) => {
             if is_without_catalog(&domain) {
                 return Err(RegistryError::NoCatalog { registry: domain }.into());
             }
-            let found = connect(docker, &keyring, &domain, None).await?.repositories().await?;
+            let found = connect(&domain, None).await?.repositories().await?;
             warn_if_incomplete(&domain, &found);
             repositories(&domain, &found.names, options.format)
         }
         Place::Repository(repository) => {
-            let registry =
-                Arc::new(connect(docker, &keyring, repository.domain(), Some(repository.path())).await?);
+            let registry = Arc::new(connect(repository.domain(), Some(repository.path())).await?);
             let found = registry.tags(repository.path()).await?;
             warn_if_incomplete(repository.domain(), &found);
             let tags = found.names;
@@ -104,6 +108,7 @@ fn shown(typed: &str) -> String {
 
 async fn connect(
     docker: &DockerOptions,
+    connection: &ConnectionOptions,
     keyring: &Keyring,
     domain: &str,
     repository: Option<&str>,
@@ -129,7 +134,7 @@ async fn connect(
     }
     found.shadow.iter().for_each(|shadow| tell(shadow));
     found.warnings.iter().for_each(|warning| warn(warning));
-    registry(docker, engine.as_mut(), domain, found.credentials, found.login).await
+    registry(docker, connection, engine.as_mut(), domain, found.credentials, found.login).await
 }
 
 /// Compares two references of images: first the repositories, then the tags.

@@ -39,6 +39,32 @@ pub enum AuthAnswer {
     Refused { message: String },
 }
 
+/// Facts about the machine on which an engine runs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct EngineHost {
+    /// Such as `Debian GNU/Linux 12 (bookworm)`, or `Docker Desktop`.
+    pub operating_system: String,
+    name: String,
+    security_options: Option<Vec<String>>,
+    #[serde(skip)]
+    pub is_rootless: bool,
+}
+
+impl EngineHost {
+    /// Returns whether the engine runs in the virtual machine of a desktop program, by the names that these programs use.
+    pub fn is_virtual(&self) -> bool {
+        const NAMES: [&str; 6] =
+            ["docker desktop", "docker-desktop", "colima", "lima-", "rancher-desktop", "orbstack"];
+        let text = format!("{} {}", self.operating_system, self.name).to_lowercase();
+        NAMES.iter().any(|name| text.contains(name))
+    }
+}
+
+fn is_rootless(security_options: Option<&[String]>) -> bool {
+    security_options.unwrap_or_default().iter().any(|option| option == "name=rootless")
+}
+
 /// Returns the `host[:port]` of a proxy, without the scheme, the user and the password. `None` if the URL is not valid.
 fn place_of(proxy: &str) -> Option<String> {
     let url: Uri = proxy.parse().ok()?;
@@ -125,6 +151,19 @@ impl Engine {
         Ok(AuthAnswer::Accepted { identity_token: Some(token).filter(|t| !t.is_empty()).map(Secret::new) })
     }
 
+    /// Returns facts about the machine on which the engine runs.
+    ///
+    /// # Errors
+    /// The engine cannot be reached, or refuses the request.
+    ///
+    /// Source: Docker Engine API 1.24, `GET /info`.
+    pub async fn host(&mut self) -> Result<EngineHost, EngineError> {
+        let mut host: EngineHost =
+            self.ask(&format!("{}/info", self.prefix), None).await?.unwrap_or_default();
+        host.is_rootless = is_rootless(host.security_options.as_deref());
+        Ok(host)
+    }
+
     /// Returns the engine's settings for registries, or the defaults if the engine reports no settings.
     ///
     /// # Errors
@@ -173,11 +212,7 @@ impl Engine {
             decides_about_loopback,
             secure: registries.map(|(name, index)| (name, index.secure)).collect(),
             insecure_networks: networks.iter().filter_map(|network| network.parse().ok()).collect(),
-            is_rootless: info
-                .security_options
-                .unwrap_or_default()
-                .iter()
-                .any(|option| option == "name=rootless"),
+            is_rootless: is_rootless(info.security_options.as_deref()),
             proxy: [info.https_proxy, info.http_proxy]
                 .into_iter()
                 .find(|proxy| !proxy.is_empty())

@@ -398,6 +398,19 @@ fn number_at(text: &str, at: usize) -> Option<u16> {
     fits.then(|| digits.parse().ok()).flatten()
 }
 
+/// Returns whether an engine's message is about a setting that is the engine's own: the CAs that it trusts, or the time that it
+/// waits for a registry.
+pub fn is_about_engines_settings(message: &str) -> bool {
+    ["x509:", "certificate verify failed", "timeout awaiting response headers"]
+        .iter()
+        .any(|part| message.contains(part))
+}
+
+/// Returns whether an engine's message says that the engine cannot connect to a registry.
+pub fn is_about_connecting(message: &str) -> bool {
+    ["dial tcp", "no such host", "proxyconnect"].iter().any(|part| message.contains(part))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

@@ -150,7 +150,7 @@ const SLOW_ANSWER: Advice = Advice::new(
 const WAIT: Advice =
     Advice::new("wait a minute, then try again; authenticated users often have a higher limit").unsettled();
 const TRUST: Advice = Advice::new(
-    "put the CA of {registry} into /etc/docker/certs.d/{registry}/ca.crt on the engine's machine",
+    "pass the CA of {registry} with `--ca-file`, or put it into /etc/docker/certs.d/{registry}/ca.crt on the engine's machine",
 );
 /// Docker before 29.5 with the containerd store ignores certs.d for the token server (moby#52361).
 const TRUST_TOKEN_SERVER: Advice = Advice::new(

@@ -33,6 +33,11 @@ impl RegistrySettings {
         self.proxy.as_deref().filter(|_| !is_direct)
     }
 
+    /// Returns whether the addresses of a registry that is not on a loopback address decide about plain HTTP.
+    pub fn depends_on_addresses(&self) -> bool {
+        self.insecure_networks.iter().any(|network| !network.addr().is_loopback())
+    }
+
     /// Returns whether the engine allows plain HTTP, or TLS with any certificate, for this registry.
     ///
     /// * `addresses`: the addresses of the registry's host.

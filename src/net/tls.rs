@@ -34,6 +34,19 @@ pub struct Tls {
     pub skip_verify: bool,
 }
 
+impl Tls {
+    /// Adds configured CAs. Messages name the file that was added last.
+    pub fn add_authorities(&mut self, pem: Pem) {
+        self.authorities = Some(match self.authorities.take() {
+            None => pem,
+            Some(before) => {
+                let text = Secret::new(format!("{}\n{}", before.text.expose(), pem.text.expose()));
+                Pem { path: pem.path, text }
+            }
+        });
+    }
+}
+
 /// A client certificate with its key.
 #[derive(Clone, Debug)]
 pub struct Identity {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
+use crate::cli::Verify;
 use crate::engine::Engine;
 use crate::engine::images::ImageInspect;
 use crate::event::Narrowed;
@@ -10,12 +11,18 @@ use crate::platform::{Platform, PlatformSelection};
 use crate::present::presenter::ImageReporter;
 use crate::push::error::PushError;
 use crate::push::platforms::Platforms;
+use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::reference::Reference;
 use crate::text::counted;
 
 /// The timeout of the request that inspects the image after the upload.
 const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The delay after which a background task inspects the image, to list the image's platforms during the upload. After a
+/// shorter upload, the verification may show that the image has one platform, which makes the inspection unnecessary.
+/// Docker's containerd store needs about half of the delay for an inspection.
+const SHORT_PUSH: Duration = Duration::from_millis(100);
 
 /// Tells the user the platforms of an image at most once in a push. Several steps of a push inspect the image; the
 /// first of these steps calls [`announce`](Self::announce).
@@ -128,5 +135,27 @@ impl<'a> Announcer<'a> {
 
     fn platform(&self) -> Option<&'a Platform> {
         self.selection.and_then(PlatformSelection::one)
+    }
+}
+
+/// Inspects the image during the upload, for the steps after the upload.
+///
+/// Errors are ignored, since a step after the upload repeats the failed request if necessary.
+pub async fn prefetch(
+    session: &Session<'_>,
+    mut engine: Engine,
+    subject: &Subject<'_>,
+    announcer: &Announcer<'_>,
+) {
+    if engine.is_connect_expensive() {
+        return;
+    }
+    if session.options.verify != Verify::Never {
+        tokio::time::sleep(SHORT_PUSH).await;
+    }
+    if !announcer.is_done()
+        && let Ok(image) = engine.inspect(subject.local_name).await
+    {
+        announcer.announce_in_background(&image);
     }
 }

@@ -8,7 +8,7 @@ use hyper::Uri;
 
 use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::engine::error::EngineError;
-use crate::failure::{ACCESS_TOKEN, Class, Verdict};
+use crate::failure::{ACCESS_TOKEN, Class, RAISE_LIMIT, Verdict};
 use crate::net::settings::insecure_registries;
 use crate::push::login::LoginError;
 use crate::push::suggest::{Suggestion, looks_like_id};
@@ -71,9 +71,9 @@ pub enum PushError {
         "{reference} was pushed as {digest}, one platform only: the engine does not have all platforms of the index"
     )]
     Narrowed { reference: String, digest: String },
-    /// `--relay always` requires the relay, and the engine cannot use it.
-    #[error("cannot push {reference} through the relay: {reason}")]
-    NoRelay { reference: String, reason: String },
+    /// An option requires the relay, and the engine cannot use it. `hint`: an action that helps, besides removing the option.
+    #[error("cannot push {reference} through the plugin, as {option} requires: {reason}")]
+    NoRelay { reference: String, option: &'static str, reason: String, hint: Option<String> },
     #[error(transparent)]
     Login(LoginError),
 }
@@ -128,7 +128,10 @@ impl PushError {
                 }
             },
             Self::Unverifiable { cause, .. } => return cause.hint(),
-            Self::NoRelay { .. } => "remove `--relay always`, so that the engine uploads the image",
+            Self::NoRelay { option, hint, .. } => {
+                let remove = format!("remove `{option}`, so that the engine uploads the image");
+                return Some(hint.as_ref().map_or(remove.clone(), |hint| format!("{hint}, or {remove}")));
+            }
             Self::TimedOut { .. } => "check the registry's log, or raise --timeout",
             Self::Login(error) => return error.hint(),
         };
@@ -182,6 +185,8 @@ pub struct Refusal {
     pub pattern: Option<Pattern>,
     /// A fact about the connection between the engine and the registry.
     pub way: Option<Way>,
+    /// The relay may avoid the failure, and `--relay never` forbids it.
+    pub can_relay: bool,
 }
 
 /// Facts about the connection between the engine and the registry, which a hint names first.
@@ -198,6 +203,15 @@ pub enum Way {
 impl Refusal {
     /// Returns a hint for the user: a command to run or a setting to change.
     pub fn hint(&self) -> Option<String> {
+        let hint = self.hint_for_cause();
+        if !self.can_relay {
+            return hint;
+        }
+        let relay = "remove `--relay never`, so that the plugin uploads the image";
+        Some(hint.map_or(relay.to_owned(), |hint| format!("{hint}, or {relay}")))
+    }
+
+    fn hint_for_cause(&self) -> Option<String> {
         let reference = &self.reference;
         if let Some(pattern) = self.pattern {
             let limit = match pattern {
@@ -228,7 +242,7 @@ impl Refusal {
         if let Cause::Registry(_) = &self.cause {
             // The registry's error has no remark about credentials that have vanished since the lookup.
             let remark = self.login.remark.clone().filter(|_| self.cause.class() == Class::Auth);
-            return remark.or_else(|| self.cause.hint());
+            return remark.or_else(|| Some(self.filled(&self.cause.hint()?)));
         }
         if reference.has_underscore_in_host() && self.cause.class() == Class::Other {
             return Some(format!(
@@ -273,13 +287,18 @@ impl Refusal {
                 reference.tag().map_or_else(|| reference.familiar_repository(), |_| reference.familiar())
             ));
         }
-        let hint = self.cause.verdict().hint;
+        Some(self.filled(self.cause.verdict().hint))
+    }
+
+    /// Returns a hint with names instead of `{registry}` and other placeholders.
+    fn filled(&self, hint: &str) -> String {
+        let reference = &self.reference;
         let hint = hint.replace("docker login {registry}", &docker_login(reference.domain()));
         let filled = hint.replace("{registry}", reference.domain());
         let filled = filled.replace("{insecure}", &insecure_registries(reference.domain()));
         let filled = filled.replace("{repository}", &reference.familiar_repository());
         let filled = filled.replace("{server}", &server_in(&self.cause.reason()));
-        Some(filled.replace("{tag}", reference.tag_or_latest()))
+        filled.replace("{tag}", reference.tag_or_latest())
     }
 }
 
@@ -377,6 +396,14 @@ impl Cause {
 
     pub fn class(&self) -> Class {
         self.verdict().class
+    }
+
+    /// Returns whether the registry, or a proxy in front of it, refused a request because of its size.
+    pub fn is_about_size(&self) -> bool {
+        match self {
+            Self::Engine { verdict, .. } => verdict.hint == RAISE_LIMIT,
+            Self::Registry(error) => matches!(**error, RegistryError::TooLarge { .. }),
+        }
     }
 
     /// Returns the time after which the registry allows another request, if the registry told.

@@ -1,12 +1,14 @@
 //! Prompts the user for credentials. The engine checks the credentials with the registry before a push uses them.
 
 use crate::credentials::Credentials;
-use crate::credentials::login::{CredentialsError, docker_login};
+use crate::credentials::login::{CredentialsError, Login, Source, docker_login};
 use crate::credentials::prompt::{PromptError, Terminal};
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::engine::registries::AuthAnswer;
 use crate::failure::{Class, Evidence, classify};
+use crate::registry::Registry;
+use crate::registry::identity::Identity;
 use crate::secret::Secret;
 use crate::text::{counted, sanitize};
 
@@ -56,6 +58,9 @@ impl LoginError {
 pub struct Question<'a> {
     /// The domain of the registry, for messages.
     pub registry: &'a str,
+    /// The client with which the plugin checks the credentials itself, if the options of this call decide how to connect to
+    /// the registry.
+    pub of_call: Option<&'a Registry>,
     /// The key under which docker stores the credentials: see [`crate::reference::Reference::credentials_key`].
     pub key: &'a str,
     pub terminal: &'a Terminal,
@@ -66,7 +71,7 @@ pub struct Question<'a> {
 #[derive(Debug)]
 pub struct Checked {
     pub credentials: Credentials,
-    /// The engine's raw error message, if the engine could not check the credentials. `None`: the registry accepts the
+    /// The raw reason, if the credentials could not be checked. `None`: the registry accepts the
     /// credentials.
     pub unchecked: Option<String>,
 }
@@ -109,7 +114,7 @@ impl Question<'_> {
                 continue;
             }
             let typed = Credentials::basic(name.clone(), password);
-            match check(self.engine, typed, self.key).await? {
+            match check(self.engine, self.of_call, typed, self.key).await? {
                 Ok(login) => return Ok(login),
                 Err(message) => {
                     refused += 1;
@@ -129,16 +134,29 @@ impl Question<'_> {
     }
 }
 
-/// Lets the engine check credentials with the registry. The inner `Err` is the raw error message if the registry
-/// refuses the credentials.
+/// Checks credentials with the registry, through the engine or, with a client of the registry, directly. The inner `Err` is the
+/// raw error message if the registry refuses the credentials.
 ///
 /// # Errors
 /// The engine cannot be reached.
 pub async fn check(
     engine: &mut Engine,
+    registry: Option<&Registry>,
     credentials: Credentials,
     key: &str,
 ) -> Result<Result<Checked, String>, EngineError> {
+    if let Some(registry) = registry {
+        let login = Login::new(&credentials, Source::Prompt, Vec::new());
+        let asked = registry.with_credentials(credentials.clone(), login);
+        let unchecked = match asked.check_identity(None, false).await {
+            Ok(Identity::Refused { reason }) => return Ok(Err(reason)),
+            Ok(Identity::Accepted) => None,
+            Ok(Identity::Unclear) if credentials.is_anonymous() => None,
+            Ok(Identity::Unclear) => Some("its answer does not show whether it accepts them".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        return Ok(Ok(Checked { credentials, unchecked }));
+    }
     Ok(match engine.registry_login(&credentials, key).await? {
         AuthAnswer::Accepted { identity_token: Some(token) } => {
             Ok(Checked { credentials: with_token(credentials, token), unchecked: None })

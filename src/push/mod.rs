@@ -15,7 +15,7 @@ pub mod login;
 mod naming;
 pub mod outcome;
 pub mod platforms;
-mod pool;
+pub mod pool;
 mod preflight;
 mod save;
 pub mod session;
@@ -32,7 +32,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
-use crate::cli::{IfExists, PushOptions, Verify};
+use crate::cli::{IfExists, PushOptions, RelayMode};
 use crate::credentials::Credentials;
 use crate::credentials::login::{Login, Source};
 use crate::engine::Engine;
@@ -54,15 +54,11 @@ use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::suggest::suggest;
 use crate::push::target::Target;
-use crate::push::upload::Route;
+use crate::push::upload::{Route, may_help};
 use crate::retry::{AttemptFailure, NextAttempt, root_cause};
 
 /// The timeout for listing the engine's images, which serve only to suggest an image in a hint.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
-/// The delay after which a background task inspects the image, to list the image's platforms during the upload. After a
-/// shorter upload, the verification may show that the image has one platform, which makes the inspection unnecessary.
-/// Docker's containerd store needs about half of the delay for an inspection.
-const SHORT_PUSH: Duration = Duration::from_millis(100);
 
 /// One local image, and all destinations of that image.
 pub struct Batch<'a> {
@@ -106,6 +102,8 @@ struct Push<'a> {
     /// registry or prompts the user.
     pass: Option<Pass<'a>>,
     route: Route,
+    /// The failure of the engine's upload, if the relay uploads the image for this reason.
+    engine_failure: Option<Cause>,
     announcer: &'a Announcer<'a>,
     /// The remaining time of `--timeout`. Time at prompts, or while the push waits for other pushes, does not count.
     time_left: Option<Duration>,
@@ -128,7 +126,8 @@ impl<'a> Push<'a> {
             engine,
             gate: session.gate(&target.reference),
             pass: None,
-            route: Route::new(options.relay),
+            route: Route::new(options),
+            engine_failure: None,
             announcer,
             time_left: options.timeout.filter(|timeout| !timeout.is_zero()),
             log,
@@ -140,9 +139,9 @@ impl<'a> Push<'a> {
     /// # Errors
     /// [`PushError`]. The record contains the progress of the push up to the error.
     async fn run(self) -> Result<Outcome, PushError> {
-        self.log
-            .reporter
-            .show(&Update::Start { is_dry_run: self.options.dry_run, route: self.options.relay.route() });
+        self.log.record.is_relayed = self.route.is_relay();
+        let route = self.log.record.route();
+        self.log.reporter.show(&Update::Start { is_dry_run: self.options.dry_run, route });
         if !preflight::connects_early(self.session, self.engine) {
             return Box::pin(self.prepare_and_push()).await;
         }
@@ -233,12 +232,26 @@ impl<'a> Push<'a> {
                     }
                     return Ok(outcome);
                 }
+                // The failure of the engine's upload says more than that of the relay, which no option asked for.
+                Err(AttemptError::Fatal(PushError::NoRelay { reason, .. }))
+                    if self.engine_failure.is_some() =>
+                {
+                    self.log.note(&upload::cannot_replace_engine(&reason));
+                    self.log.record.is_relayed = false;
+                    let cause = self.engine_failure.take().expect("checked above");
+                    return Err(PushError::Refused(Box::new(self.refusal(cause, active.login).await)));
+                }
                 Err(AttemptError::Fatal(error)) => return Err(error),
                 Err(AttemptError::Retryable { cause, max_retries, may_write }) => {
                     (cause, max_retries, may_write)
                 }
             };
             let class = cause.class();
+            if self.in_time(async |push: &mut Self| push.switch_to_relay(&cause, &active).await).await? {
+                self.log.record.failures.push(root_cause(&cause.reason(), class));
+                self.engine_failure = Some(cause);
+                continue;
+            }
             let failed = self.failed(&cause, max_retries, may_write, &active);
             let is_expired_token = failed.is_expired_token();
             let mut step = conversation.next(conversation::Event::Failed(failed));
@@ -296,6 +309,19 @@ impl<'a> Push<'a> {
             };
             self.log.record.failures.clear();
         }
+    }
+
+    /// Lets the next attempt go through the relay if `--relay auto` allows this, and the failure is one that the relay may
+    /// avoid. Returns whether it does.
+    async fn switch_to_relay(&mut self, cause: &Cause, active: &ActiveCredentials) -> bool {
+        let is_in_reach =
+            self.session.pool.has_responded(self.registry()) && !self.log.record.progress.has_moved();
+        let is_allowed = self.options.relay == RelayMode::Auto && !self.options.dry_run;
+        if !is_allowed || !may_help(cause, is_in_reach) {
+            return false;
+        }
+        let subject = self.subject(active);
+        self.route.switch_to_relay(self.session, self.engine, &subject, &mut self.log, cause).await
     }
 
     /// Returns newer credentials, from another push or from a prompt.
@@ -394,7 +420,7 @@ impl<'a> Push<'a> {
         if let Some(outcome) = Box::pin(existing).await? {
             return Ok(outcome);
         }
-        let prefetch = prefetch_image(self.session, self.engine.fork(), subject, self.announcer);
+        let prefetch = announce::prefetch(self.session, self.engine.fork(), subject, self.announcer);
         with_background(prefetch, self.upload_and_verify(subject)).await
     }
 
@@ -486,8 +512,11 @@ impl<'a> Push<'a> {
     ) -> Result<(Credentials, bool), PushError> {
         let dialogue = self.session.lock_terminal().await;
         let reporter = self.log.reporter;
+        // A failed connection is reported by the check through the engine.
+        let of_call = self.session.pool.registry_of_call(self.engine, self.registry()).await.ok().flatten();
         let mut question = Question {
             registry: self.registry(),
+            of_call: of_call.as_ref(),
             key: self.target.reference.credentials_key(),
             terminal: self.session.terminal.as_ref().expect("checked by the conversation"),
             engine: self.engine,
@@ -598,8 +627,21 @@ impl<'a> Push<'a> {
         let asks_late = self.session.pool.asks_late(self.registry());
         let has_moved = self.log.record.progress.has_moved();
         let way = diagnose::way(&self.session.pool, self.engine, reference.domain(), &cause, has_moved).await;
+        let can_relay = self.options.relay == RelayMode::Never
+            && may_help(&cause, self.session.pool.has_responded(reference.domain()) && !has_moved);
         let reference = self.target.reference.clone();
-        Refusal { cause, reference, login, suggestion, failures, is_renamed, asks_late, pattern: None, way }
+        Refusal {
+            can_relay,
+            cause,
+            reference,
+            login,
+            suggestion,
+            failures,
+            is_renamed,
+            asks_late,
+            pattern: None,
+            way,
+        }
     }
 
     fn subject<'b>(&self, active: &'b ActiveCredentials) -> Subject<'b>
@@ -633,28 +675,6 @@ impl Drop for Push<'_> {
     /// Records the platforms that the announcer has shown to the user, even if the push is interrupted.
     fn drop(&mut self) {
         self.log.record.platforms = self.announcer.platforms();
-    }
-}
-
-/// Inspects the image during the upload, for the steps after the upload.
-///
-/// Errors are ignored, since a step after the upload repeats the failed request if necessary.
-async fn prefetch_image(
-    session: &Session<'_>,
-    mut engine: Engine,
-    subject: &Subject<'_>,
-    announcer: &Announcer<'_>,
-) {
-    if engine.is_connect_expensive() {
-        return;
-    }
-    if session.options.verify != Verify::Never {
-        tokio::time::sleep(SHORT_PUSH).await;
-    }
-    if !announcer.is_done()
-        && let Ok(image) = engine.inspect(subject.local_name).await
-    {
-        announcer.announce_in_background(&image);
     }
 }
 

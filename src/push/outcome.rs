@@ -44,6 +44,8 @@ pub struct Uploaded {
 /// The facts about one push, for the report of a success or of a failure.
 #[derive(Debug, Default)]
 pub struct Record {
+    /// Whether the last upload went through the relay.
+    pub is_relayed: bool,
     /// The number of uploads that were started, with any credentials.
     pub attempts: u32,
     /// The reasons why the attempts with the current credentials failed.
@@ -58,6 +60,13 @@ pub struct Record {
     pub verified: Option<bool>,
     pub findings: Option<Findings>,
     pub warnings: Vec<String>,
+}
+
+impl Record {
+    /// Returns the route of the last upload, as JSON output names it.
+    pub fn route(&self) -> &'static str {
+        if self.is_relayed { "relay" } else { "engine" }
+    }
 }
 
 /// The reporter and the record of one push.

@@ -25,7 +25,7 @@ use crate::push::error::{Cause, QueryError};
 use crate::push::gate::ActiveCredentials;
 use crate::push::subject::Subject;
 use crate::registry::Registry;
-use crate::registry::access::{Access, is_special};
+use crate::registry::access::{Access, ConnectionOptions, is_special};
 use crate::registry::error::RegistryError;
 use crate::registry::identity::Identity;
 use crate::text::sanitize;
@@ -43,6 +43,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct RegistryPool {
     /// The engine's settings for registries.
     settings: OnceCell<RegistrySettings>,
+    /// The settings of this call, which take precedence over the engine's.
+    options: ConnectionOptions,
     /// The settings of an engine without special settings.
     defaults: RegistrySettings,
     /// The clients without credentials, by the domain of the registry.
@@ -83,8 +85,9 @@ pub enum Seen {
 }
 
 impl RegistryPool {
-    pub fn new(trace: Option<Trace>) -> Self {
+    pub fn new(options: ConnectionOptions, trace: Option<Trace>) -> Self {
         Self {
+            options,
             settings: OnceCell::new(),
             defaults: RegistrySettings::default(),
             anonymous: RefCell::default(),
@@ -118,10 +121,14 @@ impl RegistryPool {
         engine: &mut Engine,
         subject: &Subject<'_>,
     ) -> Result<Option<Descriptor>, QueryError> {
-        let message = match engine.distribution_inspect(&subject.request()).await? {
-            DistributionAnswer::Names(descriptor) => return Ok(Some(descriptor)),
-            DistributionAnswer::NamesNothing => return Ok(None),
-            DistributionAnswer::NotAsked { message } => message,
+        let message = if self.options.is_set() {
+            None
+        } else {
+            match engine.distribution_inspect(&subject.request()).await? {
+                DistributionAnswer::Names(descriptor) => return Ok(Some(descriptor)),
+                DistributionAnswer::NamesNothing => return Ok(None),
+                DistributionAnswer::NotAsked { message } => message,
+            }
         };
         if let Some(message) = &message {
             let refused = subject.refused(message, None);
@@ -271,11 +278,13 @@ impl RegistryPool {
             };
             match registry {
                 Ok(registry) => {
-                    let check = Box::pin(registry.check_identity(subject.reference.path(), is_push));
+                    let check = Box::pin(registry.check_identity(Some(subject.reference.path()), is_push));
                     Ok::<_, QueryError>(check.await?)
                 }
                 // The plugin cannot connect from here, or not to the registry that the engine reaches.
-                Err(QueryError::Cause(_)) if !is_here && !subject.active.credentials.is_anonymous() => {
+                Err(QueryError::Cause(_))
+                    if !is_here && !self.options.is_set() && !subject.active.credentials.is_anonymous() =>
+                {
                     Ok(Box::pin(check_through_engine(engine, subject)).await?)
                 }
                 Err(error) => {
@@ -347,6 +356,24 @@ impl RegistryPool {
                 .is_ok_and(|settings| settings.proxy_for(domain).is_none())
     }
 
+    /// Returns a client of the registry without credentials if the options of this call decide how to connect to it.
+    ///
+    /// # Errors
+    /// The plugin cannot reach the server, or the server is not a registry.
+    pub async fn registry_of_call(
+        &self,
+        engine: &mut Engine,
+        domain: &str,
+    ) -> Result<Option<Registry>, QueryError> {
+        if !self.options.is_set() {
+            return Ok(None);
+        }
+        let anonymous = self.anonymous(domain);
+        let registry = self.connect(engine, domain, &anonymous).await?;
+        let ActiveCredentials { credentials, login, .. } = ActiveCredentials::anonymous();
+        Ok(Some(registry.with_credentials(credentials, login)))
+    }
+
     /// Returns a direct connection to the registry, with the engine's settings for that registry.
     ///
     /// # Errors
@@ -392,7 +419,8 @@ impl RegistryPool {
             let ActiveCredentials { credentials, login, .. } = ActiveCredentials::anonymous();
             // Ignore warnings about certificates that only the engine can read. If the connection needs such a
             // certificate, the connection fails.
-            let access = Access::new(domain, settings, credentials, login, self.trace, |_| {}).await?;
+            let access =
+                Access::new(domain, settings, &self.options, credentials, login, self.trace, |_| {}).await?;
             let has_connected = Arc::clone(&anonymous.has_connected);
             Ok::<_, QueryError>(Registry::connect(domain, access, has_connected).await?)
         };

@@ -57,7 +57,7 @@ pub async fn save(
 /// credentials themselves.
 async fn as_docker_stores(engine: &mut Engine, credentials: &Credentials, key: &str) -> Credentials {
     if credentials.kind() == Some(Kind::Password)
-        && let Ok(Ok(checked)) = check(engine, credentials.clone(), key).await
+        && let Ok(Ok(checked)) = check(engine, None, credentials.clone(), key).await
     {
         return checked.credentials;
     }

@@ -2,21 +2,25 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::time::Instant;
 
 use crate::cli::PushOptions;
 use crate::credentials::command::Given;
 use crate::credentials::keyring::{Keyring, LookedUp, Wanted};
 use crate::credentials::prompt::Terminal;
-use crate::net::Trace;
 use crate::present::presenter::{Level, Reporter};
 use crate::push::gate::Gate;
 use crate::push::pool::RegistryPool;
 use crate::push::upload::detour::Detours;
 use crate::reference::Reference;
+use crate::relay::Relay;
+use crate::relay::rate::RateLimit;
+use crate::relay::reach::Reach;
 
 /// The state that all pushes in one run of the plugin share.
 pub struct Session<'a> {
@@ -40,6 +44,12 @@ pub struct Session<'a> {
     /// The canonical names of the local tags that this run of the plugin has added and removes later. An image must
     /// have a tag outside this set, since engines delete an image together with its last tag.
     pub added_tags: RefCell<HashSet<String>>,
+    /// Whether an engine on this machine can reach the relay.
+    pub reach: OnceCell<Reach>,
+    /// The relays that no push uses, and to which ssh forwards a port of the engine's machine.
+    pub forwarded: RefCell<Vec<Relay>>,
+    /// The limit of `--limit-rate`, for all uploads through the relay.
+    pub rate: Option<Arc<RateLimit>>,
 }
 
 impl<'a> Session<'a> {
@@ -49,7 +59,7 @@ impl<'a> Session<'a> {
         keyring: Keyring,
         terminal: Option<Terminal>,
         references: impl Iterator<Item = &'r Reference>,
-        trace: Option<Trace>,
+        pool: RegistryPool,
     ) -> Self {
         let mut gates = HashMap::new();
         for reference in references {
@@ -67,10 +77,13 @@ impl<'a> Session<'a> {
             naming: Mutex::default(),
             dialogue: Mutex::default(),
             gates,
-            pool: RegistryPool::new(trace),
+            pool,
             detours: RefCell::default(),
             last_movement: Cell::new(Instant::now()),
             added_tags: RefCell::default(),
+            reach: OnceCell::new(),
+            forwarded: RefCell::default(),
+            rate: options.limit_rate.and_then(NonZeroU64::new).map(|rate| Arc::new(RateLimit::new(rate))),
         }
     }
 

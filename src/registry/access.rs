@@ -9,9 +9,38 @@ use crate::credentials::Credentials;
 use crate::credentials::login::Login;
 use crate::net::settings::RegistrySettings;
 use crate::net::tls::{Identity, Pem, Tls};
-use crate::net::{Trace, is_on_loopback};
+use crate::net::{Trace, is_on_loopback, proxy};
 use crate::registry::error::RegistryError;
 use crate::secret::Secret;
+
+/// The settings of one call for connections to registries and their token servers. They take precedence over the engine's
+/// settings.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionOptions {
+    /// CAs to trust in addition to those of the system and of the certificates directory.
+    pub authorities: Option<Pem>,
+    /// The client certificate, instead of one in the certificates directory.
+    pub identity: Option<Identity>,
+    /// Whether to require a valid certificate.
+    pub verify: Option<bool>,
+    pub plain_http: bool,
+}
+
+impl ConnectionOptions {
+    /// Returns whether at least one setting is given, so that the engine may not be able to connect to the registries.
+    pub fn is_set(&self) -> bool {
+        self.authorities.is_some() || self.identity.is_some() || self.verify.is_some() || self.plain_http
+    }
+}
+
+/// The scheme of a registry's URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Https,
+    /// HTTPS, or HTTP if HTTPS fails.
+    HttpsOrHttp,
+    Http,
+}
 
 /// The settings and credentials for connections to a registry.
 #[derive(Clone, Debug)]
@@ -23,15 +52,23 @@ pub struct Access {
     /// The username and the source of the credentials, for error messages.
     pub login: Login,
     pub trace: Option<Trace>,
-    /// The TLS settings. If `skip_verify` is set, plain HTTP to the registry is allowed too.
     pub(super) tls: Tls,
-    /// The addresses of the registry's host, looked up once for all connections. Empty if the lookup failed.
+    pub(super) scheme: Scheme,
+    /// Whether the token server may use plain HTTP too.
+    pub(super) allows_plain_token_server: bool,
+    /// Whether `tls.skip_verify` is for the token server, and other servers of the registry, too.
+    pub(super) skips_verify_elsewhere: bool,
+    /// Whether the plugin connects to the registry through a proxy.
+    pub(super) is_proxied: bool,
+    /// The addresses of the registry's host, looked up once for all connections. Empty if the lookup failed, or if a proxy
+    /// looks them up.
     pub(super) addresses: Vec<SocketAddr>,
 }
 
 impl Access {
     /// Determines how to connect to a registry, by the same rules and settings as the engine.
     ///
+    /// * `options`: take precedence over the engine's settings.
     /// * `warn`: called with a message about each certificate file that this user cannot read.
     ///
     /// # Errors
@@ -39,25 +76,58 @@ impl Access {
     pub async fn new(
         domain: &str,
         settings: &RegistrySettings,
+        options: &ConnectionOptions,
         credentials: Credentials,
         login: Login,
         trace: Option<Trace>,
         warn: impl FnMut(&str),
     ) -> Result<Self, RegistryError> {
         let certificates = certificates_directory(settings.is_rootless).join(domain);
-        let addresses = addresses(domain).await;
+        let is_proxied = is_behind_proxy(domain);
+        let needs_addresses = !is_proxied || settings.depends_on_addresses();
+        let mut addresses = if needs_addresses { addresses(domain).await } else { Vec::new() };
         let ips: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
-        let skip_verify = settings.is_insecure(domain, &ips);
-        let tls = Tls { skip_verify, ..tls(domain, &certificates, warn)? };
-        Ok(Self { certificates, credentials, login, trace, tls, addresses })
+        if is_proxied {
+            addresses.clear();
+        }
+        let is_insecure = options.verify != Some(true) && settings.is_insecure(domain, &ips);
+        let scheme = match is_insecure {
+            _ if options.plain_http => Scheme::Http,
+            true => Scheme::HttpsOrHttp,
+            false => Scheme::Https,
+        };
+        let mut tls = tls(domain, &certificates, warn)?;
+        tls.skip_verify = options.verify.map_or(is_insecure, |verify| !verify);
+        if let Some(pem) = &options.authorities {
+            tls.add_authorities(pem.clone());
+        }
+        if let Some(identity) = &options.identity {
+            tls.identity = Some(identity.clone());
+        }
+        // The engine allows plain HTTP and any certificate for registries on loopback addresses without a setting. This is
+        // not meant for other servers.
+        let is_meant = is_insecure && !is_on_loopback(domain);
+        Ok(Self {
+            certificates,
+            credentials,
+            login,
+            trace,
+            tls,
+            scheme,
+            allows_plain_token_server: options.plain_http || is_meant,
+            skips_verify_elsewhere: options.verify == Some(false) || is_meant,
+            is_proxied,
+            addresses,
+        })
     }
+}
 
-    /// Returns whether the plugin may use plain HTTP, or TLS with any certificate, for the token server too, because
-    /// the engine allows this for the registry. Returns `false` for a registry on a loopback address, for which most
-    /// engines allow this without any setting.
-    pub(super) fn lends_insecurity(&self, domain: &str) -> bool {
-        self.tls.skip_verify && !is_on_loopback(domain)
-    }
+/// Returns whether the plugin connects to a registry through a proxy. The proxy then looks up the registry's host, which may
+/// be unknown here.
+fn is_behind_proxy(domain: &str) -> bool {
+    ["https", "http"].iter().any(|scheme| {
+        format!("{scheme}://{domain}/").parse().is_ok_and(|url| !matches!(proxy::setting(&url), Ok(None)))
+    })
 }
 
 /// Returns whether the settings of an engine before docker 29 may differ from the defaults for a registry. For these
@@ -106,17 +176,12 @@ pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Resu
         }
         Err(error) => Err(unreadable(path, error)),
     };
-    let (mut authorities, mut identity): (Option<Pem>, _) = (None, None);
+    let mut tls = Tls { with_system: true, ..Tls::default() };
     for path in &files {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("crt") => {
                 let Some(pem) = read(path)? else { continue };
-                authorities = Some(match authorities {
-                    None => pem,
-                    Some(Pem { path, text }) => {
-                        Pem { path, text: Secret::new(format!("{}\n{}", text.expose(), pem.text.expose())) }
-                    }
-                });
+                tls.add_authorities(pem);
             }
             Some("cert") => {
                 let key = path.with_extension("key");
@@ -129,7 +194,7 @@ pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Resu
                     )));
                 }
                 if let (Some(certificate), Some(key)) = (read(path)?, read(&key)?) {
-                    identity = Some(Identity { certificate, key });
+                    tls.identity = Some(Identity { certificate, key });
                 }
             }
             Some("key") if !path.with_extension("cert").exists() => {
@@ -141,7 +206,7 @@ pub fn tls(registry: &str, directory: &Path, mut warn: impl FnMut(&str)) -> Resu
             _ => {}
         }
     }
-    Ok(Tls { authorities, with_system: true, identity, skip_verify: false })
+    Ok(tls)
 }
 
 /// Looks up the addresses of a registry's host. Returns no addresses if the lookup fails or takes more

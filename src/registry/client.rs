@@ -24,6 +24,8 @@ use crate::registry::{Authorization, PING, Registry};
 use crate::secret::Secret;
 use crate::text::{sanitize, with_causes};
 
+/// The reason if a proxy refuses a connection to the registry.
+const PROXY_REFUSED: &str = "proxy authorization required, or the proxy does not allow this host";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum time without new bytes while a response arrives.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -317,7 +319,12 @@ impl Registry {
     }
 
     fn unreachable(&self, url: &Url, error: &reqwest::Error) -> RegistryError {
-        let reason = if error.is_timeout() { "it does not answer".to_owned() } else { root_cause(error) };
+        let reason = match root_cause(error) {
+            _ if error.is_timeout() => "it does not answer".to_owned(),
+            // hyper-util hides the proxy's status. Proxies answer a wrong password with 401, 403 or 407.
+            reason if reason.ends_with("tunnel error: unsuccessful") => PROXY_REFUSED.to_owned(),
+            reason => reason,
+        };
         self.unreachable_because(url, reason)
     }
 

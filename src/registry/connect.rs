@@ -16,7 +16,7 @@ use crate::credentials::login::Login;
 use crate::failure::Class;
 use crate::net::tls::TlsProblem;
 use crate::reference::HUB;
-use crate::registry::access::Access;
+use crate::registry::access::{Access, Scheme};
 use crate::registry::client::{
     MAX_REASON, MAX_REDIRECTS, build, builder, challenges, follow, location, resolved, shown, tls_config_for,
     url,
@@ -32,8 +32,7 @@ const HUB_API: &str = "registry-1.docker.io";
 const TLS_GRACE: Duration = Duration::from_secs(1);
 
 impl Registry {
-    /// Connects to a registry with TLS, or with plain HTTP if HTTPS fails and the engine allows plain HTTP for this
-    /// registry.
+    /// Connects to a registry with the scheme of its [`Access`].
     ///
     /// * `domain`: the `host[:port]` of the registry, from [`crate::reference::Reference::domain`].
     /// * `has_connected`: set as soon as a connection is established, before the registry has responded.
@@ -65,13 +64,14 @@ impl Registry {
             authorization: Mutex::default(),
             ping: Ping::default(),
             upload_server: Mutex::default(),
+            chunk_limits: Arc::default(),
             refused: OnceLock::new(),
         };
-        (registry.api, registry.ping) = if registry.access.tls.skip_verify {
-            let plain = url(domain, &format!("http://{host}/"))?;
-            registry.ping_with_or_without_tls(&plain).await?
-        } else {
-            (registry.api.clone(), registry.ping(&registry.api).await?)
+        let plain = url(domain, &format!("http://{host}/"))?;
+        (registry.api, registry.ping) = match registry.access.scheme {
+            Scheme::Https => (registry.api.clone(), registry.ping(&registry.api).await?),
+            Scheme::HttpsOrHttp => registry.ping_with_or_without_tls(&plain).await?,
+            Scheme::Http => (plain.clone(), registry.ping(&plain).await?),
         };
         Ok(registry)
     }
@@ -88,6 +88,7 @@ impl Registry {
             authorization: Mutex::default(),
             ping: self.ping.clone(),
             upload_server: Mutex::default(),
+            chunk_limits: Arc::clone(&self.chunk_limits),
             refused: OnceLock::new(),
             access: Access { credentials, login, ..self.access.clone() },
         }

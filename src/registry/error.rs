@@ -251,7 +251,9 @@ impl RegistryError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Unreachable { proxy: Some(variable), .. } => {
-                return Some(format!("check the proxy in {variable}, or add the host to NO_PROXY"));
+                return Some(format!(
+                    "check the proxy in {variable} and its password, or add the host to NO_PROXY"
+                ));
             }
             Self::Unreachable { .. } => "check its name and port, and the network",
             Self::UploadLost { .. } => "push again, or check the registry's log",
@@ -261,18 +263,20 @@ impl RegistryError {
                 let host = if registry == HUB { "registry-1.docker.io" } else { registry };
                 return Some(match &**problem {
                     TlsProblem::UnknownAuthority { .. } | TlsProblem::Authorities { .. } => {
-                        format!("put its CA into `{directory}/ca.crt`, where docker looks for it too")
+                        format!(
+                            "pass its CA with `--ca-file`, or put it into `{directory}/ca.crt`, where docker looks for it too"
+                        )
                     }
                     TlsProblem::IdentityMissing
                     | TlsProblem::Identity { .. }
                     | TlsProblem::IdentityRefused { .. }
                     | TlsProblem::Refused => {
                         format!(
-                            "put client.cert and client.key into `{directory}/` if the registry requires a client certificate"
+                            "pass `--cert-file` and `--key-file`, or put client.cert and client.key into `{directory}/`, if the registry requires a client certificate"
                         )
                     }
                     TlsProblem::PlainText => format!(
-                        "set `{}` in the engine's daemon.json, beside its other entries, if the registry speaks plain HTTP",
+                        "pass `--plain-http` if the registry speaks plain HTTP, or set `{}` in the engine's daemon.json, beside its other entries",
                         insecure_registries(registry)
                     ),
                     TlsProblem::Expired | TlsProblem::NotYetValid => {

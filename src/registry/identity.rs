@@ -26,13 +26,18 @@ impl Registry {
     /// Checks the credentials with at most one refused request, or two if the token server refuses with status 403.
     /// After a refusal, this client does not send the credentials again.
     ///
-    /// * `repository`: the token is requested for this repository, and later requests use the token again.
+    /// * `repository`: the token is requested for this repository, and later requests use the token again. `None`: the token
+    ///   is for no repository.
     /// * `is_push`: request a token to push; otherwise a token to pull, which every account with access gets.
     ///
     /// # Errors
     /// [`RegistryError::TokenPage`]: a web page answers instead of the token server. Other failures are
     /// [`Identity::Unclear`].
-    pub async fn check_identity(&self, repository: &str, is_push: bool) -> Result<Identity, RegistryError> {
+    pub async fn check_identity(
+        &self,
+        repository: Option<&str>,
+        is_push: bool,
+    ) -> Result<Identity, RegistryError> {
         if self.ping.asks_for_credentials != Some(true) {
             return Ok(Identity::Unclear);
         }
@@ -62,17 +67,17 @@ impl Registry {
         &self,
         realm: &str,
         service: Option<String>,
-        repository: &str,
+        repository: Option<&str>,
         is_push: bool,
     ) -> Result<Identity, RegistryError> {
-        let (pull, push) = (scope(repository), write_scope(repository));
-        let requested = if is_push { &push } else { &pull };
+        let pull = repository.map(scope);
+        let push = repository.filter(|_| is_push).map(write_scope);
+        let requested = push.as_ref().or(pull.as_ref()).map_or("", String::as_str);
         let refusal = match self.request_token(realm, service.clone(), requested).await {
             Ok(Ok(token)) => {
-                if is_push {
-                    self.remember(&push, token.clone());
+                for scope in [&push, &pull].into_iter().flatten() {
+                    self.remember(scope, token.clone());
                 }
-                self.remember(&pull, token);
                 return Ok(Identity::Accepted);
             }
             Ok(Err(refusal)) => refusal,
@@ -82,7 +87,11 @@ impl Registry {
         if refusal.status != StatusCode::FORBIDDEN || is_lock_out(&refusal.reason) {
             return Ok(identity_of(refusal));
         }
-        Ok(match self.request_token(realm, service, "").await {
+        let again = match requested {
+            "" => Ok(Err(refusal)),
+            _ => self.request_token(realm, service, "").await,
+        };
+        Ok(match again {
             Ok(Ok(_)) => Identity::Accepted,
             // A page of a proxy has no code, and a firewall refuses any credentials.
             Ok(Err(again)) if again.status == StatusCode::FORBIDDEN && again.code.is_some() => {

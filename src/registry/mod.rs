@@ -16,7 +16,7 @@ mod token;
 pub mod write;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, Url};
@@ -70,6 +70,19 @@ impl Authorization {
     }
 }
 
+/// Limits on the sizes in bytes of chunks, from the responses of a registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChunkLimits {
+    /// `OCI-Chunk-Min-Length` (OCI distribution specification 1.1): the smallest size of a chunk that is not the last.
+    pub min: Option<u64>,
+    /// `oci-chunk-max-length` (Cloudflare's registry): the largest size of a chunk.
+    pub max: Option<u64>,
+    /// The size of the smallest request that the registry has refused because of its size.
+    pub refused: Option<u64>,
+    /// The registry refuses requests without the length of their body (411).
+    pub requires_length: bool,
+}
+
 /// A client of a registry that has responded to `GET /v2/`.
 #[derive(Debug)]
 pub struct Registry {
@@ -89,6 +102,8 @@ pub struct Registry {
     ping: Ping,
     /// The server to which the registry redirected the body of an upload. The next upload starts there.
     upload_server: Mutex<Option<Url>>,
+    /// The limits on chunks that are known from the registry's responses in this call.
+    chunk_limits: Arc<Mutex<ChunkLimits>>,
     /// The reason why the registry refused the credentials. The plugin does not send refused credentials again.
     refused: OnceLock<String>,
 }

@@ -202,15 +202,16 @@ impl Registry {
         let mut url = url(&self.domain, &realm)?;
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let is_own = place(&url) == place(&self.api);
-        let is_as_registry = is_own || self.access.lends_insecurity(&self.domain);
-        if url.scheme() != "https" && !credentials.is_anonymous() && !is_as_registry && !is_loopback(&host) {
+        let may_be_plain = is_own || self.access.allows_plain_token_server || is_loopback(&host);
+        if url.scheme() != "https" && !credentials.is_anonymous() && !may_be_plain {
             let reason = format!(
                 "the token server `{}` does not use TLS, so the plugin sends no credentials to it",
                 sanitize(&host)
             );
             return Err(self.no_token(&reason));
         }
-        let tls_config = if url.scheme() == "https" && self.access.tls.skip_verify && !is_as_registry {
+        let skips_verify = is_own || self.access.skips_verify_elsewhere;
+        let tls_config = if url.scheme() == "https" && self.access.tls.skip_verify && !skips_verify {
             let tls = Tls { skip_verify: false, ..self.access.tls.clone() };
             tls_config_for(&self.domain, &tls, &self.access.certificates)?
         } else {

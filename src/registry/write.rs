@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
+use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, Url};
 use tokio::sync::{OnceCell, mpsc};
@@ -20,13 +20,13 @@ use tokio::sync::{OnceCell, mpsc};
 use crate::failure::Phase;
 use crate::net::tls::Tls;
 use crate::oci::Descriptor;
-use crate::registry::Registry;
 use crate::registry::client::{
     MAX_REDIRECTS, Repeatable, build, is_html, location, place, resolved, shown, tls_config_for,
     unlimited_builder,
 };
 use crate::registry::error::{Misplaced, RegistryError};
 use crate::registry::token::write_scope;
+use crate::registry::{ChunkLimits, Registry};
 
 /// The maximum time to cancel an upload.
 const CANCEL: Duration = Duration::from_secs(5);
@@ -64,6 +64,19 @@ pub struct Upload {
     is_own: bool,
 }
 
+/// The part of a blob in one request.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<'a> {
+    /// Data up to the end of the blob; the upload goes on.
+    Rest,
+    /// Data up to the end of the blob, which finishes the upload with this digest.
+    Last(&'a str),
+    /// The chunk that begins at `start` and ends before `end`. The caller can send it again.
+    Chunk { start: u64, end: u64 },
+    /// The last chunk, which finishes the upload with this digest.
+    LastChunk { start: u64, end: u64, digest: &'a str },
+}
+
 /// The result of an attempt to mount a blob from another repository.
 #[derive(Debug)]
 pub enum Mounted {
@@ -96,8 +109,11 @@ impl Writer {
             )
         };
         let own = || unlimited_builder(registry.tls_config.clone(), Policy::none());
+        // A proxy for plain HTTP may close each connection after a response.
+        let keeps_connections = !registry.access.is_proxied || registry.api.scheme() == "https";
+        let requests = if keeps_connections { own() } else { own().pool_max_idle_per_host(0) };
         let clients = Clients {
-            requests: client(own())?,
+            requests: client(requests)?,
             bodies: client(own().pool_max_idle_per_host(0))?,
             other_servers: OnceCell::new(),
         };
@@ -165,26 +181,47 @@ impl Writer {
         self.start_at(url).await
     }
 
-    /// Sends data of a blob. The caller cannot send the body again, so a token that ends soon is replaced first.
-    ///
-    /// * `digest`: finishes the upload with this digest. `None`: the upload goes on.
+    /// Returns the limits on chunks that are known from the registry's responses in this call.
+    pub fn chunk_limits(&self) -> ChunkLimits {
+        *self.registry.chunk_limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records that the registry has refused a request of this size in bytes.
+    pub fn set_refused_size(&self, size: u64) {
+        self.registry.set_refused_size(size);
+    }
+
+    /// Records that the registry refuses requests without the length of their body.
+    pub fn set_requires_length(&self) {
+        self.registry.chunk_limits.lock().unwrap_or_else(PoisonError::into_inner).requires_length = true;
+    }
+
+    /// Returns the `host[:port]` of the registry.
+    pub fn domain(&self) -> &str {
+        &self.registry.domain
+    }
+
+    /// Sends data of a blob. The caller may not be able to send the body again, so a token that ends soon is replaced first.
     ///
     /// # Errors
     /// The registry cannot be reached, or refuses the data.
-    pub async fn send(
-        &self,
-        upload: &Upload,
-        body: BlobBody,
-        digest: Option<&str>,
-    ) -> Result<Sent, RegistryError> {
+    pub async fn send(&self, upload: &Upload, body: BlobBody, part: Part<'_>) -> Result<Sent, RegistryError> {
         let (client, authorization) = if upload.is_own {
-            (&self.clients.bodies, self.registry.fresh_authorization(&self.scope).await)
+            let is_chunk = matches!(part, Part::Chunk { .. } | Part::LastChunk { .. });
+            let client = if is_chunk { &self.clients.requests } else { &self.clients.bodies };
+            (client, self.registry.fresh_authorization(&self.scope).await)
         } else {
             (self.other_servers().await?, None)
         };
-        let request = match digest {
-            Some(digest) => client.put(finishing(upload, digest)),
-            None => client.patch(upload.url.clone()),
+        let request = match part {
+            Part::Last(digest) => client.put(finishing(upload, digest)),
+            Part::Rest => client.patch(upload.url.clone()),
+            Part::Chunk { start, end } => {
+                client.patch(upload.url.clone()).header(CONTENT_RANGE, content_range(start, end))
+            }
+            Part::LastChunk { start, end, digest } => {
+                client.put(finishing(upload, digest)).header(CONTENT_RANGE, content_range(start, end))
+            }
         };
         let mut request = request.header(CONTENT_TYPE, OCTETS);
         if let Some(authorization) = &authorization {
@@ -193,7 +230,7 @@ impl Writer {
         let response = self.registry.send(client, request.body(reqwest::Body::wrap(body))).await?;
         let status = response.status();
         let is_success = status.is_success() && !is_html(&response);
-        if is_success && digest.is_some() {
+        if is_success && matches!(part, Part::Last(_) | Part::LastChunk { .. }) {
             return Ok(Sent::Stored);
         }
         if is_success {
@@ -319,7 +356,7 @@ impl Writer {
     async fn other_servers(&self) -> Result<&Client, RegistryError> {
         let make = async || {
             let (domain, access) = (&self.registry.domain, &self.registry.access);
-            let skip_verify = access.tls.skip_verify && access.lends_insecurity(domain);
+            let skip_verify = access.tls.skip_verify && access.skips_verify_elsewhere;
             let tls = Tls { identity: None, skip_verify, ..access.tls.clone() };
             let tls_config = tls_config_for(domain, &tls, &access.certificates)?;
             build(domain, unlimited_builder(tls_config, Policy::none()).pool_max_idle_per_host(0))
@@ -359,10 +396,19 @@ impl Writer {
         Upload { is_own: place(&url) == place(api) && url.scheme() == api.scheme(), url }
     }
 
+    fn read_chunk_limits(&self, response: &Response) {
+        let number =
+            |name| response.headers().get(name)?.to_str().ok()?.parse().ok().filter(|size| *size > 0);
+        let mut limits = self.registry.chunk_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.min = number("oci-chunk-min-length").or(limits.min);
+        limits.max = number("oci-chunk-max-length").or(limits.max);
+    }
+
     /// Returns the upload at the location that a response names. A location on the registry's host with another scheme or
     /// port means that a proxy did not pass its scheme and port to the registry, so the scheme and port of the registry's
     /// API remain.
     fn next(&self, response: &Response) -> Result<Option<Upload>, RegistryError> {
+        self.read_chunk_limits(response);
         let Some(mut url) = location(response) else { return Ok(None) };
         let api = &self.registry.api;
         let is_from_registry = self.at(response.url().clone()).is_own;
@@ -400,6 +446,14 @@ impl Writer {
     }
 }
 
+impl Registry {
+    /// Records that the registry, or a proxy in front of it, has refused a request of this size in bytes.
+    pub fn set_refused_size(&self, size: u64) {
+        let mut limits = self.chunk_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.refused = Some(limits.refused.map_or(size, |refused| refused.min(size)));
+    }
+}
+
 /// The data of a blob, as the body of a request. Ends with an error if the sender is dropped before it sent `None`, so that
 /// the registry does not treat an incomplete body as complete.
 pub struct BlobBody {
@@ -433,6 +487,12 @@ impl Body for BlobBody {
     fn size_hint(&self) -> SizeHint {
         self.length.map(SizeHint::with_exact).unwrap_or_default()
     }
+}
+
+/// Returns the header `Content-Range` of a chunk that ends before `end` (OCI distribution specification 1.1, "Pushing a blob in
+/// chunks").
+fn content_range(start: u64, end: u64) -> String {
+    format!("{start}-{}", end.saturating_sub(1))
 }
 
 /// Returns the URL of the request that finishes an upload.

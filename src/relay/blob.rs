@@ -1,18 +1,22 @@
 //! Forwards one blob from the engine to the registry.
 
+use std::mem::take;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use hyper::StatusCode;
 use hyper::body::{Bytes, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::registry::error::RegistryError;
-use crate::registry::write::{BlobBody, Sent, Upload};
+use crate::registry::write::{BlobBody, Part, Sent, Upload};
 use crate::relay::job::{Blob, Failure, Job};
 use crate::relay::layers::Row;
+use crate::relay::profile::can_shrink;
+use crate::relay::rate::RateLimit;
 use crate::relay::window::{Arrived, EngineLeft, Source};
 use crate::retry::RetryBudget;
 
@@ -20,6 +24,8 @@ use crate::retry::RetryBudget;
 const SMALL: u64 = 128 << 10;
 /// The maximum number of redirects to follow for one blob.
 const MAX_REDIRECTS: usize = 5;
+/// The maximum number of answers 416 for one blob that do not count as failures.
+const MAX_RANGES: u32 = 16;
 /// The time for which data is kept after the last byte was sent, if the registry has not confirmed the blob.
 const KEEPING: Duration = Duration::from_secs(3);
 
@@ -135,11 +141,14 @@ impl Forwarding<'_> {
     ) -> Result<String, End> {
         self.report_arrival(source);
         let digest = wanted.await.map_err(|_| End::EngineLeft)?;
-        let body = Bytes::from(source.kept_from(0).concat());
+        let body = Bytes::from(source.kept(0, source.end()).concat());
         source.forget();
         loop {
             let upload = self.job.start(&mut self.retries, self.row).await?;
-            let slot = self.job.slot().await;
+            let slot = self.job.slot(None).await;
+            if let Some(rate) = self.job.rate() {
+                rate.wait(body.len()).await;
+            }
             self.set_sent(source.end());
             self.show_sending(source);
             let finished = self.job.writer.finish(&upload, &digest, body.clone()).await;
@@ -153,20 +162,57 @@ impl Forwarding<'_> {
     async fn stream(
         &mut self,
         source: &mut Source,
-        wanted: oneshot::Receiver<String>,
+        mut wanted: oneshot::Receiver<String>,
     ) -> Result<String, End> {
-        let mut slot = Some(self.job.slot().await);
+        let mut slot = Some(self.job.slot(self.job.chunk_size(self.size)).await);
         let mut upload = self.job.start(&mut self.retries, self.row).await?;
+        let accepts_large_put = self.job.profile.accepts_large_put;
+        // A blob of one chunk with a known digest needs one request.
+        let is_one_request = |chunk: &u64| {
+            accepts_large_put && self.digest.is_some() && self.size.is_some_and(|size| size <= *chunk)
+        };
+        let mut chunk = self.job.chunk_size(self.size).filter(|chunk| !is_one_request(chunk));
         let mut offset = 0;
         let (mut has_authorized, mut redirects) = (false, 0);
         // If the digest is known, the first request also finishes the upload. The requests after a failure do not, since
         // the registry then has a part of the blob.
-        let mut finishing = self.digest.clone();
+        let mut finishing = self.digest.clone().filter(|_| accepts_large_put);
+        // The digest under which to store the blob, once the engine has told it.
+        let mut stored_as = None;
+        let mut refused_ranges = 0;
         let is_stored = loop {
             let digest = finishing.take();
-            let sent = self.send_from(source, &upload, offset, digest.clone(), &mut slot).await?;
+            // Whether the next chunk is smaller, if the registry has received nothing of this one.
+            let mut shrinks = false;
+            let part = match (chunk, &digest) {
+                (Some(size), _) => {
+                    source.keep_chunks(size);
+                    source.fill(offset + size).await?;
+                    self.report_arrival(source);
+                    let (start, end) = (offset, source.end().min(offset + size));
+                    if self.job.profile.last_chunk_finishes && source.ends_at(end) {
+                        if stored_as.is_none() {
+                            stored_as = Some((&mut wanted).await.map_err(|_| End::EngineLeft)?);
+                        }
+                        Part::LastChunk { start, end, digest: stored_as.as_deref().unwrap_or_default() }
+                    } else {
+                        Part::Chunk { start, end }
+                    }
+                }
+                (None, Some(digest)) => Part::Last(digest),
+                (None, None) => Part::Rest,
+            };
+            let sent = self.send_from(source, &upload, offset, part, &mut slot).await?;
             self.report_arrival(source);
             let problem = match sent {
+                Ok(Sent::Received(next)) if let Part::Chunk { end, .. } = part => {
+                    (upload, offset) = (next, end);
+                    (has_authorized, redirects) = (false, 0);
+                    if source.ends_at(end) {
+                        break false;
+                    }
+                    continue;
+                }
                 Ok(Sent::Stored) => {
                     // The registry may have the blob already, and answer before the blob has arrived.
                     while source.next().await?.is_some() {
@@ -200,19 +246,60 @@ impl Forwarding<'_> {
                 Ok(Sent::NeedsNewToken) if has_authorized => {
                     return Err(self.job.writer.lost("it asked for credentials again").into());
                 }
+                Ok(Sent::NeedsNewToken) if chunk.is_some() => {
+                    has_authorized = true;
+                    continue;
+                }
                 Ok(Sent::NeedsNewToken) => {
                     has_authorized = true;
                     self.job.writer.lost("the token has expired")
                 }
-                Err(error) => self.wait_after(error).await?,
+                Err(error)
+                    if requires_length(&error)
+                        && chunk.is_none()
+                        && let Some(size) = self.job.chunk_size_with_length() =>
+                {
+                    chunk = Some(size);
+                    error
+                }
+                Err(error) if matches!(error, RegistryError::TooLarge { .. }) => {
+                    let total = self.size.unwrap_or(source.end());
+                    let refused = chunk.map_or(total - offset, |size| size.min(total - offset));
+                    let Some(smaller) = self.job.smaller_chunk(refused) else { return Err(error.into()) };
+                    // A refused chunk has changed nothing at the registry.
+                    let is_unchanged = chunk.replace(smaller).is_some();
+                    if is_unchanged && !self.job.profile.can_resume {
+                        continue;
+                    }
+                    error
+                }
+                // The registry has received nothing of the chunk, which may be too large.
+                Err(error)
+                    if has_wrong_range(&error)
+                        && refused_ranges < MAX_RANGES
+                        && chunk.is_some_and(can_shrink) =>
+                {
+                    (shrinks, refused_ranges) = (true, refused_ranges + 1);
+                    self.job.writer.lost(&error.to_string())
+                }
+                Err(error) => {
+                    // A proxy that refuses large requests may close the connection before the plugin can read its answer.
+                    shrinks = self.job.writer.chunk_limits().refused.is_some()
+                        && matches!(error, RegistryError::Unreachable { .. });
+                    self.wait_after(error).await?
+                }
             };
             if let Some(digest) = self.digest.clone().filter(|_| source.is_complete())
                 && self.has(&digest, source.end()).await
             {
                 break true;
             }
+            let before = offset;
             (upload, offset) = self.resume(source, upload, problem).await?;
-            if source.is_complete() && offset == source.end() {
+            if let Some(size) = chunk.or(self.size).filter(|_| shrinks && offset == before) {
+                chunk = self.job.smaller_chunk(size).or(chunk);
+            }
+            if source.ends_at(offset) {
                 break false;
             }
         };
@@ -220,9 +307,15 @@ impl Forwarding<'_> {
         self.report_arrival(source);
         self.set_sent(source.end());
         self.show_sending(source);
-        let Ok(digest) = wanted.await else {
-            self.job.writer.cancel(&upload).await;
-            return Err(End::EngineLeft);
+        let digest = match stored_as {
+            Some(digest) => digest,
+            None => match wanted.await {
+                Ok(digest) => digest,
+                Err(_) => {
+                    self.job.writer.cancel(&upload).await;
+                    return Err(End::EngineLeft);
+                }
+            },
         };
         if !is_stored {
             self.finish(source, upload, &digest).await?;
@@ -237,28 +330,32 @@ impl Forwarding<'_> {
 
     /// Sends the data from `offset` on in one request, while the data arrives. Returns the result of the request.
     ///
-    /// * `finishing`: the digest with which the request finishes the upload.
+    /// * `part`: the part of the blob in the request.
     async fn send_from(
         &mut self,
         source: &mut Source,
         upload: &Upload,
         offset: u64,
-        finishing: Option<String>,
+        part: Part<'_>,
         slot: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Result<Sent, RegistryError>, End> {
         let (chunks, receiver) = mpsc::channel(1);
         self.set_sent(offset);
         self.show_sending(source);
-        let total = self.size.or(source.is_complete().then_some(source.end()));
+        let end = match part {
+            Part::Chunk { end, .. } | Part::LastChunk { end, .. } => Some(end),
+            Part::Rest | Part::Last(_) => None,
+        };
+        let total = end.or(self.size).or(source.is_complete().then_some(source.end()));
         let body = BlobBody {
             chunks: receiver,
             sent: self.row.map(|row| Arc::clone(&row.sent)).unwrap_or_default(),
             length: total.and_then(|total| total.checked_sub(offset)),
         };
         let writer = &self.job.writer;
-        let mut request = pin!(writer.send(upload, body, finishing.as_deref()));
+        let mut request = pin!(writer.send(upload, body, part));
         let fed = {
-            let feed = pin!(feed(source, offset, chunks));
+            let feed = pin!(feed(source, offset, end, chunks, self.job.rate()));
             match select(&mut request, feed).await {
                 Either::Left((result, _)) => return Ok(result),
                 Either::Right((fed, _)) => fed,
@@ -268,6 +365,9 @@ impl Forwarding<'_> {
             *slot = None;
             writer.cancel(upload).await;
             return Err(left.into());
+        }
+        if end.is_some() {
+            return Ok(request.await);
         }
         self.report_arrival(source);
         self.show_sending(source);
@@ -299,6 +399,9 @@ impl Forwarding<'_> {
         error: RegistryError,
     ) -> Result<(Upload, u64), End> {
         let found = loop {
+            if !self.job.profile.can_resume {
+                break None;
+            }
             match self.job.writer.offset(&upload).await {
                 Ok(found) => break found,
                 Err(error) => self.job.wait_after(error, &mut self.retries, self.row).await?,
@@ -337,21 +440,38 @@ impl Forwarding<'_> {
     }
 }
 
-/// Sends the kept data from `offset` on, and then the data that arrives. Waits forever if the receiver is dropped, since the
-/// caller then learns the result of the request.
+/// Sends the kept data from `offset` on, up to `end`. Without an end, sends the data that arrives too. Waits forever if the
+/// receiver is dropped, since the caller then learns the result of the request.
+///
+/// * `rate`: the limit of the rate.
 async fn feed(
     source: &mut Source,
     offset: u64,
+    end: Option<u64>,
     chunks: mpsc::Sender<Option<Bytes>>,
+    rate: Option<&RateLimit>,
 ) -> Result<(), EngineLeft> {
-    for chunk in source.kept_from(offset) {
-        if chunks.send(Some(chunk)).await.is_err() {
-            return std::future::pending().await;
+    let send = async |mut data: Bytes| {
+        while !data.is_empty() {
+            let piece = match rate {
+                Some(rate) => {
+                    let piece = data.split_to(data.len().min(rate.piece()));
+                    rate.wait(piece.len()).await;
+                    piece
+                }
+                None => take(&mut data),
+            };
+            if chunks.send(Some(piece)).await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
+    };
+    for data in source.kept(offset, end.unwrap_or(u64::MAX)) {
+        send(data).await;
     }
-    while let Some(chunk) = source.next().await? {
-        if chunks.send(Some(chunk)).await.is_err() {
-            return std::future::pending().await;
+    if end.is_none() {
+        while let Some(data) = source.next().await? {
+            send(data).await;
         }
     }
     // If the length is known, hyper drops the body after the last byte, and does not read `None`.
@@ -362,6 +482,16 @@ async fn feed(
 /// Returns whether a registry refused a request because it does not know the upload, or has received other data.
 fn is_about_upload(error: &RegistryError) -> bool {
     matches!(error, RegistryError::Refused { status, .. } if matches!(status.as_u16(), 400 | 404 | 416))
+}
+
+/// Returns whether a registry, or a proxy in front of it, refused a request without the length of its body.
+fn requires_length(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Refused { status: StatusCode::LENGTH_REQUIRED, .. })
+}
+
+/// Returns whether a registry refused a chunk because of its range.
+fn has_wrong_range(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Refused { status: StatusCode::RANGE_NOT_SATISFIABLE, .. })
 }
 
 /// Returns the failure for a blob that only the engine can send again.

@@ -2,34 +2,31 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Bytes;
 use reqwest::header::HeaderValue;
-use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::credentials::Credentials;
 use crate::failure::Class;
-use crate::oci::{Descriptor, hex};
+use crate::oci::Descriptor;
 use crate::reference::Reference;
 use crate::registry::Registry;
 use crate::registry::error::RegistryError;
 use crate::registry::write::{Mounted, Upload, Writer};
+use crate::relay::guard::{Guard, random_hex};
 use crate::relay::layers::{Layers, Row};
-use crate::relay::window::Arrived;
+use crate::relay::profile::{self, Profile};
+use crate::relay::rate::RateLimit;
+use crate::relay::window::{Arrived, KEPT};
 use crate::retry::{AttemptFailure, RetryBudget};
-use crate::secret::Secret;
 
 /// The maximum number of blobs that the relay sends at the same time. The relay keeps up to
 /// [`KEPT`](super::window::KEPT) bytes of each, and the containerd store opens the requests for all layers at once.
 const BODIES: usize = 3;
-/// The username of the engine at the relay.
-const USERNAME: &str = "regpush";
 
 /// The reason why a push through the relay failed.
 #[derive(Debug)]
@@ -37,6 +34,13 @@ pub struct Failure {
     pub error: RegistryError,
     /// Another attempt can help, because the registry lost data that only the engine has.
     pub can_retry: bool,
+}
+
+impl Failure {
+    /// Returns whether the engine can send the image again in smaller requests, which the registry may accept.
+    pub fn can_retry_in_chunks(&self) -> bool {
+        self.can_retry && matches!(self.error, RegistryError::TooLarge { .. })
+    }
 }
 
 /// The state of a blob in the repository.
@@ -57,6 +61,19 @@ pub struct Started {
     pub arrived: Option<(Arrived, oneshot::Sender<String>)>,
 }
 
+/// The options of an upload through the relay.
+#[derive(Default)]
+pub struct Settings {
+    /// The maximum number of retries for one blob or one manifest.
+    pub retries: u32,
+    /// Other repositories of the registry that may have blobs of the image.
+    pub mount_sources: Vec<String>,
+    /// The limit of the rate of all uploads.
+    pub rate: Option<Arc<RateLimit>>,
+    /// The size of chunks in bytes that the user wants; 0: one stream.
+    pub chunk_size: Option<u64>,
+}
+
 /// One attempt to push an image through the relay.
 pub struct Job {
     /// The path of the repository, which is the same at the relay and at the registry.
@@ -67,11 +84,9 @@ pub struct Job {
     pub layers: Layers,
     /// Limits the number of blobs that are sent at the same time.
     bodies: Arc<Semaphore>,
-    /// Repositories of the registry that may have blobs of the image.
-    mount_sources: Vec<String>,
-    retries: u32,
-    password: Secret,
-    was_reached: AtomicBool,
+    settings: Settings,
+    pub profile: Profile,
+    pub guard: Arc<Guard>,
     state: Mutex<State>,
     /// Changes with the state.
     version: watch::Sender<()>,
@@ -97,16 +112,12 @@ struct State {
 }
 
 impl Job {
-    /// * `retries`: the maximum number of retries for one blob or one manifest.
-    /// * `mount_sources`: other repositories of the registry that may have blobs of the image.
-    ///
     /// # Errors
     /// The TLS configuration for the registry cannot be used.
     pub fn new(
         registry: Arc<Registry>,
         reference: &Reference,
-        retries: u32,
-        mount_sources: Vec<String>,
+        settings: Settings,
     ) -> Result<Arc<Self>, RegistryError> {
         let writer = Writer::new(registry, reference.path())?;
         Ok(Arc::new(Self {
@@ -115,29 +126,14 @@ impl Job {
             writer,
             layers: Layers::default(),
             bodies: Arc::new(Semaphore::new(BODIES)),
-            mount_sources,
-            retries,
-            password: Secret::new(random_hex::<24>()),
-            was_reached: AtomicBool::new(false),
+            profile: Profile::of(reference.domain()),
+            settings,
+            guard: Arc::new(Guard::new()),
             state: Mutex::default(),
             version: watch::Sender::new(()),
             tasks: Mutex::default(),
             manifest_turn: AsyncMutex::default(),
         }))
-    }
-
-    /// Returns the credentials with which the engine may use the relay.
-    pub fn credentials(&self) -> Credentials {
-        Credentials::basic(USERNAME.to_owned(), self.password.clone())
-    }
-
-    /// Records that the engine has reached the relay with its credentials.
-    pub fn set_reached(&self) {
-        self.was_reached.store(true, Ordering::Relaxed);
-    }
-
-    pub fn was_reached(&self) -> bool {
-        self.was_reached.load(Ordering::Relaxed)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -197,7 +193,10 @@ impl Job {
 
     /// Returns notes about the registry's answers.
     pub fn notes(&self) -> Vec<String> {
-        self.writer.take_notes()
+        let is_asked = self.settings.chunk_size.is_some_and(|size| size > 0);
+        let no_chunks = (is_asked && !self.profile.accepts_chunks())
+            .then(|| format!("{} accepts no chunks, so each layer is one stream", self.writer.domain()));
+        no_chunks.into_iter().chain(self.writer.take_notes()).collect()
     }
 
     pub fn take_failure(&self) -> Option<Failure> {
@@ -214,14 +213,47 @@ impl Job {
     }
 
     /// Waits until a blob may be sent.
-    pub async fn slot(&self) -> OwnedSemaphorePermit {
+    ///
+    /// * `chunk`: the size of its chunks in bytes. Large chunks need the memory of several blobs.
+    pub async fn slot(&self, chunk: Option<u64>) -> OwnedSemaphorePermit {
         let bodies = Arc::clone(&self.bodies);
-        bodies.acquire_owned().await.expect("the semaphore is never closed")
+        let needed = chunk.unwrap_or_default().div_ceil(KEPT as u64).clamp(1, BODIES as u64);
+        let needed = u32::try_from(needed).expect("at most the number of slots");
+        bodies.acquire_many_owned(needed).await.expect("the semaphore is never closed")
+    }
+
+    /// Returns the limit of the rate of all uploads.
+    pub fn rate(&self) -> Option<&RateLimit> {
+        self.settings.rate.as_deref()
+    }
+
+    /// Returns the size in bytes of the chunks of a blob; `None`: the blob is sent in one stream.
+    ///
+    /// * `size`: the size of the blob in bytes, if known.
+    pub fn chunk_size(&self, size: Option<u64>) -> Option<u64> {
+        self.profile.chunk_size(self.settings.chunk_size, self.writer.chunk_limits(), size)
+    }
+
+    /// Returns the size in bytes of chunks after the registry refused a request without the length of its body. `None`: the
+    /// user wants one stream.
+    pub fn chunk_size_with_length(&self) -> Option<u64> {
+        self.writer.set_requires_length();
+        self.chunk_size(None)
+    }
+
+    /// Returns the size in bytes of chunks after the registry refused a request because of its size. `None`: no smaller size
+    /// is left, or the user wants one stream.
+    ///
+    /// * `size`: the size of the refused request in bytes.
+    pub fn smaller_chunk(&self, size: u64) -> Option<u64> {
+        profile::smaller(size)?;
+        self.writer.set_refused_size(size);
+        self.chunk_size(None).filter(|chunk| *chunk < size)
     }
 
     /// Returns the retries for one blob or one manifest.
     pub fn retries(&self) -> RetryBudget {
-        RetryBudget::new(self.retries)
+        RetryBudget::new(self.settings.retries)
     }
 
     /// Waits before a retry, as long as the registry demands.
@@ -264,7 +296,7 @@ impl Job {
             return Ok(Some(size));
         }
         let mut found = self.writer.size_of(digest).await?;
-        for from in &self.mount_sources {
+        for from in &self.settings.mount_sources {
             if found.is_none() && self.mount(digest, from).await {
                 found = self.writer.size_of(digest).await?;
             }
@@ -410,11 +442,4 @@ impl Job {
 
 fn is_stored(blob: &Blob) -> bool {
     matches!(blob, Blob::Stored(_))
-}
-
-/// Returns a random number in hexadecimal.
-fn random_hex<const BYTES: usize>() -> String {
-    let mut random = [0; BYTES];
-    SystemRandom::new().fill(&mut random).expect("the system has random numbers");
-    hex(&random)
 }

@@ -24,17 +24,26 @@ struct Record {
     name: String,
     /// The ID of the image.
     id: String,
+    /// The address at which the relay listens.
+    address: SocketAddr,
 }
 
 /// Records a temporary name. Returns the file of the record, which must be removed together with the name.
 ///
 /// * `config`: Docker's config directory.
+/// * `address`: the address at which the relay listens.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn record(config: &Path, engine: &Engine, name: &Reference, id: &str) -> io::Result<PathBuf> {
-    let record =
-        Record { endpoint: engine.endpoint().to_string(), name: name.canonical(), id: id.to_owned() };
+pub fn record(
+    config: &Path,
+    engine: &Engine,
+    name: &Reference,
+    id: &str,
+    address: SocketAddr,
+) -> io::Result<PathBuf> {
+    let (endpoint, id) = (engine.endpoint().to_string(), id.to_owned());
+    let record = Record { endpoint, name: name.canonical(), id, address };
     let directory = config.join(DIRECTORY);
     fs::create_dir_all(&directory)?;
     let text = serde_json::to_vec(&record)?;
@@ -57,7 +66,7 @@ pub async fn remove_old(config: &Path, engine: &mut Engine) {
         };
         let Ok(name) = record.name.parse::<Reference>() else { continue };
         // While this call listens at the address, no other call uses the name.
-        let address = name.domain().parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback());
+        let address = Some(record.address).filter(|address| address.ip().is_loopback());
         let Some(_lock) = address.and_then(|address| TcpListener::bind(address).ok()) else { continue };
         if engine.untag(&name, &record.id).await.is_ok_and(Removed::is_final) {
             // If the file remains, the next call finds no name and removes the file.

@@ -6,9 +6,13 @@
 
 pub mod address;
 mod blob;
+mod guard;
 pub mod job;
 pub mod layers;
 pub mod leftover;
+mod profile;
+pub mod rate;
+pub mod reach;
 pub mod request;
 mod server;
 mod window;
@@ -20,7 +24,10 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::docker::context::SshHost;
+use crate::engine::transport::forward::ReverseForward;
 use crate::relay::job::Job;
+use crate::relay::server::Answerer;
 
 /// The connections of the engine, and the uploads to the registry. Dropping this value ends both.
 pub struct Serving {
@@ -40,6 +47,8 @@ impl Drop for Serving {
 pub struct Relay {
     listener: Arc<TcpListener>,
     address: SocketAddr,
+    /// The port on the engine's machine that ssh forwards to the relay, if the engine is on another machine.
+    forward: Option<ReverseForward>,
 }
 
 impl Relay {
@@ -54,19 +63,50 @@ impl Relay {
             Ok(listener) => listener,
             Err(_) => TcpListener::bind((preferred.ip(), 0)).await?,
         };
-        Ok(Self { address: listener.local_addr()?, listener: Arc::new(listener) })
+        Ok(Self { address: listener.local_addr()?, listener: Arc::new(listener), forward: None })
+    }
+
+    /// Makes ssh forward a port on the engine's machine to the relay.
+    ///
+    /// # Errors
+    /// The reason why ssh does not forward a port, for messages.
+    pub async fn forward_from(&mut self, host: &SshHost) -> Result<(), String> {
+        self.forward = Some(ReverseForward::open(host, self.address).await?);
+        Ok(())
     }
 
     /// Returns the `address:port` that the engine uses as the name of a registry.
     pub fn domain(&self) -> String {
-        self.address.to_string()
+        match &self.forward {
+            Some(forward) => format!("127.0.0.1:{}", forward.port()),
+            None => self.address.to_string(),
+        }
+    }
+
+    /// Returns whether ssh forwards a port of the engine's machine to the relay.
+    pub fn is_forwarded(&self) -> bool {
+        self.forward.as_ref().is_some_and(ReverseForward::is_open)
+    }
+
+    /// Returns whether ssh has ended, which forwarded a port to the relay.
+    pub fn has_lost_forward(&self) -> bool {
+        self.forward.as_ref().is_some_and(|forward| !forward.is_open())
+    }
+
+    /// Returns the address at which the relay listens on this machine.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Answers the requests of the engine until the returned value is dropped.
     pub fn serve(&self, job: &Arc<Job>) -> Serving {
-        let (listener, own) = (Arc::clone(&self.listener), Arc::clone(job));
+        let (listener, own, guard) = (Arc::clone(&self.listener), Arc::clone(job), Arc::clone(&job.guard));
         let mut server = JoinSet::new();
-        server.spawn(async move { server::serve(&listener, &own).await });
+        server.spawn(async move {
+            let answer: Answerer =
+                Arc::new(move |request| Box::pin(server::answer(Arc::clone(&own), request)));
+            server::serve(&listener, &guard, &answer).await;
+        });
         Serving { server, job: Arc::clone(job) }
     }
 }

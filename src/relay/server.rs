@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -17,7 +18,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ring::digest::{SHA256, digest as hash};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -26,6 +26,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::failure::Class;
 use crate::oci::{Descriptor, sha256};
 use crate::relay::blob::Transfer;
+use crate::relay::guard::Guard;
 use crate::relay::job::{Blob, Job, Started};
 use crate::relay::request::{EngineRequest, Refusal};
 use crate::relay::window::Arrived;
@@ -52,7 +53,9 @@ const NO_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent
 const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<Full<Bytes>>;
+/// Answers the requests that have the password.
+pub type Answerer = Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// The connections that have not sent the password, the oldest first.
 #[derive(Clone, Debug, Default)]
@@ -78,8 +81,8 @@ impl Unauthenticated {
     }
 }
 
-/// Accepts connections. Dropping the returned future closes all connections.
-pub async fn serve(listener: &TcpListener, job: &Arc<Job>) {
+/// Accepts connections, and answers the requests that `guard` admits. Dropping the returned future closes all connections.
+pub async fn serve(listener: &TcpListener, guard: &Arc<Guard>, answer: &Answerer) {
     let (mut connections, unauthenticated) = (JoinSet::new(), Unauthenticated::default());
     for id in 0.. {
         while connections.try_join_next().is_some() {}
@@ -90,9 +93,9 @@ pub async fn serve(listener: &TcpListener, job: &Arc<Job>) {
         };
         // A failure here concerns only the speed.
         let _ = stream.set_nodelay(true);
-        let (job, inside) = (Arc::clone(job), unauthenticated.clone());
+        let (guard, answer, inside) = (Arc::clone(guard), Arc::clone(answer), unauthenticated.clone());
         let connection = connections.spawn(async move {
-            serve_connection(stream, job, &inside, id).await;
+            serve_connection(stream, &guard, &answer, &inside, id).await;
             inside.remove(id);
         });
         unauthenticated.add(id, connection);
@@ -100,7 +103,13 @@ pub async fn serve(listener: &TcpListener, job: &Arc<Job>) {
 }
 
 /// Answers the requests on one connection.
-async fn serve_connection(stream: TcpStream, job: Arc<Job>, unauthenticated: &Unauthenticated, id: u64) {
+async fn serve_connection(
+    stream: TcpStream,
+    guard: &Guard,
+    answer: &Answerer,
+    unauthenticated: &Unauthenticated,
+    id: u64,
+) {
     let mut first = [0];
     let peeked = tokio::time::timeout(LOGIN_TIMEOUT, stream.peek(&mut first)).await;
     if !matches!(peeked, Ok(Ok(1))) {
@@ -111,19 +120,15 @@ async fn serve_connection(stream: TcpStream, job: Arc<Job>, unauthenticated: &Un
         let _ = tokio::time::timeout(LOGIN_TIMEOUT, refuse_tls(stream)).await;
         return;
     }
-    let is_known = Arc::new(AtomicBool::new(false));
-    let service = service_fn(|request| {
-        let (job, is_known, unauthenticated) =
-            (Arc::clone(&job), Arc::clone(&is_known), unauthenticated.clone());
-        async move {
-            if !job.is_authorized(request.headers().get(AUTHORIZATION)) {
-                return Ok::<_, Infallible>(refusal(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "no password"));
-            }
-            if !is_known.swap(true, Ordering::Relaxed) {
-                unauthenticated.remove(id);
-            }
-            Ok(answer(&job, request).await)
+    let is_known = AtomicBool::new(false);
+    let service = service_fn(async |request: Request<Incoming>| {
+        if !guard.admits(request.headers().get(AUTHORIZATION)) {
+            return Ok::<_, Infallible>(refusal(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "no password"));
         }
+        if !is_known.swap(true, Ordering::Relaxed) {
+            unauthenticated.remove(id);
+        }
+        Ok(answer(request).await)
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(MAX_HEADERS);
@@ -152,23 +157,9 @@ async fn refuse_tls(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-impl Job {
-    /// Returns whether a value of `Authorization` contains the password of the attempt.
-    fn is_authorized(&self, value: Option<&HeaderValue>) -> bool {
-        let expected = self.credentials().basic_auth().expect("the credentials have a password");
-        let expected = hash(&SHA256, format!("Basic {}", expected.expose()).as_bytes());
-        // The time to compare two hashes does not depend on the password.
-        let is_right =
-            value.is_some_and(|value| hash(&SHA256, value.as_bytes()).as_ref() == expected.as_ref());
-        if is_right {
-            self.set_reached();
-        }
-        is_right
-    }
-}
-
-/// Answers one request of the engine.
-async fn answer(job: &Arc<Job>, request: Request<Incoming>) -> Answer {
+/// Answers one request of the engine that pushes an image.
+pub async fn answer(job: Arc<Job>, request: Request<Incoming>) -> Answer {
+    let job = &job;
     let uri = request.uri();
     let query = uri.query().unwrap_or_default();
     match EngineRequest::parse(request.method(), uri.path(), query, &job.repository, &job.tag) {
@@ -349,7 +340,7 @@ fn accepted(job: &Job, id: &str, end: u64) -> Answer {
     with_header(answer, hyper::header::RANGE, &format!("0-{}", end.saturating_sub(1)))
 }
 
-fn refusal(status: StatusCode, code: &str, message: &str) -> Answer {
+pub fn refusal(status: StatusCode, code: &str, message: &str) -> Answer {
     let body = format!(r#"{{"errors":[{{"code":"{code}","message":"{message}"}}]}}"#);
     let answer = with_body(status, "application/json", &body);
     if status == StatusCode::UNAUTHORIZED {
@@ -364,7 +355,7 @@ fn empty(status: StatusCode) -> Answer {
     answer
 }
 
-fn with_body(status: StatusCode, kind: &'static str, body: &str) -> Answer {
+pub fn with_body(status: StatusCode, kind: &'static str, body: &str) -> Answer {
     let mut answer = Response::new(Full::from(body.to_owned()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -22,6 +22,8 @@ pub struct Source {
     start: u64,
     end: u64,
     is_complete: bool,
+    /// The maximum number of bytes to keep.
+    limit: u64,
 }
 
 /// A blob that has arrived.
@@ -47,6 +49,7 @@ impl Source {
             start: 0,
             end: 0,
             is_complete: false,
+            limit: KEPT as u64,
         }
     }
 
@@ -76,11 +79,17 @@ impl Source {
     }
 
     fn keep_latest(&mut self) {
-        while self.end - self.start > KEPT as u64
+        while self.end - self.start > self.limit
             && let Some(oldest) = self.kept.pop_front()
         {
             self.start += oldest.len() as u64;
         }
+    }
+
+    /// Keeps at least one chunk of this size in bytes, and the data that arrives together with its end.
+    pub fn keep_chunks(&mut self, size: u64) {
+        const SLACK: u64 = 1 << 20;
+        self.limit = size.max(KEPT as u64) + SLACK;
     }
 
     /// Waits until the blob has ended, or until more than `limit` bytes have arrived. Returns whether the blob has ended.
@@ -105,23 +114,30 @@ impl Source {
         self.is_complete
     }
 
+    /// Returns whether the whole blob has arrived, and ends at this offset.
+    pub fn ends_at(&self, offset: u64) -> bool {
+        self.is_complete && offset == self.end
+    }
+
     /// Returns whether the data from this offset on is kept.
     pub fn has_kept(&self, offset: u64) -> bool {
         (self.start..=self.end).contains(&offset)
     }
 
-    /// Returns the kept data from this offset on.
-    pub fn kept_from(&self, offset: u64) -> Vec<Bytes> {
+    /// Returns the kept data from this offset on, up to the offset `end`.
+    pub fn kept(&self, offset: u64, end: u64) -> Vec<Bytes> {
         let mut at = self.start;
-        let mut chunks = Vec::new();
-        for chunk in &self.kept {
-            let end = at + chunk.len() as u64;
-            if end > offset {
-                chunks.push(chunk.slice(usize::try_from(offset.saturating_sub(at)).unwrap_or_default()..));
+        let mut parts = Vec::new();
+        for part in &self.kept {
+            let part_end = at + part.len() as u64;
+            let (from, to) = (offset.clamp(at, part_end), end.clamp(at, part_end));
+            if from < to {
+                let within = |offset: u64| usize::try_from(offset - at).unwrap_or(usize::MAX);
+                parts.push(part.slice(within(from)..within(to)));
             }
-            at = end;
+            at = part_end;
         }
-        chunks
+        parts
     }
 
     /// Frees the memory of the kept data.

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 
-use crate::fake_engine::{ANY_PUSH, FakeEngine, Reply, digest_line};
+use crate::fake::engine::{ANY_PUSH, FakeEngine, Reply, digest_line};
 use crate::packed;
 use crate::support::{Engine, Home, engine, run};
 

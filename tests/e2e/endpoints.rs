@@ -19,6 +19,7 @@ use rcgen::{
 use tempfile::TempDir;
 
 use crate::SMALL;
+use crate::namespace::{Network, command_in};
 use crate::support::{
     Engine, Home, PrivateEngine, Registry, Run, copy_in_background, engine, ok, port_to, run, wait_for,
 };
@@ -62,13 +63,13 @@ fn pushes_through_contexts_with_sockets_and_ports() {
 // TLS
 
 /// A certificate authority (CA), and a directory with PEM files of the CA and of signed certificates.
-struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "regpush test CA");
@@ -78,12 +79,12 @@ impl Authority {
         Self { issuer, directory }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// Signs a certificate for `hosts`. Writes `NAME/{ca,cert,key}.pem`, which is the layout of `DOCKER_CERT_PATH`.
-    fn sign(&self, name: &str, hosts: &[&str], has_expired: bool) -> PathBuf {
+    pub fn sign(&self, name: &str, hosts: &[&str], has_expired: bool) -> PathBuf {
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -344,18 +345,30 @@ fn connect_proxy(target: u16) -> u16 {
 // ------------------------------------------------------------------------------------------------
 // ssh
 
-/// An ssh server on the loopback interface, which accepts root with a key.
-struct Sshd {
-    port: u16,
+/// An ssh server, which accepts root with a key.
+pub struct Sshd {
+    pub port: u16,
     process: Child,
     directory: TempDir,
 }
 
 impl Sshd {
-    /// Starts sshd.
+    /// Starts sshd on the loopback interface.
     ///
     /// * `path`: the PATH of commands on the ssh server, which must contain docker.
     fn start(home: &Home, path: &Path) -> Self {
+        Self::start_at(None, "127.0.0.1", home, path, "")
+    }
+
+    /// Starts sshd in another network, at the address of that network.
+    ///
+    /// * `path`: the PATH of commands on the ssh server, which must contain docker.
+    /// * `options`: more lines of `sshd_config`, each with a newline.
+    pub fn start_in(network: &Network, home: &Home, path: &Path, options: &str) -> Self {
+        Self::start_at(Some(&network.file()), &network.address, home, path, options)
+    }
+
+    fn start_at(network: Option<&Path>, address: &str, home: &Home, path: &Path, options: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| directory.path().join(name).display().to_string();
         for name in ["host_key", "user_key", "other_key"] {
@@ -364,7 +377,7 @@ impl Sshd {
         fs::copy(file("user_key.pub"), file("authorized_keys")).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nPidFile none\nAuthorizedKeysFile {}\n\
+            "{options}Port {port}\nListenAddress {address}\nHostKey {}\nPidFile none\nAuthorizedKeysFile {}\n\
              PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
              UsePAM no\nStrictModes no\nLogLevel VERBOSE\nSetEnv PATH={}\n",
             file("host_key"),
@@ -373,7 +386,7 @@ impl Sshd {
         );
         fs::write(file("sshd_config"), config).unwrap();
         let log = fs::File::create(file("log")).unwrap();
-        let mut sshd = Command::new("/usr/sbin/sshd");
+        let mut sshd = command_in(network, "/usr/sbin/sshd");
         sshd.args(["-D", "-e", "-f", &file("sshd_config")]).stdin(Stdio::null()).stderr(log);
         let process = sshd.spawn().unwrap();
         wait_for("sshd listens", || {
@@ -382,7 +395,7 @@ impl Sshd {
 
         let known = fs::read_to_string(file("host_key.pub")).unwrap();
         let known: Vec<&str> = known.split(' ').take(2).collect();
-        fs::write(file("known_hosts"), format!("[127.0.0.1]:{port} {}\n", known.join(" "))).unwrap();
+        fs::write(file("known_hosts"), format!("[{address}]:{port} {}\n", known.join(" "))).unwrap();
         let sshd = Self { port, process, directory };
         sshd.trust(home, "user_key");
         sshd
@@ -400,9 +413,27 @@ impl Sshd {
         home.program("ssh", &format!("exec /usr/bin/ssh -F {} \"$@\"", home.path("ssh_config").display()));
     }
 
-    fn logins(&self) -> usize {
+    /// Returns the number of successful logins.
+    pub fn logins(&self) -> usize {
         let log = fs::read_to_string(self.directory.path().join("log")).unwrap();
         log.matches("Accepted publickey").count()
+    }
+
+    /// Returns the TCP addresses at which programs listen in the network of this server, in the form of `/proc/net/tcp`.
+    pub fn listeners(&self) -> BTreeSet<String> {
+        /// The code of `TCP_LISTEN` in Linux's `tcp_states.h`.
+        const LISTEN: &str = "0A";
+        let mut listeners = BTreeSet::new();
+        for table in ["tcp", "tcp6"] {
+            let sockets = fs::read_to_string(format!("/proc/{}/net/{table}", self.process.id())).unwrap();
+            for socket in sockets.lines() {
+                let fields: Vec<&str> = socket.split_whitespace().take(4).collect();
+                if let [_, address, _, LISTEN] = fields[..] {
+                    listeners.insert(address.to_owned());
+                }
+            }
+        }
+        listeners
     }
 }
 
@@ -438,8 +469,8 @@ fn reaches_an_engine_over_ssh_with_one_login_and_explains_each_failure() {
     assert_eq!(pushed.stdout, format!("{}@{digest}\n", registry.name("ssh/app")));
     push_by_context(&engine, &home, "box", &format!("host={host}"), &image.name);
     let relayed = push(&engine, &home, &[("REGPUSH_RELAY", "always")], &["-H", &host], &image.name);
-    assert_eq!(relayed.status, 4, "{relayed:?}");
-    assert!(relayed.stderr.contains("the engine is on another machine"), "{relayed:?}");
+    assert_eq!(relayed.status, 1, "{relayed:?}");
+    assert!(relayed.stderr.contains("is on the engine's machine"), "{relayed:?}");
 
     let no_engine = push(&engine, &home, &[], &["-H", &format!("{place}/nothing/here.sock")], &image.name);
     assert_eq!(no_engine.status, 4, "{no_engine:?}");

@@ -10,10 +10,17 @@ mod body;
 mod credentials;
 mod diagnosis;
 mod endpoints;
+/// The fake engine of the other test program, with the modules that it imports.
 #[expect(dead_code, reason = "the other test program uses all of it")]
-#[path = "../it/support/engine.rs"]
-mod fake_engine;
+#[path = "../it/support"]
+mod fake {
+    pub mod client;
+    pub mod engine;
+}
 mod faults;
+mod limits;
+mod namespace;
+mod networks;
 mod nginx;
 mod preflight;
 mod protocol;

@@ -13,7 +13,7 @@ use rustix::net::sockopt::set_socket_linger;
 use serde_json::json;
 
 use crate::body::Body;
-use crate::fake_engine::read_head;
+use crate::fake::engine::read_head;
 use crate::support::Registry;
 
 /// A fault that the proxy imitates.
@@ -96,12 +96,21 @@ struct Shared {
 
 pub struct Proxy {
     pub port: u16,
+    /// The host in image names that lead to the proxy.
+    host: String,
     shared: Arc<Shared>,
 }
 
 impl Proxy {
     pub fn to(registry: &Registry) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut proxy = Self::at("127.0.0.1", registry);
+        "localhost".clone_into(&mut proxy.host);
+        proxy
+    }
+
+    /// Starts a proxy that listens at an address of this machine.
+    pub fn at(address: &str, registry: &Registry) -> Self {
+        let listener = TcpListener::bind((address, 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let shared = Arc::new(Shared {
             registry: registry.port,
@@ -117,11 +126,11 @@ impl Proxy {
                 thread::spawn(move || serve(client, &shared));
             }
         });
-        Self { port, shared }
+        Self { port, host: address.to_owned(), shared }
     }
 
     pub fn name(&self, path: &str) -> String {
-        format!("localhost:{}/{path}", self.port)
+        format!("{}:{}/{path}", self.host, self.port)
     }
 
     /// Applies the fault to the next `times` requests that `is_for` selects.

@@ -30,8 +30,8 @@ const LEEWAY: u64 = 60;
 
 /// A token server, as specified in distribution's `docs/spec/auth/token.md`. The user `alice` has all permissions, and
 /// `bob` may only pull. The password of `carol`, who has all permissions, is a JSON Web Token that has not expired.
-struct TokenServer {
-    port: u16,
+pub struct TokenServer {
+    pub port: u16,
     key: EcdsaKeyPair,
     certificate: Vec<u8>,
     asked: Mutex<Asked>,
@@ -50,7 +50,7 @@ struct Asked {
 }
 
 impl TokenServer {
-    fn start() -> Arc<Self> {
+    pub fn start() -> Arc<Self> {
         let pair = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, ISSUER);
@@ -73,14 +73,20 @@ impl TokenServer {
 
     /// Starts a registry that accepts the tokens of this token server.
     fn registry(&self) -> Registry {
-        Registry::start(|config, directory| {
-            let bundle = directory.join("root.pem");
-            let body = STANDARD.encode(&self.certificate);
-            fs::write(&bundle, format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"))
-                .unwrap();
-            let realm = format!("http://127.0.0.1:{}/token", self.port);
-            config["auth"] = json!({"token": {"realm": realm, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": bundle}});
-        })
+        let realm = format!("http://127.0.0.1:{}/token", self.port);
+        Registry::start(|config, directory| self.allow(config, directory, &realm))
+    }
+
+    /// Changes the configuration of a registry, so that the registry accepts the tokens of this token server.
+    ///
+    /// * `directory`: the registry's directory.
+    /// * `realm`: the URL at which clients request tokens.
+    pub fn allow(&self, config: &mut Value, directory: &Path, realm: &str) {
+        let bundle = directory.join("root.pem");
+        let body = STANDARD.encode(&self.certificate);
+        fs::write(&bundle, format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"))
+            .unwrap();
+        config["auth"] = json!({"token": {"realm": realm, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": bundle}});
     }
 
     fn serve(&self, client: TcpStream) {

@@ -25,7 +25,7 @@ const ENGINES: [&str; 4] = ["docker-20.10", "docker-28-classic", "docker-28-cont
 const LARGE: usize = 24_000_000;
 
 /// Runs a test on all engines concurrently.
-fn on_each(test: impl Fn(&Engine, &Home) + Sync) {
+pub fn on_each(test: impl Fn(&Engine, &Home) + Sync) {
     thread::scope(|scope| {
         for name in ENGINES {
             let test = &test;
@@ -60,7 +60,7 @@ fn assert_pushed(
 }
 
 /// Returns the names of all images that contain `text`, in the engine.
-fn images(engine: &Engine, home: &Home, text: &str) -> BTreeSet<String> {
+pub fn images(engine: &Engine, home: &Home, text: &str) -> BTreeSet<String> {
     let mut list = engine.docker(home);
     list.args(["images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"]);
     let names = engine.while_images_stay(|| ok(&mut list));
@@ -68,7 +68,7 @@ fn images(engine: &Engine, home: &Home, text: &str) -> BTreeSet<String> {
 }
 
 /// Returns the files that record temporary names.
-fn records(home: &Home) -> Vec<PathBuf> {
+pub fn records(home: &Home) -> Vec<PathBuf> {
     let files = fs::read_dir(home.path(".docker/regpush/relay")).into_iter().flatten();
     files.map(|file| file.unwrap().path()).collect()
 }
@@ -305,7 +305,7 @@ fn start(engine: &Engine, home: &Home, image: &str) -> Child {
 }
 
 /// Kills the plugin, which is a child of the docker CLI, so that the plugin cannot clean up.
-fn kill_plugin(mut docker: Child) {
+pub fn kill_plugin(mut docker: Child) {
     let plugins = Command::new("pgrep").args(["-P", &docker.id().to_string()]).output().unwrap();
     for plugin in String::from_utf8(plugins.stdout).unwrap().split_whitespace() {
         let _ = kill(Pid::from_raw(plugin.parse().unwrap()), Signal::SIGKILL);

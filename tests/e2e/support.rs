@@ -20,7 +20,10 @@ use reqwest::header::ACCEPT;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::namespace::{Network, command_in};
+
 pub const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
+const LOOPBACK: &str = "127.0.0.1";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An engine, and the docker CLI of the same version.
@@ -29,6 +32,8 @@ pub struct Engine {
     directory: PathBuf,
     pub socket: PathBuf,
     pub docker: PathBuf,
+    /// The network namespace of new engines; `None` for the test's own network.
+    network: Option<PathBuf>,
 }
 
 const ENGINES: [&str; 6] =
@@ -49,7 +54,7 @@ fn work() -> PathBuf {
 pub fn engine(name: &'static str) -> Engine {
     let directory = work().join(name);
     let socket = directory.join("docker.sock");
-    Engine { name, socket, docker: directory.join("docker"), directory }
+    Engine { name, socket, docker: directory.join("docker"), directory, network: None }
 }
 
 /// An engine with the containerd store fails to list images while an image is being removed (docker 28.5: "content
@@ -90,13 +95,19 @@ impl Engine {
 
     /// Returns an engine with the same version and CLI that listens at `socket`.
     pub fn at(&self, socket: &Path) -> Self {
-        let Self { name, directory, docker, .. } = self;
-        Self { name, directory: directory.clone(), socket: socket.to_owned(), docker: docker.clone() }
+        let Self { name, directory, docker, network, .. } = self;
+        let (directory, docker, network) = (directory.clone(), docker.clone(), network.clone());
+        Self { name, directory, socket: socket.to_owned(), docker, network }
+    }
+
+    /// Returns an engine with the same version and CLI, whose `dockerd` starts engines in `network`.
+    pub fn in_network(&self, network: &Network) -> Self {
+        Self { network: Some(network.file()), ..self.at(&self.socket) }
     }
 
     /// Returns a command that starts a new dockerd of this engine's version.
     pub fn dockerd(&self) -> Command {
-        Command::new(self.directory.join("dockerd"))
+        command_in(self.network.as_deref(), self.directory.join("dockerd"))
     }
 
     /// Pulls an image. podman requires TLS even for registries on its own machine, so the function calls podman's
@@ -355,9 +366,12 @@ impl Drop for Home {
     }
 }
 
-/// A `docker-registry` process on a free loopback port.
+/// A `docker-registry` process on a free port, of the loopback interface or in another network.
 pub struct Registry {
     pub port: u16,
+    /// The IP address at which the registry listens.
+    address: String,
+    network: Option<PathBuf>,
     process: Child,
     directory: TempDir,
     config: Value,
@@ -370,37 +384,50 @@ impl Registry {
 
     /// Starts a registry that accepts the usernames and passwords in `users`.
     pub fn with_users(users: &[(&str, &str)]) -> Self {
-        Self::start(|config, directory| {
-            let file = directory.join("htpasswd");
-            fs::write(&file, "").expect("a file");
-            for (user, password) in users {
-                let mut htpasswd = Command::new("htpasswd");
-                htpasswd.args(["-B", "-C", "5", "-i"]).arg(&file).arg(user);
-                ok_with_stdin(&mut htpasswd, password.as_bytes());
-            }
-            config["auth"] = json!({"htpasswd": {"realm": "test", "path": file}});
-        })
+        Self::start(|config, directory| Self::allow(config, directory, users))
+    }
+
+    /// Changes the configuration of a registry, so that only `users` may use the registry.
+    ///
+    /// * `directory`: the registry's directory.
+    pub fn allow(config: &mut Value, directory: &Path, users: &[(&str, &str)]) {
+        let file = directory.join("htpasswd");
+        fs::write(&file, "").expect("a file");
+        for (user, password) in users {
+            let mut htpasswd = Command::new("htpasswd");
+            htpasswd.args(["-B", "-C", "5", "-i"]).arg(&file).arg(user);
+            ok_with_stdin(&mut htpasswd, password.as_bytes());
+        }
+        config["auth"] = json!({"htpasswd": {"realm": "test", "path": file}});
     }
 
     /// Starts a registry with a custom configuration.
     ///
     /// * `set_up`: a function that changes the configuration, and gets the registry's directory.
     pub fn start(set_up: impl FnOnce(&mut Value, &Path)) -> Self {
+        Self::start_at(None, LOOPBACK, set_up)
+    }
+
+    /// Starts a registry in another network, at the address of that network. See [`Registry::start`].
+    pub fn start_in(network: &Network, set_up: impl FnOnce(&mut Value, &Path)) -> Self {
+        Self::start_at(Some(network.file()), &network.address, set_up)
+    }
+
+    fn start_at(network: Option<PathBuf>, address: &str, set_up: impl FnOnce(&mut Value, &Path)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let data = directory.path().join("data");
         let mut config = json!({
             "version": 0.1,
             "storage": {"filesystem": {"rootdirectory": data}},
-            "http": {"addr": "127.0.0.1:0"},
+            "http": {"addr": format!("{address}:0")},
         });
         set_up(&mut config, directory.path());
-        let process = serve(&config, directory.path());
-        let mut registry = Self { port: 0, process, directory, config };
+        let process = serve(network.as_deref(), &config, directory.path());
+        let mut registry = Self { port: 0, address: address.to_owned(), network, process, directory, config };
         registry.port = wait_for("the registry listens", || {
             let log = registry.log();
-            let port =
-                log.split("listening on 127.0.0.1:").nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?;
-            port.parse().ok()
+            let (_, port) = log.split_once(&format!("listening on {address}:"))?;
+            port.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
         });
         registry
     }
@@ -413,9 +440,9 @@ impl Registry {
 
     /// Starts the registry again with its previous port and data.
     pub fn start_again(&mut self) {
-        self.config["http"]["addr"] = json!(format!("127.0.0.1:{}", self.port));
-        self.process = serve(&self.config, self.directory.path());
-        wait_for("the registry listens again", || TcpStream::connect(("127.0.0.1", self.port)).ok());
+        self.config["http"]["addr"] = json!(format!("{}:{}", self.address, self.port));
+        self.process = serve(self.network.as_deref(), &self.config, self.directory.path());
+        wait_for("the registry listens again", || TcpStream::connect((&*self.address, self.port)).ok());
     }
 
     /// Waits until the registry has received more than 1 MiB of a layer.
@@ -464,7 +491,7 @@ impl Registry {
 
     /// Returns the digest that this registry serves for a tag.
     pub fn digest(&self, repository: &str, tag: &str, login: Option<(&str, &str)>) -> String {
-        let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
+        let url = format!("http://{}:{}/v2/{repository}/manifests/{tag}", self.address, self.port);
         // reqwest needs a crypto provider even without TLS; another test may have installed a provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut request = reqwest::Client::new().head(url).header(ACCEPT, MANIFESTS);
@@ -479,7 +506,7 @@ impl Registry {
 
     /// Returns the manifest that this registry serves for a tag.
     pub fn manifest(&self, repository: &str, tag: &str) -> Value {
-        let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
+        let url = format!("http://{}:{}/v2/{repository}/manifests/{tag}", self.address, self.port);
         let body = ok(Command::new("curl").args(["-sf", "-H", &format!("Accept: {MANIFESTS}")]).arg(url));
         serde_json::from_str(&body).expect("a manifest")
     }
@@ -495,21 +522,22 @@ impl Registry {
     }
 
     pub fn name(&self, path: &str) -> String {
-        format!("localhost:{}/{path}", self.port)
+        format!("{}/{path}", self.host())
     }
 
-    /// Returns the domain of this registry, `localhost:PORT`.
+    /// Returns the domain of this registry: `localhost:PORT`, or the address and port in another network.
     pub fn host(&self) -> String {
-        format!("localhost:{}", self.port)
+        let host = if self.address == LOOPBACK { "localhost" } else { &self.address };
+        format!("{host}:{}", self.port)
     }
 }
 
-fn serve(config: &Value, directory: &Path) -> Child {
+fn serve(network: Option<&Path>, config: &Value, directory: &Path) -> Child {
     let path = |name: &str| directory.join(name);
     // The registry reads YAML, and all JSON is valid YAML.
     fs::write(path("config.yml"), config.to_string()).expect("a file");
     let log = fs::File::options().create(true).append(true).open(path("log")).expect("a file");
-    let mut command = Command::new("docker-registry");
+    let mut command = command_in(network, "docker-registry");
     command.arg("serve").arg(path("config.yml")).stdin(Stdio::null());
     command.stdout(log.try_clone().expect("a second handle")).stderr(log);
     command.spawn().expect("docker-registry is installed by tests/run.sh")

@@ -52,9 +52,7 @@ fn usage_errors_exit_125_with_dockers_reason_on_stderr() {
 fn tips_name_the_option_that_does_the_same() {
     let table = [
         // options, beginning of the tip
-        ("--tls-verify=false app", "the engine connects to the registry: set `insecure-registries`"),
-        ("--insecure app", "the engine connects to the registry: set `insecure-registries`"),
-        ("--plain-http app", "the engine connects to the registry: set `insecure-registries`"),
+        ("--insecure app", "pass `--tls-verify=false` to accept any certificate, or `--plain-http`"),
         ("--password hunter2 app", "pass the password on stdin: `--username NAME --password-stdin <FILE`"),
         ("--password=hunter2 app", "pass the password on stdin: `--username NAME --password-stdin <FILE`"),
         ("-phunter2 app", "pass the password on stdin: `--username NAME --password-stdin <FILE`"),

@@ -141,6 +141,7 @@ fn names_the_machine_that_localhost_means() {
     let registry = accepting(registry);
     let message = format!("Get \"http://{host}/v2/\": dial tcp [::1]:1: connect: connection refused");
     let engine = FakeEngine::start().on_every_push(Reply::stream([refusal(&message)]));
+    let engine = engine.in_another_network(true);
     let mut command = TestEnv::new().command(&engine);
     command.args(["regpush", "--verify", "never", "--retries", "0", "-u", "alice", "--password-stdin"]);
     let refused = run_with_stdin(command.arg(format!("{host}/app:1")), b"s3cret");
@@ -168,7 +169,8 @@ fn names_the_proxy_of_the_engine_first() {
 #[test]
 fn names_the_token_server_whose_certificate_is_unknown() {
     let message = "failed to authorize: failed to fetch oauth token: Post \"https://harbor.example.com/service/token\": tls: failed to verify certificate: x509: certificate signed by unknown authority";
-    let engine = FakeEngine::start().on_every_push(Reply::stream([refusal(message)]));
+    let engine =
+        FakeEngine::start().on_every_push(Reply::stream([refusal(message)])).in_another_network(true);
     let refused =
         run(TestEnv::new().command(&engine).args(["regpush", "--verify", "never", "localhost:0/app:1"]));
     assert_eq!(refused.status, 6, "{refused}");

@@ -79,7 +79,8 @@ fn does_not_retry_refusals() {
         // The plugin did not cancel the push, so this message means that the engine is shutting down.
         ("failed to copy: context canceled", 4),
     ] {
-        let mut engine = FakeEngine::start().on(PUSH, Reply::stream([refusal(message)]));
+        let mut engine =
+            FakeEngine::start().on(PUSH, Reply::stream([refusal(message)])).in_another_network(true);
         if status == 1 {
             // The plugin inspects the local image to find out whether the immutable tag in the registry already names
             // this image.

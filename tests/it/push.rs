@@ -81,6 +81,7 @@ fn recordings_end_with_their_labelled_class() {
         };
         let mut engine = FakeEngine::start()
             .on_every_push(reply)
+            .in_another_network(true)
             // The plugin inspects the local image only if the refusal may mean that the tag already exists in the
             // registry.
             .allow(&format!("GET /v1.41/images/localhost:0/t/none:{tag}/json"), no_such_image());

@@ -13,7 +13,7 @@ use std::mem::take;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::cli::{DockerOptions, ProgressMode, PushOptions};
+use crate::cli::{DockerOptions, ProgressMode, PushOptions, RelayMode};
 use crate::command::push::all_tags::{Expanded, expand_all};
 use crate::command::push::files::Files;
 use crate::command::push::results::{Asked, Finished, Results, text};
@@ -25,12 +25,13 @@ use crate::error::Error;
 use crate::present::presenter::{Ending, ImageReporter, Level, Reporter, Update};
 use crate::present::{ImageName, for_mode};
 use crate::push::outcome::Record;
+use crate::push::pool::RegistryPool;
 use crate::push::session::Session;
 use crate::push::target::{Target, targets};
 use crate::push::with_background;
 use crate::reference::Reference;
 use crate::secret::Secret;
-use crate::setup::{engine, given_login, keyring, trace};
+use crate::setup::{connection, engine, given_login, keyring, trace};
 
 /// Pushes the images that the options name, and returns the exit status of the program. [`crate::command::run`]
 /// describes the arguments.
@@ -115,11 +116,17 @@ impl<'a> Run<'a> {
         self.files =
             Some(Files::prepare(self.options, self.results.asked.len() > 1 || self.options.all_tags)?);
         let mut warnings = Vec::new();
+        if self.options.relay == RelayMode::Never
+            && let Some(option) = self.options.relay_option()
+        {
+            warnings
+                .push(format!("the engine uploads the images (--relay never), and does not use {option}"));
+        }
         let prepared = keyring(self.docker, given, auth_config, |warning| warnings.push(warning));
         // Warnings that concern all images are recorded with the first image.
         self.records.push(Record { warnings, ..Record::default() });
         let (keyring, terminal) = prepared?;
-        let session = self.session(keyring, terminal);
+        let session = self.session(keyring, terminal)?;
         let asked = engine(self.docker, &session.keyring.config);
         if self.options.all_tags {
             // With `--all-tags`, the reporter is created after the engine has listed the tags.
@@ -144,9 +151,10 @@ impl<'a> Run<'a> {
         with_background(prefetch, push).await
     }
 
-    fn session(&self, keyring: Keyring, terminal: Option<Terminal>) -> Session<'a> {
+    fn session(&self, keyring: Keyring, terminal: Option<Terminal>) -> Result<Session<'a>, Error> {
         let references = self.results.asked.iter().filter_map(Asked::reference);
-        Session::new(self.options, keyring, terminal, references, trace(self.docker))
+        let pool = RegistryPool::new(connection(&self.options.connection)?, trace(self.docker));
+        Ok(Session::new(self.options, keyring, terminal, references, pool))
     }
 
     /// Returns a reporter for the chosen progress mode. Shows the warnings that concern all images, and a note if an

@@ -24,7 +24,7 @@ struct Line<'a> {
     name: Option<String>,
     tag: Option<&'a str>,
     status: &'static str,
-    /// The route of the upload: `engine`, or `relay` if the plugin uploads the image.
+    /// The route of the last upload: `engine`, or `relay` if the plugin uploads the image.
     route: &'static str,
     digest: Option<&'a str>,
     /// Size of the manifest, in bytes.
@@ -57,8 +57,6 @@ struct LineCredentials<'a> {
 pub struct Report<'a> {
     pub typed: &'a str,
     pub reference: Option<&'a Reference>,
-    /// The route of the upload: `engine`, or `relay` if the plugin uploads the image.
-    pub route: &'static str,
     pub record: &'a Record,
     pub elapsed: Duration,
     pub result: &'a Result<Outcome, Error>,
@@ -155,7 +153,7 @@ impl Report<'_> {
                 Some(Status::WouldPush) => "would_push",
                 None => "failed",
             },
-            route: self.route,
+            route: self.record.route(),
             digest: named.map(|named| named.digest.as_str()),
             size: named.map(|named| named.size),
             layers: self.record.progress.counts(),

@@ -70,8 +70,7 @@ impl Results<'_> {
         result: &'b Result<Outcome, Error>,
     ) -> Report<'b> {
         let Asked { typed, .. } = &self.asked[at];
-        let (reference, route) = (self.asked[at].reference(), self.options.relay.route());
-        Report { typed, reference, route, record, elapsed, result }
+        Report { typed, reference: self.asked[at].reference(), record, elapsed, result }
     }
 
     /// Stores the result of an image, and shows the result to the user.

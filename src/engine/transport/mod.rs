@@ -6,6 +6,7 @@
 
 pub mod dial;
 pub mod error;
+pub mod forward;
 pub mod ssh;
 pub mod stream;
 pub mod tunnel;

@@ -3,6 +3,7 @@
 //! Source: docker/cli 28.5, `cli/connhelper`. A fake ssh recorded the arguments that docker passes.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 
 use crate::docker::context::SshHost;
 
@@ -28,16 +29,38 @@ pub fn remote_docker(host: &SshHost) -> String {
 /// Returns the same arguments that docker passes to ssh. As in docker, `-o ConnectTimeout=30` is one
 /// argument, and user and port are quoted although no shell parses them.
 pub fn ssh_arguments(ssh: &SshHost) -> Vec<OsString> {
-    let SshHost { user, host, port, .. } = ssh;
-    let mut arguments = Vec::new();
-    for (option, value) in [("-l", user), ("-p", port)] {
-        if let Some(value) = value {
-            arguments.extend([option.to_owned(), quoted(value)]);
-        }
-    }
     let remote = format!("{} system dial-stdio", remote_docker(ssh));
-    arguments.extend(["-o ConnectTimeout=30", "-T", "--", &quoted(host), &remote].map(str::to_owned));
-    arguments.into_iter().map(OsString::from).collect()
+    let mut arguments = user_and_port(ssh);
+    arguments.extend(["-o ConnectTimeout=30", "-T", "--", &quoted(&ssh.host), &remote].map(OsString::from));
+    arguments
+}
+
+/// Returns the arguments with which ssh forwards a free port of 127.0.0.1 on the engine's machine to an address here, over a
+/// connection of its own, and prints the port to stderr. The settings of the user's ssh_config that would prevent this are
+/// replaced.
+pub fn forward_arguments(ssh: &SshHost, to: SocketAddr) -> Vec<OsString> {
+    const SETTINGS: [&str; 7] = [
+        "-oConnectTimeout=30",
+        "-oControlMaster=no",
+        "-oControlPath=none",
+        "-oClearAllForwardings=no",
+        "-oExitOnForwardFailure=no",
+        "-oForkAfterAuthentication=no",
+        // ssh prints the allocated port at this level.
+        "-oLogLevel=INFO",
+    ];
+    let mut arguments = user_and_port(ssh);
+    arguments.extend(SETTINGS.map(OsString::from));
+    let forward = format!("127.0.0.1:0:{to}");
+    arguments.extend(["-N", "-T", "-R", &forward, "--", &quoted(&ssh.host)].map(OsString::from));
+    arguments
+}
+
+fn user_and_port(SshHost { user, port, .. }: &SshHost) -> Vec<OsString> {
+    let pairs = [("-l", user), ("-p", port)];
+    let given =
+        pairs.into_iter().filter_map(|(option, value)| Some([option.to_owned(), quoted(value.as_ref()?)]));
+    given.flatten().map(OsString::from).collect()
 }
 
 /// Quotes a word for a POSIX shell, like `syntax.Quote` of mvdan.cc/sh, which docker uses.

@@ -15,6 +15,7 @@ use std::{env, io};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -22,6 +23,7 @@ use crate::docker::context::{Endpoint, SshHost};
 use crate::engine::transport::error::TransportError;
 use crate::engine::transport::ssh::ssh_arguments;
 use crate::engine::transport::stream::Stream;
+use crate::text::sanitize;
 
 /// How many of the last bytes of a program's stderr to keep.
 const MAX_SAID: usize = 4096;
@@ -36,6 +38,8 @@ pub struct Tunnel {
     /// The command line of the program, for error messages.
     command: String,
     said: Arc<Mutex<VecDeque<u8>>>,
+    /// Notified when `said` changes.
+    heard: Arc<Notify>,
     listener: JoinHandle<()>,
 }
 
@@ -55,7 +59,8 @@ impl Tunnel {
         Self::start(&docker, &[arguments, &words].concat())
     }
 
-    fn start(program: &OsStr, arguments: &[OsString]) -> io::Result<(Self, Box<dyn Stream>)> {
+    /// Starts a program. Returns the program, and its stdout and stdin as a stream.
+    pub fn start(program: &OsStr, arguments: &[OsString]) -> io::Result<(Self, Box<dyn Stream>)> {
         let mut command = Command::new(program);
         command.args(arguments).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -72,10 +77,43 @@ impl Tunnel {
             .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("cannot run `{shown}`: {error}")))?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let said = Arc::default();
-        let listener = tokio::spawn(listen(stderr.expect("piped"), Arc::clone(&said)));
+        let (said, heard) = (Arc::default(), Arc::default());
+        let listener = tokio::spawn(listen(stderr.expect("piped"), Arc::clone(&said), Arc::clone(&heard)));
         let stream = tokio::io::join(stdout.expect("piped"), stdin.expect("piped"));
-        Ok((Self { child, command: shown, said, listener }, Box::new(stream)))
+        Ok((Self { child, command: shown, said, heard, listener }, Box::new(stream)))
+    }
+
+    /// Waits until `find` finds something in the end of the program's stderr.
+    ///
+    /// # Errors
+    /// The last line of stderr, if the program has closed stderr.
+    pub async fn wait_for<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> Result<T, String> {
+        loop {
+            let has_ended = self.listener.is_finished();
+            let said = self.said();
+            if let Some(found) = find(&said) {
+                return Ok(found);
+            }
+            if has_ended {
+                return Err(sanitize(said.lines().last().unwrap_or("it ended")));
+            }
+            tokio::select! {
+                () = self.heard.notified() => {}
+                _ = &mut self.listener => {}
+            }
+        }
+    }
+
+    /// Returns whether the program still runs.
+    pub fn is_running(&self) -> bool {
+        !self.listener.is_finished()
+    }
+
+    /// Returns the end of the program's stderr.
+    fn said(&self) -> String {
+        let said: Vec<u8> =
+            self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        String::from_utf8_lossy(&said).into_owned()
     }
 
     /// Replaces the error of a broken connection with the failure of the program. Keeps the error if the
@@ -89,17 +127,11 @@ impl Tunnel {
         // A process that the program left running may keep stderr open, so the wait for the end of stderr is
         // limited.
         let _ = timeout(END, &mut self.listener).await;
-        let said: Vec<u8> =
-            self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        let said = self.said();
         if said.is_empty() && end == "hung up" {
             return error;
         }
-        TransportError::Tunnel {
-            endpoint: Arc::clone(endpoint),
-            command: self.command.clone(),
-            end,
-            said: String::from_utf8_lossy(&said).into_owned(),
-        }
+        TransportError::Tunnel { endpoint: Arc::clone(endpoint), command: self.command.clone(), end, said }
     }
 }
 
@@ -133,13 +165,14 @@ fn detach(command: &mut Command) {
     }
 }
 
-async fn listen(mut stderr: impl AsyncRead + Unpin, said: Arc<Mutex<VecDeque<u8>>>) {
+async fn listen(mut stderr: impl AsyncRead + Unpin, said: Arc<Mutex<VecDeque<u8>>>, heard: Arc<Notify>) {
     let mut buffer = [0; 1024];
     while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
         said.extend(&buffer[..read]);
         let surplus = said.len().saturating_sub(MAX_SAID);
         said.drain(..surplus);
+        heard.notify_one();
     }
 }
 

@@ -33,6 +33,8 @@ pub struct EngineUpload {
     /// The local tag with another spelling of the registry's name, if an upload under the usual name hangs in the
     /// engine.
     detour: Option<TemporaryTag>,
+    /// The push has tried to change to the relay.
+    pub has_tried_relay: bool,
 }
 
 /// The reason why the plugin stopped reading the engine's stream, unless the connection broke.

@@ -6,29 +6,99 @@ mod relay;
 mod stream;
 mod watchdog;
 
-use crate::cli::RelayMode;
+use crate::cli::PushOptions;
 use crate::engine::Engine;
 use crate::event::Event;
-use crate::push::error::AttemptError;
+use crate::failure::{Class, is_about_connecting, is_about_engines_settings};
+use crate::push::error::{AttemptError, Cause};
 use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::upload::engine::EngineUpload;
-use crate::push::upload::relay::RelayUpload;
+use crate::push::upload::relay::{OpenError, RelayUpload};
+use crate::relay::reach::Obstacle;
+use crate::retry::root_cause;
+
+/// The size in bytes of the first chunks after the registry has refused a request of the engine because of its size.
+const FIRST_CHUNK: u64 = 4 << 20;
 
 /// The way to upload an image.
 pub enum Route {
     /// The engine uploads the image.
-    Engine(EngineUpload),
+    Engine(Box<EngineUpload>),
     /// The plugin uploads the image that the engine pushes to it.
     Relay(RelayUpload),
 }
 
+/// Returns whether an upload by the plugin may succeed after a failure of the engine's upload.
+///
+/// * `is_in_reach`: the registry has answered the plugin, and the engine has sent nothing to it.
+pub fn may_help(cause: &Cause, is_in_reach: bool) -> bool {
+    let reason = cause.reason();
+    let is_about_engine = || {
+        matches!(cause, Cause::Engine { .. })
+            && matches!(cause.class(), Class::Tls | Class::Network)
+            && (is_about_engines_settings(&reason) || (is_in_reach && is_about_connecting(&reason)))
+    };
+    cause.is_about_size() || is_about_engine()
+}
+
+/// Returns the note that the relay cannot upload the image after a failure of the engine's upload.
+pub fn cannot_replace_engine(reason: &str) -> String {
+    format!("the plugin cannot upload the image instead of the engine: {reason}")
+}
+
 impl Route {
-    pub fn new(mode: RelayMode) -> Self {
-        match mode {
-            RelayMode::Always => Self::Relay(RelayUpload::default()),
-            RelayMode::Auto | RelayMode::Never => Self::Engine(EngineUpload::default()),
+    pub fn new(options: &PushOptions) -> Self {
+        match options.relay_wanted_by() {
+            Some(_) => Self::Relay(RelayUpload::default()),
+            None => Self::Engine(Box::default()),
+        }
+    }
+
+    pub fn is_relay(&self) -> bool {
+        matches!(self, Self::Relay(_))
+    }
+
+    /// Changes from the engine's upload to the relay, at most once. Tells the user why, or why the relay cannot be used. Returns whether
+    /// the route has changed.
+    ///
+    /// * `cause`: the failure of the engine's upload.
+    pub async fn switch_to_relay(
+        &mut self,
+        session: &Session<'_>,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        log: &mut ImageLog<'_>,
+        cause: &Cause,
+    ) -> bool {
+        match self {
+            Self::Engine(upload) if !upload.has_tried_relay => upload.has_tried_relay = true,
+            _ => return false,
+        }
+        let reason = root_cause(&cause.reason(), cause.class());
+        match Box::pin(RelayUpload::open(session, engine, subject, log)).await {
+            Ok(relay) => {
+                // A proxy may close the connection before the plugin can read its 413, so the first requests are small.
+                if cause.is_about_size()
+                    && let Ok(registry) = session.pool.registry(engine, subject).await
+                {
+                    registry.set_refused_size(2 * FIRST_CHUNK);
+                }
+                *self = Self::Relay(relay);
+                log.record.is_relayed = true;
+                log.note(&format!(
+                    "the engine's upload failed: {reason}; the plugin uploads the image instead"
+                ));
+                true
+            }
+            Err(OpenError::Unusable(Obstacle { reason, hint })) => {
+                let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+                log.note(&cannot_replace_engine(&format!("{reason}{hint}")));
+                false
+            }
+            // The failure of the engine's upload says more.
+            Err(OpenError::Failed(_)) => false,
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::cli::RelayMode;
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::engine::push::{PushRequest, PushStream};
@@ -26,7 +27,8 @@ use crate::push::upload::stream::{
     AFTER_REFUSAL, AttemptLog, StreamFacts, finished, no_progress, stop, until,
 };
 use crate::reference::Reference;
-use crate::relay::job::Job;
+use crate::relay::job::{Job, Settings};
+use crate::relay::reach::{self, Obstacle, Unreachable};
 use crate::relay::{Relay, address, leftover};
 
 /// The time between two updates of the progress.
@@ -36,7 +38,28 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub struct RelayUpload {
     /// The relay, from the first attempt to the end of the push.
-    open: Option<Open>,
+    open: Option<Box<Open>>,
+    /// The upload has started again because of a limit of the registry. This happens once.
+    has_restarted: bool,
+}
+
+/// The reason why an image cannot go through the relay.
+pub enum OpenError {
+    /// The engine cannot use the relay.
+    Unusable(Obstacle),
+    Failed(AttemptError),
+}
+
+impl From<PushError> for OpenError {
+    fn from(error: PushError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<String> for OpenError {
+    fn from(reason: String) -> Self {
+        Self::Unusable(Obstacle { reason, hint: None })
+    }
 }
 
 struct Open {
@@ -57,6 +80,20 @@ enum End {
 }
 
 impl RelayUpload {
+    /// Opens the relay for an image.
+    ///
+    /// # Errors
+    /// The engine cannot use the relay.
+    pub async fn open(
+        session: &Session<'_>,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        log: &mut ImageLog<'_>,
+    ) -> Result<Self, OpenError> {
+        let open = Some(open(session, engine, subject, log).await?);
+        Ok(Self { open, has_restarted: false })
+    }
+
     /// Makes one attempt to upload the image. See `Route::upload`.
     pub async fn upload(
         &mut self,
@@ -67,18 +104,31 @@ impl RelayUpload {
         mut on_event: impl FnMut(&Event),
     ) -> Result<Uploaded, AttemptError> {
         let reference = subject.reference;
-        let unusable = |reason: String| PushError::NoRelay { reference: reference.familiar(), reason };
-        if !engine.endpoint().address.is_here() {
-            let endpoint = engine.endpoint();
-            return Err(unusable(format!("the engine is on another machine ({endpoint})")).into());
+        let option = session.options.relay_wanted_by().unwrap_or("--relay auto");
+        let unusable = |Obstacle { reason, hint }| {
+            AttemptError::from(PushError::NoRelay { reference: reference.familiar(), option, reason, hint })
+        };
+        if self.open.as_ref().is_some_and(|open| open.relay.has_lost_forward()) {
+            self.clean_up(session, engine, log).await;
+        }
+        if self.open.is_none() {
+            let opened = open(session, engine, subject, log).await;
+            self.open = Some(opened.map_err(|error| match error {
+                OpenError::Unusable(obstacle) => unusable(obstacle),
+                OpenError::Failed(error) => error,
+            })?);
         }
         let registry = session.pool.registry(engine, subject).await;
         let registry = registry.map_err(|error| subject.attempt_error(error))?;
-        if self.open.is_none() {
-            self.open = Some(open(session, engine, subject, log).await?);
-        }
         let open = self.open.as_ref().expect("opened above");
-        let job = Job::new(registry, reference, session.options.retries, open.mount_sources.clone());
+        let options = session.options;
+        let settings = Settings {
+            retries: options.retries,
+            mount_sources: open.mount_sources.clone(),
+            rate: session.rate.clone(),
+            chunk_size: options.chunk_size,
+        };
+        let job = Job::new(registry, reference, settings);
         let job = job.map_err(|error| subject.attempt_error(error.into()))?;
         log.reporter.show(&Update::Push);
         let mut facts = StreamFacts::default();
@@ -88,6 +138,12 @@ impl RelayUpload {
         let end = follow(engine, subject, open, &job, attempt, &mut facts, &mut engine_progress).await;
         job.notes().iter().for_each(|note| log.note(note));
         if let Some(failure) = job.take_failure() {
+            if failure.can_retry_in_chunks() && !self.has_restarted {
+                self.has_restarted = true;
+                log.note(&format!("{}; starting the upload again, in chunks", failure.error));
+                log.record.attempts += 1;
+                return Box::pin(self.upload(session, engine, subject, log, on_event)).await;
+            }
             // The relay has already repeated the request.
             let max_retries = if failure.can_retry { u32::MAX } else { 0 };
             let cause = Cause::Registry(Box::new(failure.error));
@@ -98,10 +154,11 @@ impl RelayUpload {
             let message = message.replace(open.name.domain(), reference.domain());
             let cause = facts.cause(&message, status, &engine_progress, true, &reference.repository());
             let is_about_way = matches!(cause.class(), Class::Network | Class::Tls | Class::Other);
-            if is_about_way && !job.was_reached() {
+            if is_about_way && !job.guard.was_reached() {
                 let address = open.name.domain();
                 let reason = cause.reason().replace(reference.domain(), address);
-                return unusable(format!("the engine cannot reach the plugin at {address}: {reason}")).into();
+                let reason = format!("the engine cannot reach the plugin at {address}: {reason}");
+                return unusable(Obstacle { reason, hint: None });
             }
             AttemptError::from(cause)
         };
@@ -128,10 +185,48 @@ impl RelayUpload {
 
     /// Stops listening, and removes the temporary name.
     pub async fn clean_up(&mut self, session: &Session<'_>, engine: &mut Engine, log: &mut ImageLog<'_>) {
-        if let Some(Open { tag: Some(tag), .. }) = self.open.take() {
+        let Some(open) = self.open.take() else { return };
+        let Open { relay, tag, .. } = *open;
+        if let Some(tag) = tag {
             untag(session, engine, tag, log).await;
         }
+        if relay.is_forwarded() {
+            // The next image needs no other login.
+            session.forwarded.borrow_mut().push(relay);
+        }
     }
+}
+
+/// Listens on a loopback address that the engine can reach.
+///
+/// * `preferred`: the address to use, if it is free.
+async fn listen(
+    session: &Session<'_>,
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+    log: &mut ImageLog<'_>,
+    preferred: SocketAddr,
+) -> Result<Relay, OpenError> {
+    let endpoint = engine.endpoint();
+    if !endpoint.address.is_here() && session.options.relay != RelayMode::Always {
+        return Err(OpenError::Unusable(Obstacle {
+            reason: format!("the engine is on another machine ({endpoint})"),
+            hint: Some("pass `--relay always` to upload its images through this machine".to_owned()),
+        }));
+    }
+    let idle = session.forwarded.borrow_mut().pop();
+    if let Some(relay) = idle.filter(Relay::is_forwarded) {
+        return Ok(relay);
+    }
+    let listening = reach::listen(preferred, engine, &session.reach).await;
+    let (relay, warning) = listening.map_err(|error| match error {
+        Unreachable::Obstacle(obstacle) => OpenError::Unusable(obstacle),
+        Unreachable::Engine(error) => subject.engine_error(error).into(),
+    })?;
+    if let Some(warning) = warning {
+        log.warn(warning);
+    }
+    Ok(relay)
 }
 
 /// Listens on a loopback address, and gives the image a temporary name there.
@@ -140,29 +235,26 @@ async fn open(
     engine: &mut Engine,
     subject: &Subject<'_>,
     log: &mut ImageLog<'_>,
-) -> Result<Open, AttemptError> {
+) -> Result<Box<Open>, OpenError> {
     let reference = subject.reference;
     let directory = session.keyring.config.path.parent().unwrap_or(Path::new("."));
     let naming = session.naming.lock().await;
     leftover::remove_old(directory, engine).await;
     drop(naming);
-    let image = inspect_all(engine, subject).await.map_err(|error| subject.attempt_error(error))?;
     let mut preferred = address::preferred(&address::user(), reference.domain());
     loop {
-        let relay = Relay::listen(preferred).await.map_err(|error| PushError::NoRelay {
-            reference: reference.familiar(),
-            reason: format!("cannot listen on {}: {error}", preferred.ip()),
-        })?;
+        let relay = listen(session, engine, subject, log, preferred).await?;
+        let image = inspect_all(engine, subject).await;
+        let image = image.map_err(|error| OpenError::Failed(subject.attempt_error(error)))?;
         let name = format!("{}/{}:{}", relay.domain(), reference.path(), reference.tag_or_latest());
-        let name: Reference = name.parse().map_err(|error| PushError::NoRelay {
-            reference: reference.familiar(),
-            reason: format!("`{name}`: {error}"),
-        })?;
+        let name: Reference = name.parse().map_err(|error| format!("`{name}`: {error}"))?;
         let mount_sources = mount_sources(&image.repositories, reference);
         match engine.inspect(&name.canonical()).await {
             Err(EngineError::Answered { status: StatusCode::NOT_FOUND, .. }) => {}
             Err(error) => return Err(subject.engine_error(error).into()),
-            Ok(own) if own.id == image.id => return Ok(Open { relay, name, tag: None, mount_sources }),
+            Ok(own) if own.id == image.id => {
+                return Ok(Box::new(Open { relay, name, tag: None, mount_sources }));
+            }
             // Another image has this name. Another port makes another name.
             Ok(_) if preferred.port() != 0 => {
                 preferred = SocketAddr::from((preferred.ip(), 0));
@@ -173,7 +265,7 @@ async fn open(
                 return Err(PushError::Taken { reference: name.familiar(), found, id }.into());
             }
         }
-        let record = leftover::record(directory, engine, &name, &image.id);
+        let record = leftover::record(directory, engine, &name, &image.id, relay.address());
         if let Err(error) = &record {
             log.note(&format!(
                 "cannot record the temporary name {} in `{}`: {error}",
@@ -186,7 +278,7 @@ async fn open(
         drop(naming);
         let tag = tag.map_err(|error| subject.engine_error(error))?;
         session.added_tags.borrow_mut().insert(name.canonical());
-        return Ok(Open { relay, name, tag: Some(tag), mount_sources });
+        return Ok(Box::new(Open { relay, name, tag: Some(tag), mount_sources }));
     }
 }
 
@@ -209,7 +301,7 @@ async fn follow(
     facts: &mut StreamFacts,
     engine_progress: &mut Progress,
 ) -> Result<End, EngineError> {
-    let credentials = job.credentials();
+    let credentials = job.guard.credentials();
     let request = PushRequest {
         reference: &open.name,
         credentials: &credentials,

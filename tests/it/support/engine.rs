@@ -18,6 +18,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use serde_json::{Value, json};
 
+use super::client::{Cancellation, Relayed, Store};
+
 /// An HTTP request that the fake engine received.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -163,6 +165,8 @@ struct State {
     has_images: bool,
     /// Image IDs by image name. The key of an unnamed image is its ID.
     images: BTreeMap<String, String>,
+    /// The behavior for a relay, if the test uses a relay.
+    relayed: Option<Relayed>,
     /// The number of connections that the client closed during [`End::Hang`] or the fake engine closed after
     /// [`End::Rude`].
     gone: usize,
@@ -283,6 +287,27 @@ impl FakeEngine {
         self
     }
 
+    /// Pushes an image with these layers to the relay, as often as the plugin asks for it.
+    pub fn pushing_to_relay(self, store: Store, layers: Vec<Vec<u8>>) -> Self {
+        self.state().relayed = Some(Relayed::Pushes(store, layers));
+        self
+    }
+
+    /// Answers requests for a relay as an engine in another network.
+    ///
+    /// * `inspects`: the engine has the distribution inspect request, unlike podman.
+    pub fn in_another_network(self, inspects: bool) -> Self {
+        self.state().relayed = Some(Relayed::Unreachable { inspects });
+        // The plugin asks which kind of engine this is.
+        self.allow("GET /v1.41/info", Reply::json(200, "{}"))
+    }
+
+    /// Answers requests for a relay with an error message.
+    pub fn refusing_relays(self, message: &'static str) -> Self {
+        self.state().relayed = Some(Relayed::Refuses(message));
+        self
+    }
+
     /// Returns the maximum number of pushes that were in progress at a time.
     pub fn most_at_once(&self) -> usize {
         self.state().most_at_work
@@ -355,9 +380,13 @@ impl Drop for FakeEngine {
 /// The end of a body with `Transfer-Encoding: chunked` (RFC 9112, 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State>, Condvar)) {
+fn serve(
+    mut reader: impl BufRead + Send + 'static,
+    mut writer: impl Write,
+    shared: &(Mutex<State>, Condvar),
+) {
     while let Ok(Some(mut request)) = read_request(&mut reader) {
-        let (reply, ping) = {
+        let (mut reply, ping, relayed) = {
             let mut state = shared.0.lock().expect("no client panics");
             let is_docker_29 = state.ping.is_docker_29();
             if is_docker_29 {
@@ -366,7 +395,12 @@ fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State
             }
             state.requests.push(request.clone());
             shared.1.notify_all();
-            let mut reply = reply_to(&mut state, &request);
+            let relayed = state.relayed.clone().filter(|_| Relayed::takes(&request));
+            let mut reply = match &relayed {
+                // The connection must bring no other request.
+                Some(_) => Reply::stream([Relayed::first_line(&request)]).header("Connection", "close"),
+                None => reply_to(&mut state, &request),
+            };
             if is_docker_29 {
                 reply.pieces = reply.pieces.iter().map(|piece| as_docker_29(piece)).collect();
             }
@@ -376,10 +410,28 @@ fn serve(mut reader: impl BufRead, mut writer: impl Write, shared: &(Mutex<State
                 state.at_work += 1;
                 state.most_at_work = state.most_at_work.max(state.at_work);
             }
-            (reply, state.ping)
+            (reply, state.ping, relayed)
         };
         let head_only = request.line.starts_with("HEAD ");
+        let is_inspection = Relayed::is_inspection(&request);
+        if let Some(relayed) = relayed.as_ref().filter(|_| is_inspection) {
+            reply = relayed.inspect(&request);
+        }
         let answered = answer(&mut writer, &reply, head_only, ping);
+        if let Some(relayed) = relayed.filter(|_| !is_inspection) {
+            let engine_push = Cancellation::default();
+            let watched = engine_push.clone();
+            thread::spawn(move || {
+                // An engine stops a push when the client closes the connection.
+                let _ = reader.read(&mut [0]);
+                watched.cancel();
+            });
+            let lines = relayed.push(&request, engine_push).join("\r\n");
+            // The plugin may have closed the connection.
+            let _ = write!(writer, "{:x}\r\n{lines}\r\n\r\n0\r\n\r\n", lines.len() + 2);
+            shared.0.lock().expect("no client panics").at_work -= 1;
+            return;
+        }
         if request.line.contains("/push?") {
             shared.0.lock().expect("no client panics").at_work -= 1;
         }
