@@ -129,7 +129,11 @@ impl PushError {
             },
             Self::Unverifiable { cause, .. } => return cause.hint(),
             Self::NoRelay { option, hint, .. } => {
-                let remove = format!("remove `{option}`, so that the engine uploads the image");
+                let variable = option.split(' ').next().unwrap_or_default();
+                let variable = variable.trim_start_matches('-').to_uppercase().replace('-', "_");
+                let remove = format!(
+                    "remove `{option}` (or the variable REGPUSH_{variable}), so that the engine uploads the image"
+                );
                 return Some(hint.as_ref().map_or(remove.clone(), |hint| format!("{hint}, or {remove}")));
             }
             Self::TimedOut { .. } => "check the registry's log, or raise --timeout",

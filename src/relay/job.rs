@@ -194,8 +194,9 @@ impl Job {
     /// Returns notes about the registry's answers.
     pub fn notes(&self) -> Vec<String> {
         let is_asked = self.settings.chunk_size.is_some_and(|size| size > 0);
-        let no_chunks = (is_asked && !self.profile.accepts_chunks())
-            .then(|| format!("{} accepts no chunks, so each layer is one stream", self.writer.domain()));
+        let no_chunks = (is_asked && !self.profile.accepts_chunks()).then(|| {
+            format!("{} does not support chunks, so --chunk-size has no effect", self.writer.domain())
+        });
         no_chunks.into_iter().chain(self.writer.take_notes()).collect()
     }
 

@@ -93,7 +93,7 @@ pub async fn listen(
             relay.forward_from(host).await?;
             if is_open_to_others(&relay, engine).await {
                 warning = Some(format!(
-                    "the ssh server of {} lets other machines connect to the forwarded port {} (`GatewayPorts yes`); a random password protects it",
+                    "the ssh server of {} lets other machines connect to the forwarded port {} (`GatewayPorts yes`); the port requires a random password",
                     sanitize(&host.host),
                     relay.domain()
                 ));
@@ -114,7 +114,7 @@ pub async fn listen(
         Reach::No(obstacle) => Err(Unreachable::Obstacle(obstacle)),
         Reach::Unknown if matches!(endpoint.address, Address::Tcp { .. }) => {
             let domain = relay.domain();
-            Err(format!("the engine at {endpoint} does not tell whether it can reach the plugin at {domain}")
+            Err(format!("the plugin cannot test whether the engine at {endpoint} reaches it at {domain}")
                 .into())
         }
         Reach::Yes | Reach::Unknown => Ok((relay, warning)),
@@ -223,9 +223,9 @@ async fn explain(relay: &Relay, engine: &mut Engine, message: &str) -> Obstacle 
     let place = match &engine.endpoint().address {
         Address::Tcp { .. } => "the engine is on another machine, or in another network".to_owned(),
         Address::Ssh(ssh) => {
-            format!("the engine is not in the network in which {} forwards a port", sanitize(&ssh.host))
+            format!("the engine on {} is in another network than the ssh server there", sanitize(&ssh.host))
         }
-        _ if host.is_rootless => "the engine is rootless, and its loopback addresses are its own".to_owned(),
+        _ if host.is_rootless => "the engine is rootless: it has loopback addresses of its own".to_owned(),
         _ if host.is_virtual() => {
             format!("the engine is in a virtual machine ({})", sanitize(&host.operating_system))
         }
