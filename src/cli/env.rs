@@ -81,7 +81,7 @@ pub fn variables_set() -> Vec<String> {
 /// Lets flags have a boolean value, as in docker. For example, `--dry-run=false` overrides
 /// `REGPUSH_DRY_RUN=1`.
 pub fn with_boolean_flags(command: Command) -> Command {
-    command.mut_args(|arg| match is_flag(&arg) {
+    command.mut_subcommands(with_boolean_flags).mut_args(|arg| match is_flag(&arg) {
         true => arg
             .action(ArgAction::Set)
             .num_args(0..=1)

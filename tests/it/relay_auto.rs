@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
+use std::net::TcpListener;
+
 use serde_json::json;
 
 use crate::support::client::{Store, blob};
@@ -175,6 +177,13 @@ fn obstacles_between_engine_and_plugin_are_named() {
 #[test]
 fn connection_options_have_variables_in_each_command() {
     let env = TestEnv::new();
+    // Nothing listens at this port, so the error shows the scheme of the request.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = env.without_engine();
+    command.env("REGPUSH_PLAIN_HTTP", "1").env("REGPUSH_TLS_VERIFY", "false");
+    let failed = run(command.args(["-D", "regpush", "ls", &closed.to_string()]));
+    assert_eq!(failed.status, 6, "{failed}");
+    assert!(failed.stderr.contains("GET http://") && !failed.stderr.contains("https://"), "{failed}");
     for words in [["ls", "localhost:1"], ["auth", "localhost:1"], ["--quiet", "localhost:1/app:1"]] {
         let mut command = env.without_engine();
         let failed = run(command.env("REGPUSH_CA_FILE", "/no/such/file").arg("regpush").args(words));
