@@ -44,6 +44,8 @@ if [ "$engines" ]; then
     need gpg gnupg
     need setpriv util-linux
     need unshare util-linux
+    need nsenter util-linux
+    need ip iproute2
     need strace strace
     need script bsdutils
     need sshd openssh-server
