@@ -53,7 +53,8 @@ impl Stage {
 impl Stage {
     /// Waits until the engine has closed the connection of every stalled upload.
     fn assert_has_let_go(&self) {
-        wait_for("the engine lets go", || {
+        let what = format!("{} lets go, relay {}", self.engine.name, relay(self.is_relay));
+        wait_for(&what, || {
             let log = self.proxy.log();
             log.iter().filter(|asked| asked.is_faulty).all(|asked| asked.has_ended).then_some(())
         });
