@@ -78,11 +78,15 @@ pub fn connection(args: &ConnectionArgs) -> Result<ConnectionOptions, Error> {
         }
         _ => None,
     };
-    let skip_verify = authorities.is_none();
+    let check = |name: &str, tls: Tls| match tls::config(&tls) {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(Error::ConnectionFile { reason: format!("cannot use {name}: {problem}") }),
+    };
     // These settings do not read the system's CAs.
-    let alone = Tls { authorities, identity, with_system: false, skip_verify };
-    tls::config(&alone).map_err(|problem| Error::ConnectionFile { reason: problem.to_string() })?;
-    let Tls { authorities, identity, .. } = alone;
+    if authorities.is_some() {
+        check("--ca-file", Tls { authorities: authorities.clone(), ..Tls::default() })?;
+    }
+    check("--cert-file", Tls { identity: identity.clone(), skip_verify: true, ..Tls::default() })?;
     Ok(ConnectionOptions { authorities, identity, verify: args.tls_verify, plain_http: args.plain_http })
 }
 

@@ -101,6 +101,10 @@ fn is_flag(arg: &Arg) -> bool {
 /// Returns the name of the `REGPUSH_*` variable for an option; `None` if the option is hidden or has no long
 /// name.
 pub fn variable(arg: &Arg) -> Option<String> {
-    let long = arg.get_long().filter(|_| !arg.is_hide_set())?;
-    Some(format!("REGPUSH_{}", long.to_uppercase().replace('-', "_")))
+    arg.get_long().filter(|_| !arg.is_hide_set()).map(variable_of)
+}
+
+/// Returns the name of the `REGPUSH_*` variable for the option with this long name, such as `chunk-size`.
+pub fn variable_of(long: &str) -> String {
+    format!("REGPUSH_{}", long.to_uppercase().replace('-', "_"))
 }

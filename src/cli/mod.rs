@@ -324,19 +324,8 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
 /// # Errors
 /// The text is not such a number.
 fn size(text: &str) -> Result<u64, &'static str> {
-    const REASON: &str = "expected a number of bytes such as 300, 256k, 5m or 1g";
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        _ => return Err(REASON),
-    };
-    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(REASON);
-    }
-    digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or(REASON)
+    let parsed = parse_size::Config::new().with_binary().parse_size(text);
+    parsed.map_err(|_| "expected a number of bytes such as 300, 256k, 5m or 1g")
 }
 
 /// Checks a user name. Rejects a colon, which ends the user name in Basic authentication (RFC 7617, 2).
@@ -557,3 +546,27 @@ Examples:
   docker regpush -u ci --password-stdin registry.example.com/app:1 <token.txt
 
 Run 'docker regpush COMMAND --help' for more information on a command.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_sizes_with_the_units_of_curl() {
+        let table = [
+            ("0", Some(0)),
+            ("300", Some(300)),
+            ("256k", Some(256 << 10)),
+            ("5M", Some(5 << 20)),
+            ("1g", Some(1 << 30)),
+            ("", None),
+            ("m", None),
+            ("-1", None),
+            ("5x", None),
+            ("99999999999g", None),
+        ];
+        for (text, want) in table {
+            assert_eq!(size(text).ok(), want, "{text}");
+        }
+    }
+}

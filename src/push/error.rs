@@ -6,6 +6,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use hyper::Uri;
 
+use crate::cli::env::variable_of;
 use crate::credentials::login::{Login, SHADOWS, Source, docker_login};
 use crate::engine::error::EngineError;
 use crate::failure::{ACCESS_TOKEN, Class, RAISE_LIMIT, Verdict};
@@ -129,10 +130,10 @@ impl PushError {
             },
             Self::Unverifiable { cause, .. } => return cause.hint(),
             Self::NoRelay { option, hint, .. } => {
-                let variable = option.split(' ').next().unwrap_or_default();
-                let variable = variable.trim_start_matches('-').to_uppercase().replace('-', "_");
+                let long = option.trim_start_matches('-').split(' ').next().unwrap_or_default();
                 let remove = format!(
-                    "remove `{option}` (or the variable REGPUSH_{variable}), so that the engine uploads the image"
+                    "remove `{option}` (or the variable {}), so that the engine uploads the image",
+                    variable_of(long)
                 );
                 return Some(hint.as_ref().map_or(remove.clone(), |hint| format!("{hint}, or {remove}")));
             }

@@ -1,4 +1,5 @@
-//! Prompts the user for credentials. The engine checks the credentials with the registry before a push uses them.
+//! Prompts the user for credentials. The engine, or the plugin itself, checks the credentials with the registry before a push
+//! uses them.
 
 use crate::credentials::Credentials;
 use crate::credentials::login::{CredentialsError, Login, Source, docker_login};

@@ -6,7 +6,7 @@ use crate::registry::ChunkLimits;
 use crate::relay::window::KEPT;
 
 /// The largest size in bytes of a chunk, since the plugin holds each chunk in memory.
-pub const MAX_CHUNK: u64 = 64 << 20;
+const MAX_CHUNK: u64 = 64 << 20;
 /// The smallest size in bytes to which chunks shrink after a refusal because of the size.
 const MIN_CHUNK: u64 = 256 << 10;
 

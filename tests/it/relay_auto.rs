@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
+use std::fs;
 use std::net::TcpListener;
 
 use serde_json::json;
@@ -189,5 +190,22 @@ fn connection_options_have_variables_in_each_command() {
         let failed = run(command.env("REGPUSH_CA_FILE", "/no/such/file").arg("regpush").args(words));
         assert_eq!(failed.status, 125, "{words:?}: {failed}");
         assert!(failed.stderr.contains("cannot read --ca-file `/no/such/file`"), "{failed}");
+    }
+}
+
+#[test]
+fn unusable_files_are_named_with_their_option() {
+    let env = TestEnv::new();
+    fs::write(env.path("home/text"), "no certificate").unwrap();
+    let file = env.path("home/text").display().to_string();
+    let table = [
+        (vec!["--ca-file", &file], "cannot use --ca-file: `"),
+        (vec!["--cert-file", &file, "--key-file", &file], "cannot use --cert-file: the client certificate `"),
+    ];
+    for (options, message) in table {
+        let words = [vec!["regpush", "ls"], options, vec!["localhost:1"]].concat();
+        let failed = run(env.without_engine().args(words));
+        assert_eq!(failed.status, 125, "{failed}");
+        assert!(failed.stderr.contains(message) && failed.stderr.contains(&file), "{failed}");
     }
 }

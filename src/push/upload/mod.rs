@@ -60,8 +60,8 @@ impl Route {
         matches!(self, Self::Relay(_))
     }
 
-    /// Changes from the engine's upload to the relay, at most once. Tells the user why, or why the relay cannot be used. Returns whether
-    /// the route has changed.
+    /// Changes from the engine's upload to the relay, at most once. Tells the user why, or why the relay cannot be used.
+    /// Returns whether the route has changed.
     ///
     /// * `cause`: the failure of the engine's upload.
     pub async fn switch_to_relay(
