@@ -32,6 +32,8 @@ enum State {
     Stored {
         size: u64,
     },
+    /// The registry had the blob before.
+    Exists,
 }
 
 /// The blobs of one push, in the order in which they arrived.
@@ -57,6 +59,10 @@ impl Row {
         self.set(State::Stored { size });
     }
 
+    pub fn set_exists(&self) {
+        self.set(State::Exists);
+    }
+
     /// Adds the events for the changes of the blob since the last call.
     fn add_changes(&self, events: &mut Vec<Event>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,6 +72,7 @@ impl Row {
                 (LayerState::Pushing { current: self.sent.load(Ordering::Relaxed), total }, None)
             }
             State::Retrying { seconds } => (LayerState::Retrying { seconds }, None),
+            State::Exists => (LayerState::AlreadyExists, None),
             // The event with the size comes first, so that the sent bytes of a quick blob count too.
             State::Stored { size } => {
                 (LayerState::Pushing { current: size, total: size }, Some(LayerState::Pushed))

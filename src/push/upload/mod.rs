@@ -4,6 +4,7 @@ pub mod detour;
 mod engine;
 mod relay;
 mod stream;
+mod together;
 mod watchdog;
 
 use crate::cli::PushOptions;
@@ -15,7 +16,8 @@ use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::upload::engine::EngineUpload;
-use crate::push::upload::relay::{OpenError, RelayUpload};
+use crate::push::upload::relay::RelayUpload;
+use crate::push::upload::together::{OpenError, check_reach};
 use crate::relay::reach::Obstacle;
 use crate::retry::root_cause;
 
@@ -77,15 +79,15 @@ impl Route {
             _ => return false,
         }
         let reason = root_cause(&cause.reason(), cause.class());
-        match Box::pin(RelayUpload::open(session, engine, subject, log)).await {
-            Ok(relay) => {
+        match Box::pin(check_reach(session, engine, subject)).await {
+            Ok(()) => {
                 // A proxy may close the connection before the plugin can read its 413, so the first requests are small.
                 if cause.is_about_size()
                     && let Ok(registry) = session.pool.registry(engine, subject).await
                 {
                     registry.set_refused_size(2 * FIRST_CHUNK);
                 }
-                *self = Self::Relay(relay);
+                *self = Self::Relay(RelayUpload::default());
                 log.record.is_relayed = true;
                 log.note(&format!(
                     "the engine's upload failed: {reason}; the plugin uploads the image instead"
@@ -124,9 +126,8 @@ impl Route {
 
     /// Removes the local tags that the attempts added.
     pub async fn clean_up(&mut self, session: &Session<'_>, engine: &mut Engine, log: &mut ImageLog<'_>) {
-        match self {
-            Self::Engine(upload) => upload.clean_up(session, engine, log).await,
-            Self::Relay(upload) => upload.clean_up(session, engine, log).await,
+        if let Self::Engine(upload) = self {
+            upload.clean_up(session, engine, log).await;
         }
     }
 }
