@@ -4,6 +4,7 @@
 //! `Push` runs these steps, and [`conversation`] decides the next step after a failed attempt.
 
 mod announce;
+pub mod batch;
 pub mod conversation;
 mod credentials;
 mod diagnose;
@@ -41,7 +42,7 @@ use crate::engine::tag::TemporaryTag;
 use crate::event::{Event, LayerState};
 use crate::failure::{Class, Phase};
 use crate::platform::PlatformSelection;
-use crate::present::presenter::{ImageReporter, Level, Update};
+use crate::present::presenter::{Level, Update};
 use crate::progress::Progress;
 use crate::push::announce::Announcer;
 use crate::push::conversation::{Conversation, FailedAttempt, Step};
@@ -49,7 +50,7 @@ use crate::push::error::{AttemptError, Cause, PushError, Refusal, Way};
 use crate::push::gate::{ActiveCredentials, Gate, Pass};
 use crate::push::login::{LoginError, Question};
 use crate::push::naming::untag;
-use crate::push::outcome::{ImageLog, Outcome, Record, Status};
+use crate::push::outcome::{ImageLog, Outcome, Status};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::suggest::suggest;
@@ -59,37 +60,6 @@ use crate::retry::{AttemptFailure, NextAttempt, root_cause};
 
 /// The timeout for listing the engine's images, which serve only to suggest an image in a hint.
 const LIST_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// One local image, and all destinations of that image.
-pub struct Batch<'a> {
-    pub destinations: Vec<Destination<'a>>,
-}
-
-/// One destination of a local image, with the reporter and the record of the push.
-pub struct Destination<'a> {
-    pub target: &'a Target,
-    pub reporter: ImageReporter<'a>,
-    pub record: &'a mut Record,
-}
-
-/// Pushes an image to its destinations, one after another. Returns the result and the duration of each push, in the
-/// order of the destinations.
-pub async fn push_batch(
-    session: &Session<'_>,
-    engine: &mut Engine,
-    batch: &mut Batch<'_>,
-) -> Vec<(Result<Outcome, PushError>, Duration)> {
-    let mut ended = Vec::new();
-    for Destination { target, reporter, record } in &mut batch.destinations {
-        let started = Instant::now();
-        let announcer = Announcer::new(&target.reference, session.options.platform.as_ref(), *reporter);
-        let log = ImageLog { reporter: *reporter, record };
-        let push = Push::new(session, engine, target, &announcer, log);
-        let result = Box::pin(push.run()).await;
-        ended.push((result, started.elapsed()));
-    }
-    ended
-}
 
 /// The push of one image to one destination.
 struct Push<'a> {
@@ -115,6 +85,7 @@ impl<'a> Push<'a> {
         session: &'a Session<'a>,
         engine: &'a mut Engine,
         target: &'a Target,
+        route: Route,
         announcer: &'a Announcer<'a>,
         log: ImageLog<'a>,
     ) -> Self {
@@ -126,7 +97,7 @@ impl<'a> Push<'a> {
             engine,
             gate: session.gate(&target.reference),
             pass: None,
-            route: Route::new(options),
+            route,
             engine_failure: None,
             announcer,
             time_left: options.timeout.filter(|timeout| !timeout.is_zero()),

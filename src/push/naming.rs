@@ -93,11 +93,7 @@ pub async fn untag(session: &Session<'_>, engine: &mut Engine, tag: TemporaryTag
 }
 
 /// Removes a local tag that was added for a push. Returns a warning for the user if the engine does not remove the tag.
-pub async fn remove_tag(
-    session: &Session<'_>,
-    engine: &mut Engine,
-    tag: TemporaryTag,
-) -> Option<String> {
+pub async fn remove_tag(session: &Session<'_>, engine: &mut Engine, tag: TemporaryTag) -> Option<String> {
     let name = tag.name.familiar();
     let naming = session.naming.lock().await;
     let removed = engine.remove(tag).await;

@@ -92,7 +92,8 @@ impl Transfer {
             return Ok(());
         }
         let retries = upstream.retries();
-        let forwarding = Forwarding { upstream: &upstream, writer, reader: &reader, row, digest, size, retries };
+        let forwarding =
+            Forwarding { upstream: &upstream, writer, reader: &reader, row, digest, size, retries };
         let digest = if reader.window().is_complete() && reader.window().end() <= SMALL {
             forwarding.send_whole().await?
         } else {
@@ -256,7 +257,8 @@ impl<'a> Streaming<'a> {
                     }
                     let before = self.offset;
                     self.resume(error).await?;
-                    if let Some(size) = self.chunk.or(self.blob.size).filter(|_| shrinks && self.offset == before)
+                    if let Some(size) =
+                        self.chunk.or(self.blob.size).filter(|_| shrinks && self.offset == before)
                     {
                         self.chunk = self.blob.upstream.smaller_chunk(size).await.or(self.chunk);
                     }

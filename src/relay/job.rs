@@ -220,7 +220,8 @@ impl Job {
     /// Mounts a blob from another repository. Returns whether all registries have the blob now.
     pub async fn mount(&self, digest: &str, from: &str) -> bool {
         let mounts = self.live().map(|(_, upstream)| async move {
-            let mounted = timeout(if self.is_shared() { OTHERS } else { QUERY }, upstream.mount(digest, from));
+            let mounted =
+                timeout(if self.is_shared() { OTHERS } else { QUERY }, upstream.mount(digest, from));
             mounted.await.unwrap_or_default()
         });
         join_all(mounts).await.into_iter().all(|is_mounted| is_mounted)

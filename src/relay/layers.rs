@@ -17,7 +17,7 @@ pub struct Row {
 }
 
 /// Sizes are in bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum State {
     Waiting,
     /// `total`: the size of the blob; 0 if it is not known.
@@ -32,8 +32,8 @@ enum State {
     Stored {
         size: u64,
     },
-    /// The registry had the blob before.
-    Exists,
+    /// The registry had the blob before, or has mounted it.
+    Present(LayerState),
 }
 
 /// The blobs of one push, in the order in which they arrived.
@@ -60,7 +60,12 @@ impl Row {
     }
 
     pub fn set_exists(&self) {
-        self.set(State::Exists);
+        self.set(State::Present(LayerState::AlreadyExists));
+    }
+
+    /// * `from`: the repository from which the registry has mounted the blob.
+    pub fn set_mounted(&self, from: &str) {
+        self.set(State::Present(LayerState::MountedFrom(from.to_owned())));
     }
 
     /// Adds the events for the changes of the blob since the last call.
@@ -72,7 +77,7 @@ impl Row {
                 (LayerState::Pushing { current: self.sent.load(Ordering::Relaxed), total }, None)
             }
             State::Retrying { seconds } => (LayerState::Retrying { seconds }, None),
-            State::Exists => (LayerState::AlreadyExists, None),
+            State::Present(ref state) => (state.clone(), None),
             // The event with the size comes first, so that the sent bytes of a quick blob count too.
             State::Stored { size } => {
                 (LayerState::Pushing { current: size, total: size }, Some(LayerState::Pushed))

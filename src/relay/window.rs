@@ -344,7 +344,9 @@ impl Reader {
     /// Waits until the whole blob was read.
     pub async fn drained(&self) {
         let is_at_end = |state: &State| state.readers[self.index].offset.is_none_or(|at| at == state.end);
-        self.window.until(|state| (state.has_left || state.is_complete && is_at_end(state)).then_some(())).await;
+        self.window
+            .until(|state| (state.has_left || state.is_complete && is_at_end(state)).then_some(()))
+            .await;
     }
 
     /// Returns the whole blob, which must have arrived, in one piece.

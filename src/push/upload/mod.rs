@@ -1,20 +1,22 @@
 //! Uploads an image. An attempt reports events, and returns a descriptor or an error.
 
+pub mod copy;
 pub mod detour;
 mod engine;
-mod relay;
+pub mod relay;
 mod stream;
-mod together;
+pub mod together;
 mod watchdog;
 
 use crate::cli::PushOptions;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::failure::{Class, is_about_connecting, is_about_engines_settings};
-use crate::push::error::{AttemptError, Cause};
+use crate::push::error::{AttemptError, Cause, PushError};
 use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
+use crate::push::upload::copy::CopyUpload;
 use crate::push::upload::engine::EngineUpload;
 use crate::push::upload::relay::RelayUpload;
 use crate::push::upload::together::{OpenError, check_reach};
@@ -30,6 +32,8 @@ pub enum Route {
     Engine(Box<EngineUpload>),
     /// The plugin uploads the image that the engine pushes to it.
     Relay(RelayUpload),
+    /// The plugin stores the image's manifests in a registry that has the image's layers.
+    Copy(CopyUpload),
 }
 
 /// Returns whether an upload by the plugin may succeed after a failure of the engine's upload.
@@ -59,7 +63,7 @@ impl Route {
     }
 
     pub fn is_relay(&self) -> bool {
-        matches!(self, Self::Relay(_))
+        matches!(self, Self::Relay(_) | Self::Copy(_))
     }
 
     /// Changes from the engine's upload to the relay, at most once. Tells the user why, or why the relay cannot be used.
@@ -116,11 +120,35 @@ impl Route {
         engine: &mut Engine,
         subject: &Subject<'_>,
         log: &mut ImageLog<'_>,
-        on_event: impl FnMut(&Event),
+        mut on_event: impl FnMut(&Event),
     ) -> Result<Uploaded, AttemptError> {
         match self {
             Self::Engine(upload) => upload.upload(session, engine, subject, log, on_event).await,
-            Self::Relay(upload) => Box::pin(upload.upload(session, engine, subject, log, on_event)).await,
+            Self::Relay(upload) => {
+                let is_choice = upload.is_shared() && session.options.relay_wanted_by().is_none();
+                let uploaded = Box::pin(upload.upload(session, engine, subject, log, &mut on_event)).await;
+                match uploaded {
+                    Err(AttemptError::Fatal(PushError::NoRelay { reason, .. })) if is_choice => {
+                        log.note(&format!("the engine uploads the image to each registry: {reason}"));
+                        log.record.is_relayed = false;
+                        let mut upload = Box::new(EngineUpload::without_relay());
+                        let uploaded = upload.upload(session, engine, subject, log, on_event).await;
+                        *self = Self::Engine(upload);
+                        uploaded
+                    }
+                    uploaded => uploaded,
+                }
+            }
+            Self::Copy(upload) => {
+                let copied = Box::pin(upload.upload(session, engine, subject, log, &mut on_event)).await;
+                if let Some(uploaded) = copied? {
+                    return Ok(uploaded);
+                }
+                let mut upload = upload.instead();
+                let uploaded = Box::pin(upload.upload(session, engine, subject, log, on_event)).await;
+                *self = Self::Relay(upload);
+                uploaded
+            }
         }
     }
 

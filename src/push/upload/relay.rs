@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use hyper::StatusCode;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::engine::Engine;
@@ -31,7 +32,7 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub struct RelayUpload {
     /// The place in a push by the engine to several registries. `None`: the next push by the engine is for this registry alone.
-    pub seat: Option<Seat>,
+    seat: Option<Seat>,
     /// The earlier push by the engine to several registries.
     earlier: Option<Rc<Together>>,
     /// The upload has started again because of a limit of the registry. This happens once.
@@ -39,7 +40,7 @@ pub struct RelayUpload {
 }
 
 /// The reason why an upload has ended without success.
-enum End {
+pub enum End {
     Failed(AttemptError),
     /// The registry gets the image in another push by the engine. The reason is for the user, if there is one.
     Alone(Option<String>),
@@ -54,13 +55,23 @@ impl<E: Into<AttemptError>> From<E> for End {
 }
 
 /// The reason why the plugin stopped following a push.
-enum Followed {
+pub enum Followed {
     /// The push has failed; or the engine's push ended, and the registry has stored everything.
     Over(Option<Rc<EngineEnd>>),
     Stalled,
 }
 
 impl RelayUpload {
+    /// Returns the upload of a push with a place in a push by the engine to several registries.
+    pub fn at(seat: Seat) -> Self {
+        Self { seat: Some(seat), ..Self::default() }
+    }
+
+    /// Returns an upload that begins after an earlier push by the engine has ended.
+    pub fn after(earlier: &Rc<Together>) -> Self {
+        Self { earlier: Some(Rc::clone(earlier)), ..Self::default() }
+    }
+
     /// Returns whether the image goes to several registries in one push by the engine.
     pub fn is_shared(&self) -> bool {
         self.seat.is_some()
@@ -144,7 +155,8 @@ async fn receive(
     };
     upstream.connect(registry).map_err(|error| subject.attempt_error(error.into()))?;
     let attempt = AttemptLog::new(session, log, &mut *on_event);
-    let followed = follow(&mut seat, &upstream, attempt).await;
+    let together = Rc::clone(seat.together());
+    let followed = follow(&together, &mut seat.news, &upstream, attempt).await;
     upstream.stop();
     upstream.notes().iter().for_each(|note| log.note(note));
     if let Some(failure) = upstream.take_failure() {
@@ -161,19 +173,30 @@ async fn receive(
         return Err(error.map_or(End::Alone(None), |error| subject.engine_error(error).into()));
     }
     let tag = reference.tag_or_latest();
-    let descriptor = end.job.manifest(&end.job.tag);
+    let descriptor = end.manifest.clone();
     let descriptor = descriptor
         .ok_or_else(|| PushError::Unconfirmed { reference: reference.familiar(), tag: tag.to_owned() })?;
     upstream.cancel_unused_upload().await;
+    Ok(stored(&end, descriptor, tag, log, on_event))
+}
+
+/// Reports that the registry has stored the image.
+pub fn stored(
+    end: &EngineEnd,
+    descriptor: Descriptor,
+    tag: &str,
+    log: &mut ImageLog<'_>,
+    on_event: &mut impl FnMut(&Event),
+) -> Uploaded {
     let Descriptor { digest, size, .. } = descriptor.clone();
     let event = Event::Pushed { tag: tag.to_owned(), digest, size };
     log.record_event(&event);
     on_event(&event);
-    Ok(Uploaded { descriptor, narrowed: end.facts.narrowed.clone() })
+    Uploaded { descriptor, narrowed: end.facts.narrowed.clone() }
 }
 
 /// Returns the end of an upload after a failure at the registry.
-fn ended(failure: Failure) -> End {
+pub fn ended(failure: Failure) -> End {
     match failure {
         Failure::LeftBehind(reason) => End::Alone(Some(reason)),
         Failure::Lost(error @ RegistryError::TooLarge { .. }) => End::TooLarge(error),
@@ -210,12 +233,12 @@ fn refused(
 }
 
 /// Follows an upload until the registry has stored the image, or until a failure.
-async fn follow(
-    seat: &mut Seat,
+pub async fn follow(
+    together: &Together,
+    news: &mut UnboundedReceiver<News>,
     upstream: &Arc<Upstream>,
     mut attempt: AttemptLog<'_, '_, impl FnMut(&Event)>,
 ) -> Followed {
-    let together = Rc::clone(seat.together());
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut end: Option<Rc<EngineEnd>> = None;
@@ -223,7 +246,7 @@ async fn follow(
         let stalls = stall_deadline(&attempt, upstream);
         tokio::select! {
             biased;
-            Some(news) = seat.news.recv() => match news {
+            Some(news) = news.recv() => match news {
                 News::Event(event) => attempt.report(&event),
                 // A registry that has not received its data does not move because the engine sends data to others.
                 News::Work if upstream.has_unsent_data() => {}
@@ -259,10 +282,7 @@ fn report_changes(attempt: &mut AttemptLog<'_, '_, impl FnMut(&Event)>, upstream
 
 /// Returns the time at which the push counts as stalled; `None`: never. A request that waits as long as the registry demands
 /// is not stalled.
-fn stall_deadline(
-    attempt: &AttemptLog<'_, '_, impl FnMut(&Event)>,
-    upstream: &Upstream,
-) -> Option<Instant> {
+fn stall_deadline(attempt: &AttemptLog<'_, '_, impl FnMut(&Event)>, upstream: &Upstream) -> Option<Instant> {
     let own = attempt.stall_deadline()?;
     let waits_until = upstream.waits_until().map(|until| until + attempt.session.options.stall_timeout);
     waits_until.max(Some(own))

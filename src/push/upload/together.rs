@@ -19,6 +19,7 @@ use crate::engine::error::EngineError;
 use crate::engine::push::{PushRequest, PushStream};
 use crate::engine::tag::TemporaryTag;
 use crate::event::{Event, LayerState};
+use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::push::error::{AttemptError, PushError};
@@ -78,7 +79,8 @@ pub struct EngineEnd {
     pub domain: String,
     /// The manifests of the image.
     pub manifests: Vec<SentManifest>,
-    pub job: Arc<Job>,
+    /// The manifest that the tag names, if the registries have it or get it.
+    pub manifest: Option<Descriptor>,
 }
 
 /// The image that the engine pushes.
@@ -192,8 +194,8 @@ impl Together {
         self.until(|state| state.end.clone()).await
     }
 
-    /// Returns the manifests of the image, if the engine's push has succeeded.
-    pub fn manifests(&self) -> Option<Rc<EngineEnd>> {
+    /// Returns the end of the engine's push, if the engine has sent the manifests of the image.
+    pub fn complete_end(&self) -> Option<Rc<EngineEnd>> {
         let end = self.state.borrow().end.clone();
         end.filter(|end| end.manifests.iter().any(|manifest| manifest.by_digest.is_none()))
     }
@@ -230,12 +232,7 @@ impl Together {
                 return self.change(|state| state.opened = Some(opened));
             }
         };
-        let options = session.options;
-        let settings = Settings {
-            retries: options.retries,
-            rate: session.rate.clone(),
-            chunk_size: options.chunk_size,
-        };
+        let settings = settings(session);
         let upstreams: Vec<_> = self
             .references
             .iter()
@@ -436,7 +433,7 @@ impl Together {
             was_reached: job.guard.was_reached(),
             domain: open.name.domain().to_owned(),
             manifests: job.take_manifests(),
-            job: Arc::clone(job),
+            manifest: job.manifest(&job.tag),
         }
     }
 
@@ -463,6 +460,12 @@ impl Together {
             | Event::PlatformInsteadOfIndex(_) => {}
         }
     }
+}
+
+/// Returns the options of uploads through the relay.
+pub fn settings(session: &Session<'_>) -> Settings {
+    let options = session.options;
+    Settings { retries: options.retries, rate: session.rate.clone(), chunk_size: options.chunk_size }
 }
 
 /// Returns whether the engine can use the relay.
