@@ -23,6 +23,7 @@ mod refusals;
 mod relay;
 mod relay_auto;
 mod relay_limits;
+mod relay_several;
 mod remarks;
 mod saving;
 mod schema;

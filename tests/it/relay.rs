@@ -54,12 +54,12 @@ fn through_relay<T: Send + 'static>(
     (failure, sent, notes)
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// Connects to a registry as a push does.
-async fn connect(registry: &FakeRegistry) -> Arc<Registry> {
+pub async fn connect(registry: &FakeRegistry) -> Arc<Registry> {
     // reqwest needs a crypto provider even without TLS; another test may have installed a provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let login = ActiveCredentials::anonymous().login;
@@ -92,7 +92,8 @@ async fn attempt<T: Send + 'static>(
     let authorization = format!("Basic {}", packed.expose());
     let address = relay.domain().parse().unwrap();
     let repository = "app".to_owned();
-    let client = Client { address, authorization, repository, cancellation: Cancellation::default() };
+    let cancellation = Cancellation::default();
+    let client = Client { address, authorization, repository, cancellation, sent: Arc::default() };
     let (sender, mut receiver) = tokio::sync::oneshot::channel();
     thread::spawn(move || sender.send(engine(client)));
     let mut sent = None;

@@ -4,10 +4,13 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use docker_regpush::oci::sha256;
 use serde_json::json;
 
+use crate::support::client::{Store, blob};
 use crate::support::engine::{End, FakeEngine, Reply};
 use crate::support::env::TestEnv;
+use crate::support::registry::{FakeRegistry, Fault};
 
 /// A tmux session in which the plugin runs.
 struct Tmux {
@@ -51,18 +54,27 @@ impl Tmux {
     /// Waits until the screen shows the rows `want`, with the cursor below the last row. Only the engine's note
     /// ([`SAID`]) may stand above these rows.
     fn wait_for(&self, want: &[String]) {
+        self.wait_until(want, |rows| {
+            let cursor = self.tell(&["display", "-p", "#{cursor_x},#{cursor_y},#{cursor_flag}"]);
+            let is_below = cursor.trim_end() == format!("0,{},1", rows.len());
+            let before = rows.strip_suffix(want);
+            is_below && before.is_some_and(|before| before.is_empty() || before == [SAID])
+        });
+    }
+
+    /// Waits until the rows of the screen meet a condition.
+    ///
+    /// * `want`: describes the condition.
+    fn wait_until(&self, want: &[String], condition: impl Fn(&[String]) -> bool) {
         const PATIENCE: Duration = Duration::from_secs(20);
         let started = Instant::now();
         loop {
             let screen = self.tell(&["capture-pane", "-p"]);
             let rows: Vec<String> = screen.trim_end().lines().map(without_time).collect();
-            let cursor = self.tell(&["display", "-p", "#{cursor_x},#{cursor_y},#{cursor_flag}"]);
-            let is_below = cursor.trim_end() == format!("0,{},1", rows.len());
-            let before = rows.strip_suffix(want);
-            if is_below && before.is_some_and(|before| before.is_empty() || before == [SAID]) {
+            if condition(&rows) {
                 return;
             }
-            assert!(started.elapsed() < PATIENCE, "{rows:#?}\nand not {want:#?}\ncursor: {cursor}");
+            assert!(started.elapsed() < PATIENCE, "{rows:#?}\nand not {want:#?}");
         }
     }
 }
@@ -138,4 +150,37 @@ fn draws_correct_frames_at_every_size_and_after_resize() {
         tmux.tell(&["send-keys", "C-c"]);
         tmux.wait_for(&["error: interrupted".to_owned(), "status 130".to_owned()]);
     }
+}
+
+/// The registries stop in the middle of the layer, so that the screen shows all of them.
+#[test]
+fn shows_an_image_once_for_several_registries() {
+    const MIB: usize = 1 << 20;
+    let registries = [(); 3].map(|()| FakeRegistry::start(&[Fault::Hold { after: MIB }]));
+    let layer = blob(40 * MIB);
+    let id = sha256(&layer)[..12].to_owned();
+    let image = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+    let engine = FakeEngine::with_info()
+        .has("docker.io/library/app:1", image)
+        .pushing_to_relay(Store::Containerd, vec![layer]);
+    let ports = registries.each_ref().map(|registry| registry.domain.rsplit(':').next().unwrap_or_default());
+    let to = ports.map(|port| format!("--to localhost:{port}/")).join(" ");
+    let tmux = Tmux::start(&engine, (80, 24), &format!("app:1 {to}"));
+    // The rows differ in numbers of bytes, which depend on the buffers of the system.
+    let starts = [
+        "app:1  0 of 1 layer".to_owned(),
+        format!("  {id}  ["),
+        format!("  localhost:{}/app:1  ", ports[0]),
+        format!("  localhost:{}/app:1  ", ports[1]),
+        format!("  localhost:{}/app:1  ", ports[2]),
+        "0 of 3 images  ".to_owned(),
+    ];
+    tmux.wait_until(&starts, |rows| {
+        let are_registries = rows.len() == starts.len()
+            && rows[2..5].iter().all(|row| row.contains(" MB") && row.contains("0 of 1 layer"));
+        are_registries && rows.iter().zip(&starts).all(|(row, start)| row.starts_with(start))
+    });
+    tmux.tell(&["send-keys", "C-c"]);
+    tmux.wait_until(&["status 130".to_owned()], |rows| rows.last().is_some_and(|row| row == "status 130"));
+    assert_eq!(engine.names(), ["docker.io/library/app:1"]);
 }

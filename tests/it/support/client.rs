@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufReader, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,8 @@ type Answer = (u16, BTreeMap<String, String>);
 /// The pause of a slow engine, and the number of bytes of a blob before it: more than the plugin sends in one request.
 const PAUSE: Duration = Duration::from_millis(500);
 const BEFORE_PAUSE: usize = 150_000;
+/// The maximum number of bytes that a client writes at once.
+const PIECE: usize = 64 << 10;
 
 #[derive(Clone)]
 pub struct Client {
@@ -28,6 +31,8 @@ pub struct Client {
     /// The path of the repository.
     pub repository: String,
     pub cancellation: Cancellation,
+    /// The number of bytes of bodies that the client has handed to its connections.
+    pub sent: Arc<AtomicUsize>,
 }
 
 /// Cancels the requests of a client.
@@ -68,13 +73,23 @@ impl Client {
         // The relay may end the push, and then closes the connection.
         let _ = stream.write_all(format!("{head}{headers}\r\n").as_bytes());
         let (first, rest) = body.split_at(body.len().min(BEFORE_PAUSE));
-        let _ = stream.write_all(first);
+        self.write(&mut stream, first);
         thread::sleep(pause);
-        let _ = stream.write_all(rest);
+        self.write(&mut stream, rest);
         let Ok(Some((line, headers))) = read_head(&mut BufReader::new(stream)) else { return none };
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let headers = headers.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect();
         (status.expect("a status line"), headers)
+    }
+
+    /// Sends a body up to its end, or until the relay closes the connection.
+    fn write(&self, stream: &mut TcpStream, body: &[u8]) {
+        for piece in body.chunks(PIECE) {
+            if stream.write_all(piece).is_err() {
+                return;
+            }
+            self.sent.fetch_add(piece.len(), Ordering::Relaxed);
+        }
     }
 
     fn path(&self, path: &str) -> String {
@@ -86,6 +101,31 @@ impl Client {
         let (status, headers) = self.ask("POST", &self.path("blobs/uploads/"), "Content-Length: 0\r\n", b"");
         assert!(matches!(status, 0 | 202), "{status}");
         headers.get("location").cloned().unwrap_or_default()
+    }
+
+    /// Asks for a blob, as each store does before it sends the blob.
+    pub fn find(&self, digest: &str) -> Answer {
+        self.ask("HEAD", &self.path(&format!("blobs/{digest}")), "", b"")
+    }
+
+    /// Begins to send a blob like the containerd store, and closes the connection after `length` bytes.
+    pub fn put_part(&self, blob: &[u8], length: usize) {
+        let path = format!("{}?digest=sha256:{}", self.start(), sha256(blob));
+        let Some(mut stream) = self.cancellation.connect(self.address) else { return };
+        let (authorization, size) = (&self.authorization, blob.len());
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\nContent-Length: {size}\r\n\r\n"
+        );
+        let _ = stream.write_all(head.as_bytes());
+        self.write(&mut stream, &blob[..length]);
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+
+    /// Sends a manifest. Returns the status.
+    pub fn put_manifest(&self, reference: &str, manifest: &[u8]) -> u16 {
+        let kind = "application/vnd.docker.distribution.manifest.v2+json";
+        let head = format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", manifest.len());
+        self.ask("PUT", &self.path(&format!("manifests/{reference}")), &head, manifest).0
     }
 
     /// Sends a blob like the containerd store. Returns the status.
@@ -125,6 +165,8 @@ pub enum Store {
     Classic,
     /// As `Classic`, with a pause in the middle of a layer.
     SlowClassic,
+    /// As `Classic`, but asks for all layers first, and then sends them in the reverse order.
+    ReversedClassic,
     /// One request with the length and the digest.
     Containerd,
     /// As `Containerd`, with all layers at once.
@@ -187,13 +229,21 @@ impl Relayed {
         let Self::Pushes(store, layers) = self else { return vec![refusal(&unreachable(&client))] };
         let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
         let blobs: Vec<&[u8]> = layers.iter().map(Vec::as_slice).chain([config.as_slice()]).collect();
+        let asks_first = *store == Store::ReversedClassic;
+        let has = |blob: &[u8]| client.find(&format!("sha256:{}", sha256(blob))).0 == 200;
+        let blobs: Vec<&[u8]> = if asks_first {
+            let missing: Vec<&[u8]> = blobs.into_iter().filter(|blob| !has(blob)).collect();
+            missing.into_iter().rev().collect()
+        } else {
+            blobs
+        };
         let send = |blob: &[u8]| {
             let digest = format!("sha256:{}", sha256(blob));
-            if client.ask("HEAD", &client.path(&format!("blobs/{digest}")), "", b"").0 == 200 {
+            if !asks_first && has(blob) {
                 return 201;
             }
             match store {
-                Store::Classic => client.patch(blob, &digest).1,
+                Store::Classic | Store::ReversedClassic => client.patch(blob, &digest).1,
                 Store::SlowClassic => client.patch_slowly(blob, &digest, PAUSE).1,
                 Store::Containerd | Store::ContainerdAtOnce => client.put(blob),
             }
@@ -227,8 +277,7 @@ impl Relayed {
             "layers": layers.iter().map(|blob| descriptor(layer.clone(), blob)).collect::<Vec<_>>(),
         });
         let manifest = manifest.to_string();
-        let head = format!("Content-Type: {media_type}\r\nContent-Length: {}\r\n", manifest.len());
-        match client.ask("PUT", &client.path(&format!("manifests/{tag}")), &head, manifest.as_bytes()).0 {
+        match client.put_manifest(&tag, manifest.as_bytes()) {
             201 => {
                 let (digest, size) = (sha256(manifest.as_bytes()), manifest.len());
                 vec![json!({"status": format!("{tag}: digest: sha256:{digest} size: {size}")}).to_string()]
@@ -254,6 +303,7 @@ fn client(request: &Request, before: &str, after: &str) -> (Client, String) {
         authorization: format!("Basic {packed}"),
         repository: repository.to_owned(),
         cancellation: Cancellation::default(),
+        sent: Arc::default(),
     };
     (client, tag.unwrap_or_default().to_owned())
 }

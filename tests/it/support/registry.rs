@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use docker_regpush::oci::sha256;
 
 use super::body::Body;
@@ -18,7 +20,7 @@ use super::engine::read_head;
 const MIB: u64 = 1 << 20;
 const UNKNOWN_UPLOAD: &str = r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"x"}]}"#;
 
-/// A fault that the registry shows once.
+/// A fault that the registry shows once, unless its description says otherwise.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     /// Closes the connection when an upload has this number of bytes, and keeps `kept` of them.
@@ -43,6 +45,12 @@ pub enum Fault {
     WrongPort,
     /// Redirects a blob to the registry at this port, after this number of bytes.
     Redirect { after: usize, port: u16 },
+    /// Reads nothing more of each upload that has this number of bytes, until the test says so.
+    Hold { after: usize },
+    /// Answers a manifest with this status.
+    ManifestStatus(u16),
+    /// Answers 201 to a manifest, and does not store it.
+    LoseManifest,
 }
 
 /// The limits of a registry, or of a proxy in front of it, for requests with data of a blob. Sizes are in bytes.
@@ -136,6 +144,8 @@ pub struct DataRequest {
     pub range: Option<String>,
     /// The status of the answer; 0: there was none.
     pub status: u16,
+    /// The number of bytes of the body that the registry has read.
+    pub received: usize,
     /// The data begins like a JSON document, such as the configuration of an image.
     pub is_document: bool,
 }
@@ -183,10 +193,18 @@ pub struct State {
     /// The token that the registry requires, and its lifetime in seconds.
     pub token_lifetime: Option<u64>,
     pub tokens: usize,
+    /// The password of the user `alice`, which the registry requires for each request.
+    pub password: Option<&'static str>,
     /// The registry answers each request that finishes an upload like [`Fault::AnswerLate`].
     pub holds_finish: bool,
-    /// The registry answers a request with [`Fault::AnswerLate`] now.
+    /// The registry answers a request with [`Fault::AnswerLate`] now, and reads on after [`Fault::Hold`].
     pub may_answer: bool,
+    /// The pause after each 64 KiB of data.
+    pub pause: Duration,
+    /// The registry mounts blobs from its other repositories. Otherwise it starts an upload instead.
+    pub mounts: bool,
+    /// The repository of each request to mount a blob, and the repository that has the blob.
+    pub mounted: Vec<(String, String)>,
 }
 
 /// A registry that verifies digests. As an HTTP proxy, plays every registry.
@@ -215,6 +233,20 @@ impl FakeRegistry {
         Self { domain, state }
     }
 
+    /// Adds a blob to a repository. Returns its digest.
+    pub fn add_blob(&self, repository: &str, content: &[u8]) -> String {
+        let digest = format!("sha256:{}", sha256(content));
+        let mut state = self.state.lock().unwrap();
+        state.paths.insert(format!("/v2/{repository}/blobs/{digest}"));
+        state.blobs.insert(digest.clone(), content.to_vec());
+        digest
+    }
+
+    /// Returns the number of bytes of blobs that the registry has read.
+    pub fn received(&self) -> usize {
+        self.state.lock().unwrap().data.iter().map(|request| request.received).sum()
+    }
+
     pub fn count(&self, start: &str) -> usize {
         self.state.lock().unwrap().requests.iter().filter(|request| request.starts_with(start)).count()
     }
@@ -228,6 +260,30 @@ impl FakeRegistry {
     /// See [`DataRequest::summary`].
     pub fn summary(&self) -> Vec<String> {
         self.layer_data().iter().map(DataRequest::summary).collect()
+    }
+}
+
+impl Drop for FakeRegistry {
+    /// Ends the threads that wait for the test.
+    fn drop(&mut self) {
+        // Another thread may have panicked.
+        if let Ok(mut state) = self.state.lock() {
+            state.may_answer = true;
+        }
+    }
+}
+
+/// Waits until the state of a registry meets a condition.
+pub fn wait_until(state: &Mutex<State>, what: &str, condition: impl Fn(&State) -> bool) {
+    let started = Instant::now();
+    loop {
+        let state = state.lock().unwrap();
+        if condition(&state) {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "no {what}: {:?}", state.requests);
+        drop(state);
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -250,6 +306,25 @@ impl Asked {
         found.map(|(_, value)| value.clone())
     }
 
+    /// Mounts a blob if the request asks for it, and the registry mounts blobs. Returns whether it has mounted the blob.
+    fn mounts_from(&self, state: &mut State) -> bool {
+        let parameter = |name: &str| {
+            let (_, query) = self.target.split_once('?')?;
+            let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+            Some(value.replace("%3A", ":").replace("%2F", "/"))
+        };
+        let Some((digest, from)) = parameter("mount").zip(parameter("from")) else { return false };
+        let blobs = self.path.trim_end_matches('/').trim_end_matches("uploads");
+        let own = blobs.trim_start_matches("/v2/").trim_end_matches("/blobs/").to_owned();
+        state.mounted.push((own, from.clone()));
+        let has_blob = state.paths.contains(&format!("/v2/{from}/blobs/{digest}"));
+        let is_mounted = state.mounts && has_blob;
+        if is_mounted {
+            state.paths.insert(format!("{blobs}{digest}"));
+        }
+        is_mounted
+    }
+
     fn is_data(&self) -> bool {
         matches!(self.method.as_str(), "PATCH" | "PUT") && self.path.contains("/uploads/")
     }
@@ -263,6 +338,7 @@ impl Asked {
             length: (!is_stream).then(|| length.unwrap_or_default()),
             range: self.header("content-range"),
             status: 0,
+            received: 0,
             is_document: false,
         }
     }
@@ -336,7 +412,10 @@ fn serve(mut stream: TcpStream, shared: &Mutex<State>, domain: &str) -> io::Resu
         });
         let is_meant = |fault: &Fault| match fault {
             // These depend on the data.
-            Fault::Cut { .. } | Fault::Forget { .. } => false,
+            Fault::Cut { .. } | Fault::Forget { .. } | Fault::Hold { .. } => false,
+            Fault::ManifestStatus(_) | Fault::LoseManifest => {
+                asked.method == "PUT" && path.contains("/manifests/")
+            }
             Fault::StartStatus(_) | Fault::WrongPort => asked.method == "POST",
             _ => asked.is_data(),
         };
@@ -358,9 +437,13 @@ fn serve(mut stream: TcpStream, shared: &Mutex<State>, domain: &str) -> io::Resu
         }
         (Some(Fault::Expired), _) => Answer::new(401, &challenge(domain)),
         (Some(Fault::AnswerEarly), _) => Answer::new(201, ""),
-        (Some(Fault::Status(status) | Fault::StartStatus(status)), _) => {
+        (Some(Fault::Status(status) | Fault::StartStatus(status) | Fault::ManifestStatus(status)), _) => {
             drain(&mut body)?;
             Answer::new(status, "")
+        }
+        (Some(Fault::LoseManifest), _) => {
+            drain(&mut body)?;
+            Answer::new(201, "")
         }
         (_, Some(record)) => match receive(&asked, record, &mut body, shared)? {
             Some(answer) => answer,
@@ -388,6 +471,11 @@ fn serve(mut stream: TcpStream, shared: &Mutex<State>, domain: &str) -> io::Resu
 /// Returns the answer to a request without the token that the registry requires, or to a request for a token.
 fn authorize(asked: &Asked, shared: &Mutex<State>, domain: &str) -> Option<Answer> {
     let mut state = shared.lock().unwrap();
+    if let Some(password) = state.password {
+        let packed = STANDARD.encode(format!("alice:{password}"));
+        let is_right = asked.header("authorization") == Some(format!("Basic {packed}"));
+        return (!is_right).then(|| Answer::new(401, "WWW-Authenticate: Basic realm=\"registry\"\r\n"));
+    }
     if asked.path == "/token" {
         state.tokens += 1;
         let lifetime = state.token_lifetime.unwrap_or(300);
@@ -438,6 +526,7 @@ fn answer_without_data(
             Some(blob) => Answer::new(200, &format!("Content-Length: {}\r\n", blob.len())),
             None => Answer::new(404, ""),
         },
+        "POST" if asked.mounts_from(&mut state) => Answer::new(201, ""),
         "POST" => {
             let id = format!("u{}", state.requests.len());
             state.uploads.insert(id.clone(), Upload::default());
@@ -516,6 +605,7 @@ fn receive(
     upload.is_busy = true;
     let before = upload.data.len();
     let faults = state.faults.first().copied();
+    let pause = state.pause;
     drop(state);
 
     let (mut more, mut piece) = (Vec::new(), vec![0; 64 << 10]);
@@ -525,19 +615,29 @@ fn receive(
         {
             break Ok(false);
         }
+        while let Some(Fault::Hold { after }) = faults
+            && before + more.len() >= after
+            && !shared.lock().unwrap().may_answer
+        {
+            thread::sleep(Duration::from_millis(5));
+        }
         if let Some((most, _)) = most.filter(|(most, _)| more.len() as u64 > *most) {
             more.truncate(usize::try_from(most).unwrap());
             break Ok(true);
         }
         match body.read(&mut piece) {
             Ok(0) => break Ok(false),
-            Ok(read) => more.extend_from_slice(&piece[..read]),
+            Ok(read) => {
+                more.extend_from_slice(&piece[..read]);
+                thread::sleep(pause);
+            }
             // The plugin closed the connection.
             Err(error) => break Err(error),
         }
     };
     let mut state = shared.lock().unwrap();
     state.data[record].is_document = more.starts_with(b"{");
+    state.data[record].received = more.len();
     let Some(upload) = state.uploads.get_mut(&asked.id) else { return unknown() };
     upload.is_busy = false;
     let is_too_long = matches!(end, Ok(true));
