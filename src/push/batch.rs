@@ -12,10 +12,10 @@ use crate::cli::PushOptions;
 use crate::engine::Engine;
 use crate::platform::PlatformSelection;
 use crate::present::presenter::{ImageReporter, Update};
-use crate::push::Push;
 use crate::push::announce::Announcer;
 use crate::push::error::PushError;
 use crate::push::gate::ActiveCredentials;
+use crate::push::image::Push;
 use crate::push::outcome::{ImageLog, Outcome, Record};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
@@ -23,7 +23,7 @@ use crate::push::target::Target;
 use crate::push::upload::Route;
 use crate::push::upload::copy::CopyUpload;
 use crate::push::upload::relay::RelayUpload;
-use crate::push::upload::together::{OpenError, Seat, Source, Together, check_reach};
+use crate::push::upload::together::{OpenError, Seat, Together, check_reach};
 use crate::reference::Reference;
 
 /// One local image, and all destinations of that image.
@@ -110,14 +110,13 @@ pub async fn push_batch(
     let references = chains.iter().map(|chain| chain[0].target.reference.clone());
     let (together, seats) = Together::new(references.collect());
     let active = ActiveCredentials::anonymous();
-    let Subject { local_name, platform, .. } = subject(session.options, first, &active);
-    let source = Source { local_name, platform, wants_objects: false };
+    let subject = subject(session.options, first, &active);
     let spare = engine.fork();
     let chains = chains
         .into_iter()
         .zip(seats)
         .map(|(chain, seat)| push_chain(session, spare.fork(), chain, seat, &together, on_end));
-    join(together.drive(session, engine, &source), join_all(chains)).await;
+    join(together.drive(session, engine, &subject, false), join_all(chains)).await;
 }
 
 /// Pushes an image to destinations in one registry. The first push that succeeds brings the layers, which the others use.

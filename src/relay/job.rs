@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::oci::Descriptor;
 use crate::relay::guard::{Guard, random_hex};
-use crate::relay::upstream::{BODIES, Failure, QUERY, Upstream};
+use crate::relay::upstream::{BODIES, Failure, QUERY, SentManifest, Upstream};
 use crate::relay::window::{Arrived, Backlog, KEPT, Window};
 
 /// The maximum number of bytes that wait for the slowest of several registries. While more wait, the engine sends no data.
@@ -46,15 +46,6 @@ pub struct Started {
     pub likely: Option<String>,
     /// The blob that has arrived.
     pub arrived: Option<(Arrived, Arc<Window>)>,
-}
-
-/// A manifest that the engine sent.
-#[derive(Clone, Debug)]
-pub struct SentManifest {
-    /// The digest under which it is stored; `None`: it is stored under the tag of the push.
-    pub by_digest: Option<String>,
-    pub media_type: HeaderValue,
-    pub body: Bytes,
 }
 
 /// One attempt to push an image through the relay.

@@ -5,6 +5,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use hyper::body::Bytes;
+use reqwest::header::HeaderValue;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -13,9 +15,9 @@ use crate::failure::Class;
 use crate::oci::Descriptor;
 use crate::reference::Reference;
 use crate::registry::error::RegistryError;
+use crate::registry::manifest::ServedManifest;
 use crate::registry::write::{Mounted, Upload, Writer};
 use crate::registry::{ChunkLimits, Registry};
-use crate::relay::job::SentManifest;
 use crate::relay::layers::{Layers, Row};
 use crate::relay::profile::{self, Profile};
 use crate::relay::rate::RateLimit;
@@ -37,6 +39,31 @@ pub enum Failure {
     Lost(RegistryError),
     /// The other registries go on without this one, and only the engine has the data that it lacks. The reason is for messages.
     LeftBehind(String),
+}
+
+impl Failure {
+    /// Returns whether the engine can send the image again in smaller requests, which the registry may accept.
+    pub fn can_retry_in_chunks(&self) -> bool {
+        matches!(self, Self::Lost(RegistryError::TooLarge { .. }))
+    }
+}
+
+/// A manifest that the engine sent.
+#[derive(Clone, Debug)]
+pub struct SentManifest {
+    /// The digest under which it is stored; `None`: it is stored under the tag of the push.
+    pub by_digest: Option<String>,
+    pub media_type: HeaderValue,
+    pub body: Bytes,
+}
+
+impl SentManifest {
+    /// Returns the digests of the blobs that a registry must have, and those of the layers, starting with the lowest. An index
+    /// has none.
+    pub fn blobs_and_layers(&self) -> (Vec<String>, Vec<String>) {
+        let Ok(manifest) = ServedManifest::parse(&self.body) else { return (Vec::new(), Vec::new()) };
+        (manifest.blobs(), manifest.layers().map(str::to_owned).collect())
+    }
 }
 
 /// The state of a blob in the repository. Sizes are in bytes.

@@ -16,7 +16,6 @@ use crate::push::subject::Subject;
 use crate::push::upload::relay::{End, Followed, RelayUpload, ended, follow, stored};
 use crate::push::upload::stream::{AttemptLog, no_progress};
 use crate::push::upload::together::{EngineEnd, Together, settings};
-use crate::registry::manifest::ServedManifest;
 use crate::relay::upstream::Upstream;
 
 /// The maximum number of blobs for which the registry is asked at once.
@@ -96,13 +95,9 @@ impl CopyUpload {
         }
     }
 
-    fn parsed(&self) -> impl Iterator<Item = ServedManifest> {
-        self.end.manifests.iter().filter_map(|manifest| ServedManifest::parse(&manifest.body).ok())
-    }
-
     /// Returns whether the repository has all blobs, or has mounted them.
     async fn has_blobs(&self, upstream: &Arc<Upstream>) -> bool {
-        let blobs = self.parsed().flat_map(|manifest| manifest.blobs());
+        let blobs = self.end.manifests.iter().flat_map(|manifest| manifest.blobs_and_layers().0);
         let mut found = stream::iter(blobs)
             .map(|digest| async move { upstream.find(&digest).await.is_some() })
             .buffer_unordered(AT_ONCE);
@@ -115,14 +110,12 @@ impl CopyUpload {
     }
 
     fn show_layers(&self, upstream: &Upstream, is_other: bool) {
-        for manifest in self.parsed() {
-            for digest in manifest.layers() {
-                let row = upstream.layers.add(digest);
-                if is_other {
-                    row.set_mounted(&self.from);
-                } else {
-                    row.set_exists();
-                }
+        for digest in self.end.manifests.iter().flat_map(|manifest| manifest.blobs_and_layers().1) {
+            let row = upstream.layers.add(&digest);
+            if is_other {
+                row.set_mounted(&self.from);
+            } else {
+                row.set_exists();
             }
         }
     }

@@ -19,9 +19,7 @@ use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::upload::stream::{AttemptLog, no_progress, until};
-use crate::push::upload::together::{EngineEnd, News, NotServed, Seat, Source, Together};
-use crate::registry::Registry;
-use crate::registry::error::RegistryError;
+use crate::push::upload::together::{EngineEnd, News, NotServed, Seat, Together};
 use crate::relay::reach::Obstacle;
 use crate::relay::upstream::{Failure, Upstream};
 
@@ -45,7 +43,7 @@ pub enum End {
     /// The registry gets the image in another push by the engine. The reason is for the user, if there is one.
     Alone(Option<String>),
     /// The upload may succeed in smaller requests.
-    TooLarge(RegistryError),
+    TooLarge(Cause),
 }
 
 impl<E: Into<AttemptError>> From<E> for End {
@@ -89,11 +87,14 @@ impl RelayUpload {
         loop {
             let registry = session.pool.registry(engine, subject).await;
             let registry = registry.map_err(|error| subject.attempt_error(error))?;
+            let connect = |upstream: &Upstream| {
+                upstream.connect(registry).map_err(|error| subject.attempt_error(error.into()))
+            };
             log.reporter.show(&Update::Push);
             let end = match self.seat.take() {
                 Some(seat) => {
                     self.earlier = Some(Rc::clone(seat.together()));
-                    receive(seat, registry, session, subject, log, &mut on_event).await
+                    receive(seat, connect, session, subject, log, &mut on_event).await
                 }
                 None => {
                     // Two pushes of one image at once would make the engine compress its layers twice.
@@ -102,13 +103,9 @@ impl RelayUpload {
                     }
                     let (together, seats) = Together::new(vec![subject.reference.clone()]);
                     let seat = seats.into_iter().next().expect("one for each reference");
-                    let source = Source {
-                        local_name: subject.local_name,
-                        platform: subject.platform,
-                        wants_objects: log.reporter.wants_objects(),
-                    };
-                    let driving = together.drive(session, engine, &source);
-                    let receiving = receive(seat, registry, session, subject, log, &mut on_event);
+                    let wants_objects = log.reporter.wants_objects();
+                    let driving = together.drive(session, engine, subject, wants_objects);
+                    let receiving = receive(seat, connect, session, subject, log, &mut on_event);
                     join(driving, receiving).await.1
                 }
             };
@@ -120,12 +117,10 @@ impl RelayUpload {
                         log.note(&format!("{reason}; the engine pushes the image again, for this registry"));
                     }
                 }
-                Err(End::TooLarge(error)) if self.has_restarted => {
-                    return Err(Cause::Registry(Box::new(error)).into());
-                }
-                Err(End::TooLarge(error)) => {
+                Err(End::TooLarge(cause)) if self.has_restarted => return Err(cause.into()),
+                Err(End::TooLarge(cause)) => {
                     self.has_restarted = true;
-                    log.note(&format!("{error}; starting the upload again, in chunks"));
+                    log.note(&format!("{}; starting the upload again, in chunks", cause.reason()));
                 }
             }
             log.record.attempts += 1;
@@ -134,9 +129,11 @@ impl RelayUpload {
 }
 
 /// Receives the image from the relay, and follows the upload to one registry.
+///
+/// * `connect`: lets the registry receive data.
 async fn receive(
     mut seat: Seat,
-    registry: Arc<Registry>,
+    connect: impl FnOnce(&Upstream) -> Result<(), AttemptError>,
     session: &Session<'_>,
     subject: &Subject<'_>,
     log: &mut ImageLog<'_>,
@@ -153,7 +150,7 @@ async fn receive(
         Err(NotServed::Failed(Some(error))) => return Err(error.into()),
         Err(NotServed::Failed(None)) => return Err(End::Alone(None)),
     };
-    upstream.connect(registry).map_err(|error| subject.attempt_error(error.into()))?;
+    connect(&upstream)?;
     let attempt = AttemptLog::new(session, log, &mut *on_event);
     let together = Rc::clone(seat.together());
     let followed = follow(&together, &mut seat.news, &upstream, attempt).await;
@@ -197,9 +194,10 @@ pub fn stored(
 
 /// Returns the end of an upload after a failure at the registry.
 pub fn ended(failure: Failure) -> End {
+    let is_too_large = failure.can_retry_in_chunks();
     match failure {
         Failure::LeftBehind(reason) => End::Alone(Some(reason)),
-        Failure::Lost(error @ RegistryError::TooLarge { .. }) => End::TooLarge(error),
+        Failure::Lost(error) if is_too_large => End::TooLarge(Cause::Registry(Box::new(error))),
         Failure::Lost(error) => Cause::Registry(Box::new(error)).into(),
         // The relay has already repeated the request.
         Failure::Final(error) => {

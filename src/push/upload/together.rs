@@ -20,18 +20,16 @@ use crate::engine::push::{PushRequest, PushStream};
 use crate::engine::tag::TemporaryTag;
 use crate::event::{Event, LayerState};
 use crate::oci::Descriptor;
-use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::push::error::{AttemptError, PushError};
-use crate::push::gate::ActiveCredentials;
 use crate::push::naming::remove_tag;
 use crate::push::session::Session;
 use crate::push::subject::{Subject, inspect_all};
 use crate::push::upload::stream::{AFTER_REFUSAL, StreamFacts, finished, until};
 use crate::reference::Reference;
-use crate::relay::job::{Job, SentManifest};
+use crate::relay::job::Job;
 use crate::relay::reach::{self, Obstacle, Unreachable};
-use crate::relay::upstream::{Settings, Upstream};
+use crate::relay::upstream::{SentManifest, Settings, Upstream};
 use crate::relay::{Relay, address, leftover};
 
 /// The reason why an image cannot go through the relay.
@@ -81,16 +79,6 @@ pub struct EngineEnd {
     pub manifests: Vec<SentManifest>,
     /// The manifest that the tag names, if the registries have it or get it.
     pub manifest: Option<Descriptor>,
-}
-
-/// The image that the engine pushes.
-pub struct Source<'a> {
-    /// The image's name in the engine: a reference or an ID.
-    pub local_name: &'a str,
-    /// The single platform that `--platform` selects, if the user selected one.
-    pub platform: Option<&'a Platform>,
-    /// Report the JSON objects of the engine's stream.
-    pub wants_objects: bool,
 }
 
 /// See the documentation of the module.
@@ -202,26 +190,35 @@ impl Together {
 
     /// Lets the engine push the image as soon as the first push wants it, until the engine has sent the image, or no push wants
     /// it any more.
-    pub async fn drive(&self, session: &Session<'_>, engine: &mut Engine, source: &Source<'_>) {
+    ///
+    /// * `subject`: the image. The references of the seats count, and not that of the subject.
+    /// * `wants_objects`: report the JSON objects of the engine's stream.
+    pub async fn drive(
+        &self,
+        session: &Session<'_>,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        wants_objects: bool,
+    ) {
         let is_wanted = self.until(|state| match state.is_wanted {
             true => Some(true),
             false => state.seats.iter().all(Option::is_none).then_some(false),
         });
         if is_wanted.await {
-            self.push(session, engine, source).await;
+            self.push(session, engine, subject, wants_objects).await;
         }
         self.change(|state| state.is_over = true);
     }
 
-    async fn push(&self, session: &Session<'_>, engine: &mut Engine, source: &Source<'_>) {
-        let active = ActiveCredentials::anonymous();
+    async fn push(
+        &self,
+        session: &Session<'_>,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        wants_objects: bool,
+    ) {
         let first = self.state.borrow().seats.iter().position(Option::is_some).unwrap_or_default();
-        let subject = Subject {
-            reference: &self.references[first],
-            local_name: source.local_name,
-            platform: source.platform,
-            active: &active,
-        };
+        let subject = Subject { reference: &self.references[first], ..*subject };
         let open = match self.open(session, engine, &subject).await {
             Ok(open) => open,
             Err(error) => {
@@ -251,7 +248,7 @@ impl Together {
         });
         let (path, tag) = (open.name.path().to_owned(), open.name.tag_or_latest().to_owned());
         let job = Job::new(path, tag, upstreams);
-        let end = self.follow(engine, &subject, source, &open, &job).await;
+        let end = self.follow(engine, &subject, wants_objects, &open, &job).await;
         self.change(|state| state.end = Some(Rc::new(end)));
         let Open { relay, tag, .. } = open;
         if let Some(tag) = tag
@@ -365,7 +362,7 @@ impl Together {
         &self,
         engine: &mut Engine,
         subject: &Subject<'_>,
-        source: &Source<'_>,
+        wants_objects: bool,
         open: &Open,
         job: &Arc<Job>,
     ) -> EngineEnd {
@@ -374,7 +371,7 @@ impl Together {
             reference: &open.name,
             credentials: &credentials,
             platform: subject.platform,
-            wants_objects: source.wants_objects,
+            wants_objects,
         };
         let (mut facts, mut progress) = (StreamFacts::default(), Progress::default());
         let mut pushing = Some(Box::pin(engine.push(&request)));
