@@ -233,6 +233,43 @@ fn a_registry_that_has_a_blob_gets_no_data_of_it() {
     });
 }
 
+/// The engine has sent the blob and the manifest before the registry has answered.
+#[test]
+fn a_registry_may_answer_late_whether_it_has_a_blob() {
+    for has_blob in [true, false] {
+        for size in [KEPT, 1000] {
+            let case = format!("has the blob: {has_blob}, {size}");
+            let registries = registries([&[], &[]]);
+            let content = blob(size);
+            let blobs = vec![content.clone()];
+            if has_blob {
+                registries[1].add_blob("app", &content);
+            }
+            let state = Arc::clone(&registries[1].state);
+            {
+                let mut state = state.lock().unwrap();
+                state.holds_head = true;
+                state.pause = Duration::from_millis(20);
+            }
+            let (failures, sent) = through_relay(&registries, &settings(), move |client| {
+                let statuses = (client.put(&content), client.put_manifest("1", MANIFEST));
+                state.lock().unwrap().may_answer = true;
+                statuses
+            });
+            assert!(failures.iter().all(Option::is_none), "{case}: {failures:?}");
+            assert_eq!(sent, Some((201, 201)), "{case}");
+            registries.iter().for_each(|registry| assert_complete(registry, &blobs, &case));
+            let received = if has_blob { 0 } else { size };
+            let uploads = usize::from(!has_blob);
+            assert_eq!(
+                (registries[1].received(), registries[1].count("POST")),
+                (received, uploads),
+                "{case}"
+            );
+        }
+    }
+}
+
 /// docker's classic store sends several layers at once, and may begin with another than the one for which it asked first.
 #[test]
 fn a_registry_that_was_taken_to_have_another_blob_is_left_behind() {

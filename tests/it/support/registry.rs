@@ -197,6 +197,8 @@ pub struct State {
     pub password: Option<&'static str>,
     /// The registry answers each request that finishes an upload like [`Fault::AnswerLate`].
     pub holds_finish: bool,
+    /// The registry answers each request whether it has a blob like [`Fault::AnswerLate`].
+    pub holds_head: bool,
     /// The registry answers a request with [`Fault::AnswerLate`] now, and reads on after [`Fault::Hold`].
     pub may_answer: bool,
     /// The pause after each 64 KiB of data.
@@ -424,6 +426,14 @@ fn serve(mut stream: TcpStream, shared: &Mutex<State>, domain: &str) -> io::Resu
     };
     if let Some(refusal) = authorize(&asked, shared, domain) {
         return refusal.send(&stream);
+    }
+    let asks_for_blob = asked.method == "HEAD" && path.contains("/blobs/");
+    let is_held = || {
+        let state = shared.lock().unwrap();
+        asks_for_blob && state.holds_head && !state.may_answer
+    };
+    while is_held() {
+        thread::sleep(Duration::from_millis(5));
     }
     let answer = match (fault, record) {
         (Some(Fault::Lose { after }), _) => {
