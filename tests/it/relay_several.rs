@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -149,8 +150,8 @@ fn settings() -> Settings {
     Settings { retries: 5, ..Settings::default() }
 }
 
-fn registries<const N: usize>(faults: [&[Fault]; N]) -> Vec<FakeRegistry> {
-    faults.into_iter().map(FakeRegistry::start).collect()
+fn registries<const N: usize>(faults: [&[Fault]; N]) -> [FakeRegistry; N] {
+    faults.map(FakeRegistry::start)
 }
 
 /// Checks that a registry has the blobs and, after them, the manifest.
@@ -224,7 +225,9 @@ fn a_registry_that_has_a_blob_gets_no_data_of_it() {
             });
             assert!(failures.iter().all(Option::is_none), "{case}: {failures:?}");
             assert_eq!(sent, Some((404, 201, 201)), "{case}");
-            registries.iter().for_each(|registry| assert_complete(registry, &[content.clone()], &case));
+            registries
+                .iter()
+                .for_each(|registry| assert_complete(registry, std::slice::from_ref(&content), &case));
             assert_eq!(registries[2].received(), size, "{case}");
             let is_in_time = registries[..2].iter().all(|registry| registry.count("POST") == 0);
             assert!(is_in_time || style == Style::Classic, "{case}: {:?}", registries[0].summary());
@@ -1215,4 +1218,120 @@ fn registries_that_wait_for_one_that_stalls_are_not_stalled() {
     assert_eq!(results[1]["error"]["class"], "stalled", "{run}");
     assert_eq!(run.status, 7, "{run}");
     assert_pushed(&registries[0], &layers, &["1"], &run.to_string());
+}
+
+/// Another push by the engine cannot succeed.
+#[test]
+fn a_failure_of_the_engine_fails_all_destinations() {
+    let registries = registries([&[], &[]]);
+    let message = "failed commit on ref \"x\": content digest sha256:5d20: not found";
+    let engine = FakeEngine::with_info().has(IMAGE, ID).failing_after(vec![blob(MIB)], message);
+    let engine = without_distribution(engine, &registries);
+    let run = push(&engine, &registries, &["--retries", "0"]);
+    assert_eq!((run.status, pushes(&engine)), (5, (1, 0)), "{run}");
+    for error in fields(&run, "error") {
+        assert_eq!(error["class"], "content_missing", "{run}");
+    }
+    assert_eq!(results(&run).len(), 2, "{run}");
+    assert_eq!(engine.names(), [IMAGE], "{run}");
+}
+
+/// The other destinations are pushed if one destination already names another local image, or if nothing listens there.
+#[test]
+fn a_destination_that_fails_before_the_upload_fails_alone() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (is_taken, class, status) in [(true, "other", 1), (false, "network", 6)] {
+        let registries = registries([&[], &[], &[]]);
+        let mut names: Vec<String> =
+            registries.iter().map(|registry| format!("{}/team/app:1", domain(registry))).collect();
+        let layers = [blob(MIB)];
+        let mut engine = engine(Store::Containerd, &layers);
+        if is_taken {
+            engine = engine.has(&names[1], OTHER);
+        } else {
+            names[1] = format!("localhost:{closed}/team/app:1");
+        }
+        let before = engine.names();
+        let to: Vec<&str> = names.iter().flat_map(|name| ["--to", name.as_str()]).collect();
+        let run = push(&engine, &[], &[&["--retries", "0"], to.as_slice()].concat());
+        assert_eq!((run.status, pushes(&engine)), (status, (1, 0)), "{run}");
+        let want = ["pushed", "failed", "pushed"];
+        assert_eq!(fields(&run, "status"), want.map(|status| json!(status)), "{run}");
+        assert_eq!(results(&run)[1]["error"]["class"], class, "{run}");
+        for index in [0, 2] {
+            assert_pushed(&registries[index], &layers, &["1"], &run.to_string());
+        }
+        assert_eq!(engine.names(), before, "{run}");
+    }
+}
+
+#[test]
+fn options_of_the_relay_apply_to_each_registry() {
+    each(&STORES, |store| {
+        let registries = registries([&[], &[]]);
+        let layers = [blob(3 * MIB)];
+        let engine = engine(store, &layers);
+        let run = push(&engine, &registries, &["--chunk-size", "1m"]);
+        assert_eq!((run.status, pushes(&engine)), (0, (1, 0)), "{run}");
+        for registry in &registries {
+            assert_pushed(registry, &layers, &["1"], &run.to_string());
+            let want = [
+                "PATCH 0-1048575 202",
+                "PATCH 1048576-2097151 202",
+                "PATCH 2097152-3145727 202",
+                "PUT 0 201",
+            ];
+            assert_eq!(registry.summary(), want, "{run}");
+        }
+    });
+}
+
+#[test]
+fn registries_that_have_the_layers_get_only_the_manifest() {
+    each(&STORES, |store| {
+        let registries = registries([&[], &[]]);
+        let layers = [blob(MIB), blob(2000)];
+        let pushed = || {
+            let engine = engine(store, &layers);
+            let run = push(&engine, &registries, &[]);
+            assert_eq!((run.status, pushes(&engine)), (0, (1, 0)), "{run}");
+            run
+        };
+        pushed();
+        let before = registries.each_ref().map(|registry| (registry.received(), registry.count("POST")));
+        let again = pushed();
+        let after = registries.each_ref().map(|registry| (registry.received(), registry.count("POST")));
+        assert_eq!(before, after, "{again}");
+        for result in results(&again) {
+            assert_eq!(result["layers"]["pushed"], 0, "{again}");
+        }
+    });
+}
+
+/// Two images that go to the same repositories wait for one another, but not forever.
+#[test]
+fn images_have_pushes_of_their_own() {
+    for (images, parallel) in [(["a:1", "b:1"], "3"), (["a:1", "a:2"], "3"), (["a:1", "b:1"], "1")] {
+        let registries = registries([&[], &[]]);
+        let layers = [blob(MIB)];
+        let engine = FakeEngine::with_info()
+            .has(&format!("docker.io/library/{}", images[0]), ID)
+            .has(&format!("docker.io/library/{}", images[1]), OTHER)
+            .pushing_to_relay(Store::Containerd, layers.to_vec());
+        let env = TestEnv::new();
+        let mut command = env.command(&engine);
+        command.args(["regpush", "--format", "json", "--parallel", parallel]).args(images);
+        let domains: Vec<String> = registries.iter().map(domain).collect();
+        command.args(["--to", &format!("{}/", domains[0]), "--to", &format!("{}/", domains[1])]);
+        let run = run(&mut command);
+        assert_eq!((run.status, pushes(&engine)), (0, (2, 0)), "{run}");
+        let want: Vec<Value> = images
+            .iter()
+            .flat_map(|image| domains.iter().map(move |domain| json!(format!("{domain}/{image}"))))
+            .collect();
+        assert_eq!(fields(&run, "reference"), want, "{run}");
+        let tags = images.map(|image| image.split_once(':').unwrap().1);
+        registries.iter().for_each(|registry| assert_pushed(registry, &layers, &tags, "two images"));
+        assert_eq!(engine.names().len(), 2, "{run}");
+    }
 }

@@ -184,6 +184,8 @@ pub enum Relayed {
     Refuses(&'static str),
     /// The engine reaches the relay, and pushes an image with these layers, one after the other or at once.
     Pushes(Store, Vec<Vec<u8>>),
+    /// The engine sends these layers, and then reports this message instead of the rest of the image.
+    Breaks(Vec<Vec<u8>>, &'static str),
 }
 
 impl Relayed {
@@ -226,7 +228,14 @@ impl Relayed {
     pub fn push(&self, request: &Request, cancellation: Cancellation) -> Vec<String> {
         let (client, tag) = client(request, "/images/", "/push");
         let client = Client { cancellation, ..client };
-        let Self::Pushes(store, layers) = self else { return vec![refusal(&unreachable(&client))] };
+        let (store, layers) = match self {
+            Self::Pushes(store, layers) => (store, layers),
+            Self::Breaks(layers, message) => {
+                layers.iter().for_each(|layer| _ = client.put(layer));
+                return vec![refusal(message)];
+            }
+            Self::Unreachable { .. } | Self::Refuses(_) => return vec![refusal(&unreachable(&client))],
+        };
         let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
         let blobs: Vec<&[u8]> = layers.iter().map(Vec::as_slice).chain([config.as_slice()]).collect();
         let asks_first = *store == Store::ReversedClassic;

@@ -293,6 +293,12 @@ impl FakeEngine {
         self
     }
 
+    /// Pushes these layers to the relay, and then reports a failure.
+    pub fn failing_after(self, layers: Vec<Vec<u8>>, message: &'static str) -> Self {
+        self.state().relayed = Some(Relayed::Breaks(layers, message));
+        self
+    }
+
     /// Answers requests for a relay as an engine in another network.
     ///
     /// * `inspects`: the engine has the distribution inspect request, unlike podman.
