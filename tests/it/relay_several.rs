@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use docker_regpush::oci::sha256;
 use docker_regpush::relay::Relay;
-use docker_regpush::relay::job::{Job, MAX_BEHIND};
+use docker_regpush::relay::job::{Job, MAX_KEPT};
 use docker_regpush::relay::upstream::{Failure, Settings, Upstream};
 use futures_util::future::join_all;
 use nix::sys::signal::{Signal, kill};
@@ -391,7 +391,7 @@ fn a_registry_that_stalls_does_not_delay_the_others_within_the_bound() {
 fn a_registry_that_stalls_beyond_the_bound_is_left_behind() {
     // The buffers of the connections hold several MB more.
     const BUFFERS: usize = 24 * MIB;
-    let behind = usize::try_from(MAX_BEHIND).unwrap();
+    let behind = usize::try_from(MAX_KEPT).unwrap();
     let registries = registries([&[], &[Fault::Hold { after: 0 }]]);
     let content = blob(behind + 2 * BUFFERS);
     let blobs = vec![content.clone()];
@@ -1209,7 +1209,7 @@ fn a_registry_that_stalls_fails_alone() {
 #[test]
 fn registries_that_wait_for_one_that_stalls_are_not_stalled() {
     let registries = registries([&[], &[Fault::Hold { after: MIB }]]);
-    let size = usize::try_from(MAX_BEHIND).unwrap() + 48 * MIB;
+    let size = usize::try_from(MAX_KEPT).unwrap() + 48 * MIB;
     let layers = [blob(size)];
     let engine = engine(Store::Containerd, &layers);
     let run = push(&engine, &registries, &["--stall-timeout", "4s", "--retries", "0"]);
