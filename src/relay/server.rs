@@ -38,8 +38,8 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 const BUSY: Duration = Duration::from_millis(100);
 /// The maximum time between two requests of the engine on a connection, and for the headers of a request.
 const IDLE: Duration = Duration::from_secs(120);
-/// The maximum size in bytes of the headers of a request.
-const MAX_HEADERS: usize = 512 << 10;
+/// The maximum number of bytes that are read from a connection at once, and so of the headers of a request.
+const MAX_READ: usize = 256 << 10;
 /// The maximum size in bytes of a manifest (OCI distribution specification 1.1).
 const MAX_MANIFEST: usize = 4 << 20;
 /// The first byte of a TLS handshake. Engines try TLS first.
@@ -127,7 +127,7 @@ async fn serve_connection(
         Ok(answer(request).await)
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(MAX_HEADERS);
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(MAX_READ);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let timeout = async {
         tokio::time::sleep(LOGIN_TIMEOUT).await;
