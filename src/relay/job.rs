@@ -24,6 +24,8 @@ pub const MAX_KEPT: u64 = 80 << 20;
 /// If the engine cannot send because data waits for a registry, and that registry receives nothing for this time, the others
 /// go on without it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The time after which a wait for a registry is reported and checked.
+const STEP: Duration = Duration::from_secs(1);
 /// The maximum time to wait for the other registries after one has answered whether it has a blob.
 const OTHERS: Duration = Duration::from_secs(2);
 /// The maximum time between the answer that a blob is missing and the upload of that blob.
@@ -63,6 +65,8 @@ pub struct Job {
     state: Mutex<State>,
     /// Changes with the state.
     version: watch::Sender<()>,
+    /// Changes each second while the engine waits for a registry.
+    waits: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -93,6 +97,7 @@ impl Job {
             slots: Arc::new(Semaphore::new(BODIES)),
             state: Mutex::default(),
             version: watch::Sender::new(()),
+            waits: watch::Sender::new(()),
         })
     }
 
@@ -117,14 +122,14 @@ impl Job {
         self.upstreams.iter().enumerate().filter(|(_, upstream)| !upstream.has_ended())
     }
 
-    /// Ends all background tasks.
-    pub fn stop(&self) {
-        self.upstreams.iter().for_each(|upstream| upstream.stop());
-    }
-
     /// Waits until the pushes to all registries have ended.
     pub async fn ended(&self) {
         join_all(self.upstreams.iter().map(|upstream| upstream.ended())).await;
+    }
+
+    /// Returns a receiver that changes each second while the engine waits for a registry.
+    pub fn waits(&self) -> watch::Receiver<()> {
+        self.waits.subscribe()
     }
 
     /// Waits until the engine may send a blob.
@@ -140,7 +145,8 @@ impl Job {
     /// Waits until there is room for more data of a blob. Goes on without a registry that receives nothing while others wait
     /// for it.
     pub async fn room(&self, window: &Window) {
-        while timeout(PATIENCE / 10, window.has_room()).await.is_err() {
+        while timeout(STEP, window.has_room()).await.is_err() {
+            self.waits.send_replace(());
             let (stuck, others): (Vec<_>, Vec<_>) =
                 self.live().partition(|(_, upstream)| upstream.is_stuck(PATIENCE));
             if others.is_empty() {
