@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use docker_regpush::oci::sha256;
-use rustix::net::sockopt::set_socket_linger;
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use serde_json::json;
 
 use crate::body::Body;
@@ -263,6 +263,10 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
         });
         log.len() - 1
     };
+    if let Some(Fault::Slow(_) | Fault::Stall(_)) = fault {
+        // Otherwise the client could send several MB that the proxy does not read.
+        set_socket_recv_buffer_size(&client, 128 << 10)?;
+    }
     let bytes_per_second = match fault {
         Some(Fault::Slow(bytes_per_second)) => Some(bytes_per_second),
         _ => None,
