@@ -682,8 +682,8 @@ fn wait_until_stopped(stage: &Stage) {
     });
 }
 
-/// The size in bytes of an image that the plugin does not keep in memory while its uploads stall.
-const LARGE: usize = 60_000_000;
+/// The size in bytes of a layer of which the plugin keeps only a part in memory (64 MiB) while its uploads stall.
+const LARGE: usize = 80_000_000;
 
 #[test]
 fn ctrl_c_stops_the_engine_and_leaves_no_name() {
