@@ -17,6 +17,8 @@ pub struct Board {
 /// The state of the push of one image.
 pub struct Row {
     pub name: String,
+    /// The name of the local image, if the image goes to several destinations in one upload by the engine.
+    pub image: Option<String>,
     pub phase: Phase,
     pub progress: Progress,
     pub rate: Rate,
@@ -46,6 +48,7 @@ impl Board {
     pub fn new(names: Vec<String>, now: Instant) -> Self {
         let row = |name| Row {
             name,
+            image: None,
             phase: Phase::Waiting,
             progress: Progress::default(),
             rate: Rate::default(),
@@ -60,6 +63,7 @@ impl Board {
         let now = Instant::now();
         let Some(row) = self.rows.get_mut(at) else { return };
         match update {
+            Update::Together(image) => row.image = Some((*image).to_owned()),
             Update::Start { .. } => row.enter(Phase::Running, now),
             Update::Push => {
                 (row.progress, row.rate) = (Progress::default(), Rate::default());

@@ -21,6 +21,9 @@ struct Line<'a> {
     /// The canonical reference of the image that the event concerns; omitted if the event concerns all images.
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<&'a str>,
+    /// The canonical reference under which the registry gets the image: the same as `reference`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<&'a str>,
     #[serde(flatten)]
     event: JsonEvent<'a>,
 }
@@ -73,7 +76,7 @@ impl<W: Write> Json<W> {
 
     fn line(&self, at: Option<usize>, event: JsonEvent<'_>) -> Option<String> {
         let reference = at.and_then(|at| Some(self.images.get(at)?.0.as_str()));
-        serde_json::to_string(&Line { time: now(), reference, event }).ok()
+        serde_json::to_string(&Line { time: now(), reference, destination: reference, event }).ok()
     }
 
     fn tell(&mut self, at: usize, event: JsonEvent<'_>) {
@@ -108,6 +111,7 @@ impl<W: Write> Presenter for Json<W> {
     fn show(&mut self, at: usize, update: &Update<'_>) {
         match update {
             Update::Start { route, .. } => self.tell(at, JsonEvent::Start { route }),
+            Update::Together(_) => {}
             Update::Push => {
                 if let Some((_, progress)) = self.images.get_mut(at) {
                     *progress = Progress::default();
@@ -119,13 +123,14 @@ impl<W: Write> Presenter for Json<W> {
                 let (number, of) = (next.number, next.of);
                 self.tell(at, JsonEvent::Attempt { number, of, reason, wait_seconds });
             }
-            // Prints the fields `time` and `event`, followed by the fields of the result.
+            // Prints the fields `time`, `event` and `destination`, followed by the fields of the result.
             Update::Finished(ending) => {
-                if let Some((_, progress)) = self.images.get_mut(at) {
-                    *progress = Progress::default();
-                }
+                let Some((name, progress)) = self.images.get_mut(at) else { return };
+                *progress = Progress::default();
                 let fields = ending.json.strip_prefix('{').unwrap_or_default();
-                self.lines.line(&format!(r#"{{"time":"{}","event":"result",{fields}"#, now()));
+                let destination = serde_json::Value::from(name.as_str());
+                let head = format!(r#""time":"{}","event":"result","destination":{destination}"#, now());
+                self.lines.line(&format!("{{{head},{fields}"));
             }
         }
     }
@@ -214,15 +219,15 @@ mod tests {
         let shown: Vec<&str> =
             shown.lines().map(|line| &line[r#"{"time":"2026-11-22T10:11:12.345Z","#.len()..]).collect();
         insta::assert_snapshot!(shown.join("\n"), @r#"
-        "reference":"docker.io/library/app:1","event":"start","route":"engine"}
-        "reference":"docker.io/library/app:1","event":"layer","id":"aaa","state":"waiting","text":null,"current":0,"total":null}
-        "reference":"docker.io/library/app:1","event":"layer","id":"aaa","state":"pushing","text":null,"current":5,"total":9}
-        "reference":"docker.io/library/app:1","event":"layer","id":"aaa","state":"retrying","text":"Retrying in 5 seconds","current":0,"total":9}
-        "reference":"docker.io/library/app:1","event":"layer","id":"aaa","state":"pushed","text":null,"current":9,"total":9}
-        "reference":"docker.io/library/app:1","event":"note","level":"engine","message":"1: digest: sha256:00 size: 5"}
-        "reference":"docker.io/library/app:1","event":"attempt","number":2,"of":6,"reason":"broken pipe","wait_seconds":1.4}
+        "reference":"docker.io/library/app:1","destination":"docker.io/library/app:1","event":"start","route":"engine"}
+        "reference":"docker.io/library/app:1","destination":"docker.io/library/app:1","event":"layer","id":"aaa","state":"waiting","text":null,"current":0,"total":null}
+        "reference":"docker.io/library/app:1","destination":"docker.io/library/app:1","event":"layer","id":"aaa","state":"pushing","text":null,"current":5,"total":9}
+        "reference":"docker.io/library/app:1","destination":"docker.io/library/app:1","event":"layer","id":"aaa","state":"retrying","text":"Retrying in 5 seconds","current":0,"total":9}
+        "reference":"docker.io/library/app:1","destination":"docker.io/library/app:1","event":"layer","id":"aaa","state":"pushed","text":null,"current":9,"total":9}
+        "reference":"docker.io/library/app:1","destination":"docker.io/library/app:1","event":"note","level":"engine","message":"1: digest: sha256:00 size: 5"}
+        "reference":"docker.io/library/app:1","destination":"docker.io/library/app:1","event":"attempt","number":2,"of":6,"reason":"broken pipe","wait_seconds":1.4}
         "event":"note","level":"warning","message":"odd"}
-        "event":"result","status":"pushed"}
+        "event":"result","destination":"docker.io/library/app:1","status":"pushed"}
         "#);
     }
 }

@@ -15,6 +15,8 @@ pub enum Update<'a> {
         /// The route of the upload: `engine`, or `relay` if the plugin uploads the image.
         route: &'static str,
     },
+    /// The image goes to several destinations in one upload by the engine. The name is that of the image in the engine.
+    Together(&'a str),
     /// An attempt to push the image starts. The presenter discards the progress of an earlier attempt.
     Push,
     Event(&'a Event),

@@ -216,31 +216,82 @@ impl<W: Write> Drop for Tty<W> {
     }
 }
 
-/// Returns the lines of a frame: the images under way, each with its active layers, then the totals. The frame has
-/// fewer rows than the terminal, so that no line scrolls off. Each line has fewer columns than the terminal, so that
-/// no line wraps.
+/// The rows of an image under way.
+struct Block<'a> {
+    /// The row whose layers are shown: of several destinations, the one that has received most.
+    lead: &'a Row,
+    /// The destinations that get the image in one upload by the engine; empty if the image goes to one destination alone.
+    destinations: Vec<&'a Row>,
+}
+
+impl Block<'_> {
+    fn header(&self, board: &Board, columns: usize) -> String {
+        let name = self.lead.image.as_ref().unwrap_or(&self.lead.name);
+        header(name, &board.stage(self.lead), columns)
+    }
+
+    /// Returns the lines of the destinations.
+    fn destinations(&self, board: &Board, columns: usize) -> impl Iterator<Item = String> {
+        let line = move |row: &&Row| {
+            format!("  {}", header(&row.name, &board.standing(row), columns.saturating_sub(2)))
+        };
+        self.destinations.iter().map(line)
+    }
+}
+
+/// Groups the images under way. The destinations of an image that the engine uploads once are one group.
+fn blocks(board: &Board) -> Vec<Block<'_>> {
+    let mut blocks: Vec<Block<'_>> = Vec::new();
+    for row in board.under_way() {
+        let own = blocks.iter_mut().find(|block| row.image.is_some() && block.lead.image == row.image);
+        match own {
+            Some(block) => {
+                block.destinations.push(row);
+                if row.progress.bytes().0 > block.lead.progress.bytes().0 {
+                    block.lead = row;
+                }
+            }
+            None => {
+                let destinations = row.image.iter().map(|_| row).collect();
+                blocks.push(Block { lead: row, destinations });
+            }
+        }
+    }
+    blocks
+}
+
+/// Returns the lines of a frame: the images under way, each with its active layers and its destinations, if there are several,
+/// then the totals. The frame has fewer rows than the terminal, so that no line scrolls off. Each line has fewer columns than
+/// the terminal, so that no line wraps.
 pub fn render(board: &Board, (width, height): Size) -> Vec<String> {
-    let images: Vec<&Row> = board.under_way().collect();
-    if images.is_empty() {
+    let blocks = blocks(board);
+    if blocks.is_empty() {
         return Vec::new();
     }
     let columns = width.saturating_sub(1);
     // Reserves one row for the totals, and one row for the cursor below the totals.
     let room = height.saturating_sub(2);
-    let (shown, more) = split(images.len(), room);
-    let shares = shares(&images[..shown], room.saturating_sub(shown + usize::from(more > 0)));
+    let needed: usize = blocks.iter().map(|block| 1 + block.destinations.len()).sum();
+    let leads: Vec<&Row> = blocks.iter().map(|block| block.lead).collect();
+    let shares = shares(&leads, room.saturating_sub(needed));
     let mut lines = Vec::new();
-    for (row, share) in images.iter().zip(shares) {
-        lines.push(header(&row.name, &board.stage(row), columns));
-        let layers: Vec<(&Layer, Rate)> = row.active_layers().collect();
+    for (block, share) in blocks.iter().zip(shares) {
+        lines.push(block.header(board, columns));
+        let layers: Vec<(&Layer, Rate)> = block.lead.active_layers().collect();
         let (shown, more) = split(layers.len(), share);
         lines.extend(layers[..shown].iter().map(|(layer, rate)| layer_line(layer, *rate, columns)));
         if more > 0 && share > 0 {
             lines.push(format!("  … and {more} more layers"));
         }
+        lines.extend(block.destinations(board, columns));
     }
-    if more > 0 && room > 0 {
-        lines.push(format!("… and {more} more images"));
+    if needed > room {
+        let (shown, more) = split(lines.len(), room);
+        lines.truncate(shown);
+        if room > 0 {
+            let are_images = blocks.iter().all(|block| block.destinations.is_empty());
+            lines.push(format!("… and {more} more {}", if are_images { "images" } else { "lines" }));
+        }
     }
     lines.push(fitting(board.totals(), columns));
     lines.iter().map(|line| cut(line, columns)).collect()
@@ -430,15 +481,52 @@ mod tests {
         ");
     }
 
+    /// Sets up an image for three registries, of which the second is the fastest, and the third has not begun.
+    fn together() -> Board {
+        let hosts = ["one.example.com/app:1", "two.example.com/app:1", "three.example.com/app:1"];
+        let start = Instant::now();
+        let mut board = Board::new(names(&hosts), start);
+        for at in 0..3 {
+            board.show(at, &Update::Together("app:1"));
+            board.show(at, &Update::Push);
+        }
+        for (second, sent) in [(1, [0, 0]), (2, [2_000_000, 5_000_000])] {
+            for (at, current) in sent.into_iter().enumerate() {
+                board.show(at, &Update::Event(&pushing("91efb8fa70ba", current, 20_000_000)));
+            }
+            board.measure(start + Duration::from_secs(second));
+        }
+        board
+    }
+
+    #[test]
+    fn shows_an_image_once_for_several_registries() {
+        insta::assert_snapshot!(render(&together(), (80, 24)).join("\n"), @r"
+        app:1  0 of 1 layer
+          91efb8fa70ba  [########                           ]  5 of 20 MB  5 MB/s
+          one.example.com/app:1  10 %  2 of 20 MB  2 MB/s  9s left  0 of 1 layer
+          two.example.com/app:1  25 %  5 of 20 MB  5 MB/s  3s left  0 of 1 layer
+          three.example.com/app:1  in progress for 1s
+        0 of 3 images  17 %  7 of 40 MB  7 MB/s  9s left
+        ");
+        insta::assert_snapshot!(render(&together(), (80, 5)).join("\n"), @r"
+        app:1  0 of 1 layer
+          one.example.com/app:1  10 %  2 of 20 MB  2 MB/s  9s left  0 of 1 layer
+        … and 2 more lines
+        0 of 3 images  17 %  7 of 40 MB  7 MB/s  9s left
+        ");
+    }
+
     #[test]
     fn fits_the_width_and_height_of_the_terminal() {
-        for (images, layers) in [(1, 3), (1, 40), (1, 120), (4, 7), (20, 5), (20, 0)] {
-            let board = many(images, layers);
+        let sizes = [(1, 3), (1, 40), (1, 120), (4, 7), (20, 5), (20, 0)];
+        let boards = sizes.into_iter().map(|(images, layers)| many(images, layers)).chain([together()]);
+        for board in boards {
             for height in 0..60 {
                 for width in [1, 2, 10, 40, 80, 200] {
                     let lines = render(&board, (width, height));
                     let limit = height.saturating_sub(1).max(1);
-                    assert!(lines.len() <= limit, "{images} {layers} {width}x{height}: {lines:#?}");
+                    assert!(lines.len() <= limit, "{width}x{height}: {lines:#?}");
                     assert!(lines.iter().all(|line| columns(line) < width.max(2)), "{width}: {lines:#?}");
                 }
             }

@@ -87,19 +87,26 @@ pub async fn ensure_tag(
 
 /// Removes a local tag that was added for the push. Logs a warning if the engine does not remove the tag.
 pub async fn untag(session: &Session<'_>, engine: &mut Engine, tag: TemporaryTag, log: &mut ImageLog<'_>) {
+    if let Some(warning) = remove_tag(session, engine, tag).await {
+        log.warn(warning);
+    }
+}
+
+/// Removes a local tag that was added for a push. Returns a warning for the user if the engine does not remove the tag.
+pub async fn remove_tag(session: &Session<'_>, engine: &mut Engine, tag: TemporaryTag) -> Option<String> {
     let name = tag.name.familiar();
     let naming = session.naming.lock().await;
     let removed = engine.remove(tag).await;
     drop(naming);
     let reason = match removed {
-        Ok(Removed::IsGone | Removed::WasNotThere) => return,
+        Ok(Removed::IsGone | Removed::WasNotThere) => return None,
         Ok(Removed::WasMoved) => "it names another image now".to_owned(),
         Ok(Removed::IsTheLast) => {
             "it is the only name of the image, and the engine would remove the image with it".to_owned()
         }
         Err(error) => format!("{}; remove it with `docker rmi {name}`", with_causes(&error)),
     };
-    log.warn(format!("tag {name} was not removed: {reason}"));
+    Some(format!("tag {name} was not removed: {reason}"))
 }
 
 fn is_called(image: &ImageInspect, name: &Reference) -> bool {

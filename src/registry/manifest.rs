@@ -52,7 +52,7 @@ impl ServedManifest {
 
     /// Returns the digests of the image's blobs that must be in the registry: all blobs except foreign
     /// layers.
-    pub(super) fn blobs(&self) -> Vec<String> {
+    pub fn blobs(&self) -> Vec<String> {
         let Document::Manifest(manifest) = &self.content else { return Vec::new() };
         let blobs = manifest.config.iter().chain(&manifest.layers);
         digests_of(blobs.filter(|blob| blob.urls.is_empty()))

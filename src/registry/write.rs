@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::Stream;
 use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, Url};
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::OnceCell;
 
 use crate::failure::Phase;
 use crate::net::tls::Tls;
@@ -454,14 +455,13 @@ impl Registry {
     }
 }
 
-/// The data of a blob, as the body of a request. Ends with an error if the sender is dropped before it sent `None`, so that
-/// the registry does not treat an incomplete body as complete.
+/// The data of a blob, as the body of a request. An error in the data ends the request, so that the registry does not treat an
+/// incomplete body as complete.
 pub struct BlobBody {
-    /// The chunks of the blob; `None` after the last chunk.
-    pub chunks: mpsc::Receiver<Option<Bytes>>,
+    pub data: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send + Sync>>,
     /// Incremented by the number of bytes that were handed to the connection.
     pub sent: Arc<AtomicU64>,
-    /// The number of bytes in all chunks, if known.
+    /// The number of bytes in the data, if known.
     pub length: Option<u64>,
 }
 
@@ -473,15 +473,11 @@ impl Body for BlobBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let chunk = std::task::ready!(self.chunks.poll_recv(context));
-        Poll::Ready(match chunk {
-            Some(Some(chunk)) => {
-                self.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-                Some(Ok(Frame::data(chunk)))
-            }
-            Some(None) => None,
-            None => Some(Err(io::Error::other("the upload was stopped"))),
-        })
+        let data = std::task::ready!(self.data.as_mut().poll_next(context));
+        if let Some(Ok(data)) = &data {
+            self.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        Poll::Ready(data.map(|data| data.map(Frame::data)))
     }
 
     fn size_hint(&self) -> SizeHint {

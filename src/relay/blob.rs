@@ -1,27 +1,26 @@
-//! Forwards one blob from the engine to the registry.
+//! Forwards one blob from the engine to one registry.
 
-use std::mem::take;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use futures_util::stream::StreamExt as _;
 use hyper::StatusCode;
-use hyper::body::{Bytes, Incoming};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use hyper::body::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::registry::error::RegistryError;
-use crate::registry::write::{BlobBody, Part, Sent, Upload};
-use crate::relay::job::{Blob, Failure, Job};
+use crate::registry::write::{BlobBody, Part, Sent, Upload, Writer};
 use crate::relay::layers::Row;
 use crate::relay::profile::can_shrink;
-use crate::relay::rate::RateLimit;
-use crate::relay::window::{Arrived, EngineLeft, Source};
+use crate::relay::upstream::{Failure, Upstream};
+use crate::relay::window::{EngineLeft, Reader, Window};
 use crate::retry::RetryBudget;
 
 /// The maximum size in bytes of a blob that is held in memory as a whole and sent in one request.
-const SMALL: u64 = 128 << 10;
+pub const SMALL: u64 = 128 << 10;
 /// The maximum number of redirects to follow for one blob.
 const MAX_REDIRECTS: usize = 5;
 /// The maximum number of answers 416 for one blob that do not count as failures.
@@ -44,86 +43,88 @@ impl From<EngineLeft> for End {
 
 impl From<RegistryError> for End {
     fn from(error: RegistryError) -> Self {
-        Self::Failed(Failure { error, can_retry: false })
+        Self::Failed(Failure::Final(error))
     }
 }
 
-/// A blob that the engine sends.
+/// A blob that the engine sends to the relay, for one registry.
 pub struct Transfer {
-    pub job: Arc<Job>,
-    pub incoming: Incoming,
+    pub upstream: Arc<Upstream>,
+    pub reader: Reader,
     /// The name of the blob in the progress: the digest, or the ID of the upload if the digest is not known.
     pub name: String,
     /// The digest of the blob, if the engine told it before the data.
     pub digest: Option<String>,
     /// The size of the blob in bytes, if the engine told it before the data.
     pub size: Option<u64>,
-    /// Sends the size and the digest to the task that answers the engine, when the whole blob has arrived.
-    pub arrived: oneshot::Sender<Arrived>,
-    /// Receives the digest under which to store the blob. The sender is dropped if the blob must not be stored.
-    pub wanted: oneshot::Receiver<String>,
+    /// The digest that the blob probably has. If the registry has a blob with this digest, it receives no data. `None`: the
+    /// registry lacks the blob.
+    pub likely: Option<String>,
 }
 
 impl Transfer {
-    /// Sends the blob to the registry, and records the result in the job.
+    /// Sends the blob to the registry, and records the result.
     pub async fn run(self) {
-        let (job, digest) = (Arc::clone(&self.job), self.digest.clone());
-        match self.forward().await {
-            Ok(()) => {}
-            Err(End::EngineLeft) => {
-                if let Some(digest) = digest.filter(|digest| job.blob(digest) == Some(Blob::Arriving)) {
-                    job.forget_blob(&digest);
-                }
-            }
-            Err(End::Failed(failure)) => job.fail(failure),
+        let upstream = Arc::clone(&self.upstream);
+        if let Err(End::Failed(failure)) = self.forward().await {
+            upstream.fail(failure);
         }
     }
 
     async fn forward(self) -> Result<(), End> {
-        let Self { job, incoming, name, digest, size, arrived, wanted } = self;
-        // The registry checks a digest that the first request names. Otherwise the plugin checks it, before it confirms the
-        // blob to the engine.
-        let mut source = Source::new(incoming, digest.is_none());
-        let is_small = source.fill(SMALL).await?;
-        let row = (!source.is_document()).then(|| job.layers.add(&name));
+        let Self { upstream, reader, name, digest, size, likely } = self;
+        let writer = upstream.writer().await;
+        let row = (!reader.window().is_document()).then(|| upstream.layers.add(&name));
         let row = row.as_deref();
-        let retries = job.retries();
-        let mut forwarding = Forwarding { job: &job, row, digest, size, arrived: Some(arrived), retries };
-        let digest = if is_small {
-            forwarding.send_whole(&mut source, wanted).await?
-        } else {
-            forwarding.stream(&mut source, wanted).await?
-        };
-        if let Some(row) = row {
-            row.set_stored(source.end());
+        if let Some(likely) = likely
+            && upstream.find(&likely).await.is_some()
+        {
+            reader.release();
+            let digest = reader.window().digest().await?;
+            let Some(size) = upstream.find(&digest).await else {
+                let reason = "the engine sent another blob than it asked for".to_owned();
+                return Err(End::Failed(Failure::LeftBehind(reason)));
+            };
+            upstream.set_stored(&digest, size);
+            if let Some(row) = row {
+                row.set_exists();
+            }
+            return Ok(());
         }
-        job.set_blob(&digest, Blob::Stored(source.end()));
+        let retries = upstream.retries();
+        let forwarding =
+            Forwarding { upstream: &upstream, writer, reader: &reader, row, digest, size, retries };
+        let digest = if reader.window().is_complete() && reader.window().end() <= SMALL {
+            forwarding.send_whole().await?
+        } else {
+            Streaming::start(forwarding).await?.run().await?
+        };
+        let size = reader.window().end();
+        if let Some(row) = row {
+            row.set_stored(size);
+        }
+        upstream.set_stored(&digest, size);
         Ok(())
     }
 }
 
 struct Forwarding<'a> {
-    job: &'a Arc<Job>,
+    upstream: &'a Arc<Upstream>,
+    writer: &'a Writer,
+    reader: &'a Reader,
     row: Option<&'a Row>,
     /// See [`Transfer`].
     digest: Option<String>,
     size: Option<u64>,
-    arrived: Option<oneshot::Sender<Arrived>>,
     retries: RetryBudget,
 }
 
 impl Forwarding<'_> {
-    /// Reports once, to the task that answers the engine, that the whole blob has arrived.
-    fn report_arrival(&mut self, source: &mut Source) {
-        if let Some(sender) = self.arrived.take_if(|_| source.is_complete()) {
-            // The engine may have closed the connection. `wanted` shows this too.
-            let _ = sender.send(source.arrived());
-        }
-    }
-
-    fn show_sending(&self, source: &Source) {
+    fn show_sending(&self) {
         if let Some(row) = self.row {
-            row.set_sending(self.size.or(source.is_complete().then_some(source.end())).unwrap_or_default());
+            let window = self.reader.window();
+            let size = self.size.or_else(|| window.is_complete().then(|| window.end()));
+            row.set_sending(size.unwrap_or_default());
         }
     }
 
@@ -134,349 +135,382 @@ impl Forwarding<'_> {
     }
 
     /// Sends a small blob in one request, which can be repeated. Returns the digest.
-    async fn send_whole(
-        &mut self,
-        source: &mut Source,
-        wanted: oneshot::Receiver<String>,
-    ) -> Result<String, End> {
-        self.report_arrival(source);
-        let digest = wanted.await.map_err(|_| End::EngineLeft)?;
-        let body = Bytes::from(source.kept(0, source.end()).concat());
-        source.forget();
+    async fn send_whole(mut self) -> Result<String, End> {
+        let body = self.reader.whole();
+        self.reader.release();
+        let digest = self.reader.window().digest().await?;
         loop {
-            let upload = self.job.start(&mut self.retries, self.row).await?;
-            let slot = self.job.slot(None).await;
-            if let Some(rate) = self.job.rate() {
+            let upload = self.upstream.start(&mut self.retries, self.row).await?;
+            let slot = self.upstream.slot().await;
+            if let Some(rate) = self.upstream.rate() {
                 rate.wait(body.len()).await;
             }
-            self.set_sent(source.end());
-            self.show_sending(source);
-            let finished = self.job.writer.finish(&upload, &digest, body.clone()).await;
+            self.set_sent(body.len() as u64);
+            self.show_sending();
+            let finished = self.writer.finish(&upload, &digest, body.clone()).await;
             drop(slot);
             let Err(error) = finished else { return Ok(digest) };
             self.wait_after(error).await?;
         }
     }
 
-    /// Sends a blob while it arrives. Returns the digest.
-    async fn stream(
-        &mut self,
-        source: &mut Source,
-        mut wanted: oneshot::Receiver<String>,
-    ) -> Result<String, End> {
-        let mut slot = Some(self.job.slot(self.job.chunk_size(self.size)).await);
-        let mut upload = self.job.start(&mut self.retries, self.row).await?;
-        let accepts_large_put = self.job.profile.accepts_large_put;
-        // A blob of one chunk with a known digest needs one request.
-        let is_one_request = |chunk: &u64| {
-            accepts_large_put && self.digest.is_some() && self.size.is_some_and(|size| size <= *chunk)
-        };
-        let mut chunk = self.job.chunk_size(self.size).filter(|chunk| !is_one_request(chunk));
-        let mut offset = 0;
-        let (mut has_authorized, mut redirects) = (false, 0);
-        // If the digest is known, the first request also finishes the upload. The requests after a failure do not, since
-        // the registry then has a part of the blob.
-        let mut finishing = self.digest.clone().filter(|_| accepts_large_put);
-        // The digest under which to store the blob, once the engine has told it.
-        let mut stored_as = None;
-        let mut refused_ranges = 0;
-        let is_stored = loop {
-            let digest = finishing.take();
-            // Whether the next chunk is smaller, if the registry has received nothing of this one.
-            let mut shrinks = false;
-            let part = match (chunk, &digest) {
-                (Some(size), _) => {
-                    source.keep_chunks(size);
-                    source.fill(offset + size).await?;
-                    self.report_arrival(source);
-                    let (start, end) = (offset, source.end().min(offset + size));
-                    if self.job.profile.last_chunk_finishes && source.ends_at(end) {
-                        if stored_as.is_none() {
-                            stored_as = Some((&mut wanted).await.map_err(|_| End::EngineLeft)?);
-                        }
-                        Part::LastChunk { start, end, digest: stored_as.as_deref().unwrap_or_default() }
-                    } else {
-                        Part::Chunk { start, end }
-                    }
-                }
-                (None, Some(digest)) => Part::Last(digest),
-                (None, None) => Part::Rest,
-            };
-            let sent = self.send_from(source, &upload, offset, part, &mut slot).await?;
-            self.report_arrival(source);
-            let problem = match sent {
-                Ok(Sent::Received(next)) if let Part::Chunk { end, .. } = part => {
-                    (upload, offset) = (next, end);
-                    (has_authorized, redirects) = (false, 0);
-                    if source.ends_at(end) {
-                        break false;
-                    }
-                    continue;
-                }
-                Ok(Sent::Stored) => {
-                    // The registry may have the blob already, and answer before the blob has arrived.
-                    while source.next().await?.is_some() {
-                        source.forget();
-                    }
-                    break true;
-                }
-                Ok(Sent::Received(next)) if source.is_complete() => {
-                    upload = next;
-                    break false;
-                }
-                Ok(Sent::Received(next)) => {
-                    upload = next;
-                    let error = self.job.writer.lost("it answered before it had received the blob");
-                    self.wait_after(error).await?
-                }
-                Ok(Sent::Redirected(next)) => {
-                    upload = next;
-                    let error = self.job.writer.lost("it redirected the upload to another server");
-                    if !source.has_kept(offset) {
-                        self.job.writer.set_upload_server(&upload);
-                        return Err(lost(error));
-                    }
-                    finishing = digest;
-                    redirects += 1;
-                    if redirects > MAX_REDIRECTS {
-                        return Err(error.into());
-                    }
-                    continue;
-                }
-                Ok(Sent::NeedsNewToken) if has_authorized => {
-                    return Err(self.job.writer.lost("it asked for credentials again").into());
-                }
-                Ok(Sent::NeedsNewToken) if chunk.is_some() => {
-                    has_authorized = true;
-                    continue;
-                }
-                Ok(Sent::NeedsNewToken) => {
-                    has_authorized = true;
-                    self.job.writer.lost("the token has expired")
-                }
-                Err(error)
-                    if requires_length(&error)
-                        && chunk.is_none()
-                        && let Some(size) = self.job.chunk_size_with_length() =>
-                {
-                    chunk = Some(size);
-                    error
-                }
-                Err(error) if matches!(error, RegistryError::TooLarge { .. }) => {
-                    let total = self.size.unwrap_or(source.end());
-                    let refused = chunk.map_or(total - offset, |size| size.min(total - offset));
-                    let Some(smaller) = self.job.smaller_chunk(refused) else { return Err(error.into()) };
-                    // A refused chunk has changed nothing at the registry.
-                    let is_unchanged = chunk.replace(smaller).is_some();
-                    if is_unchanged && !self.job.profile.can_resume {
-                        continue;
-                    }
-                    error
-                }
-                // The registry has received nothing of the chunk, which may be too large.
-                Err(error)
-                    if has_wrong_range(&error)
-                        && refused_ranges < MAX_RANGES
-                        && chunk.is_some_and(can_shrink) =>
-                {
-                    (shrinks, refused_ranges) = (true, refused_ranges + 1);
-                    self.job.writer.lost(&error.to_string())
-                }
-                Err(error) => {
-                    // A proxy that refuses large requests may close the connection before the plugin can read its answer.
-                    shrinks = self.job.writer.chunk_limits().refused.is_some()
-                        && matches!(error, RegistryError::Unreachable { .. });
-                    self.wait_after(error).await?
-                }
-            };
-            if let Some(digest) = self.digest.clone().filter(|_| source.is_complete())
-                && self.has(&digest, source.end()).await
-            {
-                break true;
-            }
-            let before = offset;
-            (upload, offset) = self.resume(source, upload, problem).await?;
-            if let Some(size) = chunk.or(self.size).filter(|_| shrinks && offset == before) {
-                chunk = self.job.smaller_chunk(size).or(chunk);
-            }
-            if source.ends_at(offset) {
-                break false;
-            }
-        };
-        drop(slot);
-        self.report_arrival(source);
-        self.set_sent(source.end());
-        self.show_sending(source);
-        let digest = match stored_as {
-            Some(digest) => digest,
-            None => match wanted.await {
-                Ok(digest) => digest,
-                Err(_) => {
-                    self.job.writer.cancel(&upload).await;
-                    return Err(End::EngineLeft);
-                }
-            },
-        };
-        if !is_stored {
-            self.finish(source, upload, &digest).await?;
-        }
-        Ok(digest)
-    }
-
     /// Returns whether the registry has stored the blob, although the request that stored it failed.
-    async fn has(&self, digest: &str, size: u64) -> bool {
-        self.job.writer.size_of(digest).await.is_ok_and(|found| found == Some(size))
-    }
-
-    /// Sends the data from `offset` on in one request, while the data arrives. Returns the result of the request.
-    ///
-    /// * `part`: the part of the blob in the request.
-    async fn send_from(
-        &mut self,
-        source: &mut Source,
-        upload: &Upload,
-        offset: u64,
-        part: Part<'_>,
-        slot: &mut Option<OwnedSemaphorePermit>,
-    ) -> Result<Result<Sent, RegistryError>, End> {
-        let (chunks, receiver) = mpsc::channel(1);
-        self.set_sent(offset);
-        self.show_sending(source);
-        let end = match part {
-            Part::Chunk { end, .. } | Part::LastChunk { end, .. } => Some(end),
-            Part::Rest | Part::Last(_) => None,
-        };
-        let total = end.or(self.size).or(source.is_complete().then_some(source.end()));
-        let body = BlobBody {
-            chunks: receiver,
-            sent: self.row.map(|row| Arc::clone(&row.sent)).unwrap_or_default(),
-            length: total.and_then(|total| total.checked_sub(offset)),
-        };
-        let writer = &self.job.writer;
-        let mut request = pin!(writer.send(upload, body, part));
-        let fed = {
-            let feed = pin!(feed(source, offset, end, chunks, self.job.rate()));
-            match select(&mut request, feed).await {
-                Either::Left((result, _)) => return Ok(result),
-                Either::Right((fed, _)) => fed,
-            }
-        };
-        if let Err(left) = fed {
-            *slot = None;
-            writer.cancel(upload).await;
-            return Err(left.into());
-        }
-        if end.is_some() {
-            return Ok(request.await);
-        }
-        self.report_arrival(source);
-        self.show_sending(source);
-        if let Ok(result) = tokio::time::timeout(KEEPING, &mut request).await {
-            return Ok(result);
-        }
-        // The registry is slow to confirm, so the memory is used for the next blob.
-        source.forget();
-        *slot = None;
-        Ok(request.await)
+    async fn has(&self, digest: &str) -> bool {
+        let size = self.reader.window().end();
+        self.writer.size_of(digest).await.is_ok_and(|found| found == Some(size))
     }
 
     /// Waits after a failed request with data. Returns the error to report if the registry has lost the data.
     async fn wait_after(&mut self, error: RegistryError) -> Result<RegistryError, RegistryError> {
-        let lost = || self.job.writer.lost(&error.to_string());
+        let lost = || self.writer.lost(&error.to_string());
         let (reported, lost) = (lost(), is_about_upload(&error).then(lost));
-        self.job.wait_after(lost.unwrap_or(error), &mut self.retries, self.row).await?;
+        self.upstream.wait_after(lost.unwrap_or(error), &mut self.retries, self.row).await?;
         Ok(reported)
+    }
+
+    /// Returns the data from the place of the reader on, as the body of a request.
+    ///
+    /// * `end`: the end of the data; `None`: the end of the blob.
+    /// * `length`: the number of bytes, if known.
+    fn body(&self, end: Option<u64>, length: Option<u64>) -> BlobBody {
+        let upstream = Arc::clone(self.upstream);
+        let piece = upstream.rate().map_or(usize::MAX, |rate| rate.piece());
+        let data = self.reader.data(end, piece).then(move |data| {
+            let upstream = Arc::clone(&upstream);
+            async move {
+                upstream.saw_movement();
+                if let (Some(rate), Ok(data)) = (upstream.rate(), &data) {
+                    rate.wait(data.len()).await;
+                }
+                data
+            }
+        });
+        let sent = self.row.map(|row| Arc::clone(&row.sent)).unwrap_or_default();
+        BlobBody { data: Box::pin(data), sent, length }
+    }
+}
+
+/// A blob that is sent while it arrives.
+struct Streaming<'a> {
+    blob: Forwarding<'a>,
+    slot: Option<OwnedSemaphorePermit>,
+    upload: Upload,
+    /// The number of bytes that the registry has received.
+    offset: u64,
+    /// The size of chunks in bytes; `None`: the rest of the blob is sent in one request.
+    chunk: Option<u64>,
+    /// The digest of the blob, if the next request also finishes the upload. The requests after a failure do not, since the
+    /// registry then has a part of the blob.
+    finishing: Option<String>,
+    /// The digest under which to store the blob, once the engine has told it.
+    stored_as: Option<String>,
+    has_authorized: bool,
+    redirects: usize,
+    refused_ranges: u32,
+}
+
+/// The next step after the answer to a request with data.
+enum Next {
+    /// The registry has received the whole blob. `is_stored`: it has also stored the blob.
+    Sent { is_stored: bool },
+    /// The next request follows at once.
+    GoOn,
+    /// The registry may have received a part of the data. `error`: the failure, if that part cannot be found out.
+    Resume { error: RegistryError, shrinks: bool },
+}
+
+impl<'a> Streaming<'a> {
+    async fn start(mut blob: Forwarding<'a>) -> Result<Self, End> {
+        let upstream = blob.upstream;
+        let slot = Some(upstream.slot().await);
+        let upload = upstream.start(&mut blob.retries, blob.row).await?;
+        let accepts_large_put = upstream.profile.accepts_large_put;
+        // A blob of one chunk with a known digest needs one request.
+        let is_one_request = |chunk: &u64| {
+            accepts_large_put && blob.digest.is_some() && blob.size.is_some_and(|size| size <= *chunk)
+        };
+        let chunk = upstream.chunk_size(blob.size).filter(|chunk| !is_one_request(chunk));
+        let finishing = blob.digest.clone().filter(|_| accepts_large_put);
+        Ok(Self {
+            blob,
+            slot,
+            upload,
+            offset: 0,
+            chunk,
+            finishing,
+            stored_as: None,
+            has_authorized: false,
+            redirects: 0,
+            refused_ranges: 0,
+        })
+    }
+
+    /// Sends the blob. Returns the digest.
+    async fn run(mut self) -> Result<String, End> {
+        let is_stored = loop {
+            match self.step().await? {
+                Next::Sent { is_stored } => break is_stored,
+                Next::GoOn => {}
+                Next::Resume { error, shrinks } => {
+                    if self.is_stored_already().await {
+                        break true;
+                    }
+                    let before = self.offset;
+                    self.resume(error).await?;
+                    if let Some(size) =
+                        self.chunk.or(self.blob.size).filter(|_| shrinks && self.offset == before)
+                    {
+                        self.chunk = self.blob.upstream.smaller_chunk(size).await.or(self.chunk);
+                    }
+                    if self.window().ends_at(self.offset) {
+                        break false;
+                    }
+                }
+            }
+        };
+        self.slot = None;
+        // The registry may have the blob already, and answer before the blob has arrived.
+        if is_stored {
+            self.blob.reader.release();
+        }
+        self.window().completed().await?;
+        self.blob.set_sent(self.window().end());
+        self.blob.show_sending();
+        let digest = match self.stored_as.take() {
+            Some(digest) => digest,
+            None => match self.window().digest().await {
+                Ok(digest) => digest,
+                Err(left) => {
+                    self.blob.writer.cancel(&self.upload).await;
+                    return Err(left.into());
+                }
+            },
+        };
+        if !is_stored {
+            self.finish(&digest).await?;
+        }
+        Ok(digest)
+    }
+
+    fn window(&self) -> &'a Window {
+        self.blob.reader.window()
+    }
+
+    /// Makes one request with data.
+    async fn step(&mut self) -> Result<Next, End> {
+        let digest = self.finishing.take();
+        let (start, mut end, mut is_last) = (self.offset, None, false);
+        if let Some(size) = self.chunk {
+            self.blob.reader.keep_chunks(size);
+            self.window().fill(start + size).await?;
+            let chunk_end = self.window().end().min(start + size);
+            is_last = self.blob.upstream.profile.last_chunk_finishes && self.window().ends_at(chunk_end);
+            if is_last && self.stored_as.is_none() {
+                self.stored_as = Some(self.window().digest().await?);
+            }
+            end = Some(chunk_end);
+        }
+        let part = match (end, &digest, &self.stored_as) {
+            (Some(end), _, Some(digest)) if is_last => Part::LastChunk { start, end, digest },
+            (Some(end), ..) => Part::Chunk { start, end },
+            (None, Some(digest), _) => Part::Last(digest),
+            (None, None, _) => Part::Rest,
+        };
+        let is_chunk = matches!(part, Part::Chunk { .. });
+        let sent = send(&self.blob, &self.upload, start, end, part, &mut self.slot).await?;
+        match sent {
+            Ok(Sent::Received(next)) => {
+                self.upload = next;
+                self.after_received(end.filter(|_| is_chunk)).await
+            }
+            Ok(Sent::Stored) => Ok(Next::Sent { is_stored: true }),
+            Ok(Sent::Redirected(next)) => {
+                self.upload = next;
+                self.finishing = digest;
+                self.after_redirect()
+            }
+            Ok(Sent::NeedsNewToken) => self.after_new_token(),
+            Err(error) => self.after_refusal(error).await,
+        }
+    }
+
+    /// * `end`: the end of the chunk that the registry has received; `None`: the request had all data up to the end.
+    async fn after_received(&mut self, end: Option<u64>) -> Result<Next, End> {
+        if let Some(end) = end {
+            self.offset = end;
+            (self.has_authorized, self.redirects) = (false, 0);
+            let is_end = self.window().ends_at(end);
+            return Ok(if is_end { Next::Sent { is_stored: false } } else { Next::GoOn });
+        }
+        if self.window().is_complete() {
+            return Ok(Next::Sent { is_stored: false });
+        }
+        let error = self.blob.writer.lost("it answered before it had received the blob");
+        Ok(Next::Resume { error: self.blob.wait_after(error).await?, shrinks: false })
+    }
+
+    fn after_redirect(&mut self) -> Result<Next, End> {
+        let error = self.blob.writer.lost("it redirected the upload to another server");
+        if !self.blob.reader.seek(self.offset) {
+            self.blob.writer.set_upload_server(&self.upload);
+            return Err(lost(error));
+        }
+        self.redirects += 1;
+        if self.redirects > MAX_REDIRECTS {
+            return Err(error.into());
+        }
+        Ok(Next::GoOn)
+    }
+
+    fn after_new_token(&mut self) -> Result<Next, End> {
+        if self.has_authorized {
+            return Err(self.blob.writer.lost("it asked for credentials again").into());
+        }
+        self.has_authorized = true;
+        Ok(match self.chunk {
+            Some(_) => Next::GoOn,
+            None => Next::Resume { error: self.blob.writer.lost("the token has expired"), shrinks: false },
+        })
+    }
+
+    async fn after_refusal(&mut self, error: RegistryError) -> Result<Next, End> {
+        let upstream = self.blob.upstream;
+        if requires_length(&error)
+            && self.chunk.is_none()
+            && let Some(size) = upstream.chunk_size_with_length().await
+        {
+            self.chunk = Some(size);
+            return Ok(Next::Resume { error, shrinks: false });
+        }
+        if matches!(error, RegistryError::TooLarge { .. }) {
+            let left = self.blob.size.unwrap_or_else(|| self.window().end()) - self.offset;
+            let refused = self.chunk.map_or(left, |size| size.min(left));
+            let Some(smaller) = upstream.smaller_chunk(refused).await else { return Err(error.into()) };
+            // A refused chunk has changed nothing at the registry.
+            let is_unchanged = self.chunk.replace(smaller).is_some() && !upstream.profile.can_resume;
+            return Ok(if is_unchanged { Next::GoOn } else { Next::Resume { error, shrinks: false } });
+        }
+        // The registry has received nothing of the chunk, which may be too large.
+        if has_wrong_range(&error) && self.refused_ranges < MAX_RANGES && self.chunk.is_some_and(can_shrink) {
+            self.refused_ranges += 1;
+            return Ok(Next::Resume { error: self.blob.writer.lost(&error.to_string()), shrinks: true });
+        }
+        // A proxy that refuses large requests may close the connection before the plugin can read its answer.
+        let shrinks = upstream.has_refused_size() && matches!(error, RegistryError::Unreachable { .. });
+        Ok(Next::Resume { error: self.blob.wait_after(error).await?, shrinks })
+    }
+
+    /// Returns whether the registry has stored the blob, although the last request failed.
+    async fn is_stored_already(&self) -> bool {
+        match &self.blob.digest {
+            Some(digest) if self.window().is_complete() => self.blob.has(digest).await,
+            _ => false,
+        }
     }
 
     /// After a failed request, asks the registry how much of the blob it has received. Starts again if the registry has lost
     /// the upload and the whole blob is kept.
     ///
     /// * `error`: the failure, if the registry has lost data that is not kept.
-    async fn resume(
-        &mut self,
-        source: &Source,
-        upload: Upload,
-        error: RegistryError,
-    ) -> Result<(Upload, u64), End> {
+    async fn resume(&mut self, error: RegistryError) -> Result<(), End> {
+        let blob = &mut self.blob;
         let found = loop {
-            if !self.job.profile.can_resume {
+            if !blob.upstream.profile.can_resume {
                 break None;
             }
-            match self.job.writer.offset(&upload).await {
+            match blob.writer.offset(&self.upload).await {
                 Ok(found) => break found,
-                Err(error) => self.job.wait_after(error, &mut self.retries, self.row).await?,
+                Err(error) => blob.upstream.wait_after(error, &mut blob.retries, blob.row).await?,
             }
         };
         if let Some((offset, upload)) = found
-            && source.has_kept(offset)
+            && blob.reader.seek(offset)
         {
-            return Ok((upload, offset));
+            (self.upload, self.offset) = (upload, offset);
+            return Ok(());
         }
-        if source.has_kept(0) {
-            return Ok((self.job.start(&mut self.retries, self.row).await?, 0));
+        if !blob.reader.seek(0) {
+            return Err(lost(error));
         }
-        Err(lost(error))
+        self.upload = blob.upstream.start(&mut blob.retries, blob.row).await?;
+        self.offset = 0;
+        Ok(())
     }
 
     /// Finishes an upload whose data the registry has received.
-    async fn finish(&mut self, source: &Source, mut upload: Upload, digest: &str) -> Result<(), End> {
+    async fn finish(&mut self, digest: &str) -> Result<(), End> {
+        let blob = &mut self.blob;
         loop {
-            let Err(error) = self.job.writer.finish(&upload, digest, Bytes::new()).await else {
+            let Err(error) = blob.writer.finish(&self.upload, digest, Bytes::new()).await else {
                 return Ok(());
             };
             let reason = error.to_string();
             if is_about_upload(&error) {
-                return Err(lost(self.job.writer.lost(&reason)));
+                return Err(lost(blob.writer.lost(&reason)));
             }
-            self.job.wait_after(error, &mut self.retries, self.row).await?;
-            if self.has(digest, source.end()).await {
+            blob.upstream.wait_after(error, &mut blob.retries, blob.row).await?;
+            if blob.has(digest).await {
                 return Ok(());
             }
-            match self.job.writer.offset(&upload).await {
-                Ok(Some((offset, next))) if offset == source.end() => upload = next,
-                _ => return Err(lost(self.job.writer.lost(&reason))),
+            match blob.writer.offset(&self.upload).await {
+                Ok(Some((offset, next))) if offset == blob.reader.window().end() => self.upload = next,
+                _ => return Err(lost(blob.writer.lost(&reason))),
             }
         }
     }
 }
 
-/// Sends the kept data from `offset` on, up to `end`. Without an end, sends the data that arrives too. Waits forever if the
-/// receiver is dropped, since the caller then learns the result of the request.
+/// Sends the data from `start` on in one request, while the data arrives. Returns the result of the request.
 ///
-/// * `rate`: the limit of the rate.
-async fn feed(
-    source: &mut Source,
-    offset: u64,
+/// * `end`: the end of the data; `None`: the end of the blob.
+/// * `part`: the part of the blob in the request.
+/// * `slot`: dropped if the registry is slow to confirm the request, so that the memory is used for the next blob.
+async fn send(
+    blob: &Forwarding<'_>,
+    upload: &Upload,
+    start: u64,
     end: Option<u64>,
-    chunks: mpsc::Sender<Option<Bytes>>,
-    rate: Option<&RateLimit>,
-) -> Result<(), EngineLeft> {
-    let send = async |mut data: Bytes| {
-        while !data.is_empty() {
-            let piece = match rate {
-                Some(rate) => {
-                    let piece = data.split_to(data.len().min(rate.piece()));
-                    rate.wait(piece.len()).await;
-                    piece
-                }
-                None => take(&mut data),
-            };
-            if chunks.send(Some(piece)).await.is_err() {
-                std::future::pending::<()>().await;
+    part: Part<'_>,
+    slot: &mut Option<OwnedSemaphorePermit>,
+) -> Result<Result<Sent, RegistryError>, End> {
+    let (reader, window) = (blob.reader, blob.reader.window());
+    reader.seek(start);
+    blob.set_sent(start);
+    blob.show_sending();
+    let total = end.or(blob.size).or_else(|| window.is_complete().then(|| window.end()));
+    let length = total.and_then(|total| total.checked_sub(start));
+    let mut request: Pin<&mut _> = pin!(blob.writer.send(upload, blob.body(end, length), part));
+    if end.is_none() {
+        let handed_over = async {
+            if window.completed().await.is_ok() {
+                blob.show_sending();
+            }
+            reader.drained().await;
+            tokio::time::sleep(KEEPING).await;
+        };
+        match select(&mut request, pin!(handed_over)).await {
+            Either::Left((result, _)) => return left_or(blob, upload, result).await,
+            Either::Right(_) => {
+                reader.release();
+                *slot = None;
             }
         }
-    };
-    for data in source.kept(offset, end.unwrap_or(u64::MAX)) {
-        send(data).await;
     }
-    if end.is_none() {
-        while let Some(data) = source.next().await? {
-            send(data).await;
-        }
+    let result = request.await;
+    left_or(blob, upload, result).await
+}
+
+/// Returns the result of a request, unless it failed because the engine does not finish the blob.
+async fn left_or(
+    blob: &Forwarding<'_>,
+    upload: &Upload,
+    result: Result<Sent, RegistryError>,
+) -> Result<Result<Sent, RegistryError>, End> {
+    if result.is_err() && blob.reader.window().has_left() {
+        blob.writer.cancel(upload).await;
+        return Err(End::EngineLeft);
     }
-    // If the length is known, hyper drops the body after the last byte, and does not read `None`.
-    let _ = chunks.send(None).await;
-    Ok(())
+    Ok(result)
 }
 
 /// Returns whether a registry refused a request because it does not know the upload, or has received other data.
@@ -496,5 +530,5 @@ fn has_wrong_range(error: &RegistryError) -> bool {
 
 /// Returns the failure for a blob that only the engine can send again.
 fn lost(error: RegistryError) -> End {
-    End::Failed(Failure { error, can_retry: true })
+    End::Failed(Failure::Lost(error))
 }

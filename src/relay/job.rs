@@ -1,139 +1,99 @@
-//! The state of one attempt to push an image through the relay, shared by the requests of the engine.
+//! The state of one attempt to push an image through the relay to one registry or several, shared by the requests of the
+//! engine.
 
-use std::collections::HashMap;
-use std::future::Future;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use humantime::format_duration;
 use hyper::body::Bytes;
 use reqwest::header::HeaderValue;
-use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout};
 
-use crate::failure::Class;
 use crate::oci::Descriptor;
-use crate::reference::Reference;
-use crate::registry::Registry;
-use crate::registry::error::RegistryError;
-use crate::registry::write::{Mounted, Upload, Writer};
 use crate::relay::guard::{Guard, random_hex};
-use crate::relay::layers::{Layers, Row};
-use crate::relay::profile::{self, Profile};
-use crate::relay::rate::RateLimit;
-use crate::relay::window::{Arrived, KEPT};
-use crate::retry::{AttemptFailure, RetryBudget};
+use crate::relay::upstream::{BODIES, Failure, QUERY, SentManifest, Upstream};
+use crate::relay::window::{Arrived, Backlog, KEPT, Window};
 
-/// The maximum number of blobs that the relay sends at the same time. The relay keeps up to
-/// [`KEPT`](super::window::KEPT) bytes of each, and the containerd store opens the requests for all layers at once.
-const BODIES: usize = 3;
+/// The maximum number of bytes that wait for the slowest of several registries. While more wait, the engine sends no data.
+pub const MAX_BEHIND: u64 = 64 << 20;
+/// The maximum number of bytes that wait for a single registry.
+const MAX_WAITING: u64 = 1 << 20;
+/// If the engine cannot send because data waits for a registry, and that registry receives nothing for this time, the others
+/// go on without it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The maximum time to wait for the other registries after one has answered whether it has a blob.
+const OTHERS: Duration = Duration::from_secs(2);
+/// The maximum time between the answer that a blob is missing and the upload of that blob.
+const UNTIL_UPLOAD: Duration = Duration::from_secs(1);
 
-/// The reason why a push through the relay failed.
-#[derive(Debug)]
-pub struct Failure {
-    pub error: RegistryError,
-    /// Another attempt can help, because the registry lost data that only the engine has.
-    pub can_retry: bool,
-}
-
-impl Failure {
-    /// Returns whether the engine can send the image again in smaller requests, which the registry may accept.
-    pub fn can_retry_in_chunks(&self) -> bool {
-        self.can_retry && matches!(self.error, RegistryError::TooLarge { .. })
-    }
-}
-
-/// The state of a blob in the repository.
+/// The state of a blob that the engine sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blob {
     /// The engine is sending the blob.
     Arriving,
-    /// The engine has sent the blob, and the registry may not have stored it yet. The size is in bytes.
-    Storing(u64),
-    /// The repository has the blob. The size is in bytes.
-    Stored(u64),
+    /// The engine has sent the blob. The size is in bytes.
+    Arrived(u64),
 }
 
 /// An upload that the engine has started at the relay.
-#[derive(Debug, Default)]
-pub struct Started {
-    /// The blob that has arrived, and the sender of the digest under which the engine finishes the upload.
-    pub arrived: Option<(Arrived, oneshot::Sender<String>)>,
-}
-
-/// The options of an upload through the relay.
 #[derive(Default)]
-pub struct Settings {
-    /// The maximum number of retries for one blob or one manifest.
-    pub retries: u32,
-    /// Other repositories of the registry that may have blobs of the image.
-    pub mount_sources: Vec<String>,
-    /// The limit of the rate of all uploads.
-    pub rate: Option<Arc<RateLimit>>,
-    /// The size of chunks in bytes that the user wants; 0: one stream.
-    pub chunk_size: Option<u64>,
+pub struct Started {
+    /// The digest that the blob probably has.
+    pub likely: Option<String>,
+    /// The blob that has arrived.
+    pub arrived: Option<(Arrived, Arc<Window>)>,
 }
 
 /// One attempt to push an image through the relay.
 pub struct Job {
-    /// The path of the repository, which is the same at the relay and at the registry.
+    /// The path of the repository at the relay.
     pub repository: String,
     /// The only tag that the engine may push.
     pub tag: String,
-    pub writer: Writer,
-    pub layers: Layers,
-    /// Limits the number of blobs that are sent at the same time.
-    bodies: Arc<Semaphore>,
-    settings: Settings,
-    pub profile: Profile,
+    /// The registries.
+    pub upstreams: Vec<Arc<Upstream>>,
     pub guard: Arc<Guard>,
+    pub backlog: Arc<Backlog>,
+    /// Limits the number of blobs that the engine sends at the same time, since the containerd store opens the requests for
+    /// all layers at once.
+    slots: Arc<Semaphore>,
     state: Mutex<State>,
     /// Changes with the state.
     version: watch::Sender<()>,
-    /// The background tasks. Each has a reference to the job, so [`stop`](Self::stop) must end them.
-    tasks: Mutex<JoinSet<()>>,
-    /// Locked while a manifest is stored, in the order in which the engine sent the manifests.
-    manifest_turn: AsyncMutex<()>,
 }
 
 #[derive(Default)]
 struct State {
     blobs: HashMap<String, Blob>,
     uploads: HashMap<String, Started>,
-    /// An upload at the registry that has received nothing, after a mount that the registry refused.
-    unused_upload: Option<Upload>,
-    /// The manifests that the engine sent, or that the registry has, by tag and by digest.
+    /// The manifests that the engine sent, or that the registries have, by tag and by digest.
     manifests: HashMap<String, Descriptor>,
-    /// The number of manifests that the registry has not stored so far.
-    unstored: usize,
-    failure: Option<Failure>,
-    /// The latest time until which a request waits before a retry.
-    waits_until: Option<Instant>,
+    /// The manifests that the engine sent, in order.
+    sent: Vec<SentManifest>,
+    /// Blobs that some registries have and others lack, with the time of the answer to the engine.
+    announced: VecDeque<(String, Instant)>,
+    /// The indexes of registries that did not answer in time.
+    silent: HashSet<usize>,
 }
 
 impl Job {
-    /// # Errors
-    /// The TLS configuration for the registry cannot be used.
-    pub fn new(
-        registry: Arc<Registry>,
-        reference: &Reference,
-        settings: Settings,
-    ) -> Result<Arc<Self>, RegistryError> {
-        let writer = Writer::new(registry, reference.path())?;
-        Ok(Arc::new(Self {
-            repository: reference.path().to_owned(),
-            tag: reference.tag_or_latest().to_owned(),
-            writer,
-            layers: Layers::default(),
-            bodies: Arc::new(Semaphore::new(BODIES)),
-            profile: Profile::of(reference.domain()),
-            settings,
+    /// * `repository`, `tag`: the repository and the tag under which the engine pushes the image.
+    pub fn new(repository: String, tag: String, upstreams: Vec<Arc<Upstream>>) -> Arc<Self> {
+        let limit = if upstreams.len() > 1 { MAX_BEHIND } else { MAX_WAITING };
+        Arc::new(Self {
+            repository,
+            tag,
+            upstreams,
             guard: Arc::new(Guard::new()),
+            backlog: Arc::new(Backlog::new(limit)),
+            slots: Arc::new(Semaphore::new(BODIES)),
             state: Mutex::default(),
             version: watch::Sender::new(()),
-            tasks: Mutex::default(),
-            manifest_turn: AsyncMutex::default(),
-        }))
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -147,224 +107,136 @@ impl Job {
         changed
     }
 
-    /// Waits until `check` returns a value. Calls `check` after each change of the state.
-    async fn until<T>(&self, mut check: impl FnMut(&State) -> Option<T>) -> T {
-        let mut version = self.version.subscribe();
-        loop {
-            if let Some(value) = check(&self.state()) {
-                return value;
-            }
-            // The sender exists as long as `self`, so this wait does not fail.
-            let _ = version.changed().await;
-        }
+    /// Returns whether the image goes to several registries.
+    pub fn is_shared(&self) -> bool {
+        self.upstreams.len() > 1
+    }
+
+    /// Returns the registries whose push has not ended, with their indexes.
+    pub fn live(&self) -> impl Iterator<Item = (usize, &Arc<Upstream>)> {
+        self.upstreams.iter().enumerate().filter(|(_, upstream)| !upstream.has_ended())
     }
 
     /// Ends all background tasks.
     pub fn stop(&self) {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        self.upstreams.iter().for_each(|upstream| upstream.stop());
     }
 
-    /// Returns the latest time until which a request to the registry waits before a retry.
-    pub fn waits_until(&self) -> Option<Instant> {
-        self.state().waits_until
+    /// Waits until the pushes to all registries have ended.
+    pub async fn ended(&self) {
+        join_all(self.upstreams.iter().map(|upstream| upstream.ended())).await;
     }
 
-    /// Runs a task in the background until it ends or the job is stopped.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
-    }
-
-    /// Ends the push with a failure, unless it has failed already.
-    pub fn fail(&self, failure: Failure) {
-        self.change(|state| _ = state.failure.get_or_insert(failure));
-    }
-
-    /// Ends the push because the registry refuses it.
-    pub fn refuse(&self, error: RegistryError) {
-        self.fail(Failure { error, can_retry: false });
-    }
-
-    /// Waits until the push has failed.
-    pub async fn failed(&self) {
-        self.until(|state| state.failure.as_ref().map(|_| ())).await;
-    }
-
-    /// Returns notes about the registry's answers.
-    pub fn notes(&self) -> Vec<String> {
-        let is_asked = self.settings.chunk_size.is_some_and(|size| size > 0);
-        let no_chunks = (is_asked && !self.profile.accepts_chunks()).then(|| {
-            format!("{} does not support chunks, so --chunk-size has no effect", self.writer.domain())
-        });
-        no_chunks.into_iter().chain(self.writer.take_notes()).collect()
-    }
-
-    pub fn take_failure(&self) -> Option<Failure> {
-        self.state().failure.take()
-    }
-
-    /// Waits until the registry has stored everything that the engine sent, or the push has failed.
-    pub async fn settled(&self) {
-        self.until(|state| {
-            let is_stored = state.unstored == 0 && state.blobs.values().all(is_stored);
-            (is_stored || state.failure.is_some()).then_some(())
-        })
-        .await;
-    }
-
-    /// Waits until a blob may be sent.
+    /// Waits until the engine may send a blob.
     ///
-    /// * `chunk`: the size of its chunks in bytes. Large chunks need the memory of several blobs.
-    pub async fn slot(&self, chunk: Option<u64>) -> OwnedSemaphorePermit {
-        let bodies = Arc::clone(&self.bodies);
-        let needed = chunk.unwrap_or_default().div_ceil(KEPT as u64).clamp(1, BODIES as u64);
+    /// * `size`: the size of the blob in bytes, if known. Large chunks of a blob need the memory of several blobs.
+    pub async fn slot(&self, size: Option<u64>) -> OwnedSemaphorePermit {
+        let chunk = self.live().filter_map(|(_, upstream)| upstream.chunk_size(size)).max();
+        let needed = chunk.unwrap_or_default().div_ceil(KEPT).clamp(1, BODIES as u64);
         let needed = u32::try_from(needed).expect("at most the number of slots");
-        bodies.acquire_many_owned(needed).await.expect("the semaphore is never closed")
+        Arc::clone(&self.slots).acquire_many_owned(needed).await.expect("the semaphore is never closed")
     }
 
-    /// Returns the limit of the rate of all uploads.
-    pub fn rate(&self) -> Option<&RateLimit> {
-        self.settings.rate.as_deref()
-    }
-
-    /// Returns the size in bytes of the chunks of a blob; `None`: the blob is sent in one stream.
-    ///
-    /// * `size`: the size of the blob in bytes, if known.
-    pub fn chunk_size(&self, size: Option<u64>) -> Option<u64> {
-        self.profile.chunk_size(self.settings.chunk_size, self.writer.chunk_limits(), size)
-    }
-
-    /// Returns the size in bytes of chunks after the registry refused a request without the length of its body. `None`: the
-    /// user wants one stream.
-    pub fn chunk_size_with_length(&self) -> Option<u64> {
-        self.writer.set_requires_length();
-        self.chunk_size(None)
-    }
-
-    /// Returns the size in bytes of chunks after the registry refused a request because of its size. `None`: no smaller size
-    /// is left, or the user wants one stream.
-    ///
-    /// * `size`: the size of the refused request in bytes.
-    pub fn smaller_chunk(&self, size: u64) -> Option<u64> {
-        profile::smaller(size)?;
-        self.writer.set_refused_size(size);
-        self.chunk_size(None).filter(|chunk| *chunk < size)
-    }
-
-    /// Returns the retries for one blob or one manifest.
-    pub fn retries(&self) -> RetryBudget {
-        RetryBudget::new(self.settings.retries)
-    }
-
-    /// Waits before a retry, as long as the registry demands.
-    ///
-    /// * `row`: shows the wait.
-    ///
-    /// # Errors
-    /// The failure, if a retry cannot help or none is left.
-    pub async fn wait_after(
-        &self,
-        error: RegistryError,
-        retries: &mut RetryBudget,
-        row: Option<&Row>,
-    ) -> Result<(), RegistryError> {
-        const STEP: Duration = Duration::from_secs(1);
-        let failure = AttemptFailure {
-            verdict: error.verdict(),
-            has_pushed_layer: false,
-            max_retries: u32::MAX,
-            retry_after: error.retry_after(),
-            sent: None,
-        };
-        let Some(next) = retries.after(&failure) else { return Err(error) };
-        let end = Instant::now() + next.wait;
-        self.change(|state| state.waits_until = state.waits_until.max(Some(end)));
-        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-            if let Some(row) = row {
-                row.set_retrying(left.as_secs_f64().ceil() as u64);
+    /// Waits until there is room for more data of a blob. Goes on without a registry that receives nothing while others wait
+    /// for it.
+    pub async fn room(&self, window: &Window) {
+        while timeout(PATIENCE / 10, window.has_room()).await.is_err() {
+            let (stuck, others): (Vec<_>, Vec<_>) =
+                self.live().partition(|(_, upstream)| upstream.is_stuck(PATIENCE));
+            if others.is_empty() {
+                continue;
             }
-            tokio::time::sleep(left.min(STEP)).await;
+            for (_, upstream) in stuck {
+                let time = format_duration(PATIENCE);
+                let reason = format!("it received nothing for {time}, while the other registries waited");
+                upstream.fail(Failure::LeftBehind(reason));
+            }
         }
-        Ok(())
     }
 }
 
 impl Job {
-    /// Returns the size in bytes of a blob if the repository has it. Mounts the blob from a repository that may have it.
-    pub async fn find(&self, digest: &str) -> Result<Option<u64>, RegistryError> {
-        if let Some(Blob::Storing(size) | Blob::Stored(size)) = self.blob(digest) {
-            return Ok(Some(size));
+    /// Returns the size in bytes of a blob if the engine has sent it, or if all registries have it.
+    pub async fn find(&self, digest: &str) -> Option<u64> {
+        if let Some(Blob::Arrived(size)) = self.blob(digest) {
+            return Some(size);
         }
-        let mut found = self.writer.size_of(digest).await?;
-        for from in &self.settings.mount_sources {
-            if found.is_none() && self.mount(digest, from).await {
-                found = self.writer.size_of(digest).await?;
+        let silent = self.state().silent.clone();
+        let mut asked: FuturesUnordered<_> = self
+            .live()
+            .filter(|(index, _)| !silent.contains(index))
+            .map(|(index, upstream)| async move { (index, upstream.find(digest).await) })
+            .collect();
+        let mut unanswered: HashSet<usize> = self.live().map(|(index, _)| index).collect();
+        let (mut size, mut limit) = (None, QUERY);
+        // One registry that lacks the blob settles the answer. The answers of the others count when the blob arrives.
+        let is_missing = loop {
+            match timeout(limit, asked.next()).await {
+                Ok(Some((index, found))) => {
+                    limit = OTHERS;
+                    unanswered.remove(&index);
+                    if found.is_none() && !self.upstreams[index].has_ended() {
+                        break true;
+                    }
+                    size = size.or(found);
+                }
+                Ok(None) => break !unanswered.is_empty(),
+                Err(_) => {
+                    // The engine does not wait for these registries again.
+                    if self.is_shared() {
+                        self.state().silent.extend(unanswered);
+                    }
+                    break true;
+                }
             }
+        };
+        if is_missing && self.is_shared() {
+            self.state().announced.push_back((digest.to_owned(), Instant::now()));
         }
-        if let Some(size) = found {
-            self.change(|state| state.blobs.insert(digest.to_owned(), Blob::Stored(size)));
-        }
-        Ok(found)
+        size.filter(|_| !is_missing)
     }
 
-    /// Mounts a blob from another repository of the registry. Returns whether the repository has the blob now. If the
-    /// registry starts an upload instead, one such upload is kept for the next blob, and others are cancelled.
+    /// Returns the digest of the blob that the engine probably sends next. docker's classic store tells the digest of a blob
+    /// only after the data, but asks for the blob just before.
+    pub fn likely_blob(&self) -> Option<String> {
+        let mut state = self.state();
+        while let Some((digest, time)) = state.announced.pop_front() {
+            if time.elapsed() < UNTIL_UPLOAD && !state.blobs.contains_key(&digest) {
+                return Some(digest);
+            }
+        }
+        None
+    }
+
+    /// Mounts a blob from another repository. Returns whether all registries have the blob now.
     pub async fn mount(&self, digest: &str, from: &str) -> bool {
-        match self.writer.mount(digest, from).await {
-            Ok(Mounted::Yes) => true,
-            Ok(Mounted::No(upload)) => {
-                let is_needed = self.state().unused_upload.is_none();
-                match upload {
-                    Some(upload) if is_needed => self.state().unused_upload = Some(upload),
-                    Some(upload) => self.writer.cancel(&upload).await,
-                    None => {}
-                }
-                false
-            }
-            Err(error) => {
-                // The upload that follows shows whether the registry refuses more than the mount. Refused credentials are
-                // not sent again.
-                if error.class() == Class::Auth {
-                    self.refuse(error);
-                }
-                false
-            }
-        }
-    }
-
-    /// Cancels an upload at the registry that was not needed.
-    pub async fn cancel_unused_upload(&self) {
-        let unused = self.state().unused_upload.take();
-        if let Some(upload) = unused {
-            self.writer.cancel(&upload).await;
-        }
-    }
-
-    /// Returns the unused upload if there is one, or starts an upload at the registry.
-    pub async fn start(&self, retries: &mut RetryBudget, row: Option<&Row>) -> Result<Upload, RegistryError> {
-        if let Some(unused) = self.state().unused_upload.take() {
-            return Ok(unused);
-        }
-        loop {
-            match self.writer.start().await {
-                Ok(upload) => return Ok(upload),
-                Err(error) => self.wait_after(error, retries, row).await?,
-            }
-        }
+        let mounts = self.live().map(|(_, upstream)| async move {
+            let mounted =
+                timeout(if self.is_shared() { OTHERS } else { QUERY }, upstream.mount(digest, from));
+            mounted.await.unwrap_or_default()
+        });
+        join_all(mounts).await.into_iter().all(|is_mounted| is_mounted)
     }
 
     pub fn blob(&self, digest: &str) -> Option<Blob> {
         self.state().blobs.get(digest).copied()
     }
 
-    pub fn set_blob(&self, digest: &str, blob: Blob) {
-        self.change(|state| state.blobs.insert(digest.to_owned(), blob));
+    /// Records that the engine has sent a blob, which the registries must store.
+    ///
+    /// * `size`: in bytes.
+    pub fn must_store(&self, digest: &str, size: u64) {
+        self.live().for_each(|(_, upstream)| upstream.must_store(digest));
+        self.change(|state| state.blobs.insert(digest.to_owned(), Blob::Arrived(size)));
     }
 
     /// Forgets a blob that has not arrived.
     pub fn forget_blob(&self, digest: &str) {
-        self.change(|state| state.blobs.remove(digest));
+        self.change(|state| {
+            if state.blobs.get(digest) == Some(&Blob::Arriving) {
+                state.blobs.remove(digest);
+            }
+        });
     }
 
     /// Reserves a blob for the request that sends it. Returns `false` if another request sends or has sent the blob.
@@ -380,17 +252,18 @@ impl Job {
 
     /// Waits until a blob has arrived in another request. Returns `false` if that request failed.
     pub async fn arrives(&self, digest: &str) -> bool {
-        self.until(|state| match state.blobs.get(digest) {
-            Some(Blob::Arriving) => None,
-            blob => Some(blob.is_some()),
-        })
-        .await
+        let mut version = self.version.subscribe();
+        while self.blob(digest) == Some(Blob::Arriving) {
+            // The sender exists as long as `self`, so this wait does not fail.
+            let _ = version.changed().await;
+        }
+        self.blob(digest).is_some()
     }
 
     /// Adds an upload that the engine starts, and returns its ID.
-    pub fn add_upload(&self) -> String {
+    pub fn add_upload(&self, likely: Option<String>) -> String {
         let id = random_hex::<16>();
-        self.state().uploads.insert(id.clone(), Started::default());
+        self.state().uploads.insert(id.clone(), Started { likely, arrived: None });
         id
     }
 
@@ -402,45 +275,45 @@ impl Job {
         self.state().uploads.remove(id)
     }
 
+    /// Returns the manifest that a tag or a digest names, if the engine has sent it.
     pub fn manifest(&self, reference: &str) -> Option<Descriptor> {
         self.state().manifests.get(reference).cloned()
     }
 
-    /// Records a manifest that the registry has.
-    pub fn add_manifest(&self, reference: &str, manifest: Descriptor) {
-        self.state().manifests.insert(reference.to_owned(), manifest);
+    /// Returns the manifest that a tag or a digest names, if the engine has sent it, or a single registry has it. Several
+    /// registries get each manifest, since some may lack it.
+    pub async fn find_manifest(&self, reference: &str) -> Option<Descriptor> {
+        if let (None, [upstream]) = (self.manifest(reference), self.upstreams.as_slice()) {
+            let known_as = if reference == self.tag { upstream.reference.tag_or_latest() } else { reference };
+            let found = upstream.resolve(known_as).await?;
+            self.state().manifests.insert(reference.to_owned(), found);
+        }
+        self.manifest(reference)
     }
 
-    /// Stores a manifest in the registry, after all blobs. The manifests are stored in the order of the calls.
+    /// Stores a manifest in each registry, as soon as the registry has all blobs.
+    ///
+    /// * `reference`: the tag of the push, or a digest.
     pub fn store_manifest(
-        self: &Arc<Self>,
-        reference: String,
-        manifest: Descriptor,
-        media_type: HeaderValue,
-        body: Bytes,
+        &self,
+        reference: &str,
+        manifest: &Descriptor,
+        media_type: &HeaderValue,
+        body: &Bytes,
     ) {
-        self.change(|state| {
-            state.unstored += 1;
+        {
+            let mut state = self.state();
             state.manifests.insert(manifest.digest.clone(), manifest.clone());
-            state.manifests.insert(reference.clone(), manifest);
-        });
-        let job = Arc::clone(self);
-        self.spawn(async move {
-            let _turn = job.manifest_turn.lock().await;
-            job.until(|state| state.blobs.values().all(is_stored).then_some(())).await;
-            let mut retries = job.retries();
-            loop {
-                let put = job.writer.put_manifest(&reference, media_type.clone(), body.clone()).await;
-                let Err(error) = put else { break };
-                if let Err(error) = job.wait_after(error, &mut retries, None).await {
-                    return job.refuse(error);
-                }
-            }
-            job.change(|state| state.unstored -= 1);
-        });
+            state.manifests.insert(reference.to_owned(), manifest.clone());
+        }
+        let by_digest = Some(reference.to_owned()).filter(|reference| *reference != self.tag);
+        let sent = SentManifest { by_digest, media_type: media_type.clone(), body: body.clone() };
+        self.live().for_each(|(_, upstream)| upstream.store_manifest(sent.clone()));
+        self.state().sent.push(sent);
     }
-}
 
-fn is_stored(blob: &Blob) -> bool {
-    matches!(blob, Blob::Stored(_))
+    /// Returns the manifests that the engine sent, in order.
+    pub fn take_manifests(&self) -> Vec<SentManifest> {
+        std::mem::take(&mut self.state().sent)
+    }
 }

@@ -17,7 +17,7 @@ pub struct Row {
 }
 
 /// Sizes are in bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum State {
     Waiting,
     /// `total`: the size of the blob; 0 if it is not known.
@@ -32,6 +32,8 @@ enum State {
     Stored {
         size: u64,
     },
+    /// The registry had the blob before, or has mounted it.
+    Present(LayerState),
 }
 
 /// The blobs of one push, in the order in which they arrived.
@@ -57,6 +59,15 @@ impl Row {
         self.set(State::Stored { size });
     }
 
+    pub fn set_exists(&self) {
+        self.set(State::Present(LayerState::AlreadyExists));
+    }
+
+    /// * `from`: the repository from which the registry has mounted the blob.
+    pub fn set_mounted(&self, from: &str) {
+        self.set(State::Present(LayerState::MountedFrom(from.to_owned())));
+    }
+
     /// Adds the events for the changes of the blob since the last call.
     fn add_changes(&self, events: &mut Vec<Event>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,6 +77,7 @@ impl Row {
                 (LayerState::Pushing { current: self.sent.load(Ordering::Relaxed), total }, None)
             }
             State::Retrying { seconds } => (LayerState::Retrying { seconds }, None),
+            State::Present(ref state) => (state.clone(), None),
             // The event with the size comes first, so that the sent bytes of a quick blob count too.
             State::Stored { size } => {
                 (LayerState::Pushing { current: size, total: size }, Some(LayerState::Pushed))

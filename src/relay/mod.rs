@@ -15,6 +15,7 @@ pub mod rate;
 pub mod reach;
 pub mod request;
 mod server;
+pub mod upstream;
 mod window;
 
 use std::io;
@@ -28,19 +29,6 @@ use crate::docker::context::SshHost;
 use crate::engine::transport::forward::ReverseForward;
 use crate::relay::job::Job;
 use crate::relay::server::Answerer;
-
-/// The connections of the engine, and the uploads to the registry. Dropping this value ends both.
-pub struct Serving {
-    server: JoinSet<()>,
-    job: Arc<Job>,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.server.abort_all();
-        self.job.stop();
-    }
-}
 
 /// A loopback address at which the relay accepts connections from the engine, for the attempts of one push.
 #[derive(Debug)]
@@ -99,7 +87,7 @@ impl Relay {
     }
 
     /// Answers the requests of the engine until the returned value is dropped.
-    pub fn serve(&self, job: &Arc<Job>) -> Serving {
+    pub fn serve(&self, job: &Arc<Job>) -> JoinSet<()> {
         let (listener, own, guard) = (Arc::clone(&self.listener), Arc::clone(job), Arc::clone(&job.guard));
         let mut server = JoinSet::new();
         server.spawn(async move {
@@ -107,6 +95,6 @@ impl Relay {
                 Arc::new(move |request| Box::pin(server::answer(Arc::clone(&own), request)));
             server::serve(&listener, &guard, &answer).await;
         });
-        Serving { server, job: Arc::clone(job) }
+        server
     }
 }

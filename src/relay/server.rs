@@ -20,16 +20,14 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::failure::Class;
 use crate::oci::{Descriptor, sha256};
-use crate::relay::blob::Transfer;
+use crate::relay::blob::{SMALL, Transfer};
 use crate::relay::guard::Guard;
-use crate::relay::job::{Blob, Job, Started};
+use crate::relay::job::{Job, Started};
 use crate::relay::request::{EngineRequest, Refusal};
-use crate::relay::window::Arrived;
+use crate::relay::window::{Arrived, Window};
 
 /// The maximum number of connections that have not sent the password. One more connection closes the oldest. The containerd
 /// store opens two connections for each layer at once, since it tries TLS first.
@@ -44,8 +42,6 @@ const IDLE: Duration = Duration::from_secs(120);
 const MAX_HEADERS: usize = 64 << 10;
 /// The maximum size in bytes of a manifest (OCI distribution specification 1.1).
 const MAX_MANIFEST: usize = 4 << 20;
-/// The maximum time for a query to the registry before the relay answers "not found". docker 29 waits for 30 s.
-const QUERY: Duration = Duration::from_secs(15);
 /// The first byte of a TLS handshake. Engines try TLS first.
 const TLS: u8 = 0x16;
 /// The answer to a TLS handshake, after which engines use plain HTTP.
@@ -168,7 +164,9 @@ pub async fn answer(job: Arc<Job>, request: Request<Incoming>) -> Answer {
         EngineRequest::Receive { id } => receive(job, &id, request.into_body()).await,
         EngineRequest::Finish { id, digest } => finish(job, &id, digest, request.into_body()).await,
         EngineRequest::Cancel { id } => {
-            job.take_upload(&id);
+            if let Some(Started { arrived: Some((_, window)), .. }) = job.take_upload(&id) {
+                window.leave();
+            }
             empty(StatusCode::NO_CONTENT)
         }
         EngineRequest::FindBlob { digest } => find_blob(job, &digest).await,
@@ -178,52 +176,51 @@ pub async fn answer(job: Arc<Job>, request: Request<Incoming>) -> Answer {
     }
 }
 
-/// `HEAD blobs/DIGEST`. After a failure, answers "not found", since the upload that follows reports the failure. Refused
-/// credentials end the push.
+/// `HEAD blobs/DIGEST`.
 async fn find_blob(job: &Arc<Job>, digest: &str) -> Answer {
-    match tokio::time::timeout(QUERY, job.find(digest)).await {
-        Ok(Ok(Some(size))) => found(digest, size),
-        Ok(Err(error)) if error.class() == Class::Auth => {
-            job.refuse(error);
-            std::future::pending().await
-        }
-        _ => refusal(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", "no such blob"),
+    match job.find(digest).await {
+        Some(size) => found(digest, size),
+        // After a refusal of the credentials, the engine must send nothing more.
+        None if job.live().next().is_none() => std::future::pending().await,
+        None => refusal(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", "no such blob"),
     }
 }
 
-/// `POST blobs/uploads/`: starts an upload at the relay, or mounts a blob at the registry.
+/// `POST blobs/uploads/`: starts an upload at the relay, or mounts a blob in the registries.
 async fn start(job: &Arc<Job>, mount: Option<(String, String)>) -> Answer {
-    if let Some((digest, from)) = mount {
-        let mounted =
-            async { job.mount(&digest, &from).await && matches!(job.find(&digest).await, Ok(Some(_))) };
-        if tokio::time::timeout(QUERY, mounted).await.unwrap_or_default() {
-            return stored(job, &digest);
+    let likely = match mount {
+        Some((digest, from)) => {
+            if job.mount(&digest, &from).await {
+                return stored(job, &digest);
+            }
+            Some(digest)
         }
-    }
-    accepted(job, &job.add_upload(), 0)
+        None => job.likely_blob(),
+    };
+    accepted(job, &job.add_upload(likely), 0)
 }
 
 /// `PATCH blobs/uploads/ID`: receives a blob whose digest the engine tells later.
 async fn receive(job: &Arc<Job>, id: &str, body: Incoming) -> Answer {
-    if !matches!(job.take_upload(id), Some(Started { arrived: None })) {
+    let Some(Started { likely, arrived: None }) = job.take_upload(id) else {
         return refusal(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "no such upload");
-    }
-    let (arrived, wanted) = transfer(job, body, id.to_owned(), None).await;
+    };
+    let (arrived, window) = transfer(job, body, id.to_owned(), None, likely).await;
     let end = arrived.size;
-    job.put_upload(id, Started { arrived: Some((arrived, wanted)) });
+    job.put_upload(id, Started { likely: None, arrived: Some((arrived, window)) });
     accepted(job, id, end)
 }
 
 /// `PUT blobs/uploads/ID?digest=DIGEST`: finishes an upload. The body is the whole blob, or empty after a `PATCH`.
 async fn finish(job: &Arc<Job>, id: &str, digest: String, body: Incoming) -> Answer {
     match job.take_upload(id) {
-        Some(Started { arrived: Some((arrived, wanted)) }) => {
+        Some(Started { arrived: Some((arrived, window)), .. }) => {
             if !body.is_end_stream() {
                 return refusal(StatusCode::BAD_REQUEST, "SIZE_INVALID", "a second chunk of a blob");
             }
-            store(job, &digest, arrived, wanted).await
+            store(job, &digest, arrived, &window)
         }
-        Some(Started { arrived: None }) => {
+        Some(Started { arrived: None, .. }) => {
             while !job.reserve(&digest) {
                 if job.arrives(&digest).await {
                     // Another request has sent this blob.
@@ -231,55 +228,122 @@ async fn finish(job: &Arc<Job>, id: &str, digest: String, body: Incoming) -> Ans
                     return stored(job, &digest);
                 }
             }
-            let (arrived, wanted) = transfer(job, body, digest.clone(), Some(&digest)).await;
-            store(job, &digest, arrived, wanted).await
+            let likely = Some(digest.clone());
+            let (arrived, window) = transfer(job, body, digest.clone(), Some(&digest), likely).await;
+            store(job, &digest, arrived, &window)
         }
         None => refusal(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "no such upload"),
     }
 }
 
-/// Forwards a blob to the registry, and waits until the whole blob has arrived. Waits forever if the blob cannot be
-/// forwarded, since an engine would retry after an error. The push then ends with the failure.
-async fn transfer(
-    job: &Arc<Job>,
-    incoming: Incoming,
-    name: String,
-    digest: Option<&str>,
-) -> (Arrived, oneshot::Sender<String>) {
-    let (arrived, has_arrived) = oneshot::channel();
-    let (want, wanted) = oneshot::channel();
-    let size = incoming.size_hint().exact();
-    let digest = digest.map(str::to_owned);
-    let transfer = Transfer { job: Arc::clone(job), incoming, name, digest, size, arrived, wanted };
-    job.spawn(transfer.run());
-    match has_arrived.await {
-        Ok(arrived) => (arrived, want),
-        Err(_) => std::future::pending().await,
+/// Records that the engine does not finish a blob, if the request ends before the blob has arrived.
+struct Receiving<'a> {
+    job: &'a Job,
+    window: &'a Window,
+    digest: Option<&'a str>,
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        if self.window.is_complete() {
+            return;
+        }
+        self.window.leave();
+        if let Some(digest) = self.digest {
+            self.job.forget_blob(digest);
+        }
     }
 }
 
-/// Stores a blob that has arrived. Answers the engine at once, while the registry may still store the blob.
-async fn store(job: &Arc<Job>, digest: &str, arrived: Arrived, want: oneshot::Sender<String>) -> Answer {
-    // The registry checks digests of other algorithms.
+/// Receives a blob, and lets each registry that lacks it receive it at the same time. Waits forever if the engine does not
+/// finish the blob, since an engine would retry after an error.
+///
+/// * `likely`: the digest that the blob probably has.
+async fn transfer(
+    job: &Arc<Job>,
+    mut incoming: Incoming,
+    name: String,
+    digest: Option<&str>,
+    likely: Option<String>,
+) -> (Arrived, Arc<Window>) {
+    let size = incoming.size_hint().exact();
+    // The registries check a digest that the first request names. Otherwise the plugin checks it, before it confirms the blob
+    // to the engine.
+    let window = Window::new(Arc::clone(&job.backlog), digest.is_none(), job.upstreams.len());
+    let receiving = Receiving { job, window: &window, digest };
+    let mut has_begun = false;
+    loop {
+        if !has_begun && window.end() > SMALL {
+            window.set_slot(job.slot(size).await);
+            forward(job, &window, &name, digest, size, likely.as_ref());
+            has_begun = true;
+        }
+        if has_begun {
+            job.room(&window).await;
+        }
+        match incoming.frame().await {
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    window.add(data);
+                }
+            }
+            Some(Err(_)) => {
+                drop(receiving);
+                return std::future::pending().await;
+            }
+            None => break,
+        }
+        if incoming.is_end_stream() {
+            break;
+        }
+    }
+    let arrived = window.complete(!job.is_shared());
+    drop(receiving);
+    if !has_begun {
+        forward(job, &window, &name, digest, size, likely.as_ref());
+    }
+    (arrived, window)
+}
+
+/// Sends a blob to the registries in the background.
+fn forward(
+    job: &Job,
+    window: &Arc<Window>,
+    name: &str,
+    digest: Option<&str>,
+    size: Option<u64>,
+    likely: Option<&String>,
+) {
+    for (index, upstream) in job.upstreams.iter().enumerate() {
+        let transfer = Transfer {
+            upstream: Arc::clone(upstream),
+            reader: upstream.add_reader(window, index),
+            name: name.to_owned(),
+            digest: digest.map(str::to_owned),
+            size,
+            // A single registry lacks each blob that the engine sends.
+            likely: likely.cloned().filter(|_| job.is_shared()),
+        };
+        upstream.spawn(transfer.run());
+    }
+}
+
+/// Stores a blob that has arrived. Answers the engine at once, while the registries may still store the blob.
+fn store(job: &Arc<Job>, digest: &str, arrived: Arrived, window: &Window) -> Answer {
+    // The registries check digests of other algorithms.
     if digest.starts_with("sha256:") && arrived.digest.is_some_and(|own| own != digest) {
+        window.leave();
         job.forget_blob(digest);
         return refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", "the blob has another digest");
     }
-    job.set_blob(digest, Blob::Storing(arrived.size));
-    if want.send(digest.to_owned()).is_err() {
-        return std::future::pending().await;
-    }
+    job.must_store(digest, arrived.size);
+    window.set_digest(digest);
     stored(job, digest)
 }
 
 /// `HEAD manifests/REFERENCE`.
 async fn find_manifest(job: &Arc<Job>, reference: &str) -> Answer {
-    if job.manifest(reference).is_none()
-        && let Ok(Ok(Some(found))) = tokio::time::timeout(QUERY, job.writer.resolve(reference)).await
-    {
-        job.add_manifest(reference, found);
-    }
-    match job.manifest(reference) {
+    match job.find_manifest(reference).await {
         Some(Descriptor { digest, size, .. }) => found(&digest, size),
         None => refusal(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "no such manifest"),
     }
@@ -305,7 +369,7 @@ async fn put_manifest(job: &Arc<Job>, reference: String, request: Request<Incomi
     }
     let descriptor = Descriptor::new(digest.clone(), body.len() as u64);
     let location = format!("/v2/{}/manifests/{reference}", job.repository);
-    job.store_manifest(reference, descriptor, media_type, body);
+    job.store_manifest(&reference, &descriptor, &media_type, &body);
     with_header(created(&location), DIGEST, &digest)
 }
 

@@ -1,29 +1,52 @@
-//! The data of a blob that the engine sends: hashed as it arrives, and the latest bytes kept for a second request.
+//! The data of a blob that the engine sends: hashed as it arrives, and kept until each registry has received it.
 
 use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Bytes, Incoming};
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use hyper::body::Bytes;
 use ring::digest::{Context, SHA256};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::oci::hex;
 
-/// The maximum number of bytes to keep of one blob. A registry may have received less than the plugin has sent, since
-/// connections and proxies hold back several MB.
-pub const KEPT: usize = 16 << 20;
+/// The maximum number of bytes to keep of one blob after they were sent. A registry may have received less than the plugin
+/// has sent, since connections and proxies hold back several MB.
+pub const KEPT: u64 = 16 << 20;
+/// The number of bytes of a blob that may always wait for a registry.
+const LEAST: u64 = 1 << 20;
 
-/// The blob that the engine sends in one request.
-pub struct Source {
-    incoming: Incoming,
-    /// Computes the digest. `None`: the digest is not needed.
-    hash: Option<Context>,
-    kept: VecDeque<Bytes>,
-    /// The offsets in the blob of the first kept byte, and of the first byte that has not arrived.
-    start: u64,
-    end: u64,
-    is_complete: bool,
-    /// The maximum number of bytes to keep.
+/// The number of bytes, in all blobs of a push, that wait for at least one registry.
+#[derive(Debug)]
+pub struct Backlog {
+    total: AtomicU64,
+    /// The engine sends no more while this number of bytes waits.
     limit: u64,
+    /// Changes if the number becomes smaller.
+    version: watch::Sender<()>,
+}
+
+impl Backlog {
+    /// * `limit`: in bytes.
+    pub fn new(limit: u64) -> Self {
+        Self { total: AtomicU64::new(0), limit, version: watch::Sender::new(()) }
+    }
+
+    fn has_room(&self) -> bool {
+        self.total.load(Ordering::Relaxed) < self.limit
+    }
+
+    fn replace(&self, before: u64, now: u64) {
+        if now > before {
+            self.total.fetch_add(now - before, Ordering::Relaxed);
+        } else if now < before {
+            self.total.fetch_sub(before - now, Ordering::Relaxed);
+            self.version.send_replace(());
+        }
+    }
 }
 
 /// A blob that has arrived.
@@ -35,120 +58,365 @@ pub struct Arrived {
     pub size: u64,
 }
 
-/// The engine closed the connection before it sent the whole blob.
-#[derive(Debug)]
+/// The engine closed the connection before it sent the whole blob, or did not finish the upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineLeft;
 
-impl Source {
+/// One blob, written by the request of the engine, and read by one [`Reader`] for each registry.
+pub struct Window {
+    backlog: Arc<Backlog>,
+    state: Mutex<State>,
+    /// Changes with the state.
+    version: watch::Sender<()>,
+}
+
+struct State {
+    /// Computes the digest. `None`: the digest is not needed.
+    hash: Option<Context>,
+    /// The kept data, with the offset of each part in the blob.
+    kept: VecDeque<(u64, Bytes)>,
+    /// The offsets in the blob of the first kept byte, and of the first byte that has not arrived.
+    start: u64,
+    end: u64,
+    is_complete: bool,
+    has_left: bool,
+    /// The digest under which the engine finishes the upload.
+    digest: Option<String>,
+    readers: Vec<Place>,
+    /// The maximum number of bytes to keep after they were sent.
+    limit: u64,
+    /// The number of bytes that may wait for a registry also if there is no room in the backlog.
+    least: u64,
+    /// The number of bytes of this blob in the backlog.
+    counted: u64,
+    /// The right to receive a blob. Returned as soon as the blob needs no memory, or the backlog counts its memory.
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+/// The place of a reader in a blob.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// The offset of the first byte that the reader still needs; `None`: it needs no more data.
+    offset: Option<u64>,
+    /// Incremented if the reader goes to another place, so that an earlier request reads no more.
+    generation: u64,
+}
+
+impl State {
+    /// Returns the offset of the first byte that a reader still needs.
+    fn needed(&self) -> u64 {
+        self.readers.iter().filter_map(|place| place.offset).min().unwrap_or(self.end)
+    }
+
+    fn is_needed(&self) -> bool {
+        self.readers.iter().any(|place| place.offset.is_some())
+    }
+
+    /// Drops the data that no reader needs, and updates the backlog.
+    fn trim(&mut self, backlog: &Backlog) {
+        let keep_from = if self.is_needed() { self.needed().saturating_sub(self.limit) } else { self.end };
+        while self.kept.front().is_some_and(|(at, part)| at + part.len() as u64 <= keep_from) {
+            self.kept.pop_front();
+        }
+        self.start = self.kept.front().map_or(self.end, |(at, _)| *at);
+        if self.kept.is_empty() {
+            self.kept = VecDeque::new();
+        }
+        // A blob that has arrived returns its slot, so all its memory counts.
+        let counted = self.end - if self.is_complete { self.start } else { self.needed() };
+        backlog.replace(self.counted, counted);
+        self.counted = counted;
+        if self.is_complete && !self.is_needed() {
+            self.slot = None;
+        }
+    }
+}
+
+impl Window {
     /// * `needs_digest`: compute the digest while the data arrives.
-    pub fn new(incoming: Incoming, needs_digest: bool) -> Self {
-        Self {
-            incoming,
+    /// * `readers`: the number of registries for which a [`Reader`] will be made.
+    pub fn new(backlog: Arc<Backlog>, needs_digest: bool, readers: usize) -> Arc<Self> {
+        let state = State {
             hash: needs_digest.then(|| Context::new(&SHA256)),
             kept: VecDeque::new(),
             start: 0,
             end: 0,
             is_complete: false,
-            limit: KEPT as u64,
-        }
+            has_left: false,
+            digest: None,
+            readers: vec![Place { offset: Some(0), generation: 0 }; readers],
+            limit: KEPT,
+            least: LEAST,
+            counted: 0,
+            slot: None,
+        };
+        Arc::new(Self { backlog, state: Mutex::new(state), version: watch::Sender::new(()) })
     }
 
-    /// Waits for more data. Returns `None` at the end of the blob. Cancel-safe.
-    ///
-    /// # Errors
-    /// The engine closed the connection.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, EngineLeft> {
-        while !self.is_complete {
-            match self.incoming.frame().await {
-                Some(Ok(frame)) => {
-                    let Ok(data) = frame.into_data() else { continue };
-                    if let Some(hash) = &mut self.hash {
-                        hash.update(&data);
-                    }
-                    self.end += data.len() as u64;
-                    self.kept.push_back(data.clone());
-                    self.keep_latest();
-                    self.is_complete = self.incoming.is_end_stream();
-                    return Ok(Some(data));
-                }
-                Some(Err(_)) => return Err(EngineLeft),
-                None => self.is_complete = true,
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and wakes all tasks that wait for a change.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = {
+            let mut state = self.state();
+            let changed = change(&mut state);
+            state.trim(&self.backlog);
+            changed
+        };
+        self.version.send_replace(());
+        changed
+    }
+
+    /// Waits until `check` returns a value. Calls `check` after each change of the state.
+    async fn until<T>(&self, mut check: impl FnMut(&State) -> Option<T>) -> T {
+        let mut version = self.version.subscribe();
+        loop {
+            if let Some(value) = check(&self.state()) {
+                return value;
             }
-        }
-        Ok(None)
-    }
-
-    fn keep_latest(&mut self) {
-        while self.end - self.start > self.limit
-            && let Some(oldest) = self.kept.pop_front()
-        {
-            self.start += oldest.len() as u64;
+            // The sender exists as long as `self`, so this wait does not fail.
+            let _ = version.changed().await;
         }
     }
 
-    /// Keeps at least one chunk of this size in bytes, and the data that arrives together with its end.
-    pub fn keep_chunks(&mut self, size: u64) {
-        const SLACK: u64 = 1 << 20;
-        self.limit = size.max(KEPT as u64) + SLACK;
+    /// Waits until more data may arrive.
+    pub async fn has_room(&self) {
+        let mut version = self.backlog.version.subscribe();
+        loop {
+            let has_own_room = {
+                let state = self.state();
+                state.end - state.needed() < state.least
+            };
+            if has_own_room || self.backlog.has_room() {
+                return;
+            }
+            // The window owns a reference to the sender, so this wait does not fail.
+            let _ = version.changed().await;
+        }
     }
 
-    /// Waits until the blob has ended, or until more than `limit` bytes have arrived. Returns whether the blob has ended.
+    /// Adds data that has arrived.
+    pub fn add(&self, data: Bytes) {
+        self.change(|state| {
+            if let Some(hash) = &mut state.hash {
+                hash.update(&data);
+            }
+            let at = state.end;
+            state.end += data.len() as u64;
+            state.kept.push_back((at, data));
+        });
+    }
+
+    /// Records that the whole blob has arrived. Returns its digest and its size.
     ///
-    /// # Errors
-    /// The engine closed the connection.
-    pub async fn fill(&mut self, limit: u64) -> Result<bool, EngineLeft> {
-        while self.end <= limit && self.next().await?.is_some() {}
-        Ok(self.is_complete)
+    /// * `keeps_slot`: no more blobs arrive while this blob needs memory.
+    pub fn complete(&self, keeps_slot: bool) -> Arrived {
+        self.change(|state| {
+            state.is_complete = true;
+            if !keeps_slot {
+                state.slot = None;
+            }
+            let digest = state.hash.take().map(|hash| format!("sha256:{}", hex(hash.finish().as_ref())));
+            Arrived { digest, size: state.end }
+        })
+    }
+
+    /// Records that the engine does not finish the blob.
+    pub fn leave(&self) {
+        self.change(|state| state.has_left = true);
+    }
+
+    /// Sets the digest under which to store the blob.
+    pub fn set_digest(&self, digest: &str) {
+        self.change(|state| state.digest = Some(digest.to_owned()));
+    }
+
+    /// Stores the right to receive a blob until the blob needs no memory.
+    pub fn set_slot(&self, slot: OwnedSemaphorePermit) {
+        self.change(|state| state.slot = Some(slot));
+    }
+
+    /// Returns whether data has arrived that a reader has not read.
+    pub fn has_unread(&self, index: usize) -> bool {
+        let state = self.state();
+        state.readers[index].offset.is_some_and(|offset| offset < state.end)
     }
 
     pub fn end(&self) -> u64 {
-        self.end
+        self.state().end
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.state().is_complete
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.state().has_left
     }
 
     /// Returns whether the blob is a JSON document, such as the configuration of an image, and not a layer.
     pub fn is_document(&self) -> bool {
-        self.kept.front().is_some_and(|chunk| chunk.starts_with(b"{"))
-    }
-
-    pub fn is_complete(&self) -> bool {
-        self.is_complete
+        let state = self.state();
+        state.start == 0 && state.kept.front().is_some_and(|(_, part)| part.starts_with(b"{"))
     }
 
     /// Returns whether the whole blob has arrived, and ends at this offset.
     pub fn ends_at(&self, offset: u64) -> bool {
-        self.is_complete && offset == self.end
+        let state = self.state();
+        state.is_complete && offset == state.end
     }
 
-    /// Returns whether the data from this offset on is kept.
-    pub fn has_kept(&self, offset: u64) -> bool {
-        (self.start..=self.end).contains(&offset)
+    /// Waits for the digest under which to store the blob.
+    pub async fn digest(&self) -> Result<String, EngineLeft> {
+        self.until(|state| match &state.digest {
+            Some(digest) => Some(Ok(digest.clone())),
+            None => state.has_left.then_some(Err(EngineLeft)),
+        })
+        .await
     }
 
-    /// Returns the kept data from this offset on, up to the offset `end`.
-    pub fn kept(&self, offset: u64, end: u64) -> Vec<Bytes> {
-        let mut at = self.start;
-        let mut parts = Vec::new();
-        for part in &self.kept {
-            let part_end = at + part.len() as u64;
-            let (from, to) = (offset.clamp(at, part_end), end.clamp(at, part_end));
-            if from < to {
-                let within = |offset: u64| usize::try_from(offset - at).unwrap_or(usize::MAX);
-                parts.push(part.slice(within(from)..within(to)));
+    /// Waits until the blob has ended, or until more than `limit` bytes have arrived.
+    pub async fn fill(&self, limit: u64) -> Result<(), EngineLeft> {
+        let is_full = |state: &State| state.is_complete || state.end > limit;
+        self.until(|state| match state.has_left {
+            _ if is_full(state) => Some(Ok(())),
+            true => Some(Err(EngineLeft)),
+            false => None,
+        })
+        .await
+    }
+
+    /// Waits until the whole blob has arrived.
+    pub async fn completed(&self) -> Result<(), EngineLeft> {
+        self.fill(u64::MAX).await
+    }
+}
+
+/// Reads a blob for one registry. The data that it needs is kept until the reader is dropped.
+pub struct Reader {
+    window: Arc<Window>,
+    index: usize,
+}
+
+impl Reader {
+    /// * `index`: the index of the registry, less than the number of readers of the window.
+    pub fn new(window: Arc<Window>, index: usize) -> Self {
+        Self { window, index }
+    }
+
+    pub fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// Goes to an offset, from which [`data`](Self::data) reads next. Returns whether the data from there on is kept.
+    pub fn seek(&self, offset: u64) -> bool {
+        self.window.change(|state| {
+            let is_kept = (state.start..=state.end).contains(&offset);
+            let place = &mut state.readers[self.index];
+            if is_kept && place.offset.is_some() {
+                *place = Place { offset: Some(offset), generation: place.generation + 1 };
+                return true;
             }
-            at = part_end;
+            false
+        })
+    }
+
+    /// Keeps at least one chunk of this size in bytes, and the data that arrives together with its end.
+    pub fn keep_chunks(&self, size: u64) {
+        const SLACK: u64 = 1 << 20;
+        self.window.change(|state| {
+            state.limit = state.limit.max(size.max(KEPT) + SLACK);
+            state.least = state.least.max(size + SLACK);
+        });
+        self.window.backlog.version.send_replace(());
+    }
+
+    /// Records that the registry needs no more data of the blob.
+    pub fn release(&self) {
+        self.window.change(|state| {
+            let place = &mut state.readers[self.index];
+            *place = Place { offset: None, generation: place.generation + 1 };
+        });
+    }
+
+    /// Waits until the whole blob was read.
+    pub async fn drained(&self) {
+        let is_at_end = |state: &State| state.readers[self.index].offset.is_none_or(|at| at == state.end);
+        self.window
+            .until(|state| (state.has_left || state.is_complete && is_at_end(state)).then_some(()))
+            .await;
+    }
+
+    /// Returns the whole blob, which must have arrived, in one piece.
+    pub fn whole(&self) -> Bytes {
+        let state = self.window.state();
+        let parts: Vec<&[u8]> = state.kept.iter().map(|(_, part)| part.as_ref()).collect();
+        Bytes::from(parts.concat())
+    }
+
+    /// Returns the data from the offset of the last [`seek`](Self::seek) on, up to `end` or to the end of the blob, as it
+    /// arrives. The data ends with an error if the engine leaves, or if the reader goes to another place.
+    ///
+    /// * `piece`: the maximum number of bytes in one part.
+    pub fn data(&self, end: Option<u64>, piece: usize) -> impl Stream<Item = io::Result<Bytes>> + use<> {
+        let (window, index, end) = (Arc::clone(&self.window), self.index, end.unwrap_or(u64::MAX));
+        let generation = window.state().readers[index].generation;
+        let version = window.version.subscribe();
+        unfold((window, version), move |(window, mut version)| async move {
+            let read = loop {
+                if let Some(read) = window.read(index, generation, end, piece) {
+                    break read;
+                }
+                // The window owns the sender, so this wait does not fail.
+                let _ = version.changed().await;
+            };
+            read.transpose().map(|read| (read, (window, version)))
+        })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl Window {
+    /// Returns the next data for a reader; `Some(Ok(None))` at the end, and `None` if the data has not arrived.
+    fn read(
+        &self,
+        index: usize,
+        generation: u64,
+        end: u64,
+        piece: usize,
+    ) -> Option<io::Result<Option<Bytes>>> {
+        let stopped = || Some(Err(io::Error::other("the upload was stopped")));
+        let mut state = self.state();
+        let place = state.readers[index];
+        let Some(offset) = place.offset.filter(|_| place.generation == generation) else { return stopped() };
+        let end = if state.is_complete { end.min(state.end) } else { end };
+        if offset >= end {
+            return Some(Ok(None));
         }
-        parts
-    }
-
-    /// Frees the memory of the kept data.
-    pub fn forget(&mut self) {
-        self.kept = VecDeque::new();
-        self.start = self.end;
-    }
-
-    /// Returns the digest and the size of the blob, once, after the whole blob has arrived.
-    pub fn arrived(&mut self) -> Arrived {
-        let digest = self.hash.take().map(|hash| format!("sha256:{}", hex(hash.finish().as_ref())));
-        Arrived { digest, size: self.end }
+        if offset >= state.end {
+            return if state.has_left { stopped() } else { None };
+        }
+        let after = state.kept.partition_point(|(at, _)| *at <= offset);
+        let (at, part) = &state.kept[after.checked_sub(1)?];
+        let from = usize::try_from(offset - at).ok()?;
+        let room = usize::try_from(end - offset).unwrap_or(usize::MAX).min(piece);
+        let data = part.slice(from..part.len().min(from.saturating_add(room)));
+        let offset = offset + data.len() as u64;
+        state.readers[index].offset = Some(offset);
+        let has_read_all = state.is_complete && offset == state.end;
+        state.trim(&self.backlog);
+        drop(state);
+        // Only `drained` waits for the places of readers.
+        if has_read_all {
+            self.version.send_replace(());
+        }
+        Some(Ok(Some(data)))
     }
 }

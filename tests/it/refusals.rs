@@ -64,6 +64,7 @@ fn second_image_may_be_meant_as_destination() {
         let engine = FakeEngine::start()
             .allow("GET /v1.41/info", Reply::json(200, "{}"))
             .allow("GET /v1.41/images/json", Reply::json(200, &listed))
+            .has(local, "sha256:aa")
             .on_every_push(missing(images[1]));
         let refused = push(&engine, &images);
         assert_eq!(refused.status, 5, "{refused}");

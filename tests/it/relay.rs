@@ -15,7 +15,8 @@ use docker_regpush::reference::Reference;
 use docker_regpush::registry::Registry;
 use docker_regpush::registry::access::{Access, ConnectionOptions};
 use docker_regpush::relay::Relay;
-use docker_regpush::relay::job::{Failure, Job, Settings};
+use docker_regpush::relay::job::Job;
+use docker_regpush::relay::upstream::{Failure, Settings, Upstream};
 use docker_regpush::secret::Secret;
 
 use crate::support::client::{Cancellation, Client, blob};
@@ -82,8 +83,9 @@ async fn attempt<T: Send + 'static>(
     engine: impl FnOnce(Client) -> T + Send + 'static,
 ) -> Done<T> {
     let reference: Reference = format!("{}/app:1", registry.domain).parse().unwrap();
-    let job =
-        Job::new(Arc::clone(connected), &reference, Settings { retries, ..Settings::default() }).unwrap();
+    let upstream = Upstream::new(reference, Settings { retries, ..Settings::default() }, Vec::new());
+    upstream.connect(Arc::clone(connected)).unwrap();
+    let job = Job::new("app".to_owned(), "1".to_owned(), vec![Arc::clone(&upstream)]);
     let relay = Relay::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let server = relay.serve(&job);
     let packed = job.guard.credentials().basic_auth().unwrap();
@@ -97,14 +99,15 @@ async fn attempt<T: Send + 'static>(
     let work = async {
         tokio::select! {
             done = &mut receiver => sent = Some(done.expect("the client has not panicked")),
-            () = job.failed() => {}
+            () = job.ended() => {}
         }
-        job.settled().await;
+        upstream.settled().await;
     };
     let done = tokio::time::timeout(PATIENCE, work).await;
     assert!(done.is_ok(), "the push hangs: {:?}", registry.state.lock().unwrap().requests);
     drop(server);
-    Done { failure: job.take_failure(), sent, notes: job.notes() }
+    upstream.stop();
+    Done { failure: upstream.take_failure(), sent, notes: upstream.notes() }
 }
 
 #[test]
@@ -208,8 +211,13 @@ fn failures_end_the_push_as_the_registry_reported_them() {
                 let registry = FakeRegistry::start(faults);
                 let (failure, ..) = through_relay(&registry, 2, move |client| client.put(&blob(size)));
                 let failure = failure.unwrap_or_else(|| panic!("{faults:?}: no failure"));
-                assert_eq!(failure.can_retry, can_retry, "{faults:?}: {failure:?}");
-                assert!(failure.error.to_string().contains(message), "{faults:?}: {}", failure.error);
+                let (can_help, error) = match failure {
+                    Failure::Lost(error) => (true, error),
+                    Failure::Final(error) => (false, error),
+                    failure @ Failure::LeftBehind(_) => panic!("{faults:?}: {failure:?}"),
+                };
+                assert_eq!(can_help, can_retry, "{faults:?}: {error:?}");
+                assert!(error.to_string().contains(message), "{faults:?}: {error}");
             });
         }
     });
@@ -299,7 +307,7 @@ fn next_attempt_starts_at_the_server_to_which_a_blob_was_redirected() {
         let connected = connect(&registry).await;
         let first = attempt(&connected, &registry, 5, |client| client.put(&blob(LARGE))).await;
         let failure = first.failure.expect("the first attempt fails");
-        assert!(failure.can_retry, "{failure:?}");
+        assert!(matches!(failure, Failure::Lost(_)), "{failure:?}");
         let second = attempt(&connected, &registry, 5, |client| client.put(&blob(LARGE))).await;
         assert!(second.failure.is_none(), "{:?}", second.failure);
         assert_eq!(second.sent, Some(201));

@@ -2,21 +2,21 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::mem::take;
 
 use futures_util::stream::{self, StreamExt as _};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
-use crate::cli::{ProgressMode, PushOptions};
+use crate::cli::{ProgressMode, PushOptions, RelayMode};
 use crate::command::push::results::{Finished, Results};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::present::presenter::{ImageReporter, Reporter};
+use crate::push::batch::{Batch, Destination, Ended, can_push_together, push_batch};
 use crate::push::gate::Lead;
 use crate::push::outcome::Record;
 use crate::push::session::Session;
 use crate::push::target::Target;
-use crate::push::{Batch, Destination, push_batch};
 
 /// Pushes every image in `results` that has not failed already.
 ///
@@ -28,12 +28,11 @@ use crate::push::{Batch, Destination, push_batch};
 pub async fn push_all(
     session: &Session<'_>,
     reporter: &Reporter,
-    engine: Engine,
+    mut engine: Engine,
     results: &mut Results<'_>,
     records: &mut [Record],
 ) -> Result<(), Error> {
     let spare = engine.fork();
-    let engines = RefCell::new(vec![engine]);
     let targets: Vec<Option<Target>> = results
         .asked
         .iter()
@@ -43,8 +42,10 @@ pub async fn push_all(
     let leads: HashMap<String, Lead> =
         targets.iter().flatten().flat_map(turns_of).map(|turn| (turn, Lead::default())).collect();
     let at_once = parallel(session.options);
+    let groups = groups(session, reporter, &mut engine, &targets).await;
+    let engines = RefCell::new(vec![engine]);
     let mut unbegun: Vec<Option<&mut Record>> = records.iter_mut().map(Some).collect();
-    let batches = batches(&targets, at_once).into_iter().map(|places| {
+    let batches = in_order(groups, &targets, at_once).into_iter().map(|places| {
         let destination = |at: usize| {
             let (target, record) = (targets[at].as_ref()?, unbegun[at].take()?);
             Some(Destination { target, reporter: ImageReporter { reporter, at }, record })
@@ -52,26 +53,40 @@ pub async fn push_all(
         Batch { destinations: places.into_iter().filter_map(destination).collect() }
     });
     let batches: Vec<Batch<'_>> = batches.collect();
+    let (sender, mut ended) = unbounded_channel();
+    let on_end = |ended: Ended| {
+        if let (Ok(_), Some(target)) = (&ended.result, &targets[ended.at]) {
+            turns_of(target).iter().for_each(|turn| leads[turn].open());
+        }
+        // The receiver exists until all pushes have ended.
+        let _ = sender.send(ended);
+    };
     // The iterator is lazy, so the state of a push is created only when the push starts.
-    let pushes = batches.into_iter().map(|batch| push_one_batch(session, &engines, &spare, &leads, batch));
+    let pushes =
+        batches.into_iter().map(|batch| push_one_batch(session, &engines, &spare, &leads, batch, &on_end));
     let mut pushes = stream::iter(pushes).buffer_unordered(at_once);
     let mut ticks = ticks(reporter);
     let mut given_up = None;
-    while given_up.is_none() {
-        tokio::select! {
+    let mut is_over = false;
+    while given_up.is_none() && !is_over {
+        let one = tokio::select! {
+            one = ended.recv() => one,
             batch = pushes.next() => {
-                let Some(batch) = batch else { break };
-                for (at, ended) in batch {
-                    match ended {
-                        // The user gave up at a prompt, so no more images are pushed.
-                        Finished { result: Err(error @ Error::Cancelled(_)), record, .. } => {
-                            given_up = Some((at, record, error));
-                        }
-                        ended => results.end(at, ended, reporter),
-                    }
-                }
+                is_over = batch.is_none();
+                None
             }
-            () = next_tick(&mut ticks) => reporter.tick(),
+            () = next_tick(&mut ticks) => {
+                reporter.tick();
+                None
+            }
+        };
+        let more = std::iter::from_fn(|| ended.try_recv().ok());
+        for Ended { at, result, record, elapsed } in one.into_iter().chain(more) {
+            match result.map_err(Error::from) {
+                // The user gave up at a prompt, so no more images are pushed.
+                Err(error @ Error::Cancelled(_)) => given_up = Some((at, record, error)),
+                result => results.end(at, Finished { result, record, elapsed }, reporter),
+            }
         }
         results.write_out(reporter);
     }
@@ -80,25 +95,91 @@ pub async fn push_all(
         records[at] = record;
         return Err(error);
     }
-    results.write_out(reporter);
     Ok(())
 }
 
-/// Groups the destinations of images into batches, in the order of the pushes. A batch contains destinations of one
-/// local image; at present, each batch has one destination. If batches run at the same time, the first push to each
-/// repository, and of each image to a registry, comes before all other pushes, since the other pushes wait until the
-/// first push has ended.
+/// Groups the destinations that the engine serves with one push: those of one local image, if they are in several registries.
+/// The image may have several names.
 ///
-/// * `targets`: the target of each image, in the order of `Results::asked`; `None` if the image has failed already.
-/// * `at_once`: the number of batches that run at the same time.
+/// Returns the groups, each as a list of indexes in `targets`, which is in the order of `Results::asked`; `None` there: the
+/// image has failed already.
+async fn groups(
+    session: &Session<'_>,
+    reporter: &Reporter,
+    engine: &mut Engine,
+    targets: &[Option<Target>],
+) -> Vec<Vec<usize>> {
+    let alone = || (0..targets.len()).filter(|at| targets[*at].is_some()).map(|at| vec![at]).collect();
+    let options = session.options;
+    let live: Vec<&Target> = targets.iter().flatten().collect();
+    let is_possible = options.relay != RelayMode::Never && !options.dry_run && !shows_objects(options);
+    if !is_possible || registries(live.iter().copied()) < 2 {
+        return alone();
+    }
+    let mut ids: HashMap<&str, String> = HashMap::new();
+    let names: BTreeSet<&str> = live.iter().map(|target| target.local_name.as_str()).collect();
+    // The push of an image that the engine does not have reports the failure.
+    for name in names.iter().filter(|_| names.len() > 1) {
+        if let Ok(image) = engine.inspect(name).await {
+            ids.insert(name, image.id);
+        }
+    }
+    let groups = together(targets, &ids);
+    let Some((at, target)) = groups
+        .iter()
+        .find(|group| group.len() > 1)
+        .and_then(|group| Some((group[0], targets[group[0]].as_ref()?)))
+    else {
+        return groups;
+    };
+    match can_push_together(session, engine, target, ImageReporter { reporter, at }).await {
+        true => groups,
+        false => alone(),
+    }
+}
+
+/// Returns the destinations of each image as one group if they are in several registries, and as groups of one if not.
 ///
-/// Returns the batches, each as a list of indexes in `targets`.
-fn batches(targets: &[Option<Target>], at_once: usize) -> Vec<Vec<usize>> {
-    let places = targets.iter().enumerate().filter_map(|(at, target)| Some((at, target.as_ref()?)));
+/// * `ids`: the IDs of local images, by name. A name without an ID identifies its image.
+fn together(targets: &[Option<Target>], ids: &HashMap<&str, String>) -> Vec<Vec<usize>> {
+    let mut groups: Vec<(&str, Vec<usize>)> = Vec::new();
+    for (at, target) in targets.iter().enumerate() {
+        let Some(name) = target.as_ref().map(|target| target.local_name.as_str()) else { continue };
+        let image = ids.get(name).map_or(name, String::as_str);
+        match groups.iter_mut().find(|(known, _)| *known == image) {
+            Some((_, group)) => group.push(at),
+            None => groups.push((image, vec![at])),
+        }
+    }
+    let split = |(_, group): (&str, Vec<usize>)| {
+        let is_shared = registries(group.iter().filter_map(|at| targets[*at].as_ref())) > 1;
+        if is_shared { vec![group] } else { group.into_iter().map(|at| vec![at]).collect() }
+    };
+    groups.into_iter().flat_map(split).collect()
+}
+
+/// Returns the number of different registries.
+fn registries<'a>(targets: impl Iterator<Item = &'a Target>) -> usize {
+    targets.map(|target| target.reference.domain()).collect::<HashSet<_>>().len()
+}
+
+/// Sorts groups in the order of their pushes. If pushes run at the same time, the first push to each repository, and of each
+/// image to a registry, comes before all other pushes, since the other pushes wait until the first push has ended.
+///
+/// * `groups`: lists of indexes in `targets`.
+/// * `at_once`: the number of groups that are pushed at the same time.
+fn in_order(mut groups: Vec<Vec<usize>>, targets: &[Option<Target>], at_once: usize) -> Vec<Vec<usize>> {
+    groups.sort_by_key(|group| group.first().copied());
     let mut begun = HashSet::new();
-    let mut is_first = |target: &Target| turns_of(target).map(|turn| begun.insert(turn)) == [true, true];
-    let (first, rest): (Vec<_>, Vec<_>) = places.partition(|(_, target)| at_once == 1 || is_first(target));
-    first.into_iter().chain(rest).map(|(at, _)| vec![at]).collect()
+    let mut is_first = |group: &[usize]| {
+        let turns = group.iter().filter_map(|at| targets[*at].as_ref()).flat_map(turns_of);
+        let new: Vec<bool> =
+            turns.collect::<BTreeSet<_>>().into_iter().map(|turn| begun.insert(turn)).collect();
+        new.into_iter().all(|is_new| is_new)
+    };
+    let (first, rest): (Vec<_>, Vec<_>) =
+        groups.into_iter().partition(|group| at_once == 1 || is_first(group));
+    first.into_iter().chain(rest).collect()
 }
 
 /// Returns the names of the leads that a push follows: one for its repository, and one for its image in the registry. If
@@ -108,15 +189,17 @@ fn turns_of(target: &Target) -> [String; 2] {
     [target.reference.repository(), image]
 }
 
-/// Pushes one batch over an idle connection to the engine, or over a new connection. Returns the result of each
-/// destination, with the index of the image in `Results::asked`.
+/// Pushes one batch over an idle connection to the engine, or over a new connection.
+///
+/// * `on_end`: called at the end of each push.
 async fn push_one_batch(
     session: &Session<'_>,
     engines: &RefCell<Vec<Engine>>,
     spare: &Engine,
     leads: &HashMap<String, Lead>,
-    mut batch: Batch<'_>,
-) -> Vec<(usize, Finished)> {
+    batch: Batch<'_>,
+    on_end: &impl Fn(Ended),
+) {
     // Waits for earlier pushes to the repositories of this batch, and of its image to the same registries. All batches go
     // through these names in alphabetical order, so that no two batches wait for each other.
     let names = batch.destinations.iter().flat_map(|destination| turns_of(destination.target));
@@ -126,23 +209,19 @@ async fn push_one_batch(
         turns.push(leads[name].follow().await);
     }
     let mut engine = engines.borrow_mut().pop().unwrap_or_else(|| spare.fork());
-    let ended = push_batch(session, &mut engine, &mut batch).await;
+    push_batch(session, &mut engine, batch, on_end).await;
     engines.borrow_mut().push(engine);
-    let ended = batch.destinations.into_iter().zip(ended);
-    ended
-        .map(|(Destination { target, reporter, record }, (result, elapsed))| {
-            if result.is_ok() {
-                turns_of(target).iter().for_each(|turn| leads[turn].open());
-            }
-            (reporter.at, Finished { result: result.map_err(Error::from), record: take(record), elapsed })
-        })
-        .collect()
 }
 
 /// Returns how many images are pushed at the same time. For `--progress rawjson`, returns 1, since the engine's JSON
 /// lines do not name the image.
 fn parallel(options: &PushOptions) -> usize {
-    if options.progress == ProgressMode::Rawjson && !options.quiet { 1 } else { options.parallel.get() }
+    if shows_objects(options) { 1 } else { options.parallel.get() }
+}
+
+/// Returns whether the plugin shows the engine's JSON lines.
+fn shows_objects(options: &PushOptions) -> bool {
+    options.progress == ProgressMode::Rawjson && !options.quiet
 }
 
 fn ticks(reporter: &Reporter) -> Option<Interval> {
@@ -176,7 +255,7 @@ mod tests {
         for (images, at_once, want) in table {
             let target = |image: &&str| image.parse().ok().map(Target::new);
             let targets: Vec<Option<Target>> = images.iter().map(target).collect();
-            let order = batches(&targets, at_once);
+            let order = in_order(together(&targets, &HashMap::new()), &targets, at_once);
             assert_eq!(order, want.iter().map(|at| vec![*at]).collect::<Vec<_>>(), "{images:?}");
         }
     }

@@ -47,6 +47,11 @@ enum StreamEnd {
 }
 
 impl EngineUpload {
+    /// Returns the upload of a push that cannot use the relay.
+    pub fn without_relay() -> Self {
+        Self { has_tried_relay: true, ..Self::default() }
+    }
+
     /// Makes one attempt to upload the image. See `Route::upload`.
     pub async fn upload(
         &mut self,

@@ -1,21 +1,25 @@
 //! Uploads an image. An attempt reports events, and returns a descriptor or an error.
 
+pub mod copy;
 pub mod detour;
 mod engine;
-mod relay;
+pub mod relay;
 mod stream;
+pub mod together;
 mod watchdog;
 
 use crate::cli::PushOptions;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::failure::{Class, is_about_connecting, is_about_engines_settings};
-use crate::push::error::{AttemptError, Cause};
+use crate::push::error::{AttemptError, Cause, PushError};
 use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
+use crate::push::upload::copy::CopyUpload;
 use crate::push::upload::engine::EngineUpload;
-use crate::push::upload::relay::{OpenError, RelayUpload};
+use crate::push::upload::relay::RelayUpload;
+use crate::push::upload::together::{OpenError, check_reach};
 use crate::relay::reach::Obstacle;
 use crate::retry::root_cause;
 
@@ -28,6 +32,8 @@ pub enum Route {
     Engine(Box<EngineUpload>),
     /// The plugin uploads the image that the engine pushes to it.
     Relay(RelayUpload),
+    /// The plugin stores the image's manifests in a registry that has the image's layers.
+    Copy(CopyUpload),
 }
 
 /// Returns whether an upload by the plugin may succeed after a failure of the engine's upload.
@@ -57,7 +63,7 @@ impl Route {
     }
 
     pub fn is_relay(&self) -> bool {
-        matches!(self, Self::Relay(_))
+        matches!(self, Self::Relay(_) | Self::Copy(_))
     }
 
     /// Changes from the engine's upload to the relay, at most once. Tells the user why, or why the relay cannot be used.
@@ -77,15 +83,15 @@ impl Route {
             _ => return false,
         }
         let reason = root_cause(&cause.reason(), cause.class());
-        match Box::pin(RelayUpload::open(session, engine, subject, log)).await {
-            Ok(relay) => {
+        match Box::pin(check_reach(session, engine, subject)).await {
+            Ok(()) => {
                 // A proxy may close the connection before the plugin can read its 413, so the first requests are small.
                 if cause.is_about_size()
                     && let Ok(registry) = session.pool.registry(engine, subject).await
                 {
                     registry.set_refused_size(2 * FIRST_CHUNK);
                 }
-                *self = Self::Relay(relay);
+                *self = Self::Relay(RelayUpload::default());
                 log.record.is_relayed = true;
                 log.note(&format!(
                     "the engine's upload failed: {reason}; the plugin uploads the image instead"
@@ -114,19 +120,42 @@ impl Route {
         engine: &mut Engine,
         subject: &Subject<'_>,
         log: &mut ImageLog<'_>,
-        on_event: impl FnMut(&Event),
+        mut on_event: impl FnMut(&Event),
     ) -> Result<Uploaded, AttemptError> {
         match self {
             Self::Engine(upload) => upload.upload(session, engine, subject, log, on_event).await,
-            Self::Relay(upload) => Box::pin(upload.upload(session, engine, subject, log, on_event)).await,
+            Self::Relay(upload) => {
+                let is_choice = upload.is_shared() && session.options.relay_wanted_by().is_none();
+                let uploaded = Box::pin(upload.upload(session, engine, subject, log, &mut on_event)).await;
+                match uploaded {
+                    Err(AttemptError::Fatal(PushError::NoRelay { reason, .. })) if is_choice => {
+                        log.note(&format!("the engine uploads the image to each registry: {reason}"));
+                        log.record.is_relayed = false;
+                        let mut upload = Box::new(EngineUpload::without_relay());
+                        let uploaded = upload.upload(session, engine, subject, log, on_event).await;
+                        *self = Self::Engine(upload);
+                        uploaded
+                    }
+                    uploaded => uploaded,
+                }
+            }
+            Self::Copy(upload) => {
+                let copied = Box::pin(upload.upload(session, engine, subject, log, &mut on_event)).await;
+                if let Some(uploaded) = copied? {
+                    return Ok(uploaded);
+                }
+                let mut upload = upload.instead();
+                let uploaded = Box::pin(upload.upload(session, engine, subject, log, on_event)).await;
+                *self = Self::Relay(upload);
+                uploaded
+            }
         }
     }
 
     /// Removes the local tags that the attempts added.
     pub async fn clean_up(&mut self, session: &Session<'_>, engine: &mut Engine, log: &mut ImageLog<'_>) {
-        match self {
-            Self::Engine(upload) => upload.clean_up(session, engine, log).await,
-            Self::Relay(upload) => upload.clean_up(session, engine, log).await,
+        if let Self::Engine(upload) = self {
+            upload.clean_up(session, engine, log).await;
         }
     }
 }

@@ -1,0 +1,523 @@
+//! One push by the engine to the relay, for the pushes of an image to one registry or several.
+//!
+//! [`Together::drive`] lets the engine push. Each push to a registry has a [`Seat`], through which it learns what the engine
+//! reports, and it gets the image from the relay.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::cli::RelayMode;
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::engine::push::{PushRequest, PushStream};
+use crate::engine::tag::TemporaryTag;
+use crate::event::{Event, LayerState};
+use crate::oci::Descriptor;
+use crate::progress::Progress;
+use crate::push::error::{AttemptError, PushError};
+use crate::push::naming::remove_tag;
+use crate::push::session::Session;
+use crate::push::subject::{Subject, inspect_all};
+use crate::push::upload::stream::{AFTER_REFUSAL, StreamFacts, finished, until};
+use crate::reference::Reference;
+use crate::relay::job::Job;
+use crate::relay::reach::{self, Obstacle, Unreachable};
+use crate::relay::upstream::{SentManifest, Settings, Upstream};
+use crate::relay::{Relay, address, leftover};
+
+/// The reason why an image cannot go through the relay.
+pub enum OpenError {
+    /// The engine cannot use the relay.
+    Unusable(Obstacle),
+    Failed(AttemptError),
+}
+
+impl From<PushError> for OpenError {
+    fn from(error: PushError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<String> for OpenError {
+    fn from(reason: String) -> Self {
+        Self::Unusable(Obstacle { reason, hint: None })
+    }
+}
+
+/// What the engine reports to each push.
+pub enum News {
+    Event(Event),
+    /// The engine is at work.
+    Work,
+    Note(String),
+    Warning(String),
+}
+
+/// The end of the engine's push.
+pub struct EngineEnd {
+    pub facts: StreamFacts,
+    /// The progress of the layers as the engine reported it.
+    pub progress: Progress,
+    /// The engine's message and the HTTP status, if the engine refused the push.
+    pub refusal: Option<(String, Option<StatusCode>)>,
+    /// Another failure of the engine, until a push has taken it.
+    pub error: RefCell<Option<EngineError>>,
+    /// Another failure of the engine has ended the push.
+    pub has_failed: bool,
+    /// The engine has reached the relay.
+    pub was_reached: bool,
+    /// The `address:port` of the relay.
+    pub domain: String,
+    /// The manifests of the image.
+    pub manifests: Vec<SentManifest>,
+    /// The manifest that the tag names, if the registries have it or get it.
+    pub manifest: Option<Descriptor>,
+}
+
+/// See the documentation of the module.
+pub struct Together {
+    /// The references under which the registries get the image.
+    references: Vec<Reference>,
+    state: RefCell<State>,
+    /// Changes with the state.
+    version: watch::Sender<()>,
+}
+
+struct State {
+    /// The senders of news to the seats; `None`: the seat is empty.
+    seats: Vec<Option<mpsc::UnboundedSender<News>>>,
+    /// A push has reached its upload.
+    is_wanted: bool,
+    opened: Option<Opened>,
+    end: Option<Rc<EngineEnd>>,
+    is_over: bool,
+}
+
+enum Opened {
+    /// The registries, in the order of the references.
+    Yes(Vec<Arc<Upstream>>),
+    Unusable(Obstacle),
+    /// The failure, until a push has taken it.
+    Failed(Option<AttemptError>),
+}
+
+/// The reason why a push gets no image from the relay.
+pub enum NotServed {
+    Unusable(Obstacle),
+    /// The failure; `None`: another push reports it.
+    Failed(Option<AttemptError>),
+}
+
+/// The place of one push. Dropping it ends the upload to its registry.
+pub struct Seat {
+    together: Rc<Together>,
+    index: usize,
+    pub news: mpsc::UnboundedReceiver<News>,
+}
+
+impl Together {
+    /// * `references`: the references under which the registries get the image.
+    pub fn new(references: Vec<Reference>) -> (Rc<Self>, Vec<Seat>) {
+        let channels = references.iter().map(|_| mpsc::unbounded_channel());
+        let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
+        let state = State {
+            seats: senders.into_iter().map(Some).collect(),
+            is_wanted: false,
+            opened: None,
+            end: None,
+            is_over: false,
+        };
+        let together =
+            Rc::new(Self { references, state: RefCell::new(state), version: watch::Sender::new(()) });
+        let seat = |(index, news)| Seat { together: Rc::clone(&together), index, news };
+        let seats = receivers.into_iter().enumerate().map(seat).collect();
+        (together, seats)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.state.borrow_mut());
+        self.version.send_replace(());
+        changed
+    }
+
+    async fn until<T>(&self, mut check: impl FnMut(&mut State) -> Option<T>) -> T {
+        let mut version = self.version.subscribe();
+        loop {
+            if let Some(value) = check(&mut self.state.borrow_mut()) {
+                return value;
+            }
+            // The sender exists as long as `self`, so this wait does not fail.
+            let _ = version.changed().await;
+        }
+    }
+
+    fn tell(&self, news: impl Fn() -> News) {
+        for seat in self.state.borrow().seats.iter().flatten() {
+            // The receiver exists as long as the seat.
+            let _ = seat.send(news());
+        }
+    }
+
+    /// Tells one push.
+    fn tell_one(&self, news: News) {
+        if let Some(seat) = self.state.borrow().seats.iter().flatten().next() {
+            let _ = seat.send(news);
+        }
+    }
+
+    /// Waits until the engine's push has ended and its temporary name is removed.
+    pub async fn over(&self) {
+        self.until(|state| state.is_over.then_some(())).await;
+    }
+
+    /// Waits for the end of the engine's push.
+    pub async fn end(&self) -> Rc<EngineEnd> {
+        self.until(|state| state.end.clone()).await
+    }
+
+    /// Returns the end of the engine's push, if the engine has sent the manifests of the image.
+    pub fn complete_end(&self) -> Option<Rc<EngineEnd>> {
+        let end = self.state.borrow().end.clone();
+        end.filter(|end| end.manifests.iter().any(|manifest| manifest.by_digest.is_none()))
+    }
+
+    /// Lets the engine push the image as soon as the first push wants it, until the engine has sent the image, or no push wants
+    /// it any more.
+    ///
+    /// * `subject`: the image. The references of the seats count, and not that of the subject.
+    /// * `wants_objects`: report the JSON objects of the engine's stream.
+    pub async fn drive(
+        &self,
+        session: &Session<'_>,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        wants_objects: bool,
+    ) {
+        let is_wanted = self.until(|state| match state.is_wanted {
+            true => Some(true),
+            false => state.seats.iter().all(Option::is_none).then_some(false),
+        });
+        if is_wanted.await {
+            self.push(session, engine, subject, wants_objects).await;
+        }
+        self.change(|state| state.is_over = true);
+    }
+
+    async fn push(
+        &self,
+        session: &Session<'_>,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        wants_objects: bool,
+    ) {
+        let first = self.state.borrow().seats.iter().position(Option::is_some).unwrap_or_default();
+        let subject = Subject { reference: &self.references[first], ..*subject };
+        let open = match self.open(session, engine, &subject).await {
+            Ok(open) => open,
+            Err(error) => {
+                let opened = match error {
+                    OpenError::Unusable(obstacle) => Opened::Unusable(obstacle),
+                    OpenError::Failed(error) => Opened::Failed(Some(error)),
+                };
+                return self.change(|state| state.opened = Some(opened));
+            }
+        };
+        let settings = settings(session);
+        let upstreams: Vec<_> = self
+            .references
+            .iter()
+            .map(|reference| {
+                let sources = mount_sources(&open.repositories, reference);
+                Upstream::new(reference.clone(), settings.clone(), sources)
+            })
+            .collect();
+        self.change(|state| {
+            for (seat, upstream) in state.seats.iter().zip(&upstreams) {
+                if seat.is_none() {
+                    upstream.stop();
+                }
+            }
+            state.opened = Some(Opened::Yes(upstreams.clone()));
+        });
+        let (path, tag) = (open.name.path().to_owned(), open.name.tag_or_latest().to_owned());
+        let job = Job::new(path, tag, upstreams);
+        let end = self.follow(engine, &subject, wants_objects, &open, &job).await;
+        self.change(|state| state.end = Some(Rc::new(end)));
+        let Open { relay, tag, .. } = open;
+        if let Some(tag) = tag
+            && let Some(warning) = remove_tag(session, engine, tag).await
+        {
+            self.tell_one(News::Warning(warning));
+        }
+        if relay.is_forwarded() {
+            // The next image needs no other login.
+            session.forwarded.borrow_mut().push(relay);
+        }
+    }
+}
+
+impl Seat {
+    pub fn together(&self) -> &Rc<Together> {
+        &self.together
+    }
+
+    /// Waits until the relay can receive the image, and returns the upload to the registry of this push.
+    pub async fn upstream(&self) -> Result<Arc<Upstream>, NotServed> {
+        let together = &self.together;
+        together.change(|state| state.is_wanted = true);
+        let opened = together.until(|state| match &mut state.opened {
+            Some(Opened::Yes(upstreams)) => Some(Ok(Arc::clone(&upstreams[self.index]))),
+            Some(Opened::Unusable(obstacle)) => Some(Err(NotServed::Unusable(obstacle.clone()))),
+            Some(Opened::Failed(error)) => Some(Err(NotServed::Failed(error.take()))),
+            None => None,
+        });
+        opened.await
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.together.change(|state| {
+            state.seats[self.index] = None;
+            if let Some(Opened::Yes(upstreams)) = &state.opened {
+                upstreams[self.index].stop();
+            }
+        });
+    }
+}
+
+struct Open {
+    relay: Relay,
+    /// The name under which the engine pushes the image to the relay.
+    name: Reference,
+    /// The temporary tag with this name. `None`: the image had this name before.
+    tag: Option<TemporaryTag>,
+    /// The repositories that have the image, as the engine knows.
+    repositories: Vec<String>,
+}
+
+impl Together {
+    /// Listens on a loopback address, and gives the image a temporary name there.
+    async fn open(
+        &self,
+        session: &Session<'_>,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+    ) -> Result<Open, OpenError> {
+        let reference = subject.reference;
+        let directory = session.keyring.config.path.parent().unwrap_or(Path::new("."));
+        let naming = session.naming.lock().await;
+        leftover::remove_old(directory, engine).await;
+        drop(naming);
+        let domains: Vec<&str> = self.references.iter().map(Reference::domain).collect();
+        let mut preferred = address::preferred(&address::user(), &domains.join(" "));
+        loop {
+            let (relay, warning) = listen(session, engine, subject, preferred).await?;
+            if let Some(warning) = warning {
+                self.tell_one(News::Warning(warning));
+            }
+            let image = inspect_all(engine, subject).await;
+            let image = image.map_err(|error| OpenError::Failed(subject.attempt_error(error)))?;
+            let name = format!("{}/{}:{}", relay.domain(), reference.path(), reference.tag_or_latest());
+            let name: Reference = name.parse().map_err(|error| format!("`{name}`: {error}"))?;
+            let (id, repositories) = (image.id, image.repositories);
+            match engine.inspect(&name.canonical()).await {
+                Err(EngineError::Answered { status: StatusCode::NOT_FOUND, .. }) => {}
+                Err(error) => return Err(subject.engine_error(error).into()),
+                Ok(own) if own.id == id => return Ok(Open { relay, name, tag: None, repositories }),
+                // Another image has this name. Another port makes another name.
+                Ok(_) if preferred.port() != 0 => {
+                    preferred = SocketAddr::from((preferred.ip(), 0));
+                    continue;
+                }
+                Ok(other) => {
+                    let found = other.id;
+                    return Err(PushError::Taken { reference: name.familiar(), found, id }.into());
+                }
+            }
+            let record = leftover::record(directory, engine, &name, &id, relay.address());
+            if let Err(error) = &record {
+                let (name, directory) = (name.familiar(), directory.display());
+                let note = format!("cannot record the temporary name {name} in `{directory}`: {error}");
+                self.tell_one(News::Note(note));
+            }
+            let naming = session.naming.lock().await;
+            let tag = engine.tag(subject.local_name, &id, &name, record.ok()).await;
+            drop(naming);
+            let tag = tag.map_err(|error| subject.engine_error(error))?;
+            session.added_tags.borrow_mut().insert(name.canonical());
+            return Ok(Open { relay, name, tag: Some(tag), repositories });
+        }
+    }
+
+    /// Sends the push request, and follows the engine's push until its end, or until no registry is left.
+    async fn follow(
+        &self,
+        engine: &mut Engine,
+        subject: &Subject<'_>,
+        wants_objects: bool,
+        open: &Open,
+        job: &Arc<Job>,
+    ) -> EngineEnd {
+        let credentials = job.guard.credentials();
+        let request = PushRequest {
+            reference: &open.name,
+            credentials: &credentials,
+            platform: subject.platform,
+            wants_objects,
+        };
+        let (mut facts, mut progress) = (StreamFacts::default(), Progress::default());
+        let mut pushing = Some(Box::pin(engine.push(&request)));
+        let mut stream: Option<PushStream> = None;
+        // Declared after `pushing` and `stream`, so that the engine's connections close first if this future is dropped.
+        let server = open.relay.serve(job);
+        let mut deadline: Option<Instant> = None;
+        let failed = loop {
+            tokio::select! {
+                biased;
+                () = job.ended() => break None,
+                () = until(deadline) => break None,
+                answer = finished(&mut pushing) => {
+                    pushing = None;
+                    match answer {
+                        Ok(answer) => stream = Some(answer),
+                        Err(error) => break Some(error),
+                    }
+                }
+                more = next(&mut stream, |event| {
+                    facts.apply(&event);
+                    self.report(&event, progress.apply(&event), open.name.domain());
+                }) => match more {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        stream = None;
+                        break None;
+                    }
+                    Err(error) => break Some(error),
+                }
+            }
+            if facts.refusal.is_some() && deadline.is_none() {
+                deadline = Some(Instant::now() + AFTER_REFUSAL);
+            }
+        };
+        // Close the engine's connections before its push request, so that the engine sees no failure that it would retry.
+        drop(server);
+        drop(pushing);
+        if let Some(stream) = stream
+            && !engine.stop(stream).await
+        {
+            self.tell_one(News::Note("the engine did not confirm that it stopped the push".to_owned()));
+        }
+        let (refusal, error) = match (facts.refusal.clone(), failed) {
+            (Some(message), _) => (Some((message, None)), None),
+            (None, Some(EngineError::Answered { status, message })) => (Some((message, Some(status))), None),
+            (None, Some(error)) => (None, Some(engine.explain(error).await)),
+            (None, None) => (None, None),
+        };
+        EngineEnd {
+            facts,
+            progress,
+            refusal,
+            has_failed: error.is_some(),
+            error: RefCell::new(error),
+            was_reached: job.guard.was_reached(),
+            domain: open.name.domain().to_owned(),
+            manifests: job.take_manifests(),
+            manifest: job.manifest(&job.tag),
+        }
+    }
+
+    /// Tells the pushes about an event of the engine's stream. Only the states of layers that the engine does not send are
+    /// told, since the relay reports the others.
+    ///
+    /// * `has_changed`: the event changed the progress of the engine.
+    /// * `domain`: the `address:port` of the relay.
+    fn report(&self, event: &Event, has_changed: bool, domain: &str) {
+        match event {
+            Event::Layer {
+                state: LayerState::AlreadyExists | LayerState::MountedFrom(_) | LayerState::SkippedForeign,
+                ..
+            } => self.tell(|| News::Event(event.clone())),
+            // The engine may compress a layer before it sends data.
+            Event::Layer { .. } if has_changed => self.tell(|| News::Work),
+            Event::Note { text } if text.contains(domain) => {}
+            Event::Note { .. } | Event::Object { .. } => self.tell(|| News::Event(event.clone())),
+            // The facts have these, and the registries may not have stored a pushed manifest so far.
+            Event::Layer { .. }
+            | Event::Pushed { .. }
+            | Event::Refused { .. }
+            | Event::ContentMissing
+            | Event::PlatformInsteadOfIndex(_) => {}
+        }
+    }
+}
+
+/// Returns the options of uploads through the relay.
+pub fn settings(session: &Session<'_>) -> Settings {
+    let options = session.options;
+    Settings { retries: options.retries, rate: session.rate.clone(), chunk_size: options.chunk_size }
+}
+
+/// Returns whether the engine can use the relay.
+///
+/// # Errors
+/// The engine cannot use the relay, or cannot be reached.
+pub async fn check_reach(
+    session: &Session<'_>,
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+) -> Result<(), OpenError> {
+    let preferred = address::preferred(&address::user(), subject.reference.domain());
+    listen(session, engine, subject, preferred).await.map(|_| ())
+}
+
+/// Listens on a loopback address that the engine can reach. Also returns a warning for the user.
+///
+/// * `preferred`: the address to use, if it is free.
+async fn listen(
+    session: &Session<'_>,
+    engine: &mut Engine,
+    subject: &Subject<'_>,
+    preferred: SocketAddr,
+) -> Result<(Relay, Option<String>), OpenError> {
+    let endpoint = engine.endpoint();
+    if !endpoint.address.is_here() && session.options.relay != RelayMode::Always {
+        return Err(OpenError::Unusable(Obstacle {
+            reason: format!("the engine is on another machine ({endpoint})"),
+            hint: Some("pass `--relay always` to upload its images through this machine".to_owned()),
+        }));
+    }
+    let idle = session.forwarded.borrow_mut().pop();
+    if let Some(relay) = idle.filter(Relay::is_forwarded) {
+        return Ok((relay, None));
+    }
+    let listening = reach::listen(preferred, engine, &session.reach).await;
+    listening.map_err(|error| match error {
+        Unreachable::Obstacle(obstacle) => OpenError::Unusable(obstacle),
+        Unreachable::Engine(error) => subject.engine_error(error).into(),
+    })
+}
+
+/// Returns the paths of other repositories of the registry that have the image, from the engine's `RepoDigests`.
+fn mount_sources(repositories: &[String], reference: &Reference) -> Vec<String> {
+    /// More repositories than this would cost more requests than the mounts save.
+    const MOST: usize = 2;
+    let names = repositories.iter().filter_map(|name| name.parse::<Reference>().ok());
+    let others = names.filter(|name| name.domain() == reference.domain() && name.path() != reference.path());
+    others.take(MOST).map(|name| name.path().to_owned()).collect()
+}
+
+/// Waits for more of the engine's stream; forever if there is no stream.
+async fn next(stream: &mut Option<PushStream>, on_event: impl FnMut(Event)) -> Result<bool, EngineError> {
+    match stream {
+        Some(stream) => stream.next(on_event).await,
+        None => std::future::pending().await,
+    }
+}
