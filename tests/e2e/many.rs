@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Read;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,12 @@ impl Site {
         self.proxy.name("")
     }
 
+    /// Returns a line for each request.
+    fn requests(&self) -> String {
+        let line = |asked: Asked| format!("{} {} {} bytes\n", asked.method, asked.path, asked.body);
+        self.proxy.log().into_iter().map(line).collect()
+    }
+
     /// Returns the uploads of layers and configurations.
     fn sends(&self) -> Vec<Asked> {
         self.proxy.log().into_iter().filter(|asked| ask::send(&asked.method, &asked.path)).collect()
@@ -87,11 +94,12 @@ impl Site {
             ask::manifest(&asked.method, &asked.path) && asked.path.ends_with(&format!("/{tag}"))
         };
         let tagged = log.iter().filter(is_tag).find_map(|asked| asked.answered);
-        tagged.unwrap_or_else(|| panic!("no tag {tag}: {log:?}"))
+        tagged.unwrap_or_else(|| panic!("no tag {tag}:\n{}", self.requests()))
     }
 
     /// Asserts that the result of a push says that the registry has the image, and that the registry has it.
     fn assert_has(&self, result: &Value, path: &str, tag: &str) {
+        assert_eq!(result["error"], json!(null), "{result}\n{}", self.requests());
         self.assert_serves(result, &self.registry.digest(path, tag, None));
         let reference = self.proxy.name(&format!("{path}:{tag}"));
         assert_eq!(result["reference"], reference, "{result}");
@@ -101,7 +109,6 @@ impl Site {
     }
 
     fn assert_serves(&self, result: &Value, digest: &str) {
-        assert_eq!(result["error"], json!(null), "{result}");
         let found = (&result["status"], &result["verified"], &result["route"], &result["digest"]);
         assert_eq!(found, (&json!("pushed"), &json!(true), &json!("relay"), &json!(digest)), "{result}");
     }
@@ -237,7 +244,7 @@ fn three_registries_get_one_push_and_the_digest_of_a_direct_push() {
         assert_eq!(pushed.results.len(), 3, "{:?}", pushed.run);
         for (site, result) in to.into_iter().zip(&pushed.results) {
             site.assert_has(result, &path, "1");
-            assert_eq!(site.uploads(), site.blobs(&path, "1"), "{:?}", site.proxy.log());
+            assert_eq!(site.uploads(), site.blobs(&path, "1"), "{}", site.requests());
             assert_eq!(result["layers"], json!({"total": 3, "pushed": 3, "exists": 0, "mounted": 0}));
             assert_eq!(result["attempts"], 1, "{result}");
             // A registry counts what it has received, so a result cannot have counted for all three.
@@ -298,12 +305,12 @@ fn registries_receive_only_the_blobs_that_they_lack() {
             site.assert_has(result, &path, "1");
         }
         let all = lacks_all.blobs(&path, "1");
-        assert_eq!(lacks_all.uploads(), all, "{}: {:?}", stage.engine.name, lacks_all.proxy.log());
-        assert!(has_all.sends().is_empty(), "{}: {:?}", stage.engine.name, has_all.proxy.log());
+        assert_eq!(lacks_all.uploads(), all, "{}: {}", stage.engine.name, lacks_all.requests());
+        assert!(has_all.sends().is_empty(), "{}: {}", stage.engine.name, has_all.requests());
         // The registry lacks the last layer and the configuration.
         let mut lacking = digests(&lacks_one.registry.manifest(&path, "1")).split_off(2);
         lacking.sort();
-        assert_eq!(lacks_one.uploads(), lacking, "{}: {:?}", stage.engine.name, lacks_one.proxy.log());
+        assert_eq!(lacks_one.uploads(), lacking, "{}: {}", stage.engine.name, lacks_one.requests());
         let layers =
             |exists: usize| json!({"total": 3, "pushed": 3 - exists, "exists": exists, "mounted": 0});
         for (result, exists) in pushed.results.iter().zip([2, 3, 0]) {
@@ -512,6 +519,30 @@ fn refusals_of_a_registry_do_not_delay_the_others() {
     );
 }
 
+/// The engine sends a blob as soon as one registry lacks it, while another registry has not answered yet.
+#[test]
+fn late_answer_about_a_blob_does_not_let_the_manifest_come_first() {
+    on_each(&ENGINES, |stage| {
+        let path = stage.path("late");
+        // The layer has no files, so its size is about that of the configuration.
+        let name = format!("docker.io/{path}:1");
+        let image = stage.engine.image_of(&stage.home, &name, [Vec::new()].into_iter());
+        let [one, late, two] = [Site::new(), Site::new(), Site::new()];
+        let is_query: Meant = |method, path| method == "HEAD" && path.contains("/blobs/");
+        // The delay is the tested fault, not a wait for a condition.
+        let delay = |_| thread::sleep(Duration::from_millis(300));
+        late.proxy.fails(usize::MAX, is_query, Fault::Then(Arc::new(delay)));
+        late.proxy.fails(usize::MAX, ask::send, Fault::Slow(500));
+        let sites = [&one, &late, &two];
+        let pushed = stage.push(&["--retries", "0", &image.name], &sites);
+        for (site, result) in sites.into_iter().zip(&pushed.results) {
+            site.assert_has(result, &path, "1");
+        }
+        pushed.assert_status(0);
+        stage.assert_pushes(1);
+    });
+}
+
 #[test]
 fn status_is_that_of_the_first_failure_in_the_order_asked() {
     on_each(&ENGINES, |stage| {
@@ -559,7 +590,7 @@ fn twelve_tags_are_one_upload() {
             site.assert_has(result, &path, tag);
         }
         for site in sites {
-            assert_eq!(site.uploads(), site.blobs(&path, "1"), "{:?}", site.proxy.log());
+            assert_eq!(site.uploads(), site.blobs(&path, "1"), "{}", site.requests());
         }
         stage.assert_nothing_left(&before, &path);
 
@@ -573,7 +604,7 @@ fn twelve_tags_are_one_upload() {
         stage.assert_pushes(1);
         assert_eq!(pushed.results.len(), 24, "{:?}", pushed.run);
         for site in more {
-            assert_eq!(site.uploads(), site.blobs(&path, "1"), "{:?}", site.proxy.log());
+            assert_eq!(site.uploads(), site.blobs(&path, "1"), "{}", site.requests());
         }
         stage.engine.remove(&names[1..]);
     });
@@ -600,8 +631,7 @@ fn second_repository_of_a_registry_gets_mounts() {
             site.assert_has(result, path, "1");
         }
         for (site, path) in [(&twice, &first), (&once, &path)] {
-            let log = site.proxy.log();
-            assert_eq!(site.uploads(), site.blobs(path, "1"), "{}: {log:?}", stage.engine.name);
+            assert_eq!(site.uploads(), site.blobs(path, "1"), "{}\n{}", stage.engine.name, site.requests());
         }
         let log = twice.proxy.log();
         let mounts: Vec<&Asked> = log.iter().filter(|asked| asked.path.contains("mount=sha256")).collect();
@@ -713,12 +743,13 @@ fn ctrl_c_stops_the_engine_and_leaves_no_name() {
 fn killed_push_leaves_a_name_that_the_next_push_removes() {
     on_each(&ENGINES, |stage| {
         let path = stage.path("killed");
-        let image = stage.engine.image(&stage.home, &format!("{path}:1"), LARGE);
-        let before = stage.names(&path);
         let sites = stalled();
+        let [first, second] = sites.each_ref().map(|site| site.proxy.name(&format!("{path}:1")));
+        let image = stage.engine.image(&stage.home, &first, LARGE);
+        ok(stage.engine.docker(&stage.home).args(["tag", &first, &second]));
+        let before = stage.names(&path);
         let mut command = stage.engine.docker(&stage.home);
-        command.args(["regpush", "-q", &image.name]);
-        command.args(["--to", &sites[0].prefix(), "--to", &sites[1].prefix()]);
+        command.args(["regpush", "-q", &first, &second]);
         let pushing = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         wait_until_stalled(&sites);
         kill_plugin(pushing);
@@ -736,6 +767,7 @@ fn killed_push_leaves_a_name_that_the_next_push_removes() {
             site.assert_has(result, &path, "1");
         }
         stage.assert_nothing_left(&before, &path);
+        stage.engine.remove(&[&second]);
     });
 }
 
