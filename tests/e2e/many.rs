@@ -328,6 +328,31 @@ fn registries_receive_only_the_blobs_that_they_lack() {
     });
 }
 
+/// The classic store asks for the layers that it knows, and starts the upload of the new layer without a question.
+#[test]
+fn new_layer_on_known_layers() {
+    on_each(&DOCKER, |stage| {
+        let path = stage.path("new");
+        let contents = [random(LAYER), random(LAYER), random(LAYER)];
+        let old = stage.engine.image_of(&stage.home, &format!("{path}:old"), contents[..2].iter().cloned());
+        let [has_old, lacks_all] = [Site::new(), Site::new()];
+        stage.push_by_docker(&old.name, &has_old.registry.name(&old.name));
+        let image = stage.engine.image_of(&stage.home, &format!("{path}:1"), contents.into_iter());
+        stage.calls.clear();
+        let sites = [&has_old, &lacks_all];
+        let pushed = stage.push(&[&image.name], &sites);
+        pushed.assert_status(0);
+        for (site, result) in sites.into_iter().zip(&pushed.results) {
+            site.assert_has(result, &path, "1");
+        }
+        stage.assert_pushes(1);
+        let mut lacking = digests(&has_old.registry.manifest(&path, "1")).split_off(2);
+        lacking.sort();
+        assert_eq!(has_old.uploads(), lacking, "{}\n{}", stage.engine.name, has_old.requests());
+        assert_eq!(lacks_all.uploads(), lacks_all.blobs(&path, "1"), "{}", lacks_all.requests());
+    });
+}
+
 /// A push to three registries, one of which is faulty.
 struct Case {
     name: &'static str,
