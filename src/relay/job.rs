@@ -18,10 +18,9 @@ use crate::relay::guard::{Guard, random_hex};
 use crate::relay::upstream::{BODIES, Failure, QUERY, SentManifest, Upstream};
 use crate::relay::window::{Arrived, Backlog, KEPT, Window};
 
-/// The maximum number of bytes that wait for the slowest of several registries. While more wait, the engine sends no data.
-pub const MAX_BEHIND: u64 = 64 << 20;
-/// The maximum number of bytes that wait for a single registry.
-const MAX_WAITING: u64 = 1 << 20;
+/// The maximum number of bytes to keep while some of them wait for the slowest of several registries. The engine then waits
+/// too.
+pub const MAX_KEPT: u64 = 80 << 20;
 /// If the engine cannot send because data waits for a registry, and that registry receives nothing for this time, the others
 /// go on without it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -83,7 +82,8 @@ struct State {
 impl Job {
     /// * `repository`, `tag`: the repository and the tag under which the engine pushes the image.
     pub fn new(repository: String, tag: String, upstreams: Vec<Arc<Upstream>>) -> Arc<Self> {
-        let limit = if upstreams.len() > 1 { MAX_BEHIND } else { MAX_WAITING };
+        // The data that one registry needs next always has room.
+        let limit = if upstreams.len() > 1 { MAX_KEPT } else { 0 };
         Arc::new(Self {
             repository,
             tag,

@@ -76,9 +76,9 @@ impl Profile {
         }
         let ChunkLimits { min, max, refused, requires_length } = limits;
         let usual = self.chunks.clone().unwrap_or(1..=MAX_CHUNK);
-        let told = max.filter(|max| size.is_none_or(|size| size > *max)).map(|max| max.min(KEPT as u64));
+        let told = max.filter(|max| size.is_none_or(|size| size > *max)).map(|max| max.min(KEPT));
         // The length of a chunk is known, unlike that of a blob that arrives.
-        let with_length = (requires_length && size.is_none()).then_some(KEPT as u64);
+        let with_length = (requires_length && size.is_none()).then_some(KEPT);
         let size = match refused.and_then(smaller) {
             Some(size) => size,
             None => asked.filter(|_| self.accepts_chunks()).or(told).or(with_length)?,
@@ -98,7 +98,7 @@ pub fn can_shrink(size: u64) -> bool {
 pub fn smaller(refused: u64) -> Option<u64> {
     // The largest power of two that is smaller.
     let size = 1 << refused.saturating_sub(1).checked_ilog2()?;
-    (refused > MIN_CHUNK).then(|| size.clamp(MIN_CHUNK, KEPT as u64))
+    (refused > MIN_CHUNK).then(|| size.clamp(MIN_CHUNK, KEPT))
 }
 
 #[cfg(test)]

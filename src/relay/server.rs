@@ -39,7 +39,7 @@ const BUSY: Duration = Duration::from_millis(100);
 /// The maximum time between two requests of the engine on a connection, and for the headers of a request.
 const IDLE: Duration = Duration::from_secs(120);
 /// The maximum size in bytes of the headers of a request.
-const MAX_HEADERS: usize = 64 << 10;
+const MAX_HEADERS: usize = 512 << 10;
 /// The maximum size in bytes of a manifest (OCI distribution specification 1.1).
 const MAX_MANIFEST: usize = 4 << 20;
 /// The first byte of a TLS handshake. Engines try TLS first.
@@ -284,7 +284,7 @@ async fn transfer(
         match incoming.frame().await {
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
-                    window.add(data);
+                    window.add(&data);
                 }
             }
             Some(Err(_)) => {

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use hyper::body::Bytes;
 use ring::digest::{Context, SHA256};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -16,16 +16,18 @@ use crate::oci::hex;
 /// The maximum number of bytes to keep of one blob after they were sent. A registry may have received less than the plugin
 /// has sent, since connections and proxies hold back several MB.
 pub const KEPT: u64 = 16 << 20;
+/// The number of bytes of one allocation.
+const BLOCK: usize = 256 << 10;
 /// The number of bytes of a blob that may always wait for a registry.
 const LEAST: u64 = 1 << 20;
 
-/// The number of bytes, in all blobs of a push, that wait for at least one registry.
+/// The number of bytes that are kept of all blobs of a push.
 #[derive(Debug)]
 pub struct Backlog {
     total: AtomicU64,
-    /// The engine sends no more while this number of bytes waits.
+    /// The engine sends no more while this number of bytes is kept and data waits for a registry.
     limit: u64,
-    /// Changes if the number becomes smaller.
+    /// Changes if there may be room for more data.
     version: watch::Sender<()>,
 }
 
@@ -42,9 +44,8 @@ impl Backlog {
     fn replace(&self, before: u64, now: u64) {
         if now > before {
             self.total.fetch_add(now - before, Ordering::Relaxed);
-        } else if now < before {
+        } else {
             self.total.fetch_sub(before - now, Ordering::Relaxed);
-            self.version.send_replace(());
         }
     }
 }
@@ -75,6 +76,9 @@ struct State {
     hash: Option<Context>,
     /// The kept data, with the offset of each part in the blob.
     kept: VecDeque<(u64, Bytes)>,
+    /// The free rest of the memory of the last part. The parts are copies, since the data that a connection returns occupies
+    /// the memory of its whole read buffer.
+    block: BytesMut,
     /// The offsets in the blob of the first kept byte, and of the first byte that has not arrived.
     start: u64,
     end: u64,
@@ -87,8 +91,10 @@ struct State {
     limit: u64,
     /// The number of bytes that may wait for a registry also if there is no room in the backlog.
     least: u64,
-    /// The number of bytes of this blob in the backlog.
+    /// The number of kept bytes that the backlog counts.
     counted: u64,
+    /// The offset of the first byte that a reader needed at the last change.
+    slowest: u64,
     /// The right to receive a blob. Returned as soon as the blob needs no memory, or the backlog counts its memory.
     slot: Option<OwnedSemaphorePermit>,
 }
@@ -122,10 +128,13 @@ impl State {
         if self.kept.is_empty() {
             self.kept = VecDeque::new();
         }
-        // A blob that has arrived returns its slot, so all its memory counts.
-        let counted = self.end - if self.is_complete { self.start } else { self.needed() };
-        backlog.replace(self.counted, counted);
-        self.counted = counted;
+        let counted = self.end - self.start;
+        let (kept_before, needed_before) = (self.counted, self.slowest);
+        backlog.replace(kept_before, counted);
+        (self.counted, self.slowest) = (counted, self.needed());
+        if counted < kept_before || self.slowest > needed_before {
+            backlog.version.send_replace(());
+        }
         if self.is_complete && !self.is_needed() {
             self.slot = None;
         }
@@ -139,6 +148,7 @@ impl Window {
         let state = State {
             hash: needs_digest.then(|| Context::new(&SHA256)),
             kept: VecDeque::new(),
+            block: BytesMut::new(),
             start: 0,
             end: 0,
             is_complete: false,
@@ -148,6 +158,7 @@ impl Window {
             limit: KEPT,
             least: LEAST,
             counted: 0,
+            slowest: 0,
             slot: None,
         };
         Arc::new(Self { backlog, state: Mutex::new(state), version: watch::Sender::new(()) })
@@ -198,14 +209,21 @@ impl Window {
     }
 
     /// Adds data that has arrived.
-    pub fn add(&self, data: Bytes) {
+    pub fn add(&self, mut data: &[u8]) {
         self.change(|state| {
             if let Some(hash) = &mut state.hash {
-                hash.update(&data);
+                hash.update(data);
             }
-            let at = state.end;
-            state.end += data.len() as u64;
-            state.kept.push_back((at, data));
+            while !data.is_empty() {
+                if state.block.capacity() == 0 {
+                    state.block = BytesMut::with_capacity(BLOCK);
+                }
+                let (part, rest) = data.split_at(data.len().min(state.block.capacity()));
+                state.block.extend_from_slice(part);
+                state.kept.push_back((state.end, state.block.split().freeze()));
+                state.end += part.len() as u64;
+                data = rest;
+            }
         });
     }
 
