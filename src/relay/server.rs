@@ -159,7 +159,10 @@ pub async fn answer(job: Arc<Job>, request: Request<Incoming>) -> Answer {
     let uri = request.uri();
     let query = uri.query().unwrap_or_default();
     match EngineRequest::parse(request.method(), uri.path(), query, &job.repository, &job.tag) {
-        EngineRequest::Ping => with_body(StatusCode::OK, "application/json", "{}"),
+        EngineRequest::Ping => {
+            job.set_tells_digests_late();
+            with_body(StatusCode::OK, "application/json", "{}")
+        }
         EngineRequest::Start { mount } => start(job, mount).await,
         EngineRequest::Receive { id } => receive(job, &id, request.into_body()).await,
         EngineRequest::Finish { id, digest } => finish(job, &id, digest, request.into_body()).await,
@@ -188,15 +191,13 @@ async fn find_blob(job: &Arc<Job>, digest: &str) -> Answer {
 
 /// `POST blobs/uploads/`: starts an upload at the relay, or mounts a blob in the registries.
 async fn start(job: &Arc<Job>, mount: Option<(String, String)>) -> Answer {
-    let likely = match mount {
-        Some((digest, from)) => {
-            if job.mount(&digest, &from).await {
-                return stored(job, &digest);
-            }
-            Some(digest)
+    let mut likely = job.take_announced();
+    if let Some((digest, from)) = mount {
+        if job.mount(&digest, &from).await {
+            return stored(job, &digest);
         }
-        None => job.likely_blob(),
-    };
+        likely = Some(digest);
+    }
     accepted(job, &job.add_upload(likely), 0)
 }
 
