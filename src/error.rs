@@ -191,7 +191,7 @@ impl Error {
             Self::NoTags { .. } => "run `docker images` to list local images",
             Self::Target(error) => return Some(error.hint()),
             Self::OneLogin { .. } => {
-                "push to one registry at a time, or save credentials with `docker regpush auth --login`"
+                "save the credentials of each registry with `docker regpush auth --login REGISTRY`, or pass them in DOCKER_AUTH_CONFIG"
             }
             Self::OneDigest => "use --metadata-file for several images",
             Self::SameFile => "use a different file for each",

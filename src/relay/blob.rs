@@ -16,7 +16,7 @@ use crate::registry::write::{BlobBody, Part, Sent, Upload, Writer};
 use crate::relay::layers::Row;
 use crate::relay::profile::can_shrink;
 use crate::relay::upstream::{Failure, Upstream};
-use crate::relay::window::{EngineLeft, Reader, Window};
+use crate::relay::window::{EngineLeft, KEPT, Reader, Window};
 use crate::retry::RetryBudget;
 
 /// The maximum size in bytes of a blob that is held in memory as a whole and sent in one request.
@@ -79,17 +79,25 @@ impl Transfer {
         if let Some(likely) = likely
             && upstream.find(&likely).await.is_some()
         {
-            reader.release();
-            let digest = reader.window().digest().await?;
-            let Some(size) = upstream.find(&digest).await else {
+            // A small blob is kept until its digest is known, which may be another one.
+            let window = reader.window();
+            if let Either::Right(_) = select(pin!(window.digest()), pin!(window.fill(KEPT))).await
+                && !window.is_complete()
+            {
+                reader.release();
+            }
+            let digest = window.digest().await?;
+            if let Some(size) = upstream.find(&digest).await {
+                upstream.set_stored(&digest, size);
+                if let Some(row) = row {
+                    row.set_exists();
+                }
+                return Ok(());
+            }
+            if !reader.seek(0) {
                 let reason = "the engine sent another blob than it asked for".to_owned();
                 return Err(End::Failed(Failure::LeftBehind(reason)));
-            };
-            upstream.set_stored(&digest, size);
-            if let Some(row) = row {
-                row.set_exists();
             }
-            return Ok(());
         }
         let retries = upstream.retries();
         let forwarding =

@@ -1,7 +1,7 @@
 //! The state of one attempt to push an image through the relay to one registry or several, shared by the requests of the
 //! engine.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use humantime::format_duration;
 use hyper::body::Bytes;
 use reqwest::header::HeaderValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::oci::Descriptor;
@@ -24,10 +24,14 @@ pub const MAX_KEPT: u64 = 80 << 20;
 /// If the engine cannot send because data waits for a registry, and that registry receives nothing for this time, the others
 /// go on without it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The time after which a wait for a registry is reported and checked.
+const STEP: Duration = Duration::from_secs(1);
 /// The maximum time to wait for the other registries after one has answered whether it has a blob.
 const OTHERS: Duration = Duration::from_secs(2);
 /// The maximum time between the answer that a blob is missing and the upload of that blob.
-const UNTIL_UPLOAD: Duration = Duration::from_secs(1);
+const UNTIL_UPLOAD: Duration = Duration::from_secs(2);
+/// The maximum time that the next such answer waits for the upload.
+const TURN: Duration = Duration::from_millis(250);
 
 /// The state of a blob that the engine sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +67,10 @@ pub struct Job {
     state: Mutex<State>,
     /// Changes with the state.
     version: watch::Sender<()>,
+    /// Locked while an answer waits for the upload of the blob before.
+    announcing: AsyncMutex<()>,
+    /// Changes each second while the engine waits for a registry.
+    waits: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -73,8 +81,11 @@ struct State {
     manifests: HashMap<String, Descriptor>,
     /// The manifests that the engine sent, in order.
     sent: Vec<SentManifest>,
-    /// Blobs that some registries have and others lack, with the time of the answer to the engine.
-    announced: VecDeque<(String, Instant)>,
+    /// The blob that the engine will probably send next, since it asked for it, with the time of the answer.
+    announced: Option<(String, Instant)>,
+    /// The engine has made the first request of docker's classic store and of podman, which tell the digest of a blob only after
+    /// the data.
+    tells_digests_late: bool,
     /// The indexes of registries that did not answer in time.
     silent: HashSet<usize>,
 }
@@ -93,6 +104,8 @@ impl Job {
             slots: Arc::new(Semaphore::new(BODIES)),
             state: Mutex::default(),
             version: watch::Sender::new(()),
+            announcing: AsyncMutex::default(),
+            waits: watch::Sender::new(()),
         })
     }
 
@@ -117,14 +130,14 @@ impl Job {
         self.upstreams.iter().enumerate().filter(|(_, upstream)| !upstream.has_ended())
     }
 
-    /// Ends all background tasks.
-    pub fn stop(&self) {
-        self.upstreams.iter().for_each(|upstream| upstream.stop());
-    }
-
     /// Waits until the pushes to all registries have ended.
     pub async fn ended(&self) {
         join_all(self.upstreams.iter().map(|upstream| upstream.ended())).await;
+    }
+
+    /// Returns a receiver that changes each second while the engine waits for a registry.
+    pub fn waits(&self) -> watch::Receiver<()> {
+        self.waits.subscribe()
     }
 
     /// Waits until the engine may send a blob.
@@ -140,7 +153,8 @@ impl Job {
     /// Waits until there is room for more data of a blob. Goes on without a registry that receives nothing while others wait
     /// for it.
     pub async fn room(&self, window: &Window) {
-        while timeout(PATIENCE / 10, window.has_room()).await.is_err() {
+        while timeout(STEP, window.has_room()).await.is_err() {
+            self.waits.send_replace(());
             let (stuck, others): (Vec<_>, Vec<_>) =
                 self.live().partition(|(_, upstream)| upstream.is_stuck(PATIENCE));
             if others.is_empty() {
@@ -190,22 +204,35 @@ impl Job {
                 }
             }
         };
-        if is_missing && self.is_shared() {
-            self.state().announced.push_back((digest.to_owned(), Instant::now()));
+        if is_missing && self.is_shared() && self.state().tells_digests_late {
+            self.announce(digest).await;
         }
         size.filter(|_| !is_missing)
     }
 
-    /// Returns the digest of the blob that the engine probably sends next. docker's classic store tells the digest of a blob
-    /// only after the data, but asks for the blob just before.
-    pub fn likely_blob(&self) -> Option<String> {
-        let mut state = self.state();
-        while let Some((digest, time)) = state.announced.pop_front() {
-            if time.elapsed() < UNTIL_UPLOAD && !state.blobs.contains_key(&digest) {
-                return Some(digest);
+    /// Records that the engine tells the digest of a blob only after the data.
+    pub fn set_tells_digests_late(&self) {
+        self.state().tells_digests_late = true;
+    }
+
+    /// Records a blob that the engine will probably send next, one at a time. Engines ask for several blobs at once.
+    async fn announce(&self, digest: &str) {
+        let _turn = self.announcing.lock().await;
+        let mut version = self.version.subscribe();
+        let free = async {
+            while self.state().announced.is_some() {
+                // The sender exists as long as `self`, so this wait does not fail.
+                let _ = version.changed().await;
             }
-        }
-        None
+        };
+        let _ = timeout(TURN, free).await;
+        self.change(|state| state.announced = Some((digest.to_owned(), Instant::now())));
+    }
+
+    /// Returns the digest of the blob that the engine probably sends next.
+    pub fn take_announced(&self) -> Option<String> {
+        let announced = self.change(|state| state.announced.take());
+        announced.filter(|(_, time)| time.elapsed() < UNTIL_UPLOAD).map(|(digest, _)| digest)
     }
 
     /// Mounts a blob from another repository. Returns whether all registries have the blob now.

@@ -38,8 +38,8 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 const BUSY: Duration = Duration::from_millis(100);
 /// The maximum time between two requests of the engine on a connection, and for the headers of a request.
 const IDLE: Duration = Duration::from_secs(120);
-/// The maximum size in bytes of the headers of a request.
-const MAX_HEADERS: usize = 512 << 10;
+/// The maximum number of bytes that are read from a connection at once, and so of the headers of a request.
+const MAX_READ: usize = 256 << 10;
 /// The maximum size in bytes of a manifest (OCI distribution specification 1.1).
 const MAX_MANIFEST: usize = 4 << 20;
 /// The first byte of a TLS handshake. Engines try TLS first.
@@ -127,7 +127,7 @@ async fn serve_connection(
         Ok(answer(request).await)
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(MAX_HEADERS);
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(MAX_READ);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let timeout = async {
         tokio::time::sleep(LOGIN_TIMEOUT).await;
@@ -159,7 +159,10 @@ pub async fn answer(job: Arc<Job>, request: Request<Incoming>) -> Answer {
     let uri = request.uri();
     let query = uri.query().unwrap_or_default();
     match EngineRequest::parse(request.method(), uri.path(), query, &job.repository, &job.tag) {
-        EngineRequest::Ping => with_body(StatusCode::OK, "application/json", "{}"),
+        EngineRequest::Ping => {
+            job.set_tells_digests_late();
+            with_body(StatusCode::OK, "application/json", "{}")
+        }
         EngineRequest::Start { mount } => start(job, mount).await,
         EngineRequest::Receive { id } => receive(job, &id, request.into_body()).await,
         EngineRequest::Finish { id, digest } => finish(job, &id, digest, request.into_body()).await,
@@ -188,15 +191,13 @@ async fn find_blob(job: &Arc<Job>, digest: &str) -> Answer {
 
 /// `POST blobs/uploads/`: starts an upload at the relay, or mounts a blob in the registries.
 async fn start(job: &Arc<Job>, mount: Option<(String, String)>) -> Answer {
-    let likely = match mount {
-        Some((digest, from)) => {
-            if job.mount(&digest, &from).await {
-                return stored(job, &digest);
-            }
-            Some(digest)
+    let mut likely = job.take_announced();
+    if let Some((digest, from)) = mount {
+        if job.mount(&digest, &from).await {
+            return stored(job, &digest);
         }
-        None => job.likely_blob(),
-    };
+        likely = Some(digest);
+    }
     accepted(job, &job.add_upload(likely), 0)
 }
 

@@ -1,6 +1,6 @@
 //! One registry of a push through the relay: what it has, and what it must still store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -66,14 +66,13 @@ impl SentManifest {
     }
 }
 
-/// The state of a blob in the repository. Sizes are in bytes.
+/// Whether the repository has a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Blob {
-    /// The plugin asks the registry whether it has the blob.
+enum Presence {
+    /// The plugin asks the registry.
     Asking,
     Missing,
-    /// The engine has sent the blob, and the registry may not have stored it yet.
-    Storing,
+    /// The size is in bytes.
     Stored(u64),
 }
 
@@ -111,11 +110,13 @@ pub struct Upstream {
 }
 
 struct State {
-    blobs: HashMap<String, Blob>,
+    blobs: HashMap<String, Presence>,
+    /// The blobs that the engine has sent, and that the registry may not have stored so far.
+    unstored_blobs: HashSet<String>,
     /// An upload at the registry that has received nothing, after a mount that the registry refused.
     unused_upload: Option<Upload>,
     /// The number of manifests that the registry has not stored so far.
-    unstored: usize,
+    unstored_manifests: usize,
     has_ended: bool,
     failure: Option<Failure>,
     /// The latest time until which a request waits before a retry.
@@ -131,8 +132,9 @@ impl Upstream {
     pub fn new(reference: Reference, settings: Settings, mount_sources: Vec<String>) -> Arc<Self> {
         let state = State {
             blobs: HashMap::new(),
+            unstored_blobs: HashSet::new(),
             unused_upload: None,
-            unstored: 0,
+            unstored_manifests: 0,
             has_ended: false,
             failure: None,
             waits_until: None,
@@ -246,7 +248,7 @@ impl Upstream {
     /// Waits until the registry has stored everything that the engine has sent so far, or the push has failed.
     pub async fn settled(&self) {
         self.until(|state| {
-            let is_stored = state.unstored == 0 && state.is_everything_stored();
+            let is_stored = state.unstored_manifests == 0 && state.unstored_blobs.is_empty();
             (is_stored || state.has_ended).then_some(())
         })
         .await;
@@ -288,12 +290,6 @@ impl Upstream {
     pub fn is_stuck(&self, time: Duration) -> bool {
         let has_moved = self.state().moved.elapsed() < time;
         !has_moved && self.has_unsent_data()
-    }
-}
-
-impl State {
-    fn is_everything_stored(&self) -> bool {
-        !self.blobs.values().any(|blob| *blob == Blob::Storing)
     }
 }
 
@@ -376,7 +372,7 @@ impl Upstream {
         let asks = self.change(|state| {
             let is_new = !state.blobs.contains_key(digest);
             if is_new {
-                state.blobs.insert(digest.to_owned(), Blob::Asking);
+                state.blobs.insert(digest.to_owned(), Presence::Asking);
             }
             is_new
         });
@@ -384,14 +380,17 @@ impl Upstream {
             let (own, digest) = (Arc::clone(self), digest.to_owned());
             self.spawn(async move {
                 let found = tokio::time::timeout(QUERY, own.ask_for(&digest)).await.ok().flatten();
-                own.set_blob(&digest, found.map_or(Blob::Missing, Blob::Stored));
+                match found {
+                    Some(size) => own.set_stored(&digest, size),
+                    None => own.set_missing(&digest),
+                }
             });
         }
         self.until(|state| match state.blobs.get(digest) {
             _ if state.has_ended => Some(None),
-            None | Some(Blob::Asking) => None,
-            Some(Blob::Stored(size)) => Some(Some(*size)),
-            Some(Blob::Missing | Blob::Storing) => Some(None),
+            None | Some(Presence::Asking) => None,
+            Some(Presence::Stored(size)) => Some(Some(*size)),
+            Some(Presence::Missing) => Some(None),
         })
         .await
     }
@@ -425,7 +424,7 @@ impl Upstream {
         }
         let size = writer.size_of(digest).await.ok().flatten();
         if let Some(size) = size {
-            self.set_blob(digest, Blob::Stored(size));
+            self.set_stored(digest, size);
         }
         size.is_some()
     }
@@ -481,22 +480,32 @@ impl Upstream {
         }
     }
 
-    fn set_blob(&self, digest: &str, blob: Blob) {
-        self.change(|state| state.blobs.insert(digest.to_owned(), blob));
-    }
-
     /// Records that the engine has sent a blob, which the registry must store unless it has it.
     pub fn must_store(&self, digest: &str) {
         self.change(|state| {
-            if !matches!(state.blobs.get(digest), Some(Blob::Stored(_))) {
-                state.blobs.insert(digest.to_owned(), Blob::Storing);
+            if !matches!(state.blobs.get(digest), Some(Presence::Stored(_))) {
+                state.unstored_blobs.insert(digest.to_owned());
             }
         });
     }
 
+    /// Records that the repository has a blob.
+    ///
     /// * `size`: in bytes.
     pub fn set_stored(&self, digest: &str, size: u64) {
-        self.set_blob(digest, Blob::Stored(size));
+        self.change(|state| {
+            state.blobs.insert(digest.to_owned(), Presence::Stored(size));
+            state.unstored_blobs.remove(digest);
+        });
+    }
+
+    /// Records the answer that the repository lacks a blob, unless it got the blob meanwhile.
+    fn set_missing(&self, digest: &str) {
+        self.change(|state| {
+            if let Some(presence @ Presence::Asking) = state.blobs.get_mut(digest) {
+                *presence = Presence::Missing;
+            }
+        });
     }
 
     /// Returns the manifest that a tag or a digest names in the repository.
@@ -507,11 +516,11 @@ impl Upstream {
 
     /// Stores a manifest in the registry, after all blobs. The manifests are stored in the order of the calls.
     pub fn store_manifest(self: &Arc<Self>, manifest: SentManifest) {
-        self.change(|state| state.unstored += 1);
+        self.change(|state| state.unstored_manifests += 1);
         let own = Arc::clone(self);
         self.spawn(async move {
             let _turn = own.manifest_turn.lock().await;
-            own.until(|state| state.is_everything_stored().then_some(())).await;
+            own.until(|state| state.unstored_blobs.is_empty().then_some(())).await;
             let SentManifest { by_digest, media_type, body } = manifest;
             let reference = by_digest.as_deref().unwrap_or(own.reference.tag_or_latest());
             let mut retries = own.retries();
@@ -522,7 +531,7 @@ impl Upstream {
                     return own.fail(Failure::Final(error));
                 }
             }
-            own.change(|state| state.unstored -= 1);
+            own.change(|state| state.unstored_manifests -= 1);
         });
     }
 }

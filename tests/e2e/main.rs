@@ -7,6 +7,7 @@
 
 #[path = "../it/support/body.rs"]
 mod body;
+mod calls;
 mod credentials;
 mod diagnosis;
 mod endpoints;
@@ -19,6 +20,7 @@ mod fake {
 }
 mod faults;
 mod limits;
+mod many;
 mod namespace;
 mod networks;
 mod nginx;

@@ -6,10 +6,10 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use docker_regpush::oci::sha256;
-use rustix::net::sockopt::set_socket_linger;
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use serde_json::json;
 
 use crate::body::Body;
@@ -29,6 +29,8 @@ pub enum Fault {
     Lose,
     /// Forwards the request. Calls the function with the registry's port before the engine receives the response.
     Then(Arc<dyn Fn(u16) + Send + Sync>),
+    /// Forwards the request at the given number of bytes per second, which all slow requests to the proxy share.
+    Slow(u32),
 }
 
 impl Fault {
@@ -83,15 +85,47 @@ pub struct Asked {
     pub is_faulty: bool,
     /// Whether a stalled request is over: the client has closed the connection, or the test has finished.
     pub has_ended: bool,
+    /// The number of bytes of the body that the proxy has read.
+    pub body: usize,
+    /// The time when the proxy had sent a response to the client.
+    pub answered: Option<Instant>,
 }
 
 struct Shared {
     registry: u16,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<Asked>>,
+    /// The time when all bytes of slow requests so far may have arrived.
+    slow_until: Mutex<Instant>,
     /// Whether the test has finished, so that stalled requests must end. An engine with the classic store runs at most
     /// five uploads at once, and a stalled upload is one of the five while its connection is open.
     is_over: AtomicBool,
+}
+
+/// A reader of a request body that counts bytes, and limits the speed.
+struct Counted<'a, R> {
+    body: R,
+    bytes: usize,
+    bytes_per_second: Option<u32>,
+    shared: &'a Shared,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.body.read(buffer)?;
+        self.bytes += read;
+        if let Some(bytes_per_second) = self.bytes_per_second {
+            let needs = Duration::from_secs_f64(read as f64 / f64::from(bytes_per_second));
+            let until = {
+                let mut until = self.shared.slow_until.lock().expect("no thread panics");
+                *until = (*until).max(Instant::now()) + needs;
+                *until
+            };
+            // The sleep limits the speed; it is not a wait for a condition.
+            thread::sleep(until.saturating_duration_since(Instant::now()));
+        }
+        Ok(read)
+    }
 }
 
 pub struct Proxy {
@@ -116,6 +150,7 @@ impl Proxy {
             registry: registry.port,
             rules: Mutex::default(),
             log: Mutex::default(),
+            slow_until: Mutex::new(Instant::now()),
             is_over: AtomicBool::new(false),
         });
         let serving = Arc::clone(&shared);
@@ -130,7 +165,12 @@ impl Proxy {
     }
 
     pub fn name(&self, path: &str) -> String {
-        format!("{}:{}/{path}", self.host, self.port)
+        format!("{}/{path}", self.domain())
+    }
+
+    /// Returns the domain in image names that lead to the proxy.
+    pub fn domain(&self) -> String {
+        format!("{}:{}", self.host, self.port)
     }
 
     /// Applies the fault to the next `times` requests that `is_for` selects.
@@ -218,51 +258,78 @@ fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
             is_engine: !head.header("user-agent").is_some_and(|agent| agent.starts_with("docker-regpush/")),
             is_faulty: fault.is_some(),
             has_ended: false,
+            body: 0,
+            answered: None,
         });
         log.len() - 1
     };
-    let mut body = Body::of(&head.headers, reader);
+    if let Some(Fault::Slow(_) | Fault::Stall(_)) = fault {
+        // Otherwise the client could send several MB that the proxy does not read.
+        set_socket_recv_buffer_size(&client, 128 << 10)?;
+    }
+    let bytes_per_second = match fault {
+        Some(Fault::Slow(bytes_per_second)) => Some(bytes_per_second),
+        _ => None,
+    };
+    let mut body = Counted { body: Body::of(&head.headers, reader), bytes: 0, bytes_per_second, shared };
+    let is_stall = matches!(fault, Some(Fault::Stall(_)));
+    let answered = answer(fault, &head, &mut body, &client, shared);
+    if let Some(asked) = shared.log.lock().expect("no thread panics").get_mut(at) {
+        asked.body = body.bytes;
+        asked.has_ended = is_stall;
+        asked.answered = matches!(answered, Ok(true)).then(Instant::now);
+    }
+    answered.map(drop)
+}
+
+/// Answers a request, with the fault if there is one. Returns whether the client got a response.
+fn answer(
+    fault: Option<Fault>,
+    head: &Head,
+    body: &mut impl Read,
+    mut client: &TcpStream,
+    shared: &Shared,
+) -> io::Result<bool> {
     match fault {
-        None => pass_on(&head, &mut body, &client, shared.registry),
+        None | Some(Fault::Slow(_)) => pass_on(head, body, client, shared.registry)?,
         Some(Fault::Then(then)) => {
             let mut answer = Vec::new();
-            pass_on(&head, &mut body, &mut answer, shared.registry)?;
+            pass_on(head, body, &mut answer, shared.registry)?;
             then(shared.registry);
-            (&client).write_all(&answer)
+            client.write_all(&answer)?;
         }
         Some(Fault::Reset(bytes)) => {
-            io::copy(&mut Read::by_ref(&mut body).take(bytes as u64), &mut io::sink())?;
+            io::copy(&mut body.take(bytes as u64), &mut io::sink())?;
             // With a linger time of zero, closing the socket resets the connection.
-            set_socket_linger(&client, Some(Duration::ZERO))?;
-            Ok(())
+            set_socket_linger(client, Some(Duration::ZERO))?;
+            return Ok(false);
         }
         Some(Fault::Stall(bytes)) => {
-            io::copy(&mut Read::by_ref(&mut body).take(bytes as u64), &mut io::sink())?;
-            while !has_gone(&client)? && !shared.is_over.load(Ordering::SeqCst) {
+            io::copy(&mut body.take(bytes as u64), &mut io::sink())?;
+            while !has_gone(client)? && !shared.is_over.load(Ordering::SeqCst) {
                 thread::sleep(Duration::from_millis(5));
             }
-            if let Some(asked) = shared.log.lock().expect("no thread panics").get_mut(at) {
-                asked.has_ended = true;
-            }
-            Ok(())
+            return Ok(false);
         }
         Some(Fault::Answer { status, headers, body: text }) => {
-            io::copy(&mut body, &mut io::sink())?;
+            io::copy(body, &mut io::sink())?;
             let length = text.len();
-            let text = if method == "HEAD" { "" } else { &text };
+            let text = if head.first.starts_with("HEAD ") { "" } else { &text };
             let head =
                 format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n");
-            (&client).write_all(format!("{head}\r\n{text}").as_bytes())
+            client.write_all(format!("{head}\r\n{text}").as_bytes())?;
         }
         Some(Fault::Lose) => {
             let mut manifest = Vec::new();
             body.read_to_end(&mut manifest)?;
             let digest = sha256(&manifest);
+            let path = head.first.split(' ').nth(1).unwrap_or_default();
             let head = format!("HTTP/1.1 201 Created\r\nDocker-Content-Digest: sha256:{digest}\r\n");
             let head = format!("{head}Location: {path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            (&client).write_all(head.as_bytes())
+            client.write_all(head.as_bytes())?;
         }
     }
+    Ok(true)
 }
 
 fn pass_on(head: &Head, body: &mut impl Read, mut client: impl Write, registry: u16) -> io::Result<()> {

@@ -20,7 +20,7 @@ use crate::proxy::{Asked, Fault, Meant, Proxy, ask};
 use crate::several::{architectures, load};
 use crate::support::{Engine, Home, Registry, Run, engine, ok, run, wait_for};
 
-const ENGINES: [&str; 4] = ["docker-20.10", "docker-28-classic", "docker-28-containerd", "podman"];
+pub const ENGINES: [&str; 4] = ["docker-20.10", "docker-28-classic", "docker-28-containerd", "podman"];
 /// The size in bytes of a layer that the relay streams.
 const LARGE: usize = 24_000_000;
 

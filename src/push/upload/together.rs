@@ -379,10 +379,13 @@ impl Together {
         // Declared after `pushing` and `stream`, so that the engine's connections close first if this future is dropped.
         let server = open.relay.serve(job);
         let mut deadline: Option<Instant> = None;
+        let mut waits = job.waits();
         let failed = loop {
             tokio::select! {
                 biased;
                 () = job.ended() => break None,
+                // The push to a registry that has all data so far is not stalled.
+                _ = waits.changed() => self.tell(|| News::Work),
                 () = until(deadline) => break None,
                 answer = finished(&mut pushing) => {
                     pushing = None;
