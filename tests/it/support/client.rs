@@ -18,6 +18,9 @@ use super::engine::{Reply, Request, read_head, refusal};
 /// The status, the headers, and nothing of the body. The status is 0 if there was no answer.
 type Answer = (u16, BTreeMap<String, String>);
 
+/// The configuration of the image that a fake engine pushes, which is the last of the blobs.
+pub const CONFIG: &[u8] =
+    br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
 /// The pause of a slow engine, and the number of bytes of a blob before it: more than the plugin sends in one request.
 const PAUSE: Duration = Duration::from_millis(500);
 const BEFORE_PAUSE: usize = 150_000;
@@ -103,6 +106,11 @@ impl Client {
         headers.get("location").cloned().unwrap_or_default()
     }
 
+    /// Asks whether the server is a registry, as docker's classic store and podman do before a push.
+    pub fn ping(&self) {
+        self.ask("GET", "/v2/", "", b"");
+    }
+
     /// Asks for a blob, as each store does before it sends the blob.
     pub fn find(&self, digest: &str) -> Answer {
         self.ask("HEAD", &self.path(&format!("blobs/{digest}")), "", b"")
@@ -165,8 +173,8 @@ pub enum Store {
     Classic,
     /// As `Classic`, with a pause in the middle of a layer.
     SlowClassic,
-    /// As `Classic`, but asks for all layers first, and then sends them in the reverse order.
-    ReversedClassic,
+    /// As `Classic`, but asks for all blobs before it sends the first.
+    EagerClassic,
     /// One request with the length and the digest.
     Containerd,
     /// As `Containerd`, with all layers at once.
@@ -216,7 +224,7 @@ impl Relayed {
         if let Self::Refuses(message) = self {
             return answer(500, message);
         }
-        client.ask("GET", "/v2/", "", b"");
+        client.ping();
         match client.ask("GET", &client.path("manifests/latest"), "", b"").0 {
             0 => answer(500, &unreachable(&client)),
             401 => answer(401, "unauthorized: no password"),
@@ -236,23 +244,21 @@ impl Relayed {
             }
             Self::Unreachable { .. } | Self::Refuses(_) => return vec![refusal(&unreachable(&client))],
         };
-        let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
-        let blobs: Vec<&[u8]> = layers.iter().map(Vec::as_slice).chain([config.as_slice()]).collect();
-        let asks_first = *store == Store::ReversedClassic;
+        let blobs: Vec<&[u8]> = layers.iter().map(Vec::as_slice).chain([CONFIG]).collect();
+        if !matches!(store, Store::Containerd | Store::ContainerdAtOnce) {
+            client.ping();
+        }
+        let asks_first = *store == Store::EagerClassic;
         let has = |blob: &[u8]| client.find(&format!("sha256:{}", sha256(blob))).0 == 200;
-        let blobs: Vec<&[u8]> = if asks_first {
-            let missing: Vec<&[u8]> = blobs.into_iter().filter(|blob| !has(blob)).collect();
-            missing.into_iter().rev().collect()
-        } else {
-            blobs
-        };
+        let blobs: Vec<&[u8]> =
+            if asks_first { blobs.into_iter().filter(|blob| !has(blob)).collect() } else { blobs };
         let send = |blob: &[u8]| {
             let digest = format!("sha256:{}", sha256(blob));
             if !asks_first && has(blob) {
                 return 201;
             }
             match store {
-                Store::Classic | Store::ReversedClassic => client.patch(blob, &digest).1,
+                Store::Classic | Store::EagerClassic => client.patch(blob, &digest).1,
                 Store::SlowClassic => client.patch_slowly(blob, &digest, PAUSE).1,
                 Store::Containerd | Store::ContainerdAtOnce => client.put(blob),
             }
@@ -282,7 +288,7 @@ impl Relayed {
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": media_type,
-            "config": descriptor(kind("container.image.v1+json"), config),
+            "config": descriptor(kind("container.image.v1+json"), CONFIG),
             "layers": layers.iter().map(|blob| descriptor(layer.clone(), blob)).collect::<Vec<_>>(),
         });
         let manifest = manifest.to_string();
