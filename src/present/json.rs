@@ -123,14 +123,13 @@ impl<W: Write> Presenter for Json<W> {
                 let (number, of) = (next.number, next.of);
                 self.tell(at, JsonEvent::Attempt { number, of, reason, wait_seconds });
             }
-            // Prints the fields `time`, `event` and `destination`, followed by the fields of the result.
+            // Prints the fields `time` and `event`, followed by the fields of the result.
             Update::Finished(ending) => {
-                let Some((name, progress)) = self.images.get_mut(at) else { return };
-                *progress = Progress::default();
+                if let Some((_, progress)) = self.images.get_mut(at) {
+                    *progress = Progress::default();
+                }
                 let fields = ending.json.strip_prefix('{').unwrap_or_default();
-                let destination = serde_json::Value::from(name.as_str());
-                let head = format!(r#""time":"{}","event":"result","destination":{destination}"#, now());
-                self.lines.line(&format!("{{{head},{fields}"));
+                self.lines.line(&format!(r#"{{"time":"{}","event":"result",{fields}"#, now()));
             }
         }
     }
@@ -227,7 +226,7 @@ mod tests {
         "reference":"docker.io/library/app:1","destination":"docker.io/library/app:1","event":"note","level":"engine","message":"1: digest: sha256:00 size: 5"}
         "reference":"docker.io/library/app:1","destination":"docker.io/library/app:1","event":"attempt","number":2,"of":6,"reason":"broken pipe","wait_seconds":1.4}
         "event":"note","level":"warning","message":"odd"}
-        "event":"result","destination":"docker.io/library/app:1","status":"pushed"}
+        "event":"result","status":"pushed"}
         "#);
     }
 }

@@ -28,7 +28,7 @@ fn json_result_has_every_field() {
     let mut result = run.json();
     assert!(result["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.0));
     result["seconds"] = 0.into();
-    insta::assert_snapshot!(result.to_string(), @r#"{"attempts":1,"bytes":1000000,"credentials":{"source":"none","username":null},"digest":"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","error":null,"layers":{"exists":1,"mounted":0,"pushed":1,"total":2},"name":"localhost:0/app","reference":"localhost:0/app:1","route":"engine","seconds":0,"size":528,"status":"pushed","tag":"1","verified":true,"warnings":[]}"#);
+    insta::assert_snapshot!(result.to_string(), @r#"{"attempts":1,"bytes":1000000,"credentials":{"source":"none","username":null},"destination":"localhost:0/app:1","digest":"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","error":null,"layers":{"exists":1,"mounted":0,"pushed":1,"total":2},"name":"localhost:0/app","reference":"localhost:0/app:1","route":"engine","seconds":0,"size":528,"status":"pushed","tag":"1","verified":true,"warnings":[]}"#);
     assert!(run.stdout.ends_with("}\n") && run.stdout.lines().count() == 1, "{run}");
 }
 

@@ -37,6 +37,7 @@ fn lines(run: &Run) -> Vec<&str> {
 #[test]
 fn prints_results_in_argument_order() {
     let engine = FakeEngine::start()
+        .without_images()
         .serving_pushed()
         .on(&path("localhost:0/slow", "1"), pushed("1").slowly(Duration::from_millis(100)).times(12))
         .on(&path("127.0.0.1:0/refused", "1"), Reply::stream([refusal("denied: quota exceeded")]))
@@ -60,6 +61,7 @@ fn prints_results_in_argument_order() {
 #[test]
 fn first_failure_in_argument_order_sets_the_status() {
     let engine = FakeEngine::start()
+        .without_images()
         .on(&path("localhost:0/a", "1"), {
             let late = Reply::stream(["{\"status\":\"x\"}".to_owned(), refusal("denied: quota exceeded")]);
             late.slowly(Duration::from_millis(300))
@@ -153,7 +155,7 @@ fn prefetch_and_pushes_share_one_helper_call() {
         r#"read registry; echo "$registry" >>"$HOME/asked"; sleep 0.3; echo '{"Username":"u","Secret":"s"}'"#;
     for version in ["1.41", ""] {
         let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
-        let engine = FakeEngine::with_info().serving_pushed().on_every_push(pushed("1"));
+        let engine = FakeEngine::with_info().without_images().serving_pushed().on_every_push(pushed("1"));
         let mut command = env.command(&engine);
         command.args(["regpush", "-q", "localhost:0/a:1", "localhost:0/b:1", "127.0.0.1:0/c:1"]);
         let run = run(command.env("DOCKER_API_VERSION", version));
@@ -167,6 +169,7 @@ fn prefetch_and_pushes_share_one_helper_call() {
 #[test]
 fn requests_the_engines_settings_once() {
     let engine = FakeEngine::start()
+        .without_images()
         .serving_pushed()
         .on_every_push(pushed("1"))
         .on("GET /v1.41/info", Reply::json(200, "{}"));
@@ -218,7 +221,7 @@ fn tries_unaccepted_credentials_in_one_push_at_a_time() {
 #[test]
 fn prompts_once_per_registry_if_there_is_no_answer() {
     let refused = Reply::stream([refusal("no basic auth credentials")]);
-    let engine = FakeEngine::start().on_every_push(refused);
+    let engine = FakeEngine::start().without_images().on_every_push(refused);
     let images = ["localhost:0/a:1", "127.0.0.1:0/x:1", "localhost:0/b:1"];
     let mut terminal = TestEnv::new().at_terminal(
         &engine,
@@ -260,7 +263,7 @@ fn refuses_given_credentials_for_several_registries() {
 fn calls_a_helper_once_per_registry() {
     let script = r#"read registry; echo "$registry" >>"$HOME/asked"; echo '{"Username":"u","Secret":"s"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
-    let engine = FakeEngine::start().serving_pushed().on_every_push(pushed("1"));
+    let engine = FakeEngine::start().without_images().serving_pushed().on_every_push(pushed("1"));
     let images = ["localhost:0/a:1", "localhost:0/b:1", "127.0.0.1:0/c:1", "localhost:0/d:1"];
     let run = run(env.command(&engine).args(["regpush", "-q"]).args(images));
     assert_eq!(run.status, 0, "{run}");
@@ -278,7 +281,8 @@ fn with_app() -> FakeEngine {
 #[test]
 fn tags_pushes_and_untags_each_destination() {
     let engine = with_app();
-    let run = push(&engine, &["app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/team/"]);
+    let run =
+        push(&engine, &["app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/team/", "--relay", "never"]);
     assert_eq!(run.status, 0, "{run}");
     assert_eq!(lines(&run), ["localhost:0/app", "127.0.0.1:0/team/app"], "{run}");
     assert!(!run.stderr.contains("warning"), "{run}");
@@ -294,7 +298,7 @@ fn tags_pushes_and_untags_each_destination() {
 #[test]
 fn does_not_move_a_tag_of_another_image() {
     let engine = with_app().has("localhost:0/app:1", OTHER);
-    let run = push(&engine, &["app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/"]);
+    let run = push(&engine, &["app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/", "--relay", "never"]);
     assert_eq!(run.status, 1, "{run}");
     assert_eq!(lines(&run), ["127.0.0.1:0/app"], "the other destination is pushed: {run}");
     let told = format!(
@@ -320,7 +324,7 @@ fn keeps_the_only_tags_of_an_unnamed_image() {
     // tag of the first push when the second push begins.
     for parallel in ["2", "1"] {
         let engine = FakeEngine::start().serving_pushed().has(ID, ID).on_every_push(pushed("1"));
-        let to = ["--to", "localhost:0/app:1", "--to", "127.0.0.1:0/app:1"];
+        let to = ["--to", "localhost:0/app:1", "--to", "127.0.0.1:0/app:1", "--relay", "never"];
         let run = push(&engine, &[&[ID, "--parallel", parallel], to.as_slice()].concat());
         assert_eq!(run.status, 0, "{run}");
         for name in ["localhost:0/app:1", "127.0.0.1:0/app:1"] {
@@ -350,6 +354,7 @@ fn refuses_to_derive_a_path_from_an_image_id() {
 fn interrupted_call_reports_finished_pushes() {
     let hanging = Reply::stream([r#"{"status":"Layer already exists","id":"aa"}"#]).ending(End::Hang);
     let engine = FakeEngine::start()
+        .without_images()
         .serving_pushed()
         .on(&path("localhost:0/a", "1"), hanging)
         .on(&path("127.0.0.1:0/b", "1"), pushed("1"));
@@ -398,7 +403,16 @@ fn removes_the_tag_on_signals_failure_and_timeout() {
         });
         let env = TestEnv::new();
         let mut command = env.command(&engine);
-        command.args(["regpush", "app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/"]);
+        command.args([
+            "regpush",
+            "app:1",
+            "--to",
+            "localhost:0/",
+            "--to",
+            "127.0.0.1:0/",
+            "--relay",
+            "never",
+        ]);
         let child = command.args(["--format", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = child.spawn().unwrap();
         engine.wait_for_pushes(2);
@@ -573,7 +587,7 @@ fn variables_set_options_that_the_command_line_leaves_out() {
         .on(&path("127.0.0.1:0/x", "1"), pushed("1"));
     let env = TestEnv::new();
     let mut command = env.command(&several);
-    command.args(["regpush", "app:1"]).env("REGPUSH_TO", "localhost:0/,127.0.0.1:0/x:1");
+    command.args(["regpush", "--relay", "never", "app:1"]).env("REGPUSH_TO", "localhost:0/,127.0.0.1:0/x:1");
     let run = run(&mut command);
     assert_eq!(lines(&run), ["localhost:0/app", "127.0.0.1:0/x"], "{run}");
 }
@@ -583,6 +597,7 @@ fn variables_set_options_that_the_command_line_leaves_out() {
 fn prints_nothing_during_a_prompt() {
     for mode in ["tty", "plain"] {
         let engine = FakeEngine::start()
+            .without_images()
             .serving_pushed()
             .on(
                 "POST /v1.41/images/localhost:0/locked/push",
@@ -624,6 +639,7 @@ fi
 echo '{"Username":"u","Secret":"s"}'"#;
     let env = TestEnv::new().with_config(r#"{"credsStore":"x"}"#).with_helper("x", script);
     let engine = FakeEngine::start()
+        .without_images()
         .serving_pushed()
         .on("POST /v1.41/images/localhost:0/a/push", Reply::stream([refusal("unauthorized: wrong")]))
         .on("POST /v1.41/auth", Reply::json(200, LOGIN_GOOD))
@@ -674,7 +690,10 @@ fn removes_all_tags_concurrently() {
 #[test]
 fn removes_the_added_tag_if_the_image_keeps_its_own_name() {
     let engine = FakeEngine::start().serving_pushed().has("localhost:0/app:1", ID).on_every_push(pushed("1"));
-    let run = push(&engine, &["localhost:0/app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/"]);
+    let run = push(
+        &engine,
+        &["localhost:0/app:1", "--to", "localhost:0/", "--to", "127.0.0.1:0/", "--relay", "never"],
+    );
     assert_eq!((run.status, lines(&run).len()), (0, 2), "{run}");
     assert_eq!(engine.names(), ["localhost:0/app:1"], "{run}");
 }

@@ -21,6 +21,8 @@ struct Line<'a> {
     /// The canonical reference of the image, such as `docker.io/library/app:1`. If the typed image is not a valid
     /// reference, the image as typed.
     reference: String,
+    /// The same as `reference`, under the name that events use too.
+    destination: String,
     name: Option<String>,
     tag: Option<&'a str>,
     status: &'static str,
@@ -142,8 +144,10 @@ impl Report<'_> {
         let outcome = self.result.as_ref().ok();
         let named = outcome.and_then(|outcome| outcome.named.as_ref());
         let credentials = self.record.login.as_ref();
+        let reference = self.reference.map_or_else(|| self.typed.to_owned(), Reference::canonical);
         Line {
-            reference: self.reference.map_or_else(|| self.typed.to_owned(), Reference::canonical),
+            destination: reference.clone(),
+            reference,
             name: self.reference.map(Reference::repository),
             tag: self.reference.map(Reference::tag_or_latest),
             status: match outcome.map(|outcome| outcome.status) {

@@ -270,6 +270,12 @@ impl FakeEngine {
         self
     }
 
+    /// Answers inspections of all images with 404, as an engine without images.
+    pub fn without_images(self) -> Self {
+        self.state().has_images = true;
+        self
+    }
+
     /// Returns the current names of all images in the fake engine.
     pub fn names(&self) -> Vec<String> {
         self.state().images.keys().cloned().collect()
