@@ -17,11 +17,16 @@ const USERNAME: &str = "regpush";
 pub struct Guard {
     password: Secret,
     was_reached: AtomicBool,
+    was_pinged: AtomicBool,
 }
 
 impl Guard {
     pub fn new() -> Self {
-        Self { password: Secret::new(random_hex::<24>()), was_reached: AtomicBool::new(false) }
+        Self {
+            password: Secret::new(random_hex::<24>()),
+            was_reached: AtomicBool::new(false),
+            was_pinged: AtomicBool::new(false),
+        }
     }
 
     /// Returns the credentials with which the engine may use the relay.
@@ -40,6 +45,17 @@ impl Guard {
             self.was_reached.store(true, Ordering::Relaxed);
         }
         is_right
+    }
+
+    /// Records a request for `/v2/`, with or without the password.
+    pub fn set_pinged(&self) {
+        self.was_pinged.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether a request for `/v2/` has arrived: docker's classic store and podman begin with it, and the containerd
+    /// store does not send it.
+    pub fn was_pinged(&self) -> bool {
+        self.was_pinged.load(Ordering::Relaxed)
     }
 
     /// Returns whether a request with the password has arrived.

@@ -83,9 +83,6 @@ struct State {
     sent: Vec<SentManifest>,
     /// The blob that the engine will probably send next, since it asked for it, with the time of the answer.
     announced: Option<(String, Instant)>,
-    /// The engine has made the first request of docker's classic store and of podman, which tell the digest of a blob only after
-    /// the data.
-    tells_digests_late: bool,
     /// The indexes of registries that did not answer in time.
     silent: HashSet<usize>,
 }
@@ -204,15 +201,11 @@ impl Job {
                 }
             }
         };
-        if is_missing && self.is_shared() && self.state().tells_digests_late {
+        // Engines that do not ping tell the digest before the data.
+        if is_missing && self.is_shared() && self.guard.was_pinged() {
             self.announce(digest).await;
         }
         size.filter(|_| !is_missing)
-    }
-
-    /// Records that the engine tells the digest of a blob only after the data.
-    pub fn set_tells_digests_late(&self) {
-        self.state().tells_digests_late = true;
     }
 
     /// Records a blob that the engine will probably send next, one at a time. Engines ask for several blobs at once.

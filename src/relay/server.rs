@@ -46,6 +46,8 @@ const MAX_MANIFEST: usize = 4 << 20;
 const TLS: u8 = 0x16;
 /// The answer to a TLS handshake, after which engines use plain HTTP.
 const NO_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+/// The path of the first request of some engines (OCI distribution specification 1.1, `end-1`).
+const PING: &str = "/v2/";
 const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -118,6 +120,9 @@ async fn serve_connection(
     }
     let is_known = AtomicBool::new(false);
     let service = service_fn(async |request: Request<Incoming>| {
+        if request.uri().path() == PING {
+            guard.set_pinged();
+        }
         if !guard.admits(request.headers().get(AUTHORIZATION)) {
             return Ok::<_, Infallible>(refusal(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "no password"));
         }
@@ -159,10 +164,7 @@ pub async fn answer(job: Arc<Job>, request: Request<Incoming>) -> Answer {
     let uri = request.uri();
     let query = uri.query().unwrap_or_default();
     match EngineRequest::parse(request.method(), uri.path(), query, &job.repository, &job.tag) {
-        EngineRequest::Ping => {
-            job.set_tells_digests_late();
-            with_body(StatusCode::OK, "application/json", "{}")
-        }
+        EngineRequest::Ping => with_body(StatusCode::OK, "application/json", "{}"),
         EngineRequest::Start { mount } => start(job, mount).await,
         EngineRequest::Receive { id } => receive(job, &id, request.into_body()).await,
         EngineRequest::Finish { id, digest } => finish(job, &id, digest, request.into_body()).await,
