@@ -16,6 +16,7 @@ mod endpoints;
 mod fake {
     pub mod client;
     pub mod engine;
+    use crate::wait;
 }
 mod faults;
 mod limits;
@@ -34,6 +35,8 @@ mod support;
 #[expect(dead_code, reason = "the other test program uses all of it")]
 #[path = "../it/support/terminal.rs"]
 mod terminal;
+#[path = "../it/support/wait.rs"]
+mod wait;
 mod wishes;
 
 use std::fs;
