@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -204,11 +204,10 @@ fn timeout_for_all() {
     on_each(|stage| {
         stage.proxy.fails(usize::MAX, ask::send, Fault::Stall(MIDDLE));
         let image = stage.engine.image(&stage.home, &stage.proxy.name("stall/timeout:1"), LARGE);
-        let started = Instant::now();
         let pushed = stage.push(&["--stall-timeout", "2s", "--timeout", "4s"], &image.name);
-        // `--timeout` limits the push to 4 s; the test allows 8 s for a busy machine.
-        assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
         pushed.assert_fails(7, "stalled");
+        // Without `--timeout`, three attempts and the waits between them would last at least 9 s.
+        assert!(pushed.result["seconds"].as_f64().unwrap() < 9.0, "{:?}", pushed.run);
         assert!(pushed.run.stderr.contains("within 4s"), "{:?}", pushed.run);
         if stage.engine.name.ends_with("containerd") || stage.is_relay {
             stage.assert_has_let_go();

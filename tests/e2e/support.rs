@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use docker_regpush::oci::sha256;
 use nix::sys::signal::{Signal, kill};
@@ -21,10 +21,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::namespace::{Network, command_in};
+pub use crate::wait::wait_for;
 
 pub const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
 const LOOPBACK: &str = "127.0.0.1";
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An engine, and the docker CLI of the same version.
 pub struct Engine {
@@ -677,18 +677,6 @@ impl<'a> SystemCall<'a> {
     /// Returns whether the system call sends or writes `text`.
     pub fn writes(&self, text: &str) -> bool {
         Self::WRITES.contains(&self.name) && self.line.contains(text)
-    }
-}
-
-/// Calls `look` repeatedly until `look` returns a value.
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(started.elapsed() < PATIENCE, "timed out waiting until {what}");
-        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -200,14 +200,16 @@ fn all_platforms_include_attestations() {
 /// A proxy in front of the registry may close each connection after some time.
 #[test]
 fn names_a_time_limit_that_ends_each_attempt() {
-    let ended =
-        Reply::stream([moving(), moving(), refusal("unexpected EOF")]).slowly(Duration::from_millis(1700));
+    let ended = Reply::stream([moving(), moving(), refusal("unexpected EOF")]).slowly(Duration::from_secs(5));
     let engine = FakeEngine::start().on_next_push(ended.clone()).on_next_push(ended);
     let refused =
         run(TestEnv::new().command(&engine).args(["regpush", "--verify", "never", "localhost:0/app:1"]));
     assert_eq!(refused.status, 6, "{refused}");
-    let told = "each attempt ended after 3s: a time limit in front of localhost:0: unexpected EOF";
-    assert!(refused.stderr.contains(told), "{refused}");
+    // The attempts last 10 s. On a busy machine, they may last 11 s.
+    let told = |seconds| {
+        format!("each attempt ended after {seconds}s: a time limit in front of localhost:0: unexpected EOF")
+    };
+    assert!([10, 11].map(told).iter().any(|told| refused.stderr.contains(told)), "{refused}");
     assert!(refused.stderr.contains("hint: raise the time limit"), "{refused}");
     assert_eq!(engine.pushes().len(), 2);
 }

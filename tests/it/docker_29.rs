@@ -130,7 +130,7 @@ fn names_the_option_that_chooses_a_platform() {
 /// All pushes share five upload slots. Both stores report a layer without a slot again and again.
 #[test]
 fn waiting_for_a_slot_is_no_stall_while_the_engine_sends_another_image() {
-    let moving = (1..=30).map(|step| {
+    let moving = (1..=20).map(|step| {
         json!({"status": "Pushing", "progressDetail": {"current": step * 1000, "total": 90_000}, "id": "9f58826c2cd7"})
             .to_string()
     });
@@ -141,19 +141,19 @@ fn waiting_for_a_slot_is_no_stall_while_the_engine_sends_another_image() {
             .map(|status| json!({"status": status, "progressDetail": {}, "id": "178421164e4d"}).to_string());
         let waiting = Reply::stream(waiting).ending(End::Hang);
         let first =
-            Reply::stream(moving.clone().chain([digest_line("1")])).slowly(Duration::from_millis(100));
+            Reply::stream(moving.clone().chain([digest_line("1")])).slowly(Duration::from_millis(200));
         let engine = engine_29(&settings(&["127.0.0.0/8"]))
             .allow("GET /v1.55/images/localhost:0/b:1/json", Reply::json(404, "{}"))
             .on("POST /v1.55/images/localhost:0/app/push", first)
             .on("POST /v1.55/images/localhost:0/b/push", waiting);
         let mut command = TestEnv::new().command(&engine);
-        command.args(["regpush", "--format", "json", "--stall-timeout", "1s", "--retries", "0"]);
+        command.args(["regpush", "--format", "json", "--stall-timeout", "2s", "--retries", "0"]);
         let run = run(command.args(["--verify", "never", IMAGE, "localhost:0/b:1"]));
         let results: Vec<serde_json::Value> =
             run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(results[0]["status"], "pushed", "{run}");
-        // The second image stalls only after the first has ended, which takes 3 s.
+        // The second image stalls only after the first has ended, which takes 4 s.
         assert_eq!(results[1]["error"]["class"], "stalled", "{run}");
-        assert!(results[1]["seconds"].as_f64().unwrap() > 3.0, "{run}");
+        assert!(results[1]["seconds"].as_f64().unwrap() > 4.0, "{run}");
     }
 }

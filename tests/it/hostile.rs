@@ -24,7 +24,8 @@ fn idle() -> u64 {
     data.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Runs a push under a memory limit; the plugin aborts if it exceeds the limit.
+/// Runs a push under a memory limit; the plugin aborts if it exceeds the limit. On a slow machine, a million objects without
+/// progress may take long, so the push cannot stall.
 fn push(engine: &FakeEngine) -> Run {
     let env = TestEnv::new();
     let ours = env.command(engine);
@@ -33,7 +34,8 @@ fn push(engine: &FakeEngine) -> Run {
     shell.envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let limit = format!("ulimit -d {} && exec \"$@\"", idle() + ALLOWED);
     shell.args(["-c", &limit, "sh"]).arg(ours.get_program());
-    run(shell.args(["regpush", "-q", "--retries", "0", "--format", "json", IMAGE]))
+    shell.args(["regpush", "-q", "--retries", "0", "--stall-timeout", "0", "--format", "json", IMAGE]);
+    run(&mut shell)
 }
 
 /// Runs a push under a memory limit, with an engine that answers the push with `reply` and expects no other request.

@@ -621,5 +621,6 @@ fn does_not_wait_for_a_tls_handshake_that_nobody_answers() {
     let started = Instant::now();
     let listed = ls(&TestEnv::new(), &engine(), &[&format!("{host}/app")]);
     assert_eq!(listed.status, 0, "{listed}");
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // The time limit for a connection is 15 s.
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
 }

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::credentials::{HANGS, wait_until_ended};
+use crate::credentials::{HANGS, wait_until_ended, wait_until_started};
 use crate::remarks::token;
 use crate::support::engine::{FakeEngine, Reply, Request, digest_line, no_such_image, refusal};
 use crate::support::env::{Run, TestEnv, run};
@@ -163,7 +163,7 @@ fn refusals_that_are_not_about_the_password_do_not_run_the_command_again() {
 
 #[test]
 fn command_runs_again_before_a_later_attempt_with_an_expired_token() {
-    let (short, long) = (token(2), token(3600));
+    let (short, long) = (token(6), token(3600));
     let env = TestEnv::new();
     let command = format!(
         r#"echo x >>"$HOME/calls"; if test -e "$HOME/ran"; then echo {long}; else echo >"$HOME/ran"; echo {short}; fi"#
@@ -171,7 +171,7 @@ fn command_runs_again_before_a_later_attempt_with_an_expired_token() {
     // The first attempt ends after the token has expired.
     let unavailable = refusal("received unexpected HTTP status: 503 Service Unavailable");
     let slow = Reply::stream([r#"{"status":"Preparing","id":"a"}"#.to_owned(), unavailable])
-        .slowly(Duration::from_secs(3));
+        .slowly(Duration::from_secs(7));
     let engine = engine().on_next_push(slow).on_every_push_else(pushed());
     let run = push(&env, &engine, &command, &[]);
     assert_eq!((run.status, calls(&env)), (0, 2), "{run}");
@@ -229,6 +229,7 @@ fn slow_command_is_named_and_ended_on_sigterm() {
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
     let lines: Vec<String> = stderr.by_ref().take(2).map(Result::unwrap).collect();
     assert_eq!(lines, [format!("pushing {IMAGE}"), "waiting for --password-command …".to_owned()]);
+    wait_until_started(&env);
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
     wait_until_ended(&env);
@@ -299,6 +300,7 @@ fn ctrl_c_ends_the_command_and_its_children() {
     let words = ["regpush", "-u", "ci", "--password-command", "hang", IMAGE];
     let mut terminal = env.at_terminal(&engine, "xterm", &words);
     terminal.wait_for("waiting for --password-command …");
+    wait_until_started(&env);
     terminal.type_in("\x03");
     let ended = terminal.finish();
     assert_eq!(ended.status, 130, "{}", ended.text);

@@ -23,13 +23,11 @@ use crate::support::client::{Cancellation, Client, blob};
 use crate::support::engine::FakeEngine;
 use crate::support::env::{TestEnv, run};
 use crate::support::registry::{FakeRegistry, Fault};
+use crate::support::wait::PATIENCE;
 
 /// The size in bytes of a blob that the relay keeps as a whole, and of a blob that it does not.
 const KEPT: usize = 4 << 20;
 const LARGE: usize = 24 << 20;
-
-/// The maximum time of a push in these tests.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The result of a push through a relay.
 struct Done<T> {
@@ -283,7 +281,7 @@ fn keeps_scheme_and_port_if_the_location_has_others() {
 
 #[test]
 fn replaces_a_token_that_ends_within_a_minute() {
-    for (lifetime, want) in [(30, 2), (300, 1)] {
+    for (lifetime, is_replaced) in [(30, true), (300, false)] {
         let registry = FakeRegistry::start(&[]);
         registry.state.lock().unwrap().token_lifetime = Some(lifetime);
         let (failure, sent, _) = through_relay(&registry, 5, |client| {
@@ -294,7 +292,9 @@ fn replaces_a_token_that_ends_within_a_minute() {
         });
         assert!(failure.is_none(), "{failure:?}");
         assert_eq!(sent, Some((201, 201)));
-        assert_eq!(registry.state.lock().unwrap().tokens, want, "{lifetime} s");
+        // On a slow machine, the token may be older than a second already when the first blob is sent.
+        let tokens = registry.state.lock().unwrap().tokens;
+        assert_eq!(tokens > 1, is_replaced, "{lifetime} s: {tokens}");
     }
 }
 

@@ -227,7 +227,7 @@ fn credentials_that_vanish_during_the_push_are_named() {
     let env = TestEnv::new().with_config(&stored("registry.invalid", "hunter2"));
     let status = json!({"status": "The push refers to repository [registry.invalid/app]"}).to_string();
     let lines = [status, refusal("unauthorized: authentication required")];
-    let engine = idle().on_next_push(Reply::stream(lines).slowly(Duration::from_millis(600)));
+    let engine = idle().on_next_push(Reply::stream(lines).slowly(Duration::from_secs(3)));
     let mut command = env.command(&engine);
     let child = command.args(["regpush", "--verify", "never", "registry.invalid/app:1"]);
     let child = child.stderr(std::process::Stdio::piped()).spawn().unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -448,15 +448,20 @@ fn killed_writer_leaves_a_complete_file() {
         engine.wait_for_request("POST /v1.41/auth");
         (child, engine)
     };
-    let (mut child, _engine) = start("unharmed.example.com");
-    let accepted = Instant::now();
-    assert!(child.wait().unwrap().success());
-    let time_to_save = accepted.elapsed();
-    let mut kept = 1;
+    let (mut kept, mut time_to_save) = (0, Duration::ZERO);
     for number in 0..120 {
+        // The time to save depends on the load of the machine, so the test measures the time several times.
+        if number % 20 == 0 {
+            let (mut child, _engine) = start(&format!("unharmed{number}.example.com"));
+            let accepted = Instant::now();
+            assert!(child.wait().unwrap().success());
+            time_to_save = accepted.elapsed();
+            kept += 1;
+        }
         let (mut child, _engine) = start(&format!("r{number}.example.com"));
         // Kills each process at a different moment between the engine's response and the exit of the process.
-        thread::sleep(time_to_save * number / 100);
+        let percent = number % 20 * 6 + number / 20;
+        thread::sleep(time_to_save * percent / 100);
         child.kill().unwrap();
         child.wait().unwrap();
         let text = config(&env);
@@ -467,7 +472,7 @@ fn killed_writer_leaves_a_complete_file() {
         assert!(count == kept || count == kept + 1, "{number}: {count} after {kept}");
         kept = count;
     }
-    assert!(kept > 1 && kept < 121, "some were saved, and some were not: {kept}");
+    assert!(kept > 6 && kept < 126, "some were saved, and some were not: {kept}");
     // The next login removes the temporary files that the killed processes left.
     let engine = accepting();
     assert_eq!(log_in(&env, &engine, HOST).status, 0);

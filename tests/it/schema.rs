@@ -151,6 +151,8 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
         .serving_pushed()
         .with_ping(Ping::Version("1.51"))
         .on("GET /v1.51/images/localhost:0/app:1/json?manifests=true", Reply::json(200, &image.to_string()))
+        // If the push ends before the engine has answered, the plugin asks again.
+        .allow("GET /v1.51/images/localhost:0/app:1/json", Reply::json(200, &image.to_string()))
         .on_every_push(stream());
     let run = push(&engine, &[IMAGE]);
     let (results, events) = checked(&run);
@@ -173,15 +175,15 @@ fn platforms_and_dry_run_findings_match_the_schemas() {
         .with_ping(Ping::Version("1.51"))
         .on(
             "GET /v1.51/images/localhost:0/app:1/json",
-            Reply::stream([halves.0, halves.1]).slowly(Duration::from_millis(600)),
+            Reply::stream([halves.0, halves.1]).slowly(Duration::from_secs(3)),
         )
         .on("GET /v1.51/images/localhost:0/app:1/json", Reply::json(200, &text))
         .on(
             "GET /v1.51/distribution/localhost:0/app:1/json",
             Reply::stream([r#"{"Descriptor":"#, &format!(r#"{{"digest":"{DIGEST}","size":528}}}}"#)])
-                .slowly(Duration::from_millis(1500)),
+                .slowly(Duration::from_secs(3)),
         )
-        .on_every_push(stream().slowly(Duration::from_millis(300)));
+        .on_every_push(stream().slowly(Duration::from_millis(1500)));
     let run = push(&late, &[IMAGE]);
     let (results, events) = checked(&run);
     assert_eq!((run.status, &results[0]["platforms"]), (0, &platforms), "{run}");

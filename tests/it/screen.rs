@@ -2,7 +2,7 @@
 //! resizes during a push.
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use docker_regpush::oci::sha256;
 use serde_json::json;
@@ -11,6 +11,7 @@ use crate::support::client::{Store, blob};
 use crate::support::engine::{End, FakeEngine, Reply};
 use crate::support::env::TestEnv;
 use crate::support::registry::{FakeRegistry, Fault};
+use crate::support::wait::PATIENCE;
 
 /// A tmux session in which the plugin runs.
 struct Tmux {
@@ -66,7 +67,6 @@ impl Tmux {
     ///
     /// * `want`: describes the condition.
     fn wait_until(&self, want: &[String], condition: impl Fn(&[String]) -> bool) {
-        const PATIENCE: Duration = Duration::from_secs(20);
         let started = Instant::now();
         loop {
             let screen = self.tell(&["capture-pane", "-p"]);
@@ -87,7 +87,7 @@ impl Drop for Tmux {
 
 /// Removes the elapsed time at the end of a row of totals.
 fn without_time(row: &str) -> String {
-    let is_time = |text: &str| text.strip_suffix("s").is_some_and(|n| n.parse::<u32>().is_ok());
+    let is_time = |text: &str| text.strip_suffix(['s', 'm']).is_some_and(|n| n.parse::<u32>().is_ok());
     match row.rsplit_once("  ") {
         Some((before, last)) if is_time(last) => before.to_owned(),
         _ => row.to_owned(),
@@ -96,14 +96,16 @@ fn without_time(row: &str) -> String {
 
 const SAID: &str = "said by the engine";
 
-/// Returns a response that reports `layers` half-pushed layers, and then hangs.
+/// Returns a response that reports `layers` half-pushed layers at once, and then hangs. If the layers came one by one, the
+/// progress display could show a rate.
 fn half_way(layers: usize) -> Reply {
     let line = |number: usize| {
         let progress = json!({"current": 5_000_000, "total": 10_000_000});
         json!({"status": "Pushing", "progressDetail": progress, "id": format!("{number:012}")}).to_string()
     };
     let note = json!({"status": SAID}).to_string();
-    Reply::stream(std::iter::once(note).chain((0..layers).map(line))).ending(End::Hang)
+    let lines: Vec<String> = std::iter::once(note).chain((0..layers).map(line)).collect();
+    Reply::stream([lines.join("\r\n")]).ending(End::Hang)
 }
 
 /// The terminal sizes (columns, rows) of the test. If only the height grows, a terminal restores rows from its

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::engine::{DIGEST, End, FakeEngine, Reply, digest_line, no_such_image, refusal};
 use crate::support::env::{Run, TestEnv, run};
+use crate::support::wait::wait_for;
 
 const ID: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 const OTHER: &str = "sha256:9999999999999999999999999999999999999999999999999999999999999999";
@@ -39,7 +40,7 @@ fn prints_results_in_argument_order() {
     let engine = FakeEngine::start()
         .without_images()
         .serving_pushed()
-        .on(&path("localhost:0/slow", "1"), pushed("1").slowly(Duration::from_millis(100)).times(12))
+        .on(&path("localhost:0/slow", "1"), pushed("1").slowly(Duration::from_millis(250)).times(12))
         .on(&path("127.0.0.1:0/refused", "1"), Reply::stream([refusal("denied: quota exceeded")]))
         .on("GET /v1.41/images/127.0.0.1:0/refused:1/json", no_such_image())
         .on(&path("127.0.0.2:0/quick", "1"), pushed("1"));
@@ -64,7 +65,7 @@ fn first_failure_in_argument_order_sets_the_status() {
         .without_images()
         .on(&path("localhost:0/a", "1"), {
             let late = Reply::stream(["{\"status\":\"x\"}".to_owned(), refusal("denied: quota exceeded")]);
-            late.slowly(Duration::from_millis(300))
+            late.slowly(Duration::from_secs(2))
         })
         .on("GET /v1.41/images/localhost:0/a:1/json", no_such_image())
         .on(&path("127.0.0.1:0/b", "1"), Reply::stream([refusal("unauthorized: authentication required")]));
@@ -79,10 +80,10 @@ fn parallel_limits_concurrent_pushes() {
     let names = ["a", "b", "c", "d", "e"].map(|name| format!("localhost:0/{name}:1"));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for (parallel, most) in [("1", 1), ("2", 2), ("9", 5)] {
-        // Each push is slow, so that all pushes that may run concurrently overlap.
+        // Each push is slow, so that more pushes would overlap if they were allowed to.
         let exists = json!({"status": "Layer already exists", "progressDetail": {}, "id": "a"}).to_string();
         let reply = Reply::stream([exists, digest_line("1")]).slowly(Duration::from_millis(600));
-        let engine = FakeEngine::start().serving_pushed().on_every_push(reply);
+        let engine = FakeEngine::start().serving_pushed().on_every_push(reply.together(most));
         let run = push(&engine, &[&["--parallel", parallel], names.as_slice()].concat());
         assert_eq!((run.status, engine.most_at_once()), (0, most), "{run}");
         assert_eq!(lines(&run).len(), 5, "{run}");
@@ -101,7 +102,10 @@ fn first_push_to_a_repository_runs_alone() {
     let slow =
         |tag: &str| Reply::stream([exists.clone(), digest_line(tag)]).slowly(Duration::from_millis(600));
     for (tags, most) in [(["1", "2"].as_slice(), 1), (&["1", "2", "3", "4"], 3)] {
-        let plan = |engine: FakeEngine, tag: &&str| engine.on(&path("localhost:0/app", tag), slow(tag));
+        let plan = |engine: FakeEngine, tag: &&str| {
+            let together = if *tag == "1" { 1 } else { most };
+            engine.on(&path("localhost:0/app", tag), slow(tag).together(together))
+        };
         let engine = tags.iter().fold(FakeEngine::start().serving_pushed(), plan);
         let run = push(&engine, &tags.iter().map(|tag| app(tag)).collect::<Vec<_>>());
         assert_eq!((run.status, engine.most_at_once()), (0, most), "{run}");
@@ -119,7 +123,7 @@ fn first_push_to_a_repository_runs_alone() {
     let run = push(&failing, &["1", "2", "3"].map(app));
     assert_eq!((run.status, failing.most_at_once()), (1, 1), "{run}");
     assert!(run.stderr.contains("3 images: 2 pushed, 1 failed"), "{run}");
-    let mixed = FakeEngine::start().serving_pushed().on_every_push(slow("1"));
+    let mixed = FakeEngine::start().serving_pushed().on_every_push(slow("1").together(2));
     let run = push(&mixed, &[app("1"), "localhost:0/other:1".to_owned()]);
     assert_eq!((run.status, mixed.most_at_once()), (0, 2), "{run}");
 }
@@ -138,11 +142,7 @@ fn looks_up_credentials_while_connecting_to_the_engine() {
     command.args(["regpush", "localhost:0/app:1", "localhost:0/app:2"]).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let asked = || fs::read_to_string(env.path("home").join("asked")).unwrap_or_default();
-    let started = Instant::now();
-    while asked() != "localhost:0\n" {
-        assert!(started.elapsed() < Duration::from_secs(20), "the helper is not called: {:?}", asked());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_for("the helper is called", || (asked() == "localhost:0\n").then_some(()));
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
@@ -435,7 +435,7 @@ fn removes_the_tag_on_signals_failure_and_timeout() {
     assert_eq!(refused.names(), ["docker.io/library/app:1"]);
     let slow =
         FakeEngine::start().has("docker.io/library/app:1", ID).on_every_push(pushed("1").ending(End::Hang));
-    assert_eq!(push(&slow, &["--timeout", "1s", "app:1", "--to", "localhost:0/"]).status, 7);
+    assert_eq!(push(&slow, &["--timeout", "3s", "app:1", "--to", "localhost:0/"]).status, 7);
     assert_eq!(slow.names(), ["docker.io/library/app:1"]);
 }
 
@@ -456,7 +456,7 @@ fn does_not_remove_a_tag_that_was_moved_meanwhile() {
 #[test]
 fn dry_run_adds_no_tag() {
     let engine = FakeEngine::start().has("docker.io/library/app:1", ID);
-    let run = push(&engine, &["--dry-run", "app:1", "--to", "localhost:0/"]);
+    let run = push(&engine, &["--dry-run", "--retries", "0", "app:1", "--to", "localhost:0/"]);
     assert_eq!(run.status, 6, "nothing listens there: {run}");
     assert!(engine.pushes().is_empty() && engine.request("POST ").is_none(), "{run}");
 }
@@ -606,7 +606,7 @@ fn prints_nothing_during_a_prompt() {
             .on("POST /v1.41/auth", Reply::json(200, LOGIN_GOOD))
             .on(
                 "POST /v1.41/images/127.0.0.1:0/open/push",
-                pushed("1").slowly(Duration::from_millis(300)).times(4),
+                pushed("1").slowly(Duration::from_secs(1)).times(4),
             )
             .on_every_push_else(pushed("1"));
         let images = ["127.0.0.1:0/open:1", "localhost:0/locked:1"];
@@ -736,15 +736,18 @@ fn pushes_that_stall_together_retry_under_another_name() {
 /// `--timeout` limits the total time of all attempts and of the waits between attempts.
 #[test]
 fn timeout_includes_waits_between_attempts() {
-    let broken =
-        Reply::stream([refusal("write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer")]);
-    let engine = FakeEngine::start().on_every_push(broken);
-    let started = Instant::now();
-    let run = push(&engine, &["--timeout", "3s", "localhost:0/app:1"]);
-    // The wait before attempt 2 lasts one to two seconds, and the wait before attempt 3 lasts two to four seconds.
-    let took = started.elapsed();
-    assert!(run.status == 7 && took < Duration::from_secs(4), "{took:?}: {run}");
-    assert!(run.stderr.contains("cannot push localhost:0/app:1 within 3s"), "{run}");
+    let table = [
+        // message, time limit, least sum of the first waits in seconds, which exceeds the time limit
+        ("toomanyrequests: slow down", "2s", 5.0),
+        ("write tcp 127.0.0.1:1->127.0.0.1:2: write: connection reset by peer", "4s", 1.0 + 2.0 + 4.0),
+    ];
+    for (message, timeout, waits) in table {
+        let engine = FakeEngine::start().on_every_push(Reply::stream([refusal(message)]));
+        let run = push(&engine, &["--format", "json", "--timeout", timeout, "localhost:0/app:1"]);
+        assert_eq!(run.status, 7, "{run}");
+        assert!(run.json()["seconds"].as_f64().unwrap() < waits, "{run}");
+        assert!(run.stderr.contains(&format!("cannot push localhost:0/app:1 within {timeout}")), "{run}");
+    }
 }
 
 /// `--timeout` includes neither the time at a prompt nor the push of an earlier image.
@@ -755,10 +758,10 @@ fn timeout_excludes_time_at_the_prompt() {
         .on_next_push(Reply::stream([refusal("no basic auth credentials")]))
         .on("POST /v1.41/auth", Reply::json(200, LOGIN_GOOD))
         .on_every_push_else(pushed("1"));
-    let arguments = ["regpush", "--timeout", "1s", "localhost:0/a:1", "localhost:0/b:1"];
+    let arguments = ["regpush", "--timeout", "3s", "localhost:0/a:1", "localhost:0/b:1"];
     let mut terminal = TestEnv::new().at_terminal(&engine, "xterm", &arguments);
     terminal.wait_for("Username: ");
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_secs(4));
     terminal.type_in("alice\r");
     terminal.wait_for("Password: ");
     terminal.type_in("s3cret\r");

@@ -14,6 +14,7 @@ use docker_regpush::oci::sha256;
 use serde_json::json;
 
 use super::engine::{Reply, Request, read_head, refusal};
+use super::wait::PATIENCE;
 
 /// The status, the headers, and nothing of the body. The status is 0 if there was no answer.
 type Answer = (u16, BTreeMap<String, String>);
@@ -68,7 +69,7 @@ impl Client {
     fn ask_slowly(&self, method: &str, path: &str, headers: &str, body: &[u8], pause: Duration) -> Answer {
         let none = (0, BTreeMap::new());
         let Some(mut stream) = self.cancellation.connect(self.address) else { return none };
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a valid timeout");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a valid timeout");
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {}\r\n",
             self.authorization

@@ -19,6 +19,7 @@ use base64::engine::general_purpose::URL_SAFE;
 use serde_json::{Value, json};
 
 use super::client::{Cancellation, Relayed, Store};
+use super::wait::PATIENCE;
 
 /// An HTTP request that the fake engine received.
 #[derive(Clone, Debug)]
@@ -99,6 +100,8 @@ pub struct Reply {
     pub times: usize,
     /// The pause between two pieces of the body.
     pub pause: Duration,
+    /// The fake engine sends only the first piece before this number of pushes have been in progress at a time.
+    pub together: usize,
     pub end: End,
 }
 
@@ -113,6 +116,7 @@ impl Reply {
             pieces,
             times: 1,
             pause: Duration::ZERO,
+            together: 0,
             end: End::Proper,
         }
     }
@@ -129,6 +133,12 @@ impl Reply {
     /// Sets the pause between two lines of the response.
     pub fn slowly(mut self, pause: Duration) -> Self {
         self.pause = pause;
+        self
+    }
+
+    /// Sends only the first line before `count` pushes have been in progress at a time.
+    pub fn together(mut self, count: usize) -> Self {
+        self.together = count;
         self
     }
 
@@ -366,8 +376,7 @@ impl FakeEngine {
 
     fn wait(&self, otherwise: &str, condition: impl Fn(&State) -> bool) {
         let (_, changed) = &*self.shared;
-        let waited =
-            changed.wait_timeout_while(self.state(), Duration::from_secs(20), |state| !condition(state));
+        let waited = changed.wait_timeout_while(self.state(), PATIENCE, |state| !condition(state));
         assert!(!waited.expect("no client panics").1.timed_out(), "{otherwise}");
     }
 }
@@ -406,7 +415,6 @@ fn serve(
                 request.line = request.line.replacen(&format!("/v{NEW_API}/"), "/v1.41/", 1);
             }
             state.requests.push(request.clone());
-            shared.1.notify_all();
             let relayed = state.relayed.clone().filter(|_| Relayed::takes(&request));
             let mut reply = match &relayed {
                 // The connection must bring no other request.
@@ -424,12 +432,19 @@ fn serve(
             }
             (reply, state.ping, relayed)
         };
+        shared.1.notify_all();
         let head_only = request.line.starts_with("HEAD ");
         let is_inspection = Relayed::is_inspection(&request);
         if let Some(relayed) = relayed.as_ref().filter(|_| is_inspection) {
             reply = relayed.inspect(&request);
         }
-        let answered = answer(&mut writer, &reply, head_only, ping);
+        let wait = || {
+            thread::sleep(reply.pause);
+            let is_alone = |state: &mut State| state.most_at_work < reply.together;
+            let state = shared.0.lock().expect("no client panics");
+            drop(shared.1.wait_timeout_while(state, PATIENCE, is_alone));
+        };
+        let answered = answer(&mut writer, &reply, head_only, ping, wait);
         if let Some(relayed) = relayed.filter(|_| !is_inspection) {
             let engine_push = Cancellation::default();
             let watched = engine_push.clone();
@@ -655,8 +670,14 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     Ok(Some(request))
 }
 
-/// Sends a response up to the last chunk of its body.
-fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool, ping: Ping) -> io::Result<End> {
+/// Sends a response up to the last chunk of its body. Calls `wait` between two pieces of the body.
+fn answer(
+    writer: &mut impl Write,
+    reply: &Reply,
+    head_only: bool,
+    ping: Ping,
+    wait: impl Fn(),
+) -> io::Result<End> {
     if reply.end == End::Nothing {
         return Ok(End::Nothing);
     }
@@ -687,7 +708,7 @@ fn answer(writer: &mut impl Write, reply: &Reply, head_only: bool, ping: Ping) -
     let last = last.into_iter().flat_map(|last| std::iter::repeat_n(last, reply.times));
     for (number, piece) in before.iter().chain(last).filter(|piece| !piece.is_empty()).enumerate() {
         if number > 0 {
-            thread::sleep(reply.pause);
+            wait();
         }
         if chunked {
             let frame = [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,6 +16,7 @@ use serde_json::Value;
 
 use super::engine::FakeEngine;
 use super::terminal::Terminal;
+use super::wait::PATIENCE;
 
 /// The system programs that test scripts call. PATH contains no other system programs, so that the plugin finds no
 /// installed credential helper.
@@ -174,12 +174,12 @@ pub fn run_with_stdin(command: &mut Command, stdin: &[u8]) -> Run {
     finish(child)
 }
 
-/// Waits until a program exits, and fails the test after 60 s.
+/// Waits until a program exits, and fails the test after [`PATIENCE`].
 fn finish(child: Child) -> Run {
     let process = Pid::from_raw(child.id().try_into().expect("a process number"));
     let (ended, is_ended) = mpsc::channel();
     thread::spawn(move || ended.send(child.wait_with_output()));
-    let Ok(output) = is_ended.recv_timeout(Duration::from_secs(60)) else {
+    let Ok(output) = is_ended.recv_timeout(PATIENCE) else {
         let _ = kill(process, Signal::SIGKILL);
         panic!("the executable does not end");
     };

@@ -5,3 +5,4 @@ pub mod env;
 pub mod registry;
 pub mod schema;
 pub mod terminal;
+pub mod wait;

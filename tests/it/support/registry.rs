@@ -8,7 +8,7 @@ use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +16,7 @@ use docker_regpush::oci::sha256;
 
 use super::body::Body;
 use super::engine::read_head;
+use super::wait::wait_for;
 
 const MIB: u64 = 1 << 20;
 const UNKNOWN_UPLOAD: &str = r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"x"}]}"#;
@@ -565,20 +566,17 @@ fn answer_without_data(
 /// Returns how much of an upload the registry has. Waits for the end of a request that sends data, since its connection may
 /// still hold data that the registry receives.
 fn offset(asked: &Asked, shared: &Mutex<State>) -> Answer {
-    let started = Instant::now();
-    loop {
+    wait_for("the request that sends data ends", || {
         let state = shared.lock().unwrap();
         match state.uploads.get(&asked.id) {
-            Some(upload) if upload.is_busy && started.elapsed() < Duration::from_secs(5) => {}
+            Some(upload) if upload.is_busy => None,
             Some(upload) => {
                 let location = format!("Location: {}\r\n", asked.path);
-                return Answer::new(204, &format!("{location}{}", upload.range(state.limits)));
+                Some(Answer::new(204, &format!("{location}{}", upload.range(state.limits))))
             }
-            None => return Answer::with(404, UNKNOWN_UPLOAD),
+            None => Some(Answer::with(404, UNKNOWN_UPLOAD)),
         }
-        drop(state);
-        thread::sleep(Duration::from_millis(5));
-    }
+    })
 }
 
 /// Receives data of a blob. Returns `None` if the connection must be closed without an answer.

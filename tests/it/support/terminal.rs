@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::termios::{LocalFlags, Termios};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::wait::PATIENCE;
 
 pub struct Terminal {
     child: Box<dyn Child + Send + Sync>,
