@@ -278,16 +278,7 @@ impl Drop for FakeRegistry {
 
 /// Waits until the state of a registry meets a condition.
 pub fn wait_until(state: &Mutex<State>, what: &str, condition: impl Fn(&State) -> bool) {
-    let started = Instant::now();
-    loop {
-        let state = state.lock().unwrap();
-        if condition(&state) {
-            return;
-        }
-        assert!(started.elapsed() < Duration::from_secs(60), "no {what}: {:?}", state.requests);
-        drop(state);
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_for(what, || condition(&state.lock().unwrap()).then_some(()));
 }
 
 /// A request without its body.
