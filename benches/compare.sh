@@ -343,7 +343,7 @@ SCRIPT
             many registries "${names[@]}"
             # A first push to three registries.
             name=$at/registries/app:1
-            image "$name" 4 460
+            image "$name" 1 460
             destinations=()
             for port in "${ports[@]}"; do destinations+=("localhost:$port/registries/"); done
             in_turn registries-460 empty_registries \

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,8 +17,8 @@ use crate::oci::hex;
 /// The maximum number of bytes to keep of one blob after they were sent. A registry may have received less than the plugin
 /// has sent, since connections and proxies hold back several MB.
 pub const KEPT: u64 = 16 << 20;
-/// The number of bytes of one allocation.
-const BLOCK: usize = 256 << 10;
+/// The sizes in bytes of allocations: small ones for small blobs.
+const BLOCKS: RangeInclusive<u64> = 16 << 10..=256 << 10;
 /// The number of bytes of a blob that may always wait for a registry.
 const LEAST: u64 = 1 << 20;
 
@@ -216,7 +217,8 @@ impl Window {
             }
             while !data.is_empty() {
                 if state.block.capacity() == 0 {
-                    state.block = BytesMut::with_capacity(BLOCK);
+                    let size = state.end.clamp(*BLOCKS.start(), *BLOCKS.end());
+                    state.block = BytesMut::with_capacity(size as usize);
                 }
                 let (part, rest) = data.split_at(data.len().min(state.block.capacity()));
                 state.block.extend_from_slice(part);
@@ -233,6 +235,7 @@ impl Window {
     pub fn complete(&self, keeps_slot: bool) -> Arrived {
         self.change(|state| {
             state.is_complete = true;
+            state.block = BytesMut::new();
             if !keeps_slot {
                 state.slot = None;
             }
@@ -309,6 +312,13 @@ impl Window {
     /// Waits until the whole blob has arrived.
     pub async fn completed(&self) -> Result<(), EngineLeft> {
         self.fill(u64::MAX).await
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        let counted = self.state().counted;
+        self.backlog.replace(counted, 0);
     }
 }
 

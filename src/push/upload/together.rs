@@ -51,7 +51,7 @@ impl From<String> for OpenError {
     }
 }
 
-/// What the engine reports to each push.
+/// News of the engine for each push.
 pub enum News {
     Event(Event),
     /// The engine is at work.
