@@ -2,7 +2,7 @@
 //! engine.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::oci::Descriptor;
 use crate::relay::guard::{Guard, random_hex};
 use crate::relay::upstream::{BODIES, Failure, QUERY, SentManifest, Upstream};
+use crate::relay::watched::Watched;
 use crate::relay::window::{Arrived, Backlog, KEPT, Window};
 
 /// The maximum number of bytes to keep while some of them wait for the slowest of several registries. The engine then waits
@@ -64,9 +65,7 @@ pub struct Job {
     /// Limits the number of blobs that the engine sends at the same time, since the containerd store opens the requests for
     /// all layers at once.
     slots: Arc<Semaphore>,
-    state: Mutex<State>,
-    /// Changes with the state.
-    version: watch::Sender<()>,
+    state: Watched<State>,
     /// Locked while an answer waits for the upload of the blob before.
     announcing: AsyncMutex<()>,
     /// Changes each second while the engine waits for a registry.
@@ -99,22 +98,10 @@ impl Job {
             guard: Arc::new(Guard::new()),
             backlog: Arc::new(Backlog::new(limit)),
             slots: Arc::new(Semaphore::new(BODIES)),
-            state: Mutex::default(),
-            version: watch::Sender::new(()),
+            state: Watched::new(State::default()),
             announcing: AsyncMutex::default(),
             waits: watch::Sender::new(()),
         })
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the state, and wakes all tasks that wait for a change.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let changed = change(&mut self.state());
-        self.version.send_replace(());
-        changed
     }
 
     /// Returns whether the image goes to several registries.
@@ -172,7 +159,7 @@ impl Job {
         if let Some(Blob::Arrived(size)) = self.blob(digest) {
             return Some(size);
         }
-        let silent = self.state().silent.clone();
+        let silent = self.state.lock().silent.clone();
         let mut asked: FuturesUnordered<_> = self
             .live()
             .filter(|(index, _)| !silent.contains(index))
@@ -195,7 +182,7 @@ impl Job {
                 Err(_) => {
                     // The engine does not wait for these registries again.
                     if self.is_shared() {
-                        self.state().silent.extend(unanswered);
+                        self.state.lock().silent.extend(unanswered);
                     }
                     break true;
                 }
@@ -211,20 +198,14 @@ impl Job {
     /// Records a blob that the engine will probably send next, one at a time. Engines ask for several blobs at once.
     async fn announce(&self, digest: &str) {
         let _turn = self.announcing.lock().await;
-        let mut version = self.version.subscribe();
-        let free = async {
-            while self.state().announced.is_some() {
-                // The sender exists as long as `self`, so this wait does not fail.
-                let _ = version.changed().await;
-            }
-        };
+        let free = self.state.until(|state| state.announced.is_none().then_some(()));
         let _ = timeout(TURN, free).await;
-        self.change(|state| state.announced = Some((digest.to_owned(), Instant::now())));
+        self.state.change(|state| state.announced = Some((digest.to_owned(), Instant::now())));
     }
 
     /// Returns the digest of the blob that the engine probably sends next.
     pub fn take_announced(&self) -> Option<String> {
-        let announced = self.change(|state| state.announced.take());
+        let announced = self.state.change(|state| state.announced.take());
         announced.filter(|(_, time)| time.elapsed() < UNTIL_UPLOAD).map(|(digest, _)| digest)
     }
 
@@ -239,7 +220,7 @@ impl Job {
     }
 
     pub fn blob(&self, digest: &str) -> Option<Blob> {
-        self.state().blobs.get(digest).copied()
+        self.state.lock().blobs.get(digest).copied()
     }
 
     /// Records that the engine has sent a blob, which the registries must store.
@@ -247,12 +228,12 @@ impl Job {
     /// * `size`: in bytes.
     pub fn must_store(&self, digest: &str, size: u64) {
         self.live().for_each(|(_, upstream)| upstream.must_store(digest));
-        self.change(|state| state.blobs.insert(digest.to_owned(), Blob::Arrived(size)));
+        self.state.change(|state| state.blobs.insert(digest.to_owned(), Blob::Arrived(size)));
     }
 
     /// Forgets a blob that has not arrived.
     pub fn forget_blob(&self, digest: &str) {
-        self.change(|state| {
+        self.state.change(|state| {
             if state.blobs.get(digest) == Some(&Blob::Arriving) {
                 state.blobs.remove(digest);
             }
@@ -261,7 +242,7 @@ impl Job {
 
     /// Reserves a blob for the request that sends it. Returns `false` if another request sends or has sent the blob.
     pub fn reserve(&self, digest: &str) -> bool {
-        self.change(|state| match state.blobs.get(digest) {
+        self.state.change(|state| match state.blobs.get(digest) {
             Some(_) => false,
             None => {
                 state.blobs.insert(digest.to_owned(), Blob::Arriving);
@@ -272,32 +253,32 @@ impl Job {
 
     /// Waits until a blob has arrived in another request. Returns `false` if that request failed.
     pub async fn arrives(&self, digest: &str) -> bool {
-        let mut version = self.version.subscribe();
-        while self.blob(digest) == Some(Blob::Arriving) {
-            // The sender exists as long as `self`, so this wait does not fail.
-            let _ = version.changed().await;
-        }
-        self.blob(digest).is_some()
+        self.state
+            .until(|state| match state.blobs.get(digest) {
+                Some(Blob::Arriving) => None,
+                blob => Some(blob.is_some()),
+            })
+            .await
     }
 
     /// Adds an upload that the engine starts, and returns its ID.
     pub fn add_upload(&self, likely: Option<String>) -> String {
         let id = random_hex::<16>();
-        self.state().uploads.insert(id.clone(), Started { likely, arrived: None });
+        self.state.lock().uploads.insert(id.clone(), Started { likely, arrived: None });
         id
     }
 
     pub fn put_upload(&self, id: &str, started: Started) {
-        self.state().uploads.insert(id.to_owned(), started);
+        self.state.lock().uploads.insert(id.to_owned(), started);
     }
 
     pub fn take_upload(&self, id: &str) -> Option<Started> {
-        self.state().uploads.remove(id)
+        self.state.lock().uploads.remove(id)
     }
 
     /// Returns the manifest that a tag or a digest names, if the engine has sent it.
     pub fn manifest(&self, reference: &str) -> Option<Descriptor> {
-        self.state().manifests.get(reference).cloned()
+        self.state.lock().manifests.get(reference).cloned()
     }
 
     /// Returns the manifest that a tag or a digest names, if the engine has sent it, or a single registry has it. Several
@@ -306,7 +287,7 @@ impl Job {
         if let (None, [upstream]) = (self.manifest(reference), self.upstreams.as_slice()) {
             let known_as = if reference == self.tag { upstream.reference.tag_or_latest() } else { reference };
             let found = upstream.resolve(known_as).await?;
-            self.state().manifests.insert(reference.to_owned(), found);
+            self.state.lock().manifests.insert(reference.to_owned(), found);
         }
         self.manifest(reference)
     }
@@ -322,18 +303,18 @@ impl Job {
         body: &Bytes,
     ) {
         {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             state.manifests.insert(manifest.digest.clone(), manifest.clone());
             state.manifests.insert(reference.to_owned(), manifest.clone());
         }
         let by_digest = Some(reference.to_owned()).filter(|reference| *reference != self.tag);
         let sent = SentManifest { by_digest, media_type: media_type.clone(), body: body.clone() };
         self.live().for_each(|(_, upstream)| upstream.store_manifest(sent.clone()));
-        self.state().sent.push(sent);
+        self.state.lock().sent.push(sent);
     }
 
     /// Returns the manifests that the engine sent, in order.
     pub fn take_manifests(&self) -> Vec<SentManifest> {
-        std::mem::take(&mut self.state().sent)
+        std::mem::take(&mut self.state.lock().sent)
     }
 }

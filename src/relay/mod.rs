@@ -16,6 +16,7 @@ pub mod reach;
 pub mod request;
 mod server;
 pub mod upstream;
+pub mod watched;
 mod window;
 
 use std::io;

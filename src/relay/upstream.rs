@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use hyper::body::Bytes;
 use reqwest::header::HeaderValue;
-use tokio::sync::{Mutex as AsyncMutex, OnceCell, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -21,6 +21,7 @@ use crate::registry::{ChunkLimits, Registry};
 use crate::relay::layers::{Layers, Row};
 use crate::relay::profile::{self, Profile};
 use crate::relay::rate::RateLimit;
+use crate::relay::watched::Watched;
 use crate::relay::window::{Reader, Window};
 use crate::retry::{AttemptFailure, RetryBudget};
 
@@ -100,9 +101,7 @@ pub struct Upstream {
     /// Other repositories of the registry that may have blobs of the image.
     mount_sources: Vec<String>,
     pub profile: Profile,
-    state: Mutex<State>,
-    /// Changes with the state.
-    version: watch::Sender<()>,
+    state: Watched<State>,
     /// The background tasks. Each has a reference to this value, so [`stop`](Self::stop) must end them.
     tasks: Mutex<JoinSet<()>>,
     /// Locked while a manifest is stored, in the order in which the engine sent the manifests.
@@ -149,8 +148,7 @@ impl Upstream {
             reference,
             settings,
             mount_sources,
-            state: Mutex::new(state),
-            version: watch::Sender::new(()),
+            state: Watched::new(state),
             tasks: Mutex::default(),
             manifest_turn: AsyncMutex::default(),
         })
@@ -164,36 +162,13 @@ impl Upstream {
         let writer = Writer::new(registry, self.reference.path())?;
         // A second call changes nothing.
         let _ = self.writer.set(writer);
-        self.change(|state| state.moved = Instant::now());
+        self.state.change(|state| state.moved = Instant::now());
         Ok(())
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the state, and wakes all tasks that wait for a change.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let changed = change(&mut self.state());
-        self.version.send_replace(());
-        changed
-    }
-
-    /// Waits until `check` returns a value. Calls `check` after each change of the state.
-    async fn until<T>(&self, mut check: impl FnMut(&State) -> Option<T>) -> T {
-        let mut version = self.version.subscribe();
-        loop {
-            if let Some(value) = check(&self.state()) {
-                return value;
-            }
-            // The sender exists as long as `self`, so this wait does not fail.
-            let _ = version.changed().await;
-        }
     }
 
     /// Waits until the registry may receive data, and returns its writer.
     pub async fn writer(&self) -> &Writer {
-        self.until(|_| self.writer.get()).await
+        self.state.until(|_| self.writer.get()).await
     }
 
     /// Runs a task in the background until it ends or [`stop`](Self::stop) is called.
@@ -207,33 +182,33 @@ impl Upstream {
 
     /// Ends all background tasks. The registry receives nothing more.
     pub fn stop(&self) {
-        self.change(|state| state.has_ended = true);
+        self.state.change(|state| state.has_ended = true);
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 
     /// Returns whether the registry receives nothing more.
     pub fn has_ended(&self) -> bool {
-        self.state().has_ended
+        self.state.lock().has_ended
     }
 
     /// Waits until the registry receives nothing more.
     pub async fn ended(&self) {
-        self.until(|state| state.has_ended.then_some(())).await;
+        self.state.until(|state| state.has_ended.then_some(())).await;
     }
 
     /// Ends the push to this registry with a failure, unless it has failed already.
     pub fn fail(&self, failure: Failure) {
-        self.change(|state| _ = state.failure.get_or_insert(failure));
+        self.state.change(|state| _ = state.failure.get_or_insert(failure));
         self.stop();
     }
 
     pub fn take_failure(&self) -> Option<Failure> {
-        self.state().failure.take()
+        self.state.lock().failure.take()
     }
 
     /// Returns the latest time until which a request to the registry waits before a retry.
     pub fn waits_until(&self) -> Option<Instant> {
-        self.state().waits_until
+        self.state.lock().waits_until
     }
 
     /// Returns notes about the registry's answers.
@@ -247,11 +222,12 @@ impl Upstream {
 
     /// Waits until the registry has stored everything that the engine has sent so far, or the push has failed.
     pub async fn settled(&self) {
-        self.until(|state| {
-            let is_stored = state.unstored_manifests == 0 && state.unstored_blobs.is_empty();
-            (is_stored || state.has_ended).then_some(())
-        })
-        .await;
+        self.state
+            .until(|state| {
+                let is_stored = state.unstored_manifests == 0 && state.unstored_blobs.is_empty();
+                (is_stored || state.has_ended).then_some(())
+            })
+            .await;
     }
 
     /// Waits until a blob may be sent.
@@ -266,14 +242,14 @@ impl Upstream {
 
     /// Records that data was handed to a connection with the registry.
     pub fn saw_movement(&self) {
-        self.state().moved = Instant::now();
+        self.state.lock().moved = Instant::now();
     }
 
     /// Returns the reader of a blob for this registry.
     ///
     /// * `index`: the index of the reader in the window.
     pub fn add_reader(&self, window: &Arc<Window>, index: usize) -> Reader {
-        self.change(|state| {
+        self.state.change(|state| {
             state.readers.retain(|(window, _)| window.strong_count() > 0);
             state.readers.push((Arc::downgrade(window), index));
         });
@@ -282,13 +258,13 @@ impl Upstream {
 
     /// Returns whether there is data that was not handed to a connection with the registry.
     pub fn has_unsent_data(&self) -> bool {
-        let readers = self.state().readers.clone();
+        let readers = self.state.lock().readers.clone();
         readers.iter().any(|(window, index)| window.upgrade().is_some_and(|window| window.has_unread(*index)))
     }
 
     /// Returns whether the registry has received no data for some time, although there is data for it.
     pub fn is_stuck(&self, time: Duration) -> bool {
-        let has_moved = self.state().moved.elapsed() < time;
+        let has_moved = self.state.lock().moved.elapsed() < time;
         !has_moved && self.has_unsent_data()
     }
 }
@@ -354,7 +330,7 @@ impl Upstream {
         };
         let Some(next) = retries.after(&failure) else { return Err(error) };
         let end = Instant::now() + next.wait;
-        self.change(|state| state.waits_until = state.waits_until.max(Some(end)));
+        self.state.change(|state| state.waits_until = state.waits_until.max(Some(end)));
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             if let Some(row) = row {
                 row.set_retrying(left.as_secs_f64().ceil() as u64);
@@ -369,7 +345,7 @@ impl Upstream {
     /// Returns the size in bytes of a blob if the repository has it. Mounts the blob from a repository that may have it. Asks
     /// the registry once for each blob.
     pub async fn find(self: &Arc<Self>, digest: &str) -> Option<u64> {
-        let asks = self.change(|state| {
+        let asks = self.state.change(|state| {
             let is_new = !state.blobs.contains_key(digest);
             if is_new {
                 state.blobs.insert(digest.to_owned(), Presence::Asking);
@@ -386,13 +362,14 @@ impl Upstream {
                 }
             });
         }
-        self.until(|state| match state.blobs.get(digest) {
-            _ if state.has_ended => Some(None),
-            None | Some(Presence::Asking) => None,
-            Some(Presence::Stored(size)) => Some(Some(*size)),
-            Some(Presence::Missing) => Some(None),
-        })
-        .await
+        self.state
+            .until(|state| match state.blobs.get(digest) {
+                _ if state.has_ended => Some(None),
+                None | Some(Presence::Asking) => None,
+                Some(Presence::Stored(size)) => Some(Some(*size)),
+                Some(Presence::Missing) => Some(None),
+            })
+            .await
     }
 
     /// After a failure, returns `None`, since the upload that follows reports the failure. Refused credentials end the push.
@@ -436,9 +413,9 @@ impl Upstream {
         match writer.mount(digest, from).await {
             Ok(Mounted::Yes) => true,
             Ok(Mounted::No(upload)) => {
-                let is_needed = self.state().unused_upload.is_none();
+                let is_needed = self.state.lock().unused_upload.is_none();
                 match upload {
-                    Some(upload) if is_needed => self.state().unused_upload = Some(upload),
+                    Some(upload) if is_needed => self.state.lock().unused_upload = Some(upload),
                     Some(upload) => writer.cancel(&upload).await,
                     None => {}
                 }
@@ -461,7 +438,7 @@ impl Upstream {
 
     /// Cancels an upload at the registry that was not needed.
     pub async fn cancel_unused_upload(&self) {
-        let unused = self.state().unused_upload.take();
+        let unused = self.state.lock().unused_upload.take();
         if let (Some(upload), Some(writer)) = (unused, self.writer.get()) {
             writer.cancel(&upload).await;
         }
@@ -469,7 +446,7 @@ impl Upstream {
 
     /// Returns the unused upload if there is one, or starts an upload at the registry.
     pub async fn start(&self, retries: &mut RetryBudget, row: Option<&Row>) -> Result<Upload, RegistryError> {
-        if let Some(unused) = self.state().unused_upload.take() {
+        if let Some(unused) = self.state.lock().unused_upload.take() {
             return Ok(unused);
         }
         loop {
@@ -482,7 +459,7 @@ impl Upstream {
 
     /// Records that the engine has sent a blob, which the registry must store unless it has it.
     pub fn must_store(&self, digest: &str) {
-        self.change(|state| {
+        self.state.change(|state| {
             if !matches!(state.blobs.get(digest), Some(Presence::Stored(_))) {
                 state.unstored_blobs.insert(digest.to_owned());
             }
@@ -493,7 +470,7 @@ impl Upstream {
     ///
     /// * `size`: in bytes.
     pub fn set_stored(&self, digest: &str, size: u64) {
-        self.change(|state| {
+        self.state.change(|state| {
             state.blobs.insert(digest.to_owned(), Presence::Stored(size));
             state.unstored_blobs.remove(digest);
         });
@@ -501,7 +478,7 @@ impl Upstream {
 
     /// Records the answer that the repository lacks a blob, unless it got the blob meanwhile.
     fn set_missing(&self, digest: &str) {
-        self.change(|state| {
+        self.state.change(|state| {
             if let Some(presence @ Presence::Asking) = state.blobs.get_mut(digest) {
                 *presence = Presence::Missing;
             }
@@ -516,11 +493,11 @@ impl Upstream {
 
     /// Stores a manifest in the registry, after all blobs. The manifests are stored in the order of the calls.
     pub fn store_manifest(self: &Arc<Self>, manifest: SentManifest) {
-        self.change(|state| state.unstored_manifests += 1);
+        self.state.change(|state| state.unstored_manifests += 1);
         let own = Arc::clone(self);
         self.spawn(async move {
             let _turn = own.manifest_turn.lock().await;
-            own.until(|state| state.unstored_blobs.is_empty().then_some(())).await;
+            own.state.until(|state| state.unstored_blobs.is_empty().then_some(())).await;
             let SentManifest { by_digest, media_type, body } = manifest;
             let reference = by_digest.as_deref().unwrap_or(own.reference.tag_or_latest());
             let mut retries = own.retries();
@@ -531,7 +508,7 @@ impl Upstream {
                     return own.fail(Failure::Final(error));
                 }
             }
-            own.change(|state| state.unstored_manifests -= 1);
+            own.state.change(|state| state.unstored_manifests -= 1);
         });
     }
 }

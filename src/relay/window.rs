@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
@@ -13,6 +13,7 @@ use ring::digest::{Context, SHA256};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::oci::hex;
+use crate::relay::watched::Watched;
 
 /// The maximum number of bytes to keep of one blob after they were sent. A registry may have received less than the plugin
 /// has sent, since connections and proxies hold back several MB.
@@ -67,9 +68,7 @@ pub struct EngineLeft;
 /// One blob, written by the request of the engine, and read by one [`Reader`] for each registry.
 pub struct Window {
     backlog: Arc<Backlog>,
-    state: Mutex<State>,
-    /// Changes with the state.
-    version: watch::Sender<()>,
+    state: Watched<State>,
 }
 
 struct State {
@@ -162,35 +161,16 @@ impl Window {
             slowest: 0,
             slot: None,
         };
-        Arc::new(Self { backlog, state: Mutex::new(state), version: watch::Sender::new(()) })
+        Arc::new(Self { backlog, state: Watched::new(state) })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the state, and wakes all tasks that wait for a change.
+    /// Changes the state, and drops the data that no reader needs any more.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let changed = {
-            let mut state = self.state();
-            let changed = change(&mut state);
+        self.state.change(|state| {
+            let changed = change(state);
             state.trim(&self.backlog);
             changed
-        };
-        self.version.send_replace(());
-        changed
-    }
-
-    /// Waits until `check` returns a value. Calls `check` after each change of the state.
-    async fn until<T>(&self, mut check: impl FnMut(&State) -> Option<T>) -> T {
-        let mut version = self.version.subscribe();
-        loop {
-            if let Some(value) = check(&self.state()) {
-                return value;
-            }
-            // The sender exists as long as `self`, so this wait does not fail.
-            let _ = version.changed().await;
-        }
+        })
     }
 
     /// Waits until more data may arrive.
@@ -198,7 +178,7 @@ impl Window {
         let mut version = self.backlog.version.subscribe();
         loop {
             let has_own_room = {
-                let state = self.state();
+                let state = self.state.lock();
                 state.end - state.needed() < state.least
             };
             if has_own_room || self.backlog.has_room() {
@@ -261,52 +241,54 @@ impl Window {
 
     /// Returns whether data has arrived that a reader has not read.
     pub fn has_unread(&self, index: usize) -> bool {
-        let state = self.state();
+        let state = self.state.lock();
         state.readers[index].offset.is_some_and(|offset| offset < state.end)
     }
 
     pub fn end(&self) -> u64 {
-        self.state().end
+        self.state.lock().end
     }
 
     pub fn is_complete(&self) -> bool {
-        self.state().is_complete
+        self.state.lock().is_complete
     }
 
     pub fn has_left(&self) -> bool {
-        self.state().has_left
+        self.state.lock().has_left
     }
 
     /// Returns whether the blob is a JSON document, such as the configuration of an image, and not a layer.
     pub fn is_document(&self) -> bool {
-        let state = self.state();
+        let state = self.state.lock();
         state.start == 0 && state.kept.front().is_some_and(|(_, part)| part.starts_with(b"{"))
     }
 
     /// Returns whether the whole blob has arrived, and ends at this offset.
     pub fn ends_at(&self, offset: u64) -> bool {
-        let state = self.state();
+        let state = self.state.lock();
         state.is_complete && offset == state.end
     }
 
     /// Waits for the digest under which to store the blob.
     pub async fn digest(&self) -> Result<String, EngineLeft> {
-        self.until(|state| match &state.digest {
-            Some(digest) => Some(Ok(digest.clone())),
-            None => state.has_left.then_some(Err(EngineLeft)),
-        })
-        .await
+        self.state
+            .until(|state| match &state.digest {
+                Some(digest) => Some(Ok(digest.clone())),
+                None => state.has_left.then_some(Err(EngineLeft)),
+            })
+            .await
     }
 
     /// Waits until the blob has ended, or until more than `limit` bytes have arrived.
     pub async fn fill(&self, limit: u64) -> Result<(), EngineLeft> {
         let is_full = |state: &State| state.is_complete || state.end > limit;
-        self.until(|state| match state.has_left {
-            _ if is_full(state) => Some(Ok(())),
-            true => Some(Err(EngineLeft)),
-            false => None,
-        })
-        .await
+        self.state
+            .until(|state| match state.has_left {
+                _ if is_full(state) => Some(Ok(())),
+                true => Some(Err(EngineLeft)),
+                false => None,
+            })
+            .await
     }
 
     /// Waits until the whole blob has arrived.
@@ -317,7 +299,7 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        let counted = self.state().counted;
+        let counted = self.state.lock().counted;
         self.backlog.replace(counted, 0);
     }
 }
@@ -373,13 +355,14 @@ impl Reader {
     pub async fn drained(&self) {
         let is_at_end = |state: &State| state.readers[self.index].offset.is_none_or(|at| at == state.end);
         self.window
+            .state
             .until(|state| (state.has_left || state.is_complete && is_at_end(state)).then_some(()))
             .await;
     }
 
     /// Returns the whole blob, which must have arrived, in one piece.
     pub fn whole(&self) -> Bytes {
-        let state = self.window.state();
+        let state = self.window.state.lock();
         let parts: Vec<&[u8]> = state.kept.iter().map(|(_, part)| part.as_ref()).collect();
         Bytes::from(parts.concat())
     }
@@ -390,8 +373,8 @@ impl Reader {
     /// * `piece`: the maximum number of bytes in one part.
     pub fn data(&self, end: Option<u64>, piece: usize) -> impl Stream<Item = io::Result<Bytes>> + use<> {
         let (window, index, end) = (Arc::clone(&self.window), self.index, end.unwrap_or(u64::MAX));
-        let generation = window.state().readers[index].generation;
-        let version = window.version.subscribe();
+        let generation = window.state.lock().readers[index].generation;
+        let version = window.state.changes();
         unfold((window, version), move |(window, mut version)| async move {
             let read = loop {
                 if let Some(read) = window.read(index, generation, end, piece) {
@@ -421,7 +404,7 @@ impl Window {
         piece: usize,
     ) -> Option<io::Result<Option<Bytes>>> {
         let stopped = || Some(Err(io::Error::other("the upload was stopped")));
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let place = state.readers[index];
         let Some(offset) = place.offset.filter(|_| place.generation == generation) else { return stopped() };
         let end = if state.is_complete { end.min(state.end) } else { end };
@@ -443,7 +426,7 @@ impl Window {
         drop(state);
         // Only `drained` waits for the places of readers.
         if has_read_all {
-            self.version.send_replace(());
+            self.state.wake();
         }
         Some(Ok(Some(data)))
     }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::cli::RelayMode;
@@ -30,6 +30,7 @@ use crate::reference::Reference;
 use crate::relay::job::Job;
 use crate::relay::reach::{self, Obstacle, Unreachable};
 use crate::relay::upstream::{SentManifest, Settings, Upstream};
+use crate::relay::watched::Watched;
 use crate::relay::{Relay, address, leftover};
 
 /// The reason why an image cannot go through the relay.
@@ -85,9 +86,7 @@ pub struct EngineEnd {
 pub struct Together {
     /// The references under which the registries get the image.
     references: Vec<Reference>,
-    state: RefCell<State>,
-    /// Changes with the state.
-    version: watch::Sender<()>,
+    state: Watched<State>,
 }
 
 struct State {
@@ -134,32 +133,14 @@ impl Together {
             end: None,
             is_over: false,
         };
-        let together =
-            Rc::new(Self { references, state: RefCell::new(state), version: watch::Sender::new(()) });
+        let together = Rc::new(Self { references, state: Watched::new(state) });
         let seat = |(index, news)| Seat { together: Rc::clone(&together), index, news };
         let seats = receivers.into_iter().enumerate().map(seat).collect();
         (together, seats)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let changed = change(&mut self.state.borrow_mut());
-        self.version.send_replace(());
-        changed
-    }
-
-    async fn until<T>(&self, mut check: impl FnMut(&mut State) -> Option<T>) -> T {
-        let mut version = self.version.subscribe();
-        loop {
-            if let Some(value) = check(&mut self.state.borrow_mut()) {
-                return value;
-            }
-            // The sender exists as long as `self`, so this wait does not fail.
-            let _ = version.changed().await;
-        }
-    }
-
     fn tell(&self, news: impl Fn() -> News) {
-        for seat in self.state.borrow().seats.iter().flatten() {
+        for seat in self.state.lock().seats.iter().flatten() {
             // The receiver exists as long as the seat.
             let _ = seat.send(news());
         }
@@ -167,24 +148,24 @@ impl Together {
 
     /// Tells one push.
     fn tell_one(&self, news: News) {
-        if let Some(seat) = self.state.borrow().seats.iter().flatten().next() {
+        if let Some(seat) = self.state.lock().seats.iter().flatten().next() {
             let _ = seat.send(news);
         }
     }
 
     /// Waits until the engine's push has ended and its temporary name is removed.
     pub async fn over(&self) {
-        self.until(|state| state.is_over.then_some(())).await;
+        self.state.until(|state| state.is_over.then_some(())).await;
     }
 
     /// Waits for the end of the engine's push.
     pub async fn end(&self) -> Rc<EngineEnd> {
-        self.until(|state| state.end.clone()).await
+        self.state.until(|state| state.end.clone()).await
     }
 
     /// Returns the end of the engine's push, if the engine has sent the manifests of the image.
     pub fn complete_end(&self) -> Option<Rc<EngineEnd>> {
-        let end = self.state.borrow().end.clone();
+        let end = self.state.lock().end.clone();
         end.filter(|end| end.manifests.iter().any(|manifest| manifest.by_digest.is_none()))
     }
 
@@ -200,14 +181,14 @@ impl Together {
         subject: &Subject<'_>,
         wants_objects: bool,
     ) {
-        let is_wanted = self.until(|state| match state.is_wanted {
+        let is_wanted = self.state.until(|state| match state.is_wanted {
             true => Some(true),
             false => state.seats.iter().all(Option::is_none).then_some(false),
         });
         if is_wanted.await {
             self.push(session, engine, subject, wants_objects).await;
         }
-        self.change(|state| state.is_over = true);
+        self.state.change(|state| state.is_over = true);
     }
 
     async fn push(
@@ -217,7 +198,7 @@ impl Together {
         subject: &Subject<'_>,
         wants_objects: bool,
     ) {
-        let first = self.state.borrow().seats.iter().position(Option::is_some).unwrap_or_default();
+        let first = self.state.lock().seats.iter().position(Option::is_some).unwrap_or_default();
         let subject = Subject { reference: &self.references[first], ..*subject };
         let open = match self.open(session, engine, &subject).await {
             Ok(open) => open,
@@ -226,7 +207,7 @@ impl Together {
                     OpenError::Unusable(obstacle) => Opened::Unusable(obstacle),
                     OpenError::Failed(error) => Opened::Failed(Some(error)),
                 };
-                return self.change(|state| state.opened = Some(opened));
+                return self.state.change(|state| state.opened = Some(opened));
             }
         };
         let settings = settings(session);
@@ -238,7 +219,7 @@ impl Together {
                 Upstream::new(reference.clone(), settings.clone(), sources)
             })
             .collect();
-        self.change(|state| {
+        self.state.change(|state| {
             for (seat, upstream) in state.seats.iter().zip(&upstreams) {
                 if seat.is_none() {
                     upstream.stop();
@@ -249,7 +230,7 @@ impl Together {
         let (path, tag) = (open.name.path().to_owned(), open.name.tag_or_latest().to_owned());
         let job = Job::new(path, tag, upstreams);
         let end = self.follow(engine, &subject, wants_objects, &open, &job).await;
-        self.change(|state| state.end = Some(Rc::new(end)));
+        self.state.change(|state| state.end = Some(Rc::new(end)));
         let Open { relay, tag, .. } = open;
         if let Some(tag) = tag
             && let Some(warning) = remove_tag(session, engine, tag).await
@@ -271,8 +252,8 @@ impl Seat {
     /// Waits until the relay can receive the image, and returns the upload to the registry of this push.
     pub async fn upstream(&self) -> Result<Arc<Upstream>, NotServed> {
         let together = &self.together;
-        together.change(|state| state.is_wanted = true);
-        let opened = together.until(|state| match &mut state.opened {
+        together.state.change(|state| state.is_wanted = true);
+        let opened = together.state.until(|state| match &mut state.opened {
             Some(Opened::Yes(upstreams)) => Some(Ok(Arc::clone(&upstreams[self.index]))),
             Some(Opened::Unusable(obstacle)) => Some(Err(NotServed::Unusable(obstacle.clone()))),
             Some(Opened::Failed(error)) => Some(Err(NotServed::Failed(error.take()))),
@@ -284,7 +265,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.together.change(|state| {
+        self.together.state.change(|state| {
             state.seats[self.index] = None;
             if let Some(Opened::Yes(upstreams)) = &state.opened {
                 upstreams[self.index].stop();
