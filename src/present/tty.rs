@@ -219,15 +219,15 @@ impl<W: Write> Drop for Tty<W> {
 /// The rows of an image under way.
 struct Block<'a> {
     /// The row whose layers are shown: of several destinations, the one that has received most.
-    lead: &'a Row,
+    fastest: &'a Row,
     /// The destinations that get the image in one upload by the engine; empty if the image goes to one destination alone.
     destinations: Vec<&'a Row>,
 }
 
 impl Block<'_> {
     fn header(&self, board: &Board, columns: usize) -> String {
-        let name = self.lead.image.as_ref().unwrap_or(&self.lead.name);
-        header(name, &board.stage(self.lead), columns)
+        let name = self.fastest.image.as_ref().unwrap_or(&self.fastest.name);
+        header(name, &board.stage(self.fastest), columns)
     }
 
     /// Returns the lines of the destinations.
@@ -243,17 +243,17 @@ impl Block<'_> {
 fn blocks(board: &Board) -> Vec<Block<'_>> {
     let mut blocks: Vec<Block<'_>> = Vec::new();
     for row in board.under_way() {
-        let own = blocks.iter_mut().find(|block| row.image.is_some() && block.lead.image == row.image);
+        let own = blocks.iter_mut().find(|block| row.image.is_some() && block.fastest.image == row.image);
         match own {
             Some(block) => {
                 block.destinations.push(row);
-                if row.progress.bytes().0 > block.lead.progress.bytes().0 {
-                    block.lead = row;
+                if row.progress.bytes().0 > block.fastest.progress.bytes().0 {
+                    block.fastest = row;
                 }
             }
             None => {
                 let destinations = row.image.iter().map(|_| row).collect();
-                blocks.push(Block { lead: row, destinations });
+                blocks.push(Block { fastest: row, destinations });
             }
         }
     }
@@ -272,12 +272,12 @@ pub fn render(board: &Board, (width, height): Size) -> Vec<String> {
     // Reserves one row for the totals, and one row for the cursor below the totals.
     let room = height.saturating_sub(2);
     let needed: usize = blocks.iter().map(|block| 1 + block.destinations.len()).sum();
-    let leads: Vec<&Row> = blocks.iter().map(|block| block.lead).collect();
-    let shares = shares(&leads, room.saturating_sub(needed));
+    let fastest: Vec<&Row> = blocks.iter().map(|block| block.fastest).collect();
+    let shares = shares(&fastest, room.saturating_sub(needed));
     let mut lines = Vec::new();
     for (block, share) in blocks.iter().zip(shares) {
         lines.push(block.header(board, columns));
-        let layers: Vec<(&Layer, Rate)> = block.lead.active_layers().collect();
+        let layers: Vec<(&Layer, Rate)> = block.fastest.active_layers().collect();
         let (shown, more) = split(layers.len(), share);
         lines.extend(layers[..shown].iter().map(|(layer, rate)| layer_line(layer, *rate, columns)));
         if more > 0 && share > 0 {

@@ -1,5 +1,6 @@
 //! Pushes one local image to all its destinations.
 
+use std::cell::RefCell;
 use std::mem::take;
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,22 +9,20 @@ use futures_util::future::{join, join_all};
 use futures_util::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
-use crate::cli::PushOptions;
 use crate::engine::Engine;
-use crate::platform::PlatformSelection;
 use crate::present::presenter::{ImageReporter, Update};
 use crate::push::announce::Announcer;
 use crate::push::error::PushError;
 use crate::push::gate::ActiveCredentials;
 use crate::push::image::Push;
-use crate::push::outcome::{ImageLog, Outcome, Record};
+use crate::push::outcome::{ImageLog, Outcome, Record, Status};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::target::Target;
 use crate::push::upload::Route;
 use crate::push::upload::copy::CopyUpload;
 use crate::push::upload::relay::RelayUpload;
-use crate::push::upload::together::{OpenError, Seat, Together, check_reach};
+use crate::push::upload::shared::{OpenError, Participant, SharedPush, check_reach};
 use crate::reference::Reference;
 
 /// One local image, and all destinations of that image.
@@ -55,27 +54,16 @@ pub async fn can_push_together(
     reporter: ImageReporter<'_>,
 ) -> bool {
     let active = ActiveCredentials::anonymous();
-    let subject = subject(session.options, target, &active);
+    let subject = Subject::new(target, session.options, &active);
     match check_reach(session, engine, &subject).await {
         Ok(()) => true,
         // The push of each destination reports the failure.
         Err(_) if session.options.relay_wanted_by().is_some() => true,
         Err(OpenError::Failed(_)) => false,
         Err(OpenError::Unusable(obstacle)) => {
-            let hint = obstacle.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-            let reason = obstacle.reason;
-            reporter.note(&format!("the engine uploads the image once for each registry: {reason}{hint}"));
+            reporter.note(&format!("the engine uploads the image once for each registry: {obstacle}"));
             false
         }
-    }
-}
-
-fn subject<'a>(options: &'a PushOptions, target: &'a Target, active: &'a ActiveCredentials) -> Subject<'a> {
-    Subject {
-        reference: &target.reference,
-        local_name: &target.local_name,
-        platform: options.platform.as_ref().and_then(PlatformSelection::one),
-        active,
     }
 }
 
@@ -89,7 +77,8 @@ pub async fn push_batch(
     mut batch: Batch<'_>,
     on_end: &impl Fn(Ended),
 ) {
-    let Some(first) = batch.destinations.first().map(|destination| destination.target) else { return };
+    let Some(Destination { target: first, reporter, .. }) = batch.destinations.first() else { return };
+    let (first, reporter) = (*first, *reporter);
     if batch.destinations.len() == 1 {
         for destination in batch.destinations.drain(..) {
             on_end(push(session, engine, destination, Route::new(session.options)).await.1);
@@ -108,41 +97,45 @@ pub async fn push_batch(
         }
     }
     let references = chains.iter().map(|chain| chain[0].target.reference.clone());
-    let (together, seats) = Together::new(references.collect());
+    let (shared, participants) = SharedPush::new(references.collect());
     let active = ActiveCredentials::anonymous();
-    let subject = subject(session.options, first, &active);
+    let subject = Subject::new(first, session.options, &active);
     let spare = engine.fork();
     let chains = chains
         .into_iter()
-        .zip(seats)
-        .map(|(chain, seat)| push_chain(session, spare.fork(), chain, seat, &together, on_end));
-    join(together.drive(session, engine, &subject, false), join_all(chains)).await;
+        .zip(participants)
+        .map(|(chain, participant)| push_chain(session, spare.fork(), chain, participant, &shared, on_end));
+    join(shared.run(session, engine, &subject, false), join_all(chains)).await;
+    shared.take_late().iter().for_each(|(level, line)| reporter.say(*level, line));
 }
 
 /// Pushes an image to destinations in one registry. The first push that succeeds brings the layers, which the others use.
 ///
-/// * `seat`: the place of the first push.
+/// * `participant`: the participant of the first push that needs an upload.
 async fn push_chain(
     session: &Session<'_>,
     mut engine: Engine,
     chain: Vec<Destination<'_>>,
-    seat: Seat,
-    together: &Rc<Together>,
+    participant: Participant,
+    shared: &Rc<SharedPush>,
     on_end: &impl Fn(Ended),
 ) {
-    let after = || Route::Relay(RelayUpload::after(together));
-    let mut seat = Some(seat);
+    let after = || Route::Relay(RelayUpload::after(shared));
+    let participant = Rc::new(RefCell::new(Some(participant)));
     let mut chain = chain.into_iter();
     while let Some(destination) = chain.next() {
-        let route = seat.take().map_or_else(after, |seat| Route::Relay(RelayUpload::at(seat)));
+        // A push that needed no upload leaves the participant to the next.
+        let is_unused = participant.borrow().is_some();
+        let route = if is_unused { Route::Relay(RelayUpload::at(&participant)) } else { after() };
         let (target, ended) = push(session, &mut engine, destination, route).await;
-        let is_pushed = ended.result.is_ok();
+        // An image that the registry had before may have other layers.
+        let is_pushed = matches!(&ended.result, Ok(outcome) if outcome.status == Status::Pushed);
         on_end(ended);
         if !is_pushed {
             continue;
         }
         let others = chain.by_ref().map(async |destination| {
-            let copy = CopyUpload::new(together, target.reference.path().to_owned());
+            let copy = CopyUpload::new(shared, target.reference.path().to_owned());
             let route = copy.map_or_else(after, Route::Copy);
             on_end(push(session, &mut engine.fork(), destination, route).await.1);
         });

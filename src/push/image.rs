@@ -599,13 +599,7 @@ impl<'a> Push<'a> {
     where
         'a: 'b,
     {
-        let (target, options) = (self.target, self.options);
-        Subject {
-            reference: &target.reference,
-            local_name: &target.local_name,
-            platform: options.platform.as_ref().and_then(PlatformSelection::one),
-            active,
-        }
+        Subject::new(self.target, self.options, active)
     }
 
     fn engine_error(&self, source: EngineError) -> PushError {

@@ -1,13 +1,15 @@
 //! The image to push, and functions that inspect the image in the engine.
 
+use crate::cli::PushOptions;
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::engine::images::{ImageInspect, LocalManifest};
 use crate::engine::push::PushRequest;
 use crate::failure::{Evidence, classify};
-use crate::platform::Platform;
+use crate::platform::{Platform, PlatformSelection};
 use crate::push::error::{AttemptError, Cause, PushError, QueryError};
 use crate::push::gate::ActiveCredentials;
+use crate::push::target::Target;
 use crate::reference::Reference;
 use crate::text::one_line;
 
@@ -20,6 +22,13 @@ pub struct Subject<'a> {
     /// The single platform that `--platform` selects, if the user selected one.
     pub platform: Option<&'a Platform>,
     pub active: &'a ActiveCredentials,
+}
+
+impl<'a> Subject<'a> {
+    pub fn new(target: &'a Target, options: &'a PushOptions, active: &'a ActiveCredentials) -> Self {
+        let platform = options.platform.as_ref().and_then(PlatformSelection::one);
+        Self { reference: &target.reference, local_name: &target.local_name, platform, active }
+    }
 }
 
 impl Subject<'_> {

@@ -81,6 +81,10 @@ impl Transfer {
         {
             // A small blob is kept until its digest is known, which may be another one.
             let window = reader.window();
+            if digest.is_some() {
+                reader.release();
+            }
+            reader.hold();
             if let Either::Right(_) = select(pin!(window.digest()), pin!(window.fill(KEPT))).await
                 && !window.is_complete()
             {

@@ -285,8 +285,7 @@ impl Job {
     /// registries get each manifest, since some may lack it.
     pub async fn find_manifest(&self, reference: &str) -> Option<Descriptor> {
         if let (None, [upstream]) = (self.manifest(reference), self.upstreams.as_slice()) {
-            let known_as = if reference == self.tag { upstream.reference.tag_or_latest() } else { reference };
-            let found = upstream.resolve(known_as).await?;
+            let found = upstream.resolve(Some(reference).filter(|reference| *reference != self.tag)).await?;
             self.state.lock().manifests.insert(reference.to_owned(), found);
         }
         self.manifest(reference)

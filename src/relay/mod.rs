@@ -1,7 +1,7 @@
 //! Uploads an image from the engine through the plugin: the relay.
 //!
 //! The plugin listens on a loopback address, where engines accept plain HTTP. The engine pushes the image to that address
-//! under a temporary name, and the plugin forwards each blob and each manifest to the registry. The plugin, not the
+//! under a temporary name, and the plugin forwards each blob and each manifest to one registry or several. The plugin, not the
 //! engine, decides whether the push succeeded, because the relay answers the engine as soon as it has the data.
 
 pub mod address;
@@ -75,11 +75,6 @@ impl Relay {
     /// Returns whether ssh forwards a port of the engine's machine to the relay.
     pub fn is_forwarded(&self) -> bool {
         self.forward.as_ref().is_some_and(ReverseForward::is_open)
-    }
-
-    /// Returns whether ssh has ended, which forwarded a port to the relay.
-    pub fn has_lost_forward(&self) -> bool {
-        self.forward.as_ref().is_some_and(|forward| !forward.is_open())
     }
 
     /// Returns the address at which the relay listens on this machine.

@@ -1,5 +1,6 @@
 //! Finds out whether the engine can reach the relay, before an image gets a temporary name.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,6 +51,13 @@ pub struct Obstacle {
     pub reason: String,
     /// An action that helps; `None`: there is none.
     pub hint: Option<String>,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)?;
+        self.hint.iter().try_for_each(|hint| write!(f, "; {hint}"))
+    }
 }
 
 /// The reason why there is no relay that the engine can reach.

@@ -169,9 +169,7 @@ pub async fn answer(job: Arc<Job>, request: Request<Incoming>) -> Answer {
         EngineRequest::Receive { id } => receive(job, &id, request.into_body()).await,
         EngineRequest::Finish { id, digest } => finish(job, &id, digest, request.into_body()).await,
         EngineRequest::Cancel { id } => {
-            if let Some(Started { arrived: Some((_, window)), .. }) = job.take_upload(&id) {
-                window.leave();
-            }
+            give_up(job.take_upload(&id));
             empty(StatusCode::NO_CONTENT)
         }
         EngineRequest::FindBlob { digest } => find_blob(job, &digest).await,
@@ -205,8 +203,12 @@ async fn start(job: &Arc<Job>, mount: Option<(String, String)>) -> Answer {
 
 /// `PATCH blobs/uploads/ID`: receives a blob whose digest the engine tells later.
 async fn receive(job: &Arc<Job>, id: &str, body: Incoming) -> Answer {
-    let Some(Started { likely, arrived: None }) = job.take_upload(id) else {
-        return refusal(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "no such upload");
+    let likely = match job.take_upload(id) {
+        Some(Started { likely, arrived: None }) => likely,
+        started => {
+            give_up(started);
+            return refusal(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "no such upload");
+        }
     };
     let (arrived, window) = transfer(job, body, id.to_owned(), None, likely).await;
     let end = arrived.size;
@@ -219,6 +221,7 @@ async fn finish(job: &Arc<Job>, id: &str, digest: String, body: Incoming) -> Ans
     match job.take_upload(id) {
         Some(Started { arrived: Some((arrived, window)), .. }) => {
             if !body.is_end_stream() {
+                window.leave();
                 return refusal(StatusCode::BAD_REQUEST, "SIZE_INVALID", "a second chunk of a blob");
             }
             store(job, &digest, arrived, &window)
@@ -236,6 +239,13 @@ async fn finish(job: &Arc<Job>, id: &str, digest: String, body: Incoming) -> Ans
             store(job, &digest, arrived, &window)
         }
         None => refusal(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", "no such upload"),
+    }
+}
+
+/// Records that the engine does not finish an upload.
+fn give_up(started: Option<Started>) {
+    if let Some(Started { arrived: Some((_, window)), .. }) = started {
+        window.leave();
     }
 }
 

@@ -77,6 +77,15 @@ enum Presence {
     Stored(u64),
 }
 
+/// Stops the upload to a registry on drop.
+pub struct Stopping(pub Arc<Upstream>);
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 /// The options of an upload through the relay.
 #[derive(Clone, Default)]
 pub struct Settings {
@@ -90,10 +99,10 @@ pub struct Settings {
 
 /// The repository of one registry in one attempt to push an image through the relay.
 pub struct Upstream {
-    /// The reference under which the registry gets the image.
-    pub reference: Reference,
-    /// Set when the registry may receive data.
-    writer: OnceCell<Writer>,
+    /// The `host[:port]` of the registry.
+    pub domain: String,
+    /// The repository and the tag, set when the registry may receive data.
+    target: OnceCell<(Writer, String)>,
     pub layers: Layers,
     /// Limits the number of blobs that are sent at the same time.
     bodies: Arc<Semaphore>,
@@ -122,13 +131,14 @@ struct State {
     waits_until: Option<Instant>,
     /// The readers of the blobs that the engine sends.
     readers: Vec<(Weak<Window>, usize)>,
-    /// The time at which data was last handed to a connection with the registry, or a blob was stored.
+    /// The time at which data was last handed to a connection with the registry, a blob began, or a blob was stored.
     moved: Instant,
 }
 
 impl Upstream {
+    /// * `domain`: the `host[:port]` of the registry.
     /// * `mount_sources`: other repositories of the registry that may have blobs of the image.
-    pub fn new(reference: Reference, settings: Settings, mount_sources: Vec<String>) -> Arc<Self> {
+    pub fn new(domain: &str, settings: Settings, mount_sources: Vec<String>) -> Arc<Self> {
         let state = State {
             blobs: HashMap::new(),
             unstored_blobs: HashSet::new(),
@@ -141,11 +151,11 @@ impl Upstream {
             moved: Instant::now(),
         };
         Arc::new(Self {
-            writer: OnceCell::new(),
+            domain: domain.to_owned(),
+            target: OnceCell::new(),
             layers: Layers::default(),
             bodies: Arc::new(Semaphore::new(BODIES)),
-            profile: Profile::of(reference.domain()),
-            reference,
+            profile: Profile::of(domain),
             settings,
             mount_sources,
             state: Watched::new(state),
@@ -156,19 +166,29 @@ impl Upstream {
 
     /// Lets the registry receive data.
     ///
+    /// * `reference`: the reference under which the registry gets the image.
+    ///
     /// # Errors
     /// The TLS configuration for the registry cannot be used.
-    pub fn connect(&self, registry: Arc<Registry>) -> Result<(), RegistryError> {
-        let writer = Writer::new(registry, self.reference.path())?;
+    pub fn connect(&self, registry: Arc<Registry>, reference: &Reference) -> Result<(), RegistryError> {
+        let writer = Writer::new(registry, reference.path())?;
         // A second call changes nothing.
-        let _ = self.writer.set(writer);
+        let _ = self.target.set((writer, reference.tag_or_latest().to_owned()));
         self.state.change(|state| state.moved = Instant::now());
         Ok(())
     }
 
     /// Waits until the registry may receive data, and returns its writer.
     pub async fn writer(&self) -> &Writer {
-        self.state.until(|_| self.writer.get()).await
+        &self.target().await.0
+    }
+
+    async fn target(&self) -> &(Writer, String) {
+        self.state.until(|_| self.target.get()).await
+    }
+
+    fn known_writer(&self) -> Option<&Writer> {
+        self.target.get().map(|(writer, _)| writer)
     }
 
     /// Runs a task in the background until it ends or [`stop`](Self::stop) is called.
@@ -214,10 +234,9 @@ impl Upstream {
     /// Returns notes about the registry's answers.
     pub fn notes(&self) -> Vec<String> {
         let is_asked = self.settings.chunk_size.is_some_and(|size| size > 0);
-        let no_chunks = (is_asked && !self.profile.accepts_chunks()).then(|| {
-            format!("{} does not support chunks, so --chunk-size has no effect", self.reference.domain())
-        });
-        no_chunks.into_iter().chain(self.writer.get().map(Writer::take_notes).unwrap_or_default()).collect()
+        let no_chunks = (is_asked && !self.profile.accepts_chunks())
+            .then(|| format!("{} does not support chunks, so --chunk-size has no effect", self.domain));
+        no_chunks.into_iter().chain(self.known_writer().map(Writer::take_notes).unwrap_or_default()).collect()
     }
 
     /// Waits until the registry has stored everything that the engine has sent so far, or the push has failed.
@@ -252,6 +271,7 @@ impl Upstream {
         self.state.change(|state| {
             state.readers.retain(|(window, _)| window.strong_count() > 0);
             state.readers.push((Arc::downgrade(window), index));
+            state.moved = Instant::now();
         });
         Reader::new(Arc::clone(window), index)
     }
@@ -271,7 +291,7 @@ impl Upstream {
 
 impl Upstream {
     fn chunk_limits(&self) -> ChunkLimits {
-        self.writer.get().map(Writer::chunk_limits).unwrap_or_default()
+        self.known_writer().map(Writer::chunk_limits).unwrap_or_default()
     }
 
     /// Returns the size in bytes of the chunks of a blob; `None`: the blob is sent in one stream.
@@ -439,7 +459,7 @@ impl Upstream {
     /// Cancels an upload at the registry that was not needed.
     pub async fn cancel_unused_upload(&self) {
         let unused = self.state.lock().unused_upload.take();
-        if let (Some(upload), Some(writer)) = (unused, self.writer.get()) {
+        if let (Some(upload), Some(writer)) = (unused, self.known_writer()) {
             writer.cancel(&upload).await;
         }
     }
@@ -473,6 +493,7 @@ impl Upstream {
         self.state.change(|state| {
             state.blobs.insert(digest.to_owned(), Presence::Stored(size));
             state.unstored_blobs.remove(digest);
+            state.moved = Instant::now();
         });
     }
 
@@ -485,9 +506,12 @@ impl Upstream {
         });
     }
 
-    /// Returns the manifest that a tag or a digest names in the repository.
-    pub async fn resolve(&self, reference: &str) -> Option<Descriptor> {
-        let asked = async { self.writer().await.resolve(reference).await };
+    /// Returns the manifest that a digest names in the repository, or the tag of the push (`None`).
+    pub async fn resolve(&self, digest: Option<&str>) -> Option<Descriptor> {
+        let asked = async {
+            let (writer, tag) = self.target().await;
+            writer.resolve(digest.unwrap_or(tag)).await
+        };
         tokio::time::timeout(QUERY, asked).await.ok()?.ok()?
     }
 
@@ -499,10 +523,11 @@ impl Upstream {
             let _turn = own.manifest_turn.lock().await;
             own.state.until(|state| state.unstored_blobs.is_empty().then_some(())).await;
             let SentManifest { by_digest, media_type, body } = manifest;
-            let reference = by_digest.as_deref().unwrap_or(own.reference.tag_or_latest());
+            let (writer, tag) = own.target().await;
+            let reference = by_digest.as_deref().unwrap_or(tag);
             let mut retries = own.retries();
             loop {
-                let put = own.writer().await.put_manifest(reference, media_type.clone(), body.clone()).await;
+                let put = writer.put_manifest(reference, media_type.clone(), body.clone()).await;
                 let Err(error) = put else { break };
                 if let Err(error) = own.wait_after(error, &mut retries, None).await {
                     return own.fail(Failure::Final(error));

@@ -106,6 +106,8 @@ struct Place {
     offset: Option<u64>,
     /// Incremented if the reader goes to another place, so that an earlier request reads no more.
     generation: u64,
+    /// The registry may not need the data.
+    is_holding: bool,
 }
 
 impl State {
@@ -154,7 +156,7 @@ impl Window {
             is_complete: false,
             has_left: false,
             digest: None,
-            readers: vec![Place { offset: Some(0), generation: 0 }; readers],
+            readers: vec![Place { offset: Some(0), generation: 0, is_holding: false }; readers],
             limit: KEPT,
             least: LEAST,
             counted: 0,
@@ -239,10 +241,11 @@ impl Window {
         self.change(|state| state.slot = Some(slot));
     }
 
-    /// Returns whether data has arrived that a reader has not read.
+    /// Returns whether data has arrived that a reader needs and has not read.
     pub fn has_unread(&self, index: usize) -> bool {
         let state = self.state.lock();
-        state.readers[index].offset.is_some_and(|offset| offset < state.end)
+        let place = state.readers[index];
+        !place.is_holding && place.offset.is_some_and(|offset| offset < state.end)
     }
 
     pub fn end(&self) -> u64 {
@@ -326,7 +329,8 @@ impl Reader {
             let is_kept = (state.start..=state.end).contains(&offset);
             let place = &mut state.readers[self.index];
             if is_kept && place.offset.is_some() {
-                *place = Place { offset: Some(offset), generation: place.generation + 1 };
+                let generation = place.generation + 1;
+                *place = Place { offset: Some(offset), generation, is_holding: false };
                 return true;
             }
             false
@@ -343,11 +347,16 @@ impl Reader {
         self.window.backlog.version.send_replace(());
     }
 
+    /// Keeps the data, which the registry may not need, until the next [`seek`](Self::seek).
+    pub fn hold(&self) {
+        self.window.change(|state| state.readers[self.index].is_holding = true);
+    }
+
     /// Records that the registry needs no more data of the blob.
     pub fn release(&self) {
         self.window.change(|state| {
             let place = &mut state.readers[self.index];
-            *place = Place { offset: None, generation: place.generation + 1 };
+            *place = Place { offset: None, generation: place.generation + 1, is_holding: false };
         });
     }
 

@@ -81,8 +81,9 @@ async fn attempt<T: Send + 'static>(
     engine: impl FnOnce(Client) -> T + Send + 'static,
 ) -> Done<T> {
     let reference: Reference = format!("{}/app:1", registry.domain).parse().unwrap();
-    let upstream = Upstream::new(reference, Settings { retries, ..Settings::default() }, Vec::new());
-    upstream.connect(Arc::clone(connected)).unwrap();
+    let settings = Settings { retries, ..Settings::default() };
+    let upstream = Upstream::new(&registry.domain, settings, Vec::new());
+    upstream.connect(Arc::clone(connected), &reference).unwrap();
     let job = Job::new("app".to_owned(), "1".to_owned(), vec![Arc::clone(&upstream)]);
     let relay = Relay::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let server = relay.serve(&job);

@@ -86,10 +86,8 @@ struct Attempt {
 
 impl Attempt {
     async fn start(registries: &[FakeRegistry], settings: &Settings) -> Self {
-        let upstreams = registries.iter().map(|registry| {
-            let reference = format!("{}/app:1", registry.domain).parse().unwrap();
-            Upstream::new(reference, settings.clone(), Vec::new())
-        });
+        let upstreams =
+            registries.iter().map(|registry| Upstream::new(&registry.domain, settings.clone(), Vec::new()));
         let job = Job::new("app".to_owned(), "1".to_owned(), upstreams.collect());
         let relay = Relay::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let packed = job.guard.credentials().basic_auth().unwrap();
@@ -104,7 +102,8 @@ impl Attempt {
     }
 
     async fn connect(&self, index: usize, registry: &FakeRegistry) {
-        self.job.upstreams[index].connect(connect(registry).await).unwrap();
+        let reference = format!("{}/app:1", registry.domain).parse().unwrap();
+        self.job.upstreams[index].connect(connect(registry).await, &reference).unwrap();
     }
 
     /// Runs `engine` as a client of the relay. Returns its result, or `None` if all pushes have failed before.
@@ -1041,6 +1040,35 @@ fn a_failure_of_the_first_tag_does_not_fail_the_others_of_the_registry() {
     assert_pushed(&registries[1], &layers, &["v1"], &run.to_string());
     assert_eq!(registries[0].count("POST"), 2, "each blob once: {run}");
     assert_eq!(engine.names(), [IMAGE], "{run}");
+}
+
+#[test]
+fn a_tag_that_is_skipped_leaves_the_upload_to_the_next_tag() {
+    let registries = registries([&[], &[]]);
+    let layers = [blob(MIB)];
+    for registry in &registries {
+        let media_type = "application/vnd.docker.distribution.manifest.v2+json".to_owned();
+        let manifest = (media_type, b"{\"schemaVersion\":2}".to_vec());
+        registry.state.lock().unwrap().manifests.insert("v1".to_owned(), manifest);
+    }
+    let references: Vec<String> = registries
+        .iter()
+        .flat_map(|registry| (1..=4).map(move |tag| format!("{}/team/app:v{tag}", domain(registry))))
+        .collect();
+    let mut engine = engine(Store::Containerd, &layers);
+    for reference in &references {
+        let line = format!("GET /v1.41/distribution/{reference}/json");
+        engine = engine.allow(&line, Reply::json(404, "page not found"));
+    }
+    let to = references.iter().flat_map(|reference| ["--to", reference.as_str()]);
+    let arguments: Vec<&str> = ["--if-exists", "skip"].into_iter().chain(to).collect();
+    let run = push(&engine, &[], &arguments);
+    assert_eq!((run.status, pushes(&engine)), (0, (1, 0)), "{run}");
+    let want = ["skipped", "pushed", "pushed", "pushed"].repeat(2);
+    assert_eq!(fields(&run, "status"), want.iter().map(|status| json!(status)).collect::<Vec<_>>(), "{run}");
+    for registry in &registries {
+        assert_eq!(registry.count("POST /v2/team/app/blobs/uploads/"), 2, "each blob once: {run}");
+    }
 }
 
 #[test]

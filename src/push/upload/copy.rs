@@ -14,9 +14,9 @@ use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::upload::relay::{End, Followed, RelayUpload, ended, follow, stored};
+use crate::push::upload::shared::{EngineEnd, SharedPush, settings};
 use crate::push::upload::stream::{AttemptLog, no_progress};
-use crate::push::upload::together::{EngineEnd, Together, settings};
-use crate::relay::upstream::Upstream;
+use crate::relay::upstream::{Stopping, Upstream};
 
 /// The maximum number of blobs for which the registry is asked at once.
 const AT_ONCE: usize = 8;
@@ -24,7 +24,7 @@ const AT_ONCE: usize = 8;
 /// The route that stores the manifests of an image, and mounts its layers from the repository that got them.
 pub struct CopyUpload {
     /// The push by the engine through which the registry got the layers.
-    earlier: Rc<Together>,
+    earlier: Rc<SharedPush>,
     end: Rc<EngineEnd>,
     /// The path of the repository that has the layers.
     from: String,
@@ -34,7 +34,7 @@ impl CopyUpload {
     /// * `from`: the path of the repository of the same registry that has the layers.
     ///
     /// Returns `None` if the plugin does not have the manifests of the image.
-    pub fn new(earlier: &Rc<Together>, from: String) -> Option<Self> {
+    pub fn new(earlier: &Rc<SharedPush>, from: String) -> Option<Self> {
         let end = earlier.complete_end()?;
         Some(Self { earlier: Rc::clone(earlier), end, from })
     }
@@ -61,8 +61,9 @@ impl CopyUpload {
         let Some(descriptor) = self.end.manifest.clone() else { return Ok(None) };
         let is_other = self.from != reference.path();
         let sources = is_other.then(|| self.from.clone()).into_iter().collect();
-        let upstream = Upstream::new(reference.clone(), settings(session), sources);
-        upstream.connect(registry).map_err(|error| subject.attempt_error(error.into()))?;
+        let upstream = Upstream::new(reference.domain(), settings(session), sources);
+        let _stopping = Stopping(Arc::clone(&upstream));
+        upstream.connect(registry, reference).map_err(|error| subject.attempt_error(error.into()))?;
         if is_other && !self.has_blobs(&upstream).await && !upstream.has_ended() {
             upstream.stop();
             upstream.cancel_unused_upload().await;

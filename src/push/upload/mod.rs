@@ -4,8 +4,8 @@ pub mod copy;
 pub mod detour;
 mod engine;
 pub mod relay;
+pub mod shared;
 mod stream;
-pub mod together;
 mod watchdog;
 
 use crate::cli::PushOptions;
@@ -19,8 +19,7 @@ use crate::push::subject::Subject;
 use crate::push::upload::copy::CopyUpload;
 use crate::push::upload::engine::EngineUpload;
 use crate::push::upload::relay::RelayUpload;
-use crate::push::upload::together::{OpenError, check_reach};
-use crate::relay::reach::Obstacle;
+use crate::push::upload::shared::{OpenError, check_reach};
 use crate::retry::root_cause;
 
 /// The size in bytes of the first chunks after the registry has refused a request of the engine because of its size.
@@ -98,9 +97,8 @@ impl Route {
                 ));
                 true
             }
-            Err(OpenError::Unusable(Obstacle { reason, hint })) => {
-                let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
-                log.note(&cannot_replace_engine(&format!("{reason}{hint}")));
+            Err(OpenError::Unusable(obstacle)) => {
+                log.note(&cannot_replace_engine(&obstacle.to_string()));
                 false
             }
             // The failure of the engine's upload says more.
@@ -125,7 +123,7 @@ impl Route {
         match self {
             Self::Engine(upload) => upload.upload(session, engine, subject, log, on_event).await,
             Self::Relay(upload) => {
-                let is_choice = upload.is_shared() && session.options.relay_wanted_by().is_none();
+                let is_choice = upload.is_of_several() && session.options.relay_wanted_by().is_none();
                 let uploaded = Box::pin(upload.upload(session, engine, subject, log, &mut on_event)).await;
                 match uploaded {
                     Err(AttemptError::Fatal(PushError::NoRelay { reason, .. })) if is_choice => {

@@ -1,5 +1,6 @@
 //! Uploads an image through the relay: the engine pushes to the plugin, and the plugin to the registry.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +14,13 @@ use crate::engine::Engine;
 use crate::event::Event;
 use crate::failure::Class;
 use crate::oci::Descriptor;
-use crate::present::presenter::Update;
+use crate::present::presenter::{Level, Update};
 use crate::push::error::{AttemptError, Cause, PushError};
 use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
+use crate::push::upload::shared::{EngineEnd, News, NotServed, Participant, SharedPush};
 use crate::push::upload::stream::{AttemptLog, no_progress, until};
-use crate::push::upload::together::{EngineEnd, News, NotServed, Seat, Together};
 use crate::relay::reach::Obstacle;
 use crate::relay::upstream::{Failure, Upstream};
 
@@ -29,10 +30,13 @@ const TICK: Duration = Duration::from_millis(100);
 /// The route that uploads an image through the relay.
 #[derive(Default)]
 pub struct RelayUpload {
-    /// The place in a push by the engine to several registries. `None`: the next push by the engine is for this registry alone.
-    seat: Option<Seat>,
+    /// The part in a push by the engine to several registries, until a push to its registry has used it. `None`: the next push
+    /// by the engine is for this registry alone.
+    participant: Rc<RefCell<Option<Participant>>>,
+    /// The image goes to several registries.
+    is_of_several: bool,
     /// The earlier push by the engine to several registries.
-    earlier: Option<Rc<Together>>,
+    earlier: Option<Rc<SharedPush>>,
     /// The upload has started again because of a limit of the registry. This happens once.
     has_restarted: bool,
 }
@@ -60,19 +64,20 @@ pub enum Followed {
 }
 
 impl RelayUpload {
-    /// Returns the upload of a push with a place in a push by the engine to several registries.
-    pub fn at(seat: Seat) -> Self {
-        Self { seat: Some(seat), ..Self::default() }
+    /// Returns the upload of a push that takes part in a push by the engine to several registries, unless another push to its
+    /// registry has done so.
+    pub fn at(participant: &Rc<RefCell<Option<Participant>>>) -> Self {
+        Self { participant: Rc::clone(participant), is_of_several: true, ..Self::default() }
     }
 
     /// Returns an upload that begins after an earlier push by the engine has ended.
-    pub fn after(earlier: &Rc<Together>) -> Self {
-        Self { earlier: Some(Rc::clone(earlier)), ..Self::default() }
+    pub fn after(earlier: &Rc<SharedPush>) -> Self {
+        Self { earlier: Some(Rc::clone(earlier)), is_of_several: true, ..Self::default() }
     }
 
-    /// Returns whether the image goes to several registries in one push by the engine.
-    pub fn is_shared(&self) -> bool {
-        self.seat.is_some()
+    /// Returns whether the image goes to several registries.
+    pub fn is_of_several(&self) -> bool {
+        self.is_of_several
     }
 
     /// Makes one attempt to upload the image. See `Route::upload`.
@@ -88,25 +93,38 @@ impl RelayUpload {
             let registry = session.pool.registry(engine, subject).await;
             let registry = registry.map_err(|error| subject.attempt_error(error))?;
             let connect = |upstream: &Upstream| {
-                upstream.connect(registry).map_err(|error| subject.attempt_error(error.into()))
+                upstream
+                    .connect(registry, subject.reference)
+                    .map_err(|error| subject.attempt_error(error.into()))
             };
             log.reporter.show(&Update::Push);
-            let end = match self.seat.take() {
-                Some(seat) => {
-                    self.earlier = Some(Rc::clone(seat.together()));
-                    receive(seat, connect, session, subject, log, &mut on_event).await
+            let participant = self.participant.borrow_mut().take();
+            let end = match participant {
+                Some(participant) => {
+                    self.earlier = Some(Rc::clone(participant.shared()));
+                    receive(participant, connect, session, subject, log, &mut on_event).await
                 }
                 None => {
                     // Two pushes of one image at once would make the engine compress its layers twice.
                     if let Some(earlier) = self.earlier.take() {
-                        earlier.over().await;
+                        if !earlier.is_cleaned_up() {
+                            log.note("waiting until the engine has sent the image to the other registries");
+                        }
+                        earlier.cleaned_up().await;
                     }
-                    let (together, seats) = Together::new(vec![subject.reference.clone()]);
-                    let seat = seats.into_iter().next().expect("one for each reference");
+                    let (shared, participants) = SharedPush::new(vec![subject.reference.clone()]);
+                    let participant = participants.into_iter().next().expect("one for each reference");
                     let wants_objects = log.reporter.wants_objects();
-                    let driving = together.drive(session, engine, subject, wants_objects);
-                    let receiving = receive(seat, connect, session, subject, log, &mut on_event);
-                    join(driving, receiving).await.1
+                    let driving = shared.run(session, engine, subject, wants_objects);
+                    let receiving = receive(participant, connect, session, subject, log, &mut on_event);
+                    let ((), end) = join(driving, receiving).await;
+                    for (level, line) in shared.take_late() {
+                        match level {
+                            Level::Warning => log.warn(line),
+                            _ => log.note(&line),
+                        }
+                    }
+                    end
                 }
             };
             match end {
@@ -132,7 +150,7 @@ impl RelayUpload {
 ///
 /// * `connect`: lets the registry receive data.
 async fn receive(
-    mut seat: Seat,
+    mut participant: Participant,
     connect: impl FnOnce(&Upstream) -> Result<(), AttemptError>,
     session: &Session<'_>,
     subject: &Subject<'_>,
@@ -144,7 +162,7 @@ async fn receive(
         let option = session.options.relay_wanted_by().unwrap_or("--relay auto");
         AttemptError::from(PushError::NoRelay { reference: reference.familiar(), option, reason, hint })
     };
-    let upstream = match seat.upstream().await {
+    let upstream = match participant.upstream().await {
         Ok(upstream) => upstream,
         Err(NotServed::Unusable(obstacle)) => return Err(unusable(obstacle).into()),
         Err(NotServed::Failed(Some(error))) => return Err(error.into()),
@@ -152,8 +170,8 @@ async fn receive(
     };
     connect(&upstream)?;
     let attempt = AttemptLog::new(session, log, &mut *on_event);
-    let together = Rc::clone(seat.together());
-    let followed = follow(&together, &mut seat.news, &upstream, attempt).await;
+    let shared = Rc::clone(participant.shared());
+    let followed = follow(&shared, &mut participant.news, &upstream, attempt).await;
     upstream.stop();
     upstream.notes().iter().for_each(|note| log.note(note));
     if let Some(failure) = upstream.take_failure() {
@@ -232,7 +250,7 @@ fn refused(
 
 /// Follows an upload until the registry has stored the image, or until a failure.
 pub async fn follow(
-    together: &Together,
+    shared: &SharedPush,
     news: &mut UnboundedReceiver<News>,
     upstream: &Arc<Upstream>,
     mut attempt: AttemptLog<'_, '_, impl FnMut(&Event)>,
@@ -253,7 +271,7 @@ pub async fn follow(
                 News::Warning(warning) => attempt.log.warn(warning),
             },
             () = upstream.ended() => break Followed::Over(end),
-            ended = together.end(), if end.is_none() => {
+            ended = shared.end(), if end.is_none() => {
                 if ended.refusal.is_some() || ended.has_failed {
                     break Followed::Over(Some(ended));
                 }

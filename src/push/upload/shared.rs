@@ -1,9 +1,10 @@
 //! One push by the engine to the relay, for the pushes of an image to one registry or several.
 //!
-//! [`Together::drive`] lets the engine push. Each push to a registry has a [`Seat`], through which it learns what the engine
-//! reports, and it gets the image from the relay.
+//! [`SharedPush::run`] lets the engine push. The push to each registry has a [`Participant`], which receives the news of the
+//! engine and the upload to the registry.
 
 use std::cell::RefCell;
+use std::mem::take;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -20,6 +21,7 @@ use crate::engine::push::{PushRequest, PushStream};
 use crate::engine::tag::TemporaryTag;
 use crate::event::{Event, LayerState};
 use crate::oci::Descriptor;
+use crate::present::presenter::Level;
 use crate::progress::Progress;
 use crate::push::error::{AttemptError, PushError};
 use crate::push::naming::remove_tag;
@@ -82,29 +84,31 @@ pub struct EngineEnd {
     pub manifest: Option<Descriptor>,
 }
 
-/// See the documentation of the module.
-pub struct Together {
+/// A push by the engine to the relay, and what the pushes to the registries know of it.
+pub struct SharedPush {
     /// The references under which the registries get the image.
     references: Vec<Reference>,
     state: Watched<State>,
 }
 
 struct State {
-    /// The senders of news to the seats; `None`: the seat is empty.
-    seats: Vec<Option<mpsc::UnboundedSender<News>>>,
+    /// The senders of news to the participants; `None`: the push of the participant has ended, or it goes on alone.
+    participants: Vec<Option<mpsc::UnboundedSender<News>>>,
     /// A push has reached its upload.
     is_wanted: bool,
     opened: Option<Opened>,
     end: Option<Rc<EngineEnd>>,
-    is_over: bool,
+    is_cleaned_up: bool,
+    /// The news after the end of all pushes.
+    late: Vec<News>,
 }
 
 enum Opened {
     /// The registries, in the order of the references.
     Yes(Vec<Arc<Upstream>>),
     Unusable(Obstacle),
-    /// The failure, until a push has taken it.
-    Failed(Option<AttemptError>),
+    /// The failure, which the push with this index reports.
+    Failed(usize, Option<AttemptError>),
 }
 
 /// The reason why a push gets no image from the relay.
@@ -114,48 +118,51 @@ pub enum NotServed {
     Failed(Option<AttemptError>),
 }
 
-/// The place of one push. Dropping it ends the upload to its registry.
-pub struct Seat {
-    together: Rc<Together>,
+/// The part of one push in a shared push. Dropping it ends the upload to its registry.
+pub struct Participant {
+    shared: Rc<SharedPush>,
     index: usize,
     pub news: mpsc::UnboundedReceiver<News>,
 }
 
-impl Together {
+impl SharedPush {
     /// * `references`: the references under which the registries get the image.
-    pub fn new(references: Vec<Reference>) -> (Rc<Self>, Vec<Seat>) {
+    pub fn new(references: Vec<Reference>) -> (Rc<Self>, Vec<Participant>) {
         let channels = references.iter().map(|_| mpsc::unbounded_channel());
         let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
         let state = State {
-            seats: senders.into_iter().map(Some).collect(),
+            participants: senders.into_iter().map(Some).collect(),
             is_wanted: false,
             opened: None,
             end: None,
-            is_over: false,
+            is_cleaned_up: false,
+            late: Vec::new(),
         };
-        let together = Rc::new(Self { references, state: Watched::new(state) });
-        let seat = |(index, news)| Seat { together: Rc::clone(&together), index, news };
-        let seats = receivers.into_iter().enumerate().map(seat).collect();
-        (together, seats)
+        let shared = Rc::new(Self { references, state: Watched::new(state) });
+        let participant = |(index, news)| Participant { shared: Rc::clone(&shared), index, news };
+        let participants = receivers.into_iter().enumerate().map(participant).collect();
+        (shared, participants)
     }
 
     fn tell(&self, news: impl Fn() -> News) {
-        for seat in self.state.lock().seats.iter().flatten() {
-            // The receiver exists as long as the seat.
-            let _ = seat.send(news());
+        for participant in self.state.lock().participants.iter().flatten() {
+            // The receiver exists as long as the participant.
+            let _ = participant.send(news());
         }
     }
 
-    /// Tells one push.
+    /// Tells one push, or keeps the news if all pushes have ended.
     fn tell_one(&self, news: News) {
-        if let Some(seat) = self.state.lock().seats.iter().flatten().next() {
-            let _ = seat.send(news);
+        let mut state = self.state.lock();
+        match state.participants.iter().flatten().next() {
+            Some(participant) => _ = participant.send(news),
+            None => state.late.push(news),
         }
     }
 
     /// Waits until the engine's push has ended and its temporary name is removed.
-    pub async fn over(&self) {
-        self.state.until(|state| state.is_over.then_some(())).await;
+    pub async fn cleaned_up(&self) {
+        self.state.until(|state| state.is_cleaned_up.then_some(())).await;
     }
 
     /// Waits for the end of the engine's push.
@@ -166,15 +173,34 @@ impl Together {
     /// Returns the end of the engine's push, if the engine has sent the manifests of the image.
     pub fn complete_end(&self) -> Option<Rc<EngineEnd>> {
         let end = self.state.lock().end.clone();
-        end.filter(|end| end.manifests.iter().any(|manifest| manifest.by_digest.is_none()))
+        let is_complete = |end: &Rc<EngineEnd>| {
+            let has_tag = end.manifests.iter().any(|manifest| manifest.by_digest.is_none());
+            has_tag && end.refusal.is_none() && !end.has_failed
+        };
+        end.filter(is_complete)
+    }
+
+    /// Returns the notes and warnings that came after the end of all pushes, with the level of each.
+    pub fn take_late(&self) -> Vec<(Level, String)> {
+        let late = take(&mut self.state.lock().late);
+        let line = |news| match news {
+            News::Note(line) => Some((Level::Note, line)),
+            News::Warning(line) => Some((Level::Warning, line)),
+            News::Event(_) | News::Work => None,
+        };
+        late.into_iter().filter_map(line).collect()
+    }
+
+    pub fn is_cleaned_up(&self) -> bool {
+        self.state.lock().is_cleaned_up
     }
 
     /// Lets the engine push the image as soon as the first push wants it, until the engine has sent the image, or no push wants
     /// it any more.
     ///
-    /// * `subject`: the image. The references of the seats count, and not that of the subject.
+    /// * `subject`: the image. The references of the participants count, and not that of the subject.
     /// * `wants_objects`: report the JSON objects of the engine's stream.
-    pub async fn drive(
+    pub async fn run(
         &self,
         session: &Session<'_>,
         engine: &mut Engine,
@@ -183,12 +209,12 @@ impl Together {
     ) {
         let is_wanted = self.state.until(|state| match state.is_wanted {
             true => Some(true),
-            false => state.seats.iter().all(Option::is_none).then_some(false),
+            false => state.participants.iter().all(Option::is_none).then_some(false),
         });
         if is_wanted.await {
             self.push(session, engine, subject, wants_objects).await;
         }
-        self.state.change(|state| state.is_over = true);
+        self.state.change(|state| state.is_cleaned_up = true);
     }
 
     async fn push(
@@ -198,14 +224,14 @@ impl Together {
         subject: &Subject<'_>,
         wants_objects: bool,
     ) {
-        let first = self.state.lock().seats.iter().position(Option::is_some).unwrap_or_default();
+        let first = self.state.lock().participants.iter().position(Option::is_some).unwrap_or_default();
         let subject = Subject { reference: &self.references[first], ..*subject };
         let open = match self.open(session, engine, &subject).await {
             Ok(open) => open,
             Err(error) => {
                 let opened = match error {
                     OpenError::Unusable(obstacle) => Opened::Unusable(obstacle),
-                    OpenError::Failed(error) => Opened::Failed(Some(error)),
+                    OpenError::Failed(error) => Opened::Failed(first, Some(error)),
                 };
                 return self.state.change(|state| state.opened = Some(opened));
             }
@@ -216,12 +242,12 @@ impl Together {
             .iter()
             .map(|reference| {
                 let sources = mount_sources(&open.repositories, reference);
-                Upstream::new(reference.clone(), settings.clone(), sources)
+                Upstream::new(reference.domain(), settings.clone(), sources)
             })
             .collect();
         self.state.change(|state| {
-            for (seat, upstream) in state.seats.iter().zip(&upstreams) {
-                if seat.is_none() {
+            for (participant, upstream) in state.participants.iter().zip(&upstreams) {
+                if participant.is_none() {
                     upstream.stop();
                 }
             }
@@ -244,29 +270,31 @@ impl Together {
     }
 }
 
-impl Seat {
-    pub fn together(&self) -> &Rc<Together> {
-        &self.together
+impl Participant {
+    pub fn shared(&self) -> &Rc<SharedPush> {
+        &self.shared
     }
 
     /// Waits until the relay can receive the image, and returns the upload to the registry of this push.
     pub async fn upstream(&self) -> Result<Arc<Upstream>, NotServed> {
-        let together = &self.together;
-        together.state.change(|state| state.is_wanted = true);
-        let opened = together.state.until(|state| match &mut state.opened {
+        let shared = &self.shared;
+        shared.state.change(|state| state.is_wanted = true);
+        let opened = shared.state.until(|state| match &mut state.opened {
             Some(Opened::Yes(upstreams)) => Some(Ok(Arc::clone(&upstreams[self.index]))),
             Some(Opened::Unusable(obstacle)) => Some(Err(NotServed::Unusable(obstacle.clone()))),
-            Some(Opened::Failed(error)) => Some(Err(NotServed::Failed(error.take()))),
+            Some(Opened::Failed(at, error)) => {
+                Some(Err(NotServed::Failed(error.take_if(|_| *at == self.index))))
+            }
             None => None,
         });
         opened.await
     }
 }
 
-impl Drop for Seat {
+impl Drop for Participant {
     fn drop(&mut self) {
-        self.together.state.change(|state| {
-            state.seats[self.index] = None;
+        self.shared.state.change(|state| {
+            state.participants[self.index] = None;
             if let Some(Opened::Yes(upstreams)) = &state.opened {
                 upstreams[self.index].stop();
             }
@@ -284,7 +312,7 @@ struct Open {
     repositories: Vec<String>,
 }
 
-impl Together {
+impl SharedPush {
     /// Listens on a loopback address, and gives the image a temporary name there.
     async fn open(
         &self,
@@ -459,7 +487,12 @@ pub async fn check_reach(
     subject: &Subject<'_>,
 ) -> Result<(), OpenError> {
     let preferred = address::preferred(&address::user(), subject.reference.domain());
-    listen(session, engine, subject, preferred).await.map(|_| ())
+    let (relay, _) = listen(session, engine, subject, preferred).await?;
+    if relay.is_forwarded() {
+        // The push needs no other login.
+        session.forwarded.borrow_mut().push(relay);
+    }
+    Ok(())
 }
 
 /// Listens on a loopback address that the engine can reach. Also returns a warning for the user.
