@@ -93,7 +93,7 @@ fn take_auth_config() -> Option<Secret> {
 /// no reader. After the first signal, the command has a grace period to finish. Then the separate thread exits the
 /// process. Two more signals end the grace period early.
 async fn cancelled() -> u8 {
-    const GRACE: Duration = Duration::from_secs(2);
+    const GRACE: Duration = Duration::from_secs(3);
     let (tell, told) = oneshot::channel();
     let (ready, is_ready) = mpsc::channel::<Infallible>();
     thread::spawn(move || {

@@ -133,9 +133,9 @@ impl TemporaryTag {
 
 impl Drop for TemporaryTag {
     fn drop(&mut self) {
-        /// Maximum time for the removal. Shorter than the 2 s that `main` waits after a signal before the
+        /// Maximum time for the removal. Shorter than the 3 s that `main` waits after a signal before the
         /// process exits.
-        const TIMEOUT: Duration = Duration::from_millis(1500);
+        const TIMEOUT: Duration = Duration::from_millis(2500);
         /// Delay before the second removal, if the first removal found no tag. If the request of
         /// [`Engine::tag`] loses its connection, the engine may still add the tag a little later.
         const AGAIN: Duration = Duration::from_millis(300);

@@ -388,7 +388,7 @@ fn third_signal_exits_at_once() {
         assert_eq!(child.wait().unwrap().code(), Some(130));
         stopped.elapsed()
     };
-    // After one signal the blocked plugin would exit only after 2 s, so the test sends further signals. A busy machine may
+    // After one signal the blocked plugin would exit only after 3 s, so the test sends further signals. A busy machine may
     // delay some of the runs.
     let mut times = std::iter::repeat_with(time_to_exit).take(10);
     assert!(times.any(|time| time < Duration::from_secs(2)), "no run was fast");
