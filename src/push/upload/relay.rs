@@ -19,7 +19,9 @@ use crate::push::error::{AttemptError, Cause, PushError};
 use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
-use crate::push::upload::shared::{EngineEnd, News, NotServed, Participant, SharedPush};
+use crate::push::upload::shared::{
+    EngineEnd, News, NotServed, OpenError, Participant, SharedPush, check_reach,
+};
 use crate::push::upload::stream::{AttemptLog, no_progress, until};
 use crate::relay::reach::Obstacle;
 use crate::relay::upstream::{Failure, Upstream};
@@ -90,6 +92,12 @@ impl RelayUpload {
         mut on_event: impl FnMut(&Event),
     ) -> Result<Uploaded, AttemptError> {
         loop {
+            // An engine that cannot use the relay needs no connection to the registry.
+            match check_reach(session, engine, subject).await {
+                Ok(()) => {}
+                Err(OpenError::Unusable(obstacle)) => return Err(unusable(session, subject, obstacle)),
+                Err(OpenError::Failed(error)) => return Err(error),
+            }
             let registry = session.pool.registry(engine, subject).await;
             let registry = registry.map_err(|error| subject.attempt_error(error))?;
             let connect = |upstream: &Upstream| {
@@ -146,6 +154,13 @@ impl RelayUpload {
     }
 }
 
+/// Returns the error if the engine cannot use the relay.
+fn unusable(session: &Session<'_>, subject: &Subject<'_>, obstacle: Obstacle) -> AttemptError {
+    let (reference, Obstacle { reason, hint }) = (subject.reference.familiar(), obstacle);
+    let option = session.options.relay_wanted_by().unwrap_or("--relay auto");
+    PushError::NoRelay { reference, option, reason, hint }.into()
+}
+
 /// Receives the image from the relay, and follows the upload to one registry.
 ///
 /// * `connect`: lets the registry receive data.
@@ -158,10 +173,7 @@ async fn receive(
     on_event: &mut impl FnMut(&Event),
 ) -> Result<Uploaded, End> {
     let reference = subject.reference;
-    let unusable = |Obstacle { reason, hint }| {
-        let option = session.options.relay_wanted_by().unwrap_or("--relay auto");
-        AttemptError::from(PushError::NoRelay { reference: reference.familiar(), option, reason, hint })
-    };
+    let unusable = |obstacle| unusable(session, subject, obstacle);
     let upstream = match participant.upstream().await {
         Ok(upstream) => upstream,
         Err(NotServed::Unusable(obstacle)) => return Err(unusable(obstacle).into()),
