@@ -477,7 +477,7 @@ pub fn settings(session: &Session<'_>) -> Settings {
     Settings { retries: options.retries, rate: session.rate.clone(), chunk_size: options.chunk_size }
 }
 
-/// Returns whether the engine can use the relay.
+/// Returns whether the engine can use the relay. Over ssh, only the push itself shows it, since a check would need a login.
 ///
 /// # Errors
 /// The engine cannot use the relay, or cannot be reached.
@@ -486,13 +486,11 @@ pub async fn check_reach(
     engine: &mut Engine,
     subject: &Subject<'_>,
 ) -> Result<(), OpenError> {
-    let preferred = address::preferred(&address::user(), subject.reference.domain());
-    let (relay, _) = listen(session, engine, subject, preferred).await?;
-    if relay.is_forwarded() {
-        // The push needs no other login.
-        session.forwarded.borrow_mut().push(relay);
+    if session.options.relay == RelayMode::Always && engine.is_connect_expensive() {
+        return Ok(());
     }
-    Ok(())
+    let preferred = address::preferred(&address::user(), subject.reference.domain());
+    listen(session, engine, subject, preferred).await.map(|_| ())
 }
 
 /// Listens on a loopback address that the engine can reach. Also returns a warning for the user.
