@@ -63,7 +63,7 @@ impl Board {
         let now = Instant::now();
         let Some(row) = self.rows.get_mut(at) else { return };
         match update {
-            Update::Together(image) => row.image = Some((*image).to_owned()),
+            Update::Shared(image) => row.image = Some((*image).to_owned()),
             Update::Start { .. } => row.enter(Phase::Running, now),
             Update::Push => {
                 (row.progress, row.rate) = (Progress::default(), Rate::default());

@@ -111,7 +111,7 @@ impl<W: Write> Presenter for Json<W> {
     fn show(&mut self, at: usize, update: &Update<'_>) {
         match update {
             Update::Start { route, .. } => self.tell(at, JsonEvent::Start { route }),
-            Update::Together(_) => {}
+            Update::Shared(_) => {}
             Update::Push => {
                 if let Some((_, progress)) = self.images.get_mut(at) {
                     *progress = Progress::default();

@@ -85,7 +85,7 @@ impl<W: Write> Presenter for Plain<W> {
             Update::Finished(ending) if !ending.text.is_empty() => {
                 self.lines.line(&worded_ending(self.lines.palette, ending));
             }
-            Update::Together(_) | Update::Push | Update::Finished(_) => {}
+            Update::Shared(_) | Update::Push | Update::Finished(_) => {}
         }
         self.board.show(at, update);
     }

@@ -16,7 +16,7 @@ pub enum Update<'a> {
         route: &'static str,
     },
     /// The image goes to several destinations in one upload by the engine. The name is that of the image in the engine.
-    Together(&'a str),
+    Shared(&'a str),
     /// An attempt to push the image starts. The presenter discards the progress of an earlier attempt.
     Push,
     Event(&'a Event),

@@ -482,12 +482,12 @@ mod tests {
     }
 
     /// Sets up an image for three registries, of which the second is the fastest, and the third has not begun.
-    fn together() -> Board {
+    fn shared() -> Board {
         let hosts = ["one.example.com/app:1", "two.example.com/app:1", "three.example.com/app:1"];
         let start = Instant::now();
         let mut board = Board::new(names(&hosts), start);
         for at in 0..3 {
-            board.show(at, &Update::Together("app:1"));
+            board.show(at, &Update::Shared("app:1"));
             board.show(at, &Update::Push);
         }
         for (second, sent) in [(1, [0, 0]), (2, [2_000_000, 5_000_000])] {
@@ -501,7 +501,7 @@ mod tests {
 
     #[test]
     fn shows_an_image_once_for_several_registries() {
-        insta::assert_snapshot!(render(&together(), (80, 24)).join("\n"), @r"
+        insta::assert_snapshot!(render(&shared(), (80, 24)).join("\n"), @r"
         app:1  0 of 1 layer
           91efb8fa70ba  [########                           ]  5 of 20 MB  5 MB/s
           one.example.com/app:1  10 %  2 of 20 MB  2 MB/s  9s left  0 of 1 layer
@@ -509,7 +509,7 @@ mod tests {
           three.example.com/app:1  in progress for 1s
         0 of 3 images  17 %  7 of 40 MB  7 MB/s  9s left
         ");
-        insta::assert_snapshot!(render(&together(), (80, 5)).join("\n"), @r"
+        insta::assert_snapshot!(render(&shared(), (80, 5)).join("\n"), @r"
         app:1  0 of 1 layer
           one.example.com/app:1  10 %  2 of 20 MB  2 MB/s  9s left  0 of 1 layer
         … and 2 more lines
@@ -520,7 +520,7 @@ mod tests {
     #[test]
     fn fits_the_width_and_height_of_the_terminal() {
         let sizes = [(1, 3), (1, 40), (1, 120), (4, 7), (20, 5), (20, 0)];
-        let boards = sizes.into_iter().map(|(images, layers)| many(images, layers)).chain([together()]);
+        let boards = sizes.into_iter().map(|(images, layers)| many(images, layers)).chain([shared()]);
         for board in boards {
             for height in 0..60 {
                 for width in [1, 2, 10, 40, 80, 200] {

@@ -89,7 +89,7 @@ pub async fn push_batch(
     let image = image.unwrap_or_else(|_| first.local_name.clone());
     let mut chains: Vec<Vec<Destination<'_>>> = Vec::new();
     for destination in batch.destinations {
-        destination.reporter.show(&Update::Together(&image));
+        destination.reporter.show(&Update::Shared(&image));
         let domain = destination.target.reference.domain();
         match chains.iter_mut().find(|chain| chain[0].target.reference.domain() == domain) {
             Some(chain) => chain.push(destination),

@@ -86,6 +86,14 @@ impl ImageLog<'_> {
         self.reporter.note(line);
     }
 
+    /// Shows a line, and adds a warning to the record.
+    pub fn tell(&mut self, level: Level, line: String) {
+        match level {
+            Level::Warning => self.warn(line),
+            level => self.reporter.say(level, &line),
+        }
+    }
+
     /// Shows a warning and adds the warning to the record, unless the record already contains the warning.
     pub fn warn(&mut self, warning: String) {
         if self.record.warnings.contains(&warning) {

@@ -79,16 +79,16 @@ impl Transfer {
         if let Some(likely) = likely
             && upstream.find(&likely).await.is_some()
         {
-            // A small blob is kept until its digest is known, which may be another one.
             let window = reader.window();
             if digest.is_some() {
                 reader.release();
-            }
-            reader.hold();
-            if let Either::Right(_) = select(pin!(window.digest()), pin!(window.fill(KEPT))).await
-                && !window.is_complete()
-            {
-                reader.release();
+            } else {
+                // The blob may have another digest. A large one is not kept until its digest is known.
+                reader.hold();
+                window.fill(KEPT).await?;
+                if !window.is_complete() {
+                    reader.release();
+                }
             }
             let digest = window.digest().await?;
             if let Some(size) = upstream.find(&digest).await {

@@ -137,6 +137,15 @@ fn in_time<T>(registries: &[FakeRegistry], test: impl Future<Output = T>) -> T {
 /// The failure of the push to each registry, and the result of the client.
 type Done<T> = (Vec<Option<Failure>>, Option<T>);
 
+/// Pushes blobs to all registries, which must get all of them.
+fn push_to_all(registries: &[FakeRegistry], style: Style, blobs: Vec<Vec<u8>>, case: &str) {
+    let wanted = blobs.clone();
+    let (failures, sent) = through_relay(registries, &settings(), move |client| style.push(&client, &blobs));
+    assert!(failures.iter().all(Option::is_none), "{case}: {failures:?}");
+    assert_eq!(sent, Some(true), "{case}");
+    registries.iter().for_each(|registry| assert_complete(registry, &wanted, case));
+}
+
 /// Makes one attempt. See [`Attempt::run`] and [`Attempt::finish`].
 fn through_relay<T: Send + 'static>(
     registries: &[FakeRegistry],
@@ -495,12 +504,7 @@ fn a_registry_goes_on_where_it_stopped_while_the_others_are_fine() {
             let case = format!("{style:?} {size} {faults:?}");
             let registries = registries([faults, &[]]);
             let blobs = vec![blob(size)];
-            let wanted = blobs.clone();
-            let (failures, sent) =
-                through_relay(&registries, &settings(), move |client| style.push(&client, &blobs));
-            assert!(failures.iter().all(Option::is_none), "{case}: {failures:?}");
-            assert_eq!(sent, Some(true), "{case}");
-            registries.iter().for_each(|registry| assert_complete(registry, &wanted, &case));
+            push_to_all(&registries, style, blobs, &case);
             assert!(registries[0].state.lock().unwrap().faults.is_empty(), "{case}");
             assert_eq!((registries[1].received(), registries[1].count("POST")), (size, 1), "{case}");
         }
@@ -666,12 +670,7 @@ fn only_the_registry_that_refuses_large_requests_gets_chunks() {
         let limits = Limits::Body { most: 1 << 20, is_buffering: true };
         let registries = [FakeRegistry::with_limits(limits, &[]), FakeRegistry::start(&[])];
         let blobs = vec![blob(size)];
-        let wanted = blobs.clone();
-        let (failures, sent) =
-            through_relay(&registries, &settings(), move |client| style.push(&client, &blobs));
-        assert!(failures.iter().all(Option::is_none), "{case}: {failures:?}");
-        assert_eq!(sent, Some(true), "{case}");
-        registries.iter().for_each(|registry| assert_complete(registry, &wanted, &case));
+        push_to_all(&registries, style, blobs, &case);
         let of_other = registries[1].layer_data();
         let with_data = of_other.iter().filter(|request| request.received > 0);
         assert!(of_other.iter().all(|request| request.range.is_none()), "{case}: {of_other:?}");

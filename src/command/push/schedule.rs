@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use futures_util::future::ready;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
@@ -116,14 +117,8 @@ async fn groups(
     if !is_possible || registries(live.iter().copied()) < 2 {
         return alone();
     }
-    let mut ids: HashMap<&str, String> = HashMap::new();
     let names: BTreeSet<&str> = live.iter().map(|target| target.local_name.as_str()).collect();
-    // The push of an image that the engine does not have reports the failure.
-    for name in names.iter().filter(|_| names.len() > 1) {
-        if let Ok(image) = engine.inspect(name).await {
-            ids.insert(name, image.id);
-        }
-    }
+    let ids = if names.len() > 1 { ids(engine, &names).await } else { HashMap::new() };
     let groups = together(targets, &ids);
     let Some((at, target)) = groups
         .iter()
@@ -136,6 +131,23 @@ async fn groups(
         true => groups,
         false => alone(),
     }
+}
+
+/// Returns the IDs of local images, by name. Omits an image that the engine cannot inspect, since its push reports the failure.
+async fn ids<'a>(engine: &mut Engine, names: &BTreeSet<&'a str>) -> HashMap<&'a str, String> {
+    const AT_ONCE: usize = 8;
+    if engine.is_connect_expensive() {
+        let mut ids = HashMap::new();
+        for name in names {
+            ids.extend(engine.inspect(name).await.ok().map(|image| (*name, image.id)));
+        }
+        return ids;
+    }
+    let inspections = names.iter().map(|name| {
+        let mut engine = engine.fork();
+        async move { engine.inspect(name).await.ok().map(|image| (*name, image.id)) }
+    });
+    stream::iter(inspections).buffer_unordered(AT_ONCE).filter_map(ready).collect().await
 }
 
 /// Returns the destinations of each image as one group if they are in several registries, and as groups of one if not.

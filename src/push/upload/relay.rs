@@ -14,13 +14,13 @@ use crate::engine::Engine;
 use crate::event::Event;
 use crate::failure::Class;
 use crate::oci::Descriptor;
-use crate::present::presenter::{Level, Update};
+use crate::present::presenter::Update;
 use crate::push::error::{AttemptError, Cause, PushError};
 use crate::push::outcome::{ImageLog, Uploaded};
 use crate::push::session::Session;
 use crate::push::subject::Subject;
 use crate::push::upload::shared::{
-    EngineEnd, News, NotServed, OpenError, Participant, SharedPush, check_reach,
+    EngineEnd, EngineFailure, News, OpenError, Participant, SharedPush, check_reach,
 };
 use crate::push::upload::stream::{AttemptLog, no_progress, until};
 use crate::relay::reach::Obstacle;
@@ -93,11 +93,8 @@ impl RelayUpload {
     ) -> Result<Uploaded, AttemptError> {
         loop {
             // An engine that cannot use the relay needs no connection to the registry.
-            match check_reach(session, engine, subject).await {
-                Ok(()) => {}
-                Err(OpenError::Unusable(obstacle)) => return Err(unusable(session, subject, obstacle)),
-                Err(OpenError::Failed(error)) => return Err(error),
-            }
+            let reach = check_reach(session, engine, subject).await;
+            reach.map_err(|error| not_opened(session, subject, error))?;
             let registry = session.pool.registry(engine, subject).await;
             let registry = registry.map_err(|error| subject.attempt_error(error))?;
             let connect = |upstream: &Upstream| {
@@ -126,12 +123,7 @@ impl RelayUpload {
                     let driving = shared.run(session, engine, subject, wants_objects);
                     let receiving = receive(participant, connect, session, subject, log, &mut on_event);
                     let ((), end) = join(driving, receiving).await;
-                    for (level, line) in shared.take_late() {
-                        match level {
-                            Level::Warning => log.warn(line),
-                            _ => log.note(&line),
-                        }
-                    }
+                    shared.take_late().into_iter().for_each(|(level, line)| log.tell(level, line));
                     end
                 }
             };
@@ -154,6 +146,14 @@ impl RelayUpload {
     }
 }
 
+/// Returns the error for an image that cannot go through the relay.
+fn not_opened(session: &Session<'_>, subject: &Subject<'_>, error: OpenError) -> AttemptError {
+    match error {
+        OpenError::Unusable(obstacle) => unusable(session, subject, obstacle),
+        OpenError::Failed(error) => error,
+    }
+}
+
 /// Returns the error if the engine cannot use the relay.
 fn unusable(session: &Session<'_>, subject: &Subject<'_>, obstacle: Obstacle) -> AttemptError {
     let (reference, Obstacle { reason, hint }) = (subject.reference.familiar(), obstacle);
@@ -173,13 +173,10 @@ async fn receive(
     on_event: &mut impl FnMut(&Event),
 ) -> Result<Uploaded, End> {
     let reference = subject.reference;
-    let unusable = |obstacle| unusable(session, subject, obstacle);
-    let upstream = match participant.upstream().await {
-        Ok(upstream) => upstream,
-        Err(NotServed::Unusable(obstacle)) => return Err(unusable(obstacle).into()),
-        Err(NotServed::Failed(Some(error))) => return Err(error.into()),
-        Err(NotServed::Failed(None)) => return Err(End::Alone(None)),
-    };
+    let upstream = participant.upstream().await.map_err(|error| match error {
+        Some(error) => not_opened(session, subject, error).into(),
+        None => End::Alone(None),
+    })?;
     connect(&upstream)?;
     let attempt = AttemptLog::new(session, log, &mut *on_event);
     let shared = Rc::clone(participant.shared());
@@ -192,12 +189,14 @@ async fn receive(
     let Followed::Over(Some(end)) = followed else {
         return Err(no_progress(session.options.stall_timeout).into());
     };
-    if let Some((message, status)) = &end.refusal {
-        return Err(refused(&end, message, *status, subject, unusable).into());
-    }
-    if end.has_failed {
-        let error = end.error.take();
-        return Err(error.map_or(End::Alone(None), |error| subject.engine_error(error).into()));
+    match &end.failure {
+        None => {}
+        Some(EngineFailure::Refused { message, status }) => {
+            return Err(refused(&end, message, *status, session, subject).into());
+        }
+        Some(EngineFailure::Other(error)) => {
+            return Err(error.take().map_or(End::Alone(None), |error| subject.engine_error(error).into()));
+        }
     }
     let tag = reference.tag_or_latest();
     let descriptor = end.manifest.clone();
@@ -238,14 +237,12 @@ pub fn ended(failure: Failure) -> End {
 }
 
 /// Returns the error for an image that the engine refused to push.
-///
-/// * `unusable`: returns the error if the engine cannot use the relay.
 fn refused(
     end: &EngineEnd,
     message: &str,
     status: Option<StatusCode>,
+    session: &Session<'_>,
     subject: &Subject<'_>,
-    unusable: impl FnOnce(Obstacle) -> AttemptError,
 ) -> AttemptError {
     let (reference, address) = (subject.reference, &end.domain);
     // The temporary name means nothing to users.
@@ -255,7 +252,7 @@ fn refused(
     if is_about_way && !end.was_reached {
         let reason = cause.reason().replace(reference.domain(), address);
         let reason = format!("the engine cannot reach the plugin at {address}: {reason}");
-        return unusable(Obstacle { reason, hint: None });
+        return unusable(session, subject, Obstacle { reason, hint: None });
     }
     AttemptError::from(cause)
 }
@@ -279,12 +276,11 @@ pub async fn follow(
                 // A registry that has not received its data does not move because the engine sends data to others.
                 News::Work if upstream.has_unsent_data() => {}
                 News::Work => attempt.saw_work(),
-                News::Note(note) => attempt.log.note(&note),
-                News::Warning(warning) => attempt.log.warn(warning),
+                News::Line(level, line) => attempt.log.tell(level, line),
             },
             () = upstream.ended() => break Followed::Over(end),
             ended = shared.end(), if end.is_none() => {
-                if ended.refusal.is_some() || ended.has_failed {
+                if ended.failure.is_some() {
                     break Followed::Over(Some(ended));
                 }
                 end = Some(ended);

@@ -59,8 +59,17 @@ pub enum News {
     Event(Event),
     /// The engine is at work.
     Work,
-    Note(String),
-    Warning(String),
+    /// A note or a warning for the user.
+    Line(Level, String),
+}
+
+/// The reason why the engine's push failed.
+pub enum EngineFailure {
+    /// The engine refused the push. `message`: the engine's raw message; `status`: the HTTP status of the response, if the
+    /// response was an error.
+    Refused { message: String, status: Option<StatusCode> },
+    /// Another failure, until a push has taken it. `EngineError` cannot be cloned, so one push reports it.
+    Other(RefCell<Option<EngineError>>),
 }
 
 /// The end of the engine's push.
@@ -68,12 +77,7 @@ pub struct EngineEnd {
     pub facts: StreamFacts,
     /// The progress of the layers as the engine reported it.
     pub progress: Progress,
-    /// The engine's message and the HTTP status, if the engine refused the push.
-    pub refusal: Option<(String, Option<StatusCode>)>,
-    /// Another failure of the engine, until a push has taken it.
-    pub error: RefCell<Option<EngineError>>,
-    /// Another failure of the engine has ended the push.
-    pub has_failed: bool,
+    pub failure: Option<EngineFailure>,
     /// The engine has reached the relay.
     pub was_reached: bool,
     /// The `address:port` of the relay.
@@ -99,8 +103,8 @@ struct State {
     opened: Option<Opened>,
     end: Option<Rc<EngineEnd>>,
     is_cleaned_up: bool,
-    /// The news after the end of all pushes.
-    late: Vec<News>,
+    /// The notes and warnings that came after the end of all pushes.
+    late: Vec<(Level, String)>,
 }
 
 enum Opened {
@@ -109,13 +113,6 @@ enum Opened {
     Unusable(Obstacle),
     /// The failure, which the push with this index reports.
     Failed(usize, Option<AttemptError>),
-}
-
-/// The reason why a push gets no image from the relay.
-pub enum NotServed {
-    Unusable(Obstacle),
-    /// The failure; `None`: another push reports it.
-    Failed(Option<AttemptError>),
 }
 
 /// The part of one push in a shared push. Dropping it ends the upload to its registry.
@@ -151,12 +148,12 @@ impl SharedPush {
         }
     }
 
-    /// Tells one push, or keeps the news if all pushes have ended.
-    fn tell_one(&self, news: News) {
+    /// Tells one push a note or a warning for the user, or keeps it if all pushes have ended.
+    fn tell_one(&self, level: Level, line: String) {
         let mut state = self.state.lock();
         match state.participants.iter().flatten().next() {
-            Some(participant) => _ = participant.send(news),
-            None => state.late.push(news),
+            Some(participant) => _ = participant.send(News::Line(level, line)),
+            None => state.late.push((level, line)),
         }
     }
 
@@ -173,22 +170,13 @@ impl SharedPush {
     /// Returns the end of the engine's push, if the engine has sent the manifests of the image.
     pub fn complete_end(&self) -> Option<Rc<EngineEnd>> {
         let end = self.state.lock().end.clone();
-        let is_complete = |end: &Rc<EngineEnd>| {
-            let has_tag = end.manifests.iter().any(|manifest| manifest.by_digest.is_none());
-            has_tag && end.refusal.is_none() && !end.has_failed
-        };
-        end.filter(is_complete)
+        let has_tag = |end: &EngineEnd| end.manifests.iter().any(|manifest| manifest.by_digest.is_none());
+        end.filter(|end| end.failure.is_none() && has_tag(end))
     }
 
-    /// Returns the notes and warnings that came after the end of all pushes, with the level of each.
+    /// Returns the notes and warnings that came after the end of all pushes.
     pub fn take_late(&self) -> Vec<(Level, String)> {
-        let late = take(&mut self.state.lock().late);
-        let line = |news| match news {
-            News::Note(line) => Some((Level::Note, line)),
-            News::Warning(line) => Some((Level::Warning, line)),
-            News::Event(_) | News::Work => None,
-        };
-        late.into_iter().filter_map(line).collect()
+        take(&mut self.state.lock().late)
     }
 
     pub fn is_cleaned_up(&self) -> bool {
@@ -261,7 +249,7 @@ impl SharedPush {
         if let Some(tag) = tag
             && let Some(warning) = remove_tag(session, engine, tag).await
         {
-            self.tell_one(News::Warning(warning));
+            self.tell_one(Level::Warning, warning);
         }
         if relay.is_forwarded() {
             // The next image needs no other login.
@@ -276,14 +264,17 @@ impl Participant {
     }
 
     /// Waits until the relay can receive the image, and returns the upload to the registry of this push.
-    pub async fn upstream(&self) -> Result<Arc<Upstream>, NotServed> {
+    ///
+    /// # Errors
+    /// The image cannot go through the relay. `None`: another push reports the failure.
+    pub async fn upstream(&self) -> Result<Arc<Upstream>, Option<OpenError>> {
         let shared = &self.shared;
         shared.state.change(|state| state.is_wanted = true);
         let opened = shared.state.until(|state| match &mut state.opened {
             Some(Opened::Yes(upstreams)) => Some(Ok(Arc::clone(&upstreams[self.index]))),
-            Some(Opened::Unusable(obstacle)) => Some(Err(NotServed::Unusable(obstacle.clone()))),
+            Some(Opened::Unusable(obstacle)) => Some(Err(Some(OpenError::Unusable(obstacle.clone())))),
             Some(Opened::Failed(at, error)) => {
-                Some(Err(NotServed::Failed(error.take_if(|_| *at == self.index))))
+                Some(Err(error.take_if(|_| *at == self.index).map(OpenError::Failed)))
             }
             None => None,
         });
@@ -330,7 +321,7 @@ impl SharedPush {
         loop {
             let (relay, warning) = listen(session, engine, subject, preferred).await?;
             if let Some(warning) = warning {
-                self.tell_one(News::Warning(warning));
+                self.tell_one(Level::Warning, warning);
             }
             let image = inspect_all(engine, subject).await;
             let image = image.map_err(|error| OpenError::Failed(subject.attempt_error(error)))?;
@@ -355,7 +346,7 @@ impl SharedPush {
             if let Err(error) = &record {
                 let (name, directory) = (name.familiar(), directory.display());
                 let note = format!("cannot record the temporary name {name} in `{directory}`: {error}");
-                self.tell_one(News::Note(note));
+                self.tell_one(Level::Note, note);
             }
             let naming = session.naming.lock().await;
             let tag = engine.tag(subject.local_name, &id, &name, record.ok()).await;
@@ -425,20 +416,22 @@ impl SharedPush {
         if let Some(stream) = stream
             && !engine.stop(stream).await
         {
-            self.tell_one(News::Note("the engine did not confirm that it stopped the push".to_owned()));
+            self.tell_one(Level::Note, "the engine did not confirm that it stopped the push".to_owned());
         }
-        let (refusal, error) = match (facts.refusal.clone(), failed) {
-            (Some(message), _) => (Some((message, None)), None),
-            (None, Some(EngineError::Answered { status, message })) => (Some((message, Some(status))), None),
-            (None, Some(error)) => (None, Some(engine.explain(error).await)),
-            (None, None) => (None, None),
+        let failure = match (facts.refusal.clone(), failed) {
+            (Some(message), _) => Some(EngineFailure::Refused { message, status: None }),
+            (None, Some(EngineError::Answered { status, message })) => {
+                Some(EngineFailure::Refused { message, status: Some(status) })
+            }
+            (None, Some(error)) => {
+                Some(EngineFailure::Other(RefCell::new(Some(engine.explain(error).await))))
+            }
+            (None, None) => None,
         };
         EngineEnd {
             facts,
             progress,
-            refusal,
-            has_failed: error.is_some(),
-            error: RefCell::new(error),
+            failure,
             was_reached: job.guard.was_reached(),
             domain: open.name.domain().to_owned(),
             manifests: job.take_manifests(),
@@ -477,7 +470,8 @@ pub fn settings(session: &Session<'_>) -> Settings {
     Settings { retries: options.retries, rate: session.rate.clone(), chunk_size: options.chunk_size }
 }
 
-/// Returns whether the engine can use the relay. Over ssh, only the push itself shows it, since a check would need a login.
+/// Checks whether the engine can use the relay. Does not check an engine over ssh, since this would need one more login; the push
+/// itself shows whether such an engine reaches the relay.
 ///
 /// # Errors
 /// The engine cannot use the relay, or cannot be reached.
