@@ -161,6 +161,7 @@ fn checked(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::VERSION;
 
     fn push(call: &Call) -> &PushOptions {
         let Command::Push(options) = &call.command else { panic!("{call:?}") };
@@ -273,11 +274,7 @@ mod tests {
         assert!(parse_words("x --help").unwrap_err().to_string().contains("Usage:  docker-regpush"));
         for line in ["x regpush --version", "x -v regpush", "x --version"] {
             let version = parse_words(line).unwrap_err();
-            assert_eq!(
-                version.to_string(),
-                concat!("docker-regpush ", env!("CARGO_PKG_VERSION"), "\n"),
-                "{line}"
-            );
+            assert_eq!(version.to_string(), format!("docker-regpush {VERSION}\n"), "{line}");
             assert!(!version.use_stderr(), "{line}");
         }
     }

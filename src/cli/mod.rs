@@ -426,7 +426,7 @@ pub enum ListFormat {
     name = "docker-regpush",
     bin_name = "docker regpush",
     override_usage = "docker regpush [OPTIONS] IMAGE...\n        docker regpush [OPTIONS] IMAGE... --to DESTINATION...",
-    version,
+    version = VERSION,
     args_override_self = true,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -448,7 +448,7 @@ pub struct PluginCommand {
 #[command(
     name = "docker-regpush",
     override_usage = "docker-regpush [OPTIONS] IMAGE...\n        docker-regpush [OPTIONS] IMAGE... --to DESTINATION...",
-    version,
+    version = VERSION,
     args_override_self = true,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -466,6 +466,10 @@ pub struct StandaloneCommand {
     #[command(subcommand)]
     pub subcommand: Option<Subcommand>,
 }
+
+/// The version, and the commit that the program was built from: `0.1.0 (1a2b3c4d5e6f)`. `-modified` after the commit means that
+/// the source code had changes that were not committed. The commit is missing in a build from a source archive.
+pub const VERSION: &str = env!("REGPUSH_VERSION");
 
 const ABOUT: &str = "Push local images and verify the result";
 

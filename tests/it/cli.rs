@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use docker_regpush::cli::VERSION;
 use serde_json::Value;
 
 use crate::support::env::{TestEnv, run, run_with_stdin};
@@ -179,8 +180,21 @@ fn help_and_version_go_to_stdout() {
     }
     for arguments in [&["regpush", "--version"][..], &["-v", "regpush"], &["--version"]] {
         let run = run(&mut words(&env, arguments));
-        assert_eq!(run.stdout, concat!("docker-regpush ", env!("CARGO_PKG_VERSION"), "\n"), "{arguments:?}");
+        assert_eq!(run.stdout, format!("docker-regpush {VERSION}\n"), "{arguments:?}");
     }
+}
+
+#[test]
+fn version_names_the_commit_of_the_source_code() {
+    let git = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(git.status.success(), "{git:?}");
+    let commit = String::from_utf8(git.stdout).unwrap();
+    let version = format!("{} ({})", env!("CARGO_PKG_VERSION"), commit.trim());
+    assert_eq!(VERSION.replace("-modified", ""), version);
 }
 
 #[test]

@@ -46,7 +46,9 @@ fn man_pages_are_current() {
         Some(name) if arg.get_id() != "help" && arg.get_id() != "version" => arg.env(name),
         _ => arg,
     };
-    let command = with_plain_help(PluginCommand::command()).mut_args(with_variables);
+    // The man pages do not change with each commit.
+    let command =
+        with_plain_help(PluginCommand::command()).version(env!("CARGO_PKG_VERSION")).mut_args(with_variables);
     let mut pages = vec![("docker-regpush".to_owned(), command.clone())];
     for word in command.get_subcommands().filter(|word| word.get_name() != "help") {
         let name = format!("docker-regpush-{}", word.get_name());
