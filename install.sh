@@ -1,10 +1,8 @@
 #!/bin/sh
-# Builds docker-regpush and installs the program as a plugin of the docker CLI. Never prompts.
+# Installs docker-regpush as a plugin of the docker CLI, with its man pages and completions. `usage` lists the options. Never prompts.
 #
-#   ./install.sh                into ${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins
-#   ./install.sh --system       for every user, into /usr/local/lib/docker/cli-plugins
-#   ./install.sh --uninstall    removes the installed program (with --system: the program for every user)
-#   ./install.sh --demo         installs, then pushes a small image to a registry with a password
+# Nothing is half installed: each file is written under a temporary name in the folder where it belongs, and the files get their
+# names after all of them were written and the program has run.
 set -eu
 
 say() { printf '%s\n' "$*"; }
@@ -13,14 +11,38 @@ fail() {
     exit 1
 }
 usage() {
-    sed -n 's/^#   //p' "$here/install.sh"
+    cat <<'USAGE'
+usage: install.sh [OPTIONS]
+
+Without --from, builds docker-regpush from this source code; this needs Rust 1.89 or later and a C linker. Installs it into
+${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins, and man pages and completions into the user's folders for these, if they exist.
+
+  --from FILE|URL   install a built archive (docker-regpush-VERSION-linux-amd64.tar.gz); needs no Rust
+  --sha256 SUM      the checksum of the archive; otherwise it must be in FILE.sha256, or in SHA256SUMS next to the archive
+  --force           also replace a newer version
+  --system          for every user: below /usr/local
+  --uninstall       remove what was installed (with --system: for every user)
+  --demo            install, then push a small image to a registry with a password
+USAGE
+}
+wrong_usage() {
+    printf 'install.sh: %s\n' "$*" >&2
+    usage >&2
+    exit 125
 }
 has() { command -v "$1" >/dev/null 2>&1; }
 
-here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-system='' demo='' uninstall='' work='' policy=''
-for word in "$@"; do
-    case $word in
+from='' sum='' force='' system='' demo='' uninstall='' work='' policy='' is_staging=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        --from | --sha256)
+            [ "${2-}" ] || wrong_usage "$1 needs a value"
+            if [ "$1" = --from ]; then from=$2; else sum=$2; fi
+            shift
+            ;;
+        --from=?*) from=${1#*=} ;;
+        --sha256=?*) sum=${1#*=} ;;
+        --force) force=yes ;;
         --system) system=yes ;;
         --demo) demo=yes ;;
         --uninstall) uninstall=yes ;;
@@ -28,21 +50,47 @@ for word in "$@"; do
             usage
             exit 0
             ;;
-        *)
-            printf 'install.sh: unknown option %s\n' "$word" >&2
-            usage >&2
-            exit 125
-            ;;
+        *) wrong_usage "unknown option $1" ;;
     esac
+    shift
 done
+[ -z "$sum" ] || [ "$from" ] || wrong_usage "--sha256 is the checksum of an archive, which --from names"
+[ -z "$uninstall" ] || [ -z "$from$demo" ] || wrong_usage "--uninstall excludes --from and --demo"
+sum=$(printf %s "$sum" | tr A-F a-f)
+case $sum in *[!0-9a-f]*) wrong_usage "--sha256 needs 64 hexadecimal digits" ;; esac
+[ -z "$sum" ] || [ "${#sum}" = 64 ] || wrong_usage "--sha256 needs 64 hexadecimal digits"
 
+# The folders of the installed files.
 if [ "$system" ]; then
-    plugins=/usr/local/lib/docker/cli-plugins
+    umask 022
+    plugins=/usr/local/lib/docker/cli-plugins share=/usr/local/share fish=/usr/local/share/fish/vendor_completions.d
 else
     [ "${DOCKER_CONFIG:-${HOME:-}}" ] || fail "no home directory: set HOME or DOCKER_CONFIG, or use --system"
     plugins=${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins
+    share=${XDG_DATA_HOME:-${HOME:-}/.local/share} fish=${XDG_CONFIG_HOME:-${HOME:-}/.config}/fish/completions
 fi
+case $plugins in /*) ;; *) plugins=$PWD/$plugins ;; esac
 plugin=$plugins/docker-regpush
+
+# for_each_file COMMAND: runs COMMAND with three arguments for each file: its path in the archive, its folder, its name. Man pages
+# and completions are only for folders that the user, or a program that reads them, has made.
+for_each_file() {
+    "$@" docker-regpush "$plugins" docker-regpush
+    if [ -d "$share/man" ]; then
+        for page in docker-regpush docker-regpush-auth docker-regpush-hook docker-regpush-ls; do
+            "$@" "man/$page.1" "$share/man/man1" "$page.1"
+        done
+    fi
+    if [ -d "$share/bash-completion" ]; then
+        "$@" completions/docker-regpush.bash "$share/bash-completion/completions" docker-regpush
+    fi
+    if [ -d "$share/zsh" ]; then
+        "$@" completions/_docker-regpush "$share/zsh/site-functions" _docker-regpush
+    fi
+    if [ -d "${fish%/*}" ]; then
+        "$@" completions/docker-regpush.fish "$fish" docker-regpush.fish
+    fi
+}
 
 # Installs packages without starting the services of these packages.
 apt_install() {
@@ -78,7 +126,7 @@ find_rust() {
         [ -d "$home/.cargo" ] && export CARGO_HOME="${CARGO_HOME:-$home/.cargo}"
         [ -d "$home/.cargo/bin" ] && PATH=$PATH:$home/.cargo/bin
     fi
-    has cargo || fail "cargo is missing: install Rust 1.89 or later (https://rustup.rs), then run this again"
+    has cargo || fail "cargo is missing: install Rust 1.89 or later (https://rustup.rs) and run this again, or pass --from FILE|URL with a built archive"
     # For the demo, this script installs a missing C linker if it can.
     if ! has cc && [ "$demo" ] && may_install; then
         say "installing gcc, for its linker"
@@ -87,25 +135,132 @@ find_rust() {
     has cc || fail "a C linker is missing: on Debian or Ubuntu \`apt-get install gcc libc6-dev\`, then run this again"
 }
 
-install_plugin() {
+# Builds the program. Sets `program` to its path, and `documents` to the folder of the man pages and completions.
+build() {
+    here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+    [ -f "$here/Cargo.toml" ] || fail "there is no source code in $here: pass --from FILE|URL with a built archive"
     find_rust
-    say "building docker-regpush (a minute or two the first time)"
-    mkdir -p "$plugins" || fail "cannot write to $plugins"
-    plugin=$(CDPATH='' cd -- "$plugins" && pwd)/docker-regpush
-    # Sets the target directory explicitly, because cargo's configuration may set another directory. Replaces the
-    # plugin by a rename, because docker may be running the old plugin.
-    (
-        cd "$here" || exit 1
-        unset CARGO_BUILD_TARGET
-        target=${CARGO_TARGET_DIR:-target}
-        cargo build --release --locked --quiet --target-dir "$target" ||
-            fail "the build failed; Rust 1.89 or later is needed"
-        { cp "$target/release/docker-regpush" "$plugin.new" && chmod 755 "$plugin.new" &&
-            mv -f "$plugin.new" "$plugin"; } || fail "cannot write $plugin"
-    ) || exit 1
+    say "building docker-regpush (a few minutes the first time)"
+    # Sets the target directory explicitly, because cargo's configuration may set another directory.
+    cd "$here"
+    target=${CARGO_TARGET_DIR:-$here/target}
+    (unset CARGO_BUILD_TARGET && cargo build --release --locked --quiet --target-dir "$target") ||
+        fail "the build failed; Rust 1.89 or later is needed"
+    program=$target/release/docker-regpush documents=$here/docs
+}
+
+# download URL FILE: prints the reason if it fails.
+download() {
+    if has curl; then curl -fsSL --retry 3 -o "$2" "$1" 2>&1; else wget -nv -O "$2" "$1" 2>&1; fi
+}
+
+# sha256 FILE: prints the checksum.
+sha256() {
+    if has sha256sum; then sha256sum <"$1"; else shasum -a 256 <"$1"; fi | cut -c 1-64
+}
+
+# beside NAME: writes the file NAME, which is next to the archive, to $work/NAME. Fails if there is none.
+beside() {
+    case $from in
+        *://*) download "${address%/*}/$1" "$work/$1" >/dev/null ;;
+        */*) cp "${from%/*}/$1" "$work/$1" 2>/dev/null ;;
+        *) cp "./$1" "$work/$1" 2>/dev/null ;;
+    esac
+}
+
+# Sets `sum` to the checksum that is next to the archive.
+find_sum() {
+    if beside "$name.sha256"; then
+        sum=$(cut -c 1-64 "$work/$name.sha256" | head -n 1)
+    elif beside SHA256SUMS; then
+        # A line has the checksum, a blank, `*` or a blank, and the name.
+        sum=$(name=$name awk 'substr($0, 67) == ENVIRON["name"] { print substr($0, 1, 64) }' "$work/SHA256SUMS" | head -n 1)
+        [ "$sum" ] || fail "cannot verify $from: SHA256SUMS next to it does not list $name"
+    else
+        fail "cannot verify $from: there is no $name.sha256 and no SHA256SUMS next to it; pass --sha256 SUM"
+    fi
+}
+
+# Unpacks the archive `from` after its checksum was verified. Sets `program` and `documents` as `build` does.
+unpack() {
+    has sha256sum || has shasum || fail "cannot verify a checksum: install sha256sum or shasum"
+    case $from in
+        *://*)
+            has curl || has wget ||
+                fail "a URL needs curl or wget: install one of them, or download the archive and its checksum, and pass the file"
+            address=${from%%[?#]*} archive=$work/archive
+            name=${address##*/}
+            reason=$(download "$from" "$archive") || fail "cannot download $from: $reason"
+            ;;
+        *)
+            archive=$from name=${from##*/}
+            { [ -f "$from" ] && [ -r "$from" ]; } || fail "cannot read $from: there is no such file, or it is not readable"
+            ;;
+    esac
+    [ "$sum" ] || find_sum
+    found=$(sha256 "$archive")
+    [ "$found" = "$(printf %s "$sum" | tr A-F a-f)" ] ||
+        fail "$from is damaged, or not the expected archive: its checksum is $found, not $sum"
+    mkdir "$work/unpacked"
+    reason=$(tar -C "$work/unpacked" -xzof - 2>&1 <"$archive") || fail "cannot unpack $from: $reason"
+    for program in "$work"/unpacked/*/docker-regpush; do :; done
+    [ -f "$program" ] || fail "there is no docker-regpush in $from: it is not an archive of docker-regpush for this system"
+    documents=${program%/*}
+}
+
+# stage SOURCE FOLDER NAME: writes a file under a temporary name. A name with a dot is not a plugin to docker.
+stage() {
+    case $1 in
+        docker-regpush) file=$program mode=755 ;;
+        *) file=$documents/$1 mode=644 ;;
+    esac
+    [ ! -d "$2/$3" ] || fail "cannot replace $2/$3: it is a folder"
+    { reason=$(mkdir -p "$2" 2>&1) && reason=$(cp "$file" "$2/.$3.$$" 2>&1) && reason=$(chmod "$mode" "$2/.$3.$$" 2>&1); } ||
+        fail "cannot write to $2: ${reason##*: }; nothing was changed"
+}
+unstage() { rm -f "$2/.$3.$$"; }
+put() { mv -f "$2/.$3.$$" "$2/$3"; }
+tell() { [ "$1" = docker-regpush ] || say "installed $2/$3"; }
+
+# version PROGRAM: prints the version of a docker-regpush, without the commit; nothing if it does not run.
+version() { "$1" --version 2>/dev/null | sed -n 's/^docker-regpush \([0-9][^ ]*\).*/\1/p'; }
+
+# is_newer A B: succeeds if version A is newer than version B. An empty version is the oldest.
+is_newer() {
+    # `sort -V` puts `~` first, as a pre-release comes before its release.
+    [ "$1" != "$2" ] && [ "$(printf '%s\n' "$1" "$2" | tr - '~' | sort -V | tail -n 1)" = "$(printf %s "$1" | tr - '~')" ]
+}
+
+install_plugin() {
+    if [ "$from" ]; then unpack; else build; fi
+    is_staging=yes
+    for_each_file stage
+    staged=$plugins/.docker-regpush.$$
+    reason=$("$staged" --version 2>&1) ||
+        fail "this docker-regpush does not run on this machine ($(uname -sm)), so nothing was changed: $reason"
+    old=$([ ! -x "$plugin" ] || version "$plugin")
+    new=$(version "$staged")
+    [ "$force" ] || ! is_newer "$old" "$new" ||
+        fail "$plugin is docker-regpush $old, which is newer than $new: pass --force to replace it"
+    for_each_file put
+    is_staging=''
     say "installed $("$plugin" --version) into $plugins"
+    for_each_file tell
     has docker || say "docker is not installed; until it is, run $plugin directly"
 }
+
+removed=''
+# remove SOURCE FOLDER NAME: removes a file, files of installations that were killed, and the folder if nothing else is in it.
+remove() {
+    if [ -e "$2/$3" ] || [ -h "$2/$3" ]; then
+        rm -f "$2/$3" || fail "cannot remove $2/$3"
+        say "removed $2/$3"
+        removed=yes
+    fi
+    rm -f "$2/.$3".[0-9]*
+    remove_empty "$2"
+}
+remove_empty() { rmdir "$1" 2>/dev/null || :; }
 
 # ---------------------------------------------------------------------------------------------
 # The demo. At the end, `clean_up` stops and removes everything that the demo has started, even after a failure or an
@@ -114,8 +269,9 @@ install_plugin() {
 registry_pid='' engine_pid='' container='' pulled='' image=''
 
 clean_up() {
-    trap - EXIT INT TERM HUP
+    trap - EXIT INT TERM HUP PIPE
     remove_policy
+    [ -z "$is_staging" ] || for_each_file unstage
     if [ "$image" ]; then
         docker rmi -f "$image" >/dev/null 2>&1 || :
     fi
@@ -274,20 +430,16 @@ demo() {
 }
 
 if [ "$uninstall" ]; then
-    if [ -e "$plugin" ] || [ -h "$plugin" ]; then
-        rm -f "$plugin" || fail "cannot remove $plugin"
-        say "removed $plugin"
-    else
-        say "nothing is installed at $plugin"
-    fi
+    for_each_file remove
+    remove_empty "${plugins%/*}"
+    [ "$removed" ] || say "nothing is installed at $plugin"
     exit 0
 fi
-if [ "$demo" ]; then
-    work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-demo.XXXXXX")
-    trap clean_up EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM
-    trap 'exit 129' HUP
-fi
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+trap 'exit 141' PIPE
+work=$(mktemp -d "${TMPDIR:-/tmp}/regpush-install.XXXXXX") || fail "cannot write to ${TMPDIR:-/tmp}"
 install_plugin
 [ -z "$demo" ] || demo

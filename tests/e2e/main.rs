@@ -20,6 +20,7 @@ mod fake {
     use crate::wait;
 }
 mod faults;
+mod install;
 mod limits;
 mod many;
 mod namespace;
@@ -350,41 +351,4 @@ fn password_is_in_no_argv_or_environment_during_a_push() {
     let printed = String::from_utf8_lossy(&output.stderr);
     assert!(printed.contains("debug: POST ") && !printed.contains(PASSWORD), "{printed}");
     registry.wait_for_a_broken_upload();
-}
-
-#[test]
-fn install_script_installs_and_uninstalls() {
-    let home = Home::new();
-    let directory = home.path(".docker/cli-plugins");
-    fs::remove_file(directory.join("docker-regpush")).unwrap();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh");
-    let install = |words: &[&str]| {
-        let mut command = std::process::Command::new(script);
-        command.args(words).env("HOME", home.root()).env_remove("DOCKER_CONFIG");
-        // RUSTC_BOOTSTRAP is set only for the test program. With this variable cargo would rebuild everything.
-        command.env_remove("RUSTC_BOOTSTRAP");
-        // The test checks install.sh, so a faster build with fewer optimizations is enough.
-        command.envs([("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")]);
-        // HOME is a temporary directory, so cargo and rustup need the paths of the developer's directories.
-        for (name, path) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
-            if std::env::var_os(name).is_none() {
-                command.env(name, std::env::home_dir().unwrap().join(path));
-            }
-        }
-        run(&mut command)
-    };
-    let installed = install(&[]);
-    assert_eq!(installed.status, 0, "{installed:?}");
-    let engine = engine("docker-20.10");
-    assert!(ok(engine.docker(&home).args(["regpush", "--version"])).starts_with("docker-regpush "));
-    let removed = install(&["--uninstall"]);
-    assert_eq!(removed.status, 0, "{removed:?}");
-    assert!(!directory.join("docker-regpush").exists());
-    assert_eq!(install(&["--nonsense"]).status, 125);
-    // install.sh replaces an existing symlink, and does not change the target of the symlink.
-    let other = home.path("other");
-    fs::write(&other, "precious").unwrap();
-    symlink(&other, directory.join("docker-regpush")).unwrap();
-    assert_eq!(install(&[]).status, 0);
-    assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
 }

@@ -1,0 +1,315 @@
+//! Tests `install.sh`: from source, and from an archive as a release has it, which contains the tested program.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{Home, Run, engine, ok, run};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh");
+const NAME: &str = "docker-regpush-0.1.0-linux-amd64.tar.gz";
+const PLUGIN: &str = ".docker/cli-plugins/docker-regpush";
+
+/// A home without a plugin, with the folders of a user who reads man pages and uses the shells, and an archive beside it.
+struct Installation {
+    home: Home,
+    archive: PathBuf,
+}
+
+impl Installation {
+    fn new() -> Self {
+        let home = Home::new();
+        fs::remove_dir_all(home.path(".docker")).unwrap();
+        for folder in [
+            ".local/share/man",
+            ".local/share/bash-completion",
+            ".local/share/zsh",
+            ".config/fish",
+            "a release",
+        ] {
+            fs::create_dir_all(home.path(folder)).unwrap();
+        }
+        let folder = home.path("a release");
+        let packed = folder.join(NAME.trim_end_matches(".tar.gz"));
+        fs::create_dir(&packed).unwrap();
+        ok(Command::new("strip")
+            .arg("-o")
+            .arg(packed.join("docker-regpush"))
+            .arg(env!("CARGO_BIN_EXE_docker-regpush")));
+        for documents in ["man", "completions"] {
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(documents);
+            ok(Command::new("cp").arg("-r").arg(source).arg(&packed));
+        }
+        let archive = folder.join(NAME);
+        ok(Command::new("tar")
+            .arg("-C")
+            .arg(&folder)
+            .arg("-czf")
+            .arg(&archive)
+            .arg(packed.file_name().unwrap()));
+        fs::remove_dir_all(packed).unwrap();
+        ok(Command::new("sh").arg("-c").arg(format!("sha256sum {NAME} >SHA256SUMS")).current_dir(&folder));
+        Self { home, archive }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(SCRIPT);
+        command.env("HOME", self.home.root());
+        for name in ["DOCKER_CONFIG", "XDG_DATA_HOME", "XDG_CONFIG_HOME"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    fn install(&self, words: &[&str]) -> Run {
+        run(self.command().arg("--from").arg(&self.archive).args(words))
+    }
+
+    fn files(&self) -> String {
+        ok(Command::new("find").arg(self.home.root()).args(["-not", "-name", "config.json"]))
+    }
+
+    /// Replaces the installed program with a script that prints a version.
+    fn install_version(&self, version: &str) {
+        // A separate process writes the script, for the reason that `Home::program` gives.
+        let script = r#"mkdir -p "${0%/*}" && rm -f "$0" && printf '#!/bin/sh\necho "docker-regpush %s"\n' "$1" >"$0" && chmod 755 "$0""#;
+        ok(Command::new("sh").args(["-c", script]).arg(self.home.path(PLUGIN)).arg(version));
+    }
+
+    /// Asserts that an installation was refused for a reason, and that the installed version 0.0.1 still works.
+    fn assert_refused(&self, refused: &Run, reason: &str) {
+        assert_eq!((refused.status, refused.stdout.as_str()), (1, ""), "{refused:?}");
+        assert!(
+            refused.stderr.starts_with("install.sh: ") && refused.stderr.contains(reason),
+            "{reason}: {refused:?}"
+        );
+        assert_eq!(ok(&mut Command::new(self.home.path(PLUGIN))), "docker-regpush 0.0.1\n");
+        let left = fs::read_dir(self.home.path(PLUGIN).parent().unwrap()).unwrap();
+        assert_eq!(left.count(), 1, "{reason}: temporary files are left");
+    }
+}
+
+/// A web server with the files of a folder.
+struct Server {
+    process: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start(folder: &Path) -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-u", "-m", "http.server", "--bind", "127.0.0.1", "0"]).current_dir(folder);
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        // Serving HTTP on 127.0.0.1 port 41234 (http://127.0.0.1:41234/) ...
+        let port = line.split(' ').nth(5).and_then(|port| port.parse().ok()).expect(&line);
+        Self { process, port }
+    }
+
+    fn url(&self, file: &str) -> String {
+        format!("http://127.0.0.1:{}/{file}?download=1", self.port)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill().and_then(|()| self.process.wait()).expect("a process that ends");
+    }
+}
+
+#[test]
+fn archive_is_installed_and_removed() {
+    let installation = Installation::new();
+    let before = installation.files();
+    let installed = installation.install(&[]);
+    assert_eq!(installed.status, 0, "{installed:?}");
+    let home = &installation.home;
+    for file in [
+        ".local/share/man/man1/docker-regpush.1",
+        ".local/share/man/man1/docker-regpush-auth.1",
+        ".local/share/man/man1/docker-regpush-hook.1",
+        ".local/share/man/man1/docker-regpush-ls.1",
+        ".local/share/bash-completion/completions/docker-regpush",
+        ".local/share/zsh/site-functions/_docker-regpush",
+        ".config/fish/completions/docker-regpush.fish",
+    ] {
+        assert_eq!(fs::metadata(home.path(file)).unwrap().permissions().mode() & 0o777, 0o644, "{file}");
+        assert!(installed.stdout.contains(file), "{installed:?}");
+    }
+    let version = ok(engine("docker-20.10").docker(home).args(["regpush", "--version"]));
+    assert!(version.starts_with("docker-regpush 0.1.0"), "{version}");
+    // docker may have written files of its own into `.docker`.
+    let removed = run(installation.command().arg("--uninstall"));
+    assert_eq!(removed.status, 0, "{removed:?}");
+    assert_eq!(installation.files(), before);
+    let nothing = run(installation.command().arg("--uninstall"));
+    assert!(nothing.status == 0 && nothing.stdout.starts_with("nothing is installed at "), "{nothing:?}");
+}
+
+#[test]
+fn damaged_archives_are_refused() {
+    let installation = Installation::new();
+    installation.install_version("0.0.1");
+    let (archive, sums) = (&installation.archive, installation.archive.with_file_name("SHA256SUMS"));
+    let intact = fs::read(archive).unwrap();
+
+    let wrong = "0".repeat(64);
+    installation.assert_refused(
+        &installation.install(&["--sha256", &wrong]),
+        "is damaged, or not the expected archive",
+    );
+    let mut changed = intact.clone();
+    changed[intact.len() / 2] ^= 1;
+    for bytes in [&changed[..], &intact[..intact.len() / 2], b""] {
+        fs::write(archive, bytes).unwrap();
+        installation.assert_refused(&installation.install(&[]), "is damaged, or not the expected archive");
+    }
+    // An archive whose checksum is right, but which is not a whole archive.
+    fs::write(archive, &intact[..intact.len() / 2]).unwrap();
+    let sum = ok(Command::new("sha256sum").arg(archive));
+    installation.assert_refused(&installation.install(&["--sha256", &sum[..64]]), "cannot unpack");
+
+    fs::write(archive, &intact).unwrap();
+    fs::rename(&sums, sums.with_extension("old")).unwrap();
+    installation.assert_refused(&installation.install(&[]), "pass --sha256 SUM");
+    fs::write(&sums, format!("{wrong}  another.tar.gz\n")).unwrap();
+    installation.assert_refused(&installation.install(&[]), "does not list");
+    let missing = run(installation.command().args(["--from", "/nowhere.tar.gz"]));
+    installation.assert_refused(&missing, "cannot read /nowhere.tar.gz");
+
+    let sum = ok(Command::new("sha256sum").arg(archive))[..64].to_uppercase();
+    assert_eq!(installation.install(&["--sha256", &sum]).status, 0);
+    for words in [&["--sha256", "12"][..], &["--sha256"], &["--uninstall"], &["--nonsense"]] {
+        assert_eq!(installation.install(words).status, 125, "{words:?}");
+    }
+}
+
+#[test]
+fn older_versions_are_replaced_and_newer_ones_only_with_force() {
+    let installation = Installation::new();
+    for version in
+        ["0.0.9", "0.1.0-rc.1", "0.1.0-rc.1 (0123456789ab)", "0.1.0 (0123456789ab-modified)", "", "unknown"]
+    {
+        installation.install_version(version);
+        let replaced = installation.install(&[]);
+        assert_eq!(replaced.status, 0, "{version}: {replaced:?}");
+    }
+    for version in ["0.1.1-rc.1", "0.1.1", "0.10.0 (0123456789ab)", "1.0.0"] {
+        installation.install_version(version);
+        let refused = installation.install(&[]);
+        assert_eq!(refused.status, 1, "{version}: {refused:?}");
+        assert!(refused.stderr.contains("pass --force to replace it"), "{refused:?}");
+        assert!(ok(&mut Command::new(installation.home.path(PLUGIN))).contains(version));
+    }
+    let replaced = installation.install(&["--force"]);
+    assert_eq!(replaced.status, 0, "{replaced:?}");
+}
+
+#[test]
+fn full_disk_and_missing_permission_change_nothing() {
+    let installation = Installation::new();
+    let home = installation.home.root().to_str().unwrap();
+    // In a mount namespace of its own, so that the system unmounts the small file system.
+    let script = format!(
+        "mkdir full && mount -t tmpfs -o size=64k none full && mkdir -p full/.docker/cli-plugins && cd full/.docker/cli-plugins \
+            && echo old >docker-regpush && ! HOME={home}/full {SCRIPT} --from '{home}/a release/{NAME}' && cat docker-regpush && ls -A"
+    );
+    let full = run(Command::new("unshare").args(["-m", "sh", "-c", &script]).current_dir(home));
+    assert_eq!((full.status, full.stdout.as_str()), (0, "old\ndocker-regpush\n"), "{full:?}");
+    assert!(full.stderr.contains("No space left on device; nothing was changed"), "{full:?}");
+
+    installation.install_version("0.0.1");
+    for folder in ["", "a release"] {
+        fs::set_permissions(installation.home.path(folder), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let temporary = installation.home.path("temporary");
+    fs::create_dir(&temporary).unwrap();
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-s", "--", "--from"])
+        .arg(&installation.archive);
+    // The user may not read the folder of the source code.
+    command
+        .stdin(fs::File::open(SCRIPT).unwrap())
+        .current_dir("/")
+        .env("HOME", home)
+        .env("TMPDIR", &temporary);
+    let refused = command.output().unwrap();
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(message.contains("Permission denied; nothing was changed"), "{message}");
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(fs::read_dir(temporary).unwrap().count(), 0);
+}
+
+#[test]
+fn missing_programs_are_named() {
+    let installation = Installation::new();
+    installation.install_version("0.0.1");
+    // A PATH without cargo, curl and wget.
+    let programs = installation.home.path("programs");
+    fs::create_dir(&programs).unwrap();
+    for program in ["sh", "cat", "tr", "mktemp", "rm", "dirname", "sha256sum", "id", "cut"] {
+        symlink(Path::new("/usr/bin").join(program), programs.join(program)).unwrap();
+    }
+    let mut command = installation.command();
+    let refused =
+        run(command.env("PATH", &programs).args(["--from", "https://registry.example.com/x.tar.gz"]));
+    installation.assert_refused(&refused, "a URL needs curl or wget");
+    let refused = run(installation.command().env("PATH", &programs));
+    installation.assert_refused(&refused, "pass --from FILE|URL with a built archive");
+}
+
+#[test]
+fn archive_is_downloaded_with_its_checksum() {
+    let installation = Installation::new();
+    installation.install_version("0.0.1");
+    let server = Server::start(installation.archive.parent().unwrap());
+    let missing = server.url("missing.tar.gz");
+    installation
+        .assert_refused(&run(installation.command().args(["--from", &missing])), "cannot download http://");
+    let installed = run(installation.command().args(["--from", &server.url(NAME)]));
+    assert_eq!(installed.status, 0, "{installed:?}");
+    assert!(
+        ok(Command::new(installation.home.path(PLUGIN)).arg("--version")).starts_with("docker-regpush 0.1.0")
+    );
+}
+
+#[test]
+fn source_code_is_built_installed_and_removed() {
+    let home = Home::new();
+    let directory = home.path(".docker/cli-plugins");
+    fs::remove_file(directory.join("docker-regpush")).unwrap();
+    let install = |words: &[&str]| {
+        let mut command = Command::new(SCRIPT);
+        command.args(words).env("HOME", home.root()).env_remove("DOCKER_CONFIG");
+        // RUSTC_BOOTSTRAP is set only for the test program. With this variable cargo would rebuild everything.
+        command.env_remove("RUSTC_BOOTSTRAP");
+        // The test checks install.sh, so a faster build with fewer optimizations is enough.
+        command.envs([("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")]);
+        // HOME is a temporary directory, so cargo and rustup need the paths of the developer's directories.
+        for (name, path) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            if std::env::var_os(name).is_none() {
+                command.env(name, std::env::home_dir().unwrap().join(path));
+            }
+        }
+        run(&mut command)
+    };
+    let installed = install(&[]);
+    assert_eq!(installed.status, 0, "{installed:?}");
+    let engine = engine("docker-20.10");
+    assert!(ok(engine.docker(&home).args(["regpush", "--version"])).starts_with("docker-regpush "));
+    let removed = install(&["--uninstall"]);
+    assert_eq!(removed.status, 0, "{removed:?}");
+    assert!(!directory.join("docker-regpush").exists());
+    assert_eq!(install(&["--nonsense"]).status, 125);
+    // install.sh replaces an existing symlink, and does not change the target of the symlink.
+    let other = home.path("other");
+    fs::write(&other, "precious").unwrap();
+    symlink(&other, directory.join("docker-regpush")).unwrap();
+    assert_eq!(install(&[]).status, 0);
+    assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+}
