@@ -208,6 +208,8 @@ unpack() {
     documents=${program%/*}
 }
 
+remove_empty() { rmdir "$1" 2>/dev/null || :; }
+
 # stage SOURCE FOLDER NAME: writes a file under a temporary name. A name with a dot is not a plugin to docker.
 stage() {
     case $1 in
@@ -218,7 +220,7 @@ stage() {
     { reason=$(mkdir -p "$2" 2>&1) && reason=$(cp "$file" "$2/.$3.$$" 2>&1) && reason=$(chmod "$mode" "$2/.$3.$$" 2>&1); } ||
         fail "cannot write to $2: ${reason##*: }; nothing was changed"
 }
-unstage() { rm -f "$2/.$3.$$"; }
+unstage() { rm -f "$2/.$3.$$" && remove_empty "$2"; }
 put() { mv -f "$2/.$3.$$" "$2/$3"; }
 tell() { [ "$1" = docker-regpush ] || say "installed $2/$3"; }
 
@@ -232,8 +234,11 @@ is_newer() {
 }
 
 install_plugin() {
-    if [ "$from" ]; then unpack; else build; fi
     is_staging=yes
+    # The build takes minutes, so a folder without permission is found before it.
+    { reason=$(mkdir -p "$plugins" 2>&1) && [ -w "$plugins" ]; } ||
+        fail "cannot write to $plugins${reason:+: ${reason##*: }}; nothing was changed"
+    if [ "$from" ]; then unpack; else build; fi
     for_each_file stage
     staged=$plugins/.docker-regpush.$$
     reason=$("$staged" --version 2>&1) ||
@@ -260,8 +265,6 @@ remove() {
     rm -f "$2/.$3".[0-9]*
     remove_empty "$2"
 }
-remove_empty() { rmdir "$1" 2>/dev/null || :; }
-
 # ---------------------------------------------------------------------------------------------
 # The demo. At the end, `clean_up` stops and removes everything that the demo has started, even after a failure or an
 # interrupt.

@@ -215,7 +215,7 @@ fn full_disk_and_missing_permission_change_nothing() {
     // In a mount namespace of its own, so that the system unmounts the small file system.
     let script = format!(
         "mkdir full && mount -t tmpfs -o size=64k none full && mkdir -p full/.docker/cli-plugins && cd full/.docker/cli-plugins \
-            && echo old >docker-regpush && ! HOME={home}/full {SCRIPT} --from '{home}/a release/{NAME}' && cat docker-regpush && ls -A"
+            && echo old >docker-regpush && ! HOME={home}/full '{SCRIPT}' --from '{home}/a release/{NAME}' && cat docker-regpush && ls -A"
     );
     let full = run(Command::new("unshare").args(["-m", "sh", "-c", &script]).current_dir(home));
     assert_eq!((full.status, full.stdout.as_str()), (0, "old\ndocker-regpush\n"), "{full:?}");
@@ -240,7 +240,7 @@ fn full_disk_and_missing_permission_change_nothing() {
         .env("TMPDIR", &temporary);
     let refused = command.output().unwrap();
     let message = String::from_utf8(refused.stderr).unwrap();
-    assert!(message.contains("Permission denied; nothing was changed"), "{message}");
+    assert!(message.contains("cannot write to ") && message.contains("; nothing was changed"), "{message}");
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(fs::read_dir(temporary).unwrap().count(), 0);
 }
