@@ -252,7 +252,8 @@ fn missing_programs_are_named() {
     // A PATH without cargo, curl and wget.
     let programs = installation.home.path("programs");
     fs::create_dir(&programs).unwrap();
-    for program in ["sh", "cat", "tr", "mktemp", "rm", "dirname", "sha256sum", "id", "cut"] {
+    for program in ["sh", "cat", "tr", "mktemp", "mkdir", "rmdir", "rm", "dirname", "sha256sum", "id", "cut"]
+    {
         symlink(Path::new("/usr/bin").join(program), programs.join(program)).unwrap();
     }
     let mut command = installation.command();
