@@ -3,10 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-/// The log of the commits that were checked out. Its path differs in a linked worktree.
-const HEAD_LOG: &str = "logs/HEAD";
-
 fn main() {
+    // cargo would run this program again after each change to a file. A change to a test does not change the version.
     for path in ["build.rs", "Cargo.toml", "Cargo.lock", "src", "plugin-metadata"] {
         println!("cargo::rerun-if-changed={path}");
     }
@@ -18,14 +16,16 @@ fn main() {
     println!("cargo::rustc-env=REGPUSH_VERSION={version}");
 }
 
-/// Returns the abbreviated hash of the commit, with `-modified` after it if tracked files differ from the commit. Returns `None`
-/// outside of a git repository, or without git.
+/// Returns the abbreviated hash of the commit, with `-modified` after it if tracked files differ from the commit; `None` outside
+/// of a git repository, or without git.
 fn commit() -> Option<String> {
     // Without this check, git would find a repository that only contains the folder of an unpacked source archive.
     if !Path::new(".git").exists() {
         return None;
     }
-    println!("cargo::rerun-if-changed={}", git(&["rev-parse", "--git-path", HEAD_LOG])?);
+    // git adds a line to this log whenever another commit is checked out. Its path differs in a linked worktree.
+    let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
+    println!("cargo::rerun-if-changed={log}");
     git(&["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=-modified"])
 }
 

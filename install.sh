@@ -56,17 +56,20 @@ while [ $# -gt 0 ]; do
 done
 [ -z "$sum" ] || [ "$from" ] || wrong_usage "--sha256 is the checksum of an archive, which --from names"
 [ -z "$uninstall" ] || [ -z "$from$demo" ] || wrong_usage "--uninstall excludes --from and --demo"
-sum=$(printf %s "$sum" | tr A-F a-f)
-case $sum in *[!0-9a-f]*) wrong_usage "--sha256 needs 64 hexadecimal digits" ;; esac
-[ -z "$sum" ] || [ "${#sum}" = 64 ] || wrong_usage "--sha256 needs 64 hexadecimal digits"
+if [ "$sum" ] && { [ "${#sum}" != 64 ] || [ "$(printf %s "$sum" | tr -d 0-9A-Fa-f)" ]; }; then
+    wrong_usage "--sha256 needs 64 hexadecimal digits"
+fi
 
-# The folders of the installed files.
+# The folders of the installed files. `made` is the folder of `plugins`, unless the user has chosen it.
 if [ "$system" ]; then
     umask 022
-    plugins=/usr/local/lib/docker/cli-plugins share=/usr/local/share fish=/usr/local/share/fish/vendor_completions.d
+    made=/usr/local/lib/docker
+    plugins=$made/cli-plugins share=/usr/local/share fish=/usr/local/share/fish/vendor_completions.d
 else
     [ "${DOCKER_CONFIG:-${HOME:-}}" ] || fail "no home directory: set HOME or DOCKER_CONFIG, or use --system"
-    plugins=${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins
+    made=''
+    [ "${DOCKER_CONFIG:-}" ] || made=$HOME/.docker
+    plugins=${DOCKER_CONFIG:-$made}/cli-plugins
     share=${XDG_DATA_HOME:-${HOME:-}/.local/share} fish=${XDG_CONFIG_HOME:-${HOME:-}/.config}/fish/completions
 fi
 case $plugins in /*) ;; *) plugins=$PWD/$plugins ;; esac
@@ -159,25 +162,24 @@ sha256() {
     if has sha256sum; then sha256sum <"$1"; else shasum -a 256 <"$1"; fi | cut -c 1-64
 }
 
-# beside NAME: writes the file NAME, which is next to the archive, to $work/NAME. Fails if there is none.
+# beside NAME: writes the file NAME, which is in the folder of the archive, to $work/NAME. Fails if there is none.
 beside() {
     case $from in
-        *://*) download "${address%/*}/$1" "$work/$1" >/dev/null ;;
-        */*) cp "${from%/*}/$1" "$work/$1" 2>/dev/null ;;
-        *) cp "./$1" "$work/$1" 2>/dev/null ;;
+        *://*) download "$folder/$1" "$work/$1" >/dev/null ;;
+        *) cp "$folder/$1" "$work/$1" 2>/dev/null ;;
     esac
 }
 
-# Sets `sum` to the checksum that is next to the archive.
+# Sets `sum` to the checksum that is in the folder of the archive.
 find_sum() {
     if beside "$name.sha256"; then
         sum=$(cut -c 1-64 "$work/$name.sha256" | head -n 1)
     elif beside SHA256SUMS; then
         # A line has the checksum, a blank, `*` or a blank, and the name.
         sum=$(name=$name awk 'substr($0, 67) == ENVIRON["name"] { print substr($0, 1, 64) }' "$work/SHA256SUMS" | head -n 1)
-        [ "$sum" ] || fail "cannot verify $from: SHA256SUMS next to it does not list $name"
+        [ "$sum" ] || fail "cannot verify $from: SHA256SUMS in $folder does not list $name"
     else
-        fail "cannot verify $from: there is no $name.sha256 and no SHA256SUMS next to it; pass --sha256 SUM"
+        fail "cannot verify $from: cannot get $name.sha256 or SHA256SUMS from $folder; pass --sha256 SUM"
     fi
 }
 
@@ -189,11 +191,11 @@ unpack() {
             has curl || has wget ||
                 fail "a URL needs curl or wget: install one of them, or download the archive and its checksum, and pass the file"
             address=${from%%[?#]*} archive=$work/archive
-            name=${address##*/}
+            name=${address##*/} folder=${address%/*}
             reason=$(download "$from" "$archive") || fail "cannot download $from: $reason"
             ;;
         *)
-            archive=$from name=${from##*/}
+            archive=$from name=${from##*/} folder=$(dirname -- "$from")
             { [ -f "$from" ] && [ -r "$from" ]; } || fail "cannot read $from: there is no such file, or it is not readable"
             ;;
     esac
@@ -202,7 +204,8 @@ unpack() {
     [ "$found" = "$(printf %s "$sum" | tr A-F a-f)" ] ||
         fail "$from is damaged, or not the expected archive: its checksum is $found, not $sum"
     mkdir "$work/unpacked"
-    reason=$(tar -C "$work/unpacked" -xzof - 2>&1 <"$archive") || fail "cannot unpack $from: $reason"
+    reason=$(tar -C "$work/unpacked" -xzof - 2>&1 <"$archive") ||
+        fail "cannot unpack $from: $(printf '%s\n' "$reason" | grep . | head -n 1)"
     for program in "$work"/unpacked/*/docker-regpush; do :; done
     [ -f "$program" ] || fail "there is no docker-regpush in $from: it is not an archive of docker-regpush for this system"
     documents=${program%/*}
@@ -221,6 +224,8 @@ stage() {
         fail "cannot write to $2: ${reason##*: }; nothing was changed"
 }
 unstage() { rm -f "$2/.$3.$$" && remove_empty "$2"; }
+# remove_made: removes the folder of `plugins` if it is empty.
+remove_made() { [ -z "$made" ] || remove_empty "$made"; }
 put() { mv -f "$2/.$3.$$" "$2/$3"; }
 tell() { [ "$1" = docker-regpush ] || say "installed $2/$3"; }
 
@@ -243,8 +248,8 @@ install_plugin() {
     staged=$plugins/.docker-regpush.$$
     reason=$("$staged" --version 2>&1) ||
         fail "this docker-regpush does not run on this machine ($(uname -sm)), so nothing was changed: $reason"
-    old=$([ ! -x "$plugin" ] || version "$plugin")
-    new=$(version "$staged")
+    old='' new=$(version "$staged")
+    [ ! -x "$plugin" ] || old=$(version "$plugin")
     [ "$force" ] || ! is_newer "$old" "$new" ||
         fail "$plugin is docker-regpush $old, which is newer than $new: pass --force to replace it"
     for_each_file put
@@ -274,7 +279,7 @@ registry_pid='' engine_pid='' container='' pulled='' image=''
 clean_up() {
     trap - EXIT INT TERM HUP PIPE
     remove_policy
-    [ -z "$is_staging" ] || for_each_file unstage
+    [ -z "$is_staging" ] || { for_each_file unstage && remove_made; }
     if [ "$image" ]; then
         docker rmi -f "$image" >/dev/null 2>&1 || :
     fi
@@ -434,7 +439,7 @@ demo() {
 
 if [ "$uninstall" ]; then
     for_each_file remove
-    remove_empty "${plugins%/*}"
+    remove_made
     [ "$removed" ] || say "nothing is installed at $plugin"
     exit 0
 fi

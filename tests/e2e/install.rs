@@ -1,15 +1,20 @@
 //! Tests `install.sh`: from source, and from an archive as a release has it, which contains the tested program.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use docker_regpush::cli::VERSION;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
 use crate::support::{Home, Run, engine, ok, run};
+use crate::wait::wait_for;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh");
-const NAME: &str = "docker-regpush-0.1.0-linux-amd64.tar.gz";
 const PLUGIN: &str = ".docker/cli-plugins/docker-regpush";
 
 /// A home without a plugin, with the folders of a user who reads man pages and uses the shells, and an archive beside it.
@@ -19,39 +24,43 @@ struct Installation {
 }
 
 impl Installation {
-    fn new() -> Self {
+    /// Packs a shell script with these commands as the program.
+    fn of_script(commands: &str) -> Self {
+        Self::new(|program| write_program(program, commands))
+    }
+
+    /// Packs a program that only prints a version.
+    fn of_version(version: &str) -> Self {
+        Self::of_script(&prints_version(version))
+    }
+
+    fn new(write: impl FnOnce(&Path)) -> Self {
         let home = Home::new();
         fs::remove_dir_all(home.path(".docker")).unwrap();
-        for folder in [
-            ".local/share/man",
-            ".local/share/bash-completion",
-            ".local/share/zsh",
-            ".config/fish",
-            "a release",
-        ] {
+        for folder in [".local/share/man", ".local/share/bash-completion", ".local/share/zsh", ".config/fish"]
+        {
             fs::create_dir_all(home.path(folder)).unwrap();
         }
-        let folder = home.path("a release");
-        let packed = folder.join(NAME.trim_end_matches(".tar.gz"));
-        fs::create_dir(&packed).unwrap();
-        ok(Command::new("strip")
-            .arg("-o")
-            .arg(packed.join("docker-regpush"))
-            .arg(env!("CARGO_BIN_EXE_docker-regpush")));
+        let installation = Self { archive: home.path("a release/docker-regpush-linux-amd64.tar.gz"), home };
+        installation.pack(write);
+        installation
+    }
+
+    /// Writes the archive and its checksum.
+    fn pack(&self, write: impl FnOnce(&Path)) {
+        let folder = self.archive.parent().unwrap();
+        let packed = folder.join("docker-regpush");
+        fs::create_dir_all(&packed).unwrap();
+        write(&packed.join("docker-regpush"));
         for documents in ["man", "completions"] {
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(documents);
             ok(Command::new("cp").arg("-r").arg(source).arg(&packed));
         }
-        let archive = folder.join(NAME);
-        ok(Command::new("tar")
-            .arg("-C")
-            .arg(&folder)
-            .arg("-czf")
-            .arg(&archive)
-            .arg(packed.file_name().unwrap()));
+        ok(Command::new("tar").arg("-C").arg(folder).arg("-czf").arg(&self.archive).arg("docker-regpush"));
         fs::remove_dir_all(packed).unwrap();
-        ok(Command::new("sh").arg("-c").arg(format!("sha256sum {NAME} >SHA256SUMS")).current_dir(&folder));
-        Self { home, archive }
+        let name = self.archive.file_name().unwrap();
+        let sum = ok(Command::new("sha256sum").arg(name).current_dir(folder));
+        fs::write(folder.join("SHA256SUMS"), sum).unwrap();
     }
 
     fn command(&self) -> Command {
@@ -68,14 +77,17 @@ impl Installation {
     }
 
     fn files(&self) -> String {
-        ok(Command::new("find").arg(self.home.root()).args(["-not", "-name", "config.json"]))
+        ok(Command::new("find").arg(self.home.root()))
     }
 
     /// Replaces the installed program with a script that prints a version.
     fn install_version(&self, version: &str) {
-        // A separate process writes the script, for the reason that `Home::program` gives.
-        let script = r#"mkdir -p "${0%/*}" && rm -f "$0" && printf '#!/bin/sh\necho "docker-regpush %s"\n' "$1" >"$0" && chmod 755 "$0""#;
-        ok(Command::new("sh").args(["-c", script]).arg(self.home.path(PLUGIN)).arg(version));
+        write_program(&self.home.path(PLUGIN), &prints_version(version));
+    }
+
+    /// Returns the output of the installed program.
+    fn installed(&self) -> String {
+        ok(Command::new(self.home.path(PLUGIN)).arg("--version"))
     }
 
     /// Asserts that an installation was refused for a reason, and that the installed version 0.0.1 still works.
@@ -85,10 +97,21 @@ impl Installation {
             refused.stderr.starts_with("install.sh: ") && refused.stderr.contains(reason),
             "{reason}: {refused:?}"
         );
-        assert_eq!(ok(&mut Command::new(self.home.path(PLUGIN))), "docker-regpush 0.0.1\n");
+        assert_eq!(self.installed(), "docker-regpush 0.0.1\n");
         let left = fs::read_dir(self.home.path(PLUGIN).parent().unwrap()).unwrap();
         assert_eq!(left.count(), 1, "{reason}: temporary files are left");
     }
+}
+
+/// Writes a shell script, in a separate process for the reason that [`Home::program`] gives.
+fn write_program(path: &Path, commands: &str) {
+    let script =
+        r#"mkdir -p "${0%/*}" && rm -f "$0" && printf '#!/bin/sh\n%s\n' "$1" >"$0" && chmod 755 "$0""#;
+    ok(Command::new("sh").args(["-c", script]).arg(path).arg(commands));
+}
+
+fn prints_version(version: &str) -> String {
+    format!("echo 'docker-regpush {version}'")
 }
 
 /// A web server with the files of a folder.
@@ -122,7 +145,9 @@ impl Drop for Server {
 
 #[test]
 fn archive_is_installed_and_removed() {
-    let installation = Installation::new();
+    let installation = Installation::new(|program| {
+        ok(Command::new("strip").arg("-o").arg(program).arg(env!("CARGO_BIN_EXE_docker-regpush")));
+    });
     let before = installation.files();
     let installed = installation.install(&[]);
     assert_eq!(installed.status, 0, "{installed:?}");
@@ -140,8 +165,7 @@ fn archive_is_installed_and_removed() {
         assert!(installed.stdout.contains(file), "{installed:?}");
     }
     let version = ok(engine("docker-20.10").docker(home).args(["regpush", "--version"]));
-    assert!(version.starts_with("docker-regpush 0.1.0"), "{version}");
-    // docker may have written files of its own into `.docker`.
+    assert_eq!(version, format!("docker-regpush {VERSION}\n"));
     let removed = run(installation.command().arg("--uninstall"));
     assert_eq!(removed.status, 0, "{removed:?}");
     assert_eq!(installation.files(), before);
@@ -151,7 +175,7 @@ fn archive_is_installed_and_removed() {
 
 #[test]
 fn damaged_archives_are_refused() {
-    let installation = Installation::new();
+    let installation = Installation::of_version("0.1.0");
     installation.install_version("0.0.1");
     let (archive, sums) = (&installation.archive, installation.archive.with_file_name("SHA256SUMS"));
     let intact = fs::read(archive).unwrap();
@@ -188,36 +212,83 @@ fn damaged_archives_are_refused() {
 }
 
 #[test]
-fn older_versions_are_replaced_and_newer_ones_only_with_force() {
-    let installation = Installation::new();
-    for version in
-        ["0.0.9", "0.1.0-rc.1", "0.1.0-rc.1 (0123456789ab)", "0.1.0 (0123456789ab-modified)", "", "unknown"]
-    {
-        installation.install_version(version);
-        let replaced = installation.install(&[]);
-        assert_eq!(replaced.status, 0, "{version}: {replaced:?}");
-    }
-    for version in ["0.1.1-rc.1", "0.1.1", "0.10.0 (0123456789ab)", "1.0.0"] {
-        installation.install_version(version);
+fn newer_versions_are_replaced_only_with_force() {
+    let newer = [
+        ("0.1.0", "0.0.9"),
+        ("0.10.0", "0.9.0"),
+        ("0.10.0 (0123456789ab)", "0.9.0 (ba9876543210)"),
+        ("1.0.0", "0.99.0"),
+        ("1.0.0", "1.0.0-rc.1"),
+        ("1.0.0-rc.2", "1.0.0-rc.1"),
+    ];
+    let installation = Installation::of_version("0.1.0");
+    for (newer, older) in newer {
+        installation.pack(|program| write_program(program, &prints_version(older)));
+        installation.install_version(newer);
         let refused = installation.install(&[]);
-        assert_eq!(refused.status, 1, "{version}: {refused:?}");
+        assert_eq!((refused.status, refused.stdout.as_str()), (1, ""), "{newer} {older}: {refused:?}");
         assert!(refused.stderr.contains("pass --force to replace it"), "{refused:?}");
-        assert!(ok(&mut Command::new(installation.home.path(PLUGIN))).contains(version));
+        assert_eq!(installation.installed(), format!("docker-regpush {newer}\n"));
+        assert_eq!(installation.install(&["--force"]).status, 0, "{newer} {older}");
+        assert_eq!(installation.installed(), format!("docker-regpush {older}\n"));
+
+        installation.pack(|program| write_program(program, &prints_version(newer)));
+        assert_eq!(installation.install(&[]).status, 0, "{newer} {older}");
+        assert_eq!(installation.installed(), format!("docker-regpush {newer}\n"));
     }
-    let replaced = installation.install(&["--force"]);
-    assert_eq!(replaced.status, 0, "{replaced:?}");
+    for unknown in ["1.0.0-rc.2 (0123456789ab-modified)", "unknown", ""] {
+        installation.install_version(unknown);
+        assert_eq!(installation.install(&[]).status, 0, "{unknown}");
+    }
+}
+
+#[test]
+fn program_that_does_not_run_is_refused() {
+    let installation = Installation::of_script("echo 'GLIBC_2.99 not found' >&2; exit 1");
+    let before = installation.files();
+    let refused = installation.install(&[]);
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert_eq!(installation.files(), before);
+    installation.install_version("0.0.1");
+    let refused = installation.install(&[]);
+    installation.assert_refused(&refused, "nothing was changed: GLIBC_2.99 not found");
+}
+
+#[test]
+fn termination_leaves_nothing() {
+    let installation = Installation::of_script(r#"touch "$HOME/is-running"; sleep 600"#);
+    installation.install_version("0.0.1");
+    let running = installation.home.path("is-running");
+    let temporary = installation.home.path("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let mut command = installation.command();
+    command.arg("--from").arg(&installation.archive).env("TMPDIR", &temporary).process_group(0);
+    let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("the program runs", || running.exists().then_some(()));
+    // SIGINT and SIGHUP are ignored if a shell has started the tests in the background.
+    killpg(Pid::from_raw(process.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143), "{output:?}");
+    assert_eq!(fs::read_dir(installation.home.path(PLUGIN).parent().unwrap()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
+    assert_eq!(installation.installed(), "docker-regpush 0.0.1\n");
 }
 
 #[test]
 fn full_disk_and_missing_permission_change_nothing() {
-    let installation = Installation::new();
+    let installation = Installation::new(|program| {
+        write_program(program, &prints_version("0.1.0"));
+        fs::OpenOptions::new().append(true).open(program).unwrap().write_all(&[b'#'; 1 << 20]).unwrap();
+    });
     let home = installation.home.root().to_str().unwrap();
     // In a mount namespace of its own, so that the system unmounts the small file system.
-    let script = format!(
-        "mkdir full && mount -t tmpfs -o size=64k none full && mkdir -p full/.docker/cli-plugins && cd full/.docker/cli-plugins \
-            && echo old >docker-regpush && ! HOME={home}/full '{SCRIPT}' --from '{home}/a release/{NAME}' && cat docker-regpush && ls -A"
-    );
-    let full = run(Command::new("unshare").args(["-m", "sh", "-c", &script]).current_dir(home));
+    let script = r#"mkdir full && mount -t tmpfs -o size=64k none full && mkdir -p full/.docker/cli-plugins &&
+        echo old >full/.docker/cli-plugins/docker-regpush && ! HOME=$PWD/full "$1" --from "$2" &&
+        cat full/.docker/cli-plugins/docker-regpush && ls -A full/.docker/cli-plugins"#;
+    let full = run(Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh", SCRIPT])
+        .arg(&installation.archive)
+        .current_dir(home));
     assert_eq!((full.status, full.stdout.as_str()), (0, "old\ndocker-regpush\n"), "{full:?}");
     assert!(full.stderr.contains("No space left on device; nothing was changed"), "{full:?}");
 
@@ -243,11 +314,12 @@ fn full_disk_and_missing_permission_change_nothing() {
     assert!(message.contains("cannot write to ") && message.contains("; nothing was changed"), "{message}");
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(fs::read_dir(temporary).unwrap().count(), 0);
+    assert_eq!(installation.installed(), "docker-regpush 0.0.1\n");
 }
 
 #[test]
 fn missing_programs_are_named() {
-    let installation = Installation::new();
+    let installation = Installation::of_version("0.1.0");
     installation.install_version("0.0.1");
     // A PATH without cargo, curl and wget.
     let programs = installation.home.path("programs");
@@ -266,17 +338,16 @@ fn missing_programs_are_named() {
 
 #[test]
 fn archive_is_downloaded_with_its_checksum() {
-    let installation = Installation::new();
+    let installation = Installation::of_version("0.1.0");
     installation.install_version("0.0.1");
     let server = Server::start(installation.archive.parent().unwrap());
     let missing = server.url("missing.tar.gz");
     installation
         .assert_refused(&run(installation.command().args(["--from", &missing])), "cannot download http://");
-    let installed = run(installation.command().args(["--from", &server.url(NAME)]));
+    let installed =
+        run(installation.command().args(["--from", &server.url("docker-regpush-linux-amd64.tar.gz")]));
     assert_eq!(installed.status, 0, "{installed:?}");
-    assert!(
-        ok(Command::new(installation.home.path(PLUGIN)).arg("--version")).starts_with("docker-regpush 0.1.0")
-    );
+    assert_eq!(installation.installed(), "docker-regpush 0.1.0\n");
 }
 
 #[test]
