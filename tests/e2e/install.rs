@@ -174,6 +174,20 @@ fn archive_is_installed_and_removed() {
 }
 
 #[test]
+fn folder_that_the_user_chose_stays() {
+    let installation = Installation::of_version("0.1.0");
+    let chosen = installation.home.path("chosen");
+    fs::create_dir(&chosen).unwrap();
+    let before = installation.files();
+    let mut install = installation.command();
+    let installed = run(install.env("DOCKER_CONFIG", &chosen).arg("--from").arg(&installation.archive));
+    assert_eq!(installed.status, 0, "{installed:?}");
+    assert!(chosen.join("cli-plugins/docker-regpush").exists());
+    assert_eq!(run(installation.command().env("DOCKER_CONFIG", &chosen).arg("--uninstall")).status, 0);
+    assert_eq!(installation.files(), before);
+}
+
+#[test]
 fn damaged_archives_are_refused() {
     let installation = Installation::of_version("0.1.0");
     installation.install_version("0.0.1");
@@ -381,6 +395,7 @@ fn source_code_is_built_installed_and_removed() {
     // install.sh replaces an existing symlink, and does not change the target of the symlink.
     let other = home.path("other");
     fs::write(&other, "precious").unwrap();
+    fs::create_dir_all(&directory).unwrap();
     symlink(&other, directory.join("docker-regpush")).unwrap();
     assert_eq!(install(&[]).status, 0);
     assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
