@@ -1,6 +1,6 @@
-# Functions that install packages, and unpack and start engines, for tests and benchmarks. tests/run.sh,
-# tests/windows.sh and benches/compare.sh source this file in the top folder of the project, and set `root` to
-# this folder.
+# Functions that install packages, and unpack and start engines, for tests, benchmarks and releases. tests/run.sh,
+# tests/windows.sh, benches/compare.sh and .ci/release source this file in the top folder of the project, and set
+# `root` to this folder.
 # shellcheck shell=sh
 # shellcheck disable=SC2034,SC2154 # variables that this file shares with the scripts that source it
 
@@ -38,15 +38,18 @@ install_packages() {
     [ -z "$policy" ] || rm -f "$policy"
 }
 
-need_engines() {
+need_docker() {
     need docker-registry docker-registry
-    need podman podman
     need curl curl
     need mount mount
-    need patchelf patchelf
     # The programs of the unpacked engines are linked to these libraries.
     ldconfig -p | grep -q libdevmapper.so || packages="$packages libdevmapper1.02.1"
     ldconfig -p | grep -q libseccomp.so || packages="$packages libseccomp2"
+}
+need_engines() {
+    need_docker
+    need podman podman
+    need patchelf patchelf
 }
 
 # choose_suites: sets `suites` to three suites of Debian or Ubuntu: with docker 20.10, with docker 26 or 27, and with
@@ -91,20 +94,21 @@ unpack() {
         quietly() { "$@" >"$into/log" 2>&1 || { tail -n 20 "$into/log" && exit 1; }; }
         private() {
             quietly apt-get -q -oDir::Etc::SourceParts=/dev/null -oDir::Etc::SourceList="$into/list" \
-                -oDir::State::Lists="$into/lists" -oDir::Cache::pkgcache= -oDir::Cache::srcpkgcache= "$@"
+                -oDir::State::Lists="$into/lists" -oDir::State::status="$into/installed" \
+                -oDir::Cache::pkgcache= -oDir::Cache::srcpkgcache= "$@"
         }
+        # With an empty list of installed packages, apt downloads every dependency, and also packages that are older
+        # than the installed ones.
+        : >"$into/installed"
         private update
         if [ "$dependencies" ]; then
-            # With an empty list of installed packages, apt downloads every dependency.
-            : >"$into/installed"
-            private -oDir::State::status="$into/installed" -oDir::Cache::archives="$into/packages" \
-                install -y --download-only --no-install-recommends "$@"
+            private -oDir::Cache::archives="$into/packages" install -y --download-only --no-install-recommends "$@"
         else
             private download "$@"
         fi
         # Since docker 26, the docker CLI is in the separate package docker-cli.
         set -- docker.io_*.deb
-        if [ -e "$1" ] && ! dpkg -c "$1" | grep -q '/usr/bin/docker$'; then private download docker-cli; fi
+        if [ -e "$1" ] && ! dpkg -c "$1" | grep '/usr/bin/docker$' >/dev/null; then private download docker-cli; fi
         for package in *.deb; do
             dpkg -x "$package" .. || exit 1
         done
@@ -118,6 +122,26 @@ unpack_docker() { unpack "$root/target/engines/$1" "$1" docker.io containerd run
 
 # unpack_podman SUITE: unpacks podman of a suite, with the libraries of that suite, into target/engines/SUITE-podman.
 unpack_podman() { unpack --with-dependencies "$root/target/engines/$1-podman" "$1" podman; }
+
+# unpack_rust INTO: unpacks the Rust of Debian's sid into target/engines/sid-rust, with the source code of the standard
+# library. Writes the scripts INTO/rustc and INTO/clippy-driver, which start the compiler with sid's loader, because it
+# needs newer libraries than this machine has.
+unpack_rust() {
+    # The names of the packages of libstd-rust and libllvm contain a version, so apt finds these packages by patterns.
+    std='?name(^libstd-rust-[0-9])'
+    llvm="?and(?name(^libllvm), ?reverse-depends($std))"
+    unpack "$root/target/engines/sid-rust" sid rustc rust-clippy rust-src libstd-rust-dev libbsd0 libmd0 libtinfo6 \
+        "$std" "?reverse-depends($std)" "?reverse-depends($llvm)"
+    for loader in "$root"/target/engines/sid-rust/usr/lib/*/ld-linux-*.so.?; do :; done
+    mkdir -p "$1"
+    for program in rustc clippy-driver; do
+        cat >"$1/$program" <<SCRIPT
+#!/bin/sh
+exec "$loader" --library-path "${loader%/*}" "$root/target/engines/sid-rust/usr/bin/$program" "\$@"
+SCRIPT
+        chmod 755 "$1/$program"
+    done
+}
 
 # start_docker NAME SUITE CONFIG: starts a docker engine at $work/NAME/docker.sock. Links the docker CLI of the suite
 # to $work/NAME/docker. Tests start more engines of the suite with $work/NAME/dockerd.

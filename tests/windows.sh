@@ -8,8 +8,7 @@ cd -- "$(dirname -- "$0")/.."
 root=$PWD
 # shellcheck source=tests/engines.sh
 . tests/engines.sh
-work=$root/target/windows-rust
-tools=$work/tools
+tools=$root/target/windows-tools
 
 has cargo || fail "cargo is missing: install Rust 1.89 or later (https://rustup.rs)"
 has cc || fail "a C compiler is missing: build scripts are linked with cc"
@@ -23,8 +22,7 @@ program() {
 }
 
 # Rust on Linux comes without the standard library for Windows, so cargo builds that library from source. If the
-# source is not installed, this script takes the source and the matching compiler from Debian's sid. sid's compiler
-# needs newer libraries than this machine has, so the compiler is started with sid's loader.
+# source is not installed, this script takes the source and the matching compiler from Debian's sid.
 export CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
 if [ ! -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ]; then
     ID=''
@@ -32,17 +30,7 @@ if [ ! -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ]; 
     [ ! -e /etc/os-release ] || . /etc/os-release
     [ "$ID" = debian ] || fail "the source of the standard library is missing: rustup component add rust-src"
     step "Rust of Debian's sid"
-    # The names of the packages of libstd-rust and libllvm contain a version, so apt finds these packages by patterns.
-    std='?name(^libstd-rust-[0-9])'
-    llvm="?and(?name(^libllvm), ?reverse-depends($std))"
-    unpack "$work/sid" sid rustc rust-clippy rust-src libstd-rust-dev libbsd0 libmd0 libtinfo6 \
-        "$std" "?reverse-depends($std)" "?reverse-depends($llvm)"
-    for loader in "$work"/sid/usr/lib/*/ld-linux-*.so.?; do :; done
-    for name in rustc clippy-driver; do
-        program "$name" <<SCRIPT
-exec "$loader" --library-path "${loader%/*}" "$work/sid/usr/bin/$name" "\$@"
-SCRIPT
-    done
+    unpack_rust "$tools"
     export RUSTC="$tools/rustc"
     # sid's clippy is newer than the clippy of tests/run.sh, and has more lints. So this script checks only the
     # lints of Cargo.toml, and that the code uses no features newer than `rust-version` in Cargo.toml.
