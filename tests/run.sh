@@ -48,6 +48,7 @@ if [ "$engines" ]; then
     need ip iproute2
     need strace strace
     need script bsdutils
+    need zip zip
     need sshd openssh-server
     need ssh openssh-client
     [ -e /usr/share/bash-completion/bash_completion ] || packages="$packages bash-completion"
@@ -103,7 +104,7 @@ cargo clippy --quiet --locked --all-targets -- -D warnings
 # `--all-targets` does not include the test target e2e, which has `test = false` in Cargo.toml.
 cargo clippy --quiet --locked --test e2e -- -D warnings
 cargo deny --log-level error check bans licenses sources
-shellcheck -x install.sh tests/run.sh tests/engines.sh tests/windows.sh benches/compare.sh .ci/run
+shellcheck -x install.sh tests/run.sh tests/engines.sh tests/windows.sh benches/compare.sh .ci/run .ci/pack .ci/release
 
 # ---------------------------------------------------------------------------------------------
 step "build the tests"

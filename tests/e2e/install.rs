@@ -1,4 +1,4 @@
-//! Tests `install.sh`: from source, and from an archive as a release has it, which contains the tested program.
+//! Tests `install.sh`: from source, and from an archive that `.ci/pack` makes, as it does for a release.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -15,6 +15,7 @@ use crate::support::{Home, Run, engine, ok, run};
 use crate::wait::wait_for;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh");
+const PACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/pack");
 const PLUGIN: &str = ".docker/cli-plugins/docker-regpush";
 
 /// A home without a plugin, with the folders of a user who reads man pages and uses the shells, and an archive beside it.
@@ -46,18 +47,14 @@ impl Installation {
         installation
     }
 
-    /// Writes the archive and its checksum.
+    /// Writes the archive and its checksum, as `.ci/release` does.
     fn pack(&self, write: impl FnOnce(&Path)) {
         let folder = self.archive.parent().unwrap();
-        let packed = folder.join("docker-regpush");
-        fs::create_dir_all(&packed).unwrap();
-        write(&packed.join("docker-regpush"));
-        for documents in ["man", "completions"] {
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(documents);
-            ok(Command::new("cp").arg("-r").arg(source).arg(&packed));
-        }
-        ok(Command::new("tar").arg("-C").arg(folder).arg("-czf").arg(&self.archive).arg("docker-regpush"));
-        fs::remove_dir_all(packed).unwrap();
+        let program = folder.join("docker-regpush");
+        fs::create_dir_all(folder).unwrap();
+        write(&program);
+        ok(Command::new(PACK).arg(folder).arg("docker-regpush-linux-amd64").arg(&program));
+        fs::remove_file(program).unwrap();
         let name = self.archive.file_name().unwrap();
         let sum = ok(Command::new("sha256sum").arg(name).current_dir(folder));
         fs::write(folder.join("SHA256SUMS"), sum).unwrap();
@@ -152,17 +149,17 @@ fn archive_is_installed_and_removed() {
     let installed = installation.install(&[]);
     assert_eq!(installed.status, 0, "{installed:?}");
     let home = &installation.home;
-    for file in [
-        ".local/share/man/man1/docker-regpush.1",
-        ".local/share/man/man1/docker-regpush-auth.1",
-        ".local/share/man/man1/docker-regpush-hook.1",
-        ".local/share/man/man1/docker-regpush-ls.1",
+    let pages = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/man")).unwrap();
+    let pages = pages.map(|page| format!(".local/share/man/man1/{}", page.unwrap().file_name().display()));
+    let completions = [
         ".local/share/bash-completion/completions/docker-regpush",
         ".local/share/zsh/site-functions/_docker-regpush",
         ".config/fish/completions/docker-regpush.fish",
-    ] {
-        assert_eq!(fs::metadata(home.path(file)).unwrap().permissions().mode() & 0o777, 0o644, "{file}");
-        assert!(installed.stdout.contains(file), "{installed:?}");
+    ];
+    for file in pages.chain(completions.map(str::to_owned)) {
+        let permissions = fs::metadata(home.path(&file)).expect(&file).permissions();
+        assert_eq!(permissions.mode() & 0o777, 0o644, "{file}");
+        assert!(installed.stdout.contains(&file), "{installed:?}");
     }
     let version = ok(engine("docker-20.10").docker(home).args(["regpush", "--version"]));
     assert_eq!(version, format!("docker-regpush {VERSION}\n"));
@@ -171,6 +168,30 @@ fn archive_is_installed_and_removed() {
     assert_eq!(installation.files(), before);
     let nothing = run(installation.command().arg("--uninstall"));
     assert!(nothing.status == 0 && nothing.stdout.starts_with("nothing is installed at "), "{nothing:?}");
+}
+
+#[test]
+fn same_files_are_packed_into_the_same_bytes() {
+    let home = Home::new();
+    for (program, archive) in [("program", "packed.tar.gz"), ("program.exe", "packed.zip")] {
+        let pack = |folder: &str, umask: &str, zone: &str, time: &str| {
+            let script = r#"rm -rf "$1" && umask "$2" && mkdir "$1" && echo program >"$1/$4" && chmod +x "$1/$4" &&
+                SOURCE_DATE_EPOCH=$3 "$0" "$1" packed "$1/$4" && ls -A "$1" && cat "$1"/packed.* | sha256sum"#;
+            let mut command = Command::new("sh");
+            command.args(["-c", script, PACK, &format!("{folder} {program}"), umask, time, program]);
+            command.env("TZ", zone);
+            ok(command.current_dir(home.root()))
+        };
+        let first = pack("first", "022", "UTC", "1000000000");
+        assert!(first.starts_with(&format!("{archive}\n{program}\n")), "{first}");
+        assert_eq!(first, pack("second", "077", "Asia/Tokyo", "1000000000"));
+        assert_ne!(first, pack("first", "022", "UTC", "1000086400"));
+    }
+    let list = ["-tvzf", "first program/packed.tar.gz"];
+    let packed = ok(Command::new("tar").args(list).env("TZ", "UTC").current_dir(home.root()));
+    for line in packed.lines() {
+        assert!(line.contains(" 0/0 ") && line.contains(" 2001-09-10 01:46 "), "{packed}");
+    }
 }
 
 #[test]
@@ -374,8 +395,12 @@ fn source_code_is_built_installed_and_removed() {
         command.args(words).env("HOME", home.root()).env_remove("DOCKER_CONFIG");
         // RUSTC_BOOTSTRAP is set only for the test program. With this variable cargo would rebuild everything.
         command.env_remove("RUSTC_BOOTSTRAP");
-        // The test checks install.sh, so a faster build with fewer optimizations is enough.
-        command.envs([("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")]);
+        // The test checks install.sh, so a fast build without optimizations is enough.
+        command.envs([
+            ("CARGO_PROFILE_RELEASE_LTO", "off"),
+            ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+            ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
+        ]);
         // HOME is a temporary directory, so cargo and rustup need the paths of the developer's directories.
         for (name, path) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
             if std::env::var_os(name).is_none() {
