@@ -167,7 +167,8 @@ fn shows_an_image_once_for_several_registries() {
         .pushing_to_relay(Store::Containerd, vec![layer]);
     let ports = registries.each_ref().map(|registry| registry.domain.rsplit(':').next().unwrap_or_default());
     let to = ports.map(|port| format!("--to localhost:{port}/")).join(" ");
-    let tmux = Tmux::start(&engine, (80, 24), &format!("app:1 {to}"));
+    // In 80 columns there is no room for the whole name of a registry beside the rate and the time left.
+    let tmux = Tmux::start(&engine, (120, 24), &format!("app:1 {to}"));
     // The rows differ in numbers of bytes, which depend on the buffers of the system.
     let starts = [
         "app:1  0 of 1 layer".to_owned(),

@@ -183,7 +183,7 @@ pub enum Store {
 }
 
 /// The behavior of a fake engine for a relay.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Relayed {
     /// The engine cannot reach the relay, because it is in another network.
     ///

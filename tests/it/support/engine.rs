@@ -176,7 +176,8 @@ struct State {
     /// Image IDs by image name. The key of an unnamed image is its ID.
     images: BTreeMap<String, String>,
     /// The behavior for a relay, if the test uses a relay.
-    relayed: Option<Relayed>,
+    /// Shared, because a copy of the layers for each request would make the engine slow.
+    relayed: Option<Arc<Relayed>>,
     /// The number of connections that the client closed during [`End::Hang`] or the fake engine closed after
     /// [`End::Rude`].
     gone: usize,
@@ -305,13 +306,13 @@ impl FakeEngine {
 
     /// Pushes an image with these layers to the relay, as often as the plugin asks for it.
     pub fn pushing_to_relay(self, store: Store, layers: Vec<Vec<u8>>) -> Self {
-        self.state().relayed = Some(Relayed::Pushes(store, layers));
+        self.state().relayed = Some(Arc::new(Relayed::Pushes(store, layers)));
         self
     }
 
     /// Pushes these layers to the relay, and then reports a failure.
     pub fn failing_after(self, layers: Vec<Vec<u8>>, message: &'static str) -> Self {
-        self.state().relayed = Some(Relayed::Breaks(layers, message));
+        self.state().relayed = Some(Arc::new(Relayed::Breaks(layers, message)));
         self
     }
 
@@ -319,14 +320,14 @@ impl FakeEngine {
     ///
     /// * `inspects`: the engine has the distribution inspect request, unlike podman.
     pub fn in_another_network(self, inspects: bool) -> Self {
-        self.state().relayed = Some(Relayed::Unreachable { inspects });
+        self.state().relayed = Some(Arc::new(Relayed::Unreachable { inspects }));
         // The plugin asks which kind of engine this is.
         self.allow("GET /v1.41/info", Reply::json(200, "{}"))
     }
 
     /// Answers requests for a relay with an error message.
     pub fn refusing_relays(self, message: &'static str) -> Self {
-        self.state().relayed = Some(Relayed::Refuses(message));
+        self.state().relayed = Some(Arc::new(Relayed::Refuses(message)));
         self
     }
 
