@@ -82,11 +82,10 @@ pub fn connection(args: &ConnectionArgs) -> Result<ConnectionOptions, Error> {
         Ok(_) => Ok(()),
         Err(problem) => Err(Error::ConnectionFile { reason: format!("cannot use {name}: {problem}") }),
     };
-    // These settings do not read the system's CAs.
     if authorities.is_some() {
         check("--ca-file", Tls { authorities: authorities.clone(), ..Tls::default() })?;
     }
-    check("--cert-file", Tls { identity: identity.clone(), skip_verify: true, ..Tls::default() })?;
+    check("--cert-file", Tls { identity: identity.clone(), ..Tls::default() })?;
     Ok(ConnectionOptions { authorities, identity, verify: args.tls_verify, plain_http: args.plain_http })
 }
 

@@ -6,7 +6,7 @@
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
 use rustls::client::WebPkiServerVerifier;
@@ -78,6 +78,8 @@ pub enum TlsProblem {
     PlainText,
     #[error("its certificate is not signed by {}", authorities.as_ref().map_or("a CA that this system trusts".to_owned(), |path| format!("the CA in `{}`", path.display())))]
     UnknownAuthority { authorities: Option<PathBuf> },
+    #[error("{}", SystemAuthoritiesMissing)]
+    NoSystemAuthorities,
     #[error("its certificate has expired")]
     Expired,
     #[error("its certificate is not valid yet; check the clock")]
@@ -107,6 +109,9 @@ impl TlsProblem {
         match error {
             Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::PlainText,
             error if is_of_another(error) => Self::UnknownAuthority { authorities },
+            Error::Other(OtherError(error)) if error.is::<SystemAuthoritiesMissing>() => {
+                Self::NoSystemAuthorities
+            }
             Error::InvalidCertificate(error) => match error {
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
@@ -171,12 +176,7 @@ pub fn config(tls: &Tls) -> Result<ClientConfig, TlsProblem> {
     let trust = match named {
         _ if tls.skip_verify => Trust::All,
         Some(named) if !tls.with_system => Trust::Named(named),
-        named => match (rustls_platform_verifier::Verifier::new(Arc::clone(&provider)), named) {
-            (Ok(system), named) => Trust::System(named, system),
-            // If the system has no CAs, trust only the configured CAs.
-            (Err(_), Some(named)) => Trust::Named(named),
-            (Err(error), None) => return Err(other(error)),
-        },
+        named => Trust::System(named),
     };
     let verifier = Arc::new(Verifier { trust, provider });
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
@@ -224,7 +224,7 @@ enum Trust {
     /// Only the CAs in the configured file.
     Named(Named),
     /// The CAs of the system, and the CAs in the configured file if there is one.
-    System(Option<Named>, rustls_platform_verifier::Verifier),
+    System(Option<Named>),
     /// Accepts any certificate, for a context with `SkipTLSVerify` or an insecure registry.
     All,
 }
@@ -272,6 +272,29 @@ impl Named {
     }
 }
 
+/// The error of a verification that needs the CAs of the system, if the system has none.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot find CA certificates on this system")]
+struct SystemAuthoritiesMissing;
+
+/// The first part of a hint after [`TlsProblem::NoSystemAuthorities`].
+pub const FIND_SYSTEM_AUTHORITIES: &str =
+    "install the package ca-certificates (and correct SSL_CERT_FILE or SSL_CERT_DIR if it is set)";
+
+/// Returns the verifier with the CAs of the system, which all connections share. Reads the CAs at the first call only, because
+/// on Linux they are more than a hundred files.
+///
+/// # Errors
+/// The system has no CAs ([`SystemAuthoritiesMissing`]).
+fn system_verifier(
+    provider: &Arc<CryptoProvider>,
+) -> Result<&'static rustls_platform_verifier::Verifier, Error> {
+    static VERIFIER: OnceLock<Option<rustls_platform_verifier::Verifier>> = OnceLock::new();
+    let verifier =
+        VERIFIER.get_or_init(|| rustls_platform_verifier::Verifier::new(Arc::clone(provider)).ok());
+    verifier.as_ref().ok_or_else(|| Error::Other(OtherError(Arc::new(SystemAuthoritiesMissing))))
+}
+
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
@@ -281,21 +304,23 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let (named, system) = match &self.trust {
+        let named = match &self.trust {
             Trust::All => return Ok(ServerCertVerified::assertion()),
-            Trust::Named(named) => (Some(named), None),
-            Trust::System(named, system) => (named.as_ref(), Some(system)),
+            Trust::Named(named) => return named.verify(end_entity, intermediates, server_name, ocsp, now),
+            Trust::System(named) => named.as_ref(),
         };
         let by_named = named.map(|named| named.verify(end_entity, intermediates, server_name, ocsp, now));
-        match (by_named, system) {
-            // A configured CA signed the certificate, but the certificate is invalid. The CAs of the system
-            // are not tried.
-            (Some(Err(error)), Some(_)) if !is_of_another(&error) => Err(error),
-            (Some(Ok(verified)), _) => Ok(verified),
-            (_, Some(system)) => system.verify_server_cert(end_entity, intermediates, server_name, ocsp, now),
-            (verified, None) => verified.expect("one of the two is there"),
-        }
+        let refusal = match by_named {
+            Some(Err(error)) if is_of_another(&error) => Some(error),
+            // A configured CA signed the certificate, so the CAs of the system are not tried, even if the certificate is invalid.
+            Some(verified) => return verified,
+            None => None,
+        };
+        // If the system has no CAs, only the configured CAs count.
+        let system = system_verifier(&self.provider).map_err(|missing| refusal.unwrap_or(missing))?;
+        system.verify_server_cert(end_entity, intermediates, server_name, ocsp, now)
     }
+
     fn verify_tls12_signature(
         &self,
         message: &[u8],

@@ -16,7 +16,7 @@ use crate::failure::{
     is_lock_out, wants_access_token,
 };
 use crate::net::settings::insecure_registries;
-use crate::net::tls::TlsProblem;
+use crate::net::tls::{FIND_SYSTEM_AUTHORITIES, TlsProblem};
 use crate::reference::HUB;
 use crate::text::sanitize;
 
@@ -266,6 +266,9 @@ impl RegistryError {
                         format!(
                             "pass its CA with `--ca-file`, or put it into `{directory}/ca.crt`, where docker looks for it too"
                         )
+                    }
+                    TlsProblem::NoSystemAuthorities => {
+                        format!("{FIND_SYSTEM_AUTHORITIES}, or pass the registry's CA with `--ca-file`")
                     }
                     TlsProblem::IdentityMissing
                     | TlsProblem::Identity { .. }

@@ -264,6 +264,14 @@ fn tls_engine_accepts_valid_certificates_and_each_wrong_one_is_explained() {
     let system = [("SSL_CERT_FILE", &*authority.path("ca.pem").display().to_string())];
     let known = push(&docker, &home, &system, &["-c", "public"], &name);
     assert_eq!(known.status, 0, "{known:?}");
+    let nothing = [("SSL_CERT_FILE", "/nothing/here"), ("SSL_CERT_DIR", "/nothing/here")];
+    let without = push(&docker, &home, &nothing, &["-c", "public"], &name);
+    assert_eq!(without.status, 4, "{without:?}");
+    let told = ": cannot find CA certificates on this system\nhint: install the package ca-certificates (";
+    assert!(
+        without.stderr.contains(told) && without.stderr.contains("`docker context update public "),
+        "{without:?}"
+    );
 
     // Pushes through a proxy, which receives the engine's host name.
     let proxy = connect_proxy(tls_engine.port);

@@ -647,8 +647,25 @@ fn certs_d_needs_no_system_ca_and_a_wrong_host_name_is_reported() {
     };
     // These variables imitate a system without any CA, such as a minimal container.
     let nothing = [("SSL_CERT_FILE", "/nothing/here"), ("SSL_CERT_DIR", "/nothing/here")];
-    let listed = list(&certificates.registry(false), &nothing);
+    let registry = certificates.registry(false);
+    let listed = list(&registry, &nothing);
     assert_eq!((listed.status, listed.stdout.as_str()), (0, "REPOSITORY\n"), "{listed:?}");
+    let host = format!("{STRICT_HOST}:{}", registry.port);
+    let list_with_nothing = || {
+        let unknown = run(engine.docker(&home).envs(nothing).args(["regpush", "ls", &host]));
+        assert_eq!(unknown.status, 6, "{unknown:?}");
+        unknown.stderr
+    };
+    let told = format!(
+        "cannot establish TLS with the registry {host}: cannot find CA certificates on this system\nhint: install the package ca-certificates ("
+    );
+    let unknown = list_with_nothing();
+    assert!(unknown.contains(&told) && unknown.contains(" `--ca-file`"), "{unknown}");
+    let trusted = TrustedHost::new(&host);
+    trusted.put("ca.crt", &Certificates::new().ca);
+    let unknown = list_with_nothing();
+    let told = format!("its certificate is not signed by the CA in `/etc/docker/certs.d/{host}/ca.crt`");
+    assert!(unknown.contains(&told), "{unknown}");
     let wrong = list(&certificates.registry_as(&certificates.other, false), &[]);
     assert_eq!(wrong.status, 6, "{wrong:?}");
     let told = format!("its certificate is not for `{STRICT_HOST}`, but for other.example.com");
@@ -656,6 +673,34 @@ fn certs_d_needs_no_system_ca_and_a_wrong_host_name_is_reported() {
         wrong.stderr.contains(&told) && wrong.stderr.contains("use the name in its certificate"),
         "{wrong:?}"
     );
+}
+
+#[test]
+fn cas_of_the_system_are_read_once_and_only_if_needed() {
+    let engine = engine("docker-28-classic");
+    let (home, certificates) = (Home::new(), Certificates::new());
+    let image = engine.image(&home, "authorities/app:1", SMALL);
+    let registries = [(); 2].map(|()| certificates.registry(false));
+    let hosts = registries.each_ref().map(|registry| format!("{STRICT_HOST}:{}", registry.port));
+    let (system, trace) = (home.path("system.pem"), home.path("trace"));
+    fs::write(&system, &certificates.ca).unwrap();
+    // Counts how often a push to both registries opens the file of the system's CAs. The engine pushes to the plugin, because
+    // the engine does not trust the registries.
+    let reads = || {
+        let mut command = home.command("strace");
+        command.args(["-f", "-e", "trace=openat", "-s", "200", "-o"]).arg(&trace);
+        command.arg(env!("CARGO_BIN_EXE_docker-regpush")).args(["regpush", "--relay", "always", &image.name]);
+        hosts.iter().for_each(|host| _ = command.args(["--to", &format!("{host}/")]));
+        ok(command.env("DOCKER_HOST", engine.host()).env("SSL_CERT_FILE", &system));
+        fs::read_to_string(&trace).unwrap().matches(system.to_str().unwrap()).count()
+    };
+    assert_eq!(reads(), 1);
+    let _trusted = hosts.each_ref().map(|host| {
+        let trusted = TrustedHost::new(host);
+        trusted.put("ca.crt", &certificates.ca);
+        trusted
+    });
+    assert_eq!(reads(), 0);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::docker::context::{Address, Endpoint, Origin};
 use crate::engine::transport::ssh::{login, remote_docker};
 use crate::failure::tunnel_hint;
-use crate::net::tls::{self, TlsProblem};
+use crate::net::tls::{self, FIND_SYSTEM_AUTHORITIES, TlsProblem};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -98,6 +98,10 @@ impl TransportError {
                 TlsProblem::UnknownAuthority { .. } | TlsProblem::Authorities { .. } => with_tls_options(
                     endpoint,
                     "pass its CA with --tlscacert, or as ca.pem in DOCKER_CERT_PATH",
+                ),
+                TlsProblem::NoSystemAuthorities => format!(
+                    "{FIND_SYSTEM_AUTHORITIES}, or {}",
+                    with_tls_options(endpoint, "pass the engine's CA with --tlscacert")
                 ),
                 TlsProblem::IdentityMissing | TlsProblem::Identity { .. } | TlsProblem::IdentityRefused { .. } => {
                     with_tls_options(
