@@ -49,6 +49,7 @@ if [ "$engines" ]; then
     need strace strace
     need script bsdutils
     need zip zip
+    need zipinfo unzip
     need sshd openssh-server
     need ssh openssh-client
     [ -e /usr/share/bash-completion/bash_completion ] || packages="$packages bash-completion"

@@ -176,7 +176,8 @@ fn same_files_are_packed_into_the_same_bytes() {
     for (program, archive) in [("program", "packed.tar.gz"), ("program.exe", "packed.zip")] {
         let pack = |folder: &str, umask: &str, zone: &str, time: &str| {
             let script = r#"rm -rf "$1" && umask "$2" && mkdir "$1" && echo program >"$1/$4" && chmod +x "$1/$4" &&
-                SOURCE_DATE_EPOCH=$3 "$0" "$1" packed "$1/$4" && ls -A "$1" && cat "$1"/packed.* | sha256sum"#;
+                seq 9 | split -l 1 - "$1/text-" && SOURCE_DATE_EPOCH=$3 "$0" "$1" packed "$1/$4" "$1"/text-* &&
+                ls -A "$1" && cat "$1"/packed.* | sha256sum"#;
             let mut command = Command::new("sh");
             command.args(["-c", script, PACK, &format!("{folder} {program}"), umask, time, program]);
             command.env("TZ", zone);
@@ -192,6 +193,18 @@ fn same_files_are_packed_into_the_same_bytes() {
     for line in packed.lines() {
         assert!(line.contains(" 0/0 ") && line.contains(" 2001-09-10 01:46 "), "{packed}");
     }
+    // An archive lists its files sorted by path.
+    let list = |program: &str, words: &[&str]| {
+        let packed = ok(Command::new(program).args(words).current_dir(home.root()));
+        let paths: Vec<PathBuf> = packed.lines().map(PathBuf::from).collect();
+        assert!(paths.len() > 11 && paths.is_sorted(), "{packed}");
+    };
+    list("tar", &["-tzf", "first program/packed.tar.gz"]);
+    list("zipinfo", &["-1", "first program.exe/packed.zip"]);
+    // The archive has no extra fields, which would contain the user and the time of the last access. Bytes 28 and 29 are the
+    // length of the extra fields of the first file.
+    let zip = fs::read(home.path("first program.exe/packed.zip")).unwrap();
+    assert_eq!(&zip[28..30], [0, 0]);
 }
 
 #[test]
