@@ -102,12 +102,7 @@ http: {addr: "127.0.0.1:$1"}
 CONFIG
     docker-registry serve "$work/$1.yml" >"$work/$1.log" 2>&1 &
     engine_pids="$engine_pids $!"
-    local tries=100
-    until curl -sf "http://127.0.0.1:$1/v2/" >/dev/null; do
-        tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || fail "the registry on port $1 does not start: $(tail -n 3 "$work/$1.log")"
-        sleep 0.1
-    done
+    await "the registry on port $1" "$work/$1.log" curl -sf "http://127.0.0.1:$1/v2/"
 }
 ports=(5811 5812 5813)
 for port in "${ports[@]}"; do start_registry "$port"; done
@@ -258,12 +253,7 @@ many() {
 fake() {
     python3 benches/stream.py "$work/fake.$1" "$1" >"$work/fake.log" 2>&1 &
     engine_pids="$engine_pids $!"
-    local tries=300
-    until curl -sf --unix-socket "$work/fake.$1" http://engine/_ping >/dev/null; do
-        tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || fail "the fake engine does not start: $(tail -n 3 "$work/fake.log")"
-        sleep 0.1
-    done
+    await "the fake engine" "$work/fake.log" curl -sf --unix-socket "$work/fake.$1" http://engine/_ping
 }
 
 # ---------------------------------------------------------------------------------------------

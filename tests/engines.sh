@@ -184,18 +184,30 @@ start_podman() {
     engine_pids="$engine_pids $!"
 }
 
+# await NAME LOG COMMAND...: waits for about a minute at most until COMMAND succeeds, which shows that the program NAME has started.
+# Otherwise prints the end of the file LOG, and fails.
+await() {
+    awaited=$1
+    awaited_log=$2
+    shift 2
+    tries=600
+    until "$@" >/dev/null 2>&1; do
+        tries=$((tries - 1))
+        if [ "$tries" = 0 ]; then
+            tail -n 30 "$awaited_log" >&2 || :
+            fail "$awaited does not start"
+        fi
+        sleep 0.1
+    done
+}
+
 # await_engine NAME VERSIONS: waits until the engine responds, and checks the version of the engine. VERSIONS is an
 # extended regular expression for the beginning of the version, such as `26|27`. A dot must follow the match.
 await_engine() {
-    tries=600
-    until "$work/$1/docker" -H "unix://$work/$1/docker.sock" version >"$work/$1/version" 2>&1; do
-        tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || { tail -n 30 "$work/$1/log" && fail "$1 does not start"; }
-        sleep 0.1
-    done
-    version=$("$work/$1/docker" -H "unix://$work/$1/docker.sock" version --format '{{.Server.Version}}')
-    printf '%s\n' "$version" | grep -Eq "^($2)\." || fail "$1 has version $version; the tests expect $2"
-    echo "$1 is up: $version"
+    await "$1" "$work/$1/log" "$work/$1/docker" -H "unix://$work/$1/docker.sock" version
+    engine_version=$("$work/$1/docker" -H "unix://$work/$1/docker.sock" version --format '{{.Server.Version}}')
+    printf '%s\n' "$engine_version" | grep -Eq "^($2)\." || fail "$1 has version $engine_version; the tests expect $2"
+    echo "$1 is up: $engine_version"
 }
 
 stop_engines() {
