@@ -184,8 +184,8 @@ start_podman() {
     engine_pids="$engine_pids $!"
 }
 
-# await NAME LOG COMMAND...: waits for about a minute at most until COMMAND succeeds, which shows that the program NAME has started.
-# Otherwise prints the end of the file LOG, and fails.
+# await NAME LOG COMMAND...: waits for about a minute at most until COMMAND succeeds, which shows that the program NAME
+# has started. Otherwise prints the end of the file LOG, and fails.
 await() {
     awaited=$1
     awaited_log=$2

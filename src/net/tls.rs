@@ -78,7 +78,7 @@ pub enum TlsProblem {
     PlainText,
     #[error("its certificate is not signed by {}", authorities.as_ref().map_or("a CA that this system trusts".to_owned(), |path| format!("the CA in `{}`", path.display())))]
     UnknownAuthority { authorities: Option<PathBuf> },
-    #[error("{}", SystemAuthoritiesMissing)]
+    #[error("cannot find CA certificates on this system")]
     NoSystemAuthorities,
     #[error("its certificate has expired")]
     Expired,
@@ -109,7 +109,9 @@ impl TlsProblem {
         match error {
             Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::PlainText,
             error if is_of_another(error) => Self::UnknownAuthority { authorities },
-            Error::Other(OtherError(error)) if error.is::<SystemAuthoritiesMissing>() => {
+            Error::Other(OtherError(error))
+                if matches!(error.downcast_ref(), Some(Self::NoSystemAuthorities)) =>
+            {
                 Self::NoSystemAuthorities
             }
             Error::InvalidCertificate(error) => match error {
@@ -272,27 +274,22 @@ impl Named {
     }
 }
 
-/// The error of a verification that needs the CAs of the system, if the system has none.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot find CA certificates on this system")]
-struct SystemAuthoritiesMissing;
-
 /// The first part of a hint after [`TlsProblem::NoSystemAuthorities`].
 pub const FIND_SYSTEM_AUTHORITIES: &str =
-    "install the package ca-certificates (and correct SSL_CERT_FILE or SSL_CERT_DIR if it is set)";
+    "install the package ca-certificates, correct SSL_CERT_FILE and SSL_CERT_DIR if they are set";
 
 /// Returns the verifier with the CAs of the system, which all connections share. Reads the CAs at the first call only, because
 /// on Linux they are more than a hundred files.
 ///
 /// # Errors
-/// The system has no CAs ([`SystemAuthoritiesMissing`]).
+/// The system has no CAs ([`TlsProblem::NoSystemAuthorities`]).
 fn system_verifier(
     provider: &Arc<CryptoProvider>,
 ) -> Result<&'static rustls_platform_verifier::Verifier, Error> {
     static VERIFIER: OnceLock<Option<rustls_platform_verifier::Verifier>> = OnceLock::new();
     let verifier =
         VERIFIER.get_or_init(|| rustls_platform_verifier::Verifier::new(Arc::clone(provider)).ok());
-    verifier.as_ref().ok_or_else(|| Error::Other(OtherError(Arc::new(SystemAuthoritiesMissing))))
+    verifier.as_ref().ok_or_else(|| Error::Other(OtherError(Arc::new(TlsProblem::NoSystemAuthorities))))
 }
 
 impl ServerCertVerifier for Verifier {

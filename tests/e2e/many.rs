@@ -389,8 +389,8 @@ fn one_of_three(test: &str, layers: (usize, usize), speed: u32, cases: &[Case]) 
                     let is_delayed = |pushes: u32, with: Duration, without: Duration| {
                         with > without.mul_f64(1.3) + pushes * Duration::from_secs(1)
                     };
-                    // Other tests slow down single pushes. So up to five pushes with the fault, and as many without it in
-                    // turn, are compared by their total times.
+                    // Other tests slow down single pushes. A push that seems delayed is therefore repeated, in turn with a
+                    // push without the fault, and the total times are compared.
                     let mut pushes = 1;
                     let (mut with, mut without) = (measure(), without_fault);
                     while pushes < 5 && is_delayed(pushes, with, without) {

@@ -290,8 +290,8 @@ fn stopping_docker_stops_the_push() {
     }
 }
 
-/// Runs the plugin with strace, and returns the trace.
-fn trace(home: &Home, engine: &Engine, arguments: &[&str]) -> String {
+/// Runs the plugin with strace and these environment variables, and returns the trace.
+pub fn trace(home: &Home, engine: &Engine, variables: &[(&str, &str)], arguments: &[&str]) -> String {
     let file = home.path("trace");
     let mut command = home.command("strace");
     command
@@ -299,7 +299,7 @@ fn trace(home: &Home, engine: &Engine, arguments: &[&str]) -> String {
         .arg(&file)
         .arg(env!("CARGO_BIN_EXE_docker-regpush"))
         .args(arguments);
-    ok(command.env("DOCKER_HOST", engine.host()));
+    ok(command.env("DOCKER_HOST", engine.host()).envs(variables.iter().copied()));
     fs::read_to_string(file).unwrap()
 }
 
@@ -325,7 +325,7 @@ fn help_and_completion_start_nothing_and_read_no_config() {
         !is_own(path) && ["/ssl/", "/pki/", "/ca-certificates/"].iter().any(|part| path.contains(part))
     };
     for arguments in questions {
-        let trace = trace(&home, &engine, arguments);
+        let trace = trace(&home, &engine, &[], arguments);
         let calls = SystemCall::read_all(&trace);
         for call in &calls {
             let is_needless =
@@ -341,7 +341,7 @@ fn help_and_completion_start_nothing_and_read_no_config() {
     // the other resolves the registry's address.
     let registry = Registry::open();
     let image = engine.image(&home, &registry.name("traced/start:1"), SMALL);
-    let trace = trace(&home, &engine, &["regpush", "-q", &image.name]);
+    let trace = trace(&home, &engine, &[], &["regpush", "-q", &image.name]);
     let calls = SystemCall::read_all(&trace);
     let paths: Vec<&str> = calls.iter().filter_map(SystemCall::path).collect();
     assert!(paths.iter().any(|path| is_config(path)), "{trace}");

@@ -20,7 +20,10 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
 
 use crate::nginx::Nginx;
-use crate::support::{Engine, Home, Registry, Run, SlowLine, engine, engines, ok, run, run_with_stdin};
+use crate::protocol::trace;
+use crate::support::{
+    Engine, Home, Registry, Run, SlowLine, SystemCall, WITHOUT_CAS, engine, engines, ok, run, run_with_stdin,
+};
 use crate::{PASSWORD, SMALL, packed};
 
 const SERVICE: &str = "test registry";
@@ -574,6 +577,12 @@ impl TrustedHost {
         Self { directory, made }
     }
 
+    fn with_ca(host: &str, ca: &str) -> Self {
+        let trusted = Self::new(host);
+        trusted.put("ca.crt", ca);
+        trusted
+    }
+
     fn put(&self, name: &str, text: &str) {
         fs::write(self.directory.join(name), text).unwrap();
     }
@@ -617,8 +626,7 @@ fn certs_d_makes_a_registry_ca_trusted() {
         );
         assert!(unlisted.stderr.contains(&file), "{unlisted:?}");
 
-        let trusted = TrustedHost::new(&host);
-        trusted.put("ca.crt", &certificates.ca);
+        let _trusted = TrustedHost::with_ca(&host, &certificates.ca);
         let pushed = push(&engine, &home, &image.name);
         assert_eq!(pushed.status, 0, "{pushed:?}");
         let tags = ok(engine.docker(&home).args(["regpush", "ls", "--format", "json", &repository]));
@@ -639,34 +647,31 @@ fn certs_d_makes_a_registry_ca_trusted() {
 fn certs_d_needs_no_system_ca_and_a_wrong_host_name_is_reported() {
     let engine = engine("docker-28-classic");
     let (home, certificates) = (Home::new(), Certificates::new());
-    let list = |registry: &Registry, variables: &[(&str, &str)]| {
-        let host = format!("{STRICT_HOST}:{}", registry.port);
-        let trusted = TrustedHost::new(&host);
-        trusted.put("ca.crt", &certificates.ca);
-        run(engine.docker(&home).envs(variables.iter().copied()).args(["regpush", "ls", &host]))
+    let host_of = |registry: &Registry| format!("{STRICT_HOST}:{}", registry.port);
+    let list = |host: &str, variables: &[(&str, &str)]| {
+        run(engine.docker(&home).envs(variables.iter().copied()).args(["regpush", "ls", host]))
     };
-    // These variables imitate a system without any CA, such as a minimal container.
-    let nothing = [("SSL_CERT_FILE", "/nothing/here"), ("SSL_CERT_DIR", "/nothing/here")];
     let registry = certificates.registry(false);
-    let listed = list(&registry, &nothing);
-    assert_eq!((listed.status, listed.stdout.as_str()), (0, "REPOSITORY\n"), "{listed:?}");
-    let host = format!("{STRICT_HOST}:{}", registry.port);
-    let list_with_nothing = || {
-        let unknown = run(engine.docker(&home).envs(nothing).args(["regpush", "ls", &host]));
-        assert_eq!(unknown.status, 6, "{unknown:?}");
-        unknown.stderr
-    };
+    let host = host_of(&registry);
+    let unknown = list(&host, &WITHOUT_CAS);
+    assert_eq!(unknown.status, 6, "{unknown:?}");
     let told = format!(
-        "cannot establish TLS with the registry {host}: cannot find CA certificates on this system\nhint: install the package ca-certificates ("
+        "cannot establish TLS with the registry {host}: cannot find CA certificates on this system\nhint: install the package ca-certificates, "
     );
-    let unknown = list_with_nothing();
-    assert!(unknown.contains(&told) && unknown.contains(" `--ca-file`"), "{unknown}");
-    let trusted = TrustedHost::new(&host);
+    assert!(unknown.stderr.contains(&told) && unknown.stderr.contains(" `--ca-file`"), "{unknown:?}");
+    let trusted = TrustedHost::with_ca(&host, &certificates.ca);
+    let listed = list(&host, &WITHOUT_CAS);
+    assert_eq!((listed.status, listed.stdout.as_str()), (0, "REPOSITORY\n"), "{listed:?}");
     trusted.put("ca.crt", &Certificates::new().ca);
-    let unknown = list_with_nothing();
+    let unsigned = list(&host, &WITHOUT_CAS);
+    assert_eq!(unsigned.status, 6, "{unsigned:?}");
     let told = format!("its certificate is not signed by the CA in `/etc/docker/certs.d/{host}/ca.crt`");
-    assert!(unknown.contains(&told), "{unknown}");
-    let wrong = list(&certificates.registry_as(&certificates.other, false), &[]);
+    assert!(unsigned.stderr.contains(&told), "{unsigned:?}");
+
+    let registry = certificates.registry_as(&certificates.other, false);
+    let host = host_of(&registry);
+    let _trusted = TrustedHost::with_ca(&host, &certificates.ca);
+    let wrong = list(&host, &[]);
     assert_eq!(wrong.status, 6, "{wrong:?}");
     let told = format!("its certificate is not for `{STRICT_HOST}`, but for other.example.com");
     assert!(
@@ -682,24 +687,20 @@ fn cas_of_the_system_are_read_once_and_only_if_needed() {
     let image = engine.image(&home, "authorities/app:1", SMALL);
     let registries = [(); 2].map(|()| certificates.registry(false));
     let hosts = registries.each_ref().map(|registry| format!("{STRICT_HOST}:{}", registry.port));
-    let (system, trace) = (home.path("system.pem"), home.path("trace"));
+    let system = home.path("system.pem");
     fs::write(&system, &certificates.ca).unwrap();
     // Counts how often a push to both registries opens the file of the system's CAs. The engine pushes to the plugin, because
     // the engine does not trust the registries.
     let reads = || {
-        let mut command = home.command("strace");
-        command.args(["-f", "-e", "trace=openat", "-s", "200", "-o"]).arg(&trace);
-        command.arg(env!("CARGO_BIN_EXE_docker-regpush")).args(["regpush", "--relay", "always", &image.name]);
-        hosts.iter().for_each(|host| _ = command.args(["--to", &format!("{host}/")]));
-        ok(command.env("DOCKER_HOST", engine.host()).env("SSL_CERT_FILE", &system));
-        fs::read_to_string(&trace).unwrap().matches(system.to_str().unwrap()).count()
+        let destinations = hosts.each_ref().map(|host| format!("--to={host}/"));
+        let arguments = ["regpush", "--relay=always", &image.name, &destinations[0], &destinations[1]];
+        let system = system.to_str().unwrap();
+        let trace = trace(&home, &engine, &[("SSL_CERT_FILE", system)], &arguments);
+        let calls = SystemCall::read_all(&trace);
+        calls.iter().filter(|call| call.name == "openat" && call.path() == Some(system)).count()
     };
     assert_eq!(reads(), 1);
-    let _trusted = hosts.each_ref().map(|host| {
-        let trusted = TrustedHost::new(host);
-        trusted.put("ca.crt", &certificates.ca);
-        trusted
-    });
+    let _trusted = hosts.each_ref().map(|host| TrustedHost::with_ca(host, &certificates.ca));
     assert_eq!(reads(), 0);
 }
 
@@ -711,8 +712,7 @@ fn reads_client_certificates_from_certs_d() {
         let (home, registry) = (Home::new(), certificates.registry(true));
         let host = format!("{STRICT_HOST}:{}", registry.port);
         let image = engine.image(&home, &format!("{host}/mtls/app:1"), SMALL);
-        let trusted = TrustedHost::new(&host);
-        trusted.put("ca.crt", &certificates.ca);
+        let trusted = TrustedHost::with_ca(&host, &certificates.ca);
         let list = || run(engine.docker(&home).args(["regpush", "ls", &host]));
         let without = list();
         assert_eq!(without.status, 6, "{without:?}");

@@ -24,6 +24,9 @@ use crate::namespace::{Network, command_in};
 pub use crate::wait::wait_for;
 
 pub const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
+/// Environment variables that imitate a system without any CA, such as a minimal container.
+pub const WITHOUT_CAS: [(&str, &str); 2] =
+    [("SSL_CERT_FILE", "/nothing/here"), ("SSL_CERT_DIR", "/nothing/here")];
 const LOOPBACK: &str = "127.0.0.1";
 
 /// An engine, and the docker CLI of the same version.
